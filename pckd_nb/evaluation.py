@@ -1,0 +1,103 @@
+"""What a network says of a data set, and how often it is right."""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from . import views
+from .datasets import Dataset
+from .models import Classifier
+
+PRECISIONS = ("32-true", "bf16-mixed", "64-true")
+EVALUATION_BATCH = 500
+
+
+class Scores(NamedTuple):
+    """top1, top5: accuracy in percent (top5: of the five best guesses, or all where there are fewer categories);
+    cross_entropy: mean, in nats."""
+
+    top1: float
+    top5: float
+    cross_entropy: float
+
+
+class Predictions(NamedTuple):
+    """What a network says of a split, in its order, on the CPU. features: (N, D) · logits: (N, C) · labels: (N,)."""
+
+    features: Tensor
+    logits: Tensor
+    labels: Tensor
+
+    def scores(self) -> Scores:
+        best = self.logits.topk(min(5, self.logits.shape[1])).indices == self.labels[:, None]
+        top1, top5 = (100 * best[:, :k].any(1).double().mean().item() for k in (1, 5))
+        return Scores(top1, top5, F.cross_entropy(self.logits, self.labels).item())
+
+
+@torch.no_grad()
+def predict(
+    model: Classifier,
+    data: Dataset,
+    split: str = "test",
+    *,
+    accelerator: str = "auto",
+    precision: str = "auto",
+    fabric: Fabric | None = None,
+) -> Predictions:
+    """Run `model`, in eval mode, over data.test or data.train, upright and without augmentation.
+
+    accelerator, precision: as in `distill`; fabric: one that exists already, instead of both.
+    """
+    fabric = fabric or make_fabric(accelerator, precision)[0]
+    mean, std = pixel_statistics(data, fabric.device)
+    images, labels = getattr(data, split).images, getattr(data, split).labels
+    model = model.to(fabric.device, memory_format=torch.channels_last)
+    was_training = model.training
+    model.eval()
+    outputs = []
+    for batch in images.split(EVALUATION_BATCH):
+        x = views.normalise(batch.to(fabric.device), mean, std).contiguous(memory_format=torch.channels_last)
+        with fabric.autocast():
+            outputs.append(model(x).float())
+    model.train(was_training)
+    features = torch.cat([output.features for output in outputs]).cpu()
+    logits = torch.cat([output.logits for output in outputs]).cpu()
+    return Predictions(features, logits, labels.cpu())
+
+
+def evaluate(model: Classifier, data: Dataset, split: str = "test", **options: Any) -> Scores:
+    """Accuracy of `model` on a split of `data`; options as in `predict`."""
+    return predict(model, data, split, **options).scores()
+
+
+def make_fabric(accelerator: str = "auto", precision: str = "auto") -> tuple[Fabric, str]:
+    """Lightning Fabric on one device, and the precision in use.
+
+    Raises ValueError for a name that Fabric does not know, or a device that is not there.
+    """
+    try:
+        if precision == "auto":
+            device = Fabric(accelerator=accelerator, devices=1).device
+            precision = "bf16-mixed" if computes_in_bfloat16(device) else "32-true"
+        if precision not in PRECISIONS:
+            raise ValueError(f"unknown precision '{precision}'; known: auto, {', '.join(PRECISIONS)}")
+        return Fabric(accelerator=accelerator, devices=1, precision=precision), precision
+    except (RuntimeError, MisconfigurationException) as error:
+        raise ValueError(f"accelerator '{accelerator}' can't be used: {str(error).splitlines()[0]}") from error
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware itself does; where it is emulated, float32 is faster."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def pixel_statistics(data: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The data set's mean and std, each (C,), as tensors."""
+    return torch.tensor(data.mean, device=device), torch.tensor(data.std, device=device)

@@ -1,0 +1,111 @@
+"""The loss terms of PCKD (arXiv 2410.14143) as pure functions of tensors.
+
+Symbols: B images, V views of each, N = V·B rows, C categories, D feature width. Every function but
+`category_center_alignment` returns one value per row; weighting and averaging happen in `methods.py`.
+Half-precision input is computed and returned in float32, float64 in float64.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def distillation_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0) -> Tensor:
+    """Hinton's distillation loss: T² · KL( softmax(z_t / T) ‖ softmax(z_s / T) ).
+
+    student_logits, teacher_logits: (B, C), any real values. Returns (B,) in nats, ≥ 0.
+    The factor T² keeps the gradient's size independent of the temperature.
+    Raises ValueError on unequal shapes or a temperature that is not positive.
+    """
+    _same_shape("logits", student_logits, teacher_logits)
+    _positive("temperature", temperature)
+    log_p_student = F.log_softmax(_at_least_float32(student_logits) / temperature, dim=1)
+    log_p_teacher = F.log_softmax(_at_least_float32(teacher_logits) / temperature, dim=1)
+    divergence = F.kl_div(log_p_student, log_p_teacher, reduction="none", log_target=True).sum(1)
+    return temperature**2 * divergence
+
+
+def feature_alignment(projected_student_features: Tensor, teacher_features: Tensor) -> Tensor:
+    """L_FA: 2 − 2·cos( g(f_s), f_t ), the squared distance of the two normalised vectors.
+
+    Both (N, D_t); the projector g has been applied already. Returns (N,) in [0, 4].
+    Raises ValueError on unequal shapes.
+    """
+    _same_shape("features", projected_student_features, teacher_features)
+    student, teacher = _at_least_float32(projected_student_features), _at_least_float32(teacher_features)
+    return 2 - 2 * F.cosine_similarity(student, teacher, dim=1)
+
+
+def category_center_alignment(
+    student_weight: Tensor, student_bias: Tensor | None, teacher_weight: Tensor, teacher_bias: Tensor | None
+) -> Tensor:
+    """L_CA: mean squared difference of [W_s | b_s] and [W_t | b_t].
+
+    weight (C, D): the last layer, row c being the center of category c; bias (C,), or None on both sides.
+    Returns a scalar, shape (). Raises ValueError when the shapes differ: centers of unequal width cannot be
+    subtracted, and `methods.PCKD` leaves the term out.
+    """
+    if (student_bias is None) != (teacher_bias is None):
+        raise ValueError("category centers: one network has a bias in its last layer and the other has none")
+    _same_shape("category centers", student_weight, teacher_weight)
+    student, teacher = _at_least_float32(student_weight), _at_least_float32(teacher_weight)
+    if student_bias is not None:
+        _same_shape("biases of the category centers", student_bias, teacher_bias)
+        student = torch.cat([student, _at_least_float32(student_bias)[:, None]], dim=1)
+        teacher = torch.cat([teacher, _at_least_float32(teacher_bias)[:, None]], dim=1)
+    return F.mse_loss(student, teacher)
+
+
+def category_center_contrast(
+    student_scores: Tensor,
+    teacher_scores: Tensor,
+    labels: Tensor,
+    temperature: float = 4.0,
+    base_temperature: float = 0.07,
+) -> Tensor:
+    """L_CC: supervised contrast (arXiv 2004.11362) over the 2N score vectors {u_s, u_t}.
+
+    student_scores u_s, teacher_scores u_t: (N, C), how near a row is to every category center of student and
+    teacher; labels: (N,) integers. With a, q running over all 2N vectors and P(a) = same label as a, not a:
+
+        ℓ(a) = −(τ/τ0) · mean over p in P(a) of [ a·p/τ − log Σ_{q≠a} exp(a·q/τ) ]
+
+    Returns ℓ(u_s) + ℓ(u_t), shape (N,). P(a) is never empty: it holds at least the row's other score vector.
+    τ/τ0 = 4/0.07 ≈ 57 comes from the authors' code, so the published β_cc = 0.05 weighs like 2.9.
+    The positives need no pairs: Σ_{p in P(a)} a·p = a·(S − a), S being the sum over a's category.
+    Raises ValueError on unequal shapes, or temperatures that are not positive.
+    """
+    _same_shape("scores", student_scores, teacher_scores)
+    if labels.shape != student_scores.shape[:1]:
+        raise ValueError(f"labels must have shape {tuple(student_scores.shape[:1])}, got {tuple(labels.shape)}")
+    _positive("temperature", temperature)
+    _positive("base_temperature", base_temperature)
+    anchors = _at_least_float32(torch.cat([student_scores, teacher_scores]))
+    category = torch.unique(labels.repeat(2), return_inverse=True)[1]
+
+    similarity = anchors @ anchors.T / temperature
+    itself = torch.eye(len(anchors), dtype=torch.bool, device=anchors.device)
+    log_denominator = similarity.masked_fill(itself, -torch.inf).logsumexp(dim=1)
+
+    members = F.one_hot(category).to(anchors.dtype)
+    category_sum = members @ (members.T @ anchors)
+    positives = members @ members.sum(0) - 1
+    mean_positive = (anchors * (category_sum - anchors)).sum(1) / temperature / positives
+
+    loss = -(temperature / base_temperature) * (mean_positive - log_denominator)
+    student_loss, teacher_loss = loss.chunk(2)
+    return student_loss + teacher_loss
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _same_shape(what: str, student: Tensor, teacher: Tensor) -> None:
+    if student.shape != teacher.shape:
+        raise ValueError(f"{what} differ in shape: student {tuple(student.shape)}, teacher {tuple(teacher.shape)}")
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, got {value}")

@@ -1,0 +1,58 @@
+"""ResNets for small images (He et al. 2016, section 4.2).
+
+Depth 6n + 2, three stages of n blocks. Parameter names and shapes are those of the CIFAR-100 teachers that
+RepDistiller publishes, so their checkpoints load. Features: mean over the last, non-negative, feature map.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .output import Classifier
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut, projected by 1×1 where the shape changes."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.downsample = None
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(x)) + shortcut)
+
+
+class ResNet(Classifier):
+    """depth: 6n + 2 · widths: channels of the first convolution and of the three stages."""
+
+    def __init__(self, depth: int, widths: tuple[int, int, int, int], num_classes: int, in_channels: int):
+        super().__init__()
+        blocks = (depth - 2) // 6
+        self.conv1 = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.layer1 = _stage(widths[0], widths[1], blocks, stride=1)
+        self.layer2 = _stage(widths[1], widths[2], blocks, stride=2)
+        self.layer3 = _stage(widths[2], widths[3], blocks, stride=2)
+        self.fc = nn.Linear(widths[3], num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def features(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return x.mean((2, 3))
+
+
+def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
+    first = BasicBlock(in_channels, out_channels, stride)
+    return nn.Sequential(first, *(BasicBlock(out_channels, out_channels, 1) for _ in range(blocks - 1)))

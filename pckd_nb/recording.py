@@ -1,0 +1,177 @@
+"""The books of a training: what every step and epoch gave, and what resuming needs."""
+
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import preview, runs
+from .datasets import Dataset
+from .evaluation import Predictions
+from .methods import Terms
+from .models import Classifier
+from .recipes import Recipe
+
+GALLERY_SIZE = 100
+EMBEDDING_SIZE = 2000
+
+
+@dataclass
+class Recorder:
+    """Where a training stands. With the weights and the optimiser it is all that resuming needs.
+
+    epoch, step: the next to do, and the steps of that epoch that are done · seconds: spent on them · log: a row of
+    `columns` for each of them, sizes: its images · history, timing: a row for every finished epoch · cross_entropy,
+    difficulty: float16 (epochs, samples), NaN where not reached.
+    """
+
+    cross_entropy: Tensor
+    difficulty: Tensor
+    epoch: int = 1
+    step: int = 0
+    seconds: float = 0.0
+    columns: list[str] = field(default_factory=list)
+    log: list[Tensor] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
+    timing: list[dict[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls, epochs: int, samples: int, device: torch.device) -> "Recorder":
+        """Nothing done yet; the records live on `device`, so that writing to them waits for nothing."""
+        return cls(*torch.full((2, epochs, samples), torch.nan, dtype=torch.float16, device=device))
+
+    def note(self, index: Tensor, correct: Tensor, terms: Terms) -> None:
+        """Write one step down. index: (B,) samples; correct: (B,) whether the upright view was classified right."""
+        values = {
+            "total": terms.total,
+            **terms.terms,
+            "train_top1": 100 * correct.float().mean(),
+            "mean_weight": terms.weight.mean(),
+            "full_weight_share": (terms.weight == 1).float().mean(),
+        }
+        self.columns = list(values)
+        self.log.append(torch.stack([value.detach().float() for value in values.values()]))
+        self.sizes.append(len(index))
+        self.cross_entropy[self.epoch - 1, index] = terms.cross_entropy.half()
+        self.difficulty[self.epoch - 1, index] = terms.difficulty.half()
+        self.step += 1
+
+    def check_finite(self) -> None:
+        """Raises FloatingPointError where something in this epoch's log is not finite, naming the first."""
+        bad = (~torch.stack(self.log).isfinite()).nonzero().tolist()
+        if bad:
+            step = bad[0][0]
+            names = [self.columns[column] for row, column in bad if row == step]
+            term = next((name for name in names if name != "total"), "total")  # the total only follows its terms
+            raise FloatingPointError(
+                f"{term} is not finite in epoch {self.epoch}, step {step + 1}; a lower learning rate may help"
+            )
+
+    def end_epoch(self, lr: float, epsilon: float | None, scores: dict[str, float], evaluation_seconds: float) -> None:
+        """Average the epoch's log over its images and turn the page. epsilon: of the method, if it has one."""
+        sizes = torch.tensor(self.sizes, dtype=torch.float64)[:, None]
+        means = (torch.stack(self.log).cpu().double() * sizes).sum(0) / sizes.sum()
+        threshold = {} if epsilon is None else {"threshold": preview.threshold(self.epoch, epsilon)}
+        terms = dict(zip(self.columns, means.tolist(), strict=True))
+        self.history.append({"epoch": self.epoch, "lr": lr, **threshold, **terms, **scores})
+        self.timing.append({"epoch": self.epoch, "seconds": self.seconds, "evaluation_seconds": evaluation_seconds})
+        self.epoch, self.step, self.seconds, self.log, self.sizes = self.epoch + 1, 0, 0.0, [], []
+
+
+def describe(
+    student: Classifier, teacher: Classifier | None, data: Dataset, method: nn.Module, settings: dict[str, Any],
+    recipe: Recipe, seed: int, device: torch.device, precision: str,
+) -> dict[str, Any]:  # fmt: skip
+    """run.json of a training that is about to begin. settings: as `methods.resolve` returned them."""
+
+    def plain(value: Any) -> Any:  # a strategy may be a function
+        return getattr(value, "__name__", value)
+
+    return {
+        "format": runs.FORMAT,
+        "status": "new",
+        "method": {
+            "name": type(method).__name__,
+            "title": getattr(method, "title", type(method).__name__),
+            "views": method.views,
+            "settings": {name: {**about, "value": plain(about["value"])} for name, about in settings.items()},
+            "left_out": getattr(method, "left_out", {}),
+        },
+        "model": _describe_model(student, data),
+        "teacher": _describe_teacher(teacher, data) if teacher else None,
+        "data": {
+            "name": data.name,
+            "options": data.options,
+            "fingerprint": data.fingerprint,
+            "train_images": len(data.train.labels),
+            "test_images": len(data.test.labels),
+            "image_size": list(data.size),
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "normalisation": data.normalisation,
+            "classes": list(data.classes),
+            "groups": {name: list(groups) for name, groups in data.groups.items()},
+        },
+        "recipe": {**asdict(recipe), "milestones": list(recipe.milestones)},
+        "seed": seed,
+        "precision": precision,
+        "hardware": hardware(device),
+        "versions": {name: metadata.version(name) for name in ("pckd_nb", "torch", "torchvision", "lightning-fabric")},
+    }
+
+
+def _describe_model(model: Classifier, data: Dataset) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "num_classes": model.num_classes,
+        "in_channels": data.channels,
+        "feature_width": model.feature_width,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+
+
+def _describe_teacher(teacher: Classifier, data: Dataset) -> dict[str, Any]:
+    return {**_describe_model(teacher, data), "fingerprint": runs.fingerprint(teacher.state_dict())}
+
+
+def hardware(device: torch.device) -> str:
+    """One line for run.json and captions: "AMD EPYC, 2 threads", "NVIDIA H200"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = torch.cpu.get_capabilities().get("cpu_name", platform.machine()) if device.type == "cpu" else device.type
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def relative_path(path: Path, start: Path) -> str:
+    """`path` as seen from `start`, so that two run folders can move together."""
+    return Path(os.path.relpath(path, start)).as_posix()
+
+
+def gallery(data: Dataset, difficulty: np.ndarray) -> dict[str, np.ndarray]:
+    """At most 100 training images spread evenly from the easiest to the hardest. difficulty: (samples,) γ."""
+    order = np.argsort(difficulty, kind="stable")
+    index = order[np.linspace(0, len(order) - 1, min(GALLERY_SIZE, len(order))).round().astype(int)]
+    return {
+        "images": data.train.images[index].cpu().numpy(),
+        "labels": data.train.labels[index].cpu().numpy(),
+        "index": index,
+        "difficulty": difficulty[index],
+    }
+
+
+def embedding(model: Classifier, predictions: Predictions) -> dict[str, np.ndarray]:
+    """What figures of the feature space need: features and guesses of the first test images, and the centers."""
+    features, logits, labels = (tensor[:EMBEDDING_SIZE] for tensor in predictions)
+    return {
+        "features": features.half().numpy(),
+        "predictions": logits.argmax(1).short().numpy(),
+        "labels": labels.short().numpy(),
+        "centers": model.fc.weight.detach().half().cpu().numpy(),
+    }

@@ -1,0 +1,276 @@
+"""Run records: what one training was, did and left, in memory and as a folder.
+
+    run.json              settings and where each came from, seed, versions, fingerprints of data and teacher, results
+    history.csv           a row an epoch: learning rate, threshold, every loss term, accuracies, preview weights
+    timing.csv            seconds an epoch (kept apart: the rest is the same on every repetition)
+    samples.npz           raw cross-entropy and difficulty γ of every training sample at every epoch, 16 bit; labels
+    student.safetensors   the trained network, and the method's heads under the prefix "method."
+    checkpoint.pt         all that --resume needs; gone once the run is finished
+    gallery.npz           at most 100 training images, easy to hard
+    embedding.npz         features of test images and the category centers, 16 bit
+
+Every file is written to a temporary name and renamed, so none is ever half there.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .models import Classifier, create_model
+
+FORMAT = 1
+HEADS = "method."
+
+
+@dataclass
+class Run:
+    """One training run. `settings` is run.json; the arrays are None where a run kept none.
+
+    cross_entropy, difficulty: float16 (epochs, samples), by position in the training set; NaN in rows of epochs not
+    reached · labels: (samples,) · ground_truth: float16 (samples,) known difficulty in [0, 1], for made data sets.
+    """
+
+    settings: dict[str, Any]
+    history: pd.DataFrame
+    timing: pd.DataFrame
+    student_state: dict[str, Tensor]
+    method_state: dict[str, Tensor] = field(default_factory=dict)
+    cross_entropy: np.ndarray | None = None
+    difficulty: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    ground_truth: np.ndarray | None = None
+    gallery: dict[str, np.ndarray] | None = None
+    embedding: dict[str, np.ndarray] | None = None
+    path: Path | None = None
+
+    @property
+    def title(self) -> str:
+        """For legends: "PCKD resnet8"."""
+        return f"{self.settings['method']['title']} {self.settings['model']['name'] or 'network'}"
+
+    @property
+    def finished(self) -> bool:
+        return self.settings["status"] == "finished"
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1 accuracy on the test images after the last epoch, in percent; NaN before the first."""
+        return float(self.history["test_top1"].iloc[-1]) if len(self.history) else float("nan")
+
+    @property
+    def seconds(self) -> float:
+        return float(self.timing["seconds"].sum())
+
+    @property
+    def parameters(self) -> int:
+        """Learned numbers of the network, without the method's heads."""
+        return self.settings["model"]["parameters"]
+
+    def model(self) -> Classifier:
+        """The trained network. Raises ValueError where the run's network has no name `create_model` knows, or its
+        weights are another network's."""
+        about = self.settings["model"]
+        if about["name"] is None:
+            raise ValueError("this run's network is your own: build it, then load_state_dict(run.student_state)")
+        model = create_model(about["name"], num_classes=about["num_classes"], in_channels=about["in_channels"])
+        load_weights(model, self.student_state, str(self.path or "this run"))
+        return model
+
+    def save(self, folder: str | Path) -> None:
+        """Write everything but the checkpoint."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder
+        heads = {HEADS + name: value for name, value in self.method_state.items()}
+        weights = {name: value.contiguous() for name, value in {**self.student_state, **heads}.items()}
+        write(folder / "student.safetensors", lambda temporary: save_file(weights, temporary))
+        write(folder / "history.csv", lambda temporary: self.history.to_csv(temporary, index=False))
+        write(folder / "timing.csv", lambda temporary: self.timing.to_csv(temporary, index=False))
+        samples = {name: getattr(self, name) for name in SAMPLES}
+        for name, arrays in (("samples", samples), ("gallery", self.gallery), ("embedding", self.embedding)):
+            arrays = {key: value for key, value in (arrays or {}).items() if value is not None}
+            if arrays:
+                write(folder / f"{name}.npz", lambda temporary, arrays=arrays: _savez(temporary, arrays))
+        write_settings(folder, self.settings)
+
+
+SAMPLES = ("cross_entropy", "difficulty", "labels", "ground_truth")
+
+
+def load_run(path: str | Path) -> Run:
+    """Read a run folder, finished or not.
+
+    Raises FileNotFoundError where there is no run, ValueError where its files can't be read.
+    """
+    folder = Path(path)
+    settings = read_settings(folder)
+    try:
+        weights = load_file(folder / "student.safetensors")
+        heads = {name.removeprefix(HEADS): weights.pop(name) for name in list(weights) if name.startswith(HEADS)}
+        return Run(
+            settings=settings,
+            history=pd.read_csv(folder / "history.csv"),
+            timing=pd.read_csv(folder / "timing.csv"),
+            student_state=weights,
+            method_state=heads,
+            gallery=_loadz(folder / "gallery.npz"),
+            embedding=_loadz(folder / "embedding.npz"),
+            path=folder,
+            **(_loadz(folder / "samples.npz") or {}),
+        )
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"run '{folder}' is not complete: {Path(error.filename).name} is missing") from error
+    except (SafetensorError, ValueError, EOFError, OSError) as error:
+        raise ValueError(f"run '{folder}' is damaged: {error}") from error
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """run.json of a folder. Raises FileNotFoundError or ValueError, naming the folder."""
+    if not (folder / "run.json").is_file():
+        what = "it has no run.json" if folder.is_dir() else "there is no such folder"
+        raise FileNotFoundError(f"'{folder}' is not a run: {what}")
+    try:
+        settings = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        version = settings["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"'{folder / 'run.json'}' is damaged: {error!r}") from error
+    if version != FORMAT:
+        raise ValueError(f"'{folder}' is a run of format {version}; this version reads format {FORMAT}")
+    return settings
+
+
+def summary(runs: list[Run]) -> pd.DataFrame:
+    """One row a run: what was trained, how well and how long. The table `pckd-nb demo` prints."""
+    rows = [
+        {
+            "method": run.settings["method"]["title"],
+            "network": run.settings["model"]["name"],
+            "parameters": run.parameters,
+            "epochs": len(run.history),
+            "top-1 %": run.accuracy,
+            "top-5 %": float(run.history["test_top5"].iloc[-1]) if len(run.history) else float("nan"),
+            "seconds": run.seconds,
+        }
+        for run in runs
+    ]
+    return pd.DataFrame(rows)
+
+
+def prepare(folder: str | Path, *, resume: bool, overwrite: bool) -> Path:
+    """Check, before anything costs time, that a run may be written here. Nothing is made or removed yet.
+
+    Raises FileExistsError where something is there and neither flag is given, or where --overwrite would remove a
+    folder that is no run; PermissionError where nothing can be written; NotADirectoryError on a file in the way.
+    """
+    folder = Path(folder)
+    if resume and overwrite:
+        raise ValueError("resume and overwrite exclude each other: go on with the run, or replace it?")
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"'{folder}' is a file; a run needs a folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not (folder / "run.json").is_file():
+            raise FileExistsError(f"'{folder}' exists and is not a run; choose another folder")
+        if not (resume or overwrite):
+            raise FileExistsError(f"run folder '{folder}' exists: --resume goes on with it, --overwrite replaces it")
+    ancestor = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not ancestor.is_dir():
+        raise NotADirectoryError(f"'{ancestor}' is a file; '{folder}' can't be made below it")
+    if not os.access(ancestor, os.W_OK | os.X_OK):
+        raise PermissionError(f"can't write to '{ancestor}'")
+    return folder
+
+
+def begin(folder: Path, settings: dict[str, Any]) -> None:
+    """Make the folder of a run that starts now, in place of one that `prepare` has allowed to go."""
+    clear(folder)
+    folder.mkdir(parents=True)
+    write_settings(folder, settings)
+
+
+def clear(folder: Path) -> None:
+    """Remove a run folder that `prepare` has passed."""
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def check_same(folder: Path, settings: dict[str, Any]) -> None:
+    """Raises ValueError, naming the first difference, unless the run in `folder` has these settings."""
+
+    def identity(about: dict[str, Any]) -> dict[str, Any]:
+        method = {name: setting["value"] for name, setting in about["method"]["settings"].items()}
+        teacher = (about["teacher"] or {}).get("fingerprint")
+        named = {"method": about["method"]["name"], "student": about["model"]["name"], "teacher": teacher}
+        rest = {"data": about["data"]["fingerprint"], "seed": about["seed"], "precision": about["precision"]}
+        return json.loads(json.dumps({**about["recipe"], **named, **method, **rest}))
+
+    before, now = identity(read_settings(folder)), identity(settings)
+    for name in now:
+        if before.get(name) != now[name]:
+            raise ValueError(
+                f"'{folder}' was started with {name} {before.get(name)}, not {now[name]}: "
+                "resume with the same settings, or overwrite it"
+            )
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """load_state_dict with a one-line error: the first parameter that does not fit, and both shapes."""
+    expected = model.state_dict()
+    for name in expected:
+        if name not in state:
+            raise ValueError(f"{source}: weights of another network, '{name}' is missing")
+        if state[name].shape != expected[name].shape:
+            found, wanted = tuple(state[name].shape), tuple(expected[name].shape)
+            raise ValueError(f"{source}: weights of another network, '{name}' has shape {found} instead of {wanted}")
+    if extra := next((name for name in state if name not in expected), None):
+        raise ValueError(f"{source}: weights of another network, '{extra}' has no place in this one")
+    model.load_state_dict(state)
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """16 hexadecimal digits that change when any name or weight does."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def write(path: Path, writer: Callable[[Path], Any]) -> None:
+    """Let `writer` fill a temporary file beside `path`, sync it, and rename it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        writer(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_settings(folder: Path, settings: dict[str, Any]) -> None:
+    text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+    write(folder / "run.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _savez(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    with open(path, "wb") as file:  # given a name, numpy would append .npz to it
+        np.savez_compressed(file, **arrays)
+
+
+def _loadz(path: Path) -> dict[str, np.ndarray] | None:
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)

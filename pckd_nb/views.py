@@ -1,0 +1,82 @@
+"""From stored images to network input: order, crop, normalisation and rotated views, as batch arithmetic.
+
+Everything random here is a pure function of (seed, epoch, sample index). So neither order, batch size, process
+nor restart can change how a sample is cropped, and a resumed run is the same run.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# One stream of random numbers for every use, so that they are independent of each other.
+ORDER, SHIFT_Y, SHIFT_X, FLIP = range(4)
+
+
+def random_bits(seed: int, epoch: int, index: Tensor, stream: int) -> Tensor:
+    """31 random bits for every sample: splitmix64 (Steele et al. 2014) of (seed, epoch, stream, index).
+
+    index: (B,) int64 positions in the data set. Returns (B,) int64 in [0, 2³¹).
+    """
+    x = index
+    for key in (stream, epoch, seed):
+        x = _mix(x + _mix(torch.full_like(index, key)))
+    return (x >> 33) & 0x7FFFFFFF
+
+
+def _mix(x: Tensor) -> Tensor:
+    """splitmix64's output function on int64, which wraps as uint64 does; masks make the shifts logical."""
+    x = x - 0x61C8864680B583EB  # the golden ratio, 0x9E3779B97F4A7C15, as a signed number
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
+def batches(count: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
+    """The sample indices of one epoch, shuffled and cut into batches whose sizes differ by at most one.
+
+    Every sample comes exactly once and no batch of one is left over. Returns int64 tensors of at most
+    batch_size elements. Raises ValueError where count or batch_size is below 1.
+    """
+    if count < 1 or batch_size < 1:
+        raise ValueError(f"count and batch_size must be at least 1, got {count} and {batch_size}")
+    order = random_bits(seed, epoch, torch.arange(count), ORDER).argsort(stable=True)
+    return order.tensor_split(-(-count // batch_size))
+
+
+def augment(images: Tensor, seed: int, epoch: int, index: Tensor, padding: int = 4, flip: bool = False) -> Tensor:
+    """Random crop after zero padding and, where asked for, a random mirror image: CIFAR's usual augmentation.
+
+    images: uint8 (B, C, H, W); index: (B,) their positions in the data set. Returns the same shape and type.
+    """
+    height, width = images.shape[2:]
+    device = images.device
+    index = index.to(device)
+    top = random_bits(seed, epoch, index, SHIFT_Y) % (2 * padding + 1)
+    left = random_bits(seed, epoch, index, SHIFT_X) % (2 * padding + 1)
+    rows = top[:, None] + torch.arange(height, device=device)
+    columns = left[:, None] + torch.arange(width, device=device)
+    if flip:
+        mirrored = random_bits(seed, epoch, index, FLIP) % 2 == 1
+        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    padded = F.pad(images, [padding] * 4)
+    sample = torch.arange(len(images), device=device)[:, None, None]
+    # Advanced indices around a slice put their own axes first: (B, H, W, C), the channels_last order.
+    return padded[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 pixels to floats: (pixel / 255 − mean) / std. images (B, C, H, W); mean, std (C,). Returns mean's dtype."""
+    return (images.to(mean.dtype) / 255 - mean[:, None, None]) / std[:, None, None]
+
+
+def rotate(images: Tensor, views: int = 4) -> Tensor:
+    """The first `views` of the rotations by 0°, 90°, 180° and 270°, view-major: rows [:B] are the upright view.
+
+    images (B, C, H, W). Returns (views·B, C, H, W).
+    Raises ValueError for views outside 1 … 4, or more than one view of images that are not square.
+    """
+    if views not in (1, 2, 3, 4):
+        raise ValueError(f"views must be 1, 2, 3 or 4, got {views}")
+    if views > 1 and images.shape[2] != images.shape[3]:
+        raise ValueError(f"rotated views need square images, got {images.shape[2]}×{images.shape[3]}; use views=1")
+    return torch.cat([images.rot90(turns, (2, 3)) for turns in range(views)])
