@@ -14,7 +14,7 @@ from importlib import import_module
 from importlib.metadata import version
 from types import ModuleType
 
-from . import losses, methods, preview, runs, views
+from . import losses, methods, models, preview, runs, views
 from .datasets import Dataset, load_dataset
 from .evaluation import evaluate, predict
 from .methods import KD, PCKD, Supervised
@@ -26,7 +26,7 @@ from .training import distill, fit
 __version__ = version("pckd_nb")
 __all__ = [
     "KD", "PCKD", "Dataset", "Output", "Recipe", "Run", "Supervised", "analysis", "create_model", "distill", "evaluate",
-    "figures", "fit", "get_recipe", "load_dataset", "load_run", "losses", "methods", "predict", "preview", "runs",
+    "figures", "fit", "get_recipe", "load_dataset", "load_run", "losses", "methods", "models", "predict", "preview", "runs",
     "views",
 ]  # fmt: skip
 

@@ -1,7 +1,6 @@
 """The command line, `pckd-nb` or `python -m pckd_nb`. Every problem is one line on stderr and a non-zero exit."""
 
 import inspect
-import logging
 import os
 import sys
 import warnings
@@ -220,7 +219,6 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 2 for bad input, 130 after Ctrl-C, 1 for anything else."""
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in arguments
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
     try:
         status = app([argument for argument in arguments if argument != "--debug"], standalone_mode=False)

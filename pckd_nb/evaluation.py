@@ -1,5 +1,6 @@
 """What a network says of a data set, and how often it is right."""
 
+import logging
 from typing import Any, NamedTuple
 
 import torch
@@ -12,8 +13,10 @@ from . import views
 from .datasets import Dataset
 from .models import Classifier
 
-PRECISIONS = ("32-true", "bf16-mixed", "64-true")
+PRECISIONS = ("32-true", "bf16-mixed")
 EVALUATION_BATCH = 500
+
+logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)  # it announces every precision
 
 
 class Scores(NamedTuple):

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -132,7 +133,7 @@ def load_run(path: str | Path) -> Run:
         )
     except FileNotFoundError as error:
         raise FileNotFoundError(f"run '{folder}' is not complete: {Path(error.filename).name} is missing") from error
-    except (SafetensorError, ValueError, EOFError, OSError) as error:
+    except (SafetensorError, BadZipFile, ValueError, TypeError, EOFError, OSError) as error:
         raise ValueError(f"run '{folder}' is damaged: {error}") from error
 
 

@@ -169,9 +169,7 @@ def test_to_moves_every_tensor(tmp_path):
         assert {t.device.type for t in (split.images, split.labels, split.difficulty)} == {"meta"}
 
 
-@pytest.mark.parametrize(
-    ("name", "hint"), [("cifar", "cifar10"), ("Shapes100", "shapes100"), ("mnist", "fashion_")]
-)
+@pytest.mark.parametrize(("name", "hint"), [("cifar", "cifar10"), ("Shapes100", "shapes100"), ("mnist", "fashion_")])
 def test_unknown_name_suggests_a_known_one(name, hint):
     with pytest.raises(ValueError, match="did you mean") as error:
         load_dataset(name)

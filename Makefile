@@ -1,0 +1,40 @@
+# Everything happens in .venv; PYTHON chooses what it is made with. Needs Python 3.10 or newer, and make.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-all lab lint notebooks clean
+
+demo: .venv/.installed
+	$(BIN)/python -m pckd_nb demo
+
+test: .venv/.installed-dev
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: .venv/.installed-dev lint
+	$(BIN)/python -m pytest -q
+
+lab: .venv/.installed
+	$(BIN)/jupyter lab notebooks
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Store the notebooks as executed on the demo's runs.
+notebooks: demo
+	$(BIN)/python -c "from pckd_nb.demo import store_notebook; store_notebook('runs/demo')"
+
+clean:
+	rm -rf .venv build *.egg-info
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "pckd_nb needs Python 3.10 or newer"'
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e .
+	touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e ".[dev]"
+	touch $@

@@ -1,0 +1,81 @@
+"""Numbers behind the figures: embeddings, neighbourhoods, the geometry of category centers, difficulty rankings."""
+
+import numpy as np
+from scipy.stats import spearmanr
+from sklearn.manifold import TSNE
+from sklearn.neighbors import NearestNeighbors
+
+from .runs import Run
+
+
+def directions(vectors: np.ndarray) -> np.ndarray:
+    """Rows as unit vectors from their common mean, float32. vectors: (N, D).
+
+    Features are not negative and lie far from the origin, centers do not: only after this can the two be compared.
+    """
+    vectors = np.asarray(vectors, np.float32)
+    vectors = vectors - vectors.mean(0)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def embed(
+    features: np.ndarray, centers: np.ndarray, seed: int = 0, perplexity: float = 30
+) -> tuple[np.ndarray, np.ndarray]:
+    """One t-SNE map of features (N, D) and category centers (C, D): their positions, (N, 2) and (C, 2).
+
+    Both are taken as `directions`, then embedded together, so that a center lands among the samples of its class.
+    Raises ValueError for centers of another width, or a perplexity that is not below a third of the points.
+    """
+    if features.shape[1:] != centers.shape[1:]:
+        raise ValueError(f"features have width {features.shape[1]}, centers {centers.shape[1]}")
+    points = len(features) + len(centers)
+    if not 0 < perplexity < points / 3:
+        raise ValueError(f"perplexity must be below a third of the {points} points, got {perplexity}")
+    together = np.concatenate([directions(features), directions(centers)])
+    xy = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(together)
+    return xy[: len(features)], xy[len(features) :]
+
+
+def neighbourhood_purity(features: np.ndarray, labels: np.ndarray, k: int = 5) -> float:
+    """How often the k nearest neighbours of a sample (by cosine) are of its class, from 0 to 1. features: (N, D).
+
+    It is measured among the features themselves, not on a map of them. Raises ValueError unless 1 ≤ k < N.
+    """
+    if not 1 <= k < len(features):
+        raise ValueError(f"k must be from 1 to {len(features) - 1}, got {k}")
+    nearest = NearestNeighbors(n_neighbors=k).fit(directions(features)).kneighbors(return_distance=False)
+    return float((labels[nearest] == labels[:, None]).mean())
+
+
+def difficulty_vs_truth(run: Run) -> float:
+    """Spearman's ρ between γ in the last whole epoch and the known difficulty of the training images.
+
+    Raises ValueError where the run has no known difficulty or no whole epoch.
+    """
+    if run.ground_truth is None:
+        raise ValueError(f"the difficulty of {run.settings['data']['name']} images is not known, only shapes100 has it")
+    return float(spearmanr(last_difficulty(run), run.ground_truth.astype(np.float32)).statistic)
+
+
+def last_difficulty(run: Run) -> np.ndarray:
+    """γ of every training sample in the last whole epoch, float32 (samples,). Raises ValueError where there is none."""
+    if run.difficulty is None or run.history.empty:
+        raise ValueError(f"the run {run.title} has no difficulties: it has no whole epoch yet")
+    return run.difficulty[len(run.history) - 1].astype(np.float32)
+
+
+def center_similarity(centers: np.ndarray) -> np.ndarray:
+    """Cosine similarity of all pairs of category centers, as seen from their mean. centers: (C, D). Returns (C, C)."""
+    unit = directions(centers)
+    return unit @ unit.T
+
+
+def center_agreement(a: np.ndarray, b: np.ndarray) -> float:
+    """Do two networks find the same categories alike? Correlation, -1 to 1, of their `center_similarity` over pairs.
+
+    a: (C, D), b: (C, D'), the widths may differ. Raises ValueError unless both have the same C ≥ 3.
+    """
+    if len(a) != len(b) or len(a) < 3:
+        raise ValueError(f"need centers of the same 3 categories or more, got {len(a)} and {len(b)}")
+    pairs = np.triu_indices(len(a), 1)
+    return float(np.corrcoef(center_similarity(a)[pairs], center_similarity(b)[pairs])[0, 1])

@@ -1,0 +1,212 @@
+"""The main job, as `pckd-nb demo` runs it: a teacher, one student trained three ways, a table and a report."""
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import zmq
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+
+from . import runs, training
+from .datasets import load_dataset
+from .methods import KD, PCKD, Supervised
+from .models import create_model
+from .recipes import get_recipe
+from .runs import Run
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+NOTEBOOK = REPOSITORY / "notebooks" / "00_start_here.ipynb"
+DEFAULT_RUNS = Path("runs") / "demo"
+STAGES = ("teacher", "supervised", "kd", "pckd")
+NOTEBOOK_SECONDS = 600  # a cell that takes longer hangs
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the demo trains, on how many images of shapes100 and for how many epochs."""
+
+    teacher: str = "resnet20"
+    student: str = "resnet8"
+    train_size: int = 4000
+    test_size: int = 2000
+    teacher_epochs: int = 16
+    student_epochs: int = 16
+    seed: int = 0
+
+
+def run_demo(out: str | Path = DEFAULT_RUNS, overwrite: bool = False, plan: Plan | None = None) -> Path:
+    """Train what the plan says into out/teacher, out/supervised, out/kd and out/pckd, and compare them.
+
+    Runs that are there are gone on with, or kept where they are finished; overwrite starts over.
+    Returns the path of the report, or `out` where the notebook it is made of is not installed.
+    Raises KeyboardInterrupt after Ctrl-C, with what was done so far on disk; ValueError and others as `distill`.
+    """
+    out, plan = Path(out), plan or Plan()
+    for stage in STAGES:  # before anything costs time
+        runs.prepare(out / stage, resume=not overwrite, overwrite=overwrite)
+    data = load_dataset("shapes100", train_size=plan.train_size, test_size=plan.test_size)
+    print(
+        f"shapes100: {len(data.train):,} training and {len(data.test):,} test images of {data.num_classes} categories"
+    )
+
+    def stage(number: int, name: str, why: str, model: str, epochs: int, teacher: Run | None, method) -> Run:
+        print(f"\n{number}/5 {why}", flush=True)
+        network = create_model(model, data, seed=plan.seed)  # the same seed: students start from the same weights
+        recipe = get_recipe("classroom", epochs=epochs)
+        options = dict(seed=plan.seed, out=out / name, resume=not overwrite, overwrite=overwrite)
+        run = training.distill(network, teacher, data, method, recipe, **options)
+        if not run.finished:
+            print("the same command goes on from here", file=sys.stderr)
+            raise KeyboardInterrupt
+        print(f"    {run.accuracy:.1f} % of the test images right, after {run.seconds:.0f} s of training")
+        return run
+
+    why = f"A {plan.teacher} learns from the labels. It will be the teacher."
+    teacher = stage(1, "teacher", why, plan.teacher, plan.teacher_epochs, None, Supervised())
+    lessons = (
+        ("supervised", f"A {plan.student}, much smaller, learns alone. What follows has to beat it.", Supervised()),
+        ("kd", f"The same {plan.student} also copies the teacher's probabilities: KD.", KD()),
+        ("pckd", f"The same {plan.student} also learns its categories, from four sides, easy first: PCKD.", PCKD()),
+    )
+    students = [
+        stage(number, name, why, plan.student, plan.student_epochs, teacher, method)
+        for number, (name, why, method) in enumerate(lessons, 2)
+    ]
+    print("\n" + comparison([teacher, *students]))
+
+    if not NOTEBOOK.is_file():
+        print("\n5/5 No report: it is made of a notebook, and notebooks come with a clone of the repository.")
+        return out
+    print(f"\n5/5 {NOTEBOOK.name} is executed on these runs and becomes a report.", flush=True)
+    return write_report(out)
+
+
+def comparison(compared: list[Run]) -> str:
+    """`runs.summary` as aligned text, the teacher's row first."""
+    table = runs.summary(compared)
+    roles = ["teacher", *["student"] * (len(compared) - 1)]
+    columns = {
+        "": roles,
+        "method": table["method"],
+        "network": table["network"],
+        "parameters": [f"{count:,}" for count in table["parameters"]],
+        "top-1 %": [f"{value:.1f}" for value in table["top-1 %"]],
+        "top-5 %": [f"{value:.1f}" for value in table["top-5 %"]],
+        "seconds": [f"{value:.0f}" for value in table["seconds"]],
+    }
+    widths = {name: max(len(name), *map(len, cells)) for name, cells in columns.items()}
+    words = ("", "method", "network")  # flush left; numbers flush right
+    rows = [columns.keys(), *zip(*columns.values(), strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(widths[name]) if name in words else cell.rjust(widths[name])
+            for name, cell in zip(columns, row, strict=True)
+        ).rstrip()
+        for row in rows
+    )
+
+
+# ---------------------------------------------------------------------------------------- the notebook on runs
+
+
+def find_runs() -> Path | None:
+    """The folder of the demo's runs: $PCKD_RUNS, else runs/demo here, in a folder above or in the repository.
+
+    None where there is none, or where one of its four runs is not finished.
+    """
+    given = os.environ.get("PCKD_RUNS")
+    here = Path.cwd()
+    folders = [Path(given)] if given else [place / DEFAULT_RUNS for place in (here, *here.parents, REPOSITORY)]
+    for folder in folders:
+        if all((folder / stage / "run.json").is_file() for stage in STAGES):
+            if all(runs.read_settings(folder / stage)["status"] == "finished" for stage in STAGES):
+                return folder
+    return None
+
+
+class ThisInterpreter(AsyncKernelManager):
+    """Starts kernels with the Python that runs now, whatever kernel "python3" names on this machine."""
+
+    # What is sent to the kernel is encrypted where pyzmq can: ipykernel warns otherwise. Old jupyter_clients ignore it.
+    transport_encryption = "auto" if zmq.has("curve") else "disabled"
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        return KernelSpec(**get_kernel_dict())
+
+
+def execute(notebook: Path, runs_folder: str | Path | None = None) -> NotebookNode:
+    """A copy of the notebook, executed from its first cell, on the runs in `runs_folder` if that is given.
+
+    Raises RuntimeError, naming the cell's error, where one fails.
+    """
+    book = nbformat.read(notebook, as_version=4)
+    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    if runs_folder is not None:
+        environment["PCKD_RUNS"] = str(Path(runs_folder).resolve())
+    client = NotebookClient(
+        book,
+        kernel_name="python3",
+        kernel_manager_class=ThisInterpreter,
+        timeout=NOTEBOOK_SECONDS,
+        store_widget_state=False,
+        record_timing=False,
+        resources={"metadata": {"path": str(notebook.parent)}},
+    )
+    try:
+        client.execute(env=environment)
+    except CellExecutionError as error:
+        raise RuntimeError(f"a cell of {notebook.name} failed: {error.ename}: {error.evalue}") from error
+    except DeadKernelError as error:  # what nbclient makes of Ctrl-C
+        raise KeyboardInterrupt from error
+    for cell in book.cells:
+        cell.metadata.pop("execution", None)  # when it ran
+    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    book.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
+    return book
+
+
+# nbconvert's page without what it would load from elsewhere: require.js, MathJax, Mermaid and widgets.
+PAGE = """{%- extends 'lab/index.html.j2' -%}
+{%- block html_head_js -%}{%- endblock -%}
+{%- block html_head_js_mathjax -%}{%- endblock -%}
+{%- block html_head_js_mermaidjs -%}{%- endblock -%}
+{%- block jupyter_widgets -%}{%- endblock -%}
+{%- block html_head_css -%}
+<style>
+main { max-width: 1000px; margin: 0 auto; padding: 1em 0 4em }
+.jp-OutputArea-output img { max-width: 100%; height: auto }
+</style>
+{%- endblock -%}
+"""
+
+
+def write_report(folder: Path) -> Path:
+    """Execute the first notebook on the runs in `folder`; write and return folder/report.html, one file with all."""
+    book = execute(NOTEBOOK, folder)
+    book.metadata["title"] = "PCKD: a teacher and three students"
+    exporter = HTMLExporter(raw_template=PAGE, embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True)
+    page, _ = exporter.from_notebook_node(book)
+    page = re.sub(r'<a class="anchor-link".*?</a>', "", page)
+    report = folder / "report.html"
+    runs.write(report, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    return report
+
+
+def store_notebook(runs_folder: str | Path | None, notebook: Path = NOTEBOOK) -> Path:
+    """Execute a notebook on the runs in `runs_folder` and store it, with its outputs, in its place.
+
+    runs_folder: None lets the notebook find runs, or train.
+    """
+    book = execute(notebook, runs_folder)
+    runs.write(notebook, lambda temporary: nbformat.write(book, temporary))
+    return notebook

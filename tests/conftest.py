@@ -1,0 +1,88 @@
+"""Small data and networks that every test file shares. Nothing here downloads or leaves the temporary folder."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import pckd_nb as pckd
+from pckd_nb.datasets import Dataset, Split
+
+torch.set_num_threads(1)  # the networks here are tiny: more threads only wait for each other
+
+
+def make_data(train: int = 48, test: int = 24, classes: int = 3, size: int = 8, channels: int = 1) -> Dataset:
+    """Classes are told apart by brightness, so that a few steps learn them."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(count: int) -> Split:
+        labels = torch.arange(count) % classes
+        level = labels[:, None, None, None] * (200 // classes) + 30
+        noise = torch.randint(0, 25, (count, channels, size, size), generator=generator)
+        return Split((level + noise).to(torch.uint8), labels, torch.rand(count, generator=generator))
+
+    names = tuple(f"class {number}" for number in range(classes))
+    mean, std = (0.5,) * channels, (0.25,) * channels
+    return Dataset("tiny", split(train), split(test), names, {}, mean, std, "made up", 4, {})
+
+
+@pytest.fixture
+def data() -> Dataset:
+    return make_data()
+
+
+@pytest.fixture
+def recipe() -> pckd.Recipe:
+    return pckd.get_recipe("classroom", epochs=2, batch_size=16)
+
+
+@pytest.fixture
+def teacher(data):
+    return pckd.create_model("resnet14", data, seed=1)
+
+
+@pytest.fixture
+def student(data):
+    return pckd.create_model("resnet8", data, seed=2)
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """The authors' numbers, by file name: tensors, rows view-major as everywhere in the package."""
+    from pathlib import Path
+
+    def load(name: str) -> SimpleNamespace:
+        with np.load(Path(__file__).parent / "reference" / f"pckd_{name}.npz") as file:
+            values = {key: torch.from_numpy(np.array(file[key])) for key in file}
+        for key, value in values.items():
+            if value.ndim >= 2 and value.shape[:2] == (values["B"], values["V"]):
+                values[key] = value.transpose(0, 1).flatten(0, 1)
+        return SimpleNamespace(**values)
+
+    return load
+
+
+REFERENCES = ("one_view", "previewed", "same_width", "wider_teacher")
+
+
+def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """max |a − r| / max |r|."""
+    return float((ours.detach() - theirs).abs().max() / theirs.abs().max())
+
+
+def outputs(ref: SimpleNamespace):
+    """Student and teacher as the reference sees them, the student's tensors with gradients."""
+    features, weight, bias = (
+        getattr(ref, f"student_{name}").clone().requires_grad_() for name in ("features", "weight", "bias")
+    )
+    student = pckd.Output(features, features @ weight.T + bias, weight, bias)
+    logits = ref.teacher_features @ ref.teacher_weight.T + ref.teacher_bias
+    return student, pckd.Output(ref.teacher_features, logits, ref.teacher_weight, ref.teacher_bias)
+
+
+def with_images(data: Dataset, images: int) -> Dataset:
+    """The first training images of `data` alone."""
+    train = Split(data.train.images[:images], data.train.labels[:images])
+    return dataclasses.replace(data, train=train)

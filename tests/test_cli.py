@@ -1,0 +1,213 @@
+"""The command line as its users meet it. `run` calls it in this process; a few tests start a real one."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pckd_nb as pckd
+from pckd_nb import cli
+
+SMALL = ["--data", "digits", "--train-size", "60", "--test-size", "40", "--epochs", "1"]
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """Call the command line inside the temporary folder: (exit status, stdout, lines of stderr but progress bars)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, list[str]]:
+        status = cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        lines = [line for line in re.split(r"[\r\n]+", captured.err) if line.strip() and "step" not in line]
+        return status, captured.out, lines
+
+    return call
+
+
+@pytest.fixture
+def refused(run, tmp_path):
+    """The call fails with one line that matches, and leaves the folder as it was."""
+
+    def check(match: str, *arguments: str) -> None:
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        status, out, err = run(*arguments)
+        assert status != 0 and len(err) == 1 and err[0].startswith("pckd-nb: "), (status, err)
+        assert re.search(match, err[0]), err[0]
+        assert not out
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+    return check
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher") / "teacher"
+    assert cli.main(["train", *SMALL, "--model", "resnet8", "--seed", "0", "--out", str(folder)]) == 0
+    return folder
+
+
+def make_photos(root: Path, classes=("cat", "dog"), images=4) -> Path:
+    random = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in classes:
+            (root / split / name).mkdir(parents=True)
+            for number in range(images):
+                pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{number}.jpg")
+    return root
+
+
+def test_the_documented_form(run, teacher):
+    common = ["distill", *SMALL, "--teacher", teacher, "--student", "resnet8", "--seed", "0"]
+    status, out, err = run(*common, "--method", "pckd", "--out", "runs/pckd")
+    assert status == 0 and not err
+    assert "beta_cc 0.005 (recipe)" in out and "views 1 (data set)" in out and "runs/pckd" in out
+    given = ["--recipe", "classroom", "--beta-cc", "0.004", "--epsilon", "1.08", "--views", "4", "--strategy", "focal"]
+    status, out, _ = run(*common, "--method", "pckd", *given, "--out", "runs/pckd2")
+    settings = pckd.load_run("runs/pckd2").settings["method"]["settings"]
+    assert {name: settings[name]["value"] for name in ("beta_cc", "epsilon", "views", "strategy")} == {
+        "beta_cc": 0.004, "epsilon": 1.08, "views": 4, "strategy": "focal",
+    }  # fmt: skip
+    status, out, _ = run("evaluate", "runs/pckd")
+    assert status == 0 and f"top-1 {pckd.load_run('runs/pckd').accuracy:.2f} %" in out
+    assert run(*common, "--method", "pckd", "--out", "runs/pckd", "--resume")[0] == 0
+    assert run(*common, "--method", "kd", "--temperature", "2", "--out", "runs/pckd", "--overwrite")[0] == 0
+    assert pckd.load_run("runs/pckd").title == "KD resnet8"
+    assert run("distill", *SMALL, "--method", "supervised", "--student", "resnet8", "--out", "runs/alone")[0] == 0
+
+
+def test_a_folder_of_images_trains_and_evaluates(run, tmp_path):
+    make_photos(tmp_path / "photos")
+    data = f"folder:{tmp_path / 'photos'}"
+    arguments = ["train", "--data", data, "--model", "resnet8", "--epochs", "1", "--batch-size", "4", "--out", "run"]
+    assert run(*arguments)[0] == 0
+    assert (
+        "8 test images" in run("evaluate", "run")[1]
+        and "8 train images" in run("evaluate", "run", "--split", "train")[1]
+    )
+    (tmp_path / "photos" / "train" / "cat" / "0.jpg").unlink()
+    assert "not the same data" in run("evaluate", "run")[2][0]
+
+
+def test_lists(run):
+    status, out, _ = run("models")
+    assert status == 0 and all(name in out for name in pckd.models.MODELS) and "278,324" in out
+    status, out, _ = run("datasets")
+    assert status == 0 and all(name in out for name in pckd.datasets.DATASETS)
+
+
+@pytest.mark.parametrize("command", ["", "train", "distill", "evaluate", "demo"])
+def test_help(command, run):
+    status, out, err = run(*([command] if command else []), "--help")
+    assert status == 0 and "Usage" in out and not err
+    assert run()[0] == 0
+
+
+def test_unknown_names(refused, teacher):
+    refused("'digit'.*digits", "train", "--data", "digit", "--model", "resnet8", "--out", "x")
+    refused("'resnet9'.*resnet8", "train", "--data", "digits", "--model", "resnet9", "--out", "x")
+    distill = ["distill", *SMALL, "--teacher", teacher, "--student", "resnet8", "--out", "x"]
+    refused("unknown method 'pkd'.*pckd", *distill, "--method", "pkd")
+    refused("unknown strategy 'easy'.*preview", *distill, "--strategy", "easy")
+    refused("unknown recipe 'short'.*classroom", *distill, "--recipe", "short")
+    refused("method kd has no --beta-cc.*--temperature", *distill, "--method", "kd", "--beta-cc", "1")
+    refused("unknown precision '8-bit'", *distill, "--precision", "8-bit")
+    refused("No such command 'trian'", "trian")
+    refused("No such option.*--modle", "train", "--modle", "resnet8")
+    refused("Missing option '--out'", "train", "--data", "digits", "--model", "resnet8")
+
+
+@pytest.mark.parametrize(
+    "option, value, match",
+    [("--beta-fa", "-1", "beta_fa"), ("--beta-cc", "nan", "beta_cc"), ("--beta-kd", "inf", "beta_kd")]
+    + [("--temperature", "-4", "temperature"), ("--temperature", "0", "temperature"), ("--epsilon", "0", "epsilon")]
+    + [("--epochs", "0", "epochs"), ("--epochs", "two", "epochs"), ("--batch-size", "0", "batch_size")]
+    + [("--batch-size", "1", "BatchNorm"), ("--lr", "-1", "lr"), ("--lr", "0", "lr"), ("--views", "5", "views")]
+    + [
+        ("--seed", "-1", "seed"),
+        ("--train-size", "0", "0"),
+        ("--train-size", "99999", "99999"),
+        ("--beta-cc", "x", "beta-cc"),
+    ],
+)
+def test_bad_numbers(option, value, match, refused, teacher):
+    refused(match, "distill", *SMALL, "--teacher", teacher, "--student", "resnet8", "--out", "x", option, value)
+
+
+def test_bad_folders_of_images(refused, tmp_path):
+    def train(match, folder):
+        refused(match, "train", "--data", f"folder:{folder}", "--model", "resnet8", "--epochs", "1", "--out", "x")
+
+    train("missing", "missing")
+    (tmp_path / "empty").mkdir()
+    train("empty", "empty")
+    make_photos(tmp_path / "corrupt")
+    (tmp_path / "corrupt" / "train" / "dog" / "1.jpg").write_bytes(b"\xff\xd8 cut short")
+    train(r"dog/1\.jpg", "corrupt")
+    make_photos(tmp_path / "stranger")
+    (tmp_path / "stranger" / "test" / "cow").mkdir()
+    Image.new("RGB", (16, 16)).save(tmp_path / "stranger" / "test" / "cow" / "0.jpg")
+    train("cow", "stranger")
+
+
+def test_run_folders(refused, run, teacher, tmp_path):
+    distill = ["distill", *SMALL, "--student", "resnet8", "--method", "kd"]
+    refused("needs --teacher", *distill, "--out", "x")
+    refused("'nowhere' is not a run", *distill, "--teacher", "nowhere", "--out", "x")
+    refused("'nowhere' is not a run", "evaluate", "nowhere")
+    refused("--resume.*--overwrite", "train", *SMALL, "--model", "resnet8", "--out", teacher)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    refused("not a run", "train", *SMALL, "--model", "resnet8", "--out", "mine", "--overwrite")
+    refused("split must be", "evaluate", teacher, "--split", "both")
+
+
+def test_teachers_that_do_not_fit(refused, run, teacher, tmp_path):
+    other = tmp_path / "other"
+    make_photos(tmp_path / "photos")
+    photos = ["--data", f"folder:{tmp_path / 'photos'}", "--epochs", "1", "--batch-size", "4"]
+    assert run("train", *photos, "--model", "resnet8", "--out", other)[0] == 0
+    distill = ["distill", *SMALL, "--student", "resnet8", "--method", "kd", "--out", "x"]
+    refused("2 classes|categories", *distill, "--teacher", other)
+    settings = pckd.runs.read_settings(other)
+    settings["model"]["name"] = "resnet20"
+    pckd.runs.write_settings(other, settings)
+    refused(r"another network, 'layer1\.1\.conv1\.weight' is missing", *distill, "--teacher", other)
+
+
+def test_errors_of_our_own_making_are_one_line_too_and_debug_shows_them(refused, monkeypatch, capsys):
+    def broken(*_, **__):
+        raise ZeroDivisionError("oh\nno")
+
+    monkeypatch.setattr(cli, "create_model", broken)
+    refused("ZeroDivisionError: oh no", "models")
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["models", "--debug"])
+
+
+def test_ctrl_c_in_a_real_process_saves_and_resumes(tmp_path):
+    options = [*SMALL, "--epochs", "2000", "--model", "resnet8", "--out", str(tmp_path / "run")]
+    arguments = [sys.executable, "-m", "pckd_nb", "train", *options]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run" / "run.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert "--resume" in out
+    assert pckd.load_run(tmp_path / "run").settings["status"] == "interrupted"
+
+
+def test_a_closed_pipe_is_no_accident():
+    shell = f"{sys.executable} -m pckd_nb datasets | head -n 1"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=120)
+    assert "shapes100" in done.stdout and "Traceback" not in done.stderr

@@ -1,0 +1,192 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.autograd import gradcheck
+
+from pckd_nb import losses
+
+from .conftest import REFERENCES, outputs, relative_error
+
+
+def random(*shape, seed=0, scale=1.0):
+    return scale * torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def heads(ref, features):
+    """The reference's g, A_s and A_t as plain formulas."""
+    hidden = F.linear(features, ref.projector_0_weight, ref.projector_0_bias)
+    hidden = F.batch_norm(hidden, None, None, ref.projector_bn_weight, ref.projector_bn_bias, training=True)
+    projected = F.linear(hidden.relu(), ref.projector_3_weight, ref.projector_3_bias)
+    e_s = F.normalize(F.linear(features, ref.embed_student_weight, ref.embed_student_bias), dim=1)
+    e_t = F.normalize(F.linear(features, ref.embed_teacher_weight, ref.embed_teacher_bias), dim=1)
+    return projected, e_s, e_t
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_every_term_is_the_authors(name, reference):
+    ref = reference(name)
+    student, teacher = outputs(ref)
+    images, views = int(ref.B), int(ref.V)
+    projected, e_s, e_t = heads(ref, student.features)
+    labels = ref.labels.repeat(views)
+
+    kl = losses.distillation_kl(student.logits[:images], teacher.logits[:images])
+    assert kl.shape == (images,)
+    assert relative_error(kl, ref.kd) < 1e-6
+    alignment = losses.feature_alignment(projected, teacher.features)
+    assert alignment.shape == (images * views,)
+    assert relative_error(alignment.mean(), ref.feature_alignment) < 1e-6
+    contrast = losses.category_center_contrast(e_s @ student.centers.T, e_t @ teacher.centers.T, labels)
+    assert contrast.shape == (images * views,)
+    assert relative_error(contrast, ref.category_center_contrast) < 1e-6
+    if name == "same_width":
+        centers = losses.category_center_alignment(student.centers, student.bias, teacher.centers, teacher.bias)
+        assert centers.shape == ()
+        assert relative_error(centers, ref.category_center_alignment) < 1e-6
+
+
+def contrast_by_definition(student_scores, teacher_scores, labels, temperature=4.0, base_temperature=0.07):
+    """L_CC, word for word: a loop over anchors and their positives."""
+    vectors, labels = torch.cat([student_scores, teacher_scores]), labels.repeat(2)
+    values = []
+    for a in range(len(vectors)):
+        others = [q for q in range(len(vectors)) if q != a]
+        positives = [p for p in others if labels[p] == labels[a]]
+        denominator = sum(torch.exp(vectors[a] @ vectors[q] / temperature) for q in others)
+        logs = [torch.log(torch.exp(vectors[a] @ vectors[p] / temperature) / denominator) for p in positives]
+        values.append(-(temperature / base_temperature) * sum(logs) / len(logs))
+    first, second = torch.stack(values).chunk(2)
+    return first + second
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1, 2], [0, 1, 2, 3, 4], [7, 7, 7, 7, 7], [3]])
+@pytest.mark.parametrize("temperatures", [(4.0, 0.07), (0.5, 1.0)])
+def test_contrast_is_its_definition(labels, temperatures):
+    u_s, u_t = random(len(labels), 6), random(len(labels), 6, seed=1)
+    labels = torch.tensor(labels)
+    expected = contrast_by_definition(u_s, u_t, labels, *temperatures)
+    assert torch.allclose(losses.category_center_contrast(u_s, u_t, labels, *temperatures), expected, rtol=1e-10)
+
+
+def test_distillation_kl_by_hand():
+    student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[2 * np.log(3.0), 0.0]])
+    # At T = 2 the teacher says 3/4, 1/4 and the student 1/2, 1/2.
+    expected = 4 * (0.75 * np.log(1.5) + 0.25 * np.log(0.5))
+    assert losses.distillation_kl(student, teacher, temperature=2.0).item() == pytest.approx(expected, rel=1e-5)
+    assert losses.distillation_kl(teacher, teacher).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_distillation_kl_ignores_a_constant_and_follows_a_permutation():
+    student, teacher = random(6, 5), random(6, 5, seed=1)
+    value = losses.distillation_kl(student, teacher)
+    assert torch.allclose(losses.distillation_kl(student + 3, teacher - 7), value)
+    order = torch.tensor([3, 1, 0, 5, 4, 2])
+    assert torch.allclose(losses.distillation_kl(student[order], teacher[order]), value[order])
+
+
+def test_feature_alignment_by_hand():
+    student = torch.tensor([[3.0, 0.0], [0.0, 2.0], [-1.0, 0.0], [1.0, 1.0]])
+    teacher = torch.tensor([[5.0, 0.0], [7.0, 0.0], [4.0, 0.0], [1.0, 0.0]])
+    assert torch.allclose(losses.feature_alignment(student, teacher), torch.tensor([0, 2, 4, 2 - 2**0.5]), atol=1e-6)
+    assert losses.feature_alignment(torch.zeros(1, 2), teacher[:1]).item() == 2  # a dead row has no direction
+
+
+def test_center_alignment_by_hand():
+    weight, bias = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1.0, 0.0])
+    other = losses.category_center_alignment(weight, bias, weight + 1, bias - 2)
+    assert other.item() == pytest.approx((4 * 1 + 2 * 4) / 6)  # the mean is over weights and biases
+    assert losses.category_center_alignment(weight, None, weight + 1, None).item() == pytest.approx(1)
+
+
+def test_contrast_is_lower_when_a_category_lies_together():
+    labels = torch.tensor([0, 0, 1, 1])
+    together = 3 * F.one_hot(labels).double()
+    apart = 3 * F.one_hot(torch.tensor([0, 1, 0, 1])).double()
+    near = losses.category_center_contrast(together, together, labels)
+    assert (near < losses.category_center_contrast(apart, apart, labels)).all()
+
+
+def test_contrast_follows_a_permutation():
+    u_s, u_t, labels = random(6, 4), random(6, 4, seed=1), torch.tensor([0, 0, 1, 1, 2, 0])
+    order = torch.tensor([4, 2, 0, 5, 1, 3])
+    value = losses.category_center_contrast(u_s, u_t, labels)
+    assert torch.allclose(losses.category_center_contrast(u_s[order], u_t[order], labels[order]), value[order])
+
+
+def all_losses(dtype, scale):
+    labels = torch.tensor([0, 0, 1, 2])
+    a, b = (random(4, 5, seed=seed, scale=scale).to(dtype) for seed in (0, 1))
+    yield losses.distillation_kl(a, b), losses.distillation_kl(a.double(), b.double())
+    yield losses.feature_alignment(a, b), losses.feature_alignment(a.double(), b.double())
+    bias_a, bias_b = a[:, 0], b[:, 0]
+    yield (
+        losses.category_center_alignment(a, bias_a, b, bias_b),
+        losses.category_center_alignment(a.double(), bias_a.double(), b.double(), bias_b.double()),
+    )
+    yield (
+        losses.category_center_contrast(a, b, labels),
+        losses.category_center_contrast(a.double(), b.double(), labels),
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
+def test_low_precision_is_close_to_float64(dtype, scale):
+    for low, exact in all_losses(dtype, scale):
+        assert low.dtype == torch.float32
+        assert torch.allclose(low.double(), exact, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_huge_values_stay_finite(dtype):
+    logits = torch.tensor([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4]], dtype=dtype)
+    student = logits.clone().requires_grad_()
+    kl = losses.distillation_kl(student, logits.flip(1))
+    kl.sum().backward()
+    assert kl.isfinite().all() and student.grad.isfinite().all()
+    exact = losses.distillation_kl(student.detach().double(), logits.flip(1).double())
+    assert torch.allclose(kl.double(), exact, rtol=1e-4)
+
+    # The contrast's gradient here is about 1e9: beyond float16, so it is asked for in float32.
+    scores = logits.detach().to(torch.promote_types(dtype, torch.float32)).requires_grad_()
+    contrast = losses.category_center_contrast(scores, logits.flip(1), torch.tensor([0, 1]))
+    contrast.sum().backward()
+    assert losses.category_center_contrast(logits, logits.flip(1), torch.tensor([0, 1])).isfinite().all()
+    assert contrast.isfinite().all() and scores.grad.isfinite().all()
+
+
+def test_gradients():
+    a, b = random(4, 3).requires_grad_(), random(4, 3, seed=1).requires_grad_()
+    bias_a, bias_b = random(4, seed=2).requires_grad_(), random(4, seed=3).requires_grad_()
+    labels = torch.tensor([0, 1, 1, 2])
+    assert gradcheck(losses.distillation_kl, (a, b))
+    assert gradcheck(losses.feature_alignment, (a, b))
+    assert gradcheck(losses.category_center_alignment, (a, bias_a, b, bias_b))
+    assert gradcheck(lambda x, y: losses.category_center_contrast(x, y, labels), (a, b))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: losses.distillation_kl(torch.zeros(2, 3), torch.zeros(2, 4)),
+        lambda: losses.distillation_kl(torch.zeros(2, 3), torch.zeros(2, 3), temperature=0),
+        lambda: losses.distillation_kl(torch.zeros(2, 3), torch.zeros(2, 3), temperature=float("nan")),
+        lambda: losses.feature_alignment(torch.zeros(2, 3), torch.zeros(2, 4)),
+        lambda: losses.category_center_alignment(
+            *(torch.zeros(2, 3), torch.zeros(2)), *(torch.zeros(2, 4), torch.zeros(2))
+        ),
+        lambda: losses.category_center_alignment(
+            *(torch.zeros(2, 3), torch.zeros(2)), *(torch.zeros(2, 3), torch.zeros(3))
+        ),
+        lambda: losses.category_center_alignment(torch.zeros(2, 3), None, torch.zeros(2, 3), torch.zeros(2)),
+        lambda: losses.category_center_contrast(torch.zeros(2, 3), torch.zeros(3, 3), torch.zeros(2)),
+        lambda: losses.category_center_contrast(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(3)),
+        lambda: losses.category_center_contrast(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2), temperature=-1),
+        lambda: losses.category_center_contrast(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2), 4, 0),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(call):
+    with pytest.raises(ValueError) as error:
+        call()
+    assert "\n" not in str(error.value)

@@ -1,0 +1,97 @@
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pckd_nb as pckd
+from pckd_nb.models import MODELS
+
+REFERENCE = Path(__file__).parent / "reference"
+LAYOUT = json.loads((REFERENCE / "crd_checkpoint_layout.json").read_text())
+
+
+def reference_state(model) -> dict[str, torch.Tensor]:
+    """The weights behind crd_logits.npz: every entry drawn from a generator seeded by its name."""
+    state = model.state_dict()
+    for name in sorted(state):
+        if name.endswith("num_batches_tracked"):
+            continue
+        random = np.random.RandomState(zlib.crc32(name.encode()) & 0x7FFFFFFF)
+        shape = tuple(state[name].shape)
+        if name.endswith("running_var") or (len(shape) == 1 and name.endswith("weight")):
+            values = random.uniform(0.5, 1.5, shape)
+        elif len(shape) == 1:
+            values = 0.1 * random.randn(*shape)
+        else:
+            values = random.randn(*shape) * np.sqrt(2 / np.prod(shape[1:]))
+        state[name] = torch.tensor(values, dtype=torch.float32)
+    return state
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_are_named_and_shaped_as_the_published_checkpoints(name):
+    state = pckd.create_model(name, num_classes=100).state_dict()
+    assert {key: list(value.shape) for key, value in state.items()} == LAYOUT[name]
+
+
+@pytest.mark.parametrize("name", ["resnet20", "wrn_16_2"])
+def test_logits_are_the_published_networks(name):
+    model = pckd.create_model(name, num_classes=100)
+    model.load_state_dict(reference_state(model))
+    images = torch.tensor(np.random.RandomState(0).randn(4, 3, 32, 32), dtype=torch.float32)
+    with torch.no_grad():
+        logits = model.eval()(images).logits.numpy()
+    with np.load(REFERENCE / "crd_logits.npz") as file:
+        expected = file[name]
+    assert np.abs(logits - expected).max() / np.abs(expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "wrn_16_1", "wrn_40_2"])
+@pytest.mark.parametrize("size, channels, classes", [(8, 1, 2), (28, 1, 10), (33, 4, 7)])
+def test_any_size_channels_and_classes(name, size, channels, classes):
+    model = pckd.create_model(name, num_classes=classes, in_channels=channels)
+    output = model(torch.randn(2, channels, size, size))
+    assert output.logits.shape == (2, classes) and output.features.shape == (2, model.feature_width)
+    assert output.centers is model.fc.weight and output.bias is model.fc.bias
+    assert torch.allclose(output.logits, output.features @ output.centers.T + output.bias, atol=1e-5)
+    assert (output.features >= 0).all()
+
+
+def test_create_model_takes_its_numbers_from_the_data_unless_told(data):
+    model = pckd.create_model("resnet8", data)
+    assert model.num_classes == 3 and model.conv1.in_channels == 1 and model.name == "resnet8"
+    assert pckd.create_model("resnet8", data, num_classes=5).num_classes == 5
+    assert pckd.create_model("resnet8", data, in_channels=2).conv1.in_channels == 2
+
+
+def test_seed_fixes_the_weights_and_nothing_else(data):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, second = (pckd.create_model("resnet8", data, seed=3) for _ in range(2))
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not torch.equal(first.fc.weight, pckd.create_model("resnet8", data, seed=4).fc.weight)
+
+
+def test_unknown_names_and_numbers_are_refused():
+    with pytest.raises(ValueError, match="'resnet21'.*resnet20"):
+        pckd.create_model("resnet21", num_classes=10)
+    with pytest.raises(ValueError, match="wrn_16_1"):
+        pckd.create_model("something else entirely", num_classes=10)
+    with pytest.raises(ValueError, match="num_classes"):
+        pckd.create_model("resnet8")
+    with pytest.raises(ValueError, match="2 classes"):
+        pckd.create_model("resnet8", num_classes=1)
+    with pytest.raises(ValueError, match="1 channel"):
+        pckd.create_model("resnet8", num_classes=2, in_channels=0)
+
+
+def test_output_detach_and_float():
+    x = torch.ones(2, 3, requires_grad=True)
+    output = pckd.Output(x.bfloat16(), x.double(), x, None)
+    assert [value.dtype for value in output.float()[:3]] == [torch.float32, torch.float64, torch.float32]
+    assert not any(value.requires_grad for value in output.detach()[:3]) and output.detach().bias is None

@@ -1,0 +1,95 @@
+"""What an install gives: the same packages from pip and conda, and imports that stay light and point down."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    tomllib = pytest.importorskip("tomli")
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SEVEN = {"torch", "torchvision", "jupyterlab", "matplotlib", "seaborn", "scikit-learn", "ipywidgets"}
+
+
+def requirements(lines) -> dict[str, str]:
+    """Package → version range."""
+    return {(parts := re.match(r"([A-Za-z0-9_-]+)(.*)", line).groups())[0]: parts[1] for line in lines}
+
+
+def test_conda_and_pip_install_the_same():
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    lines = [line for line in conda if isinstance(line, str) and line != "pip"]
+    lines += [line for line in next(part for part in conda if isinstance(part, dict))["pip"] if line != "-e ."]
+    found = requirements(lines)
+    assert found.pop("python") == PROJECT["requires-python"]
+    assert found == requirements(PROJECT["dependencies"])
+    assert SEVEN <= found.keys()
+
+
+def test_everything_the_package_imports_is_declared():
+    names = {"sklearn": "scikit-learn", "PIL": "pillow", "lightning_fabric": "lightning-fabric"}
+    imported = set()
+    for file in (ROOT / "pckd_nb").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add(node.module.split(".")[0])
+    foreign = {names.get(name, name) for name in imported - set(sys.stdlib_module_names) - {"pckd_nb"}}
+    assert foreign <= requirements(PROJECT["dependencies"]).keys()
+
+
+FLOORS = [
+    {"losses", "preview", "views", "shapes"},
+    {"methods", "models", "datasets", "recipes"},
+    {"runs", "evaluation"},
+    {"recording"},
+    {"training", "analysis"},
+    {"figures"},
+    {"cli", "demo", "__main__", "__init__"},
+]
+
+
+def test_imports_only_point_down():
+    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
+    for file in (ROOT / "pckd_nb").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("pckd_nb")):
+                module = (node.module or "").removeprefix("pckd_nb").strip(".")
+                below = [module.split(".")[0]] if module else [alias.name for alias in node.names]
+                for name in below:
+                    higher = floor.get(name, -1) > floor[file.stem]
+                    assert not higher, f"{file.name} imports {name}, which stands above it"
+
+
+def test_the_papers_equations_import_nothing_but_torch():
+    for name in ("losses", "preview"):
+        tree = ast.parse((ROOT / "pckd_nb" / f"{name}.py").read_text())
+        modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert {module.split(".")[0] for module in modules} <= {"torch", "collections"}
+
+
+def test_importing_the_package_loads_no_plotting_and_no_notebook_machinery():
+    heavy = ["matplotlib.pyplot", "seaborn", "sklearn", "nbconvert", "IPython"]
+    code = f"import sys, pckd_nb; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names_are_there():
+    import pckd_nb
+
+    for name in pckd_nb.__all__:
+        assert getattr(pckd_nb, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = pckd_nb.nonsense
+    assert pckd_nb.__version__ == PROJECT["version"]

@@ -1,0 +1,42 @@
+import pytest
+
+from pckd_nb.recipes import RECIPES, Recipe, get_recipe
+
+
+def test_the_papers_recipe():
+    recipe = get_recipe("cifar100_paper")
+    assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.momentum, recipe.weight_decay) == (
+        240,
+        64,
+        0.05,
+        0.9,
+        5e-4,
+    )
+    rates = [recipe.lr_at(epoch) for epoch in (1, 150, 151, 180, 181, 210, 211, 240)]
+    assert rates == pytest.approx([5e-2, 5e-2, 5e-3, 5e-3, 5e-4, 5e-4, 5e-5, 5e-5])
+    assert recipe.method_settings() == {}
+
+
+@pytest.mark.parametrize("epochs", [1, 5, 15, 240])
+def test_a_short_recipe_keeps_the_end_of_the_schedule(epochs):
+    settings = get_recipe("classroom", epochs=epochs).method_settings()
+    assert settings["epsilon"] ** epochs == pytest.approx(1.005**240)
+    assert settings["beta_cc"] == RECIPES["classroom"].method["beta_cc"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"epochs": 0}, {"epochs": 1.5}, {"batch_size": 0}, {"lr": 0}, {"lr": -1}, {"lr": float("nan")}, {"lr_decay": 0}]
+    + [{"momentum": 1}, {"momentum": -0.1}, {"weight_decay": -1}, {"weight_decay": float("inf")}, {"colour": "red"}]
+    + [{"final_threshold": 0}],
+)
+def test_impossible_recipes_are_refused(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        get_recipe("classroom", **change)
+
+
+def test_names():
+    with pytest.raises(ValueError, match=r"'class'.*classroom"):
+        get_recipe("class")
+    mine = Recipe("mine", epochs=3)
+    assert get_recipe(mine) == mine and get_recipe(mine, epochs=4).epochs == 4

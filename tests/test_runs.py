@@ -1,0 +1,155 @@
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+
+import pckd_nb as pckd
+from pckd_nb import runs
+
+
+@pytest.fixture
+def run(data, recipe, tmp_path):
+    student, teacher = pckd.create_model("resnet8", data, seed=2), pckd.create_model("resnet14", data, seed=1)
+    return pckd.distill(student, teacher, data, pckd.PCKD(), recipe, out=tmp_path / "run", progress=False)
+
+
+def test_a_folder_gives_back_what_was_saved(run, data):
+    loaded = pckd.load_run(run.path)
+    assert loaded.settings == json.loads(json.dumps(run.settings))
+    assert loaded.history.equals(run.history) and loaded.timing.equals(run.timing)
+    for name in ("cross_entropy", "difficulty", "labels", "ground_truth"):
+        assert np.array_equal(getattr(loaded, name), getattr(run, name))
+    for ours, theirs in ((loaded.student_state, run.student_state), (loaded.method_state, run.method_state)):
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert loaded.method_state.keys() >= {"projector.0.weight", "embed_student.weight"}
+    assert loaded.title == "PCKD resnet8" and loaded.finished and loaded.seconds > 0
+    assert loaded.accuracy == pckd.evaluate(loaded.model(), data).top1
+    assert loaded.parameters == sum(parameter.numel() for parameter in loaded.model().parameters())
+
+
+def test_a_folder_holds_what_the_documentation_says(run):
+    documented = {
+        "run.json",
+        "history.csv",
+        "timing.csv",
+        "samples.npz",
+        "student.safetensors",
+        "gallery.npz",
+        "embedding.npz",
+    }
+    assert {file.name for file in run.path.iterdir()} == documented
+    assert all(name in runs.__doc__ for name in documented)
+
+
+def test_gallery_goes_from_easy_to_hard(run, data):
+    gallery = pckd.load_run(run.path).gallery
+    assert (np.diff(gallery["difficulty"].astype(float)) >= 0).all() and len(gallery["index"]) == 48
+    assert np.array_equal(gallery["images"], data.train.images[gallery["index"]])
+    assert np.array_equal(gallery["difficulty"], run.difficulty[-1][gallery["index"]])
+
+
+def test_embedding_is_of_the_test_images(run, data):
+    embedding = pckd.load_run(run.path).embedding
+    predictions = pckd.predict(run.model(), data)
+    assert np.array_equal(embedding["features"], predictions.features.half())
+    assert np.array_equal(embedding["labels"], data.test.labels)
+    assert np.array_equal(embedding["predictions"], predictions.logits.argmax(1))
+    assert np.array_equal(embedding["centers"], run.student_state["fc.weight"].half())
+
+
+def test_summary_has_a_row_for_every_run(run):
+    table = runs.summary([run, run])
+    assert table["method"].tolist() == ["PCKD", "PCKD"] and table["top-1 %"].tolist() == [run.accuracy] * 2
+    assert table["parameters"].tolist() == [run.parameters] * 2 and table["epochs"].tolist() == [2, 2]
+
+
+def test_what_is_no_run_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        pckd.load_run(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"no run\.json"):
+        pckd.load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, content, error",
+    [("run.json", b"{", "damaged"), ("run.json", b"[]", "damaged"), ("run.json", b'{"format": 99}', "format 99")]
+    + [("student.safetensors", b"<html>", "damaged"), ("samples.npz", b"PK\x03\x04", "damaged")]
+    + [("history.csv", b"", "damaged"), ("history.csv", None, "history.csv is missing")],
+)
+def test_damaged_files_give_one_line(name, content, error, run):
+    if content is None:
+        (run.path / name).unlink()
+    else:
+        (run.path / name).write_bytes(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=error) as caught:
+        pckd.load_run(run.path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pickle_in_an_array_file_is_not_opened(run):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(run.path / "opened"),))
+
+    np.savez(run.path / "samples.npz", cross_entropy=np.array([Evil()], dtype=object))
+    with pytest.raises(ValueError, match="damaged"):
+        pckd.load_run(run.path)
+    assert not (run.path / "opened").exists()
+
+
+def test_weights_of_another_network_are_named(run):
+    run.settings["model"]["name"] = "resnet14"
+    with pytest.raises(ValueError, match=r"another network, 'layer1\.1\.conv1\.weight' is missing"):
+        run.model()
+    run.settings["model"].update(name="resnet8", num_classes=5)
+    with pytest.raises(ValueError, match=r"'fc\.weight' has shape \(3, 64\) instead of \(5, 64\)"):
+        run.model()
+    run.settings["model"].update(num_classes=3)
+    run.student_state["extra"] = torch.zeros(1)
+    with pytest.raises(ValueError, match="'extra' has no place"):
+        run.model()
+    run.settings["model"]["name"] = None
+    with pytest.raises(ValueError, match="your own"):
+        run.model()
+
+
+def test_prepare(run, tmp_path):
+    def refused(error, match, folder, **flags):
+        with pytest.raises(error, match=match):
+            runs.prepare(folder, **{"resume": False, "overwrite": False, **flags})
+
+    refused(FileExistsError, "--resume.*--overwrite", run.path)
+    assert runs.prepare(run.path, resume=True, overwrite=False) == run.path
+    assert runs.prepare(run.path, resume=False, overwrite=True) == run.path
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.jpg").write_bytes(b"")
+    for flags in ({}, {"resume": True}, {"overwrite": True}):
+        refused(FileExistsError, "not a run", tmp_path / "photos", **flags)
+    (tmp_path / "file").write_text("")
+    refused(NotADirectoryError, "is a file", tmp_path / "file")
+    refused(NotADirectoryError, "is a file", tmp_path / "file" / "run")
+    assert runs.prepare(tmp_path / "new" / "run", resume=False, overwrite=False) == tmp_path / "new" / "run"
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_failed_write_keeps_what_was_there(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("before")
+
+    def fails(temporary):
+        temporary.write_text("half")
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError):
+        runs.write(file, fails)
+    assert file.read_text() == "before" and list(tmp_path.iterdir()) == [file]
+
+
+def test_fingerprint_changes_with_any_name_or_weight():
+    state = {"a": torch.zeros(3), "b": torch.ones(2)}
+    known = runs.fingerprint(state)
+    assert known == runs.fingerprint({"b": torch.ones(2), "a": torch.zeros(3)}) and len(known) == 16
+    assert known != runs.fingerprint({"a": torch.zeros(3), "c": torch.ones(2)})
+    assert known != runs.fingerprint({"a": torch.tensor([0, 0, 1e-30]), "b": torch.ones(2)})

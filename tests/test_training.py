@@ -1,0 +1,313 @@
+import dataclasses
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+import pckd_nb as pckd
+from pckd_nb import recording, training, views
+from pckd_nb.methods import KD, PCKD, Supervised, Terms
+
+from .conftest import make_data, with_images
+
+QUIET = {"progress": False, "precision": "32-true"}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def assert_same_run(a: pckd.Run, b: pckd.Run) -> None:
+    assert same(a.student_state, b.student_state) and same(a.method_state, b.method_state)
+    assert a.history.equals(b.history)
+    assert np.array_equal(a.cross_entropy, b.cross_entropy) and np.array_equal(a.difficulty, b.difficulty)
+
+
+def fresh(data, method="pckd"):
+    return pckd.create_model("resnet8", data, seed=2), pckd.create_model("resnet14", data, seed=1)
+
+
+def test_it_learns(data, student):
+    run = pckd.fit(student, data, pckd.get_recipe("classroom", epochs=6, batch_size=8), **QUIET)
+    assert run.accuracy >= 90 and run.accuracy == pckd.evaluate(student, data, precision="32-true").top1
+    assert run.history["cross_entropy"].iloc[-1] < run.history["cross_entropy"].iloc[0] / 2
+
+
+@pytest.mark.parametrize("method", [Supervised(), KD(), PCKD()])
+def test_a_seed_fixes_every_bit(method, data, recipe):
+    first, again = (pckd.distill(*fresh(data), data, method, recipe, **QUIET) for _ in range(2))
+    assert_same_run(first, again)
+    other = pckd.distill(*fresh(data), data, method, recipe, seed=1, **QUIET)
+    assert not same(first.student_state, other.student_state)
+
+
+def test_the_default_precision_is_repeatable_too(data, recipe):
+    runs = [pckd.distill(*fresh(data), data, PCKD(), recipe, progress=False) for _ in range(2)]
+    assert_same_run(*runs)
+
+
+def test_neither_teacher_nor_method_nor_callers_random_numbers_are_touched(data, student, teacher, recipe):
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    method = PCKD()
+    state = torch.get_rng_state()
+    pckd.distill(student, teacher, data, method, recipe, **QUIET)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert same(before, teacher.state_dict())
+    assert not list(method.parameters()) and method.beta_cc == 0.05
+
+
+@pytest.mark.parametrize("method", [Supervised(), KD(), PCKD()])
+def test_every_method_records_every_sample_at_every_epoch(method, data, recipe):
+    run = pckd.distill(*fresh(data), data, method, recipe, **QUIET)
+    assert run.cross_entropy.shape == run.difficulty.shape == (2, 48)
+    assert run.cross_entropy.dtype == np.float16 and np.isfinite(run.cross_entropy).all()
+    # γ averages to 1 in every batch; three batches of 16.
+    assert run.difficulty.astype(float).mean(1) == pytest.approx([1, 1], abs=2e-3)
+    assert run.cross_entropy.astype(float).mean(1) == pytest.approx(run.history["cross_entropy"].to_numpy(), rel=2e-3)
+    assert np.array_equal(run.labels, data.train.labels) and run.ground_truth.shape == (48,)
+
+
+def test_records_are_kept_by_dataset_index():
+    books = recording.Recorder.empty(2, 5, torch.device("cpu"))
+    values = torch.tensor([3.0, 4.0])
+    terms = Terms(torch.tensor(1.0), {"cross_entropy": torch.tensor(1.0)}, values, values * 2, torch.tensor([1.0, 0.5]))
+    books.note(torch.tensor([4, 1]), torch.tensor([True, False]), terms)
+    assert books.cross_entropy[0].nan_to_num(-1).tolist() == [-1, 4, -1, -1, 3]
+    assert books.difficulty[0].nan_to_num(-1).tolist() == [-1, 8, -1, -1, 6]
+    assert dict(zip(books.columns, books.log[0].tolist(), strict=True)) == {
+        "total": 1, "cross_entropy": 1, "train_top1": 50, "mean_weight": 0.75, "full_weight_share": 0.5,
+    }  # fmt: skip
+
+
+def test_epoch_means_count_images_not_batches():
+    books = recording.Recorder.empty(1, 3, torch.device("cpu"))
+    for index, value in (([0, 1], 1.0), ([2], 4.0)):
+        some = torch.full((len(index),), value)
+        terms = Terms(torch.tensor(value), {"cross_entropy": torch.tensor(value)}, some, some, some)
+        books.note(torch.tensor(index), torch.ones(len(index), dtype=torch.bool), terms)
+    books.end_epoch(0.1, 2.0, {"test_top1": 50.0}, 0.0)
+    assert books.history == [
+        {"epoch": 1, "lr": 0.1, "threshold": 2.0, "total": 2.0, "cross_entropy": 2.0, "train_top1": 100.0,
+         "mean_weight": 2.0, "full_weight_share": pytest.approx(2 / 3), "test_top1": 50.0}
+    ]  # fmt: skip
+
+
+def test_the_student_is_trained_on_the_views_the_method_asks_for(data, student, recipe, monkeypatch):
+    seen = []
+    rotate = views.rotate
+    monkeypatch.setattr(views, "rotate", lambda images, count: seen.append(count) or rotate(images, count))
+    teacher = pckd.create_model("resnet14", data, seed=1)
+    for method, expected in ((KD(), 1), (PCKD(), 4), (PCKD(views=2), 2)):
+        pckd.distill(student, teacher, data, method, recipe, **QUIET)
+        assert set(seen) == {expected}
+        seen.clear()
+    digits = dataclasses.replace(data, default_views=1)
+    pckd.distill(student, teacher, digits, PCKD(), recipe, **QUIET)
+    assert set(seen) == {1}
+
+
+def test_run_json_tells_what_was_resolved(data, student, teacher, recipe, tmp_path):
+    teacher_run = pckd.fit(teacher, data, recipe, out=tmp_path / "teacher", **QUIET)
+    run = pckd.distill(student, teacher_run, data, PCKD(beta_fa=5), recipe, out=tmp_path / "deep" / "pckd", **QUIET)
+    about = pckd.load_run(run.path).settings
+    assert about["method"]["settings"]["beta_fa"] == {"value": 5, "from": "argument"}
+    assert about["method"]["settings"]["beta_cc"]["from"] == "recipe"
+    assert about["method"]["settings"]["beta_kd"] == {"value": 1, "from": "default"}
+    assert about["teacher"]["run"] == "../../teacher"
+    assert about["teacher"]["fingerprint"] == pckd.runs.fingerprint(teacher_run.student_state)
+    assert about["data"]["fingerprint"] == data.fingerprint and about["status"] == "finished"
+    assert about["recipe"]["epochs"] == 2 and about["seed"] == 0 and "torch" in about["versions"]
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+class Killed(BaseException):
+    pass
+
+
+def die():
+    raise Killed
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 6, 7, 8])
+def test_an_interrupted_run_is_usable_and_resumes_to_the_same_bits(step, data, tmp_path, monkeypatch):
+    """Three steps an epoch, three epochs: in the middle of the first, at the end of one, in the last."""
+    recipe = pckd.get_recipe("classroom", epochs=3, batch_size=16)
+    whole = pckd.distill(*fresh(data), data, PCKD(), recipe, out=tmp_path / "whole", **QUIET)
+    forward, calls = PCKD.forward, []
+
+    def counted(self, *arguments):
+        calls.append(1)
+        if len(calls) == step:
+            interrupt()
+        return forward(self, *arguments)
+
+    monkeypatch.setattr(PCKD, "forward", counted)
+    student, teacher = fresh(data)
+    cut = pckd.distill(student, teacher, data, PCKD(), recipe, out=tmp_path / "cut", **QUIET)
+    assert len(calls) == step and not cut.finished and len(cut.history) == step // 3
+    loaded = pckd.load_run(tmp_path / "cut")
+    assert loaded.settings["status"] == "interrupted" and same(loaded.student_state, cut.student_state)
+    assert pckd.evaluate(loaded.model(), data).top1 >= 0
+    resumed = pckd.distill(*fresh(data), data, PCKD(), recipe, out=tmp_path / "cut", resume=True, **QUIET)
+    assert resumed.finished
+    assert_same_run(resumed, whole)
+    assert not (tmp_path / "cut" / "checkpoint.pt").exists()
+    for name in ("history.csv", "student.safetensors"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_killed_run_resumes_from_its_last_save(data, tmp_path, monkeypatch):
+    recipe = pckd.get_recipe("classroom", epochs=3, batch_size=16)
+    whole = pckd.distill(*fresh(data), data, PCKD(), recipe, **QUIET)
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", -1)  # save at every epoch
+    forward, calls = PCKD.forward, []
+
+    def dies(self, *arguments):
+        calls.append(1)
+        if len(calls) == 5:
+            die()
+        return forward(self, *arguments)
+
+    monkeypatch.setattr(PCKD, "forward", dies)
+    with pytest.raises(Killed):
+        pckd.distill(*fresh(data), data, PCKD(), recipe, out=tmp_path / "run", **QUIET)
+    assert pckd.load_run(tmp_path / "run").settings["status"] == "running"
+    resumed = pckd.distill(*fresh(data), data, PCKD(), recipe, out=tmp_path / "run", resume=True, **QUIET)
+    assert_same_run(resumed, whole)
+
+
+def test_a_run_that_dies_before_its_first_save_leaves_nothing(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(PCKD, "forward", lambda *_: die())
+    with pytest.raises(Killed):
+        pckd.distill(*fresh(data), data, PCKD(), out=tmp_path / "run", **QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_second_interrupt_stops_at_once():
+    previous = signal.getsignal(signal.SIGINT)
+    with training.interruptible() as asked:
+        interrupt()
+        assert asked.requested
+        with pytest.raises(KeyboardInterrupt):
+            interrupt()
+    assert signal.getsignal(signal.SIGINT) is previous
+
+
+def test_resume_starts_what_is_not_there_and_returns_what_is_finished(data, recipe, tmp_path):
+    first = pckd.distill(*fresh(data), data, KD(), recipe, out=tmp_path / "run", resume=True, **QUIET)
+    student, teacher = fresh(data)
+    again = pckd.distill(student, teacher, data, KD(), recipe, out=tmp_path / "run", resume=True, **QUIET)
+    assert_same_run(first, again)
+    assert same(student.state_dict(), first.student_state)
+
+
+def test_resume_on_a_folder_without_a_checkpoint_starts_over(data, recipe, tmp_path):
+    whole = pckd.distill(*fresh(data), data, KD(), recipe, out=tmp_path / "run", **QUIET)
+    about = {**whole.settings, "status": "running"}
+    pckd.runs.write_settings(tmp_path / "run", about)
+    again = pckd.distill(*fresh(data), data, KD(), recipe, out=tmp_path / "run", resume=True, **QUIET)
+    assert again.finished
+    assert_same_run(again, whole)
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"seed": 1}, "seed 0, not 1"),
+        ({"method": KD(beta_kd=2)}, "beta_kd 1.0, not 2"),
+        ({"method": PCKD()}, "method KD"),
+    ]
+    + [({"epochs": 3}, "epochs 2, not 3"), ({"lr": 0.01}, "lr 0.05, not 0.01")],
+)
+def test_resume_refuses_another_run(change, named, data, recipe, tmp_path):
+    pckd.distill(*fresh(data), data, KD(), recipe, out=tmp_path / "run", **QUIET)
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    fields = {name: value for name, value in change.items() if name in ("epochs", "lr")}
+    options = {"seed": change.get("seed", 0), "out": tmp_path / "run", "resume": True, **QUIET}
+    with pytest.raises(ValueError, match=named):
+        pckd.distill(*fresh(data), data, change.get("method", KD()), dataclasses.replace(recipe, **fields), **options)
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_named(data, tmp_path, monkeypatch):
+    recipe = pckd.get_recipe("classroom", epochs=2, batch_size=16)
+    whole = pckd.distill(*fresh(data), data, KD(), recipe, out=tmp_path / "run", **QUIET)
+    pckd.runs.write_settings(tmp_path / "run", {**whole.settings, "status": "running"})
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match=r"checkpoint\.pt"):
+        pckd.distill(*fresh(data), data, KD(), recipe, out=tmp_path / "run", resume=True, **QUIET)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_term(data, student, tmp_path):
+    recipe = pckd.get_recipe("classroom", epochs=2, batch_size=16, lr=1e30)
+    with pytest.raises(FloatingPointError, match="cross_entropy is not finite in epoch 1, step 2"):
+        pckd.fit(student, data, recipe, out=tmp_path / "run", **QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_left_out_terms_are_said(data, recipe):
+    student, teacher = pckd.create_model("resnet8", data), pckd.create_model("wrn_16_2", data)
+    with pytest.warns(UserWarning, match="category_center_alignment is left out.*64.*128"):
+        run = pckd.distill(student, teacher, data, PCKD(), recipe, **QUIET)
+    assert "category_center_alignment" in run.settings["method"]["left_out"]
+    assert "category_center_alignment" not in run.history
+
+
+def test_what_can_not_be_trained_is_refused_before_anything_is_made(data, student, teacher, recipe, tmp_path):
+    def refused(match, *arguments, **options):
+        with pytest.raises(ValueError, match=match) as error:
+            pckd.distill(*arguments, out=tmp_path / "run", **{**QUIET, **options})
+        assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+    refused("needs a teacher", student, None, data, KD(), recipe)
+    refused("BatchNorm", student, teacher, data, KD(), dataclasses.replace(recipe, batch_size=1))
+    refused("BatchNorm", student, teacher, with_images(data, 1), KD(), recipe)
+    refused("student knows 5 classes", pckd.create_model("resnet8", data, num_classes=5), teacher, data, KD(), recipe)
+    refused("teacher knows 5 classes", student, pckd.create_model("resnet8", data, num_classes=5), data, KD(), recipe)
+    refused("student can't take", pckd.create_model("resnet8", data, in_channels=3), teacher, data, KD(), recipe)
+    refused("seed", student, teacher, data, KD(), recipe, seed=-1)
+    refused("seed", student, teacher, data, KD(), recipe, seed=1.5)
+    refused("precision 'half'", student, teacher, data, KD(), recipe, precision="half")
+    refused("accelerator", student, teacher, data, KD(), recipe, accelerator="abacus")
+    refused("unknown recipe", student, teacher, data, KD(), "no recipe")
+    refused("exclude", student, teacher, data, KD(), recipe, resume=True, overwrite=True)
+    oblong = dataclasses.replace(
+        data, train=dataclasses.replace(data.train, images=data.train.images[:, :, :4]),
+        test=dataclasses.replace(data.test, images=data.test.images[:, :, :4]),
+    )  # fmt: skip
+    refused("square", student, teacher, oblong, PCKD(), recipe)
+
+
+def test_evaluate_counts_by_hand(data):
+    class Constant(pckd.models.Classifier):
+        def __init__(self):
+            super().__init__()
+            self.fc = torch.nn.Linear(1, 3)
+            torch.nn.init.zeros_(self.fc.weight)
+            self.fc.bias.data = torch.tensor([0.0, 1.0, -1.0])
+
+        def features(self, x):
+            return x.mean((1, 2, 3))[:, None]
+
+    scores = pckd.evaluate(Constant(), data)
+    assert scores.top1 == pytest.approx(100 / 3) and scores.top5 == 100
+    logs = torch.log_softmax(torch.tensor([0.0, 1.0, -1.0]), 0)
+    assert scores.cross_entropy == pytest.approx(-logs.mean().item(), rel=1e-3)
+
+
+def test_evaluate_leaves_the_networks_mode_alone(data, student):
+    student.train()
+    pckd.evaluate(student, data)
+    assert student.training
+
+
+def test_top5_is_not_top1():
+    data = make_data(train=20, test=20, classes=10)
+    student = pckd.create_model("resnet8", data, seed=0)
+    scores = pckd.evaluate(student, data)
+    assert scores.top5 >= scores.top1 and scores.top5 < 100
