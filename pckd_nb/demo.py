@@ -166,7 +166,7 @@ def execute(notebook: Path, runs_folder: str | Path | None = None) -> NotebookNo
         client.execute(env=environment)
     except CellExecutionError as error:
         raise RuntimeError(f"a cell of {notebook.name} failed: {error.ename}: {error.evalue}") from error
-    except DeadKernelError as error:  # what nbclient makes of Ctrl-C
+    except (DeadKernelError, AssertionError) as error:  # what nbclient makes of Ctrl-C, whose kernel is gone then
         raise KeyboardInterrupt from error
     for cell in book.cells:
         cell.metadata.pop("execution", None)  # when it ran

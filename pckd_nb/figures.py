@@ -39,8 +39,8 @@ TERMS = {
     "cross_entropy": ("cross-entropy", "L_CE (nats)"),
     "distillation_kl": ("distillation of logits", "mean v·L_KD (T² · nats)"),
     "feature_alignment": ("feature alignment", "L_FA (2 − 2·cosine)"),
-    "category_center_alignment": ("category center alignment", "L_CA (mean squared diff.)"),
-    "category_center_contrast": ("category center contrast", "mean v·L_CC (τ/τ₀ · nats)"),
+    "category_center_alignment": ("center alignment", "L_CA (mean square)"),
+    "category_center_contrast": ("center contrast", "mean v·L_CC (τ/τ₀ · nats)"),
 }
 NO_TERMS = {"epoch", "lr", "threshold", "mean_weight", "full_weight_share", "train_top1"}
 
@@ -49,7 +49,7 @@ def style() -> AbstractContextManager[None]:
     """matplotlib settings of every figure here, for the length of a `with` block."""
     return mpl.rc_context(
         {
-            "figure.dpi": 100,  # at most 960 pixels wide: as wide as a notebook shows them
+            "figure.dpi": 90,  # 864 pixels at most: what a notebook shows without scaling
             "savefig.dpi": 160,
             "figure.facecolor": "white",
             "axes.facecolor": "white",
@@ -96,7 +96,7 @@ def caption(runs: Run | Sequence[Run]) -> str:
     seeds = sorted({about["seed"] for about in abouts})
     epochs = sorted({len(run.history) for run in runs})
     return (
-        f"{data}; {of_all(epochs, ' or ')} epoch{'' if epochs == [1] else 's'}; seed{'s' if len(seeds) > 1 else ''} {of_all(seeds)}; "
+        f"{data}; {of_all(epochs, ' or ')} epoch{'s' * (epochs != [1])}; seed{'s' * (len(seeds) > 1)} {of_all(seeds)}; "
         f"{of_all(about['hardware'] for about in abouts)}. "
         f"Networks {of_all(fingerprint(run.student_state)[:8] for run in runs)}."
     )
@@ -113,7 +113,8 @@ def learning_curves(runs: Run | Sequence[Run]) -> Figure:
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
     with _canvas(runs, 2.4 * columns, 2.2 * rows + 0.7) as figure:
-        axes = figure.subplots(rows, columns, squeeze=False).flat
+        figure.get_layout_engine().set(h_pad=0.08)
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for ax, name in zip(axes, panels, strict=False):
             for line, run in zip(_lines(runs), runs, strict=True):
                 if name in run.history:
@@ -125,7 +126,7 @@ def learning_curves(runs: Run | Sequence[Run]) -> Figure:
                 title, label = TERMS.get(name, (name, "loss"))
                 ax.set(title=title, ylabel=label)
             _epochs(ax)
-        for ax in list(axes)[len(panels) :]:
+        for ax in axes[len(panels) :]:
             ax.remove()
         _legend(figure, runs)
     return figure
@@ -217,7 +218,7 @@ def preview_weights(run: Run) -> Figure:
             ce = run.cross_entropy[row].astype(np.float32)
             weights = preview.STRATEGIES[name](torch.from_numpy(ce), torch.from_numpy(gamma), limit).numpy()
             below.plot(gamma.clip(0, right), weights, ".", color=color, markersize=3, alpha=0.5, rasterized=True)
-            below.set(title=f"epoch {epoch}: weight v of every image", ylabel="v", ylim=(-0.03, 1.06))
+            below.set(title=f"epoch {epoch}: weights v", ylabel="v", ylim=(-0.03, 1.06))
             for ax in (above, below):
                 ax.axvline(limit, color=INK, linewidth=1, linestyle=":")
                 ax.set(xlim=(0, right), xlabel="γ")
@@ -268,7 +269,7 @@ def feature_map(runs: Run | Sequence[Run], classes: Sequence[int] | None = None,
         star = Line2D([], [], marker="*", linestyle="", color="white", markeredgecolor="black", markersize=12)
         star.set_label("category center")
         figure.legend(handles=[*marks, star], loc="outside right upper", handletextpad=0.2)
-        figure.suptitle("Features of test images and category centers, t-SNE", x=0.01, ha="left", fontweight="bold")
+        figure.suptitle("t-SNE of features and centers", x=0.01, ha="left", fontweight="bold")
     return figure
 
 

@@ -1,7 +1,7 @@
 """shapes100: small pictures whose difficulty is known, drawn from a seed and nothing else.
 
-100 categories = 10 shapes × 10 fill patterns, 32×32 RGB like CIFAR-100. An object may be turned by any angle,
-so a rotated view keeps its label. Colours carry no information about the label.
+100 categories = 10 shapes × 10 fill patterns, 32×32 RGB like CIFAR-100. Objects stand
+upright, give or take half a radian, but no label depends on an angle: a rotated view keeps it. Nor on a hue.
 
 A shape is a signed distance function: negative inside, in units of the object's radius. A pattern says how
 much of the second colour a point of the object has. Both are formulas on a grid of coordinates, evaluated for
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 SIZE = 32
-VERSION = 2  # part of the cache's file name: raise it whenever the pixels change
+VERSION = 3  # part of the cache's file name: raise it whenever the pixels change
 CHUNK = 256  # images drawn at once: small enough to stay in the processor's cache
 
 SHAPES = ("circle", "triangle", "square", "star", "cross", "heart", "crescent", "drop", "flower", "arrow")
@@ -76,19 +76,21 @@ def _random_scene(rng: np.random.Generator, labels: np.ndarray, severity: np.nda
         return rng.uniform(low, high, (n, *shape)).astype(np.float32)
 
     radius = 13 - 4 * smallness
-    # One of background and the two colours of the object is dark, one medium, one light: always told apart.
-    lightness = rng.permuted(np.tile([0.16, 0.5, 0.86], (n, 1)), axis=1) + uniform(-0.07, 0.07, 3)
+    # A dark ground, and an object of a medium and a light colour in either order: always told apart.
+    lightness = np.tile([0.5, 0.9, 0.17], (n, 1))
+    lightness[:, :2] = rng.permuted(lightness[:, :2], axis=1)
+    lightness += uniform(-0.07, 0.07, 3)
     hue = uniform(0, 2 * np.pi, 3)
     around = uniform(0, 2 * np.pi, 2)
     return {
         "label": labels,
         "radius": radius,
         "center": (15.5 - radius)[:, None] * uniform(-0.8, 0.8, 2) + (SIZE - 1) / 2,
-        "turn": uniform(0, 2 * np.pi),
+        "turn": uniform(-0.5, 0.5),
         "opacity": 1 - 0.42 * lost_contrast,
         "noise": (0.015 + 0.085 * noise)[:, None],
         # the pattern: its own direction, period and place; the waves are for marble
-        "pattern_turn": uniform(0, 2 * np.pi),
+        "pattern_turn": uniform(-0.5, 0.5),
         "period": uniform(0.62, 0.78),
         "phase": uniform(0, 2 * np.pi, 2),
         "waves": _polar(uniform(6, 9, 5), uniform(0, 2 * np.pi, 5)),
@@ -148,7 +150,7 @@ def _draw(scene: Scene) -> np.ndarray:
         _tint(picture, _inside(distance), scene["pebble_colour"][:, k])
 
     x, y = place(scene["center"])
-    x, y = x / radius, y / radius
+    x, y = x / radius, -y / radius  # up is positive
     distance, mix = _object(scene, *_rotate(x, y, scene["turn"]))
     colour = _lerp(scene["first"][:, :, None, None], scene["second"][:, :, None, None], mix[:, None])
     coverage = _inside(distance * radius) * _wide(scene["opacity"])

@@ -1,0 +1,68 @@
+"""The notebooks as they are stored, and executed from scratch."""
+
+import shutil
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from pckd_nb import demo
+
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+SECONDS = 120
+
+every_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code_cells(book):
+    return [cell for cell in book.cells if cell.cell_type == "code"]
+
+
+def test_there_are_notebooks():
+    assert demo.NOTEBOOK in NOTEBOOKS
+
+
+@every_notebook
+def test_it_is_stored_with_its_outputs(notebook):
+    book = nbformat.read(notebook, as_version=4)
+    nbformat.validate(book)
+    cells = code_cells(book)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+
+
+@every_notebook
+def test_it_is_small_and_says_nothing_of_the_machine_it_ran_on(notebook):
+    text = notebook.read_text(encoding="utf-8")
+    assert len(text) < 1.5e6
+    for path in (str(Path.home()), str(demo.REPOSITORY), "site-packages"):
+        assert path == "/" or path not in text
+    book = nbformat.reads(text, as_version=4)
+    assert book.metadata.kernelspec.name == "python3"
+    assert not any(cell.metadata.get("execution") for cell in book.cells)
+
+
+@every_notebook
+def test_it_opens_with_what_it_teaches_and_how_long_it_takes(notebook):
+    first = nbformat.read(notebook, as_version=4).cells[0]
+    assert first.cell_type == "markdown" and first.source.startswith("# ")
+    for words in ("What you learn", "What you need", "How long it takes"):
+        assert words in first.source
+
+
+@pytest.mark.slow
+@every_notebook
+def test_it_runs_from_scratch(notebook, tmp_path, monkeypatch):
+    monkeypatch.setenv("PCKD_RUNS", str(tmp_path / "none"))  # no demo runs: it has to train its own
+    monkeypatch.setenv("PCKD_DATA", str(tmp_path / "data"))
+    copy = Path(shutil.copy(notebook, tmp_path))
+    started = time.monotonic()
+    book = demo.execute(copy)
+    assert time.monotonic() - started < SECONDS
+    outputs = [output for cell in code_cells(book) for output in cell.outputs]
+    assert any("digits" in output.get("text", "") for output in outputs)
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert {path.name for path in tmp_path.iterdir()} == {copy.name}  # it leaves nothing behind

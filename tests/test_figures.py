@@ -1,0 +1,194 @@
+import dataclasses
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+import pckd_nb as pckd
+from pckd_nb import figures
+
+from .conftest import make_data
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """A teacher and three students, two epochs on tiny images of known difficulty."""
+    data = make_data(train=60, test=30)
+    recipe = pckd.get_recipe("classroom", epochs=2, batch_size=20)
+    teacher = pckd.fit(pckd.create_model("resnet14", data, seed=0), data, recipe, progress=False)
+    methods = pckd.Supervised(), pckd.KD(), pckd.PCKD()
+    return [teacher] + [
+        pckd.distill(pckd.create_model("resnet8", data, seed=0), teacher, data, method, recipe, progress=False)
+        for method in methods
+    ]
+
+
+def draw_all(runs):
+    return {
+        "learning_curves": figures.learning_curves(runs),
+        "accuracy": figures.accuracy(runs),
+        "difficulty_gallery": figures.difficulty_gallery(runs[3]),
+        "preview_weights": figures.preview_weights(runs[3]),
+        "feature_map": figures.feature_map(runs),
+        "difficulty_against_truth": figures.difficulty_against_truth(runs[3]),
+    }
+
+
+@pytest.fixture(scope="module")
+def drawn(runs):
+    return draw_all(runs)
+
+
+def texts(figure):
+    found = figure.findobj(mpl.text.Text)
+    return [text.get_text() for text in found if text.get_text()]
+
+
+def with_history(run, **columns):
+    return dataclasses.replace(run, history=run.history.assign(**columns))
+
+
+def test_every_figure_is_drawn_and_none_of_its_texts_is_cut(drawn):
+    for name, figure in drawn.items():
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        written = [text for ax in figure.axes for text in (ax._left_title, ax.xaxis.label, ax.yaxis.label, *ax.texts)]
+        for text in (*figure.texts, figure._supxlabel, *figure.legends, *written):
+            box, page = text.get_window_extent(canvas.get_renderer()), figure.bbox
+            if box.width > 1:
+                assert page.x0 - 1 <= box.x0 and box.x1 <= page.x1 + 1, f"{name}: {text}"
+                assert page.y0 - 1 <= box.y0 and box.y1 <= page.y1 + 1, f"{name}: {text}"
+
+
+def test_nothing_leaks_into_pyplot_or_its_settings(runs):
+    before = dict(mpl.rcParams)
+    figures.accuracy(runs)
+    assert plt.get_fignums() == []
+    assert dict(mpl.rcParams) == before
+
+
+def test_every_figure_tells_data_seed_and_networks(drawn, runs):
+    for figure in drawn.values():
+        written = " ".join(texts(figure)).replace("\n", " ")
+        assert "tiny, 60 training and 30 test images of 8×8 pixels; 2 epochs; seed 0" in written
+        assert pckd.runs.fingerprint(runs[3].student_state)[:8] in written
+
+
+def test_learning_curves_have_a_panel_for_every_term_and_accuracy(drawn, runs):
+    panels = {ax.get_title(loc="left"): ax for ax in drawn["learning_curves"].axes}
+    assert len(panels) == 2 + 1 + 5  # accuracies, objective, terms
+    assert len(panels["accuracy on test images"].lines) == 4
+    assert len(panels["distillation of logits"].lines) == 2
+    (contrast,) = panels["center contrast"].lines
+    assert np.allclose(contrast.get_ydata(), runs[3].history["category_center_contrast"])
+    assert contrast.get_color() == figures.COLORS["PCKD"]
+    assert all(ax.get_xlabel() == "epoch" and ax.get_ylabel() for ax in panels.values())
+
+
+def test_learning_curves_of_one_run_and_of_a_term_of_ones_own(runs):
+    assert len(figures.learning_curves(runs[1]).axes) == 3  # its objective is its only term
+    own = with_history(runs[1], my_term=[2.0, 1.0])
+    titles = [ax.get_title(loc="left") for ax in figures.learning_curves(own).axes]
+    assert titles[-1] == "my_term"
+
+
+def test_accuracy_shows_numbers_and_the_spread_over_seeds(runs):
+    again = with_history(runs[1], test_top1=[0.0, runs[1].accuracy - 10])
+    again.settings = {**again.settings, "seed": 1}
+    written = texts(figures.accuracy([*runs, again]))
+    assert f"{runs[3].accuracy:.1f}" in written
+    assert f"{runs[1].accuracy - 5:.1f} ± {10 / 2**0.5:.1f}  (2 seeds)" in written
+    assert {"teacher resnet14", "supervised resnet8", "KD resnet8", "PCKD resnet8"} <= set(written)
+    assert any("seeds 0, 1" in text for text in written)
+
+
+def test_the_teacher_has_its_own_colour_only_beside_its_students(runs):
+    assert figures._color(runs[0], runs) == figures.COLORS["teacher"]
+    assert figures._color(runs[0], runs[:1]) == figures.COLORS["supervised"]
+
+
+def test_two_networks_of_a_method_differ_in_dashes(runs):
+    lines = figures._lines([runs[1], dataclasses.replace(runs[0])])
+    assert lines[0]["color"] == lines[1]["color"] and lines[0]["dashes"] != lines[1]["dashes"]
+
+
+def test_gallery_reads_from_easy_to_hard(runs):
+    figure = figures.difficulty_gallery(runs[3], rows=2, columns=4)
+    ax = figure.axes[0]
+    gammas = [float(text.get_text()[4:]) for text in ax.texts if text.get_text().startswith("γ = ")]
+    assert len(ax.images) == 8 and gammas == sorted(gammas)
+    assert gammas[-1] == pytest.approx(float(runs[3].gallery["difficulty"].max()), abs=0.01)
+    assert ax.images[0].get_array().shape == (8, 8, 3)  # grey, not in false colours
+
+
+def test_a_class_may_have_any_name(runs, tmp_path):
+    names = ["$x", "a_{b", "a class with a very long name, which goes on & on"]
+    settings = {**runs[3].settings, "data": {**runs[3].settings["data"], "classes": names}}
+    run = dataclasses.replace(runs[3], settings=settings)
+    figures.difficulty_gallery(run).savefig(tmp_path / "gallery.png")
+    figures.feature_map(run).savefig(tmp_path / "map.png")
+
+
+def test_preview_weights_are_those_of_training(drawn, runs):
+    panels = {ax.get_title(loc="left"): ax for ax in drawn["preview_weights"].axes}
+    below = panels["epoch 1: weights v"]
+    assert below.lines[0].get_ydata().mean() == pytest.approx(runs[3].history["mean_weight"][0], abs=2e-3)
+    assert np.allclose(panels["threshold ε_t"].lines[0].get_ydata(), runs[3].history["threshold"])
+
+
+def test_feature_map_draws_the_chosen_classes_in_every_panel(drawn, runs):
+    panels = drawn["feature_map"].axes
+    assert len(panels) == 4
+    for ax in panels:
+        assert "neighbours share the class" in ax.get_xlabel()
+        assert len(ax.collections) == 2 * 3  # dots and a star for every class
+    figure = figures.feature_map(runs[3], classes=[0, 2])
+    assert len(figure.axes[0].collections) == 4
+    with pytest.raises(ValueError, match="classes must be"):
+        figures.feature_map(runs[3], classes=[3])
+
+
+def test_difficulty_against_truth_names_the_correlation(drawn, runs):
+    correlation = pckd.analysis.difficulty_vs_truth(runs[3])
+    assert f"ρ = {correlation:.2f}" in drawn["difficulty_against_truth"].axes[0].get_title(loc="left")
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        figures.caption,
+        figures.learning_curves,
+        figures.accuracy,
+        figures.feature_map,
+        figures.difficulty_gallery,
+        figures.preview_weights,
+        figures.difficulty_against_truth,
+    ],
+)
+def test_no_run_is_one_line(draw):
+    for nothing in ([], ["runs/pckd"]):
+        with pytest.raises(ValueError) as error:
+            draw(nothing)
+        assert "\n" not in str(error.value)
+
+
+def test_a_run_without_what_is_needed_is_one_line(runs):
+    bare = dataclasses.replace(runs[3], gallery=None, embedding=None, ground_truth=None, history=pd.DataFrame())
+    for draw, message in (
+        (figures.learning_curves, "no whole epoch"),
+        (figures.accuracy, "no whole epoch"),
+        (figures.preview_weights, "no whole epoch"),
+        (figures.difficulty_gallery, "no gallery"),
+        (figures.feature_map, "no embedding"),
+        (figures.difficulty_against_truth, "not known"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            draw(bare)
+    with pytest.raises(ValueError, match="KD resnet8 weights no sample"):
+        figures.preview_weights(runs[2])
+    other = {**runs[3].settings, "data": {**runs[3].settings["data"], "fingerprint": "another"}}
+    with pytest.raises(ValueError, match="same data"):
+        figures.feature_map([runs[2], dataclasses.replace(runs[3], settings=other)])
