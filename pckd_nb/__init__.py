@@ -26,8 +26,8 @@ from .training import distill, fit
 __version__ = version("pckd_nb")
 __all__ = [
     "KD", "PCKD", "Dataset", "Output", "Recipe", "Run", "Supervised", "analysis", "create_model", "distill", "evaluate",
-    "figures", "fit", "get_recipe", "load_dataset", "load_run", "losses", "methods", "models", "predict", "preview", "runs",
-    "views",
+    "figures", "fit", "get_recipe", "load_dataset", "load_run", "losses", "methods", "models", "predict", "preview",
+    "runs", "views",
 ]  # fmt: skip
 
 

@@ -32,14 +32,13 @@ NOTEBOOK_SECONDS = 600  # a cell that takes longer hangs
 
 @dataclass(frozen=True)
 class Plan:
-    """What the demo trains, on how many images of shapes100 and for how many epochs."""
+    """What the demo trains, on how many images of shapes100, and for how many epochs if not the classroom recipe's."""
 
     teacher: str = "resnet20"
     student: str = "resnet8"
     train_size: int = 4000
     test_size: int = 2000
-    teacher_epochs: int = 16
-    student_epochs: int = 16
+    epochs: int | None = None
     seed: int = 0
 
 
@@ -58,10 +57,10 @@ def run_demo(out: str | Path = DEFAULT_RUNS, overwrite: bool = False, plan: Plan
         f"shapes100: {len(data.train):,} training and {len(data.test):,} test images of {data.num_classes} categories"
     )
 
-    def stage(number: int, name: str, why: str, model: str, epochs: int, teacher: Run | None, method) -> Run:
+    def stage(number: int, name: str, why: str, model: str, teacher: Run | None, method) -> Run:
         print(f"\n{number}/5 {why}", flush=True)
         network = create_model(model, data, seed=plan.seed)  # the same seed: students start from the same weights
-        recipe = get_recipe("classroom", epochs=epochs)
+        recipe = get_recipe("classroom", **({"epochs": plan.epochs} if plan.epochs else {}))
         options = dict(seed=plan.seed, out=out / name, resume=not overwrite, overwrite=overwrite)
         run = training.distill(network, teacher, data, method, recipe, **options)
         if not run.finished:
@@ -71,15 +70,14 @@ def run_demo(out: str | Path = DEFAULT_RUNS, overwrite: bool = False, plan: Plan
         return run
 
     why = f"A {plan.teacher} learns from the labels. It will be the teacher."
-    teacher = stage(1, "teacher", why, plan.teacher, plan.teacher_epochs, None, Supervised())
+    teacher = stage(1, "teacher", why, plan.teacher, None, Supervised())
     lessons = (
         ("supervised", f"A {plan.student}, much smaller, learns alone. What follows has to beat it.", Supervised()),
         ("kd", f"The same {plan.student} also copies the teacher's probabilities: KD.", KD()),
         ("pckd", f"The same {plan.student} also learns its categories, from four sides, easy first: PCKD.", PCKD()),
     )
     students = [
-        stage(number, name, why, plan.student, plan.student_epochs, teacher, method)
-        for number, (name, why, method) in enumerate(lessons, 2)
+        stage(number, name, why, plan.student, teacher, method) for number, (name, why, method) in enumerate(lessons, 2)
     ]
     print("\n" + comparison([teacher, *students]))
 

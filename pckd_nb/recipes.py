@@ -65,7 +65,7 @@ RECIPES = {
         # A short training needs many steps, starts surer at a low rate, and gains most at the middle one.
         Recipe(
             "classroom",
-            epochs=16,
+            epochs=10,
             batch_size=32,
             lr=0.02,
             milestones=(0.5, 0.8, 0.95),

@@ -9,7 +9,7 @@ import pytest
 import pckd_nb as pckd
 from pckd_nb import demo, training
 
-TINY = demo.Plan(train_size=200, test_size=100, teacher_epochs=1, student_epochs=1)
+TINY = demo.Plan(train_size=200, test_size=100, epochs=1)
 
 
 def make_notebook(path, *cells):
@@ -91,7 +91,7 @@ def test_a_second_demo_keeps_what_is_finished_and_overwrite_does_not(finished, m
     printed = capsys.readouterr().out
     assert "No report" in printed and "83,892" in printed
     with pytest.raises(ValueError, match="started with epochs 1, not 2"):
-        demo.run_demo(folder / "runs", plan=demo.Plan(train_size=200, test_size=100, teacher_epochs=2))
+        demo.run_demo(folder / "runs", plan=demo.Plan(train_size=200, test_size=100, epochs=2))
 
     interrupted = pckd.load_run(folder / "runs" / "teacher")
     interrupted.settings["status"] = "interrupted"
