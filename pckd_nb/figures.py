@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from . import analysis, preview
-from .runs import Run, fingerprint
+from .runs import Run
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; methods of your own get the rest, in order.
 COLORS = {"teacher": "#4D4D4D", "supervised": "#E69F00", "KD": "#0072B2", "PCKD": "#009E73"}
@@ -98,7 +98,7 @@ def caption(runs: Run | Sequence[Run]) -> str:
     return (
         f"{data}; {of_all(epochs, ' or ')} epoch{'s' * (epochs != [1])}; seed{'s' * (len(seeds) > 1)} {of_all(seeds)}; "
         f"{of_all(about['hardware'] for about in abouts)}. "
-        f"Networks {of_all(fingerprint(run.student_state)[:8] for run in runs)}."
+        f"Networks {of_all(run.fingerprint[:8] for run in runs)}."
     )
 
 
@@ -326,7 +326,7 @@ def _checked(runs: Run | Sequence[Run], whole_epoch: bool = False) -> list[Run]:
 def _is_teacher(run: Run, runs: Sequence[Run]) -> bool:
     """Whether one of `runs` was taught by `run`."""
     taught_by = {other.settings["teacher"]["fingerprint"] for other in runs if other.settings["teacher"]}
-    return bool(taught_by) and fingerprint(run.student_state) in taught_by
+    return bool(taught_by) and run.fingerprint in taught_by
 
 
 def _label(run: Run, runs: Sequence[Run]) -> str:

@@ -4,7 +4,7 @@
     history.csv           a row an epoch: learning rate, threshold, every loss term, accuracies, preview weights
     timing.csv            seconds an epoch (kept apart: the rest is the same on every repetition)
     samples.npz           raw cross-entropy and difficulty γ of every training sample at every epoch, 16 bit; labels
-    student.safetensors   the trained network, and the method's heads under the prefix "method."
+    student.safetensors   the trained network, and the method's heads under the prefix "method."; records may lack it
     checkpoint.pt         all that --resume needs; gone once the run is finished
     gallery.npz           at most 100 training images, easy to hard
     embedding.npz         features of test images and the category centers, 16 bit
@@ -79,24 +79,32 @@ class Run:
         """Learned numbers of the network, without the method's heads."""
         return self.settings["model"]["parameters"]
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the network's weights, which a recorded run need not have kept."""
+        return self.settings["fingerprint"]
+
     def model(self) -> Classifier:
-        """The trained network. Raises ValueError where the run's network has no name `create_model` knows, or its
-        weights are another network's."""
+        """The trained network. Raises ValueError where its weights were not kept or are another network's, or it has
+        no name `create_model` knows."""
         about = self.settings["model"]
+        if not self.student_state:
+            raise ValueError(f"'{self.path}' is a record without weights")
         if about["name"] is None:
             raise ValueError("this run's network is your own: build it, then load_state_dict(run.student_state)")
         model = create_model(about["name"], num_classes=about["num_classes"], in_channels=about["in_channels"])
         load_weights(model, self.student_state, str(self.path or "this run"))
         return model
 
-    def save(self, folder: str | Path) -> None:
-        """Write everything but the checkpoint."""
+    def save(self, folder: str | Path, weights: bool = True) -> None:
+        """Write everything but the checkpoint; a record for figures can do without weights."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder
-        heads = {HEADS + name: value for name, value in self.method_state.items()}
-        weights = {name: value.contiguous() for name, value in {**self.student_state, **heads}.items()}
-        write(folder / "student.safetensors", lambda temporary: save_file(weights, temporary))
+        if weights:
+            heads = {HEADS + name: value for name, value in self.method_state.items()}
+            state = {name: value.contiguous() for name, value in {**self.student_state, **heads}.items()}
+            write(folder / "student.safetensors", lambda temporary: save_file(state, temporary))
         write(folder / "history.csv", lambda temporary: self.history.to_csv(temporary, index=False))
         write(folder / "timing.csv", lambda temporary: self.timing.to_csv(temporary, index=False))
         samples = {name: getattr(self, name) for name in SAMPLES}
@@ -118,7 +126,7 @@ def load_run(path: str | Path) -> Run:
     folder = Path(path)
     settings = read_settings(folder)
     try:
-        weights = load_file(folder / "student.safetensors")
+        weights = load_file(folder / "student.safetensors") if (folder / "student.safetensors").exists() else {}
         heads = {name.removeprefix(HEADS): weights.pop(name) for name in list(weights) if name.startswith(HEADS)}
         return Run(
             settings=settings,

@@ -198,7 +198,7 @@ class Trainer:
         heads = {name: value.detach().cpu() for name, value in self.method.state_dict().items()}
         truth = data.train.difficulty
         run = Run(
-            settings={**self.about, "status": status},
+            settings={**self.about, "status": status, "fingerprint": runs.fingerprint(cpu)},
             history=pd.DataFrame(books.history or {"epoch": []}),
             timing=pd.DataFrame(books.timing, columns=["epoch", "seconds", "evaluation_seconds"]),
             student_state=cpu,

@@ -65,6 +65,15 @@ def test_summary_has_a_row_for_every_run(run):
     assert table["parameters"].tolist() == [run.parameters] * 2 and table["epochs"].tolist() == [2, 2]
 
 
+def test_a_record_may_do_without_weights(run, tmp_path):
+    run.save(tmp_path / "record", weights=False)
+    record = pckd.load_run(tmp_path / "record")
+    assert not (tmp_path / "record" / "student.safetensors").exists()
+    assert record.fingerprint == runs.fingerprint(run.student_state) and record.history.equals(run.history)
+    with pytest.raises(ValueError, match="without weights"):
+        record.model()
+
+
 def test_what_is_no_run_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder"):
         pckd.load_run(tmp_path / "nowhere")
