@@ -12,7 +12,7 @@ import typer
 from . import datasets, runs, training
 from .evaluation import evaluate as evaluate_model
 from .methods import METHODS
-from .models import MODELS, create_model
+from .models import MODELS, Classifier, create_model
 from .preview import STRATEGIES
 from .recipes import RECIPES, get_recipe
 from .runs import Run
@@ -37,6 +37,7 @@ LearningRate = Annotated[float | None, typer.Option("--lr", help="Instead of the
 Flip = Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirror training images at random, or not.")]
 Seed = Annotated[int, typer.Option(help="Of the networks' first weights, and of order and crops of the images.")]
 Out = Annotated[Path, typer.Option(help="The run folder to make.")]
+Init = Annotated[Path | None, typer.Option(help="Start from the weights that another run ended with.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; start it where there is none.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
@@ -54,6 +55,7 @@ def train(
     lr: LearningRate = None,
     flip: Flip = None,
     seed: Seed = 0,
+    init: Init = None,
     train_size: TrainSize = None,
     test_size: TestSize = None,
     root: Root = None,
@@ -66,7 +68,7 @@ def train(
     chosen = get_recipe(recipe, **given(epochs=epochs, batch_size=batch_size, lr=lr, flip=flip))
     runs.prepare(out, resume=resume, overwrite=overwrite)
     loaded = datasets.load_dataset(data, root, train_size=train_size, test_size=test_size)
-    network = create_model(model, loaded, seed=seed)
+    network = make_network(model, loaded, seed, init)
     options = dict(seed=seed, out=out, resume=resume, overwrite=overwrite)
     report(training.fit(network, loaded, chosen, accelerator=accelerator, precision=precision, **options))
 
@@ -92,6 +94,7 @@ def distill(
     views: Annotated[int | None, typer.Option(help="Rotations of every image, 1 to 4.")] = None,
     strategy: Annotated[str | None, typer.Option(help=f"Weights of samples: {', '.join(STRATEGIES)}.")] = None,
     seed: Seed = 0,
+    init: Init = None,
     train_size: TrainSize = None,
     test_size: TestSize = None,
     root: Root = None,
@@ -110,7 +113,7 @@ def distill(
     runs.prepare(out, resume=resume, overwrite=overwrite)
     teacher_run = runs.load_run(teacher) if teacher else None
     loaded = datasets.load_dataset(data, root, train_size=train_size, test_size=test_size)
-    network = create_model(student, loaded, seed=seed)
+    network = make_network(student, loaded, seed, init)
     options = dict(seed=seed, out=out, resume=resume, overwrite=overwrite)
     report(
         training.distill(
@@ -189,6 +192,14 @@ def make_method(name: str, settings: dict[str, Any]) -> Any:
             options = ", ".join(f"--{option.replace('_', '-')}" for option in known) or "none"
             raise ValueError(f"method {name} has no --{setting.replace('_', '-')}; its options: {options}")
     return METHODS[name](**settings)
+
+
+def make_network(name: str, data: datasets.Dataset, seed: int, init: Path | None) -> Classifier:
+    """A network for `data`, with fresh weights or those of the run in `init`."""
+    network = create_model(name, data, seed=seed)
+    if init:
+        runs.load_weights(network, runs.load_run(init).student_state, str(init))
+    return network
 
 
 def report(run: Run) -> None:

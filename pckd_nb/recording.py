@@ -104,7 +104,7 @@ def describe(
             "settings": {name: {**about, "value": plain(about["value"])} for name, about in settings.items()},
             "left_out": getattr(method, "left_out", {}),
         },
-        "model": _describe_model(student, data),
+        "model": {**_describe_model(student, data), "start": runs.fingerprint(student.state_dict())},
         "teacher": _describe_teacher(teacher, data) if teacher else None,
         "data": {
             "name": data.name,

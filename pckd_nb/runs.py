@@ -221,6 +221,7 @@ def check_same(folder: Path, settings: dict[str, Any]) -> None:
         method = {name: setting["value"] for name, setting in about["method"]["settings"].items()}
         teacher = (about["teacher"] or {}).get("fingerprint")
         named = {"method": about["method"]["name"], "student": about["model"]["name"], "teacher": teacher}
+        named["first weights"] = about["model"]["start"]
         rest = {"data": about["data"]["fingerprint"], "seed": about["seed"], "precision": about["precision"]}
         return json.loads(json.dumps({**about["recipe"], **named, **method, **rest}))
 

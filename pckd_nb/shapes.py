@@ -47,7 +47,7 @@ def generate(
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count) % len(CLASSES))
     if difficulty is None:
-        level = rng.uniform(0, 1, (count, 1)) ** 1.3
+        level = rng.uniform(0, 1, (count, 1)) ** 2.2
         severity = np.clip(level + rng.uniform(-0.2, 0.2, (count, 4)), 0, 1)
     else:
         severity = np.full((count, 4), difficulty)
@@ -75,7 +75,7 @@ def _random_scene(rng: np.random.Generator, labels: np.ndarray, severity: np.nda
     def uniform(low: float, high: float, *shape: int) -> np.ndarray:
         return rng.uniform(low, high, (n, *shape)).astype(np.float32)
 
-    radius = 13 - 4.2 * smallness
+    radius = 13 - 4.5 * smallness
     # A dark ground, and an object of a medium and a light colour in either order: always told apart.
     lightness = np.tile([0.5, 0.9, 0.17], (n, 1))
     lightness[:, :2] = rng.permuted(lightness[:, :2], axis=1)
@@ -87,8 +87,8 @@ def _random_scene(rng: np.random.Generator, labels: np.ndarray, severity: np.nda
         "radius": radius,
         "center": (15.5 - radius)[:, None] * uniform(-0.8, 0.8, 2) + (SIZE - 1) / 2,
         "turn": uniform(-0.5, 0.5),
-        "opacity": 1 - 0.48 * lost_contrast,
-        "noise": (0.015 + 0.1 * noise)[:, None],
+        "opacity": 1 - 0.55 * lost_contrast,
+        "noise": (0.015 + 0.115 * noise)[:, None],
         # the pattern: its own direction, period and place; the waves are for marble
         "pattern_turn": uniform(-0.5, 0.5),
         "period": uniform(0.62, 0.78),
@@ -113,7 +113,7 @@ def _random_scene(rng: np.random.Generator, labels: np.ndarray, severity: np.nda
         "pebble_colour": uniform(-0.18, 0.18, 3, 3),
         # what hides a part of the object: two discs on its rim
         "cover_offset": _polar(uniform(0.5, 0.95, 2), around),
-        "cover_radius": occlusion[:, None] * uniform(0.22, 0.46, 2),
+        "cover_radius": occlusion[:, None] * uniform(0.25, 0.5, 2),
         "cover_colour": _colour(uniform(0.15, 0.85, 2), uniform(0, 2 * np.pi, 2), 0.15),
     }
 
