@@ -68,9 +68,8 @@ def distill(
     teacher = teacher_run.model() if teacher_run else teacher
     _check(student, teacher, data, method, recipe, seed)
 
-    if teacher_run and teacher_run.settings["data"]["classes"] != list(data.classes):
-        raise ValueError(f"the teacher knows other categories than {data.name}: it was trained on "
-                         f"{teacher_run.settings['data']['name']}")  # fmt: skip
+    if teacher_run and (learned := teacher_run.settings["data"])["classes"] != list(data.classes):
+        raise ValueError(f"the teacher learned other categories, of {learned['name']}, than {data.name} has")
 
     fabric, precision = make_fabric(accelerator, precision)
     with torch.random.fork_rng():  # leave the caller's random numbers alone

@@ -96,6 +96,16 @@ def test_a_folder_of_images_trains_and_evaluates(run, tmp_path):
     assert "not the same data" in run("evaluate", "run")[2][0]
 
 
+def test_init_starts_from_another_runs_weights(run, teacher, refused):
+    arguments = ["train", *SMALL, "--model", "resnet8", "--out", "runs/more"]
+    assert run(*arguments, "--init", teacher)[0] == 0
+    start = pckd.load_run("runs/more").settings["model"]["start"]
+    assert start == pckd.load_run(teacher).fingerprint
+    refused("first weights", *arguments, "--resume")
+    refused("another network", *arguments[:-4], "--model", "resnet14", "--init", teacher, "--out", "x")
+    refused("'nowhere' is not a run", *arguments, "--init", "nowhere", "--overwrite")
+
+
 def test_lists(run):
     status, out, _ = run("models")
     assert status == 0 and all(name in out for name in pckd.models.MODELS) and "278,324" in out

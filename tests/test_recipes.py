@@ -17,6 +17,13 @@ def test_the_papers_recipe():
     assert recipe.method_settings() == {}
 
 
+def test_the_classroom_recipe_ends_a_hundred_times_slower_than_it_begins():
+    recipe = get_recipe("classroom")
+    rates = [recipe.lr_at(epoch) for epoch in range(1, recipe.epochs + 1)]
+    assert rates[0] == recipe.lr == 0.05 and rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(0.05 * 0.3**4)
+
+
 @pytest.mark.parametrize("epochs", [1, 5, 15, 240])
 def test_a_short_recipe_keeps_the_end_of_the_schedule(epochs):
     settings = get_recipe("classroom", epochs=epochs).method_settings()
