@@ -33,7 +33,7 @@ def test_images_do_not_depend_on_the_chunk(monkeypatch):
 def test_difficulty_covers_its_range_and_obeys():
     difficulty = shapes.generate(2000, seed=0)[2]
     assert difficulty.min() < 0.08 and difficulty.max() > 0.92
-    assert abs(difficulty.mean() - 0.44) < 0.03 and 0.2 < difficulty.std() < 0.32
+    assert abs(difficulty.mean() - 0.375) < 0.03 and 0.2 < difficulty.std() < 0.32
     assert (shapes.generate(10, seed=0, difficulty=0.3)[2] == np.float32(0.3)).all()
 
 
