@@ -8,10 +8,10 @@ demo: .venv/.installed
 	$(BIN)/python -m pckd_nb demo
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n auto -m "not slow"
 
 test-all: .venv/.installed-dev lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 lab: .venv/.installed
 	$(BIN)/jupyter lab notebooks
