@@ -19,7 +19,8 @@ def main(source: Path, target: Path) -> None:
         if run.settings["seed"] != 0:  # pictures are drawn of the first seed, numbers of all
             run.gallery = run.embedding = None
         name = run.settings["data"]["name"]
-        if name.startswith("folder:"):  # where it lay says nothing to others; the fingerprint tells which data it was
+        if name.startswith("folder:"):  # its images are not ours to publish; where it lay says nothing to others
+            run.gallery = None
             run.settings["data"]["name"] = f"folder:{Path(name.removeprefix('folder:')).name}"
         run.save(where, weights=False)
         print(f"{where}: {run.title}, {run.accuracy:.2f} %")
