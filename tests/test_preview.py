@@ -59,6 +59,7 @@ def test_strategies_by_hand():
     assert weights["preview"] == pytest.approx([1, 1, hard])
     assert weights["uniform"] == [1, 1, 1]
     assert weights["curriculum"] == [1, 1, 0]
+    assert preview.curriculum(cross_entropy, gamma, 1.0).tolist() == [1, 1, 0]  # at the threshold: still easy
     assert weights["constant"] == pytest.approx([(2 + hard) / 3] * 3)
     assert weights["focal"] == pytest.approx([0, 0.25, (1 - math.exp(-2)) ** 2])
 
