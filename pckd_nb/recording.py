@@ -142,7 +142,7 @@ def _describe_teacher(teacher: Classifier, data: Dataset) -> dict[str, Any]:
 
 
 def hardware(device: torch.device) -> str:
-    """One line for run.json and captions: "AMD EPYC, 2 threads", "NVIDIA H200"."""
+    """One line for run.json and captions: "AMD EPYC, 2 threads", "NVIDIA A100-SXM4-80GB"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = torch.cpu.get_capabilities().get("cpu_name", platform.machine()) if device.type == "cpu" else device.type
