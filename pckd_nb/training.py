@@ -134,7 +134,7 @@ class Trainer:
     def train(self, show_progress: bool = True) -> Run:
         """Do what is left of the epochs, saving on the way; on Ctrl-C stop after the step."""
         books, epochs, count = self.books, self.recipe.epochs, len(self.data.train.labels)
-        steps = -(-count // self.recipe.batch_size)
+        steps = views.steps(count, self.recipe.batch_size)
         title = f"{self.about['method']['title']} {self.about['model']['name'] or 'network'}"
         done = (books.epoch - 1) * steps + books.step
         bar = tqdm(total=epochs * steps, initial=done, desc=title, unit="step", disable=not show_progress)
@@ -278,7 +278,7 @@ def _check(
     height, width = data.size
     if method.views > 1 and height != width:
         raise ValueError(f"rotated views need square images, {data.name} has {height}×{width}: use views=1")
-    smallest = len(data.train.labels) // -(-len(data.train.labels) // recipe.batch_size)
+    smallest = len(data.train) // views.steps(len(data.train), recipe.batch_size)
     if smallest == 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules()):
         raise ValueError(f"batch_size {recipe.batch_size} leaves a batch of one image: BatchNorm needs 2 at least")
     for who, model in (("student", student), ("teacher", teacher if method.uses_teacher else None)):

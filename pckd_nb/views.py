@@ -31,6 +31,11 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & 0x1FFFFFFFF)
 
 
+def steps(count: int, batch_size: int) -> int:
+    """How many batches an epoch over `count` samples has."""
+    return -(-count // batch_size)
+
+
 def batches(count: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
     """The sample indices of one epoch, shuffled and cut into batches whose sizes differ by at most one.
 
@@ -40,7 +45,7 @@ def batches(count: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor,
     if count < 1 or batch_size < 1:
         raise ValueError(f"count and batch_size must be at least 1, got {count} and {batch_size}")
     order = random_bits(seed, epoch, torch.arange(count), ORDER).argsort(stable=True)
-    return order.tensor_split(-(-count // batch_size))
+    return order.tensor_split(steps(count, batch_size))
 
 
 def augment(images: Tensor, seed: int, epoch: int, index: Tensor, padding: int = 4, flip: bool = False) -> Tensor:
