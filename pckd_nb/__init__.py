@@ -18,14 +18,14 @@ from . import losses, methods, models, preview, runs, views
 from .datasets import Dataset, load_dataset
 from .evaluation import evaluate, predict
 from .methods import KD, PCKD, Supervised
-from .models import Output, create_model
+from .models import Output, as_classifier, create_model
 from .recipes import Recipe, get_recipe
 from .runs import Run, load_run
 from .training import distill, fit
 
 __version__ = version("pckd_nb")
 __all__ = [
-    "KD", "PCKD", "Dataset", "Output", "Recipe", "Run", "Supervised", "analysis", "create_model", "distill", "evaluate",
+    "KD", "PCKD", "Dataset", "Output", "Recipe", "Run", "Supervised", "analysis", "as_classifier", "create_model", "distill", "evaluate",
     "figures", "fit", "get_recipe", "load_dataset", "load_run", "losses", "methods", "models", "predict", "preview",
     "runs", "views",
 ]  # fmt: skip

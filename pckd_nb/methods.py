@@ -149,9 +149,13 @@ class PCKD(nn.Module):
         _same_classes(student, teacher)
         narrow, wide = student.feature_width, teacher.feature_width
         self.left_out = {}
+        biased = student.head.bias is not None, teacher.head.bias is not None
         if narrow != wide:
             reason = f"student's category centers have width {narrow}, the teacher's {wide}"
             self.left_out["category_center_alignment"] = reason
+        elif biased[0] != biased[1]:
+            who = "student" if biased[0] else "teacher"
+            self.left_out["category_center_alignment"] = f"only the {who}'s last layer has a bias"
         if self.beta_fa:
             hidden = 16 * wide
             self.projector = nn.Sequential(

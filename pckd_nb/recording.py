@@ -174,5 +174,5 @@ def embedding(model: Classifier, predictions: Predictions) -> dict[str, np.ndarr
         "features": features.half().numpy(),
         "predictions": logits.argmax(1).short().numpy(),
         "labels": labels.short().numpy(),
-        "centers": model.fc.weight.detach().half().cpu().numpy(),
+        "centers": model.head.weight.detach().half().cpu().numpy(),
     }

@@ -296,9 +296,9 @@ def _try(model: Classifier, who: str, data: Dataset) -> None:
     device = next(model.parameters()).device
     try:
         model.eval()(torch.zeros(1, data.channels, *data.size, device=device))
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError, ValueError) as error:  # timm asserts sizes, the wrapper raises ValueError
         shape = "×".join(map(str, (data.channels, *data.size)))
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"the {who} can't take images of {shape} pixels from {data.name}: {reason}") from error
     finally:
         model.train(was_training)

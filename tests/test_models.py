@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 import pckd_nb as pckd
-from pckd_nb.models import MODELS
+from pckd_nb.models import MODELS, PAIRS, count_flops
 
 REFERENCE = Path(__file__).parent / "reference"
 LAYOUT = json.loads((REFERENCE / "crd_checkpoint_layout.json").read_text())
@@ -37,7 +38,7 @@ def test_parameters_are_named_and_shaped_as_the_published_checkpoints(name):
     assert {key: list(value.shape) for key, value in state.items()} == LAYOUT[name]
 
 
-@pytest.mark.parametrize("name", ["resnet20", "wrn_16_2"])
+@pytest.mark.parametrize("name", ["resnet20", "wrn_16_2", "vgg8", "MobileNetV2", "ShuffleV1"])
 def test_logits_are_the_published_networks(name):
     model = pckd.create_model(name, num_classes=100)
     model.load_state_dict(reference_state(model))
@@ -49,13 +50,55 @@ def test_logits_are_the_published_networks(name):
     assert np.abs(logits - expected).max() / np.abs(expected).max() < 1e-4
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "wrn_16_1", "wrn_40_2"])
-@pytest.mark.parametrize("size, channels, classes", [(8, 1, 2), (28, 1, 10), (33, 4, 7)])
+def load_in_order(model, state) -> None:
+    """Weights of a network whose layers have other names but the same order and shapes."""
+    values = list(state.values())
+    model.load_state_dict(dict(zip(model.state_dict(), values, strict=True)))
+
+
+def test_resnet50_computes_what_torchvisions_does_behind_another_stem():
+    ours = pckd.create_model("ResNet50", num_classes=100)
+    ours.load_state_dict(reference_state(ours))
+    theirs = torchvision.models.resnet50(num_classes=100)
+    theirs.conv1, theirs.maxpool = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False), torch.nn.Identity()
+    load_in_order(theirs, ours.state_dict())
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found, expected = ours.eval()(images).logits, theirs.eval()(images)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max())
+
+
+@pytest.mark.parametrize("block, channels, stride", [(0, 116, 2), (1, 232, 1)])
+def test_shufflenet_v2_blocks_compute_what_torchvisions_do(block, channels, stride):
+    ours = pckd.create_model("ShuffleV2", num_classes=100)
+    ours.load_state_dict(reference_state(ours))
+    ours = ours.eval().layer2[block]
+    theirs = torchvision.models.shufflenetv2.InvertedResidual(channels, 232, stride)
+    load_in_order(theirs, ours.state_dict())
+    x = torch.randn(2, channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(ours(x), theirs.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_flops_and_pairs():
+    # WRN-16-2 on CIFAR is quoted with about 0.10 billion multiply-adds
+    assert 195e6 < count_flops(pckd.create_model("wrn_16_2", num_classes=100)) < 210e6
+    layer = torch.nn.Conv2d(3, 8, 3, padding=1)
+    assert count_flops(layer, (3, 10, 10)) == 2 * 3 * 9 * 8 * 100 and layer.training
+    assert len(set(PAIRS)) == len(PAIRS) == 14
+    assert all(name in MODELS or name.startswith("torchvision:") for pair in PAIRS for name in pair)
+
+
+OTHERS = ["vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2", "ResNet50"]
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "wrn_16_1", "wrn_40_2", *OTHERS])
+@pytest.mark.parametrize("size, channels, classes", [(8, 1, 2), (28, 1, 10), (33, 4, 7), (64, 3, 5)])
 def test_any_size_channels_and_classes(name, size, channels, classes):
     model = pckd.create_model(name, num_classes=classes, in_channels=channels)
     output = model(torch.randn(2, channels, size, size))
     assert output.logits.shape == (2, classes) and output.features.shape == (2, model.feature_width)
-    assert output.centers is model.fc.weight and output.bias is model.fc.bias
+    assert output.centers is model.head.weight and output.bias is model.head.bias
     assert torch.allclose(output.logits, output.features @ output.centers.T + output.bias, atol=1e-5)
     assert (output.features >= 0).all()
 

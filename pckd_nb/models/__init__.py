@@ -1,25 +1,52 @@
-"""The networks of the paper, by the names of the published checkpoints; each call of one gives an `Output`."""
+"""The networks of the paper, by the names of the published checkpoints, and any other that ends in a linear layer.
 
+Each call of one gives an `Output`.
+"""
+
+import ast
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from .mobilenet_v2 import MobileNetV2
 from .output import Classifier, Output
 from .resnet import ResNet
+from .resnet50 import ResNet50
+from .shufflenet_v1 import ShuffleNetV1
+from .shufflenet_v2 import ShuffleNetV2
+from .vgg import CONVOLUTIONS, VGG
 from .wide_resnet import WideResNet
+from .wrapper import as_classifier
 
-__all__ = ["MODELS", "Classifier", "Output", "create_model"]
+__all__ = ["MODELS", "PAIRS", "Classifier", "Output", "as_classifier", "count_flops", "create_model"]
 
 NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
 
 MODELS: dict[str, Callable[..., Classifier]] = {
     **{f"resnet{depth}": partial(ResNet, depth, NARROW) for depth in (8, 14, 20, 32, 44, 56, 110)},
     **{f"resnet{depth}x4": partial(ResNet, depth, WIDE) for depth in (8, 32)},
+    "ResNet50": ResNet50,
     **{f"wrn_{depth}_{widen}": partial(WideResNet, depth, widen) for depth in (16, 40) for widen in (1, 2)},
+    **{f"vgg{depth}": partial(VGG, depth) for depth in CONVOLUTIONS},
+    "MobileNetV2": MobileNetV2,
+    "ShuffleV1": ShuffleNetV1,
+    "ShuffleV2": ShuffleNetV2,
 }
+
+# (teacher, student): the paper's seven of one family on CIFAR-100, six of two families that the field compares on
+# since CRD (arXiv 1910.10699), and ImageNet's
+PAIRS = (
+    ("wrn_40_2", "wrn_16_2"), ("wrn_40_2", "wrn_40_1"), ("resnet56", "resnet20"), ("resnet110", "resnet20"),
+    ("resnet110", "resnet32"), ("resnet32x4", "resnet8x4"), ("vgg13", "vgg8"),
+    ("vgg13", "MobileNetV2"), ("ResNet50", "MobileNetV2"), ("ResNet50", "vgg8"), ("resnet32x4", "ShuffleV1"),
+    ("resnet32x4", "ShuffleV2"), ("wrn_40_2", "ShuffleV1"),
+    ("torchvision:resnet34", "torchvision:resnet18"),
+)  # fmt: skip
 
 
 class HasClasses(Protocol):
@@ -39,15 +66,19 @@ def create_model(
 ) -> Classifier:
     """A network with fresh weights for `data`, or for the given numbers, which win over the data set's.
 
-    name: a key of `MODELS`. Any image size works; in_channels is 3 unless the data set or caller says otherwise.
-    seed: the same seed gives the same weights; None draws them from torch's global generator.
-    Raises ValueError for an unknown name (naming the nearest known ones) or a missing or impossible number.
+    name: a key of `MODELS`, for any image size; or torchvision:NAME or timm:NAME, with that library's own options
+    after commas, as in "timm:vit_tiny_patch16_224,img_size=32,patch_size=4". in_channels is 3 unless the data set or
+    caller says otherwise. seed: the same seed gives the same weights; None draws them from torch's global generator.
+    Raises ValueError for an unknown name (naming the nearest known ones), a missing or impossible number, or a network
+    that `as_classifier` can't use.
     """
-    if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4) or list(MODELS)
-        raise ValueError(f"unknown model '{name}'; nearest known: {', '.join(near)}")
     num_classes = num_classes if num_classes is not None else getattr(data, "num_classes", None)
     in_channels = in_channels if in_channels is not None else getattr(data, "channels", 3)
+    library, colon, rest = name.partition(":")
+    if colon:
+        builder = _library_builder(library, rest)
+    else:
+        builder = MODELS[_known("model", name, MODELS)]
     if num_classes is None:
         raise ValueError(f"create_model('{name}') needs a data set or num_classes=…")
     if num_classes < 2 or in_channels < 1:
@@ -55,6 +86,85 @@ def create_model(
     with torch.random.fork_rng(enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        model = MODELS[name](num_classes=num_classes, in_channels=in_channels)
+        model = builder(num_classes=num_classes, in_channels=in_channels)
     model.name = name
     return model
+
+
+def count_flops(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> int:
+    """Floating point operations of one image's forward pass, a multiplication and an addition counting as two.
+
+    shape: (C, H, W). Convolutions and matrix products are counted, by torch's own counter.
+    """
+    counter = FlopCounterMode(display=False)
+    example = torch.zeros(1, *shape, device=next(model.parameters()).device)
+    was_training = model.training
+    with torch.no_grad(), counter:
+        model.eval()(example)
+    model.train(was_training)
+    return counter.get_total_flops()
+
+
+def _library_builder(library: str, rest: str) -> Callable[..., Classifier]:
+    """A function of num_classes and in_channels that builds torchvision's or timm's network."""
+    name, *options = rest.split(",")
+    settings = dict(_option(option) for option in options)
+    if library == "torchvision":
+        return partial(_from_torchvision, name, settings)
+    if library == "timm":
+        return partial(_from_timm, name, settings)
+    raise ValueError(f"unknown library '{library}'; known: torchvision:NAME, timm:NAME")
+
+
+def _from_torchvision(name: str, settings: dict[str, Any], num_classes: int, in_channels: int) -> Classifier:
+    from torchvision import models
+
+    _known("torchvision network", name, models.list_models(module=models))
+    if name in ("googlenet", "inception_v3"):  # auxiliary heads have no part in distillation
+        settings = {"aux_logits": False, "init_weights": True, **settings}
+    model = _build(partial(models.get_model, name), settings, num_classes=num_classes)
+    if in_channels != 3:  # torchvision has no option for it
+        first, old = next((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
+        kernel = dict(kernel_size=old.kernel_size, stride=old.stride, padding=old.padding, dilation=old.dilation)
+        model.set_submodule(first, nn.Conv2d(in_channels, old.out_channels, bias=old.bias is not None, **kernel))
+    return as_classifier(model)
+
+
+def _from_timm(name: str, settings: dict[str, Any], num_classes: int, in_channels: int) -> Classifier:
+    try:
+        import timm
+    except ImportError:
+        raise ValueError(f"'timm:{name}' needs the package timm: pip install 'pckd_nb[timm]'") from None
+    _known("timm network", name, timm.list_models())
+    return as_classifier(
+        _build(partial(timm.create_model, name), settings, num_classes=num_classes, in_chans=in_channels)
+    )
+
+
+def _build(builder: Callable[..., nn.Module], settings: dict[str, Any], **sizes: int) -> nn.Module:
+    try:
+        return builder(**settings, **sizes)
+    except TypeError as error:
+        if not settings:
+            raise
+        shown = ", ".join(f"{key}={value}" for key, value in settings.items())
+        raise ValueError(f"'{builder.args[0]}' does not take the options {shown}: {error}") from error
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """ "img_size=32" → ("img_size", 32); what is no Python literal stays text."""
+    key, equals, value = text.partition("=")
+    if not (key.isidentifier() and equals):
+        raise ValueError(f"'{text}' is not an option: expected name=value, as in timm:vit_tiny_patch16_224,img_size=32")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
+
+
+def _known(kind: str, name: str, names: Iterable[str]) -> str:
+    names = list(names)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:24]
+        raise ValueError(f"unknown {kind} '{name}'; nearest known: {', '.join(near)}")
+    return name

@@ -27,22 +27,34 @@ class Output(NamedTuple):
 
 
 class Classifier(nn.Module):
-    """A network that ends in a linear layer `fc`; subclasses compute `features(x)`, (N, D)."""
+    """A network that ends in a linear layer; subclasses compute its input, `features(x)`, (N, D)."""
 
-    fc: nn.Linear
-    name: str | None = None  # what `create_model` calls it
+    head_name = "fc"  # where the published checkpoints keep the last layer
+    name: str | None = None  # what `create_model` calls the network
 
     def features(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Output:
-        features = self.features(x)
-        return Output(features, self.fc(features), self.fc.weight, self.fc.bias)
+        features, head = self.features(x), self.head
+        return Output(features, head(features), head.weight, head.bias)
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last layer, whose weight holds the category centers."""
+        return self.get_submodule(self.head_name)
 
     @property
     def feature_width(self) -> int:
-        return self.fc.in_features
+        return self.head.in_features
 
     @property
     def num_classes(self) -> int:
-        return self.fc.out_features
+        return self.head.out_features
+
+
+def he_normal_(model: nn.Module) -> None:
+    """Draw the convolutions' weights as He et al. (2015) do for ReLU networks, by the channels they feed."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

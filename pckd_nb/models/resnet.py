@@ -7,7 +7,7 @@ RepDistiller publishes, so their checkpoints load. Features: mean over the last,
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .output import Classifier
+from .output import Classifier, he_normal_
 
 
 class BasicBlock(nn.Module):
@@ -43,9 +43,7 @@ class ResNet(Classifier):
         self.layer2 = _stage(widths[1], widths[2], blocks, stride=2)
         self.layer3 = _stage(widths[2], widths[3], blocks, stride=2)
         self.fc = nn.Linear(widths[3], num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        he_normal_(self)
 
     def features(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))

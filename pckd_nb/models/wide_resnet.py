@@ -7,7 +7,7 @@ the CIFAR-100 teachers that RepDistiller publishes. Features: mean over the last
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .output import Classifier
+from .output import Classifier, he_normal_
 
 
 class PreActivationBlock(nn.Module):
@@ -52,9 +52,7 @@ class WideResNet(Classifier):
         self.block3 = Stage(32 * widen, 64 * widen, blocks, stride=2)
         self.bn1 = nn.BatchNorm2d(64 * widen)
         self.fc = nn.Linear(64 * widen, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        he_normal_(self)
         nn.init.zeros_(self.fc.bias)
 
     def features(self, x: Tensor) -> Tensor:

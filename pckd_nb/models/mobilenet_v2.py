@@ -1,0 +1,61 @@
+"""MobileNetV2 (Sandler et al. 2018) at half width for small images.
+
+Inverted residual blocks, expanded six-fold. Parameter names and shapes are those of the networks that RepDistiller
+trains on CIFAR-100. Features: mean over the last, non-negative, feature map, 1280 wide.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .output import Classifier, he_normal_
+
+WIDTH = 0.5
+# expansion, channels at full width, blocks, stride of the first
+STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+LAST_CHANNELS = 1280
+
+
+class InvertedResidual(nn.Module):
+    """1×1 expansion, 3×3 depthwise, 1×1 projection without ReLU; a shortcut where the shape stays."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int):
+        super().__init__()
+        hidden = in_channels * expansion
+        self.shortcut = stride == 1 and in_channels == out_channels
+        self.conv = nn.Sequential(
+            *_conv(in_channels, hidden, 1),
+            *_conv(hidden, hidden, 3, stride, groups=hidden),
+            *_conv(hidden, out_channels, 1)[:2],
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x) if self.shortcut else self.conv(x)
+
+
+class MobileNetV2(Classifier):
+    head_name = "classifier.0"
+
+    def __init__(self, num_classes: int, in_channels: int):
+        super().__init__()
+        channels = int(32 * WIDTH)
+        self.conv1 = nn.Sequential(*_conv(in_channels, channels, 3, stride=2))
+        stages = []
+        for expansion, full_width, count, stride in STAGES:
+            out_channels, blocks = int(full_width * WIDTH), []
+            for block in range(count):
+                blocks.append(InvertedResidual(channels, out_channels, stride if block == 0 else 1, expansion))
+                channels = out_channels
+            stages.append(nn.Sequential(*blocks))
+        self.blocks = nn.Sequential(*stages)
+        self.conv2 = nn.Sequential(*_conv(channels, LAST_CHANNELS, 1))
+        self.classifier = nn.Sequential(nn.Linear(LAST_CHANNELS, num_classes))
+        he_normal_(self)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.conv2(self.blocks(self.conv1(x)))
+        return F.adaptive_avg_pool2d(x, 1).flatten(1)
+
+
+def _conv(in_channels: int, out_channels: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    conv = nn.Conv2d(in_channels, out_channels, size, stride, padding=size // 2, groups=groups, bias=False)
+    return [conv, nn.BatchNorm2d(out_channels), nn.ReLU()]

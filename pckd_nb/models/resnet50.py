@@ -1,0 +1,58 @@
+"""ResNet-50 (He et al. 2016) for small images: a 3×3 first convolution and no pooling before the stages.
+
+Parameter names and shapes are those of the CIFAR-100 teacher that RepDistiller publishes. Features: mean over the
+last, non-negative, feature map, 2048 wide.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .output import Classifier, he_normal_
+
+
+class Bottleneck(nn.Module):
+    """1×1, 3×3, 1×1 four times as wide, and a shortcut, projected where the shape changes."""
+
+    def __init__(self, in_channels: int, width: int, stride: int):
+        super().__init__()
+        out_channels = 4 * width
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        return F.relu(self.bn3(self.conv3(y)) + self.shortcut(x))
+
+
+class ResNet50(Classifier):
+    head_name = "linear"
+
+    def __init__(self, num_classes: int, in_channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = _stage(64, 64, 3, stride=1)
+        self.layer2 = _stage(256, 128, 4, stride=2)
+        self.layer3 = _stage(512, 256, 6, stride=2)
+        self.layer4 = _stage(1024, 512, 3, stride=2)
+        self.linear = nn.Linear(2048, num_classes)
+        he_normal_(self)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3))
+
+
+def _stage(in_channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+    first = Bottleneck(in_channels, width, stride)
+    return nn.Sequential(first, *(Bottleneck(4 * width, width, 1) for _ in range(blocks - 1)))

@@ -1,0 +1,83 @@
+"""ShuffleNetV2 (Ma et al. 2018) at width 1 for small images.
+
+Half of the channels pass a block untouched, then all are shuffled. Parameter names and shapes are those of the
+networks that RepDistiller trains on CIFAR-100. Features: mean over the last, non-negative, feature map, 1024 wide.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .output import Classifier
+
+LAST_CHANNELS = 1024
+
+
+class Block(nn.Module):
+    """1×1, 3×3 depthwise, 1×1 on the second half of the channels."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        half = channels // 2
+        self.conv1 = nn.Conv2d(half, half, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(half)
+        self.conv2 = nn.Conv2d(half, half, 3, padding=1, groups=half, bias=False)
+        self.bn2 = nn.BatchNorm2d(half)
+        self.conv3 = nn.Conv2d(half, half, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(half)
+
+    def forward(self, x: Tensor) -> Tensor:
+        untouched, y = x.chunk(2, 1)
+        y = F.relu(self.bn1(self.conv1(y)))
+        y = self.bn2(self.conv2(y))
+        y = F.relu(self.bn3(self.conv3(y)))
+        return F.channel_shuffle(torch.cat([untouched, y], 1), 2)
+
+
+class HalvingBlock(nn.Module):
+    """Both branches see all channels and halve the image."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        half = out_channels // 2
+        self.conv1 = nn.Conv2d(in_channels, in_channels, 3, 2, padding=1, groups=in_channels, bias=False)
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv2 = nn.Conv2d(in_channels, half, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(half)
+        self.conv3 = nn.Conv2d(in_channels, half, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(half)
+        self.conv4 = nn.Conv2d(half, half, 3, 2, padding=1, groups=half, bias=False)
+        self.bn4 = nn.BatchNorm2d(half)
+        self.conv5 = nn.Conv2d(half, half, 1, bias=False)
+        self.bn5 = nn.BatchNorm2d(half)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left = F.relu(self.bn2(self.conv2(self.bn1(self.conv1(x)))))
+        right = F.relu(self.bn3(self.conv3(x)))
+        right = F.relu(self.bn5(self.conv5(self.bn4(self.conv4(right)))))
+        return F.channel_shuffle(torch.cat([left, right], 1), 2)
+
+
+class ShuffleNetV2(Classifier):
+    head_name = "linear"
+
+    def __init__(self, num_classes: int, in_channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, 24, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(24)
+        self.layer1 = _stage(24, 116, 4)
+        self.layer2 = _stage(116, 232, 8)
+        self.layer3 = _stage(232, 464, 4)
+        self.conv2 = nn.Conv2d(464, LAST_CHANNELS, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(LAST_CHANNELS)
+        self.linear = nn.Linear(LAST_CHANNELS, num_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return F.relu(self.bn2(self.conv2(x))).mean((2, 3))
+
+
+def _stage(in_channels: int, out_channels: int, blocks: int) -> nn.Sequential:
+    first = HalvingBlock(in_channels, out_channels)
+    return nn.Sequential(first, *(Block(out_channels) for _ in range(blocks - 1)))

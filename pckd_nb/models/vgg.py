@@ -1,0 +1,47 @@
+"""VGG for small images (Simonyan & Zisserman 2015), with BatchNorm and a single linear layer.
+
+Five blocks of 3×3 convolutions. Parameter names and shapes are those of the CIFAR-100 teachers that RepDistiller
+publishes. Features: mean over the last, non-negative, feature map, 512 wide.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .output import Classifier, he_normal_
+
+WIDTHS = (64, 128, 256, 512, 512)
+CONVOLUTIONS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+
+
+class VGG(Classifier):
+    """depth: a key of `CONVOLUTIONS`, how many each block has."""
+
+    head_name = "classifier"
+
+    def __init__(self, depth: int, num_classes: int, in_channels: int):
+        super().__init__()
+        counts = CONVOLUTIONS[depth]
+        self.block0 = _block(in_channels, WIDTHS[0], counts[0])
+        self.block1 = _block(WIDTHS[0], WIDTHS[1], counts[1])
+        self.block2 = _block(WIDTHS[1], WIDTHS[2], counts[2])
+        self.block3 = _block(WIDTHS[2], WIDTHS[3], counts[3])
+        self.block4 = _block(WIDTHS[3], WIDTHS[4], counts[4])
+        self.classifier = nn.Linear(WIDTHS[4], num_classes)
+        he_normal_(self)
+
+    def features(self, x: Tensor) -> Tensor:
+        large = min(x.shape[2:]) >= 64  # the published networks halve 32×32 images three times, larger ones four
+        x = F.max_pool2d(F.relu(self.block0(x)), 2)
+        x = F.max_pool2d(F.relu(self.block1(x)), 2)
+        x = F.max_pool2d(F.relu(self.block2(x)), 2)
+        x = F.relu(self.block3(x))
+        x = F.relu(self.block4(F.max_pool2d(x, 2) if large else x))
+        return x.mean((2, 3))
+
+
+def _block(in_channels: int, out_channels: int, count: int) -> nn.Sequential:
+    """Convolution, BatchNorm, ReLU, `count` times; the last ReLU is left to the caller."""
+    layers = []
+    for channels in [in_channels, *[out_channels] * (count - 1)]:
+        layers += [nn.Conv2d(channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
