@@ -15,6 +15,7 @@ from importlib.metadata import version
 from types import ModuleType
 
 from . import losses, methods, models, preview, runs, views
+from .checkpoints import load_checkpoint
 from .datasets import Dataset, load_dataset
 from .evaluation import evaluate, predict
 from .methods import KD, PCKD, Supervised
@@ -22,12 +23,13 @@ from .models import Output, as_classifier, create_model
 from .recipes import Recipe, get_recipe
 from .runs import Run, load_run
 from .training import distill, fit
+from .transfer import transfer, transfer_table
 
 __version__ = version("pckd_nb")
 __all__ = [
-    "KD", "PCKD", "Dataset", "Output", "Recipe", "Run", "Supervised", "analysis", "as_classifier", "create_model", "distill", "evaluate",
-    "figures", "fit", "get_recipe", "load_dataset", "load_run", "losses", "methods", "models", "predict", "preview",
-    "runs", "views",
+    "KD", "PCKD", "Dataset", "Output", "Recipe", "Run", "Supervised", "analysis", "as_classifier", "create_model",
+    "distill", "evaluate", "figures", "fit", "get_recipe", "load_checkpoint", "load_dataset", "load_run", "losses",
+    "methods", "models", "predict", "preview", "runs", "transfer", "transfer_table", "views",
 ]  # fmt: skip
 
 

@@ -7,15 +7,18 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
 from . import datasets, runs, training
+from .checkpoints import load_checkpoint
 from .evaluation import evaluate as evaluate_model
 from .methods import METHODS
-from .models import MODELS, Classifier, create_model
+from .models import MODELS, PAIRS, Classifier, count_flops, create_model
 from .preview import STRATEGIES
 from .recipes import RECIPES, get_recipe
 from .runs import Run
+from .transfer import transfer_table
 
 app = typer.Typer(
     add_completion=False,
@@ -26,10 +29,14 @@ app = typer.Typer(
     "Start with: pckd-nb demo. Add --debug to any command for the traceback of an error.",
 )
 
+TOLERANCE = 0.05  # of --expect, in percentage points
+
 Data = Annotated[str, typer.Option(help="Data set: a name that `pckd-nb datasets` lists, or folder:PATH.")]
 Root = Annotated[Path | None, typer.Option(help="Where data sets are kept. Default: $PCKD_DATA, else data/downloads.")]
 TrainSize = Annotated[int | None, typer.Option(help="Use that many training images (shapes100: draw that many).")]
 TestSize = Annotated[int | None, typer.Option(help="Likewise for test images.")]
+ImageSize = Annotated[int | None, typer.Option(help="Side of the images in pixels, for photographs.")]
+Workers = Annotated[int | None, typer.Option(help="Processes that read images too many to be held in memory.")]
 RecipeName = Annotated[str, typer.Option("--recipe", help=f"Optimiser settings: {', '.join(RECIPES)}.")]
 Epochs = Annotated[int | None, typer.Option(help="Instead of the recipe's number of epochs.")]
 BatchSize = Annotated[int | None, typer.Option(help="Instead of the recipe's images per step.")]
@@ -37,7 +44,7 @@ LearningRate = Annotated[float | None, typer.Option("--lr", help="Instead of the
 Flip = Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirror training images at random, or not.")]
 Seed = Annotated[int, typer.Option(help="Of the networks' first weights, and of order and crops of the images.")]
 Out = Annotated[Path, typer.Option(help="The run folder to make.")]
-Init = Annotated[Path | None, typer.Option(help="Start from the weights that another run ended with.")]
+Init = Annotated[str | None, typer.Option(help="Start from other weights: a run folder, a checkpoint file or URL.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; start it where there is none.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
@@ -58,6 +65,8 @@ def train(
     init: Init = None,
     train_size: TrainSize = None,
     test_size: TestSize = None,
+    image_size: ImageSize = None,
+    workers: Workers = None,
     root: Root = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -67,7 +76,8 @@ def train(
     """Train a network on labels alone: a teacher."""
     chosen = get_recipe(recipe, **given(epochs=epochs, batch_size=batch_size, lr=lr, flip=flip))
     runs.prepare(out, resume=resume, overwrite=overwrite)
-    loaded = datasets.load_dataset(data, root, train_size=train_size, test_size=test_size)
+    sizes = dict(train_size=train_size, test_size=test_size, image_size=image_size, workers=workers)
+    loaded = datasets.load_dataset(data, root, **sizes)
     network = make_network(model, loaded, seed, init)
     options = dict(seed=seed, out=out, resume=resume, overwrite=overwrite)
     report(training.fit(network, loaded, chosen, accelerator=accelerator, precision=precision, **options))
@@ -78,7 +88,8 @@ def distill(
     data: Data,
     student: Annotated[str, typer.Option(help="Network to train: a name that `pckd-nb models` lists.")],
     out: Out,
-    teacher: Annotated[Path | None, typer.Option(help="Run folder of the teacher; not needed for supervised.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="The teacher: a run folder; or a checkpoint file or URL.")] = None,
+    teacher_model: Annotated[str | None, typer.Option(help="Network of a teacher that is no run folder.")] = None,
     method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "pckd",
     recipe: RecipeName = "classroom",
     epochs: Epochs = None,
@@ -97,6 +108,8 @@ def distill(
     init: Init = None,
     train_size: TrainSize = None,
     test_size: TestSize = None,
+    image_size: ImageSize = None,
+    workers: Workers = None,
     root: Root = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -111,42 +124,81 @@ def distill(
     if trained_by.uses_teacher and teacher is None:
         raise ValueError(f"method {method} needs --teacher, the run folder of a trained network")
     runs.prepare(out, resume=resume, overwrite=overwrite)
-    teacher_run = runs.load_run(teacher) if teacher else None
-    loaded = datasets.load_dataset(data, root, train_size=train_size, test_size=test_size)
+    teacher_run = load_run_unless(teacher_model, teacher, "--teacher-model") if teacher else None
+    sizes = dict(train_size=train_size, test_size=test_size, image_size=image_size, workers=workers)
+    loaded = datasets.load_dataset(data, root, **sizes)
+    knows = teacher_run or (make_network(teacher_model, loaded, seed, teacher) if teacher else None)
     network = make_network(student, loaded, seed, init)
     options = dict(seed=seed, out=out, resume=resume, overwrite=overwrite)
     report(
         training.distill(
-            network, teacher_run, loaded, trained_by, chosen, accelerator=accelerator, precision=precision, **options
+            network, knows, loaded, trained_by, chosen, accelerator=accelerator, precision=precision, **options
         )
     )
 
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    source: Annotated[str, typer.Argument(help="A run folder; or, with --model, a checkpoint file or URL.")],
     data: Annotated[str | None, typer.Option(help="Another data set than the run's own.")] = None,
+    model: Annotated[str | None, typer.Option(help="Network of a checkpoint that is no run folder.")] = None,
+    expect: Annotated[float | None, typer.Option(help=f"Fail unless top-1 is this, ± {TOLERANCE} points.")] = None,
     split: Annotated[str, typer.Option(help="test or train.")] = "test",
+    test_size: TestSize = None,
+    image_size: ImageSize = None,
+    workers: Workers = None,
     root: Root = None,
     accelerator: Accelerator = "auto",
     precision: Precision = "auto",
 ) -> None:
-    """Measure the accuracy of a trained network."""
+    """Measure the accuracy of a trained network; --expect holds a published one to its word."""
     if split not in ("test", "train"):
         raise ValueError(f"--split must be test or train, got {split}")
-    loaded_run = runs.load_run(run)
-    about = loaded_run.settings["data"]
-    options = about["options"] if data in (None, about["name"]) else {}
+    run = load_run_unless(model, source, "--model")
+    if data is None and run is None:
+        raise ValueError("a checkpoint needs --data, the data set to measure it on")
+    about = run.settings["data"] if run else {}
+    options = about["options"] if run and data in (None, about["name"]) else {}
+    options = {**options, **given(test_size=test_size, image_size=image_size, workers=workers)}
     loaded = datasets.load_dataset(data or about["name"], root, **options)
-    network = loaded_run.model()
+    network = run.model() if run else make_network(model, loaded, 0, source)
     if network.num_classes != loaded.num_classes:
-        raise ValueError(f"'{run}' knows {network.num_classes} classes, {loaded.name} has {loaded.num_classes}")
-    if data is None and loaded.fingerprint != about["fingerprint"]:
-        print(f"note: {loaded.name} is not the same data that '{run}' was trained with", file=sys.stderr)
+        raise ValueError(f"'{source}' knows {network.num_classes} classes, {loaded.name} has {loaded.num_classes}")
+    if run and data is None and loaded.fingerprint != about["fingerprint"]:
+        print(f"note: {loaded.name} is not the same data that '{source}' was trained with", file=sys.stderr)
+    if expect is not None and precision == "auto":
+        precision = "32-true"  # in which published accuracies were measured
     scores = evaluate_model(network, loaded, split, accelerator=accelerator, precision=precision)
-    count = len(getattr(loaded, split).labels)
-    print(f"{loaded_run.title} on {count:,} {split} images of {loaded.name}:")
+    title = run.title if run else f"{model} from {source}"
+    print(f"{title} on {len(getattr(loaded, split)):,} {split} images of {loaded.name}:")
     print(f"top-1 {scores.top1:.2f} %, top-5 {scores.top5:.2f} %, cross-entropy {scores.cross_entropy:.4f}")
+    print(f"pixels normalised by the constants of {loaded.normalisation}")
+    if expect is not None and not abs(scores.top1 - expect) <= TOLERANCE + 1e-9:
+        message = f"top-1 is {scores.top1:.2f} %, not the expected {expect:.2f} ± {TOLERANCE}"
+        raise typer.Exit(complain(message, 1))
+
+
+@app.command()
+def transfer(
+    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders to compare.")],
+    data: Data,
+    train_size: TrainSize = None,
+    test_size: TestSize = None,
+    image_size: ImageSize = None,
+    workers: Workers = None,
+    root: Root = None,
+    accelerator: Accelerator = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Freeze trained networks and train a linear probe on their features of another data set."""
+    chosen = [runs.load_run(folder) for folder in run_folders]
+    for run in chosen:
+        run.model()  # whose weights can't be used is to be known before the images are read
+    sizes = dict(train_size=train_size, test_size=test_size, image_size=image_size, workers=workers)
+    loaded = datasets.load_dataset(data, root, **sizes)
+    table = transfer_table(chosen, loaded, accelerator=accelerator, precision=precision)
+    print(f"linear probe on {len(loaded.train):,} training and {len(loaded.test):,} test images of {loaded.name}:")
+    print_table([tuple(table.columns), *(tuple(map(cell_text, row)) for row in table.itertuples(index=False))])
 
 
 @app.command("datasets")
@@ -157,13 +209,19 @@ def list_datasets() -> None:
 
 @app.command("models")
 def list_models() -> None:
-    """List the networks, with the number of parameters and the feature width for 100 classes."""
-    rows = [("name", "parameters", "feature width")]
+    """List the networks, for 100 classes and images of 3×32×32, and the teacher-student pairs they are compared in."""
+    rows = [("name", "parameters", "MFLOPs", "feature width", "pairs (teacher > student)")]
     for name in MODELS:
-        model = create_model(name, num_classes=100)
+        with torch.device("meta"):
+            model = create_model(name, num_classes=100)
+            flops = count_flops(model)
         count = sum(parameter.numel() for parameter in model.parameters())
-        rows.append((name, f"{count:,}", str(model.feature_width)))
+        pairs = [f"> {student}" for teacher, student in PAIRS if teacher == name]
+        pairs += [f"{teacher} >" for teacher, student in PAIRS if student == name]
+        rows.append((name, f"{count:,}", f"{flops / 1e6:,.0f}", str(model.feature_width), ", ".join(pairs)))
     print_table(rows)
+    print("\nalso torchvision:NAME and timm:NAME, any network of these libraries that ends in a linear layer")
+    print("FLOPs: one image's forward pass, a multiplication and an addition counting as two")
 
 
 @app.command()
@@ -194,12 +252,19 @@ def make_method(name: str, settings: dict[str, Any]) -> Any:
     return METHODS[name](**settings)
 
 
-def make_network(name: str, data: datasets.Dataset, seed: int, init: Path | None) -> Classifier:
-    """A network for `data`, with fresh weights or those of the run in `init`."""
+def load_run_unless(model: str | None, source: str, option: str) -> Run | None:
+    """The run in the folder `source`; None where `model` says whose weights it holds, a checkpoint's."""
+    if model:
+        return None
+    if "://" in source or Path(source).is_file():
+        raise ValueError(f"'{source}' is no run folder: say whose weights these are by {option} NAME")
+    return runs.load_run(source)
+
+
+def make_network(name: str, data: datasets.Dataset, seed: int, init: str | None) -> Classifier:
+    """A network for `data`, with fresh weights or those of the run or checkpoint `init`."""
     network = create_model(name, data, seed=seed)
-    if init:
-        runs.load_weights(network, runs.load_run(init).student_state, str(init))
-    return network
+    return load_checkpoint(network, init) if init else network
 
 
 def report(run: Run) -> None:
@@ -214,6 +279,11 @@ def report(run: Run) -> None:
     top5 = run.history["test_top5"].iloc[-1]
     print(f"{run.title}: top-1 {run.accuracy:.2f} %, top-5 {top5:.2f} % after {len(run.history)} epochs")
     print(f"{run.seconds:.0f} s on {run.settings['hardware']}, saved in {run.path}")
+
+
+def cell_text(value: Any) -> str:
+    """Two decimals, and a dash for what is unknown."""
+    return str(value) if not isinstance(value, float) else "-" if value != value else f"{value:.2f}"
 
 
 def value_text(value: Any) -> str:

@@ -14,7 +14,7 @@ from .datasets import Dataset
 from .models import Classifier
 
 PRECISIONS = ("32-true", "bf16-mixed")
-EVALUATION_BATCH = 500
+EVALUATION_PIXELS = 500 * 32 * 32  # of one batch
 
 logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)  # it announces every precision
 
@@ -57,19 +57,20 @@ def predict(
     """
     fabric = fabric or make_fabric(accelerator, precision)[0]
     mean, std = pixel_statistics(data, fabric.device)
-    images, labels = getattr(data, split).images, getattr(data, split).labels
+    part = getattr(data, split).to(fabric.device)
+    batch_size = max(1, EVALUATION_PIXELS // (data.size[0] * data.size[1]))
     model = model.to(fabric.device, memory_format=torch.channels_last)
     was_training = model.training
     model.eval()
     outputs = []
-    for batch in images.split(EVALUATION_BATCH):
-        x = views.normalise(batch.to(fabric.device), mean, std).contiguous(memory_format=torch.channels_last)
+    for images in part.read(torch.arange(len(part)).split(batch_size)):
+        x = views.normalise(images, mean, std).contiguous(memory_format=torch.channels_last)
         with fabric.autocast():
             outputs.append(model(x).float())
     model.train(was_training)
     features = torch.cat([output.features for output in outputs]).cpu()
     logits = torch.cat([output.logits for output in outputs]).cpu()
-    return Predictions(features, logits, labels.cpu())
+    return Predictions(features, logits, part.labels.cpu())
 
 
 def evaluate(model: Classifier, data: Dataset, split: str = "test", **options: Any) -> Scores:

@@ -19,6 +19,7 @@ from .models import Classifier
 from .recipes import Recipe
 
 GALLERY_SIZE = 100
+THUMBNAIL = 96  # pixels, at most
 EMBEDDING_SIZE = 2000
 
 
@@ -94,6 +95,9 @@ def describe(
     def plain(value: Any) -> Any:  # a strategy may be a function
         return getattr(value, "__name__", value)
 
+    packages = ["pckd_nb", "torch", "torchvision", "lightning-fabric"]
+    packages += ["timm"] * any(str(model.name).startswith("timm:") for model in (student, teacher) if model)
+
     return {
         "format": runs.FORMAT,
         "status": "new",
@@ -123,7 +127,7 @@ def describe(
         "seed": seed,
         "precision": precision,
         "hardware": hardware(device),
-        "versions": {name: metadata.version(name) for name in ("pckd_nb", "torch", "torchvision", "lightning-fabric")},
+        "versions": {name: metadata.version(name) for name in packages},
     }
 
 
@@ -134,6 +138,7 @@ def _describe_model(model: Classifier, data: Dataset) -> dict[str, Any]:
         "in_channels": data.channels,
         "feature_width": model.feature_width,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "weights_from": model.weights_from,
     }
 
 
@@ -159,8 +164,13 @@ def gallery(data: Dataset, difficulty: np.ndarray) -> dict[str, np.ndarray]:
     """At most 100 training images spread evenly from the easiest to the hardest. difficulty: (samples,) γ."""
     order = np.argsort(difficulty, kind="stable")
     index = order[np.linspace(0, len(order) - 1, min(GALLERY_SIZE, len(order))).round().astype(int)]
+    images = torch.cat(list(data.train.read(torch.from_numpy(index).split(10))))
+    if (largest := max(data.size)) > THUMBNAIL:
+        from torchvision.transforms.v2.functional import resize  # slow to import, and rarely needed
+
+        images = resize(images, [side * THUMBNAIL // largest for side in data.size], antialias=True)
     return {
-        "images": data.train.images[index].cpu().numpy(),
+        "images": images.cpu().numpy(),
         "labels": data.train.labels[index].cpu().numpy(),
         "index": index,
         "difficulty": difficulty[index],

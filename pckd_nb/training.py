@@ -61,7 +61,7 @@ def distill(
     Raises ValueError for settings that do not fit together, FloatingPointError for a loss that is not finite,
     FileExistsError and others as `runs.prepare`.
     """
-    recipe = get_recipe(recipe)
+    recipe = get_recipe(recipe).for_network(student.name)
     method, settings = resolve(method, recipe.method_settings(), {"views": data.default_views})
     folder = None if out is None else runs.prepare(out, resume=resume, overwrite=overwrite)
     teacher_run = teacher if isinstance(teacher, Run) else None
@@ -146,9 +146,11 @@ class Trainer:
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.recipe.lr_at(books.epoch)
                 started = time.perf_counter()
-                for index in views.batches(count, self.recipe.batch_size, self.seed, books.epoch)[books.step :]:
+                batches = views.batches(count, self.recipe.batch_size, self.seed, books.epoch)[books.step :]
+                stored = self.data.train.read(batches, seed=self.seed, epoch=books.epoch)
+                for index, images in zip(batches, stored, strict=True):
                     index = index.to(self.fabric.device)
-                    correct, terms = self.step(index, books.epoch)
+                    correct, terms = self.step(images, index, books.epoch)
                     books.note(index, correct, terms)
                     bar.update()
                     if interrupt.requested:
@@ -163,11 +165,10 @@ class Trainer:
                     saved = time.monotonic()
         return self.save("finished" if books.epoch > epochs else "interrupted")
 
-    def step(self, index: Tensor, epoch: int) -> tuple[Tensor, Terms]:
-        """One step of gradient descent on the training images at `index`; also says which it classified right."""
-        images, labels = self.data.train.images[index], self.data.train.labels[index]
-        padding = min(images.shape[2:]) // 8  # 4 of 32 pixels
-        x = views.augment(images, self.seed, epoch, index, padding, self.recipe.flip)
+    def step(self, images: Tensor, index: Tensor, epoch: int) -> tuple[Tensor, Terms]:
+        """One step of gradient descent on the training `images` at `index`; also says which it classified right."""
+        labels = self.data.train.labels[index]
+        x = views.augment(images, self.seed, epoch, index, self.data.train.padding, self.recipe.flip)
         x = views.rotate(views.normalise(x, self.mean, self.std), self.method.views)
         x = x.contiguous(memory_format=torch.channels_last)
 

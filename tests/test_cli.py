@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import pckd_nb as pckd
@@ -103,17 +104,83 @@ def test_init_starts_from_another_runs_weights(run, teacher, refused):
     assert start == pckd.load_run(teacher).fingerprint
     refused("first weights", *arguments, "--resume")
     refused("another network", *arguments[:-4], "--model", "resnet14", "--init", teacher, "--out", "x")
-    refused("'nowhere' is not a run", *arguments, "--init", "nowhere", "--overwrite")
+    refused("'nowhere': there is no such", *arguments, "--init", "nowhere", "--overwrite")
+
+
+def test_published_checkpoints_teach_and_are_held_to_their_word(run, teacher, refused):
+    state = pckd.load_run(teacher).student_state
+    torch.save({"epoch": 240, "model": {f"module.{name}": value for name, value in state.items()}}, "teacher.pth")
+    accuracy = pckd.load_run(teacher).accuracy
+    evaluate = ["evaluate", "teacher.pth", "--model", "resnet8", "--data", "digits", "--root", "."]
+    status, out, err = run("evaluate", teacher, "--expect", round(accuracy + 0.04, 2))
+    assert status == 0 and not err and "normalised by the constants of" in out
+    status, out, err = run("evaluate", teacher, "--expect", accuracy + 0.2)
+    assert status == 1 and err == [f"pckd-nb: top-1 is {accuracy:.2f} %, not the expected {accuracy + 0.2:.2f} ± 0.05"]
+    status, out, _ = run(*evaluate)
+    assert status == 0 and "resnet8 from teacher.pth on 450 test images" in out
+    distill = ["distill", *SMALL, "--student", "resnet8", "--method", "kd"]
+    assert run(*distill, "--teacher", "teacher.pth", "--teacher-model", "resnet8", "--out", "kd")[0] == 0
+    about = pckd.load_run("kd").settings["teacher"]
+    assert about["weights_from"] == "teacher.pth" and about["fingerprint"] == pckd.load_run(teacher).fingerprint
+    assert run("train", *SMALL, "--model", "resnet8", "--init", "teacher.pth", "--out", "more")[0] == 0
+    refused("no run folder.*--teacher-model", *distill, "--teacher", "teacher.pth", "--out", "x")
+    refused("no run folder.*--model", "evaluate", "teacher.pth")
+    refused("needs --data", "evaluate", "teacher.pth", "--model", "resnet8")
+    refused("layer1.1.*missing", *evaluate[:3], "resnet14", *evaluate[4:])
+    hundred = pckd.create_model("resnet8", num_classes=100, in_channels=1)
+    torch.save(hundred.state_dict(), "hundred.pth")
+    refused(r"'fc.weight' has shape \(100, 64\) instead of \(10, 64\)", "evaluate", "hundred.pth", *evaluate[2:])
+
+
+def test_transfer(run, teacher, refused, tmp_path):
+    kd = ["distill", *SMALL, "--student", "resnet8", "--method", "kd", "--teacher", teacher, "--out", "kd"]
+    assert run(*kd)[0] == 0
+    status, out, _ = run("transfer", teacher, "kd", "--data", "digits", "--train-size", "200", "--test-size", "100")
+    lines = out.splitlines()
+    assert status == 0 and "200 training and 100 test images of digits" in lines[0]
+    assert [line.split()[0] for line in lines[2:]] == ["supervised", "KD", "untrained"]
+    assert all(float(line.split()[-2]) > 30 for line in lines[2:])
+    refused("'nothing' is not a run", "transfer", "nothing", "--data", "digits")
+    make_photos(tmp_path / "photos")
+    refused("3 channels", "transfer", teacher, "--data", f"folder:{tmp_path / 'photos'}")
+
+
+def test_images_in_a_streaming_folder_train_and_resume(run, tmp_path):
+    for split, images in (("train", 6), ("val", 3)):
+        for name in ("n01", "n02", "n03"):
+            (tmp_path / "imagenet" / split / name).mkdir(parents=True)
+            for number in range(images):
+                pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "imagenet" / split / name / f"{number}.JPEG")
+    arguments = ["train", "--data", "imagenet", "--root", ".", "--image-size", "32", "--workers", "2", "--model"]
+    arguments += [
+        "torchvision:resnet18",
+        "--recipe",
+        "imagenet_paper",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "6",
+        "--lr",
+        ".01",
+    ]
+    status, out, err = run(*arguments, "--out", "run")
+    assert status == 0 and not err and "torchvision:resnet18" in out
+    run_ = pckd.load_run("run")
+    assert run_.settings["recipe"]["lr"] == 0.01 and run_.gallery["images"].shape[1:] == (3, 32, 32)
+    assert "9 test images" in run("evaluate", "run", "--root", ".", "--workers", "0")[1]
 
 
 def test_lists(run):
     status, out, _ = run("models")
     assert status == 0 and all(name in out for name in pckd.models.MODELS) and "278,324" in out
+    line = next(line for line in out.splitlines() if line.startswith("vgg13"))
+    assert line.split()[1:4] == ["9,462,180", "570", "512"] and line.endswith("> vgg8, > MobileNetV2")
     status, out, _ = run("datasets")
     assert status == 0 and all(name in out for name in pckd.datasets.DATASETS)
 
 
-@pytest.mark.parametrize("command", ["", "train", "distill", "evaluate", "demo"])
+@pytest.mark.parametrize("command", ["", "train", "distill", "evaluate", "transfer", "demo"])
 def test_help(command, run):
     status, out, err = run(*([command] if command else []), "--help")
     assert status == 0 and "Usage" in out and not err
@@ -170,7 +237,7 @@ def test_bad_folders_of_images(refused, tmp_path):
 def test_run_folders(refused, run, teacher, tmp_path):
     distill = ["distill", *SMALL, "--student", "resnet8", "--method", "kd"]
     refused("needs --teacher", *distill, "--out", "x")
-    refused("'nowhere' is not a run", *distill, "--teacher", "nowhere", "--out", "x")
+    refused("'nowhere' is not a run: there is no such folder", *distill, "--teacher", "nowhere", "--out", "x")
     refused("'nowhere' is not a run", "evaluate", "nowhere")
     refused("--resume.*--overwrite", "train", *SMALL, "--model", "resnet8", "--out", teacher)
     (tmp_path / "mine").mkdir()

@@ -2,13 +2,18 @@
 
 import gzip
 import json
+import os
 import pickle
+import shutil
 import tarfile
+import zipfile
+from io import BytesIO
 from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 import torchvision.datasets as tvd
 from PIL import Image
@@ -16,6 +21,7 @@ from torchvision.datasets import utils as tv_utils
 
 from pckd_nb import datasets, shapes
 from pckd_nb.datasets import DATASETS, default_root, load_dataset
+from pckd_nb.streams import Streamed
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +55,7 @@ def test_shapes100(tmp_path):
     assert data.groups["shape"][31] == "star" and data.groups["pattern"][31] == "striped"
     assert data.default_views == 4 and data.normalisation == "computed on the training images"
     options = json.loads(json.dumps(data.options))
-    assert options == {"train_size": 300, "test_size": 100, "seed": 3}
+    assert options == {"train_size": 300, "test_size": 100, "image_size": None, "seed": 3}
     assert load_dataset("shapes100", tmp_path / "other", **options).fingerprint == data.fingerprint
 
 
@@ -159,7 +165,8 @@ def test_fingerprint_sees_pixels_labels_and_names(tmp_path):
 
 
 def test_images_of_one_colour_can_be_normalised():
-    mean, std, _ = datasets._statistics(torch.full((3, 2, 4, 4), 51, dtype=torch.uint8))
+    black = datasets.Split(torch.full((3, 2, 4, 4), 51, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
+    mean, std, _ = datasets._statistics(black)
     assert mean == pytest.approx((0.2, 0.2)) and min(std) > 0
 
 
@@ -167,6 +174,33 @@ def test_to_moves_every_tensor(tmp_path):
     data = load_dataset("shapes100", tmp_path, train_size=100, test_size=100).to("meta")
     for split in (data.train, data.test):
         assert {t.device.type for t in (split.images, split.labels, split.difficulty)} == {"meta"}
+        assert split.device.type == "meta"
+
+
+def test_a_split_in_memory_is_read_by_index(tmp_path):
+    split = load_dataset("digits", tmp_path).train
+    assert split.shape == (1, 16, 16) and split.padding == 2 and split.device.type == "cpu"
+    batches = torch.tensor([5, 3, 1346]), torch.tensor([0])
+    one, two = split.read(iter(batches), seed=1, epoch=2)
+    assert torch.equal(one, split.images[[5, 3, 1346]]) and torch.equal(two, split.images[:1])
+
+
+@pytest.mark.parametrize("name", ["shapes100", "digits", "cifar100", "fashion_mnist"])
+def test_image_size_of_what_is_no_photograph(tmp_path, name):
+    with pytest.raises(ValueError, match=f"image_size is 64: {name} has images of") as error:
+        load_dataset(name, tmp_path, image_size=64)
+    assert message_of(error) and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", [{"image_size": 7}, {"image_size": 32.0}, {"workers": -1}, {"workers": "all"}])
+def test_impossible_image_size_or_workers(tmp_path, wrong):
+    with pytest.raises(ValueError, match="at least|whole number") as error:
+        load_dataset(f"folder:{tmp_path}", **wrong)
+    assert next(iter(wrong)) in message_of(error)
+
+
+def test_own_image_size_is_no_error(tmp_path):
+    assert load_dataset("digits", tmp_path, image_size=16).options["image_size"] == 16
 
 
 @pytest.mark.parametrize(("name", "hint"), [("cifar", "cifar10"), ("Shapes100", "shapes100"), ("mnist", "fashion_")])
@@ -277,6 +311,8 @@ def test_damaged_unpacked_file(tmp_path, monkeypatch):
         ("cifar10", "cifar-10-python.tar.gz"),
         ("cifar100", "cifar-100-python.tar.gz"),
         ("fashion_mnist", "t10k-labels-idx1-ubyte.gz"),
+        ("stl10", "stl10_binary.tar.gz"),
+        ("tinyimagenet", "tiny-imagenet-200.zip"),
     ],
 )
 def test_failed_download_says_what_to_do_by_hand(tmp_path, name, file):
@@ -293,7 +329,7 @@ def test_half_a_download_is_removed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tv_utils, "_get_redirect_url", lambda url, max_hops: url)
     monkeypatch.setattr(tv_utils, "_urlretrieve", cable_pulled)
-    for name in ("cifar100", "fashion_mnist"):
+    for name in ("cifar100", "fashion_mnist", "stl10", "tinyimagenet"):
         with pytest.raises(ConnectionError, match="connection reset"):
             load_dataset(name, tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
@@ -350,6 +386,143 @@ def test_damaged_fashion_mnist(tmp_path, monkeypatch):
         unpacked.write_bytes(damaged)
         with pytest.raises(OSError, match="t10k-images-idx3-ubyte is damaged"):
             load_dataset("fashion_mnist", tmp_path)
+
+
+def stl10_archive(root: Path, monkeypatch) -> Path:
+    """Write a small archive in the format of STL-10 and make torchvision expect it."""
+    rng = np.random.default_rng(0)
+    tree = root / "tree" / "stl10_binary"
+    tree.mkdir(parents=True)
+    md5s = {}
+    for part, count in (("train", 20), ("test", 10), ("unlabeled", 2)):
+        pixels = rng.integers(0, 9, (count, 3, 96, 96), dtype=np.uint8)
+        pixels[:, 0, :48] = 250  # stored column by column: the left half
+        contents = {f"{part}_X.bin": pixels, f"{part}_y.bin": np.arange(count, dtype=np.uint8) % 10 + 1}
+        for name, content in contents.items():
+            (tree / name).write_bytes(content.tobytes())
+            md5s[name] = tv_utils.calculate_md5(tree / name)
+    archive = root / tvd.STL10.filename
+    with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
+        tar.add(tree, "stl10_binary")
+    monkeypatch.setattr(tvd.STL10, "tgz_md5", tv_utils.calculate_md5(archive))
+    for files in ("train_list", "test_list"):
+        monkeypatch.setattr(tvd.STL10, files, [[name, md5s[name]] for name, _ in getattr(tvd.STL10, files)])
+    return archive
+
+
+def test_stl10(tmp_path, monkeypatch):
+    archive = stl10_archive(tmp_path, monkeypatch)
+    data = load_dataset("stl10", tmp_path)
+    assert (len(data.train), len(data.test)) == (20, 10) and data.size == (32, 32) and data.channels == 3
+    assert data.train.labels.tolist() == [*range(10), *range(10)]
+    assert data.classes[0] == "airplane" and data.classes[9] == "truck"
+    assert data.normalisation == "computed on the training images"
+    assert data.train.images[:, 0, :, :12].min() > 200, "the left half is bright: rows are rows"
+    assert data.train.images[:, 0, :, 20:].max() < 60 and data.train.images[:, 1:].max() < 9
+    assert data.train.images[:, 1:].float().std() < 2, "scaled with antialiasing: of noise little is left"
+
+    archive.unlink()
+    (tmp_path / "stl10_binary" / "unlabeled_X.bin").unlink()
+    original = load_dataset("stl10", tmp_path, image_size=96)
+    content = (tmp_path / "stl10_binary" / "test_X.bin").read_bytes()
+    assert np.array_equal(
+        original.test.images, np.frombuffer(content, np.uint8).reshape(10, 3, 96, 96).transpose(0, 1, 3, 2)
+    )
+    assert load_dataset("stl10", tmp_path, **original.options).fingerprint == original.fingerprint
+
+
+def test_damaged_stl10(tmp_path, monkeypatch):
+    archive = stl10_archive(tmp_path, monkeypatch)
+    whole = archive.read_bytes()
+    for damaged in (whole[:-100], b"another file"):
+        archive.write_bytes(damaged)
+        with pytest.raises(OSError, match="is damaged") as error:
+            load_dataset("stl10", tmp_path)
+        for part in (str(archive), tvd.STL10.tgz_md5, tv_utils.calculate_md5(archive)):
+            assert part in message_of(error)
+    archive.write_bytes(whole)
+    fingerprint = load_dataset("stl10", tmp_path).fingerprint
+    unpacked = tmp_path / "stl10_binary" / "test_X.bin"
+    unpacked.write_bytes(b"half")
+    assert load_dataset("stl10", tmp_path).fingerprint == fingerprint, "unpacked again from the archive"
+    archive.unlink()
+    unpacked.write_bytes(b"half")
+    with pytest.raises(OSError, match="test_X.bin is damaged: its md5") as error:
+        load_dataset("stl10", tmp_path)
+    assert dict(tvd.STL10.test_list)["test_X.bin"] in message_of(error)
+
+
+WORDS = {"n02": "dog, domestic dog", "n01": "crane", "n04": "crane, lifting device", "n03": "cat"}
+
+
+def jpeg(pixels: np.ndarray, mode: str = "RGB") -> bytes:
+    file = BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, "jpeg", quality=95)
+    return file.getvalue()
+
+
+def tiny_imagenet_archive(root: Path, monkeypatch, per_class: int = 12) -> dict[str, bytes]:
+    """Write a small archive in the format of TinyImageNet-200, md5 and all; returns its photographs by file name."""
+    rng = np.random.default_rng(0)
+    photographs, annotations = {}, []
+    for row, wnid in enumerate([*WORDS] * per_class):
+        pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        photographs[f"train/{wnid}/images/{wnid}_{row // len(WORDS)}.JPEG"] = jpeg(pixels, "L" if row == 5 else "RGB")
+    for row, wnid in enumerate(["n03", "n03", "n01"]):
+        photographs[f"val/images/val_{row}.JPEG"] = jpeg(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+        annotations.append(f"val_{row}.JPEG\t{wnid}\t0\t32\t44\t62\n")
+    archive = root / "tiny-imagenet-200.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, content in {
+            "wnids.txt": "".join(f"{wnid}\n" for wnid in WORDS),
+            "words.txt": "".join(f"{wnid}\t{words}\n" for wnid, words in sorted(WORDS.items())) + "n9\tentity\n",
+            "val/val_annotations.txt": "".join(annotations),
+            "train/n01/n01_boxes.txt": "n01_0.JPEG\t0\t10\t63\t58\n",
+            "test/images/test_0.JPEG": "no label",
+            **photographs,
+        }.items():
+            file.writestr(f"tiny-imagenet-200/{name}", content)
+    md5 = tv_utils.calculate_md5(archive)
+    monkeypatch.setattr(datasets, "_TINY_IMAGENET", (datasets._TINY_IMAGENET[0], md5))
+    return photographs
+
+
+def test_tiny_imagenet(tmp_path, monkeypatch):
+    photographs = tiny_imagenet_archive(tmp_path, monkeypatch)
+    data = load_dataset("tinyimagenet", tmp_path, image_size=64)
+    assert (len(data.train), len(data.test)) == (48, 3) and data.size == (64, 64) and data.channels == 3
+    assert data.classes == ("dog", "crane (n01)", "crane (n04)", "cat"), "in the order of wnids.txt"
+    assert data.train.labels.tolist() == [0] * 12 + [1] * 12 + [2] * 12 + [3] * 12
+    assert data.test.labels.tolist() == [3, 3, 1]
+    expected = sorted((list(WORDS).index(name.split("/")[1]), name) for name in photographs if name.startswith("train"))
+    for image, (_, name) in zip(data.train.images, expected, strict=True):
+        pixels = np.asarray(Image.open(BytesIO(photographs[name])).convert("RGB"))
+        assert np.array_equal(image.permute(1, 2, 0), pixels)
+    assert torch.equal(data.train.images[13, 0], data.train.images[13, 2]), "grey"
+    assert data.mean == (0.4802, 0.4481, 0.3975) and data.normalisation == "TinyImageNet, as in mdistiller"
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny-imagenet-200.zip"], "nothing is unpacked"
+    assert load_dataset("tinyimagenet", tmp_path, train_size=8).train.images.shape == (8, 3, 32, 32)
+
+
+def test_damaged_tiny_imagenet(tmp_path, monkeypatch):
+    tiny_imagenet_archive(tmp_path, monkeypatch)
+    archive = tmp_path / "tiny-imagenet-200.zip"
+    for damaged in (archive.read_bytes()[:-100], b"another file"):
+        archive.write_bytes(damaged)
+        with pytest.raises(OSError, match="is damaged: its md5") as error:
+            load_dataset("tinyimagenet", tmp_path)
+        for part in (str(archive), datasets._TINY_IMAGENET[1], tv_utils.calculate_md5(archive)):
+            assert part in message_of(error)
+        assert archive.is_file()
+
+
+def test_a_download_of_something_else_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tv_utils, "_get_redirect_url", lambda url, max_hops: url)
+    monkeypatch.setattr(tv_utils, "_urlretrieve", lambda url, file: Path(file).write_bytes(b"a login page"))
+    for name in ("stl10", "tinyimagenet"):
+        with pytest.raises(ConnectionError, match=f"could not download {name} .*corrupted"):
+            load_dataset(name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 # ----------------------------------------------------------------------------------------- a folder of images
@@ -462,3 +635,185 @@ def test_truncated_jpeg(tree):
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(OSError, match="z.jpg"):
         load_dataset(f"folder:{tree}")
+
+
+def test_folder_in_another_size(tree):
+    data = load_dataset(f"folder:{tree}", image_size=12)
+    assert data.size == (12, 12) and data.train.labels.tolist() == [0, 1, 1]
+    assert load_dataset(f"folder:{tree}", **data.options).fingerprint == data.fingerprint
+    assert load_dataset(f"folder:{tree}").fingerprint != data.fingerprint
+
+
+def test_grey_cmyk_and_transparent_images(tree):
+    cat = tree / "train" / "cat"
+    for name, mode in (("c.png", "L"), ("d.jpg", "CMYK"), ("e.png", "LA"), ("f.png", "RGBA"), ("g.png", "1")):
+        write_image(cat / name, mode=mode)
+    images = load_dataset(f"folder:{tree}").train.images
+    assert torch.equal(images[3, 0], images[3, 2]), "grey"
+    assert images[4, :, 4, 4].tolist() == pytest.approx([200, 30, 90], abs=10)
+
+
+# ------------------------------------------------------------------------------- too big for memory, and ImageNet
+
+
+def test_a_folder_too_big_for_memory_is_streamed_and_the_same(tree, monkeypatch):
+    cat = tree / "train" / "cat"
+    write_image(cat / "wide.jpg", (40, 9), mode="CMYK")
+    write_image(cat / "grey.png", (7, 7), mode="L")
+    name = f"folder:{tree}"
+    whole = load_dataset(name)
+    needed = (5 + 3) * 3 * 8 * 8
+    monkeypatch.setattr(datasets, "memory_limit", lambda: needed)
+    assert isinstance(load_dataset(name).train, datasets.Split)
+    monkeypatch.setattr(datasets, "memory_limit", lambda: needed - 1)
+    data = load_dataset(name, workers=0)
+    assert isinstance(data.train, Streamed) and isinstance(data.test, Streamed)
+    assert repr(data) == repr(whole) and data.classes == whole.classes and data.size == whole.size
+    for streamed, split in ((data.train, whole.train), (data.test, whole.test)):
+        index = torch.arange(len(split)).flip(0)
+        (images,) = streamed.read([index], seed=1, epoch=2)
+        assert torch.equal(images, split.images[index]) and torch.equal(streamed.labels, split.labels)
+        assert streamed.padding == split.padding and streamed.shape == split.shape and streamed.difficulty is None
+    assert data.mean == whole.mean and data.std == whole.std
+    assert data.normalisation == "computed on 5 of the training images, evenly spread"
+    assert data.options == whole.options and data.train.workers == 0
+    assert isinstance(load_dataset(name, train_size=2).train, datasets.Split), "a part may fit again"
+
+
+def test_fingerprint_of_a_streamed_folder(tree, monkeypatch):
+    monkeypatch.setattr(datasets, "memory_limit", lambda: 0)
+
+    def load(**options) -> str:
+        return load_dataset(f"folder:{tree}", workers=0, **options).fingerprint
+
+    prints = [load(), load(image_size=16), load(train_size=2)]
+    elsewhere = tree.with_name("elsewhere")
+    shutil.copytree(tree, elsewhere)
+    assert load_dataset(f"folder:{elsewhere}", workers=0).to("cpu").fingerprint == prints[0]
+    (tree / "test" / "cat" / "b.png").rename(tree / "test" / "cat" / "c.png")
+    prints.append(load())
+    with open(tree / "test" / "cat" / "c.png", "ab") as file:
+        file.write(b"one more")
+    prints.append(load())
+    (tree / "train" / "ant").rename(tree / "train" / "bee")
+    (tree / "test" / "ant").rename(tree / "test" / "bee")
+    prints.append(load())
+    assert len(set(prints)) == 6
+
+
+def test_memory_limit_is_sensible():
+    assert 2**28 < datasets.memory_limit() < 2**45
+
+
+@pytest.fixture
+def imagenet(tmp_path) -> Path:
+    """Four classes of six training and two validation photographs."""
+    root = tmp_path / "imagenet"
+    for row, wnid in enumerate(["n01", "n02", "n03", "n04"]):
+        for k in range(6):
+            write_image(root / "train" / wnid / f"{wnid}_{k}.JPEG", (50 + k, 40), (60 * row, 40 * k, 0))
+        for k in range(2):
+            write_image(root / "val" / wnid / f"ILSVRC2012_val_{k}.JPEG", (40, 50), (60 * row, 0, 0))
+    return root
+
+
+def test_imagenet(imagenet, tmp_path):
+    data = load_dataset("imagenet", tmp_path, workers=0)
+    assert data.name == "imagenet" and data.classes == ("n01", "n02", "n03", "n04")
+    assert data.train.random_crop and data.train.padding == 0 and data.size == (224, 224)
+    assert data.train.labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6 + [3] * 6
+    assert data.test.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert data.mean == (0.485, 0.456, 0.406) and "torchvision" in data.normalisation and data.default_views == 4
+
+    small = load_dataset(f"imagenet:{imagenet}", image_size=16, train_size=10, test_size=4, workers=0)
+    assert small.size == (16, 16) and small.mean == data.mean and small.options["image_size"] == 16
+    assert small.train.labels.bincount().sort().values.tolist() == [2, 2, 3, 3] and len(small.test) == 4
+    names = [os.fsdecode(name) for name in small.train.names]
+    assert names == sorted(set(names))
+    for epoch in (None, 1):
+        (images,) = small.train.read([torch.arange(10)], seed=0, epoch=epoch)
+        colours = images[:, :2, 8, 8].tolist()
+        for label, name, colour in zip(small.train.labels.tolist(), names, colours, strict=True):
+            assert colour == pytest.approx([60 * label, 40 * int(name[-6])], abs=6)
+
+
+def test_imagenet_with_a_test_folder_and_errors(imagenet, tmp_path):
+    (imagenet / "val").rename(imagenet / "test")
+    assert len(load_dataset("imagenet", tmp_path).test) == 8
+    write_image(imagenet / "test" / "n05" / "a.JPEG")
+    with pytest.raises(ValueError, match="train lacks: n05") as error:
+        load_dataset("imagenet", tmp_path)
+    assert message_of(error)
+    shutil.rmtree(imagenet / "test")
+    with pytest.raises(FileNotFoundError, match="there is no .*val: ImageNet has to be obtained by hand") as error:
+        load_dataset("imagenet", tmp_path)
+    assert str(imagenet / "train:") not in message_of(error)
+    with pytest.raises(FileNotFoundError, match="by hand") as error:
+        load_dataset(f"imagenet:{tmp_path / 'nowhere'}")
+    for part in (tmp_path / "nowhere" / "train", "ILSVRC2012_img_train.tar", "ILSVRC2012_devkit_t12.tar.gz"):
+        assert str(part) in message_of(error)
+    with pytest.raises(ValueError, match="'imagenet:' lacks a path"):
+        load_dataset("imagenet:")
+
+
+def imagenet_archives(root: Path, monkeypatch) -> dict[str, Path]:
+    """The tree of `imagenet` as the three archives ImageNet comes in, md5s and all."""
+
+    def pack(archive: Path, files: dict[str, bytes], mode: str = "w") -> Path:
+        with tarfile.open(archive, mode) as tar:
+            for name, content in files.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                tar.addfile(entry, BytesIO(content))
+        return archive
+
+    meta = tvd.imagenet.ARCHIVE_META
+    archives = {part: root / meta[part][0] for part in meta}
+    wnids, train = sorted(path.name for path in (root / "train").iterdir()), {}
+    for wnid in wnids:
+        photographs = {path.name: path.read_bytes() for path in (root / "train" / wnid).iterdir()}
+        train[f"{wnid}.tar"] = pack(root / "inner.tar", photographs).read_bytes()
+    pack(archives["train"], train)
+    of_val = [(path.parent.name, path.read_bytes()) for path in sorted(root.glob("val/*/*"))]
+    pack(archives["val"], {f"ILSVRC2012_val_{row:08}.JPEG": content for row, (_, content) in enumerate(of_val)})
+    fields = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O")]
+    synsets = [(row + 1, wnid, f"{wnid}, thing", "", 0) for row, wnid in enumerate(wnids)] + [(5, "n", "all", "", 4)]
+    scipy.io.savemat(mat := BytesIO(), {"synsets": np.array(synsets, fields)})
+    truth = "".join(f"{wnids.index(wnid) + 1}\n" for wnid, _ in of_val).encode()
+    devkit = {"meta.mat": mat.getvalue(), "ILSVRC2012_validation_ground_truth.txt": truth}
+    inside = {f"ILSVRC2012_devkit_t12/data/{name}": content for name, content in devkit.items()}
+    pack(archives["devkit"], inside, "w:gz")
+    for part, archive in archives.items():
+        monkeypatch.setitem(meta, part, (archive.name, tv_utils.calculate_md5(archive)))
+    for path in ("train", "val"):
+        shutil.rmtree(root / path)
+    (root / "inner.tar").unlink()
+    return archives
+
+
+def test_imagenet_is_unpacked_from_its_archives(imagenet, tmp_path, monkeypatch):
+    fingerprint = load_dataset("imagenet", tmp_path).train.names.tolist()
+    labels = load_dataset("imagenet", tmp_path).test.labels
+    archives = imagenet_archives(imagenet, monkeypatch)
+    (imagenet / "train.unfinished").mkdir()
+    (imagenet / "train.unfinished" / "n01.tar").write_bytes(b"left by an interrupted unpacking")
+    data = load_dataset("imagenet", tmp_path)
+    assert data.train.names.tolist() == fingerprint and torch.equal(data.test.labels, labels)
+    assert {path.name for path in imagenet.iterdir() if path.is_dir()} == {"train", "val"}
+    for archive in archives.values():
+        archive.unlink()
+    assert load_dataset("imagenet", tmp_path).fingerprint == data.fingerprint
+
+
+@pytest.mark.parametrize("part", ["train", "val", "devkit"])
+def test_damaged_imagenet_archives(imagenet, tmp_path, monkeypatch, part):
+    archives = imagenet_archives(imagenet, monkeypatch)
+    archive, expected = archives[part], tvd.imagenet.ARCHIVE_META[part][1]
+    archive.write_bytes(archive.read_bytes()[:-1000])
+    with pytest.raises(OSError, match="is damaged: its md5") as error:
+        load_dataset("imagenet", tmp_path)
+    for said in (str(archive), expected, tv_utils.calculate_md5(archive)):
+        assert said in message_of(error)
+    archive.unlink()
+    with pytest.raises(FileNotFoundError, match=f"by hand.*{archive.name}"):
+        load_dataset("imagenet", tmp_path)

@@ -14,8 +14,9 @@ from .conftest import REFERENCES, outputs, relative_error
 class Sizes:
     """All that `bind` asks of a network."""
 
-    def __init__(self, feature_width: int, num_classes: int):
+    def __init__(self, feature_width: int, num_classes: int, bias: bool = True):
         self.feature_width, self.num_classes = feature_width, num_classes
+        self.head = torch.nn.Linear(feature_width, num_classes, bias)
 
 
 def bound_to(ref, **settings) -> PCKD:
@@ -110,6 +111,8 @@ def test_bind_keeps_no_network(data):
     assert not any(isinstance(module, pckd.methods.Classifier) for module in method.modules())
     assert "width 64" in method.left_out["category_center_alignment"]
     assert "128" in method.left_out["category_center_alignment"]
+    method.bind(Sizes(64, 5), Sizes(64, 5, bias=False))
+    assert method.left_out == {"category_center_alignment": "only the student's last layer has a bias"}
 
 
 def test_heads_have_the_papers_sizes(data):

@@ -15,6 +15,16 @@ def test_the_papers_recipe():
     rates = [recipe.lr_at(epoch) for epoch in (1, 150, 151, 180, 181, 210, 211, 240)]
     assert rates == pytest.approx([5e-2, 5e-2, 5e-3, 5e-3, 5e-4, 5e-4, 5e-5, 5e-5])
     assert recipe.method_settings() == {}
+    assert recipe.for_network("MobileNetV2").lr == recipe.for_network("ShuffleV1").lr == 0.01
+    assert recipe.for_network("vgg8").lr == recipe.for_network(None).lr == 0.05
+    assert get_recipe("cifar100_paper", lr=0.1).for_network("MobileNetV2").lr == 0.1
+
+
+def test_the_imagenet_recipe():
+    recipe = get_recipe("imagenet_paper")
+    rates = [recipe.lr_at(epoch) for epoch in (1, 30, 31, 60, 61, 90, 91, 100)]
+    assert rates == pytest.approx([0.1, 0.1, 1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4])
+    assert recipe.flip and recipe.method_settings()["epsilon"] ** 100 == pytest.approx(1.005**240)
 
 
 def test_the_classroom_recipe_ends_a_hundred_times_slower_than_it_begins():

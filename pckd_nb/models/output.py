@@ -31,6 +31,7 @@ class Classifier(nn.Module):
 
     head_name = "fc"  # where the published checkpoints keep the last layer
     name: str | None = None  # what `create_model` calls the network
+    weights_from: str | None = None  # the checkpoint or run it was loaded from
 
     def features(self, x: Tensor) -> Tensor:
         raise NotImplementedError

@@ -1,0 +1,295 @@
+"""Weights that others saved, from a file or a web address, into a network of ours. No code in a file is ever run.
+
+Read are PyTorch files, zip or legacy (RepDistiller/CRD, the PCKD release, mdistiller, timm, torchvision), safetensors,
+and run folders.
+"""
+
+import hashlib
+import pickle
+import re
+import time
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .datasets import default_root
+from .models import Classifier
+from .runs import HEADS, load_run, load_weights
+
+PLACES = ("model", "state_dict", "model_state_dict", "net", "state_dict_ema")  # of the weights in a file, best first
+WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+STUDENT = "student."  # mdistiller saves teacher and student in one
+LOCAL = ("localhost", "127.0.0.1", "::1")
+PAUSES = (1.0, 4.0)  # seconds between one try of a download and the next
+WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<[!?a-zA-Z]")
+NOT_RUN = "and code is never run from a checkpoint; ask its author for a file of weights (safetensors)"
+
+
+class Ignored:
+    """Takes the place of what files hold beside weights, so that not even numpy's or argparse's code sees them."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, _: Any) -> None: ...
+
+
+IGNORED = [
+    (Ignored, name)
+    for name in (
+        "argparse.Namespace",
+        "numpy.dtype",
+        "numpy.ndarray",
+        *(f"numpy.{core}.multiarray.{maker}" for core in ("core", "_core") for maker in ("scalar", "_reconstruct")),
+        *(f"{module}.{system}Path" for module in ("pathlib", "pathlib._local") for system in ("Posix", "Windows")),
+    )
+]
+
+
+def load_checkpoint(
+    model: nn.Module,
+    source: str | Path,
+    *,
+    sha256: str | None = None,
+    size: int | None = None,
+    root: str | Path | None = None,
+) -> nn.Module:
+    """Load the weights in `source`, a file, a run folder or an https address, into `model`, and return it.
+
+    Every weight must fit, but for counters of batches that old files lack; where anything fails the model is left as
+    it was. sha256 (64 hexadecimal digits) and size (bytes) are of the file, an address may also end in #sha256=…;
+    root is `fetch`'s.
+    Raises ValueError (weights of another network, a file that can't be read or holds more than weights),
+    FileNotFoundError (no such file, a folder that is no run) or OSError (failed download, wrong sum or size).
+    """
+    _check_sum(sha256)
+    if "://" in str(source):
+        source, _, fragment = str(source).partition("#sha256=")  # pip's way to write it
+        _check_sum(sha256 := sha256 or fragment or None)
+        path = fetch(source, sha256=sha256, size=size, root=root)
+        label = f"'{source}' (kept as '{path}')"
+    else:
+        path, label = Path(source).expanduser(), f"'{source}'"
+    if path.is_dir():
+        if sha256 is not None or size is not None:
+            raise ValueError(f"{label} is a folder: sha256 and size are of a file")
+        state = load_run(path).student_state
+        if not state:
+            raise ValueError(f"{label} is a record without weights")
+    elif not path.is_file():
+        raise FileNotFoundError(f"{label}: there is no such file")
+    else:
+        if wrong := _difference(path, sha256, size):
+            raise OSError(f"{label} {wrong}")
+        state = _weights(_read(path, label), label)
+    state = _fit(model, state, label)
+    try:
+        load_weights(model, state, label)
+    except ValueError as error:
+        raise ValueError(f"{error}{_other_classes(model, state, str(error))}") from None
+    if isinstance(model, Classifier):
+        model.weights_from = str(source) if "://" in str(source) else Path(source).name
+    return model
+
+
+def fetch(url: str, *, sha256: str | None = None, size: int | None = None, root: str | Path | None = None) -> Path:
+    """The file at `url`, downloaded once into the folder "checkpoints" of `root` (that of the data sets unless said).
+
+    sha256 (64 hexadecimal digits) and size (bytes) are checked where given; a kept file they don't fit is fetched
+    again. A broken connection is tried three times in all. Raises ValueError for an address that is not https (http
+    to this machine is allowed), OSError where the download fails or is not what was expected; nothing is kept then.
+    """
+    import pooch  # it and requests take a third of a second to import
+
+    _check_address(url)
+    _check_sum(sha256)
+    folder = (default_root() if root is None else Path(root).expanduser()) / "checkpoints"
+    name = re.sub(r"[^\w.-]", "_", urlsplit(url).path.rpartition("/")[2])[-80:] or "checkpoint"
+    path = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}"
+    if path.is_file():
+        if not _difference(path, sha256, size):
+            return path
+        path.unlink()
+
+    def download(_: str, temporary: str, __: Any) -> None:
+        _download(url, temporary)
+        with open(temporary, "rb") as file:
+            page = WEB_PAGE.match(file.read(64))
+        if page:
+            raise OSError(f"'{url}' gave a web page, not a file of weights: give the address of the file itself")
+        if wrong := _difference(Path(temporary), sha256, size):
+            raise OSError(f"'{url}' {wrong}: it was not kept")
+
+    folder.mkdir(parents=True, exist_ok=True)
+    pooch.get_logger().setLevel("WARNING")
+    pooch.retrieve(url, None, fname=path.name, path=folder, downloader=download)
+    return path
+
+
+def _download(url: str, file: str) -> None:
+    import pooch
+    import requests
+
+    def follow(response: requests.Response, **_: Any) -> None:
+        if response.is_redirect:
+            _check_address(urljoin(response.url, response.headers["location"]))
+
+    download = pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, hooks={"response": follow})
+    for pause in (*PAUSES, None):
+        try:
+            return download(url, file, None)
+        except requests.RequestException as error:
+            if error.response is not None:
+                answer = _one_line(f"{error.response.status_code} {error.response.reason}")
+                raise OSError(f"could not download '{url}': the server answered {answer}") from error
+            if pause is None:
+                cause = error.args[0] if error.args else error
+                reason = _one_line(getattr(cause, "reason", cause))
+                raise OSError(f"could not download '{url}' in {len(PAUSES) + 1} tries: {reason}") from error
+        time.sleep(pause)
+
+
+def _check_address(url: str) -> None:
+    parts = urlsplit(url)
+    if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL)):
+        raise ValueError(f"'{url}' is not fetched: use an https address, or download it by hand and give the file")
+
+
+def _check_sum(sha256: str | None) -> None:
+    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise ValueError(f"sha256 is 64 hexadecimal digits, not '{sha256}'")
+
+
+def _difference(path: Path, sha256: str | None, size: int | None) -> str:
+    """What of the file is not as expected; "" if all is."""
+    if size is not None and (found := path.stat().st_size) != size:
+        return f"has {found:,} bytes instead of {size:,}"
+    if sha256 is None:
+        return ""
+    import pooch
+
+    found = pooch.file_hash(str(path), alg="sha256")
+    return "" if found == sha256.lower() else f"has the SHA-256 sum {found} instead of {sha256.lower()}"
+
+
+def _read(path: Path, label: str) -> Any:
+    """What a file holds, with `Ignored` where it is not weights. Raises ValueError where it can't be read safely."""
+    with path.open("rb") as file:
+        start = file.read(64)
+        file.seek(0)
+        if not start:
+            raise ValueError(f"{label} is empty")
+        if WEB_PAGE.match(start):
+            raise ValueError(f"{label} is a web page, not a file of weights: download the file itself")
+        if start.startswith(b"PK\3\4"):
+            try:
+                entries = zipfile.ZipFile(file).infolist()
+            except Exception as error:  # whoever made the file decides what goes wrong, here and below
+                raise ValueError(f"{label} is cut short or damaged: as a zip archive, {_one_line(error)}") from error
+            if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+                raise ValueError(f"{label} was refused: it is a TorchScript program, {NOT_RUN}")
+            if not any(entry.filename.endswith("/data.pkl") for entry in entries):
+                raise ValueError(f"{label} is a zip archive, but not one of PyTorch's: unpack it")
+            # mapped, only what is used is read; what somebody has compressed would be read as noise
+            return _unpickle(path, label, mmap=all(entry.compress_type == zipfile.ZIP_STORED for entry in entries))
+        if start.startswith(b"\x80"):
+            return _unpickle(file, label)
+    if path.suffix == ".safetensors" or start[8:9] == b"{":
+        try:
+            return load_file(path)
+        except Exception as error:
+            raise ValueError(f"{label} is cut short or damaged: as safetensors, {_one_line(error)}") from error
+    raise ValueError(f"{label} is no file of weights: neither PyTorch's (.pth, .pt) nor safetensors")
+
+
+def _unpickle(file: Any, label: str, mmap: bool = False) -> Any:
+    """torch.load of a path or an open file, weights alone."""
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(IGNORED):
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:
+        reason = _one_line(error)
+        if "unexpected EOF" in reason or (hasattr(file, "read") and not file.read(1)):
+            raise ValueError(f"{label} is cut short: the file ends in the middle of its weights") from error
+        if found := re.search(r"GLOBAL (.+) (?:was not an allowed global|whose module)", str(error), re.DOTALL):
+            called = re.sub(r"^commands\.", "subprocess.", found[1][:100])  # its name in Python 2, which pickles keep
+            raise ValueError(f"{label} was refused: it is a pickle that wants to call {called!r}, {NOT_RUN}") from None
+        if isinstance(error, pickle.UnpicklingError):
+            raise ValueError(
+                f"{label} was refused: it is a pickle, damaged or of more than weights ({reason}), {NOT_RUN}"
+            ) from None
+        raise ValueError(f"{label} is damaged: {reason}") from error
+
+
+def _one_line(error: Exception | str) -> str:
+    """The line of an error that says what was wrong: torch.load wraps it in advice to load unsafely."""
+    lines = re.split(r"\n\nCheck the documentation|\s*\(Could this error", str(error))[0].splitlines() or [""]
+    line = lines[-1] if isinstance(error, pickle.UnpicklingError) else lines[0]
+    return "".join(letter for letter in line if letter.isprintable())[:200].strip() or type(error).__name__
+
+
+def _weights(content: Any, label: str) -> dict[str, Tensor]:
+    """The state dict in what a file held: all of it, or what is at one of `PLACES`."""
+    found = f"something else ({type(content).__name__})"
+    if isinstance(content, Mapping):
+        for state in (content, *(content.get(place) for place in PLACES)):
+            if _is_state(state):
+                return dict(state)
+        found = ", ".join(repr(key)[:40] for key in list(content)[:8]) or "nothing"
+    raise ValueError(f"{label} holds no weights: expected names and tensors, or such under 'model', found {found}")
+
+
+def _is_state(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and len(value) > 0
+        and all(isinstance(name, str) and name.isprintable() for name in value)
+        and all(isinstance(weight, Tensor) for weight in value.values())
+    )
+
+
+def _fit(model: nn.Module, state: Mapping[str, Tensor], label: str) -> dict[str, Tensor]:
+    """`state` by the model's own names, of the network alone. Raises ValueError where a weight is no plain number."""
+    own = model.state_dict()
+    names = dict(zip(_unwrapped(own), own, strict=True))
+    if not any(name.startswith(HEADS) for name in names):
+        state = {name: value for name, value in state.items() if not name.startswith(HEADS)}
+    state = dict(zip(_unwrapped(state), state.values(), strict=True))
+    student = {name.removeprefix(STUDENT): value for name, value in state.items() if name.startswith(STUDENT)}
+    if student and not any(name.startswith(STUDENT) for name in names):
+        state = dict(zip(_unwrapped(student), student.values(), strict=True))
+    state = {names.get(name, name): value for name, value in state.items()}
+    for name, value in own.items():
+        if name.endswith("num_batches_tracked"):
+            state.setdefault(name, value)
+        found = state.get(name, value)
+        plain = found.layout == torch.strided and not found.is_meta and not found.is_quantized
+        if not plain or found.is_floating_point() != value.is_floating_point():
+            kind = f"{'' if plain else 'not plain '}{found.dtype}"
+            raise ValueError(f"{label}: weights of another kind, '{name}' is {kind} instead of {value.dtype}")
+    return state
+
+
+def _unwrapped(names: Iterable[str]) -> list[str]:
+    """The names without what wrappers put before every one of them."""
+    names = list(names)
+    while names and (prefix := next((p for p in WRAPPERS if all(name.startswith(p) for name in names)), None)):
+        names = [name.removeprefix(prefix) for name in names]
+    return names
+
+
+def _other_classes(model: nn.Module, state: Mapping[str, Tensor], error: str) -> str:
+    """To be added to `error` where it is of the classifier and only the number of classes is wrong."""
+    heads = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    for name, layer in heads[-1:]:
+        shape = tuple(state[weight].shape) if (weight := f"{name}.weight") in state else ()
+        if f"'{weight}' has shape" in error and shape[1:] == (layer.in_features,):
+            return f": the file has {shape[0]} classes, the network {layer.out_features}"
+    return ""

@@ -1,0 +1,489 @@
+import argparse
+import builtins
+import hashlib
+import io
+import os
+import pickle
+import subprocess
+import zipfile
+from collections import OrderedDict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import pckd_nb as pckd
+from pckd_nb import checkpoints
+from pckd_nb.checkpoints import fetch, load_checkpoint
+
+
+def network(seed: int = 0, classes: int = 10) -> nn.Module:
+    return pckd.create_model("resnet8", num_classes=classes, seed=seed)
+
+
+STATE = network(seed=1).state_dict()
+STATE["bn1.num_batches_tracked"] += 7
+TEACHER = pckd.create_model("resnet14", num_classes=10, seed=2).state_dict()
+OPTIMIZER = {"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": [{"lr": 0.05, "params": [0]}]}
+
+
+def prefixed(prefix: str, state=STATE) -> dict[str, torch.Tensor]:
+    return {prefix + name: value for name, value in state.items()}
+
+
+def saved(content, path: Path, legacy: bool = False) -> Path:
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    return path
+
+
+def same(model: nn.Module, state=STATE) -> bool:
+    ours = model.state_dict()
+    return list(ours) == list(state) and all(torch.equal(ours[name], state[name]) for name in ours)
+
+
+def refusal(source, error=ValueError, model=None, **options) -> str:
+    """The message with which loading `source` fails, after which the network must be as it was."""
+    model = network() if model is None else model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(error) as caught:
+        load_checkpoint(model, source, **options)
+    message = str(caught.value)
+    assert same(model, before)
+    assert message.isprintable() and len(message) < 700, message  # a line break is not printable
+    return message
+
+
+ACCURACIES = (torch.tensor(71.5), 71.5, np.float64(71.5), np.float32(71.5), np.array([71.5, 93.0]))
+OPTIONS = argparse.Namespace(model="resnet8", lr=0.05, steps=[150, 180], out=Path("runs"), more=argparse.Namespace())
+FILES = {
+    **{
+        f"RepDistiller with {type(value).__name__}": {"epoch": 240, "model": STATE, "best_acc": value}
+        for value in ACCURACIES
+    },
+    "PCKD release": {"epoch": 240, "model": STATE, "accuracy": np.float64(71.5), "optimizer": OPTIMIZER},
+    "CRD": {"opt": OPTIONS, "model": STATE, "optimizer": OPTIMIZER},
+    "mdistiller's student_best": {"model": STATE, "epoch": 9},
+    "mdistiller": {
+        "epoch": 9,
+        "model": {
+            **prefixed("module.teacher.", TEACHER),
+            **prefixed("module.student."),
+            "module.conv_reg.weight": torch.ones(2),
+        },
+        "optimizer": OPTIMIZER,
+        "best_acc": 71.5,
+    },
+    "plain": STATE,
+    "plain, ordered, of parameters": OrderedDict((name, nn.Parameter(value, False)) for name, value in STATE.items()),
+    "timm": {"arch": "resnet8", "args": OPTIONS, "state_dict_ema": network(3).state_dict(), "state_dict": STATE},
+    "timm's average alone": {"state_dict_ema": STATE, "epoch": 9},
+    "DataParallel": {"state_dict": prefixed("module.")},
+    "torch.compile": prefixed("_orig_mod."),
+    "DataParallel of torch.compile": prefixed("module._orig_mod."),
+    "mdistiller of torch.compile": {"model": prefixed("module.student._orig_mod.")},
+}
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_gives_the_weights(name, legacy, tmp_path):
+    model = network()
+    assert load_checkpoint(model, saved(FILES[name], tmp_path / "file.pth", legacy)) is model
+    assert same(model)
+
+
+@pytest.mark.parametrize("name", ["numpy.core.multiarray", "numpy._core.multiarray"])
+def test_numpy_numbers_of_any_version(name, tmp_path):
+    content = io.BytesIO()
+    torch.save({"model": STATE, "acc": np.float64(1)}, content, _use_new_zipfile_serialization=False)
+    data = content.getvalue().replace(b"numpy._core.multiarray", name.encode())
+    (tmp_path / "file.pth").write_bytes(data)
+    assert same(load_checkpoint(network(), tmp_path / "file.pth"))
+
+
+def test_safetensors_with_and_without_heads(tmp_path):
+    save_file(STATE, tmp_path / "plain.safetensors")
+    save_file({**STATE, "method.projector.weight": torch.ones(2)}, tmp_path / "student.safetensors")
+    for file in ("plain.safetensors", "student.safetensors"):
+        assert same(load_checkpoint(network(), tmp_path / file))
+        (tmp_path / file).rename(tmp_path / "renamed.pth")
+        assert same(load_checkpoint(network(), str(tmp_path / "renamed.pth")))
+
+
+def test_a_run_folder_and_its_file(data, recipe, tmp_path):
+    run = pckd.fit(pckd.create_model("resnet8", data, seed=1), data, recipe, out=tmp_path / "run", progress=False)
+    for source in (run.path, run.path / "student.safetensors"):
+        assert same(load_checkpoint(pckd.create_model("resnet8", data), source), run.student_state)
+    assert "sha256 and size are of a file" in refusal(run.path, size=3)
+    run.save(tmp_path / "record", weights=False)
+    assert "record without weights" in refusal(tmp_path / "record")
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+def test_a_wrapped_model_takes_any_of_them(wrap, prefix, tmp_path):
+    model = network()
+    load_checkpoint(wrap(model), saved(prefixed(prefix), tmp_path / "file.pth"))
+    assert same(model)
+
+
+def test_a_network_with_a_module_called_module_or_student(tmp_path):
+    for names in (("module", "head"), ("student", "teacher"), ("method", "fc")):
+        model = nn.ModuleDict({name: nn.Linear(2, 2) for name in names})
+        state = {name: torch.rand_like(value) for name, value in model.state_dict().items()}
+        assert same(load_checkpoint(model, saved(state, tmp_path / "file.pth")), state)
+
+
+def test_old_files_lack_counters_of_batches(tmp_path):
+    old = {name: value for name, value in STATE.items() if not name.endswith("num_batches_tracked")}
+    model = network()
+    model.bn1.num_batches_tracked += 3
+    load_checkpoint(model, saved({"model": old}, tmp_path / "file.pth", legacy=True))
+    assert model.bn1.num_batches_tracked == 3 and torch.equal(model.fc.weight, STATE["fc.weight"])
+
+
+def test_half_precision_and_compressed_archives(tmp_path):
+    half = {name: value.half() if value.is_floating_point() else value for name, value in STATE.items()}
+    assert load_checkpoint(network(), saved(half, tmp_path / "half.pth")).fc.weight.dtype == torch.float32
+    with zipfile.ZipFile(saved(STATE, tmp_path / "file.pth")) as ours:
+        with zipfile.ZipFile(tmp_path / "smaller.pth", "w", zipfile.ZIP_DEFLATED) as smaller:
+            for name in ours.namelist():
+                smaller.writestr(name, ours.read(name))
+    assert same(load_checkpoint(network(), tmp_path / "smaller.pth"))
+
+
+class Evil:
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def attacks(marker: Path) -> dict[str, Evil]:
+    shell, python = f"touch {marker}", f"open({str(marker)!r}, 'w')"
+    return {
+        "posix.system": Evil(os.system, shell),
+        "eval": Evil(builtins.eval, python),
+        "exec": Evil(builtins.exec, python),
+        "subprocess.Popen": Evil(subprocess.Popen, ["touch", str(marker)]),
+        "getattr": Evil(getattr, [], "append"),
+        "torch.serialization.load": Evil(torch.load, str(marker)),
+        "torch.hub.load_state_dict_from_url": Evil(torch.hub.load_state_dict_from_url, "https://example.org/x"),
+    }
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the names of the attacks are of Linux and macOS")
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("called", attacks(Path("x")))
+def test_code_is_refused_by_name_and_not_run(called, legacy, tmp_path):
+    evil = attacks(tmp_path / "marker")[called]
+    for place, content in {
+        "alone": evil,
+        "beside": {"model": STATE, "best_acc": evil},
+        "before": {"best_acc": evil, "model": STATE},
+        "in the weights": {"model": {**STATE, "fc.weight": evil}},
+        "in options": {"model": STATE, "opt": argparse.Namespace(lr=evil)},
+    }.items():
+        message = refusal(saved(content, tmp_path / f"{place}.pth", legacy))
+        assert f"was refused: it is a pickle that wants to call '{called}', and code is never run" in message
+        assert "ask its author for a file of weights (safetensors)" in message
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("called", attacks(Path("x")))
+def test_a_bare_pickle_is_refused_and_not_run(called, protocol, tmp_path):
+    (tmp_path / "file.pth").write_bytes(pickle.dumps(attacks(tmp_path / "marker")[called], protocol))
+    message = refusal(tmp_path / "file.pth")
+    assert "refused: it is a pickle" in message if protocol >= 2 else "no file of weights" in message
+    assert not (tmp_path / "marker").exists()
+
+
+def test_a_whole_pickled_network_is_refused(tmp_path):
+    message = refusal(saved({"model": network()}, tmp_path / "file.pth"))
+    assert "wants to call 'pckd_nb.models.resnet.ResNet'" in message
+
+
+def test_a_name_made_to_garble_the_terminal_is_escaped(tmp_path):
+    (tmp_path / "file.pth").write_bytes(b"\x80\x02c\x1b[2Jevil\r\x0b\nname\rOK\n)R.")
+    assert r"call '\x1b[2Jevil\r\x0b.name\rOK'" in refusal(tmp_path / "file.pth")
+    assert "holds no weights" in refusal(saved({"bad\nname": torch.ones(1)}, tmp_path / "file.pth"))
+
+
+def test_a_torchscript_program_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "file.pt", "w") as file:
+        file.writestr("file/constants.pkl", b"")
+        file.writestr("file/data.pkl", b"")
+    assert "TorchScript program, and code is never run" in refusal(tmp_path / "file.pt")
+
+
+def test_broken_files_are_told_apart(tmp_path):
+    file = tmp_path / "file.pth"
+
+    def message(content: bytes, name: str = "file.pth") -> str:
+        (tmp_path / name).write_bytes(content)
+        return refusal(tmp_path / name)
+
+    assert "no such file" in refusal(tmp_path / "none.pth", FileNotFoundError)
+    assert "not a run: it has no run.json" in refusal(tmp_path, FileNotFoundError)
+    assert "is empty" in message(b"")
+    for page in (b"<!DOCTYPE html>", b"\n  <html><body>404", b"\xef\xbb\xbf<!doctype html>", b"<?xml version='1.0'?>"):
+        assert "is a web page" in message(page)
+    assert "no file of weights" in message(np.random.default_rng(0).bytes(3000))
+    assert "no file of weights" in message(b"P")
+    assert "as safetensors" in message(np.random.default_rng(0).bytes(3000), "file.safetensors")
+    assert "refused: it is a pickle, damaged or of more than weights" in message(
+        b"\x80" + np.random.default_rng(0).bytes(3000)
+    )
+
+    whole = saved({"model": STATE}, file).read_bytes()
+    for part in (0.01, 0.5, 0.99, 0.9999):
+        assert "cut short or damaged: as a zip archive" in message(whole[: int(part * len(whole))])
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("photo.jpg", b"")
+    assert "a zip archive, but not one of PyTorch's" in refusal(file)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("file/data.pkl", b"\x80\x02}q\x00\xff")
+    assert "file.pth' is damaged" in refusal(file) or "refused" in refusal(file)
+
+    whole = saved({"model": STATE}, file, legacy=True).read_bytes()
+    for end in (*range(1, 4000, 37), len(whole) // 2, len(whole) - 1):
+        assert "cut short: the file ends in the middle" in message(whole[:end]), end
+
+    save_file(STATE, file)
+    whole = file.read_bytes()
+    for name in ("file.safetensors", "file.pth"):
+        for end in (100, len(whole) // 2, len(whole) - 1):
+            assert "cut short or damaged: as safetensors" in message(whole[:end], name)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_any_damage_gives_one_line_or_loads(legacy, tmp_path):
+    file = saved({"model": STATE, "opt": OPTIONS}, tmp_path / "file.pth", legacy)
+    whole, random = file.read_bytes(), np.random.default_rng(0)
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for position in random.integers(-5000, 5000, 6):  # what describes the weights is at the ends of the file
+            damaged[position] = random.integers(256)
+        file.write_bytes(damaged)
+        try:
+            load_checkpoint(network(), file)
+        except ValueError as error:
+            assert str(error).isprintable(), str(error)
+
+
+@pytest.mark.parametrize(
+    "content, found",
+    [
+        ({"epoch": 3, "optimizer": OPTIMIZER}, "found 'epoch', 'optimizer'"),
+        ({}, "found nothing"),
+        ({"model": {}}, "found 'model'"),
+        ([STATE], "found something else (list)"),
+        (torch.ones(3), "found something else (Tensor)"),
+        (argparse.Namespace(model=STATE), "found something else (Ignored)"),
+    ],
+)
+def test_what_was_found_instead_of_weights_is_named(content, found, tmp_path):
+    assert f"holds no weights: expected names and tensors, or such under 'model', {found}" in refusal(
+        saved(content, tmp_path / "file.pth")
+    )
+
+
+def test_weights_of_another_network_are_named(tmp_path):
+    file = tmp_path / "file.pth"
+
+    def message(**changed) -> str:
+        state = {name: value for name, value in {**STATE, **changed}.items() if value is not None}
+        return refusal(saved({"model": state}, file))
+
+    assert "'layer1.0.conv1.weight' is missing" in message(
+        **{"layer1.0.conv1.weight": None, "layer2.0.conv1.weight": None}
+    )
+    assert "'layer9.weight' has no place in this one" in message(**{"layer9.weight": torch.ones(1)})
+    assert "'conv1.weight' has shape (16, 1, 3, 3) instead of (16, 3, 3, 3)" in message(
+        **{"conv1.weight": torch.ones(16, 1, 3, 3), "fc.weight": torch.ones(100, 64)}
+    )
+    assert "'layer1.1.conv1.weight' is missing" in refusal(
+        saved(STATE, file), model=pckd.create_model("resnet14", num_classes=10)
+    )
+    assert "'fc.weight' has shape (10, 32) instead of (10, 64)" in message(**{"fc.weight": torch.ones(10, 32)})
+    saved(network(classes=100).state_dict(), file)
+    for model in (None, nn.DataParallel(network())):
+        assert refusal(file, model=model).endswith(
+            "fc.weight' has shape (100, 64) instead of (10, 64): the file has 100 classes, the network 10"
+        )
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [torch.ones(10, dtype=torch.int8), torch.ones(10).to_sparse(), torch.ones(10, device="meta")],
+    ids=["integers", "sparse", "meta"],
+)
+def test_weights_that_are_no_plain_numbers_change_nothing(weight, tmp_path):
+    assert "'fc.bias' is " in refusal(saved({**STATE, "fc.bias": weight}, tmp_path / "file.pth"))
+
+
+def test_sum_and_size_of_a_local_file(tmp_path):
+    file = saved(STATE, tmp_path / "file.pth")
+    data = file.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    assert same(load_checkpoint(network(), file, sha256=digest.upper(), size=len(data)))
+    assert f"has {len(data):,} bytes instead of 3" in refusal(file, OSError, size=3)
+    assert f"has the SHA-256 sum {digest} instead of {'0' * 64}" in refusal(file, OSError, sha256="0" * 64)
+    assert "64 hexadecimal digits" in refusal(file, sha256="abc")
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A web server on this machine: `files` by path, `requests` so far, `broken` answers to come, cut in the middle."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            server.requests.append(self.path)
+            content = server.files.get(self.path.partition("?")[0])
+            if content is None:
+                return self.send_error(404)
+            if isinstance(content, int):
+                return self.send_error(content)
+            if isinstance(content, str):
+                self.send_response(302)
+                self.send_header("Location", content)
+                return self.end_headers()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if server.broken:
+                server.broken -= 1
+                content = content[: len(content) // 2]
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setattr(checkpoints, "PAUSES", (0, 0))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.files, server.requests, server.broken = {}, [], 0
+        server.address = f"http://127.0.0.1:{server.server_port}"
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def content() -> bytes:
+    file = io.BytesIO()
+    torch.save({"model": STATE}, file)
+    return file.getvalue()
+
+
+def failure(error, url, root, **options) -> str:
+    """The message with which a download fails, after which nothing is there that was not before."""
+    before = set(root.rglob("*.*"))
+    with pytest.raises(error) as caught:
+        fetch(url, root=root, **options)
+    assert str(caught.value).isprintable() and set(root.rglob("*.*")) <= before
+    return str(caught.value)
+
+
+def test_downloaded_once_and_loaded(server, content, tmp_path, monkeypatch, capfd):
+    server.files["/a/ckpt_epoch_240.pth"] = content
+    url, digest = f"{server.address}/a/ckpt_epoch_240.pth", hashlib.sha256(content).hexdigest()
+    for options in ({}, {"sha256": digest}, {"size": len(content)}, {"sha256": digest.upper(), "size": len(content)}):
+        assert same(load_checkpoint(network(), url, root=tmp_path, **options))
+    assert server.requests == ["/a/ckpt_epoch_240.pth"]
+    (file,) = (tmp_path / "checkpoints").iterdir()
+    assert file.name.endswith("-ckpt_epoch_240.pth") and file.read_bytes() == content
+    assert "pooch" not in (printed := "".join(capfd.readouterr())) and "SHA256" not in printed
+
+    monkeypatch.setenv("PCKD_DATA", str(tmp_path / "elsewhere"))
+    assert fetch(url) == tmp_path / "elsewhere" / "checkpoints" / file.name and len(server.requests) == 2
+
+
+def test_names_of_different_addresses_differ(server, tmp_path):
+    paths = ["/a/ckpt_epoch_240.pth", "/b/ckpt_epoch_240.pth", "/", "/a/b%20c%2F..%2Fd.pth", "/" + 300 * "x" + ".pth"]
+    server.files = {path: path.encode() for path in paths}
+    files = {fetch(server.address + path, root=tmp_path): path for path in paths}
+    files[fetch(server.address + paths[0] + "?version=2", root=tmp_path)] = paths[0]
+    assert len(files) == 6 and all(file.parent == tmp_path / "checkpoints" for file in files)
+    assert all(file.read_bytes() == path.encode() for file, path in files.items())
+
+
+def test_a_wrong_sum_or_size_keeps_nothing(server, content, tmp_path):
+    server.files["/x.pth"] = content
+    url, digest = f"{server.address}/x.pth", hashlib.sha256(content).hexdigest()
+    message = failure(OSError, url, tmp_path, sha256="0" * 64)
+    assert f"has the SHA-256 sum {digest} instead of {'0' * 64}: it was not kept" in message
+    message = failure(OSError, url, tmp_path, size=12)
+    assert f"has {len(content):,} bytes instead of 12: it was not kept" in message
+    assert len(server.requests) == 2
+    assert "64 hexadecimal digits" in failure(ValueError, url, tmp_path, sha256="12")
+    assert len(server.requests) == 2
+
+
+def test_a_stale_file_is_fetched_again_once(server, content, tmp_path):
+    server.files["/x.pth"] = b"before"
+    url, digest = f"{server.address}/x.pth", hashlib.sha256(content).hexdigest()
+    assert fetch(url, root=tmp_path).read_bytes() == b"before"
+    server.files["/x.pth"] = content
+    assert fetch(url, root=tmp_path, sha256=digest).read_bytes() == content
+    assert fetch(url, root=tmp_path, sha256=digest).read_bytes() == content and len(server.requests) == 2
+    fetch(url, root=tmp_path).write_bytes(b"damaged")
+    assert fetch(url, root=tmp_path, size=len(content)).read_bytes() == content and len(server.requests) == 3
+    failure(OSError, url, tmp_path, size=1)
+    assert len(server.requests) == 4
+
+
+def test_a_broken_connection_is_tried_again(server, content, tmp_path):
+    server.files["/x.pth"], server.broken = content, 2
+    assert fetch(f"{server.address}/x.pth", root=tmp_path).read_bytes() == content and len(server.requests) == 3
+    server.files["/y.pth"], server.broken = content, 9
+    message = failure(OSError, f"{server.address}/y.pth", tmp_path)
+    assert "could not download" in message and "in 3 tries" in message and len(server.requests) == 6
+
+
+def test_no_server_and_no_file(server, tmp_path):
+    url = server.address + "/none.pth"
+    assert failure(OSError, url, tmp_path) == f"could not download '{url}': the server answered 404 Not Found"
+    server.files["/none.pth"] = 403
+    assert "answered 403 Forbidden" in failure(OSError, url, tmp_path) and len(server.requests) == 2
+    server.shutdown()
+    server.server_close()
+    assert "in 3 tries" in failure(OSError, url, tmp_path)
+
+
+def test_a_web_page_is_not_kept(server, tmp_path):
+    server.files["/x.pth"] = b"\n<!DOCTYPE html><html>Sign in</html>"
+    assert "gave a web page" in failure(OSError, f"{server.address}/x.pth", tmp_path)
+    assert "gave a web page" in refusal(f"{server.address}/x.pth", OSError, root=tmp_path, sha256="0" * 64)
+
+
+def test_a_damaged_download_names_address_and_file(server, tmp_path):
+    server.files["/x.pth"] = b"damaged"
+    message = refusal(f"{server.address}/x.pth", root=tmp_path)
+    assert f"'{server.address}/x.pth' (kept as '{tmp_path}" in message and "no file of weights" in message
+
+
+def test_only_https_is_fetched(server, content, tmp_path, monkeypatch):
+    import requests
+
+    def called(*_, **__):
+        raise AssertionError("a request was made")
+
+    addresses = ["http://example.org/x.pth", "ftp://example.org/x", "file:///etc/passwd", "http://127.0.0.1@evil.org/x"]
+    with monkeypatch.context() as patched:
+        patched.setattr(requests, "get", called)
+        for url in (*addresses, "http://127.0.0.1.evil.org/x", "https:///x"):
+            assert "use an https address, or download it by hand and give the file" in failure(
+                ValueError, url, tmp_path
+            )
+            assert "use an https address" in refusal(url, root=tmp_path)
+    server.files = {"/away.pth": addresses[0], "/here.pth": "/x.pth", "/x.pth": content}
+    assert f"'{addresses[0]}' is not fetched" in failure(ValueError, f"{server.address}/away.pth", tmp_path)
+    assert fetch(f"{server.address}/here.pth", root=tmp_path).read_bytes() == content

@@ -1,0 +1,56 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import pckd_nb as pckd
+from pckd_nb.transfer import as_learned, transfer, transfer_table
+
+from .conftest import make_data
+
+
+@pytest.fixture
+def run(data, recipe):
+    return pckd.fit(pckd.create_model("resnet8", data, seed=0), data, recipe, accelerator="cpu", progress=False)
+
+
+def test_a_probe_learns_what_the_features_hold(run):
+    other = make_data(train=80, test=40, classes=4)
+    scores = transfer(run, other, accelerator="cpu", precision="32-true")
+    assert scores.top1 > 60 and scores.train_top1 > 60  # brightness tells the classes apart
+    shuffled = dataclasses.replace(other.test, labels=other.test.labels.roll(1))
+    assert transfer(run, dataclasses.replace(other, test=shuffled), accelerator="cpu").top1 < 40
+    assert transfer(run, other, accelerator="cpu", precision="32-true") == scores  # nothing in it is random
+
+
+def test_the_network_is_frozen(run):
+    before = {name: value.clone() for name, value in run.student_state.items()}
+    transfer(run, make_data(classes=4), accelerator="cpu")
+    assert all(torch.equal(before[name], value) for name, value in run.student_state.items())
+
+
+def test_images_are_shown_as_the_network_learned_to_see(run):
+    shown = as_learned(run, make_data(size=16))
+    assert shown.size == (8, 8) and shown.mean == tuple(run.settings["data"]["mean"])
+    assert shown.train.images.dtype == torch.uint8 and shown.normalisation == "made up"
+    same = make_data()
+    assert as_learned(run, same).train.images is same.train.images
+    with pytest.raises(ValueError, match="learned grey images; tiny has 3 channels"):
+        as_learned(run, make_data(channels=3))
+
+
+def test_grey_images_for_a_network_that_learned_colours(recipe):
+    data = make_data(channels=3)
+    run = pckd.fit(pckd.create_model("resnet8", data, seed=0), data, recipe, accelerator="cpu", progress=False)
+    shown = as_learned(run, make_data(size=16))
+    assert shown.channels == 3 and torch.equal(shown.train.images[:, 0], shown.train.images[:, 2])
+
+
+def test_the_table_sets_runs_beside_an_untrained_network(run, teacher, data, recipe):
+    kd = pckd.distill(
+        pckd.create_model("resnet8", data, seed=0), teacher, data, pckd.KD(), recipe, accelerator="cpu", progress=False
+    )
+    table = transfer_table([run, kd], make_data(classes=4), accelerator="cpu")
+    assert list(table["method"]) == ["supervised", "KD", "untrained"] and set(table["network"]) == {"resnet8"}
+    assert np.isnan(table["top-1 % there"].iloc[-1]) and table["top-1 % there"].iloc[0] == run.accuracy
