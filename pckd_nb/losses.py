@@ -56,7 +56,7 @@ def category_center_alignment(
     return F.mse_loss(student, teacher)
 
 
-def category_center_contrast(
+def category_center_contrast_plain(
     student_scores: Tensor,
     teacher_scores: Tensor,
     labels: Tensor,
@@ -74,12 +74,11 @@ def category_center_contrast(
     τ/τ0 = 4/0.07 ≈ 57 comes from the authors' code, so the published β_cc = 0.05 weighs like 2.9.
     The positives need no pairs: Σ_{p in P(a)} a·p = a·(S − a), S being the sum over a's category.
     Raises ValueError on unequal shapes, or temperatures that are not positive.
+
+    This is the version to read, and the one to differentiate twice. It holds several (2N, 2N) matrices, so training
+    uses `category_center_contrast`, which the tests hold to this one.
     """
-    _same_shape("scores", student_scores, teacher_scores)
-    if labels.shape != student_scores.shape[:1]:
-        raise ValueError(f"labels must have shape {tuple(student_scores.shape[:1])}, got {tuple(labels.shape)}")
-    _positive("temperature", temperature)
-    _positive("base_temperature", base_temperature)
+    _contrastable(student_scores, teacher_scores, labels, temperature, base_temperature)
     anchors = _at_least_float32(torch.cat([student_scores, teacher_scores]))
     category = torch.unique(labels.repeat(2), return_inverse=True)[1]
 
@@ -95,6 +94,94 @@ def category_center_contrast(
     loss = -(temperature / base_temperature) * (mean_positive - log_denominator)
     student_loss, teacher_loss = loss.chunk(2)
     return student_loss + teacher_loss
+
+
+def category_center_contrast(
+    student_scores: Tensor,
+    teacher_scores: Tensor,
+    labels: Tensor,
+    temperature: float = 4.0,
+    base_temperature: float = 0.07,
+) -> Tensor:
+    """L_CC, the same as `category_center_contrast_plain` in a memory that grows with 2N, not with (2N)².
+
+    Arguments, result and errors are those of the plain version. Only the log-denominator is computed otherwise: over
+    blocks of rows, which the gradient computes again. Inside torch.autocast it stays in float32 or better; call
+    backward() outside, as PyTorch asks. It can be differentiated once: create_graph=True raises RuntimeError.
+    """
+    _contrastable(student_scores, teacher_scores, labels, temperature, base_temperature)
+    anchors = _at_least_float32(torch.cat([student_scores, teacher_scores]))
+    category = torch.unique(labels.repeat(2), return_inverse=True)[1]
+
+    with torch.autocast(anchors.device.type, enabled=False):
+        log_denominator = _LogSumExpOverOthers.apply(anchors / temperature**0.5)  # products of these are a·q/τ
+
+        members = F.one_hot(category).to(anchors.dtype)
+        category_sum = members @ (members.T @ anchors)
+        positives = members @ members.sum(0) - 1
+        mean_positive = (anchors * (category_sum - anchors)).sum(1) / temperature / positives
+
+    loss = -(temperature / base_temperature) * (mean_positive - log_denominator)
+    student_loss, teacher_loss = loss.chunk(2)
+    return student_loss + teacher_loss
+
+
+class _LogSumExpOverOthers(torch.autograd.Function):
+    """x: (M, C) -> ℓ: (M,), ℓ_a = log Σ_{q≠a} exp(x_a·x_q), without ever holding the (M, M) matrix s_aq = x_a·x_q.
+
+    s is symmetric, so every pair is computed once, as part of a block of rows right of the diagonal, and serves both
+    its row and its column. With g = ∂L/∂ℓ the gradient is
+
+        ∂L/∂x_a = Σ_{q≠a} w_aq · x_q,   w_aq = g_a · exp(s_aq − ℓ_a) + g_q · exp(s_aq − ℓ_q)
+
+    where no exp can overflow: s_aq is a part of both ℓ_a and ℓ_q. Only x and ℓ are kept for it.
+    """
+
+    ROWS = 256  # of a block; on a CPU 128 to 256 are equally fast; fewer should suit a GPU
+
+    @classmethod
+    def blocks(cls, x: Tensor):
+        """start, stop and x[start:stop] @ x[start:].T, with −inf for a vector and itself."""
+        for start in range(0, len(x), cls.ROWS):
+            stop = min(start + cls.ROWS, len(x))
+            similarity = x[start:stop] @ x[start:].T
+            similarity.diagonal().fill_(-torch.inf)
+            yield start, stop, similarity
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        result = x.new_full((len(x),), -torch.inf)
+        for start, stop, similarity in _LogSumExpOverOthers.blocks(x):
+            right = similarity[:, stop - start :]
+            result[start:stop] = result[start:stop].logaddexp(similarity.logsumexp(dim=1))
+            result[stop:] = result[stop:].logaddexp(right.logsumexp(dim=0))
+        ctx.save_for_backward(x, result)
+        return result
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> Tensor:
+        if torch.is_grad_enabled():  # create_graph=True; once_differentiable would let this pass, with wrong results
+            raise RuntimeError(
+                "category_center_contrast can be differentiated once; category_center_contrast_plain, again and again"
+            )
+        x, result = ctx.saved_tensors
+        gradient = torch.zeros_like(x)
+        with torch.autocast(x.device.type, enabled=False):
+            for start, stop, similarity in _LogSumExpOverOthers.blocks(x):
+                weight = (similarity - result[start:stop, None]).exp_().mul_(g[start:stop, None])
+                weight.addcmul_(similarity.sub_(result[start:]).exp_(), g[start:])
+                right = weight[:, stop - start :]
+                gradient[start:stop] += weight @ x[start:]
+                gradient[stop:] += right.T @ x[start:stop]
+        return gradient
+
+
+def _contrastable(student_scores: Tensor, teacher_scores: Tensor, labels: Tensor, *temperatures: float) -> None:
+    _same_shape("scores", student_scores, teacher_scores)
+    if labels.shape != student_scores.shape[:1]:
+        raise ValueError(f"labels must have shape {tuple(student_scores.shape[:1])}, got {tuple(labels.shape)}")
+    for name, temperature in zip(("temperature", "base_temperature"), temperatures, strict=True):
+        _positive(name, temperature)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

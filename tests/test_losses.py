@@ -1,8 +1,13 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pckd_nb import losses
 
@@ -166,6 +171,135 @@ def test_gradients():
     assert gradcheck(lambda x, y: losses.category_center_contrast(x, y, labels), (a, b))
 
 
+BLOCKED, PLAIN = losses.category_center_contrast, losses.category_center_contrast_plain
+LABELS = {
+    "some": lambda rows: torch.arange(rows) ** 2 % 7,
+    "one": lambda rows: torch.full((rows,), 3),
+    "all distinct": lambda rows: torch.arange(rows).flip(0),
+}
+
+
+def value_and_gradients(contrast, u_s, u_t, labels, *temperatures):
+    """Of the weighted sum of rows, so that no two rows have the same gradient coming in."""
+    u_s, u_t = u_s.clone().requires_grad_(), u_t.clone().requires_grad_()
+    value = contrast(u_s, u_t, labels, *temperatures)
+    weight = torch.linspace(0, 1, len(value), dtype=value.dtype)
+    return value.detach(), *torch.autograd.grad((weight * value).sum(), (u_s, u_t))
+
+
+def assert_same(ours, theirs, tolerance):
+    """Relative to the largest number, or to 1: two anchors alone have contrast 0."""
+    for a, r in zip(ours, theirs, strict=True):
+        assert a.shape == r.shape and a.isfinite().all()
+        assert (a.double() - r.double()).abs().max() <= tolerance * r.abs().max().clamp(min=1)
+
+
+@pytest.mark.parametrize("kind", LABELS)
+@pytest.mark.parametrize("rows", [1, 2, 13, 255, 256, 257, 700])  # blocks of 256 among twice as many anchors
+def test_blocked_contrast_is_the_plain_one(rows, kind):
+    u_s, u_t, labels = random(rows, 12), random(rows, 12, seed=1), LABELS[kind](rows)
+    exact = value_and_gradients(PLAIN, u_s, u_t, labels)
+    assert_same(value_and_gradients(BLOCKED, u_s, u_t, labels), exact, 1e-12)
+    assert_same(value_and_gradients(BLOCKED, u_s.float(), u_t.float(), labels), exact, 1e-5)
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 25, 26, 27])
+@pytest.mark.parametrize("temperatures", [(4.0, 0.07), (0.5, 1.0)])
+def test_no_block_boundary_shows(block, temperatures, monkeypatch):
+    monkeypatch.setattr(losses._LogSumExpOverOthers, "ROWS", block)
+    arguments = random(13, 5), random(13, 5, seed=1), LABELS["some"](13), *temperatures
+    assert_same(value_and_gradients(BLOCKED, *arguments), value_and_gradients(PLAIN, *arguments), 1e-12)
+
+
+@pytest.mark.parametrize("block", [2, 256])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_blocked_contrast_of_huge_scores(dtype, block, monkeypatch):
+    monkeypatch.setattr(losses._LogSumExpOverOthers, "ROWS", block)
+    u_s, u_t = (1e4 * random(40, 10, seed=seed).sign().to(dtype) for seed in (0, 1))  # products up to 2.5e8
+    ours = value_and_gradients(BLOCKED, u_s, u_t, LABELS["some"](40))
+    assert_same(ours, value_and_gradients(PLAIN, u_s, u_t, LABELS["some"](40)), 1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 3, 256])
+def test_gradient_of_the_blocked_contrast(block, monkeypatch):
+    monkeypatch.setattr(losses._LogSumExpOverOthers, "ROWS", block)
+    u_s, u_t = random(4, 3).requires_grad_(), random(4, 3, seed=1).requires_grad_()
+    labels = torch.tensor([0, 1, 1, 2])
+    assert gradcheck(lambda x, y: BLOCKED(x, y, labels), (u_s, u_t))
+    assert gradcheck(lambda x: BLOCKED(x, u_t.detach(), labels), u_s)
+    assert gradcheck(lambda y: BLOCKED(u_s.detach(), y, labels), u_t)
+
+
+def test_only_the_plain_contrast_is_differentiated_twice():
+    u_s, u_t, labels = random(4, 3).requires_grad_(), random(4, 3, seed=1), torch.tensor([0, 1, 1, 2])
+    with pytest.raises(RuntimeError, match="category_center_contrast_plain"):
+        torch.autograd.grad(BLOCKED(u_s, u_t, labels).sum(), u_s, create_graph=True)
+    (gradient,) = torch.autograd.grad(PLAIN(u_s, u_t, labels).sum(), u_s, create_graph=True)
+    assert torch.autograd.grad(gradient.square().sum(), u_s)[0].isfinite().all()
+
+
+def test_contrast_under_autocast_is_float32():
+    u_s, u_t, labels = random(64, 12).float(), random(64, 12, seed=1).float(), LABELS["some"](64)
+    exact = value_and_gradients(BLOCKED, u_s.double(), u_t.double(), labels)
+    u_s.requires_grad_(), u_t.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = BLOCKED(u_s, u_t, labels)
+    assert value.dtype == torch.float32
+    gradients = torch.autograd.grad((torch.linspace(0, 1, 64) * value).sum(), (u_s, u_t))
+    assert_same((value.detach(), *gradients), exact, 1e-5)
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that any operation returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = result if isinstance(result, (tuple, list)) else [result]
+        self.elements = max([self.elements, *(x.numel() for x in tensors if isinstance(x, torch.Tensor))])
+        return result
+
+
+def test_no_matrix_of_all_pairs():
+    u_s, u_t, labels = random(1024, 20).float(), random(1024, 20, seed=1).float(), torch.arange(1024) % 20
+    with Largest() as blocked:
+        value_and_gradients(BLOCKED, u_s, u_t, labels)
+    assert blocked.elements == 256 * 2048
+    with Largest() as plain:
+        value_and_gradients(PLAIN, u_s, u_t, labels)
+    assert plain.elements == 2048 * 2048  # so this test can see one
+
+
+PEAK = """
+import torch
+from pckd_nb import losses
+torch.set_num_threads(1)
+
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
+
+def step(contrast, rows):
+    u_s, u_t = (torch.randn(rows, 100).requires_grad_() for _ in "st")
+    contrast(u_s, u_t, torch.arange(rows) % 100).mean().backward()
+
+for contrast in losses.category_center_contrast, losses.category_center_contrast_plain:
+    step(contrast, 32)
+    before = peak()
+    step(contrast, 4096)
+    print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says what a process needed at most")
+def test_peak_memory_of_1024_images_in_four_views():
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    blocked, plain = map(int, done.stdout.split())
+    assert blocked < 0.1 * 2**30
+    assert plain > 0.5 * 2**30  # so this test can see it
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -184,6 +318,7 @@ def test_gradients():
         lambda: losses.category_center_contrast(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(3)),
         lambda: losses.category_center_contrast(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2), temperature=-1),
         lambda: losses.category_center_contrast(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2), 4, 0),
+        lambda: losses.category_center_contrast_plain(torch.zeros(2, 3), torch.zeros(3, 3), torch.zeros(2)),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(call):
