@@ -1,5 +1,6 @@
 """The command line as its users meet it. `run` calls it in this process; a few tests start a real one."""
 
+import os
 import re
 import signal
 import subprocess
@@ -145,13 +146,17 @@ def test_transfer(run, teacher, refused, tmp_path):
     refused("3 channels", "transfer", teacher, "--data", f"folder:{tmp_path / 'photos'}")
 
 
-def test_images_in_a_streaming_folder_train_and_resume(run, tmp_path):
+def make_imagenet(root: Path) -> None:
     for split, images in (("train", 6), ("val", 3)):
         for name in ("n01", "n02", "n03"):
-            (tmp_path / "imagenet" / split / name).mkdir(parents=True)
+            (root / "imagenet" / split / name).mkdir(parents=True)
             for number in range(images):
                 pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(tmp_path / "imagenet" / split / name / f"{number}.JPEG")
+                Image.fromarray(pixels).save(root / "imagenet" / split / name / f"{number}.JPEG")
+
+
+def test_images_that_stay_in_their_files(run, tmp_path):
+    make_imagenet(tmp_path)
     arguments = ["train", "--data", "imagenet", "--root", ".", "--image-size", "32", "--workers", "2", "--model"]
     arguments += [
         "torchvision:resnet18",
@@ -269,19 +274,39 @@ def test_errors_of_our_own_making_are_one_line_too_and_debug_shows_them(refused,
         cli.main(["models", "--debug"])
 
 
-def test_ctrl_c_in_a_real_process_saves_and_resumes(tmp_path):
-    options = [*SMALL, "--epochs", "2000", "--model", "resnet8", "--out", str(tmp_path / "run")]
-    arguments = [sys.executable, "-m", "pckd_nb", "train", *options]
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+def interrupt(folder: Path, *arguments: str) -> str:
+    """Start a real process that writes to `folder`, press Ctrl-C in its terminal when it trains; what it said."""
+    command = [sys.executable, "-m", "pckd_nb", *arguments, "--out", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as many threads as the tests themselves: the same bits
+    pipes = dict(stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, start_new_session=True, env=environment, **pipes) as process:
         deadline = time.monotonic() + 120
-        while not (tmp_path / "run" / "run.json").exists() and time.monotonic() < deadline:
+        while not (folder / "run.json").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(1)
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to every process of the group
         out, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in err
+    assert process.returncode == 130 and "Traceback" not in err, err
+    with pytest.raises(ProcessLookupError):  # no worker is left
+        os.killpg(process.pid, 0)
     assert "--resume" in out
-    assert pckd.load_run(tmp_path / "run").settings["status"] == "interrupted"
+    assert pckd.load_run(folder).settings["status"] == "interrupted"
+    return out
+
+
+def test_ctrl_c_in_a_real_process_saves_and_resumes(tmp_path):
+    interrupt(tmp_path / "run", "train", *SMALL, "--epochs", "2000", "--model", "resnet8")
+
+
+def test_ctrl_c_while_workers_read_ends_as_if_nothing_had_happened(run, tmp_path):
+    make_imagenet(tmp_path)
+    arguments = ["train", "--data", f"imagenet:{tmp_path / 'imagenet'}", "--image-size", "32", "--workers", "1"]
+    arguments += ["--model", "resnet8", "--epochs", "24", "--batch-size", "9"]
+    interrupt(tmp_path / "run", *arguments)
+    for folder, options in (("run", ["--resume"]), ("whole", [])):
+        assert run(*arguments, "--out", folder, *options)[0] == 0
+    for name in ("student.safetensors", "history.csv", "samples.npz"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 def test_a_closed_pipe_is_no_accident():
