@@ -48,6 +48,7 @@ Init = Annotated[str | None, typer.Option(help="Start from other weights: a run 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; start it where there is none.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile. Default: in long runs.")]
 Precision = Annotated[str, typer.Option(help="auto, 32-true or bf16-mixed.")]
 
 
@@ -72,6 +73,7 @@ def train(
     overwrite: Overwrite = False,
     accelerator: Accelerator = "auto",
     precision: Precision = "auto",
+    compile: Compile = None,
 ) -> None:
     """Train a network on labels alone: a teacher."""
     chosen = get_recipe(recipe, **given(epochs=epochs, batch_size=batch_size, lr=lr, flip=flip))
@@ -79,8 +81,8 @@ def train(
     sizes = dict(train_size=train_size, test_size=test_size, image_size=image_size, workers=workers)
     loaded = datasets.load_dataset(data, root, **sizes)
     network = make_network(model, loaded, seed, init)
-    options = dict(seed=seed, out=out, resume=resume, overwrite=overwrite)
-    report(training.fit(network, loaded, chosen, accelerator=accelerator, precision=precision, **options))
+    options = dict(seed=seed, out=out, resume=resume, overwrite=overwrite, accelerator=accelerator, precision=precision)
+    report(training.fit(network, loaded, chosen, **options, **given(compile=compile)))
 
 
 @app.command()
@@ -115,6 +117,11 @@ def distill(
     overwrite: Overwrite = False,
     accelerator: Accelerator = "auto",
     precision: Precision = "auto",
+    compile: Compile = None,
+    teacher_cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps what the teacher says, for other runs.")
+    ] = None,
+    teacher_cache_gb: Annotated[float, typer.Option(help="Room for it, in gigabytes.")] = 20,
 ) -> None:
     """Train a student, by default with PCKD. Weights and views left open come from recipe, data set and paper."""
     settings = given(beta_kd=beta_kd, beta_fa=beta_fa, beta_ca=beta_ca, beta_cc=beta_cc, temperature=temperature,
@@ -129,12 +136,9 @@ def distill(
     loaded = datasets.load_dataset(data, root, **sizes)
     knows = teacher_run or (make_network(teacher_model, loaded, seed, teacher) if teacher else None)
     network = make_network(student, loaded, seed, init)
-    options = dict(seed=seed, out=out, resume=resume, overwrite=overwrite)
-    report(
-        training.distill(
-            network, knows, loaded, trained_by, chosen, accelerator=accelerator, precision=precision, **options
-        )
-    )
+    options = dict(seed=seed, out=out, resume=resume, overwrite=overwrite, accelerator=accelerator, precision=precision)
+    options.update(given(compile=compile, teacher_cache=teacher_cache), teacher_cache_gb=teacher_cache_gb)
+    report(training.distill(network, knows, loaded, trained_by, chosen, **options))
 
 
 @app.command()

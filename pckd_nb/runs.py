@@ -223,6 +223,7 @@ def check_same(folder: Path, settings: dict[str, Any]) -> None:
         named = {"method": about["method"]["name"], "student": about["model"]["name"], "teacher": teacher}
         named["first weights"] = about["model"]["start"]
         rest = {"data": about["data"]["fingerprint"], "seed": about["seed"], "precision": about["precision"]}
+        rest["compile"] = about.get("compile", False)
         return json.loads(json.dumps({**about["recipe"], **named, **method, **rest}))
 
     before, now = identity(read_settings(folder)), identity(settings)

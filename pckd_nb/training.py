@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,19 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import recording, runs, views
+from .cache import TeacherCache
 from .datasets import Dataset
 from .evaluation import make_fabric, pixel_statistics, predict
+from .frozen import FrozenTeacher
 from .methods import Batch, Supervised, Terms, resolve
-from .models import Classifier
+from .models import Classifier, Output, WrappedClassifier, count_flops
 from .recipes import Recipe, get_recipe
 from .recording import Recorder
 from .runs import Run
 
 CHECKPOINT = "checkpoint.pt"
 SECONDS_BETWEEN_SAVES = 10
+FLOPS_WORTH_COMPILING = 1e14  # of a run's student; see benchmarks/report.md
 
 
 def fit(model: Classifier, data: Dataset, recipe: str | Recipe = "classroom", **options: Any) -> Run:
@@ -47,6 +50,9 @@ def distill(
     overwrite: bool = False,
     accelerator: str = "auto",
     precision: str = "auto",
+    compile: bool | str = "auto",
+    teacher_cache: str | Path | None = None,
+    teacher_cache_gb: float = 20,
     progress: bool = True,
 ) -> Run:
     """Train `student` in place, with the help of a frozen `teacher`, and return the record of it.
@@ -56,7 +62,10 @@ def distill(
     copied, not changed. seed: order and crops of the images, and the start of the method's heads.
     out: the run folder; None keeps the run in memory. resume: go on with the run there, or start where there is none.
     accelerator, precision: Lightning Fabric's names; "auto" finds the device, and takes bf16-mixed where the hardware
-    computes in bfloat16, else 32-true.
+    computes in bfloat16, else 32-true. In bf16-mixed the teacher takes the cheapest form within 2 %, see `frozen`.
+    compile: run the student through torch.compile; "auto" does so where that was measured to pay back within the run.
+    teacher_cache: a folder that keeps the teacher's features for other trials with the same teacher, data, seed and
+    augmentation, at most teacher_cache_gb gigabytes (10⁹ bytes) of them.
     The first Ctrl-C (or kernel interrupt) finishes the step, saves, and returns the run so far; a second stops at once.
     Raises ValueError for settings that do not fit together, FloatingPointError for a loss that is not finite,
     FileExistsError and others as `runs.prepare`.
@@ -89,7 +98,10 @@ def distill(
                 run = runs.load_run(folder)
                 runs.load_weights(student, run.student_state, str(folder))
                 return run
+        about["compile"] = compiles(compile, student, data, method, recipe, fabric.device)
         trainer = Trainer(student, teacher, data, method, recipe, seed, fabric, folder, about)
+        if teacher_cache and teacher:
+            trainer.keep_teacher(teacher_cache, teacher_cache_gb)
         if resume and folder and (folder / CHECKPOINT).exists():
             trainer.resume()
         elif folder:
@@ -122,12 +134,17 @@ class Trainer:
         self.mean, self.std = pixel_statistics(self.data, fabric.device)
         self.method = method.to(fabric.device)
         self.student = student.to(fabric.device, memory_format=torch.channels_last)
-        self.teacher = teacher and teacher.to(fabric.device, memory_format=torch.channels_last).eval()
+        self.forward = compiled(self.student) if about["compile"] else self.student
+        self.teacher = teacher and FrozenTeacher(teacher, self.data, method.views, fabric, about["precision"])
+        self.cache: TeacherCache | None = None
+        if self.teacher:
+            about["teacher"].update(form=self.teacher.form, logits_error=self.teacher.error)
         self.optimizer = torch.optim.SGD(
             [*self.student.parameters(), *self.method.parameters()],
             lr=recipe.lr,
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
+            fused=fabric.device.type in ("cpu", "cuda"),
         )
         self.books = Recorder.empty(recipe.epochs, len(data.train.labels), fabric.device)
 
@@ -146,6 +163,8 @@ class Trainer:
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.recipe.lr_at(books.epoch)
                 started = time.perf_counter()
+                if self.cache:
+                    self.cache.begin(books.epoch)
                 batches = views.batches(count, self.recipe.batch_size, self.seed, books.epoch)[books.step :]
                 stored = self.data.train.read(batches, seed=self.seed, epoch=books.epoch)
                 for index, images in zip(batches, stored, strict=True):
@@ -157,6 +176,8 @@ class Trainer:
                         break
                 books.check_finite()
                 books.seconds += time.perf_counter() - started
+                if self.cache:
+                    self.cache.end()
                 if books.step == steps:
                     self.end_epoch()
                     bar.set_postfix_str(f"epoch {len(books.history)}, test {books.history[-1]['test_top1']:.1f} %")
@@ -172,16 +193,42 @@ class Trainer:
         x = views.rotate(views.normalise(x, self.mean, self.std), self.method.views)
         x = x.contiguous(memory_format=torch.channels_last)
 
+        teacher_output = self.ask_teacher(x, index) if self.teacher else None
         with self.fabric.autocast():  # opened once a step: held open, it goes on using stale copies of the weights
-            with torch.no_grad():
-                teacher_output = self.teacher(x).float() if self.teacher else None
-            student_output = self.student(x).float()
+            student_output = self.forward(x).float()
         terms = self.method(student_output, teacher_output, Batch(labels, index), epoch)
 
         self.optimizer.zero_grad()
         self.fabric.backward(terms.total)
         self.optimizer.step()
         return student_output.logits[: len(labels)].argmax(1) == labels, terms
+
+    def ask_teacher(self, x: Tensor, index: Tensor) -> Output:
+        """What the teacher says of network input x, the views of the images at `index`; or said in another trial."""
+        features = self.cache.read(index) if self.cache else None
+        if features is None:
+            features = self.teacher.features(x)
+            if self.cache:
+                self.cache.write(index, features)
+        return self.teacher.output(features)
+
+    def keep_teacher(self, root: str | Path, gigabytes: float) -> None:
+        """Keep the teacher's features under `root`."""
+        about, split = self.about, self.data.train
+        key = {
+            "teacher": about["teacher"]["fingerprint"],
+            "form": self.teacher.form,
+            "precision": about["precision"],
+            "data": about["data"]["fingerprint"],
+            "normalisation": [about["data"]["mean"], about["data"]["std"]],
+            "seed": self.seed,
+            "views": self.method.views,
+            "padding": split.padding,
+            "flip": self.recipe.flip,
+            "torch": torch.__version__,
+        }
+        shape = (len(split), self.method.views, self.teacher.model.feature_width)
+        self.cache = TeacherCache(root, key, shape, gigabytes)
 
     def end_epoch(self) -> None:
         started = time.perf_counter()
@@ -246,6 +293,36 @@ class Trainer:
 
 class Interrupt:
     requested = False
+
+
+def compiles(
+    wanted: bool | str, student: Classifier, data: Dataset, method: nn.Module, recipe: Recipe, device: torch.device
+) -> bool:
+    """Whether the student is to be compiled. "auto" decides by the work of the whole run, so that the same settings
+    always give the same bits; where there is no working compiler it warns and declines."""
+    if wanted not in (True, False, "auto"):
+        raise ValueError(f"compile must be True, False or 'auto', got {wanted!r}")
+    if wanted == "auto":
+        rows = recipe.epochs * len(data.train) * method.views
+        own = not isinstance(student, WrappedClassifier)
+        wanted = (
+            own and device.type == "cpu" and 3 * rows * count_flops(student, data.train.shape) > FLOPS_WORTH_COMPILING
+        )
+    if not wanted:
+        return False
+    try:
+        torch.compile(lambda x: x.sin() + 1, dynamic=False)(torch.zeros(8, device=device))
+    except Exception as error:  # no compiler, or none that works: whatever it raises
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        warnings.warn(f"torch.compile does not work here ({reason}): the student runs uncompiled", stacklevel=2)
+        return False
+    return True
+
+
+def compiled(student: Classifier) -> Callable[[Tensor], Output]:
+    """The student's forward pass with its features compiled; the last layer stays outside, its weight is an output."""
+    features = torch.compile(student.features, dynamic=False)
+    return lambda x: student.output(features(x))
 
 
 @contextmanager

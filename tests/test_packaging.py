@@ -53,7 +53,7 @@ FLOORS = [
     {"streams"},
     {"methods", "models", "datasets", "recipes"},
     {"runs", "evaluation"},
-    {"recording", "checkpoints", "transfer"},
+    {"recording", "checkpoints", "transfer", "frozen", "cache"},
     {"training", "analysis"},
     {"figures"},
     {"cli", "demo", "__main__", "__init__"},

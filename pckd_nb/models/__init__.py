@@ -21,9 +21,11 @@ from .shufflenet_v1 import ShuffleNetV1
 from .shufflenet_v2 import ShuffleNetV2
 from .vgg import CONVOLUTIONS, VGG
 from .wide_resnet import WideResNet
-from .wrapper import as_classifier
+from .wrapper import WrappedClassifier, as_classifier
 
-__all__ = ["MODELS", "PAIRS", "Classifier", "Output", "as_classifier", "count_flops", "create_model"]
+__all__ = [
+    "MODELS", "PAIRS", "Classifier", "Output", "WrappedClassifier", "as_classifier", "count_flops", "create_model",
+]  # fmt: skip
 
 NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
 

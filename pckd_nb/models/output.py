@@ -36,9 +36,13 @@ class Classifier(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Output:
-        features, head = self.features(x), self.head
+    def output(self, features: Tensor) -> Output:
+        """What the last layer makes of features, (N, D)."""
+        head = self.head
         return Output(features, head(features), head.weight, head.bias)
+
+    def forward(self, x: Tensor) -> Output:
+        return self.output(self.features(x))
 
     @property
     def head(self) -> nn.Linear:

@@ -1,0 +1,112 @@
+"""The frozen teacher, in the cheapest form that still says the same."""
+
+import copy
+import warnings
+from collections.abc import Callable
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from . import views
+from .datasets import Dataset
+from .evaluation import pixel_statistics
+from .models import Classifier, Output
+
+TOLERANCE = 0.02  # of a form's logits, ‖Δ‖ / ‖logits‖, against float32
+CHECKED_IMAGES = 256
+
+Features = Callable[[Tensor], Tensor]
+
+
+class FrozenTeacher:
+    """A teacher that is asked and never trained: network input in, a float32 `Output` out.
+
+    With precision 32-true it stays as it is. Else it takes the first form that its processor computes natively and
+    whose logits on 256 training images stay within 2 % of float32: int8 (weights and activations, calibrated on other
+    training images), bfloat16, float32. Its features are rounded to 16 bits, so that one said now and one kept by a
+    `cache.TeacherCache` are the same.
+    """
+
+    def __init__(self, model: Classifier, data: Dataset, turns: int, fabric: Fabric, precision: str):
+        self.model = model.to(fabric.device, memory_format=torch.channels_last).eval()
+        self.form, self.error, self.exact = "float32", 0.0, precision == "32-true"
+        self._features: Features = self.model.features
+        if self.exact:
+            return
+        calibration, checked = _samples(data, turns, fabric.device)
+        with torch.no_grad():
+            expected = self.model(checked).logits
+        for form, make in {"int8": _int8, "bfloat16": _bfloat16}.items():
+            if (features := make(self.model, calibration)) is None:
+                continue
+            self._features = features
+            error = ((self(checked).logits - expected).norm() / expected.norm()).item()
+            if error <= TOLERANCE:
+                self.form, self.error = form, error
+                return
+            warnings.warn(f"the teacher in {form} is off by {100 * error:.1f} %: it takes another form", stacklevel=2)
+        self._features, self.exact = self.model.features, True
+
+    @torch.no_grad()
+    def features(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, D), of 16 bits unless the precision is 32-true."""
+        with torch.autocast(x.device.type, enabled=False):
+            features = self._features(x)
+        return features if self.exact else features.half()
+
+    @torch.no_grad()
+    def output(self, features: Tensor) -> Output:
+        """What the last layer says of `features`."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.model.output(features.float())
+
+    def __call__(self, x: Tensor) -> Output:
+        return self.output(self.features(x))
+
+
+def _samples(data: Dataset, turns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Two sets of at most 256 training images each as network input, evenly spread and in every rotation."""
+    count = min(2 * CHECKED_IMAGES, len(data.train))
+    index = torch.linspace(0, len(data.train) - 1, count).round().long()
+    images = torch.cat(list(data.train.to(device).read(index.split(32))))
+    x = views.normalise(images, *pixel_statistics(data, device))
+    x = torch.cat([x[turn::turns].rot90(turn, (2, 3)) for turn in range(turns)])
+    x = x.contiguous(memory_format=torch.channels_last)
+    return x[::2], x[1::2] if count > 1 else x
+
+
+def _bfloat16(model: Classifier, calibration: Tensor) -> Features:
+    half = copy.deepcopy(model).bfloat16()
+    return lambda x: half.features(x.bfloat16())
+
+
+def _int8(model: Classifier, calibration: Tensor) -> Features | None:
+    """Quantised by torch's FX mode, BatchNorm folded in; None where processor, torch or network are not up to it."""
+    able = torch.cpu.get_capabilities() if calibration.device.type == "cpu" else {}
+    if not (able.get("avx512_vnni") or able.get("avx_vnni") or able.get("amx_int8")):
+        return None
+    engine = torch.backends.quantized.engine
+    try:
+        from torch.ao.quantization import get_default_qconfig_mapping
+        from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+        torch.backends.quantized.engine = "onednn"
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of deprecation: where it is gone, so is this form
+            observed = prepare_fx(_Features(copy.deepcopy(model)), get_default_qconfig_mapping("onednn"), calibration)
+            observed(calibration)
+            return convert_fx(observed)
+    except Exception:  # a network that can't be traced may raise anything
+        return None
+    finally:
+        torch.backends.quantized.engine = engine
+
+
+class _Features(nn.Module):
+    def __init__(self, model: Classifier):
+        super().__init__()
+        self.model = model.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.features(x)

@@ -1,0 +1,132 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import pckd_nb as pckd
+from pckd_nb.cache import TeacherCache
+
+from .conftest import make_data
+
+
+@pytest.fixture(scope="module")
+def data():
+    return make_data(train=40, size=16)
+
+
+@pytest.fixture(scope="module")
+def teacher(data):
+    return pckd.create_model("resnet14", data, seed=1)
+
+
+@pytest.fixture
+def train(data, teacher, tmp_path, recipe):
+    """Train a student, with the cache unless told otherwise; returns the bytes of its history, samples and weights."""
+
+    def call(name, cache="cache", precision="bf16-mixed", seed=0, method=None, student_seed=2, **options):
+        student = pckd.create_model("resnet8", data, seed=student_seed)
+        cache = cache and tmp_path / cache
+        options = dict(
+            out=tmp_path / name, seed=seed, precision=precision, accelerator="cpu", progress=False, **options
+        )
+        pckd.distill(student, teacher, data, method or pckd.PCKD(), recipe, teacher_cache=cache, **options)
+        return [(tmp_path / name / file).read_bytes() for file in ("history.csv", "samples.npz", "student.safetensors")]
+
+    return call
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """How often a teacher was asked."""
+    count = [0]
+    features = pckd.frozen.FrozenTeacher.features
+
+    def counting(self, x):
+        count[0] += 1
+        return features(self, x)
+
+    monkeypatch.setattr(pckd.frozen.FrozenTeacher, "features", counting)
+    return count
+
+
+def epochs(tmp_path):
+    return sorted((tmp_path / "cache").rglob("epoch-*.npy"))
+
+
+def test_a_run_is_the_same_to_the_bit_without_a_cache_while_filling_it_and_from_it(train, asked, tmp_path):
+    without = train("without", cache=None)
+    steps = asked[0]
+    assert train("filling") == without
+    asked[0] = 0
+    assert train("reading") == without
+    assert 0 < asked[0] < steps  # the check at the start alone
+    assert len(epochs(tmp_path)) == 2 and np.load(epochs(tmp_path)[0]).shape == (40, 4, 64)
+
+
+def test_in_full_precision_the_cache_rounds_to_sixteen_bits(train):
+    exact, kept = (train(name, cache, "32-true") for name, cache in (("a", None), ("b", "cache")))
+    read = train("c", precision="32-true")
+    losses = [np.genfromtxt(run[0].decode().splitlines(), delimiter=",", skip_header=1) for run in (exact, read)]
+    assert kept == exact  # what is being kept is used as it is
+    assert np.allclose(losses[0][0, 3:6], losses[1][0, 3:6], rtol=5e-3)
+
+
+def test_comparisons_at_one_seed_share_it_and_others_do_not(train, tmp_path, asked):
+    train("first")
+    asked[0] = 0
+    train("other betas", method=pckd.PCKD(beta_cc=0.01, strategy="uniform"), student_seed=5)
+    shared = asked[0]
+    train("other seed", seed=1)
+    train("other views", method=pckd.KD())
+    assert len(epochs(tmp_path)) == 6 and len({path.parent for path in epochs(tmp_path)}) == 3
+    assert asked[0] > shared
+
+
+@pytest.mark.parametrize("damage", ["byte", "short", "no seal", "no json", "other shape", "not numpy"])
+def test_what_is_damaged_is_made_again(damage, train, tmp_path):
+    expected = train("first")
+    path = epochs(tmp_path)[0]
+    seal = path.with_suffix(".json")
+    whole = path.read_bytes()
+    if damage == "byte":
+        path.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])
+    elif damage == "short":
+        path.write_bytes(whole[:-100])
+    elif damage == "no seal":
+        seal.unlink()
+    elif damage == "no json":
+        seal.write_text("{")
+    elif damage == "other shape":
+        np.save(path, np.zeros((3, 4, 5), np.float16))
+    else:
+        path.write_bytes(b"hello")
+    with pytest.warns(UserWarning, match="epoch-0001.npy' is stale or damaged: the teacher is asked again"):
+        assert train("second") == expected
+    assert path.read_bytes() == whole and json.loads(seal.read_text())["shape"] == [40, 4, 64]
+
+
+def test_it_never_grows_beyond_its_room(train, tmp_path):
+    expected = train("without", cache=None)
+    with pytest.warns(UserWarning, match="the teacher cache .* is full"):
+        assert train("first", teacher_cache_gb=30e-6) == expected
+    size = sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*") if file.is_file())
+    assert len(epochs(tmp_path)) == 1 and size <= 30e3
+    with pytest.raises(ValueError, match="needs room"):
+        train("second", teacher_cache_gb=0)
+
+
+def test_an_epoch_that_was_cut_short_is_not_kept(tmp_path):
+    cache = TeacherCache(tmp_path, {"teacher": "x"}, (6, 2, 3), 1)
+    features = torch.randn(8, 3).half()
+    cache.begin(1)
+    cache.write(torch.tensor([5, 0, 2, 1]), features)
+    cache.end()
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
+    cache.begin(1)
+    cache.write(torch.tensor([5, 0, 2, 1]), features)
+    cache.write(torch.tensor([3, 4]), features[:4])
+    cache.end()
+    cache.begin(1)
+    assert torch.equal(cache.read(torch.tensor([0, 5])), features[[1, 0, 5, 4]])  # view-major, in the order asked for
+    assert sorted(file.suffix for file in tmp_path.rglob("*") if file.is_file()) == [".json", ".npy"]

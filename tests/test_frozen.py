@@ -1,0 +1,97 @@
+import copy
+import warnings
+
+import pytest
+import torch
+
+import pckd_nb as pckd
+from pckd_nb import frozen
+from pckd_nb.evaluation import make_fabric
+from pckd_nb.frozen import FrozenTeacher
+
+from .conftest import make_data
+
+FABRIC = make_fabric("cpu", "32-true")[0]
+VNNI = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+
+
+@pytest.fixture(scope="module")
+def data():
+    return make_data(train=400, size=16)
+
+
+@pytest.fixture(scope="module")
+def trained(data):
+    model = pckd.create_model("resnet14", data, seed=0)
+    pckd.fit(
+        model, data, pckd.get_recipe("classroom", epochs=3), accelerator="cpu", precision="32-true", progress=False
+    )
+    return model.eval()
+
+
+def freeze(model, data, precision="bf16-mixed") -> FrozenTeacher:
+    return FrozenTeacher(copy.deepcopy(model), data, 4, FABRIC, precision)
+
+
+def relative(a, b) -> float:
+    return ((a - b).norm() / b.norm()).item()
+
+
+def test_in_full_precision_it_is_the_network_itself(trained, data):
+    teacher = freeze(trained, data, "32-true")
+    x = torch.randn(4, 1, 16, 16)
+    with torch.no_grad():
+        expected = trained(x)
+    assert teacher.form == "float32" and torch.equal(teacher(x).logits, expected.logits)
+    assert teacher.features(x).dtype == torch.float32
+
+
+@pytest.mark.skipif(not VNNI, reason="this processor does not multiply 8-bit integers natively")
+def test_eight_bits_where_they_suffice(trained, data):
+    teacher = freeze(trained, data)
+    assert teacher.form == "int8" and 0 < teacher.error <= frozen.TOLERANCE
+    x = pckd.views.normalise(data.test.images, torch.tensor(data.mean), torch.tensor(data.std))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        said, expected = teacher(x), trained.float()(x).float()
+    assert said.features.dtype == said.logits.dtype == torch.float32
+    assert relative(said.logits, expected.logits) < 2 * frozen.TOLERANCE
+    assert not any(value.requires_grad for value in said[:2])
+
+
+def test_it_takes_another_form_where_one_is_too_far_off(trained, data, monkeypatch):
+
+    def noisy(model, calibration):
+        return lambda x: model.features(x) * 1.5
+
+    monkeypatch.setattr(frozen, "_int8", noisy)
+    with pytest.warns(UserWarning, match=r"in int8 is off by \d+\.\d %: it takes another form"):
+        teacher = freeze(trained, data)
+    assert teacher.form == "bfloat16" and 0 < teacher.error <= frozen.TOLERANCE
+    monkeypatch.setattr(frozen, "_bfloat16", noisy)
+    with pytest.warns(UserWarning, match="in bfloat16 is off by"):
+        teacher = freeze(trained, data)
+    x = torch.randn(4, 1, 16, 16)
+    with torch.no_grad():
+        assert teacher.form == "float32" and torch.equal(teacher(x).logits, trained(x).logits)
+
+
+def test_networks_that_can_not_be_quantised_run_in_sixteen_bits(data):
+    for name in ("vgg8", "torchvision:resnet18"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert freeze(pckd.create_model(name, data, seed=0), data).form == "bfloat16"
+
+
+def test_rows_do_not_depend_on_their_company(trained, data):
+    teacher = freeze(trained, data)
+    x = torch.randn(40, 1, 16, 16)
+    assert torch.equal(teacher.features(x)[:7], teacher.features(x[:7]))
+
+
+def test_the_run_says_which_form_taught(trained, data, recipe):
+    student = pckd.create_model("resnet8", data, seed=1)
+    run = pckd.distill(
+        student, trained, data, pckd.KD(), recipe, accelerator="cpu", precision="bf16-mixed", progress=False
+    )
+    about = run.settings["teacher"]
+    assert about["form"] in ("int8", "bfloat16") and 0 < about["logits_error"] <= frozen.TOLERANCE
