@@ -144,7 +144,6 @@ class Trainer:
             lr=recipe.lr,
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
-            fused=fabric.device.type in ("cpu", "cuda"),
         )
         self.books = Recorder.empty(recipe.epochs, len(data.train.labels), fabric.device)
 
