@@ -188,10 +188,7 @@ class Trainer:
     def step(self, images: Tensor, index: Tensor, epoch: int) -> tuple[Tensor, Terms]:
         """One step of gradient descent on the training `images` at `index`; also says which it classified right."""
         labels = self.data.train.labels[index]
-        x = views.augment(images, self.seed, epoch, index, self.data.train.padding, self.recipe.flip)
-        x = views.rotate(views.normalise(x, self.mean, self.std), self.method.views)
-        x = x.contiguous(memory_format=torch.channels_last)
-
+        x = self.inputs(images, index, epoch)
         teacher_output = self.ask_teacher(x, index) if self.teacher else None
         with self.fabric.autocast():  # opened once a step: held open, it goes on using stale copies of the weights
             student_output = self.forward(x).float()
@@ -201,6 +198,11 @@ class Trainer:
         self.fabric.backward(terms.total)
         self.optimizer.step()
         return student_output.logits[: len(labels)].argmax(1) == labels, terms
+
+    def inputs(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
+        """Network input: all views of the stored `images`, augmented as those at `index` are in this epoch."""
+        images = views.augment(images, self.seed, epoch, index, self.data.train.padding, self.recipe.flip)
+        return views.rotate(views.normalise(images, self.mean, self.std), self.method.views)
 
     def ask_teacher(self, x: Tensor, index: Tensor) -> Output:
         """What the teacher says of network input x, the views of the images at `index`; or said in another trial."""

@@ -54,34 +54,35 @@ def augment(images: Tensor, seed: int, epoch: int, index: Tensor, padding: int =
     images: uint8 (B, C, H, W); index: (B,) their positions in the data set. Returns the same shape and type.
     """
     height, width = images.shape[2:]
-    device = images.device
-    index = index.to(device)
+    index = index.to(images.device)
     top = random_bits(seed, epoch, index, SHIFT_Y) % (2 * padding + 1)
     left = random_bits(seed, epoch, index, SHIFT_X) % (2 * padding + 1)
-    rows = top[:, None] + torch.arange(height, device=device)
-    columns = left[:, None] + torch.arange(width, device=device)
+    windows = F.pad(images, [padding] * 4).unfold(2, height, 1).unfold(3, width, 1)  # a view: (B, C, tops, lefts, H, W)
+    cropped = windows[torch.arange(len(images), device=images.device), :, top, left]
     if flip:
         mirrored = random_bits(seed, epoch, index, FLIP) % 2 == 1
-        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    padded = F.pad(images, [padding] * 4)
-    sample = torch.arange(len(images), device=device)[:, None, None]
-    # Advanced indices around a slice put their own axes first: (B, H, W, C), the channels_last order.
-    return padded[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        cropped = torch.where(mirrored[:, None, None, None], cropped.flip(3), cropped)
+    return cropped
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 pixels to floats: (pixel / 255 − mean) / std. images (B, C, H, W); mean, std (C,). Returns mean's dtype."""
-    return (images.to(mean.dtype) / 255 - mean[:, None, None]) / std[:, None, None]
+    """uint8 pixels to floats: (pixel / 255 − mean) / std. images (B, C, H, W); mean, std (C,).
+
+    Returns mean's dtype, in the memory format of the images.
+    """
+    scale, shift = 1 / (255 * std), mean / std
+    return images.to(mean.dtype, copy=True).mul_(scale[:, None, None]).sub_(shift[:, None, None])
 
 
 def rotate(images: Tensor, views: int = 4) -> Tensor:
     """The first `views` of the rotations by 0°, 90°, 180° and 270°, view-major: rows [:B] are the upright view.
 
-    images (B, C, H, W). Returns (views·B, C, H, W).
+    images (B, C, H, W). Returns (views·B, C, H, W) of the same type, channels_last.
     Raises ValueError for views outside 1 … 4, or more than one view of images that are not square.
     """
     if views not in (1, 2, 3, 4):
         raise ValueError(f"views must be 1, 2, 3 or 4, got {views}")
     if views > 1 and images.shape[2] != images.shape[3]:
         raise ValueError(f"rotated views need square images, got {images.shape[2]}×{images.shape[3]}; use views=1")
-    return torch.cat([images.rot90(turns, (2, 3)) for turns in range(views)])
+    pixels = images.permute(0, 2, 3, 1)
+    return torch.cat([pixels.rot90(turns, (1, 2)) for turns in range(views)]).permute(0, 3, 1, 2)
