@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lab lint notebooks clean
+.PHONY: demo test test-all lab lint notebooks bench clean
 
 demo: .venv/.installed
 	$(BIN)/python -m pckd_nb demo
@@ -23,6 +23,10 @@ lint: .venv/.installed-dev
 # Store the notebooks as executed on the demo's runs.
 notebooks: demo
 	$(BIN)/python -c "from pckd_nb.demo import store_notebook; store_notebook('runs/demo')"
+
+# Speed, measured side by side on this machine: benchmarks/report.md. An hour on two CPU cores; leave the machine alone.
+bench: .venv/.installed-dev
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 
 from . import views
 from .datasets import Dataset
@@ -77,12 +78,21 @@ def _samples(data: Dataset, turns: int, device: torch.device) -> tuple[Tensor, T
 
 
 def _bfloat16(model: Classifier, calibration: Tensor) -> Features:
-    half = copy.deepcopy(model).bfloat16()
-    return lambda x: half.features(x.bfloat16())
+    """BatchNorm folded into the convolutions before it, where torch.fx can trace the network."""
+    features = _Features(copy.deepcopy(model))
+    try:
+        features = fuse(features)
+    except Exception:  # whatever tracing stumbles over
+        pass
+    features = features.bfloat16()
+    return lambda x: features(x.bfloat16())
 
 
 def _int8(model: Classifier, calibration: Tensor) -> Features | None:
-    """Quantised by torch's FX mode, BatchNorm folded in; None where processor, torch or network are not up to it."""
+    """Weights quantised by channel, activations by tensor, by torch's FX mode, with BatchNorm folded in.
+
+    None where processor, torch or network are not up to it.
+    """
     able = torch.cpu.get_capabilities() if calibration.device.type == "cpu" else {}
     if not (able.get("avx512_vnni") or able.get("avx_vnni") or able.get("amx_int8")):
         return None

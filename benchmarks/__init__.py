@@ -1,0 +1,1 @@
+"""How fast pckd_nb is, beside a plain training loop and the floor: `python -m benchmarks`, from the repository root."""

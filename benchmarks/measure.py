@@ -1,0 +1,134 @@
+"""Timing side by side, and what has to be known about the machine."""
+
+import os
+import platform
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import wraps
+from importlib import metadata
+from typing import Any
+from unittest import mock
+
+import torch
+from torch.utils.benchmark import Timer, timer  # `timer` waits for the GPU before it reads the clock
+
+from pckd_nb.recording import hardware
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of several ways to do the same. run: called `times` times, timed as a whole; before: called untimed."""
+
+    run: Callable[[], Any]
+    times: int = 1
+    before: Callable[[], Any] | None = None
+
+    def seconds(self) -> float:
+        """Seconds of one call."""
+        if self.before:
+            self.before()
+        started = timer()
+        for _ in range(self.times):
+            self.run()
+        return (timer() - started) / self.times
+
+
+def interleave(variants: dict[str, Variant], repetitions: int, warmup: int = 2) -> dict[str, list[float]]:
+    """Seconds of a call of every variant, `repetitions` times by turns, after `warmup` uncounted calls of each."""
+    for variant in variants.values():
+        for _ in range(warmup):
+            variant.run()
+    rounds = [{name: variant.seconds() for name, variant in variants.items()} for _ in range(repetitions)]
+    return {name: [times[name] for times in rounds] for name in variants}
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+        "repetitions": len(values),
+    }
+
+
+def per_second(seconds: list[float], amount: float) -> dict[str, float]:
+    """`amount` per second: median, min and max."""
+    return spread([amount / value for value in seconds])
+
+
+def ratio(a: list[float], b: list[float]) -> dict[str, float]:
+    """median(a) / median(b), and the smallest and largest ratio of a single round."""
+    rounds = [x / y for x, y in zip(a, b, strict=True)]
+    value = statistics.median(a) / statistics.median(b)
+    return {"value": value, "min": min(rounds), "max": max(rounds), "repetitions": len(rounds)}
+
+
+class Stopwatch:
+    """Seconds spent in named parts of somebody else's code."""
+
+    def __init__(self):
+        self.seconds: Counter[str] = Counter()
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        started = timer()
+        try:
+            yield
+        finally:
+            self.seconds[name] += timer() - started
+
+    @contextmanager
+    def watch(self, calls: list[tuple[str, Any, str]]) -> Iterator[None]:
+        """Within the block every call of owner.attribute, of (part, owner, attribute), counts for its part."""
+        with ExitStack() as stack:
+            for name, owner, attribute in calls:
+                stack.enter_context(mock.patch.object(owner, attribute, self._timed(name, getattr(owner, attribute))))
+            yield
+
+    def _timed(self, name: str, call: Callable) -> Callable:
+        @wraps(call, updated=())
+        def timed(*args, **kwargs):
+            with self.part(name):
+                return call(*args, **kwargs)
+
+        return timed
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype, side: int, seconds: float) -> float:
+    """FLOP/s of the fastest product of two side×side matrices seen in that many seconds."""
+    a, b = torch.randn(2, side, side, device=device).to(dtype)
+    clock = Timer("a @ b", globals={"a": a, "b": b}, num_threads=torch.get_num_threads())
+    return 2 * side**3 / min(clock.blocked_autorange(min_run_time=seconds).times)
+
+
+def installed(package: str) -> bool:
+    try:
+        return bool(metadata.version(package))
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Hardware, versions, threads, load and date, now."""
+    packages = ("pckd_nb", "torch", "torchvision", "lightning-fabric", "numpy", "scikit-learn", "openTSNE")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
+        "device": device.type,
+        "hardware": hardware(device),
+        "gpu_seen": torch.cuda.is_available(),
+        "cpu": torch.cpu.get_capabilities().get("cpu_name", platform.processor() or platform.machine()),
+        "cpu_cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "memory_gib": None if memory is None else round(memory / 2**30, 1),
+        "load_at_start": [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "versions": {name: metadata.version(name) for name in packages if installed(name)},
+    }

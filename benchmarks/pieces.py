@@ -1,0 +1,126 @@
+"""Single pieces beside what they replace: the data path, the contrast, the import."""
+
+import json
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import pckd_nb as pckd
+from pckd_nb import losses
+
+from . import reference
+from .measure import Variant, interleave, per_second, ratio, spread
+from .settings import Settings
+from .work import PackageLoop, load_shapes, make_trainer
+
+ROOT = Path(__file__).parents[1]
+VIEWS, CLASSES = 4, 100
+CONTRASTS = {"pckd_nb": losses.category_center_contrast, "plain": reference.contrast}
+IMPORTS = {"pckd_nb": "import pckd_nb", "torch and torchvision": "import torch, torchvision"}
+
+
+def data(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
+    """Images per second that become normalised batches of four views, on the device. An image's four views are one."""
+    images = load_shapes(settings, settings.train_size)
+    batch_size = settings.batch_sizes[0]
+    recipe = pckd.get_recipe("cifar100_paper", epochs=1, batch_size=batch_size)
+    networks = pckd.create_model("resnet8", images, seed=0), pckd.create_model("resnet8", images, seed=1)
+    options = {"recipe": recipe, "accelerator": settings.accelerator, "progress": False, "compile": False}
+    loop = PackageLoop(make_trainer(*networks, images, **options))
+    loader = reference.make_loader(images, batch_size)
+    batches = iter(loader)
+
+    def load() -> Tensor:
+        return reference.four_views(next(batches)[0].to(settings.device))
+
+    def settle() -> None:  # batches made while nobody asked would be free of charge
+        for _ in range(loader.num_workers * loader.prefetch_factor):
+            next(batches)
+
+    variants = {
+        "pckd_nb": Variant(loop.input, settings.data_batches),
+        "plain": Variant(load, settings.data_batches, settle),
+    }
+    seconds = interleave(variants, settings.repetitions)
+    faster = ratio(seconds["plain"], seconds["pckd_nb"])
+    details = {
+        "batch_size": batch_size,
+        "workers": loader.num_workers,
+        "images_per_second": {name: per_second(times, batch_size) for name, times in seconds.items()},
+        "ratio": faster,
+    }
+    return {"data_path_ratio": faster["value"]}, details
+
+
+def contrast(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
+    """Time of forward and backward by pair of anchors, and the memory they need."""
+    small, large = settings.contrast_batches
+    variants = {}
+    for name, function in CONTRASTS.items():
+        for batch in (small, large):
+            call = partial(forward_backward, function, *contrast_inputs(batch, settings.device))
+            variants[f"{name}, {batch}"] = Variant(call, times=max(1, (large // batch) ** 2 // 8))
+    seconds = interleave(variants, settings.repetitions)
+
+    def per_pair(name: str, batch: int) -> list[float]:
+        return [1e9 * value / (2 * VIEWS * batch) ** 2 for value in seconds[f"{name}, {batch}"]]
+
+    growth = {name: ratio(per_pair(name, large), per_pair(name, small)) for name in CONTRASTS}
+    extra = {name: contrast_memory(name, large, settings.device) for name in CONTRASTS}
+    details = {
+        "batches": [small, large],
+        "anchors": [2 * VIEWS * batch for batch in (small, large)],
+        "classes": CLASSES,
+        "nanoseconds_per_pair": {
+            name: {str(batch): spread(per_pair(name, batch)) for batch in (small, large)} for name in CONTRASTS
+        },
+        "pair_time_large_over_small": growth,
+        "extra_gib": extra,
+        "memory_from": "torch.cuda.max_memory_allocated" if settings.device.type == "cuda" else "VmHWM",
+    }
+    return {"contrast_extra_gib": extra["pckd_nb"], "contrast_pair_ratio": growth["pckd_nb"]["value"]}, details
+
+
+def contrast_inputs(batch: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores of student and teacher, (N, C), in the range they have in training, and labels, (N,)."""
+    generator = torch.Generator().manual_seed(0)
+    u_s, u_t = (F.normalize(torch.randn(VIEWS * batch, CLASSES, generator=generator), dim=1) for _ in range(2))
+    labels = torch.randint(CLASSES, (batch,), generator=generator).repeat(VIEWS)
+    return u_s.to(device).requires_grad_(), u_t.to(device).requires_grad_(), labels.to(device)
+
+
+def forward_backward(function, u_s: Tensor, u_t: Tensor, labels: Tensor) -> None:
+    u_s.grad = u_t.grad = None
+    function(u_s, u_t, labels).mean().backward()
+
+
+def contrast_memory(name: str, batch: int, device: torch.device) -> float | None:
+    """GiB that one forward and backward needs beside its input, in a fresh process; None where that can't be seen."""
+    if device.type != "cuda" and not Path("/proc/self/clear_refs").exists():
+        return None
+    command = [sys.executable, "-m", "benchmarks.contrast_memory", name, str(batch), str(device)]
+    return json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+
+
+def imports(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
+    """Seconds to import the package, beside the libraries it cannot do without."""
+    seconds = {name: [] for name in IMPORTS}
+    for _ in range(1 + settings.import_repetitions):  # the first warms up
+        for name, statement in IMPORTS.items():
+            seconds[name].append(import_seconds(statement))
+    seconds = {name: times[1:] for name, times in seconds.items()}
+    over = ratio(*seconds.values())
+    return {"import_ratio": over["value"]}, {"seconds": {n: spread(t) for n, t in seconds.items()}, "ratio": over}
+
+
+def import_seconds(statement: str) -> float:
+    """Of a fresh interpreter, measured inside it."""
+    code = f"import time; started = time.perf_counter(); {statement}; print(time.perf_counter() - started)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    return float(done.stdout)

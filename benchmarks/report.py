@@ -1,0 +1,221 @@
+"""report.md, made of report.json and nothing else."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+
+class Bar(NamedTuple):
+    what: str
+    key: str
+    relation: str
+    limit: float
+
+
+BARS = (
+    Bar("WRN-40-2 → WRN-16-2, live teacher: samples/s over the plain loop's", "wrn_live_ratio", "≥", 3.5),
+    Bar("WRN-40-2 → WRN-16-2, teacher cache: samples/s over the plain loop's", "wrn_cached_ratio", "≥", 5.5),
+    Bar("resnet56 → resnet20, live teacher: samples/s over the plain loop's", "resnet_live_ratio", "≥", 2.5),
+    Bar("resnet56 → resnet20, teacher cache: samples/s over the plain loop's", "resnet_cached_ratio", "≥", 4),
+    Bar("a whole step over its bare networks, WRN pair, live teacher", "step_over_bare", "≤", 1.10),
+    Bar("data path: images/s over a DataLoader's with 2 workers", "data_path_ratio", "≥", 10),
+    Bar("five trials with a shared teacher cache over five single runs: time", "sweep_over_single_runs", "≤", 0.7),
+    Bar("contrast, batch 1024: extra memory, GiB", "contrast_extra_gib", "≤", 0.5),
+    Bar("contrast: time of a pair at batch 1024 over batch 64", "contrast_pair_ratio", "≤", 1),
+    Bar("`import pckd_nb` over `import torch, torchvision`: time", "import_ratio", "≤", 1.3),
+    Bar("fast teacher's accuracy beside float32, points, the worst seed", "teacher_accuracy_difference", "±", 0.1),
+)  # fmt: skip
+LINES = {
+    "plain": "plain loop",
+    "live": "pckd_nb, live teacher",
+    "cached": "pckd_nb, teacher cache",
+    "bare": "bare: networks alone",
+    "bare, eager": "bare, networks not compiled",
+}
+
+
+def met(bar: Bar, value: float) -> bool:
+    return {"≥": value >= bar.limit, "≤": value <= bar.limit, "±": abs(value) <= bar.limit}[bar.relation]
+
+
+def render(report: dict[str, Any]) -> str:
+    parts = report["parts"]
+    sections = {
+        "steps": steps, "data": data, "contrast": contrast, "import": imports, "sweep": sweep, "tsne": tsne,
+        "accuracy": accuracy,
+    }  # fmt: skip
+    text = [
+        "# How fast pckd_nb is",
+        "Made by `python -m benchmarks` from report.json. Numbers are medians of rounds in which all variants took "
+        "turns; (min – max) of the rounds.",
+        *no_gpu(parts),
+        "## Bars",
+        bars(report),
+        *(section(parts[name]) for name, section in sections.items() if name in parts),
+        "## Hardware and settings",
+        hardware(parts),
+    ]
+    return "\n\n".join(text) + "\n"
+
+
+def no_gpu(parts: dict[str, Any]) -> list[str]:
+    if any(part["environment"]["gpu_seen"] for part in parts.values()):
+        return []
+    return ["**No GPU was seen: everything here is of a CPU.**"]
+
+
+def bars(report: dict[str, Any]) -> str:
+    def row(bar: Bar) -> tuple[str, ...]:
+        value = report.get(bar.key)
+        if value is None:
+            return (bar.what, "not measured", f"{bar.relation} {bar.limit:g}", "")
+        return (bar.what, f"{value:.3g}", f"{bar.relation} {bar.limit:g}", "met" if met(bar, value) else "**not met**")
+
+    return table(("what", "measured", "bar", ""), map(row, BARS))
+
+
+def steps(part: dict[str, Any]) -> str:
+    peak = part["details"]["peaks_flops"]
+    text = [
+        "## Training steps",
+        "Peak of a large matrix product: "
+        + ", ".join(f"{value / 1e9:,.0f} GFLOP/s in {name}" for name, value in peak.items())
+        + ". A sample is an image with its four views. FLOPs are those of the networks, by torch's counter, a "
+        "backward pass counting as two forward ones.",
+    ]
+    for sizes in part["details"]["pairs"].values():
+        for found in sizes.values():
+            text += [
+                f"### {found['teacher']} → {found['student']}, batch {found['batch_size']}, {found['views']} views",
+                f"pckd_nb: student {'' if found['compiled'] else 'not '}compiled, teacher in {found['teacher_form']}, "
+                f"its logits off by {found['teacher_logits_error']:.2%}.",
+                table(
+                    ("", "samples/s", "student in", "GFLOP a sample", "share of peak"),
+                    (
+                        (
+                            LINES[name],
+                            interval(line["samples_per_second"], ".1f"),
+                            line["precision"],
+                            f"{line['flops_per_sample'] / 1e9:.2f}",
+                            f"{line['share_of_peak']:.0%} of {line['peak']}",
+                        )
+                        for name, line in found["lines"].items()
+                    ),
+                ),
+                table(
+                    ("ratio of medians", "", "rounds"),
+                    (
+                        (name.replace("_", " "), f"{value['value']:.2f}", f"{value['min']:.2f} – {value['max']:.2f}")
+                        for name, value in found["ratios"].items()
+                    ),
+                ),
+                table(
+                    ("share of a step's time", *next(iter(found["profile"].values()))),
+                    (
+                        (LINES[name], *(f"{share:.1%}" for share in shares.values()))
+                        for name, shares in found["profile"].items()
+                    ),
+                ),
+            ]
+    return "\n\n".join(text)
+
+
+def data(part: dict[str, Any]) -> str:
+    found = part["details"]
+    names = {"pckd_nb": "pckd_nb", "plain": f"PIL, torchvision and a DataLoader with {found['workers']} workers"}
+    speeds = found["images_per_second"].items()
+    rows = [(names[name], interval(speed, ",.0f")) for name, speed in speeds]
+    return "## Data path\n\n" + table((f"batches of {found['batch_size']} × 4 views", "images/s"), rows)
+
+
+def contrast(part: dict[str, Any]) -> str:
+    found = part["details"]
+    small, large = map(str, found["batches"])
+    anchors = dict(zip((small, large), found["anchors"], strict=True))
+    heads = [f"ns a pair, batch {batch} ({anchors[batch]:,} anchors)" for batch in (small, large)]
+    rows = [
+        (name, *(interval(times[batch], ".3f") for batch in (small, large)), number(found["extra_gib"][name], ".3f"))
+        for name, times in found["nanoseconds_per_pair"].items()
+    ]
+    memory = f"extra GiB, batch {large} ({found['memory_from']})"
+    return "## Category-center contrast, forward and backward\n\n" + table(("", *heads, memory), rows)
+
+
+def imports(part: dict[str, Any]) -> str:
+    rows = [(name, interval(seconds, ".2f")) for name, seconds in part["details"]["seconds"].items()]
+    return "## Import, in fresh interpreters\n\n" + table(("", "seconds"), rows)
+
+
+def sweep(part: dict[str, Any]) -> str:
+    found = part["details"]
+    heads = ("seconds", *(f"β_cc {beta:g}" for beta in found["beta_cc"]), "all")
+    rows = [
+        (name, *(f"{value:.1f}" for value in times), f"{sum(times):.1f}") for name, times in found["seconds"].items()
+    ]
+    return "## Sweep\n\n" + table(heads, rows)
+
+
+def tsne(part: dict[str, Any]) -> str:
+    found = part["details"]
+    rows = [
+        (
+            library,
+            interval(by["seconds"], ".1f"),
+            interval(by["neighbours_kept"], ".3f"),
+            interval(by["purity"], ".3f"),
+        )
+        for library, by in found["libraries"].items()
+    ]
+    heads = ("", "seconds", "10 nearest kept on the map", "of the same class among 10 nearest on the map")
+    before = (
+        f"{found['points']:,} points. Before the map {found['input_purity']:.3f} of 10 nearest are of the same class."
+    )
+    return f"## t-SNE\n\n{before}\n\n" + table(heads, rows)
+
+
+def accuracy(part: dict[str, Any]) -> str:
+    values, rows = part["values"], part["details"]["rows"]
+    columns = ("seed", "fast", "plain", "teacher_fast", "teacher_float32")
+    heads = ("seed", "student, fast path", "student, plain float32", "teacher, fast", "teacher, float32")
+    difference = f"Fast minus plain: {values['accuracy_difference']:+.2f} points"
+    if "accuracy_interval_low" in values:
+        low, high = values["accuracy_interval_low"], values["accuracy_interval_high"]
+        difference += f", 95 % interval {low:+.2f} to {high:+.2f} (paired t)"
+    shown = ((str(row["seed"]), *(f"{row[name]:.2f}" for name in columns[1:])) for row in rows)
+    return f"## Accuracy, top-1 %\n\n{difference}.\n\n" + table(heads, shown)
+
+
+def hardware(parts: dict[str, Any]) -> str:
+    def row(name: str, part: dict[str, Any]) -> tuple[str, ...]:
+        about = part["environment"]
+        load = ", ".join(map(str, about["load_at_start"] or []))
+        return (name, about["date"], f"{part['seconds']:,.0f}", about["hardware"], str(about["cpu_cores"]), load)
+
+    rows = [row(name, part) for name, part in parts.items()]
+    text = [table(("part", "date (UTC)", "seconds", "hardware", "CPU cores", "load at start"), rows)]
+    seen = {}
+    for name, part in parts.items():
+        about = part["environment"]
+        versions = {"python": about["python"], **about["versions"], "system": about["system"]}
+        seen.setdefault(", ".join(f"{key} {value}" for key, value in versions.items()), []).append(name)
+    text += [f"Versions ({', '.join(names)}): {versions}." for versions, names in seen.items()]
+    text.append(
+        table(
+            ("part", "settings"),
+            ((name, ", ".join(f"{k} {v}" for k, v in part["settings"].items())) for name, part in parts.items()),
+        )
+    )
+    return "\n\n".join(text)
+
+
+def interval(values: dict[str, float], form: str) -> str:
+    return f"{values['median']:{form}} ({values['min']:{form}} – {values['max']:{form}})"
+
+
+def number(value: float | None, form: str) -> str:
+    return "not seen" if value is None else f"{value:{form}}"
+
+
+def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    heads = list(heads)
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

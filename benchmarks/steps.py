@@ -1,0 +1,124 @@
+"""Training steps: pckd_nb, the plain reference loop and the floor; where the time goes; the device's peak."""
+
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from pckd_nb import views
+from pckd_nb.models import count_flops
+
+from .measure import Stopwatch, Variant, interleave, matmul_peak, per_second, ratio, spread
+from .settings import Settings
+from .work import BareLoop, PackageLoop, Pair
+
+FLOAT32, BFLOAT16, TF32 = "float32", "bfloat16", "tfloat32"
+PARTS = ("data", "teacher", "student forward", "loss terms", "backward", "optimizer", "record keeping", "other")
+
+
+def run(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
+    values, details = {}, {"peaks_flops": peaks(settings), "pairs": {}}
+    for pair in settings.pairs:
+        for batch_size in settings.batch_sizes:
+            torch.compiler.reset()  # what an earlier pair compiled
+            with TemporaryDirectory() as folder:
+                found = measure_pair(settings, pair, batch_size, Path(folder), details["peaks_flops"])
+            details["pairs"].setdefault(pair, {})[str(batch_size)] = found
+            ending = "" if batch_size == settings.batch_sizes[0] else f"_{batch_size}"
+            for name in ("live", "cached"):
+                values[f"{pair}_{name}_ratio{ending}"] = found["ratios"][f"{name}_over_plain"]["value"]
+            over_bare = "step_over_bare" if pair == "wrn" else f"step_over_bare_{pair}"
+            values[over_bare + ending] = found["ratios"]["step_over_bare"]["value"]
+    return values, details
+
+
+def measure_pair(
+    settings: Settings, pair: str, batch_size: int, folder: Path, peak: dict[str, float]
+) -> dict[str, Any]:
+    """Samples per second of every line, the ratios between them, and two profiles. A sample is an image, not a view."""
+    teacher, student = settings.pairs[pair]
+    work = Pair(settings, teacher, student, batch_size, folder)
+    live, cached, eager = work.live(), work.cached(), work.live(compile=False)
+    plain = work.plain(live)
+    loops = {"plain": plain, "live": live, "cached": cached, "bare": BareLoop(live), "bare, eager": BareLoop(eager)}
+    settle = {"plain": plain.settle}
+    variants = {name: Variant(loop.step, settings.steps, settle.get(name)) for name, loop in loops.items()}
+    seconds = interleave(variants, settings.repetitions)
+    plain.close()
+
+    count, shape = live.trainer.method.views, (work.data.channels, *work.data.size)
+    forward = {"teacher": count * count_flops(work.teacher, shape), "student": count * count_flops(work.student, shape)}
+    fast = BFLOAT16 if live.trainer.about["precision"] == "bf16-mixed" else FLOAT32
+    lines = {}
+    for name, times in seconds.items():
+        precision = FLOAT32 if name == "plain" else fast
+        flops = 3 * forward["student"] + (0 if name == "cached" else forward["teacher"])
+        speed = per_second(times, batch_size)
+        ceiling = TF32 if precision == FLOAT32 and TF32 in peak else precision  # cuDNN's own choice for float32
+        lines[name] = {
+            "samples_per_second": speed,
+            "seconds_per_step": spread(times),
+            "precision": precision,
+            "flops_per_sample": flops,
+            "peak": ceiling,
+            "share_of_peak": speed["median"] * flops / peak[ceiling],
+        }
+    return {
+        "teacher": teacher,
+        "student": student,
+        "batch_size": batch_size,
+        "views": count,
+        "compiled": live.trainer.about["compile"],
+        "teacher_form": live.trainer.teacher.form,
+        "teacher_logits_error": live.trainer.teacher.error,
+        "lines": lines,
+        "ratios": {
+            "live_over_plain": ratio(seconds["plain"], seconds["live"]),
+            "cached_over_plain": ratio(seconds["plain"], seconds["cached"]),
+            "step_over_bare": ratio(seconds["live"], seconds["bare"]),
+            "step_over_eager_bare": ratio(seconds["live"], seconds["bare, eager"]),
+        },
+        "profile": {name: profile(loop, settings.steps) for name, loop in (("live", live), ("cached", cached))},
+    }
+
+
+def profile(loop: PackageLoop, steps: int) -> dict[str, float]:
+    """Share of a step's time in each of `PARTS`: clocks around the calls that `Trainer.step` makes."""
+    trainer, watch = loop.trainer, Stopwatch()
+    calls = [
+        ("data", loop, "read"),
+        ("data", views, "augment"),
+        ("data", views, "normalise"),
+        ("data", views, "rotate"),
+        ("teacher", trainer, "ask_teacher"),
+        ("student forward", trainer, "forward"),
+        ("loss terms", trainer.method, "forward"),
+        ("backward", trainer.fabric, "backward"),
+        ("optimizer", trainer.optimizer, "zero_grad"),
+        ("optimizer", trainer.optimizer, "step"),
+        ("record keeping", trainer.books, "note"),
+    ]
+    with watch.watch(calls):
+        loop.step()
+        watch.seconds.clear()
+        with watch.part("total"):
+            for _ in range(steps):
+                loop.step()
+    total = watch.seconds.pop("total")
+    shares = {name: seconds / total for name, seconds in watch.seconds.items()}
+    shares["other"] = 1 - sum(shares.values())
+    return {name: shares.get(name, 0.0) for name in PARTS}
+
+
+def peaks(settings: Settings) -> dict[str, float]:
+    """FLOP/s of a large matrix product, by type."""
+    measure = partial(matmul_peak, settings.device, side=settings.peak_side, seconds=settings.peak_seconds)
+    found = {FLOAT32: measure(torch.float32), BFLOAT16: measure(torch.bfloat16)}
+    if settings.device.type == "cuda":
+        usual = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high")
+        found[TF32] = measure(torch.float32)
+        torch.set_float32_matmul_precision(usual)
+    return found

@@ -1,0 +1,169 @@
+"""Whole trainings and maps: a sweep with a shared teacher cache, accuracy of the fast path, t-SNE by two libraries."""
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import ttest_rel
+from sklearn.neighbors import NearestNeighbors
+
+import pckd_nb as pckd
+from pckd_nb import views
+from pckd_nb.analysis import directions
+from pckd_nb.datasets import Dataset
+from pckd_nb.models import Classifier
+
+from .measure import spread
+from .settings import Settings
+from .work import load_shapes, make_teacher, make_trainer
+
+Keep = Callable[[list[dict[str, Any]]], None]
+
+
+def sweep(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
+    """Five runs that share a teacher cache, the first filling it, beside five that ask the teacher every time."""
+    data = load_shapes(settings, settings.sweep_train_size, settings.sweep_test_size)
+    teacher = make_teacher(settings, settings.sweep_networks[0])
+    recipe = pckd.get_recipe("classroom", epochs=settings.sweep_epochs)
+
+    def trial(beta_cc: float, **options: Any) -> float:
+        student = pckd.create_model(settings.sweep_networks[1], data, seed=0)
+        options |= {"seed": 0, "accelerator": settings.accelerator, "progress": False}
+        started = time.perf_counter()
+        pckd.distill(student, copy.deepcopy(teacher), data, pckd.PCKD(beta_cc=beta_cc), recipe, **options)
+        return time.perf_counter() - started
+
+    trial(settings.sweep_beta_cc[0])  # what is compiled on first use serves both
+    single, shared = [], []
+    with TemporaryDirectory() as folder:
+        for beta_cc in settings.sweep_beta_cc:
+            single.append(trial(beta_cc))
+            shared.append(trial(beta_cc, teacher_cache=folder))
+    details = {"beta_cc": list(settings.sweep_beta_cc), "seconds": {"single runs": single, "sweep": shared}}
+    return {"sweep_over_single_runs": sum(shared) / sum(single)}, details
+
+
+def accuracy(settings: Settings, done: list[dict[str, Any]], keep: Keep) -> tuple[dict[str, float], dict[str, Any]]:
+    """The same recipe on the fast path and in plain float32, a pair of runs for every seed. done: rows that an
+    interrupted run left; keep: called with all rows after every seed."""
+    rows = list(done)
+    for seed in settings.accuracy_seeds:
+        if seed not in [row["seed"] for row in rows]:
+            rows.append({"seed": seed, **accuracy_of_seed(settings, seed)})
+            keep(rows)
+    fast, plain = ([row[name] for row in rows] for name in ("fast", "plain"))
+    values = {"accuracy_difference": statistics.fmean(fast) - statistics.fmean(plain)}
+    if len(rows) > 1:
+        interval = ttest_rel(fast, plain).confidence_interval(0.95)
+        values |= {"accuracy_interval_low": float(interval.low), "accuracy_interval_high": float(interval.high)}
+    gaps = [row["teacher_fast"] - row["teacher_float32"] for row in rows]
+    values["teacher_accuracy_difference"] = max(gaps, key=abs)
+    return values, {"rows": rows}
+
+
+def accuracy_of_seed(settings: Settings, seed: int) -> dict[str, float]:
+    """Test accuracies in percent: of the student by both paths, of their teacher on both."""
+    data = load_shapes(settings, settings.accuracy_train_size, settings.accuracy_test_size)
+    recipe = pckd.get_recipe("classroom", epochs=settings.accuracy_epochs)
+    common = {"recipe": recipe, "accelerator": settings.accelerator, "progress": False}
+    teacher_name, student_name = settings.accuracy_networks
+    teacher = pckd.create_model(teacher_name, data, seed=seed)
+    pckd.fit(teacher, data, seed=seed, **common)
+
+    def student(**options: Any) -> float:
+        network = pckd.create_model(student_name, data, seed=seed)
+        run = pckd.distill(network, copy.deepcopy(teacher), data, pckd.PCKD(), seed=seed, **common, **options)
+        return run.accuracy
+
+    evaluation = {"accelerator": settings.accelerator, "precision": "32-true"}
+    return {
+        "fast": student(compile=settings.accuracy_compile),
+        "plain": student(precision="32-true", compile=False),
+        "teacher_fast": fast_teacher_accuracy(teacher, data, student_name, **common),
+        "teacher_float32": pckd.evaluate(copy.deepcopy(teacher), data, **evaluation).top1,
+    }
+
+
+@torch.no_grad()
+def fast_teacher_accuracy(teacher: Classifier, data: Dataset, student: str, **options: Any) -> float:
+    """Top-1 accuracy in percent on the test images of the teacher as training runs it."""
+    trainer = make_trainer(pckd.create_model(student, data, seed=0), teacher, data, **options)
+    test = trainer.data.test
+    correct = []
+    for index in torch.arange(len(test)).split(250):
+        (images,) = test.read([index])
+        x = views.normalise(images, trainer.mean, trainer.std).contiguous(memory_format=torch.channels_last)
+        guess = trainer.teacher(x).logits.argmax(1)
+        correct.append(guess == test.labels[index.to(guess.device)])
+    return 100 * torch.cat(correct).double().mean().item()
+
+
+def tsne(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
+    """Seconds and neighbourhoods of maps of features and category centers, the seeds by turns."""
+    from sklearn.manifold import TSNE
+
+    points, labels = mixture(settings.tsne_points)
+    libraries = {"scikit-learn": lambda seed, x: TSNE(perplexity=30, init="pca", random_state=seed).fit_transform(x)}
+    try:
+        import openTSNE
+
+        threads = torch.get_num_threads()
+        libraries["openTSNE"] = lambda seed, x: openTSNE.TSNE(
+            perplexity=30, initialization="pca", random_state=seed, n_jobs=threads
+        ).fit(x)
+    except ImportError:
+        print("openTSNE is not installed: pip install openTSNE")
+    rows = []
+    for draw in libraries.values():
+        draw(0, points[:500])
+    for seed in range(settings.tsne_repetitions):
+        for library, draw in libraries.items():
+            started = time.perf_counter()
+            xy = np.asarray(draw(seed, points))
+            seconds = time.perf_counter() - started
+            rows.append({"library": library, "seed": seed, "seconds": seconds, **quality(points, xy, labels)})
+    by_library = {
+        library: {
+            name: spread([row[name] for row in rows if row["library"] == library])
+            for name in ("seconds", "neighbours_kept", "purity")
+        }
+        for library in libraries
+    }
+    details = {"points": len(points), "libraries": by_library, "input_purity": purity(neighbours(points), labels)}
+    medians = [found["seconds"]["median"] for found in by_library.values()]
+    return {"tsne_ratio": medians[0] / medians[1]} if len(medians) == 2 else {}, details
+
+
+def mixture(points: int, classes: int = 100, width: int = 64, noise: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
+    """Points (points + classes, width), as `analysis.embed` prepares them, and the label of each.
+
+    Features from a mixture of `classes` Gaussians, `noise` times as wide as their centers are spread; then the centers.
+    """
+    generator = np.random.default_rng(0)
+    centers = generator.standard_normal((classes, width))
+    labels = np.arange(points) % classes
+    features = centers[labels] + noise * generator.standard_normal((points, width))
+    return np.concatenate([directions(features), directions(centers)]), np.concatenate([labels, np.arange(classes)])
+
+
+def neighbours(x: np.ndarray, k: int = 10) -> np.ndarray:
+    """The k nearest of every row, itself not among them, (N, k)."""
+    return NearestNeighbors(n_neighbors=k).fit(x).kneighbors(return_distance=False)
+
+
+def purity(nearest: np.ndarray, labels: np.ndarray) -> float:
+    """Share of neighbours of the same class."""
+    return float((labels[nearest] == labels[:, None]).mean())
+
+
+def quality(points: np.ndarray, xy: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """neighbours_kept: mean share of the 10 nearest points that are among the 10 nearest on the map · purity: mean
+    share of the 10 nearest on the map that are of the same class."""
+    before, after = neighbours(points), neighbours(xy)
+    kept = np.mean([len(np.intersect1d(a, b)) / len(a) for a, b in zip(before, after, strict=True)])
+    return {"neighbours_kept": float(kept), "purity": purity(after, labels)}

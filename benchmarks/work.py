@@ -1,0 +1,168 @@
+"""Trainings to time: the Trainer that `pckd_nb.distill` builds, step by step. Changes there are followed here."""
+
+import copy
+import dataclasses
+import multiprocessing
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+import pckd_nb as pckd
+from pckd_nb import training, views
+from pckd_nb.datasets import Dataset, default_root
+from pckd_nb.models import Classifier
+
+from .reference import PlainLoop
+from .settings import Settings
+
+SEED = 0
+
+
+def load_shapes(settings: Settings, train_size: int, test_size: int = 100) -> Dataset:
+    return pckd.load_dataset("shapes100", settings.root, train_size=train_size, test_size=test_size)
+
+
+def make_teacher(settings: Settings, name: str) -> Classifier:
+    """A network trained on shapes100, since what is cheap enough for a teacher depends on what it has learned. Kept
+    beside the generated data: later calls only load it."""
+    data = load_shapes(settings, settings.teacher_train_size)
+    recipe = pckd.get_recipe("classroom", epochs=settings.teacher_epochs[name])
+    root = settings.root or default_root()
+    out = root / "benchmark_teachers" / f"{name}-{len(data.train)}-{recipe.epochs}-{settings.device.type}"
+    teacher = pckd.create_model(name, data, seed=SEED)
+    pckd.fit(teacher, data, recipe, seed=SEED, out=out, resume=True, accelerator=settings.accelerator)
+    return teacher.eval()
+
+
+def make_trainer(student: Classifier, teacher: Classifier, data: Dataset, **options: Any) -> training.Trainer:
+    """What `distill` with these options makes of copies of the networks, just before its first step."""
+    caught = []
+    with mock.patch.object(training.Trainer, "train", lambda self, progress: caught.append(self)):
+        pckd.distill(copy.deepcopy(student), copy.deepcopy(teacher), data, pckd.PCKD(), seed=SEED, **options)
+    return caught[0]
+
+
+class PackageLoop:
+    """pckd_nb's training of a pair of networks; `step` does what `Trainer.train` does for one batch of epoch 1."""
+
+    def __init__(self, trainer: training.Trainer):
+        self.trainer = trainer
+        trainer.student.train()
+        trainer.method.train()
+        if trainer.cache:
+            trainer.cache.begin(1)
+            if trainer.cache.kept is None:
+                raise RuntimeError("the teacher cache was not filled")
+        self.stream = self._stream()
+
+    def _stream(self) -> Iterator[tuple[Tensor, Tensor]]:
+        trainer, train = self.trainer, self.trainer.data.train
+        while True:
+            batches = views.batches(len(train), trainer.recipe.batch_size, trainer.seed, 1)
+            yield from zip(batches, train.read(batches, seed=trainer.seed, epoch=1), strict=True)
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        """The next batch: its positions in the training set, and its images on the device."""
+        index, images = next(self.stream)
+        return index.to(self.trainer.fabric.device), images
+
+    def input(self) -> Tensor:
+        """The next batch as the networks get it: cropped, normalised, turned, channels_last."""
+        index, images = self.read()
+        return self.trainer.inputs(images, index, 1)
+
+    def step(self) -> None:
+        index, images = self.read()
+        correct, terms = self.trainer.step(images, index, 1)
+        self.trainer.books.note(index, correct, terms)
+
+
+class BareLoop:
+    """The floor: forward and backward of the student and forward of the teacher of a `PackageLoop`, on the same rows in
+    the same precision and memory layout. No data, no loss but a sum, no optimizer, no books."""
+
+    def __init__(self, loop: PackageLoop):
+        self.trainer, self.x = loop.trainer, loop.input()
+
+    def step(self) -> None:
+        trainer = self.trainer
+        trainer.teacher.features(self.x)
+        with trainer.fabric.autocast():
+            output = trainer.forward(self.x)
+        trainer.student.zero_grad()
+        (output.features.float().sum() + output.logits.float().sum()).backward()
+
+
+class OtherProcess:
+    """A loop in a process of its own, as it would run alone: what pckd_nb sets for its whole process, such as how
+    memory is kept, does not reach it. Calls of `step` and `settle` wait for their end."""
+
+    def __init__(self, make: Callable[..., Any], *arguments: Any):
+        context = multiprocessing.get_context("spawn")
+        self.here, there = context.Pipe()
+        self.process = context.Process(target=_serve, args=(there, make, arguments))
+        self.process.start()
+        self._answer()
+
+    def step(self) -> None:
+        self._call("step")
+
+    def settle(self) -> None:
+        self._call("settle")
+
+    def close(self) -> None:
+        self.here.send(None)
+        self.process.join()
+
+    def _call(self, name: str) -> None:
+        self.here.send(name)
+        self._answer()
+
+    def _answer(self) -> None:
+        if problem := self.here.recv():
+            raise RuntimeError(problem)
+
+
+def _serve(there: Connection, make: Callable[..., Any], arguments: tuple) -> None:
+    try:
+        loop = make(*arguments)
+        there.send(None)
+        while name := there.recv():
+            getattr(loop, name)()
+            there.send(None)
+    except Exception as error:
+        there.send(f"{type(error).__name__}: {error}")
+
+
+class Pair:
+    """The trainings of one teacher and student, at one batch size, all from the same start."""
+
+    def __init__(self, settings: Settings, teacher: str, student: str, batch_size: int, folder: Path):
+        self.settings = settings
+        self.data = load_shapes(settings, settings.train_size)
+        self.teacher = make_teacher(settings, teacher)
+        self.student = pckd.create_model(student, self.data, seed=SEED)
+        self.recipe = pckd.get_recipe("cifar100_paper", batch_size=batch_size)  # all 240 epochs: compile="auto" asks
+        self.cache = folder / f"{teacher}-{batch_size}"
+
+    def live(self, **more: Any) -> PackageLoop:
+        options = {"recipe": self.recipe, "accelerator": self.settings.accelerator, "progress": False, **more}
+        return PackageLoop(make_trainer(self.student, self.teacher, self.data, **options))
+
+    def cached(self) -> PackageLoop:
+        """With the teacher's features read from the file that a whole epoch before it has filled."""
+        networks = copy.deepcopy(self.student), copy.deepcopy(self.teacher)
+        recipe = dataclasses.replace(self.recipe, epochs=1)
+        options = {"accelerator": self.settings.accelerator, "progress": False, "teacher_cache": self.cache}
+        pckd.distill(*networks, self.data, pckd.PCKD(), recipe, seed=SEED, compile=False, **options)
+        return self.live(teacher_cache=self.cache)
+
+    def plain(self, like: PackageLoop) -> OtherProcess:
+        """The reference, whose heads start as those of `like`."""
+        networks = copy.deepcopy(self.student), copy.deepcopy(self.teacher)
+        return OtherProcess(PlainLoop, *networks, self.data, like.trainer.method, self.recipe, self.settings.device)

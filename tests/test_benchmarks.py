@@ -1,0 +1,160 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import pckd_nb as pckd
+from benchmarks import __main__ as bench
+from benchmarks import pieces, reference, report, steps, studies, work
+from benchmarks.measure import Stopwatch, Variant, environment, interleave
+from benchmarks.settings import Settings
+from pckd_nb import losses, views
+from pckd_nb.methods import Batch
+
+pytestmark = pytest.mark.filterwarnings("ignore:the teacher in")  # these learned too little for a cheap form
+FOLDER = Path(bench.__file__).parent
+
+
+@pytest.fixture
+def settings(tmp_path) -> Settings:
+    return Settings(
+        accelerator="cpu", repetitions=1, root=tmp_path, teacher_train_size=100, teacher_epochs={"resnet8": 1, "resnet14": 1},
+        pairs={"wrn": ("resnet8", "resnet8"), "resnet": ("resnet8", "resnet8")}, batch_sizes=(10,), train_size=100,
+        steps=1, peak_side=64, peak_seconds=0.01, data_batches=2, contrast_batches=(2, 8), import_repetitions=1,
+        sweep_networks=("resnet8", "resnet8"), sweep_train_size=100, sweep_epochs=1, sweep_beta_cc=(0.005, 0.01),
+        tsne_points=150, tsne_repetitions=1, accuracy_networks=("resnet8", "resnet8"), accuracy_train_size=100,
+        accuracy_test_size=100, accuracy_epochs=1, accuracy_compile=False, accuracy_seeds=(0, 1),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def pair(settings, tmp_path) -> work.Pair:
+    return work.Pair(settings, "resnet14", "resnet8", 20, tmp_path)
+
+
+@pytest.mark.parametrize("epoch", [1, 200])
+def test_the_plain_loop_has_the_loss_of_the_package(pair, epoch):
+    method = pckd.PCKD()
+    method.bind(pair.student, pair.teacher)
+    student, teacher = pair.student.train(), pair.teacher.eval()
+    plain = reference.PlainLoop(student, teacher, pair.data, method, pair.recipe, torch.device("cpu"))
+    index = torch.arange(20)
+    images, labels = pair.data.train.images[index] / 255, pair.data.train.labels[index]
+
+    rows = reference.four_views(images)
+    theirs = plain.loss(student(rows), teacher(rows), labels, epoch)
+    rows = views.rotate(images)
+    ours = method(student(rows), teacher(rows), Batch(labels, index), epoch)
+    assert theirs.item() == pytest.approx(ours.total.item(), rel=1e-5)
+    assert 0 < (ours.weight == 1).sum() < len(index) or epoch == 200
+
+
+def test_the_plain_contrast_is_the_contrast():
+    u_s, u_t = torch.randn(2, 24, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    labels = torch.arange(24) % 5
+    theirs = reference.contrast(u_s, u_t, labels)
+    torch.testing.assert_close(theirs, losses.category_center_contrast_plain(u_s, u_t, labels), rtol=1e-6, atol=1e-6)
+
+
+def test_one_view_after_the_other_of_an_image():
+    images = torch.arange(2 * 3 * 16.0).view(2, 3, 4, 4)
+    assert torch.equal(reference.four_views(images)[1::4], views.rotate(images)[2:4])
+
+
+def test_interleave_takes_turns_and_counts_no_warm_up():
+    calls = []
+    variants = {
+        "a": Variant(lambda: calls.append("a"), times=2),
+        "b": Variant(lambda: calls.append("b"), before=lambda: calls.append("-")),
+    }
+    seconds = interleave(variants, repetitions=3, warmup=1)
+    assert "".join(calls) == "ab" + 3 * "aa-b"
+    assert [len(times) for times in seconds.values()] == [3, 3]
+
+
+def test_a_stopwatch_leaves_what_it_watched_as_it_was():
+    network, watch = torch.nn.Linear(2, 2), Stopwatch()
+    with watch.watch([("network", network, "forward")]):
+        network(torch.zeros(1, 2))
+    assert watch.seconds["network"] > 0
+    assert "forward" not in vars(network)
+
+
+def run(parts: list[str], settings: Settings, folder: Path) -> dict:
+    for part in parts:
+        bench.measure(part, settings, folder, environment(settings.device))
+    bench.assemble(folder)
+    found = json.loads((folder / "report.json").read_text())
+    assert (folder / "report.md").read_text() == report.render(found)
+    return found
+
+
+def test_quick_parts(settings, tmp_path, monkeypatch):
+    monkeypatch.delitem(pieces.CONTRASTS, "plain")  # a process less
+    monkeypatch.setattr(pieces, "IMPORTS", {"pckd_nb": "import json", "torch and torchvision": "import csv"})
+    found = run(["data", "contrast", "import"], settings, tmp_path)
+    keys = {"data_path_ratio", "contrast_extra_gib", "contrast_pair_ratio", "import_ratio"}
+    assert keys <= found.keys()
+    assert found["parts"]["data"]["environment"]["versions"]["torch"]
+    assert found["data_path_ratio"] > 0 and found["import_ratio"] > 0
+    text = (tmp_path / "report.md").read_text()
+    assert "not measured" in text and str(tmp_path) not in text
+
+
+def test_maps(settings, tmp_path):
+    pytest.importorskip("openTSNE")
+    found = run(["tsne"], settings, tmp_path)
+    libraries = found["parts"]["tsne"]["details"]["libraries"]
+    assert set(libraries) == {"scikit-learn", "openTSNE"} and found["tsne_ratio"] > 0
+    assert all(0 < by["neighbours_kept"]["median"] <= 1 for by in libraries.values())
+
+
+def test_training_parts(settings, tmp_path):
+    found = run(["steps", "sweep"], settings, tmp_path)
+    assert {f"{pair}_{kind}_ratio" for pair in ("wrn", "resnet") for kind in ("live", "cached")} <= found.keys()
+    assert {"step_over_bare", "step_over_bare_resnet", "sweep_over_single_runs"} <= found.keys()
+    for shares in found["parts"]["steps"]["details"]["pairs"]["wrn"]["10"]["profile"].values():
+        assert sum(shares.values()) == pytest.approx(1) and shares["student forward"] > 0 and shares["backward"] > 0
+
+
+def test_a_profile_names_every_call_of_a_step(pair):
+    shares = steps.profile(pair.live(), 1)
+    assert list(shares) == list(steps.PARTS)
+    assert all(share > 0 for share in shares.values())
+
+
+def test_accuracy_goes_on_where_it_was_interrupted(settings, tmp_path, monkeypatch):
+    seeds = []
+
+    def interrupted(settings, seed):
+        seeds.append(seed)
+        if len(seeds) == 2:
+            raise KeyboardInterrupt
+        return {"fast": 60 + seed, "plain": 59.0, "teacher_fast": 70.0, "teacher_float32": 70.1}
+
+    monkeypatch.setattr(studies, "accuracy_of_seed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bench.measure("accuracy", settings, tmp_path, environment(settings.device))
+    found = run(["accuracy"], settings, tmp_path)
+    assert seeds == [0, 1, 1]
+    assert found["accuracy_difference"] == pytest.approx(1.5)
+    assert found["accuracy_interval_low"] < 1.5 < found["accuracy_interval_high"]
+    monkeypatch.undo()
+    settings = dataclasses.replace(settings, accuracy_seeds=(0,))
+    row = studies.accuracy_of_seed(settings, 0)
+    assert all(0 <= value <= 100 for value in row.values())
+
+
+def test_the_report_is_made_of_its_json():
+    if not (FOLDER / "report.json").exists():
+        pytest.skip("nothing measured yet")
+    assert (FOLDER / "report.md").read_text() == report.render(json.loads((FOLDER / "report.json").read_text()))
+
+
+def test_unknown_parts_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmarks", "stesp"])
+    with pytest.raises(SystemExit):
+        bench.main()
+    assert "there is no part 'stesp'" in capsys.readouterr().err
