@@ -87,7 +87,7 @@ def steps(part: dict[str, Any]) -> str:
             text += [
                 f"### {found['teacher']} → {found['student']}, batch {found['batch_size']}, {found['views']} views",
                 f"pckd_nb: student {'' if found['compiled'] else 'not '}compiled, teacher in {found['teacher_form']}, "
-                f"its logits off by {found['teacher_logits_error']:.2%}.",
+                f"its logits off by {found['teacher_logits_error']:.2%}. {limits(found, peak)}{paid_back(found)}",
                 table(
                     ("", "samples/s", "student in", "GFLOP a sample", "share of peak"),
                     (
@@ -117,6 +117,25 @@ def steps(part: dict[str, Any]) -> str:
                 ),
             ]
     return "\n\n".join(text)
+
+
+def limits(found: dict[str, Any], peak: dict[str, float]) -> str:
+    """What the ratios would be if all of the networks' FLOPs ran at the peak of their precision."""
+    plain = found["lines"]["plain"]["samples_per_second"]["median"]
+    lines = {name: found["lines"][name] for name in ("live", "cached")}
+    live, cached = (peak[line["peak"]] / line["flops_per_sample"] / plain for line in lines.values())
+    precision = lines["live"]["peak"]
+    return f"With both networks at the {precision} peak the ratios would be {live:.2f} live and {cached:.2f} cached. "
+
+
+def paid_back(found: dict[str, Any]) -> str:
+    compiling = found["compiling"]
+    if compiling is None:
+        return ""
+    text = f"Compiling took {compiling['seconds']:.0f} s and saves {1e3 * compiling['saved_per_step']:.0f} ms a step"
+    if compiling["paid_back_flops"] is None:
+        return f"{text}: it does not pay back."
+    return f"{text}: it has paid back after {compiling['paid_back_flops']:.0e} FLOPs of the student's training."
 
 
 def data(part: dict[str, Any]) -> str:

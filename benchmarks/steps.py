@@ -1,5 +1,6 @@
 """Training steps: pckd_nb, the plain reference loop and the floor; where the time goes; the device's peak."""
 
+import statistics
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,11 +44,14 @@ def measure_pair(
     live, cached, eager = work.live(), work.cached(), work.live(compile=False)
     plain = work.plain(live)
     loops = {"plain": plain, "live": live, "cached": cached, "bare": BareLoop(live), "bare, eager": BareLoop(eager)}
+    with torch._inductor.config.patch(force_disable_caches=True):  # as on a machine that has not compiled this before
+        first = Variant(loops["bare"].step).seconds()
     settle = {"plain": plain.settle}
     variants = {name: Variant(loop.step, settings.steps, settle.get(name)) for name, loop in loops.items()}
     seconds = interleave(variants, settings.repetitions)
     plain.close()
 
+    compiled = live.trainer.about["compile"]
     count, shape = live.trainer.method.views, (work.data.channels, *work.data.size)
     forward = {"teacher": count * count_flops(work.teacher, shape), "student": count * count_flops(work.student, shape)}
     fast = BFLOAT16 if live.trainer.about["precision"] == "bf16-mixed" else FLOAT32
@@ -70,7 +74,7 @@ def measure_pair(
         "student": student,
         "batch_size": batch_size,
         "views": count,
-        "compiled": live.trainer.about["compile"],
+        "compiled": compiled,
         "teacher_form": live.trainer.teacher.form,
         "teacher_logits_error": live.trainer.teacher.error,
         "lines": lines,
@@ -80,8 +84,20 @@ def measure_pair(
             "step_over_bare": ratio(seconds["live"], seconds["bare"]),
             "step_over_eager_bare": ratio(seconds["live"], seconds["bare, eager"]),
         },
+        "compiling": compiling(first, seconds, 3 * forward["student"] * batch_size)
+        if live.trainer.about["compile"]
+        else None,
         "profile": {name: profile(loop, settings.steps) for name, loop in (("live", live), ("cached", cached))},
     }
+
+
+def compiling(first: float, seconds: dict[str, list[float]], flops: int) -> dict[str, float | None]:
+    """Seconds that compiling took, seconds it saves a step, and the FLOPs of the student's training, `flops` a step,
+    after which it has paid back; None where it saves nothing."""
+    compiled, eager = (statistics.median(seconds[name]) for name in ("bare", "bare, eager"))
+    saved = eager - compiled
+    paid_back = (first - compiled) / saved * flops if saved > 0 else None
+    return {"seconds": first - compiled, "saved_per_step": saved, "paid_back_flops": paid_back}
 
 
 def profile(loop: PackageLoop, steps: int) -> dict[str, float]:

@@ -311,3 +311,42 @@ def test_top5_is_not_top1():
     student = pckd.create_model("resnet8", data, seed=0)
     scores = pckd.evaluate(student, data)
     assert scores.top5 >= scores.top1 and scores.top5 < 100
+
+
+def test_compiling_is_decided_by_the_work_of_the_whole_run(data, student, monkeypatch):
+    def decide(wanted, **changes):
+        recipe = pckd.get_recipe("classroom", **changes)
+        return training.compiles(wanted, student, data, pckd.PCKD(), recipe, torch.device("cpu"))
+
+    rows = 3 * len(data.train) * 4 * pckd.models.count_flops(student, (1, 8, 8))  # of one epoch, forward and backward
+    monkeypatch.setattr(training, "FLOPS_WORTH_COMPILING", 10 * rows)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    assert not decide("auto", epochs=10) and decide("auto", epochs=11)
+    assert decide(True, epochs=1) and not decide(False, epochs=11)
+    with pytest.raises(ValueError, match="compile must be True, False or 'auto'"):
+        decide("yes")
+
+
+def test_without_a_working_compiler_it_goes_on_without(data, student, recipe, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("\nno C++ compiler found\nmore")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.warns(
+        UserWarning, match=r"does not work here \(no C\+\+ compiler found\): the student runs uncompiled"
+    ):
+        run = pckd.fit(student, data, recipe, accelerator="cpu", compile=True, progress=False)
+    assert run.settings["compile"] is False and run.finished
+
+
+@pytest.mark.slow
+def test_a_compiled_student_learns_the_same(data, teacher, recipe):
+    histories = []
+    for compile in (False, True):
+        student = pckd.create_model("resnet8", data, seed=2)
+        options = dict(accelerator="cpu", precision="32-true", compile=compile, progress=False)
+        run = pckd.distill(student, teacher, data, pckd.PCKD(), recipe, **options)
+        assert run.settings["compile"] is compile
+        histories.append(run.history)
+    losses = [history[["total", "feature_alignment", "category_center_contrast"]] for history in histories]
+    assert np.allclose(*losses, rtol=1e-3)
