@@ -166,11 +166,12 @@ def imports(part: dict[str, Any]) -> str:
 
 def sweep(part: dict[str, Any]) -> str:
     found = part["details"]
-    heads = ("seconds", *(f"β_cc {beta:g}" for beta in found["beta_cc"]), "all")
     rows = [
-        (name, *(f"{value:.1f}" for value in times), f"{sum(times):.1f}") for name, times in found["seconds"].items()
+        (name, " + ".join(f"{value:.1f}" for value in times), f"{sum(times):.1f}")
+        for name, times in found["seconds"].items()
     ]
-    return "## Sweep\n\n" + table(heads, rows)
+    betas = ", ".join(f"{beta:g}" for beta in found["beta_cc"])
+    return f"## Sweep\n\nFive values of β_cc: {betas}.\n\n" + table(("", "seconds", "all"), rows)
 
 
 def tsne(part: dict[str, Any]) -> str:

@@ -84,9 +84,7 @@ def measure_pair(
             "step_over_bare": ratio(seconds["live"], seconds["bare"]),
             "step_over_eager_bare": ratio(seconds["live"], seconds["bare, eager"]),
         },
-        "compiling": compiling(first, seconds, 3 * forward["student"] * batch_size)
-        if live.trainer.about["compile"]
-        else None,
+        "compiling": compiling(first, seconds, 3 * forward["student"] * batch_size) if compiled else None,
         "profile": {name: profile(loop, settings.steps) for name, loop in (("live", live), ("cached", cached))},
     }
 

@@ -1,9 +1,14 @@
 """Whole trainings and maps: a sweep with a shared teacher cache, accuracy of the fast path, t-SNE by two libraries."""
 
 import copy
+import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -26,26 +31,38 @@ Keep = Callable[[list[dict[str, Any]]], None]
 
 
 def sweep(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
-    """Five runs that share a teacher cache, the first filling it, beside five that ask the teacher every time."""
-    data = load_shapes(settings, settings.sweep_train_size, settings.sweep_test_size)
-    teacher = make_teacher(settings, settings.sweep_networks[0])
-    recipe = pckd.get_recipe("classroom", epochs=settings.sweep_epochs)
-
-    def trial(beta_cc: float, **options: Any) -> float:
-        student = pckd.create_model(settings.sweep_networks[1], data, seed=0)
-        options |= {"seed": 0, "accelerator": settings.accelerator, "progress": False}
-        started = time.perf_counter()
-        pckd.distill(student, copy.deepcopy(teacher), data, pckd.PCKD(beta_cc=beta_cc), recipe, **options)
-        return time.perf_counter() - started
-
-    trial(settings.sweep_beta_cc[0])  # what is compiled on first use serves both
-    single, shared = [], []
+    """Five runs in processes of their own, beside one process that makes all five and shares a teacher cache, which
+    its first trial fills. Both are timed from the start of the interpreter to its end."""
+    make_teacher(settings, settings.sweep_networks[0])
+    single = [seconds_of(settings, (beta_cc,)) for beta_cc in settings.sweep_beta_cc]
     with TemporaryDirectory() as folder:
-        for beta_cc in settings.sweep_beta_cc:
-            single.append(trial(beta_cc))
-            shared.append(trial(beta_cc, teacher_cache=folder))
-    details = {"beta_cc": list(settings.sweep_beta_cc), "seconds": {"single runs": single, "sweep": shared}}
-    return {"sweep_over_single_runs": sum(shared) / sum(single)}, details
+        shared = seconds_of(settings, settings.sweep_beta_cc, folder)
+    details = {
+        "beta_cc": list(settings.sweep_beta_cc),
+        "seconds": {"a process each, live teacher": single, "one process, cache": [shared]},
+    }
+    return {"sweep_over_single_runs": shared / sum(single)}, details
+
+
+def seconds_of(settings: Settings, values: tuple[float, ...], cache: str | None = None) -> float:
+    """Seconds of a process that makes a run for every value of β_cc."""
+    arguments = json.dumps({**asdict(settings), "root": settings.root and str(settings.root)}), values, cache
+    code = f"from benchmarks.studies import trials; trials(*{arguments!r})"
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=Path(__file__).parents[1])
+    return time.perf_counter() - started
+
+
+def trials(settings: str, values: tuple[float, ...], cache: str | None) -> None:
+    """Distil a student for every value of β_cc. settings: as JSON."""
+    chosen = Settings(**json.loads(settings))
+    data = load_shapes(chosen, chosen.sweep_train_size, chosen.sweep_test_size)
+    teacher = make_teacher(chosen, chosen.sweep_networks[0])
+    recipe = pckd.get_recipe("classroom", epochs=chosen.sweep_epochs)
+    for beta_cc in values:
+        student = pckd.create_model(chosen.sweep_networks[1], data, seed=0)
+        options = {"seed": 0, "accelerator": chosen.accelerator, "progress": False, "teacher_cache": cache}
+        pckd.distill(student, copy.deepcopy(teacher), data, pckd.PCKD(beta_cc=beta_cc), recipe, **options)
 
 
 def accuracy(settings: Settings, done: list[dict[str, Any]], keep: Keep) -> tuple[dict[str, float], dict[str, Any]]:

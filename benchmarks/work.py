@@ -31,7 +31,7 @@ def make_teacher(settings: Settings, name: str) -> Classifier:
     beside the generated data: later calls only load it."""
     data = load_shapes(settings, settings.teacher_train_size)
     recipe = pckd.get_recipe("classroom", epochs=settings.teacher_epochs[name])
-    root = settings.root or default_root()
+    root = Path(settings.root or default_root())
     out = root / "benchmark_teachers" / f"{name}-{len(data.train)}-{recipe.epochs}-{settings.device.type}"
     teacher = pckd.create_model(name, data, seed=SEED)
     pckd.fit(teacher, data, recipe, seed=SEED, out=out, resume=True, accelerator=settings.accelerator)
@@ -134,6 +134,8 @@ def _serve(there: Connection, make: Callable[..., Any], arguments: tuple) -> Non
         while name := there.recv():
             getattr(loop, name)()
             there.send(None)
+    except (EOFError, BrokenPipeError):  # whoever asked is gone
+        pass
     except Exception as error:
         there.send(f"{type(error).__name__}: {error}")
 
@@ -146,11 +148,12 @@ class Pair:
         self.data = load_shapes(settings, settings.train_size)
         self.teacher = make_teacher(settings, teacher)
         self.student = pckd.create_model(student, self.data, seed=SEED)
-        self.recipe = pckd.get_recipe("cifar100_paper", batch_size=batch_size)  # all 240 epochs: compile="auto" asks
+        self.recipe = pckd.get_recipe("cifar100_paper", batch_size=batch_size)
         self.cache = folder / f"{teacher}-{batch_size}"
 
     def live(self, **more: Any) -> PackageLoop:
-        options = {"recipe": self.recipe, "accelerator": self.settings.accelerator, "progress": False, **more}
+        options = {"recipe": self.recipe, "accelerator": self.settings.accelerator, "progress": False}
+        options = {**options, "compile": self.settings.compile, **more}
         return PackageLoop(make_trainer(self.student, self.teacher, self.data, **options))
 
     def cached(self) -> PackageLoop:

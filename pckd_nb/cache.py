@@ -22,10 +22,11 @@ A_DAY = 24 * 3600  # seconds
 class TeacherCache:
     """A frozen teacher's features of every training image at every epoch, in files of 16 bits, for trials to share.
 
-    What a teacher says of a sample is a function of its weights and form, the data, the seed of the augmentation and
-    how that augments: `key`. Every key has a folder, every epoch in it a file (samples, views, D), mapped into memory,
-    and beside it the sum of its bytes, written when all of them are there: a file without its sum, or with another
-    one, is made again. root: where the folders are · gigabytes: what all of them may fill; beyond, nothing is kept.
+    What a teacher says of a sample is a function of its weights, the hardware that it takes its form for, the data,
+    the seed of the augmentation and how that augments: `key`. Every key has a folder, every epoch in it a file
+    (samples, views, D), mapped into memory, and beside it the sum of its bytes, written when all of them are there: a
+    file without its sum, or with another one, is made again. root: where the folders are · gigabytes: what all of them
+    may fill; beyond, nothing is kept.
     """
 
     def __init__(self, root: str | Path, key: dict[str, Any], shape: tuple[int, int, int], gigabytes: float):
@@ -41,7 +42,17 @@ class TeacherCache:
                     left.unlink()
         self.kept: np.ndarray | None = None  # of the epoch that was begun, if it is complete
         self.new: np.ndarray | None = None  # or being written
-        self.hits = self.misses = 0
+
+    def form(self) -> dict[str, Any] | None:
+        """What `keep_form` was told, by whichever trial was first; None if there is nothing of it."""
+        try:
+            kept = json.loads((self.folder / "teacher.json").read_text())
+            return {"form": str(kept["form"]), "logits_error": float(kept["logits_error"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def keep_form(self, chosen: dict[str, Any]) -> None:
+        runs.write(self.folder / "teacher.json", lambda temporary: temporary.write_text(json.dumps(chosen)))
 
     def begin(self, epoch: int) -> None:
         """Open the file of an epoch, or a new one in its place."""
@@ -55,9 +66,7 @@ class TeacherCache:
     def read(self, index: Tensor) -> Tensor | None:
         """The features of the training images at `index`, (B,), view-major (V·B, D) float16 on its device, if kept."""
         if self.kept is None:
-            self.misses += 1
             return None
-        self.hits += 1
         features = torch.from_numpy(self.kept[index.cpu().numpy()])
         return features.transpose(0, 1).flatten(0, 1).to(index.device)
 

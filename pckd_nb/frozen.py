@@ -31,13 +31,18 @@ class FrozenTeacher:
 
     def __init__(self, model: Classifier, data: Dataset, turns: int, fabric: Fabric, precision: str):
         self.model = model.to(fabric.device, memory_format=torch.channels_last).eval()
-        self.form, self.error, self.exact = "float32", 0.0, precision == "32-true"
+        self.data, self.turns, self.exact = data, turns, precision == "32-true"
+        self.form, self.error = "", 0.0  # until `choose`, which the first question calls
         self._features: Features = self.model.features
+
+    @torch.no_grad()
+    def choose(self) -> None:
+        """Take a form. A teacher whose features are all in a cache never needs to."""
+        self.form = "float32"
         if self.exact:
             return
-        calibration, checked = _samples(data, turns, fabric.device)
-        with torch.no_grad():
-            expected = self.model(checked).logits
+        calibration, checked = _samples(self.data, self.turns, next(self.model.parameters()).device)
+        expected = self.model(checked).logits
         for form, make in {"int8": _int8, "bfloat16": _bfloat16}.items():
             if (features := make(self.model, calibration)) is None:
                 continue
@@ -52,6 +57,8 @@ class FrozenTeacher:
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, D), of 16 bits unless the precision is 32-true."""
+        if not self.form:
+            self.choose()
         with torch.autocast(x.device.type, enabled=False):
             features = self._features(x)
         return features if self.exact else features.half()

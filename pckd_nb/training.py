@@ -90,6 +90,7 @@ def distill(
             warnings.warn(f"{term} is left out: {reason}", stacklevel=2)
         teacher = teacher if method.uses_teacher else None
         about = recording.describe(student, teacher, data, method, settings, recipe, seed, fabric.device, precision)
+        about["compile"] = compiles(compile, student, data, method, recipe, fabric.device)
         if teacher_run and teacher:
             about["teacher"]["test_top1"] = teacher_run.accuracy
             if teacher_run.path and folder:
@@ -100,10 +101,9 @@ def distill(
                 run = runs.load_run(folder)
                 runs.load_weights(student, run.student_state, str(folder))
                 return run
-        about["compile"] = compiles(compile, student, data, method, recipe, fabric.device)
         trainer = Trainer(student, teacher, data, method, recipe, seed, fabric, folder, about)
-        if teacher_cache and teacher:
-            trainer.keep_teacher(teacher_cache, teacher_cache_gb)
+        if teacher:
+            trainer.prepare_teacher(teacher_cache, teacher_cache_gb)
         if resume and folder and (folder / CHECKPOINT).exists():
             trainer.resume()
         elif folder:
@@ -141,8 +141,6 @@ class Trainer:
         self.forward = compiled(self.student) if about["compile"] else self.student
         self.teacher = teacher and FrozenTeacher(teacher, self.data, method.views, fabric, about["precision"])
         self.cache: TeacherCache | None = None
-        if self.teacher:
-            about["teacher"].update(form=self.teacher.form, logits_error=self.teacher.error)
         self.optimizer = torch.optim.SGD(
             [*self.student.parameters(), *self.method.parameters()],
             lr=recipe.lr,
@@ -217,23 +215,31 @@ class Trainer:
                 self.cache.write(index, features)
         return self.teacher.output(features)
 
-    def keep_teacher(self, root: str | Path, gigabytes: float) -> None:
-        """Keep the teacher's features under `root`."""
+    def prepare_teacher(self, root: str | Path | None, gigabytes: float) -> None:
+        """Let the teacher take its form, and keep what it says under `root`, if given."""
         about, split = self.about, self.data.train
-        key = {
-            "teacher": about["teacher"]["fingerprint"],
-            "form": self.teacher.form,
-            "precision": about["precision"],
-            "data": about["data"]["fingerprint"],
-            "normalisation": [about["data"]["mean"], about["data"]["std"]],
-            "seed": self.seed,
-            "views": self.method.views,
-            "padding": split.padding,
-            "flip": self.recipe.flip,
-            "torch": torch.__version__,
-        }
-        shape = (len(split), self.method.views, self.teacher.model.feature_width)
-        self.cache = TeacherCache(root, key, shape, gigabytes)
+        if root:
+            key = {
+                "teacher": about["teacher"]["fingerprint"],
+                "precision": about["precision"],
+                "hardware": about["hardware"],
+                "data": about["data"]["fingerprint"],
+                "normalisation": [about["data"]["mean"], about["data"]["std"]],
+                "seed": self.seed,
+                "views": self.method.views,
+                "padding": split.padding,
+                "flip": self.recipe.flip,
+                "torch": torch.__version__,
+            }
+            shape = (len(split), self.method.views, self.teacher.model.feature_width)
+            self.cache = TeacherCache(root, key, shape, gigabytes)
+        chosen = self.cache.form() if self.cache else None
+        if chosen is None:
+            self.teacher.choose()
+            chosen = {"form": self.teacher.form, "logits_error": self.teacher.error}
+            if self.cache:
+                self.cache.keep_form(chosen)
+        about["teacher"].update(chosen)
 
     def end_epoch(self) -> None:
         started = time.perf_counter()

@@ -30,7 +30,9 @@ def trained(data):
 
 
 def freeze(model, data, precision="bf16-mixed") -> FrozenTeacher:
-    return FrozenTeacher(copy.deepcopy(model), data, 4, FABRIC, precision)
+    teacher = FrozenTeacher(copy.deepcopy(model), data, 4, FABRIC, precision)
+    teacher.choose()
+    return teacher
 
 
 def relative(a, b) -> float:

@@ -339,6 +339,16 @@ def test_without_a_working_compiler_it_goes_on_without(data, student, recipe, mo
     assert run.settings["compile"] is False and run.finished
 
 
+def test_resuming_needs_the_same_choice_about_compiling(data, student, recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    options = dict(out=tmp_path / "run", accelerator="cpu", progress=False)
+    assert pckd.fit(student, data, recipe, compile=True, **options).settings["compile"]
+    student = pckd.create_model("resnet8", data, seed=2)
+    with pytest.raises(ValueError, match="started with compile True, not False"):
+        pckd.fit(student, data, recipe, compile=False, resume=True, **options)
+    assert pckd.fit(student, data, recipe, compile=True, resume=True, **options).finished
+
+
 @pytest.mark.slow
 def test_a_compiled_student_learns_the_same(data, teacher, recipe):
     histories = []
