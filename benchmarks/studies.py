@@ -122,19 +122,17 @@ def fast_teacher_accuracy(teacher: Classifier, data: Dataset, student: str, **op
 
 def tsne(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
     """Seconds and neighbourhoods of maps of features and category centers, the seeds by turns."""
+    import openTSNE
     from sklearn.manifold import TSNE
 
     points, labels = mixture(settings.tsne_points)
-    libraries = {"scikit-learn": lambda seed, x: TSNE(perplexity=30, init="pca", random_state=seed).fit_transform(x)}
-    try:
-        import openTSNE
-
-        threads = torch.get_num_threads()
-        libraries["openTSNE"] = lambda seed, x: openTSNE.TSNE(
+    threads = torch.get_num_threads()
+    libraries = {
+        "scikit-learn": lambda seed, x: TSNE(perplexity=30, init="pca", random_state=seed).fit_transform(x),
+        "openTSNE": lambda seed, x: openTSNE.TSNE(
             perplexity=30, initialization="pca", random_state=seed, n_jobs=threads
-        ).fit(x)
-    except ImportError:
-        print("openTSNE is not installed: pip install openTSNE")
+        ).fit(x),
+    }
     rows = []
     for draw in libraries.values():
         draw(0, points[:500])

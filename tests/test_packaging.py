@@ -36,6 +36,7 @@ def test_conda_and_pip_install_the_same():
 
 def test_everything_the_package_imports_is_declared():
     names = {"sklearn": "scikit-learn", "PIL": "pillow", "lightning_fabric": "lightning-fabric", "zmq": "pyzmq"}
+    names["openTSNE"] = "opentsne"
     imported = set()
     for file in (ROOT / "pckd_nb").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
