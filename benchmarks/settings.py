@@ -11,7 +11,7 @@ from pckd_nb.evaluation import make_fabric
 
 USED = {  # the settings that each part's numbers depend on
     "steps": (
-        "repetitions", "pairs", "batch_sizes", "train_size", "compile", "steps", "peak_side", "peak_seconds",
+        "repetitions", "pairs", "batch_sizes", "train_size", "rows", "steps", "peak_side", "peak_seconds",
         "teacher_train_size", "teacher_epochs",
     ),
     "data": ("repetitions", "batch_sizes", "train_size", "data_batches"),
@@ -53,7 +53,7 @@ class Settings:
     pairs: dict[str, tuple[str, str]] = field(default_factory=lambda: dict(PAIRS))
     batch_sizes: tuple[int, ...] = (64,)
     train_size: int = 1024
-    compile: bool = True  # what "auto" decides for these pairs at the paper's length, 240 epochs of 50,000 images
+    rows: int = 240 * 50_000 * 4  # of a training at the paper's length, for which "auto" decides about compiling
     steps: int = 2
     peak_side: int = 2048
     peak_seconds: float = 2

@@ -153,7 +153,9 @@ class Pair:
 
     def live(self, **more: Any) -> PackageLoop:
         options = {"recipe": self.recipe, "accelerator": self.settings.accelerator, "progress": False}
-        options = {**options, "compile": self.settings.compile, **more}
+        shape = self.data.train.shape
+        compile = training.compiles("auto", self.student, self.settings.rows, shape, self.settings.device)
+        options = {**options, "compile": compile, **more}
         return PackageLoop(make_trainer(self.student, self.teacher, self.data, **options))
 
     def cached(self) -> PackageLoop:

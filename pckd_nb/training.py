@@ -31,7 +31,9 @@ from .runs import Run
 
 CHECKPOINT = "checkpoint.pt"
 SECONDS_BETWEEN_SAVES = 10
-FLOPS_WORTH_COMPILING = 1e15  # of a run's student: a few times what benchmarks/report.md measures to pay back
+# By benchmarks/report.md compiling WRN-16-2 (6e8 FLOPs an image) pays back after some 1e14; resnet20 (2.4e8) gains
+# nothing that is larger than the noise.
+FLOPS_WORTH_COMPILING, RUN_WORTH_COMPILING = 4e8, 1e15
 
 
 def fit(model: Classifier, data: Dataset, recipe: str | Recipe = "classroom", **options: Any) -> Run:
@@ -90,7 +92,8 @@ def distill(
             warnings.warn(f"{term} is left out: {reason}", stacklevel=2)
         teacher = teacher if method.uses_teacher else None
         about = recording.describe(student, teacher, data, method, settings, recipe, seed, fabric.device, precision)
-        about["compile"] = compiles(compile, student, data, method, recipe, fabric.device)
+        rows = recipe.epochs * len(data.train) * method.views
+        about["compile"] = compiles(compile, student, rows, data.train.shape, fabric.device)
         if teacher_run and teacher:
             about["teacher"]["test_top1"] = teacher_run.accuracy
             if teacher_run.path and folder:
@@ -317,18 +320,20 @@ def keep_freed_memory() -> None:
 
 
 def compiles(
-    wanted: bool | str, student: Classifier, data: Dataset, method: nn.Module, recipe: Recipe, device: torch.device
+    wanted: bool | str, student: Classifier, rows: int, shape: tuple[int, int, int], device: torch.device
 ) -> bool:
-    """Whether the student is to be compiled. "auto" decides by the work of the whole run, so that the same settings
-    always give the same bits; where there is no working compiler it warns and declines."""
+    """Whether the student is to be compiled. rows: images it sees in the whole run, views counted, of this shape.
+
+    "auto" decides by the work there is, so that the same settings always give the same bits; where there is no working
+    compiler it warns and declines. Raises ValueError for anything but True, False and "auto".
+    """
     if wanted not in (True, False, "auto"):
         raise ValueError(f"compile must be True, False or 'auto', got {wanted!r}")
+    if wanted == "auto" and (isinstance(student, WrappedClassifier) or device.type != "cpu"):
+        wanted = False  # not measured
     if wanted == "auto":
-        rows = recipe.epochs * len(data.train) * method.views
-        own = not isinstance(student, WrappedClassifier)
-        wanted = (
-            own and device.type == "cpu" and 3 * rows * count_flops(student, data.train.shape) > FLOPS_WORTH_COMPILING
-        )
+        flops = 3 * count_flops(student, shape)  # forward and backward
+        wanted = flops > FLOPS_WORTH_COMPILING and rows * flops > RUN_WORTH_COMPILING
     if not wanted:
         return False
     try:

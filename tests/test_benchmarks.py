@@ -23,7 +23,7 @@ def settings(tmp_path) -> Settings:
         accelerator="cpu", repetitions=1, root=tmp_path,
         teacher_train_size=100, teacher_epochs={"resnet8": 1, "resnet14": 1},
         pairs={"wrn": ("resnet8", "resnet8"), "resnet": ("resnet8", "resnet8")}, batch_sizes=(10,), train_size=100,
-        compile=False, steps=1, peak_side=64, peak_seconds=0.01, data_batches=2, contrast_batches=(2, 8),
+        steps=1, peak_side=64, peak_seconds=0.01, data_batches=2, contrast_batches=(2, 8),
         import_repetitions=1,
         sweep_networks=("resnet8", "resnet8"), sweep_train_size=100, sweep_epochs=1, sweep_beta_cc=(0.005, 0.01),
         tsne_points=150, tsne_repetitions=1, accuracy_networks=("resnet8", "resnet8"), accuracy_train_size=100,

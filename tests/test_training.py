@@ -313,16 +313,15 @@ def test_top5_is_not_top1():
     assert scores.top5 >= scores.top1 and scores.top5 < 100
 
 
-def test_compiling_is_decided_by_the_work_of_the_whole_run(data, student, monkeypatch):
-    def decide(wanted, **changes):
-        recipe = pckd.get_recipe("classroom", **changes)
-        return training.compiles(wanted, student, data, pckd.PCKD(), recipe, torch.device("cpu"))
-
-    rows = 3 * len(data.train) * 4 * pckd.models.count_flops(student, (1, 8, 8))  # of one epoch, forward and backward
-    monkeypatch.setattr(training, "FLOPS_WORTH_COMPILING", 10 * rows)
+def test_compiling_is_decided_by_the_work_there_is(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    assert not decide("auto", epochs=10) and decide("auto", epochs=11)
-    assert decide(True, epochs=1) and not decide(False, epochs=11)
+
+    def decide(wanted, name="wrn_16_2", rows=50_000 * 240 * 4):
+        return training.compiles(wanted, pckd.create_model(name, num_classes=5), rows, (3, 32, 32), torch.device("cpu"))
+
+    assert decide("auto") and not decide("auto", rows=4000 * 10 * 4)
+    assert not decide("auto", "resnet20") and not decide("auto", "torchvision:resnet18")
+    assert decide(True, "resnet20", 1) and not decide(False)
     with pytest.raises(ValueError, match="compile must be True, False or 'auto'"):
         decide("yes")
 
