@@ -10,8 +10,10 @@ demo: .venv/.installed
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest -q -n auto -m "not slow"
 
+# What is timed runs by itself: two processes that both use all cores slow each other down many times over.
 test-all: .venv/.installed-dev lint
-	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python -m pytest -q -n auto -m "not alone"
+	$(BIN)/python -m pytest -q -m alone
 
 lab: .venv/.installed
 	$(BIN)/jupyter lab notebooks

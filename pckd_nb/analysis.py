@@ -1,8 +1,11 @@
 """Numbers behind the figures: embeddings, neighbourhoods, the geometry of category centers, difficulty rankings."""
 
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
 import numpy as np
 from openTSNE import TSNE
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, t
 from sklearn.neighbors import NearestNeighbors
 
 from .runs import Run
@@ -80,3 +83,41 @@ def center_agreement(a: np.ndarray, b: np.ndarray) -> float:
         raise ValueError(f"need centers of the same 3 categories or more, got {len(a)} and {len(b)}")
     pairs = np.triu_indices(len(a), 1)
     return float(np.corrcoef(center_similarity(a)[pairs], center_similarity(b)[pairs])[0, 1])
+
+
+class Summary(NamedTuple):
+    """Of repeated measurements: mean, standard deviation (n − 1), and the interval that holds the true mean in 95 % of
+    such experiments (Student's t), from `low` to `high`. Of a single one: the value, and NaN for the rest."""
+
+    mean: float
+    sd: float
+    low: float
+    high: float
+    count: int
+
+    def __str__(self) -> str:
+        if self.count == 1:
+            return f"{self.mean:.1f} (one seed)"
+        return f"{self.mean:.1f} ± {self.sd:.1f} [{self.low:.1f}, {self.high:.1f}]"
+
+
+def summarise(values: Sequence[float], level: float = 0.95) -> Summary:
+    """Mean, spread and interval of measurements, one a seed. Raises ValueError for none, or one that is not finite."""
+    values = np.asarray(values, float)
+    if not len(values) or not np.isfinite(values).all():
+        raise ValueError(f"need one finite measurement or more, got {values.tolist()}")
+    mean, count = float(values.mean()), len(values)
+    if count == 1:
+        return Summary(mean, float("nan"), float("nan"), float("nan"), 1)
+    sd = float(values.std(ddof=1))
+    half = float(t.ppf((1 + level) / 2, count - 1)) * sd / count**0.5
+    return Summary(mean, sd, mean - half, mean + half, count)
+
+
+def paired_difference(a: Mapping[int, float], b: Mapping[int, float], level: float = 0.95) -> Summary:
+    """`summarise` of a − b seed by seed: what both share in a seed (order and crops of the images, first weights)
+    falls out of it. a, b: seed → measurement. Raises ValueError where they share no seed."""
+    shared = sorted(a.keys() & b.keys())
+    if not shared:
+        raise ValueError(f"no seed in common: {sorted(a)} and {sorted(b)}")
+    return summarise([a[seed] - b[seed] for seed in shared], level)

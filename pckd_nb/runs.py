@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from .models import Classifier, create_model
 
 FORMAT = 1
 HEADS = "method."
+SYMBOLS = {f"beta_{term}": f"β_{term}" for term in ("kd", "fa", "ca", "cc")} | {"epsilon": "ε", "temperature": "T"}
 
 
 @dataclass
@@ -60,6 +61,13 @@ class Run:
     def title(self) -> str:
         """For legends: "PCKD resnet8"."""
         return f"{self.settings['method']['title']} {self.settings['model']['name'] or 'network'}"
+
+    @property
+    def variant(self) -> str:
+        """The method's settings that its caller chose, "β_cc = 0, views = 1"; "" where all were left open."""
+        settings = self.settings["method"]["settings"].items()
+        chosen = {name: about["value"] for name, about in settings if about["from"] == "argument"}
+        return ", ".join(f"{SYMBOLS.get(name, name)} = {_number(value)}" for name, value in chosen.items())
 
     @property
     def finished(self) -> bool:
@@ -177,6 +185,45 @@ def summary(runs: list[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def load_runs(folder: str | Path) -> list[Run]:
+    """Every finished run below `folder`, in the order of their paths.
+
+    Raises FileNotFoundError where there is none, ValueError for a damaged one.
+    """
+    folder = Path(folder)
+    folders = [file.parent for file in sorted(folder.rglob("run.json"))]
+    found = [load_run(path) for path in folders if read_settings(path)["status"] == "finished"]
+    if not found:
+        raise FileNotFoundError(f"there is no finished run below '{folder}'")
+    return found
+
+
+def table(runs: Iterable[Run]) -> pd.DataFrame:
+    """One row a run, for comparing many: data, teacher, student, method, variant, epochs, seed, every setting of the
+    methods (NaN where a method has it not), top1, top5 (percent), cross_entropy (nats), train_images, seconds, and
+    the run itself in the column `run`."""
+    rows = []
+    for run in runs:
+        about, last = run.settings, run.history.iloc[-1] if len(run.history) else {}
+        rows.append(
+            {
+                "data": about["data"]["name"],
+                "teacher": (about["teacher"] or {}).get("name"),
+                "student": about["model"]["name"],
+                "method": about["method"]["title"],
+                "variant": run.variant,
+                "epochs": about["recipe"]["epochs"],
+                "seed": about["seed"],
+                **{name: setting["value"] for name, setting in about["method"]["settings"].items()},
+                **{name: last.get(f"test_{name}", float("nan")) for name in ("top1", "top5", "cross_entropy")},
+                "train_images": about["data"]["train_images"],
+                "seconds": run.seconds,
+                "run": run,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def prepare(folder: str | Path, *, resume: bool, overwrite: bool) -> Path:
     """Check, before anything costs time, that a run may be written here. Nothing is made or removed yet.
 
@@ -285,3 +332,7 @@ def _loadz(path: Path) -> dict[str, np.ndarray] | None:
         return None
     with np.load(path, allow_pickle=False) as file:
         return dict(file)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from pckd_nb import analysis
 
@@ -95,3 +96,30 @@ def test_center_agreement_ignores_rotation_shift_and_width():
     assert abs(analysis.center_agreement(centers, random.normal(size=(20, 6)))) < 0.3
     with pytest.raises(ValueError, match="got 20 and 19"):
         analysis.center_agreement(centers, centers[:19])
+
+
+def test_summaries_agree_with_scipy():
+    values = [70.1, 72.4, 69.0, 71.3]
+    found = analysis.summarise(values)
+    low, high = scipy.stats.t.interval(0.95, 3, loc=np.mean(values), scale=scipy.stats.sem(values))
+    assert found == pytest.approx((np.mean(values), np.std(values, ddof=1), low, high, 4))
+    assert str(found) == f"{found.mean:.1f} ± {found.sd:.1f} [{found.low:.1f}, {found.high:.1f}]"
+
+
+def test_one_measurement_has_no_spread():
+    found = analysis.summarise([70.0])
+    assert found.mean == 70 and found.count == 1 and np.isnan([found.sd, found.low, found.high]).all()
+    assert str(found) == "70.0 (one seed)"
+
+
+@pytest.mark.parametrize("values", [[], [1.0, np.nan]])
+def test_nothing_to_summarise(values):
+    with pytest.raises(ValueError, match="finite measurement"):
+        analysis.summarise(values)
+
+
+def test_pairs_share_their_seeds():
+    a, b = {0: 70.0, 1: 60.0, 2: 80.0, 7: 0.0}, {0: 69.0, 1: 59.5, 2: 78.5, 8: 100.0}
+    assert analysis.paired_difference(a, b) == analysis.summarise([1.0, 0.5, 1.5])
+    with pytest.raises(ValueError, match="no seed in common"):
+        analysis.paired_difference({0: 1.0}, {1: 1.0})

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import pckd_nb as pckd
 from pckd_nb import figures
+from pckd_nb.figures.canvas import color_of, lines
 
 from .conftest import make_data
 
@@ -106,13 +107,13 @@ def test_accuracy_shows_numbers_and_the_spread_over_seeds(runs):
 
 
 def test_the_teacher_has_its_own_colour_only_beside_its_students(runs):
-    assert figures._color(runs[0], runs) == figures.COLORS["teacher"]
-    assert figures._color(runs[0], runs[:1]) == figures.COLORS["supervised"]
+    assert color_of(runs[0], runs) == figures.COLORS["teacher"]
+    assert color_of(runs[0], runs[:1]) == figures.COLORS["supervised"]
 
 
 def test_two_networks_of_a_method_differ_in_dashes(runs):
-    lines = figures._lines([runs[1], dataclasses.replace(runs[0])])
-    assert lines[0]["color"] == lines[1]["color"] and lines[0]["dashes"] != lines[1]["dashes"]
+    drawn = lines([runs[1], dataclasses.replace(runs[0])])
+    assert drawn[0]["color"] == drawn[1]["color"] and drawn[0]["dashes"] != drawn[1]["dashes"]
 
 
 def test_gallery_reads_from_easy_to_hard(runs):

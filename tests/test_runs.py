@@ -162,3 +162,24 @@ def test_fingerprint_changes_with_any_name_or_weight():
     assert known == runs.fingerprint({"b": torch.ones(2), "a": torch.zeros(3)}) and len(known) == 16
     assert known != runs.fingerprint({"a": torch.zeros(3), "c": torch.ones(2)})
     assert known != runs.fingerprint({"a": torch.tensor([0, 0, 1e-30]), "b": torch.ones(2)})
+
+
+def test_many_runs_become_one_table(data, recipe, teacher, tmp_path):
+    uniform = pckd.PCKD(strategy="uniform", beta_fa=0, beta_cc=0.25)
+    for name, method, seed in (("a", pckd.Supervised(), 0), ("b", uniform, 3)):
+        student = pckd.create_model("resnet8", data, seed=seed)
+        pckd.distill(student, teacher, data, method, recipe, seed=seed, out=tmp_path / name, progress=False)
+    (tmp_path / "c").mkdir()
+    half = runs.read_settings(tmp_path / "a") | {"status": "interrupted"}
+    (tmp_path / "c" / "run.json").write_text(json.dumps(half))
+
+    loaded = runs.load_runs(tmp_path)
+    assert [run.path.name for run in loaded] == ["a", "b"]
+    assert [run.variant for run in loaded] == ["", "β_fa = 0, β_cc = 0.25, strategy = uniform"]
+    table = runs.table(loaded)
+    assert table["method"].tolist() == ["supervised", "PCKD"] and table["seed"].tolist() == [0, 3]
+    assert table["teacher"].tolist() == [None, "resnet14"] and set(table["student"]) == {"resnet8"}
+    assert table["beta_cc"].tolist() == [pytest.approx(np.nan, nan_ok=True), 0.25]
+    assert table["top1"].tolist() == [run.accuracy for run in loaded] and set(table["epochs"]) == {2}
+    with pytest.raises(FileNotFoundError, match="no finished run"):
+        runs.load_runs(tmp_path / "c")

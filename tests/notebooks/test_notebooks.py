@@ -54,6 +54,7 @@ def test_it_opens_with_what_it_teaches_and_how_long_it_takes(notebook):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @every_notebook
 def test_it_runs_from_scratch(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("PCKD_RUNS", str(tmp_path / "none"))  # no demo runs: it has to train its own

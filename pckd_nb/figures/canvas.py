@@ -1,0 +1,150 @@
+"""What all figures share: one style, a colour for every method, captions."""
+
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from ..runs import Run
+
+# Okabe and Ito's colours, which the colour-blind can tell apart; methods of your own get the rest, in order.
+COLORS = {"teacher": "#4D4D4D", "supervised": "#E69F00", "KD": "#0072B2", "PCKD": "#009E73"}
+MORE_COLORS = ("#CC79A7", "#D55E00", "#56B4E9", "#882255")
+INK, PALE = "#333333", "#B8B8B8"
+
+# Okabe and Ito's again, then three of Paul Tol's: up to ten classes on one map.
+CLASS_COLORS = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#882255", "#999933", "#666666",
+)  # fmt: skip
+
+
+def style() -> AbstractContextManager[None]:
+    """matplotlib settings of every figure here, for the length of a `with` block."""
+    return mpl.rc_context(
+        {
+            "figure.dpi": 90,  # 864 pixels at most: what a notebook shows without scaling
+            "savefig.dpi": 160,
+            "figure.facecolor": "white",
+            "axes.facecolor": "white",
+            "font.family": "DejaVu Sans",
+            "font.size": 9,
+            "axes.titlesize": 10,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.titlepad": 8,
+            "axes.edgecolor": PALE,
+            "axes.labelcolor": INK,
+            "axes.titlecolor": INK,
+            "text.color": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "grid.color": "#E8E8E8",
+            "grid.linewidth": 0.8,
+            "xtick.major.size": 0,
+            "ytick.major.size": 0,
+            "lines.linewidth": 1.8,
+            "legend.frameon": False,
+            "text.parse_math": False,  # a class may be called "$1"
+        }
+    )
+
+
+def caption(runs: Run | Sequence[Run]) -> str:
+    """What was trained on what: data, sizes, epochs, seeds, hardware, and fingerprints of the trained networks."""
+    runs = checked(runs)
+
+    def of_all(values: Iterable[object], joint: str = ", ") -> str:
+        return joint.join(dict.fromkeys(map(str, values)))
+
+    abouts = [run.settings for run in runs]
+    data = of_all(
+        f"{about['data']['name']}, {about['data']['train_images']:,} training and "
+        f"{about['data']['test_images']:,} test images of {'×'.join(map(str, about['data']['image_size']))} pixels"
+        for about in abouts
+    )
+    seeds = sorted({about["seed"] for about in abouts})
+    epochs = sorted({len(run.history) for run in runs})
+    return (
+        f"{data}; {of_all(epochs, ' or ')} epoch{'s' * (epochs != [1])}; seed{'s' * (len(seeds) > 1)} {of_all(seeds)}; "
+        f"{of_all(about['hardware'] for about in abouts)}. "
+        f"Networks {of_all(run.fingerprint[:8] for run in runs)}."
+    )
+
+
+@contextmanager
+def canvas(runs: list[Run], width: float, height: float) -> Iterator[Figure]:
+    """An empty figure of width × height inches in our style; the caption comes under it at the end."""
+    with style():
+        figure = plt.figure(figsize=(width, height), layout="constrained")
+        try:
+            yield figure
+            text = textwrap.fill(caption(runs), int(width * 17))
+            figure.supxlabel(text, x=0.01, ha="left", fontsize=6.5, color="#777777")
+        finally:
+            plt.close(figure)  # pyplot forgets it, so that a notebook shows it once: as the value of its cell
+
+
+def checked(runs: Run | Sequence[Run], whole_epoch: bool = False) -> list[Run]:
+    runs = [runs] if isinstance(runs, Run) else list(runs)
+    if not runs:
+        raise ValueError("there is no run to draw")
+    for run in runs:
+        if not isinstance(run, Run):
+            raise ValueError(f"figures are drawn from runs, got {type(run).__name__}; load_run(folder) reads one")
+        if whole_epoch and run.history.empty:
+            raise ValueError(f"the run {run.title} has no whole epoch yet")
+    return runs
+
+
+def is_teacher(run: Run, runs: Sequence[Run]) -> bool:
+    """Whether one of `runs` was taught by `run`."""
+    taught_by = {other.settings["teacher"]["fingerprint"] for other in runs if other.settings["teacher"]}
+    return bool(taught_by) and run.fingerprint in taught_by
+
+
+def label_of(run: Run, runs: Sequence[Run]) -> str:
+    return f"teacher {run.settings['model']['name'] or 'network'}" if is_teacher(run, runs) else run.title
+
+
+def color_of(run: Run, runs: Sequence[Run]) -> str:
+    if is_teacher(run, runs):
+        return COLORS["teacher"]
+    titles = dict.fromkeys(other.settings["method"]["title"] for other in runs)
+    others = [title for title in titles if title not in COLORS]
+    title = run.settings["method"]["title"]
+    return COLORS.get(title) or MORE_COLORS[others.index(title) % len(MORE_COLORS)]
+
+
+def lines(runs: list[Run]) -> list[dict[str, object]]:
+    """How to draw every run: colour by method, dashes by network where a method trained several."""
+    dashes = ((), (4, 1.5), (1.5, 1.5), (6, 1.5, 1.5, 1.5))
+    networks: dict[str, list[str]] = {}
+    for run in runs:
+        known = networks.setdefault(color_of(run, runs), [])
+        if label_of(run, runs) not in known:
+            known.append(label_of(run, runs))
+    return [
+        {"color": color, "label": label, "dashes": dashes[networks[color].index(label) % len(dashes)]}
+        for color, label in ((color_of(run, runs), label_of(run, runs)) for run in runs)
+    ]
+
+
+def legend(figure: Figure, runs: list[Run]) -> None:
+    """One entry a label above the panels; seeds of the same method share it."""
+    entries = {line["label"]: Line2D([], [], **line) for line in lines(runs)}
+    figure.legend(handles=entries.values(), loc="outside upper left", ncols=min(len(entries), 5))
+
+
+def epoch_axis(ax: Axes) -> None:
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
