@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lab lint notebooks bench clean
+.PHONY: demo test test-all lab lint notebooks figures bench clean
 
 demo: .venv/.installed
 	$(BIN)/python -m pckd_nb demo
@@ -24,7 +24,12 @@ lint: .venv/.installed-dev
 
 # Store the notebooks as executed on the demo's runs.
 notebooks: demo
-	$(BIN)/python -c "from pckd_nb.demo import store_notebook; store_notebook('runs/demo')"
+	$(BIN)/python -c "from pckd_nb.demo import store_notebooks; store_notebooks('runs/demo')"
+
+# Every figure, and the README's pictures and tables, from the recorded runs.
+figures: .venv/.installed
+	$(BIN)/python -m pckd_nb figures --runs data/runs --out figures
+	$(BIN)/python docs/make_readme.py
 
 # Speed, measured side by side on this machine: benchmarks/report.md. An hour on two CPU cores; leave the machine alone.
 bench: .venv/.installed-dev

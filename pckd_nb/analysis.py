@@ -34,10 +34,25 @@ def embed(
     points = len(features) + len(centers)
     if not 0 < perplexity < points / 3:
         raise ValueError(f"perplexity must be below a third of the {points} points, got {perplexity}")
-    together = np.concatenate([directions(features), directions(centers)])
-    # as good a map as scikit-learn's in less than half the time: benchmarks/report.md
-    xy = np.asarray(TSNE(perplexity=perplexity, initialization="pca", random_state=seed, n_jobs=-1).fit(together))
+    xy = _map(np.concatenate([directions(features), directions(centers)]), seed, perplexity)
     return xy[: len(features)], xy[len(features) :]
+
+
+def embed_centers(centers: np.ndarray, seed: int = 0) -> np.ndarray:
+    """A t-SNE map (C, 2) of category centers alone, taken as `directions`. centers: (C, D).
+
+    Raises ValueError below 30 centers: so few have no neighbourhoods to keep, their `center_similarity` says more.
+    """
+    if len(centers) < 30:
+        raise ValueError(f"a map of centers alone needs 30 or more, got {len(centers)}; show their similarity instead")
+    return _map(directions(centers), seed, perplexity=min(15, len(centers) / 4))
+
+
+def _map(points: np.ndarray, seed: int, perplexity: float) -> np.ndarray:
+    # As good a map as scikit-learn's, sooner: benchmarks/report.md. Exact neighbours and one thread: the approximate
+    # ones, and so the map, depend on how many cores there are.
+    tsne = TSNE(perplexity=perplexity, initialization="pca", neighbors="exact", random_state=seed, n_jobs=1)
+    return np.asarray(tsne.fit(points))
 
 
 def neighbourhood_purity(features: np.ndarray, labels: np.ndarray, k: int = 5) -> float:
@@ -49,6 +64,14 @@ def neighbourhood_purity(features: np.ndarray, labels: np.ndarray, k: int = 5) -
         raise ValueError(f"k must be from 1 to {len(features) - 1}, got {k}")
     nearest = NearestNeighbors(n_neighbors=k).fit(directions(features)).kneighbors(return_distance=False)
     return float((labels[nearest] == labels[:, None]).mean())
+
+
+def chance_purity(labels: Sequence[object]) -> float:
+    """What `neighbourhood_purity` would be on average if labels were dealt out at random, from 0 to 1. labels: (N,)."""
+    _, counts = np.unique(np.asarray(labels), return_counts=True)
+    if counts.sum() < 2:
+        raise ValueError("need labels of two samples or more: one has no neighbour")
+    return float((counts * (counts - 1)).sum() / (counts.sum() * (counts.sum() - 1)))
 
 
 def difficulty_vs_truth(run: Run) -> float:
@@ -68,6 +91,28 @@ def last_difficulty(run: Run) -> np.ndarray:
     return run.difficulty[len(run.history) - 1].astype(np.float32)
 
 
+KINDS = ("always easy", "learned late", "never learned")
+
+
+def kinds_of_samples(run: Run) -> dict[str, np.ndarray]:
+    """Positions in the training set of three kinds of samples, by their recorded cross-entropy; most are of none.
+
+    A sample is *got* in an epoch when its class has more than half of the probability, CE < ln 2.
+    "always easy": got in every epoch after the first third · "learned late": in no epoch of the first half (the
+    middle one included), but in every one of the last quarter · "never learned": in no epoch at all.
+    Raises ValueError where there are no samples, or fewer than two whole epochs.
+    """
+    epochs = len(run.history)
+    if run.cross_entropy is None or epochs < 2:
+        kept = "kept no samples" if run.cross_entropy is None else f"has {epochs} whole epochs"
+        raise ValueError(f"kinds of samples need what two epochs or more recorded: the run {run.title} {kept}")
+    got = run.cross_entropy[:epochs].astype(np.float32) < np.log(2)
+    epoch = np.arange(1, epochs + 1)
+    late = ~got[epoch <= -(-epochs // 2)].any(0) & got[epoch > 0.75 * epochs].all(0)
+    found = got[epoch > epochs / 3].all(0), late, ~got.any(0)
+    return {kind: np.flatnonzero(chosen) for kind, chosen in zip(KINDS, found, strict=True)}
+
+
 def center_similarity(centers: np.ndarray) -> np.ndarray:
     """Cosine similarity of all pairs of category centers, as seen from their mean. centers: (C, D). Returns (C, C)."""
     unit = directions(centers)
@@ -83,6 +128,51 @@ def center_agreement(a: np.ndarray, b: np.ndarray) -> float:
         raise ValueError(f"need centers of the same 3 categories or more, got {len(a)} and {len(b)}")
     pairs = np.triu_indices(len(a), 1)
     return float(np.corrcoef(center_similarity(a)[pairs], center_similarity(b)[pairs])[0, 1])
+
+
+def center_cka(a: np.ndarray, b: np.ndarray) -> float:
+    """Linear CKA, 0 to 1, of two networks' category centers: another agreement that ignores rotation and width.
+
+    |AᵀB|² / (|AᵀA| · |BᵀB|) in Frobenius norms, of centers less their mean; unlike `center_agreement` it gives long
+    centers more say. a: (C, D), b: (C, D'). Raises ValueError unless both have the same C ≥ 3.
+    """
+    if len(a) != len(b) or len(a) < 3:
+        raise ValueError(f"need centers of the same 3 categories or more, got {len(a)} and {len(b)}")
+    a, b = (np.asarray(centers, np.float64) - np.asarray(centers, np.float64).mean(0) for centers in (a, b))
+    joint, own = np.linalg.norm(a.T @ b) ** 2, np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)
+    return float(joint / own) if own else float("nan")
+
+
+def logit_correlation(features: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """Correlation of every two logits over samples. features: (N, D), centers: (C, D), N ≥ 2. Returns (C, C).
+
+    The logits are features · centers less the bias, which shifts a logit by the same for every sample and so changes
+    no correlation. A logit that does not vary is correlated with itself alone.
+    Raises ValueError for other widths or fewer than two samples.
+    """
+    if features.shape[1:] != centers.shape[1:] or len(features) < 2:
+        raise ValueError(f"need two samples or more of the centers' width {centers.shape[1]}, got {features.shape}")
+    features = np.asarray(features, np.float64)
+    logits = (features - features.mean(0)) @ np.asarray(centers, np.float64).T
+    norm = np.linalg.norm(logits, axis=0)
+    varies = norm > 1e-9 * max(norm.max(), 1e-300)
+    logits = np.where(varies, logits / np.where(varies, norm, 1), 0)
+    correlation = np.clip(logits.T @ logits, -1, 1)
+    np.fill_diagonal(correlation, 1)
+    return correlation
+
+
+def difference_of_pairs(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """How two symmetric (C, C) matrices differ over pairs of categories: mean |a − b|, and their correlation.
+
+    The correlation is NaN where one of them is the same for all pairs. Raises ValueError unless C ≥ 2 is shared.
+    """
+    if a.shape != b.shape or len(a) < 2:
+        raise ValueError(f"need two matrices of the same 2 categories or more, got {a.shape} and {b.shape}")
+    pairs = np.triu_indices(len(a), 1)
+    a, b = a[pairs], b[pairs]
+    varies = np.ptp(a) > 0 and np.ptp(b) > 0
+    return float(np.abs(a - b).mean()), float(np.corrcoef(a, b)[0, 1]) if varies else float("nan")
 
 
 class Summary(NamedTuple):

@@ -1,19 +1,23 @@
 """The command line, `pckd-nb` or `python -m pckd_nb`. Every problem is one line on stderr and a non-zero exit."""
 
 import inspect
+import itertools
 import os
+import re
 import sys
 import warnings
+from collections.abc import Callable
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 
-from . import datasets, runs, training
+from . import datasets, experiments, runs, training
 from .checkpoints import load_checkpoint
 from .evaluation import evaluate as evaluate_model
-from .methods import METHODS
+from .methods import BASELINES, METHODS
 from .models import MODELS, PAIRS, Classifier, count_flops, create_model
 from .preview import STRATEGIES
 from .recipes import RECIPES, get_recipe
@@ -29,6 +33,7 @@ app = typer.Typer(
     "Start with: pckd-nb demo. Add --debug to any command for the traceback of an error.",
 )
 
+METHOD_HELP = f"One of {', '.join(METHODS)}; or of {', '.join(BASELINES)}, with settings as in AT-weight=500."
 TOLERANCE = 0.05  # of --expect, in percentage points
 
 Data = Annotated[str, typer.Option(help="Data set: a name that `pckd-nb datasets` lists, or folder:PATH.")]
@@ -92,7 +97,7 @@ def distill(
     out: Out,
     teacher: Annotated[str | None, typer.Option(help="The teacher: a run folder; or a checkpoint file or URL.")] = None,
     teacher_model: Annotated[str | None, typer.Option(help="Network of a teacher that is no run folder.")] = None,
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "pckd",
+    method: Annotated[str, typer.Option(help=METHOD_HELP)] = "pckd",
     recipe: RecipeName = "classroom",
     epochs: Epochs = None,
     batch_size: BatchSize = None,
@@ -126,8 +131,10 @@ def distill(
     """Train a student, by default with PCKD. Weights and views left open come from recipe, data set and paper."""
     settings = given(beta_kd=beta_kd, beta_fa=beta_fa, beta_ca=beta_ca, beta_cc=beta_cc, temperature=temperature,
                      epsilon=epsilon, views=views, strategy=strategy)  # fmt: skip
-    trained_by = make_method(method, settings)
-    chosen = get_recipe(recipe, **given(epochs=epochs, batch_size=batch_size, lr=lr, flip=flip))
+    arm = experiments.parse_arm(method)
+    for name, value in settings.items():
+        arm = arm.plus(name, value)
+    trained_by, chosen = arm.build(get_recipe(recipe, **given(epochs=epochs, batch_size=batch_size, lr=lr, flip=flip)))
     if trained_by.uses_teacher and teacher is None:
         raise ValueError(f"method {method} needs --teacher, the run folder of a trained network")
     runs.prepare(out, resume=resume, overwrite=overwrite)
@@ -205,6 +212,130 @@ def transfer(
     print_table([tuple(table.columns), *(tuple(map(cell_text, row)) for row in table.itertuples(index=False))])
 
 
+def grid_of(
+    data: Data,
+    teacher: Annotated[list[Path], typer.Option(help="Run folder of a teacher; several make several pairs.")],
+    student: Annotated[list[str], typer.Option(help="Network to train; several make several pairs.")],
+    out: Annotated[Path, typer.Option(help="Folder of the grid: OUT/TEACHER-STUDENT/ARM/seedN and OUT/results.csv.")],
+    seeds: Annotated[str, typer.Option(help="Such as 0,1,2 or 0-4.")] = "0-2",
+    recipe: RecipeName = "classroom",
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: LearningRate = None,
+    flip: Flip = None,
+    train_size: TrainSize = None,
+    test_size: TestSize = None,
+    image_size: ImageSize = None,
+    workers: Workers = None,
+    root: Root = None,
+    accelerator: Accelerator = "auto",
+    precision: Precision = "auto",
+    compile: Compile = None,
+    teacher_cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps what the teacher says. Default: OUT/teacher_cache.")
+    ] = None,
+    teacher_cache_gb: Annotated[float, typer.Option(help="Room for it, in gigabytes; 0: no cache.")] = 20,
+    jobs: Annotated[int, typer.Option(help="Points trained at a time, each with its share of the cores.")] = 1,
+    shard: Annotated[str, typer.Option(help="i/n: train every n-th point from the i-th, for job arrays.")] = "1/1",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the points and the projected time.")] = False,
+) -> tuple[Callable[..., experiments.Grid], dict[str, Any]]:
+    """What compare, ablate and sweep share: what builds a grid of its arms, and how to run it."""
+    if not (match := re.fullmatch(r"([0-9]+)/([0-9]+)", shard)):
+        raise ValueError(f"--shard must be i/n, such as 2/8, got {shard}")
+    sizes = dict(train_size=train_size, test_size=test_size, image_size=image_size, workers=workers, root=root)
+    options: dict[str, Any] = dict(accelerator=accelerator, precision=precision, **given(compile=compile))
+    cache = (teacher_cache or out / "teacher_cache") if teacher_cache_gb else None
+    if cache:
+        options["teacher_cache_gb"] = teacher_cache_gb
+    build = partial(
+        experiments.Grid,
+        data=data,
+        pairs=tuple(itertools.product(teacher, student)),
+        seeds=parse_seeds(seeds),
+        out=out,
+        recipe=get_recipe(recipe, **given(epochs=epochs, batch_size=batch_size, lr=lr, flip=flip)),
+        data_options=given(**sizes),
+        options=options,
+        teacher_cache=cache,
+    )
+    return build, dict(jobs=jobs, shard=(int(match[1]), int(match[2])), dry_run=dry_run)
+
+
+def with_grid(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `grid_of` in place of its parameter `grid`, which gets what that returns."""
+    own = inspect.signature(command, eval_str=True).parameters
+    shared = inspect.signature(grid_of, eval_str=True).parameters
+
+    @wraps(command)
+    def wrapped(**options: Any) -> None:
+        grid = grid_of(**{name: options.pop(name) for name in shared})
+        command(grid=grid, **options)
+
+    parameters = [*(parameter for name, parameter in own.items() if name != "grid"), *shared.values()]
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    wrapped.__signature__ = inspect.Signature(parameters)
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del wrapped.__wrapped__  # else its own signature would be looked up there
+    return wrapped
+
+
+@app.command()
+@with_grid
+def compare(
+    grid: Any,
+    methods: Annotated[
+        str, typer.Option(help="Arms, comma-separated: METHOD or METHOD-SETTING=VALUE, such as pckd-strategy=uniform.")
+    ] = "supervised,kd,pckd",
+    reference: Annotated[str, typer.Option(help="The arm that the others are compared with, seed by seed.")] = "kd",
+) -> None:
+    """Train and compare arms over seeds and pairs of networks. Finished points are kept, cut ones resumed."""
+    run_grid(grid, [experiments.parse_arm(text) for text in methods.split(",")], reference)
+
+
+@app.command()
+@with_grid
+def ablate(
+    grid: Any,
+    reference: Annotated[str, typer.Option(help="The arm that the others are compared with, seed by seed.")] = "pckd",
+) -> None:
+    """PCKD without each of its terms, with every other strategy, with one view; KD and a lone student beside it."""
+    run_grid(grid, experiments.ablation_arms(), reference)
+
+
+@app.command()
+@with_grid
+def sweep(
+    grid: Any,
+    factor: Annotated[
+        list[str],
+        typer.Option(help="NAME or NAME=VALUE,VALUE,…: beta_cc, beta_fa, beta_ca, epsilon_240, …; one at a time."),
+    ],
+    method: Annotated[str, typer.Option(help="The arm whose setting is swept.")] = "pckd",
+    reference: Annotated[str, typer.Option(help="The arm that the others are compared with, seed by seed.")] = "pckd",
+) -> None:
+    """One factor after the other: an arm with each of its values, the default point shared by all."""
+    base = experiments.parse_arm(method)
+    arms = [base]
+    for text in factor:
+        name, _, values = text.partition("=")
+        listed = [experiments.parse_value(value) for value in values.split(",")] if values else []
+        arms += experiments.sweep_arms(name, listed, base)
+    run_grid(grid, arms, reference)
+
+
+@app.command()
+def figures(
+    runs_folder: Annotated[Path, typer.Option("--runs", help="Folder of runs to draw.")] = Path("data/runs"),
+    out: Annotated[Path, typer.Option(help="Folder for the figures and their captions.")] = Path("figures"),
+    only: Annotated[str | None, typer.Option(help="Comma-separated names, or beginnings such as 05.")] = None,
+) -> None:
+    """Draw every figure that the runs are enough for, from their folders alone."""
+    from .figures.collection import draw_all  # pulls in matplotlib
+
+    for path in draw_all(runs_folder, out, only.split(",") if only else None):
+        print(path)
+
+
 @app.command("datasets")
 def list_datasets() -> None:
     """List the data sets."""
@@ -239,21 +370,41 @@ def demo(
     print(run_demo(out, overwrite=overwrite))
 
 
+def run_grid(grid: tuple[Callable[..., experiments.Grid], dict[str, Any]], arms: list, reference: str) -> None:
+    """Train a grid of `arms` as the options of `grid_of` say, and print its comparison."""
+    build, how = grid
+    experiments.parse_arm(reference)
+    built = build(arms=arms)
+    dry_run = how.pop("dry_run")
+    if dry_run:
+        points = built.points()
+        left = [point for point in points if not experiments.is_finished(point)]
+        print("\n".join(f"{'to train' if point in left else 'finished'}  {point}" for point in points))
+        minutes = experiments.projected_seconds(built, left, how["jobs"]) / 60
+        print(f"{len(points)} points, {len(left)} to train, projected: {minutes:.0f} minutes")
+        return
+    progress = how["jobs"] == 1
+    table = experiments.run_grid(built, **how, progress=progress, say=partial(print, flush=True))
+    compared = experiments.comparison(table, reference)
+    print(f"\ntop-1 accuracy in percent; 95 % intervals; difference to {reference}, paired by seed:")
+    print_table([tuple(compared.columns), *(tuple(map(cell_text, row)) for row in compared.itertuples(index=False))])
+
+
+def parse_seeds(text: str) -> list[int]:
+    """ "0,1,5-7" → [0, 1, 5, 6, 7]. Raises ValueError for anything else."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        if not (match := re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part.strip())):
+            raise ValueError(f"--seeds must be numbers and ranges, such as 0,1,2 or 0-4, got {text}")
+        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+    if not seeds:
+        raise ValueError(f"--seeds {text} is an empty range")
+    return seeds
+
+
 def given(**options: Any) -> dict[str, Any]:
     """The options that were given on the command line."""
     return {name: value for name, value in options.items() if value is not None}
-
-
-def make_method(name: str, settings: dict[str, Any]) -> Any:
-    """A method by name. Raises ValueError for an unknown one, or settings it does not have."""
-    if name not in METHODS:
-        raise ValueError(f"unknown method '{name}'; known: {', '.join(METHODS)}")
-    known = inspect.signature(METHODS[name]).parameters
-    for setting in settings:
-        if setting not in known:
-            options = ", ".join(f"--{option.replace('_', '-')}" for option in known) or "none"
-            raise ValueError(f"method {name} has no --{setting.replace('_', '-')}; its options: {options}")
-    return METHODS[name](**settings)
 
 
 def load_run_unless(model: str | None, source: str, option: str) -> Run | None:

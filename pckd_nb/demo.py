@@ -201,10 +201,15 @@ def write_report(folder: Path) -> Path:
 
 
 def store_notebook(runs_folder: str | Path | None, notebook: Path = NOTEBOOK) -> Path:
-    """Execute a notebook on the runs in `runs_folder` and store it, with its outputs, in its place.
+    """Execute a notebook on the demo's runs in `runs_folder` and store it, with its outputs, in its place.
 
     runs_folder: None lets the notebook find runs, or train.
     """
     book = execute(notebook, runs_folder)
     runs.write(notebook, lambda temporary: nbformat.write(book, temporary))
     return notebook
+
+
+def store_notebooks(runs_folder: str | Path | None) -> list[Path]:
+    """`store_notebook` for every notebook of the course."""
+    return [store_notebook(runs_folder, notebook) for notebook in sorted(NOTEBOOK.parent.glob("*.ipynb"))]

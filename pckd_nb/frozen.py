@@ -12,7 +12,7 @@ from torch.fx.experimental.optimization import fuse
 from . import views
 from .datasets import Dataset
 from .evaluation import pixel_statistics
-from .models import Classifier, Output
+from .models import Classifier, FeatureMaps, Output
 
 TOLERANCE = 0.02  # of a form's logits, ‖Δ‖ / ‖logits‖, against float32
 CHECKED_IMAGES = 256
@@ -26,11 +26,15 @@ class FrozenTeacher:
     With precision 32-true it stays as it is. Else it takes the first form that its processor computes natively and
     whose logits on 256 training images stay within 2 % of float32: int8 (weights and activations, calibrated on other
     training images), bfloat16, float32. Its features are rounded to 16 bits, so that one said now and one kept by a
-    `cache.TeacherCache` are the same.
+    `cache.TeacherCache` are the same. needs_maps: its outputs come with feature maps, which hooks take from the network
+    itself, so it is neither int8 nor rewritten, but runs under autocast.
     """
 
-    def __init__(self, model: Classifier, data: Dataset, turns: int, fabric: Fabric, precision: str):
+    def __init__(
+        self, model: Classifier, data: Dataset, turns: int, fabric: Fabric, precision: str, needs_maps: bool = False
+    ):
         self.model = model.to(fabric.device, memory_format=torch.channels_last).eval()
+        self.maps = FeatureMaps(self.model, torch.zeros(1, data.channels, *data.size)) if needs_maps else None
         self.data, self.turns, self.exact = data, turns, precision == "32-true"
         self.form, self.error = "", 0.0  # until `choose`, which the first question calls
         self._features: Features = self.model.features
@@ -43,7 +47,8 @@ class FrozenTeacher:
             return
         calibration, checked = _samples(self.data, self.turns, next(self.model.parameters()).device)
         expected = self.model(checked).logits
-        for form, make in {"int8": _int8, "bfloat16": _bfloat16}.items():
+        forms = {"autocast": _autocast} if self.maps else {"int8": _int8, "bfloat16": _bfloat16}
+        for form, make in forms.items():
             if (features := make(self.model, calibration)) is None:
                 continue
             self._features = features
@@ -69,8 +74,12 @@ class FrozenTeacher:
         with torch.autocast(features.device.type, enabled=False):
             return self.model.output(features.float())
 
+    @torch.no_grad()
     def __call__(self, x: Tensor) -> Output:
-        return self.output(self.features(x))
+        def answer(x: Tensor) -> Output:
+            return self.output(self.features(x))
+
+        return self.maps(answer, x).float() if self.maps else answer(x)
 
 
 def _samples(data: Dataset, turns: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -93,6 +102,16 @@ def _bfloat16(model: Classifier, calibration: Tensor) -> Features:
         pass
     features = features.bfloat16()
     return lambda x: features(x.bfloat16())
+
+
+def _autocast(model: Classifier, calibration: Tensor) -> Features:
+    """The network as it is, computing in bfloat16 where that is precise enough."""
+
+    def features(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return model.features(x)
+
+    return features
 
 
 def _int8(model: Classifier, calibration: Tensor) -> Features | None:

@@ -75,7 +75,7 @@ RECIPES = {
             batch_size=32,
             milestones=(0.5, 0.65, 0.8, 0.9),
             lr_decay=0.3,
-            method={"beta_cc": 0.005},
+            method={"beta_cc": 0.005, "warmup_epochs": 1},  # of baselines that have one: 20 of 240 epochs, as published
             final_threshold=PUBLISHED_FINAL_THRESHOLD,
         ),
         Recipe("cifar100_paper", epochs=240, network_lr=dict.fromkeys(("MobileNetV2", "ShuffleV1", "ShuffleV2"), 0.01)),

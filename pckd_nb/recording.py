@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -96,6 +97,7 @@ def describe(
         return getattr(value, "__name__", value)
 
     packages = ["pckd_nb", "torch", "torchvision", "lightning-fabric"]
+    packages += ["torchdistill"] * ("torchdistill" in sys.modules)
     packages += ["timm"] * any(str(model.name).startswith("timm:") for model in (student, teacher) if model)
 
     return {
@@ -178,8 +180,11 @@ def gallery(data: Dataset, difficulty: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def embedding(model: Classifier, predictions: Predictions) -> dict[str, np.ndarray]:
-    """What figures of the feature space need: features and guesses of the first test images, and the centers."""
-    features, logits, labels = (tensor[:EMBEDDING_SIZE] for tensor in predictions)
+    """What figures of the feature space need: features and guesses of test images, and the centers. The images are
+    spread evenly over the test set, which may be sorted by class."""
+    count = len(predictions.labels)
+    chosen = torch.linspace(0, count - 1, min(count, EMBEDDING_SIZE)).round().long()
+    features, logits, labels = (tensor[chosen] for tensor in predictions)
     return {
         "features": features.half().numpy(),
         "predictions": logits.argmax(1).short().numpy(),

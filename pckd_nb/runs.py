@@ -15,6 +15,7 @@ Every file is written to a temporary name and renamed, so none is ever half ther
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 from .models import Classifier, create_model
 
 FORMAT = 1
+TEMPORARY = re.compile(r"\..*\.tmp")  # what a process that was killed may have left of `write`
 HEADS = "method."
 SYMBOLS = {f"beta_{term}": f"β_{term}" for term in ("kd", "fa", "ca", "cc")} | {"epsilon": "ε", "temperature": "T"}
 
@@ -235,7 +237,7 @@ def prepare(folder: str | Path, *, resume: bool, overwrite: bool) -> Path:
         raise ValueError("resume and overwrite exclude each other: go on with the run, or replace it?")
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"'{folder}' is a file; a run needs a folder")
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(not TEMPORARY.fullmatch(path.name) for path in folder.iterdir()):
         if not (folder / "run.json").is_file():
             raise FileExistsError(f"'{folder}' exists and is not a run; choose another folder")
         if not (resume or overwrite):

@@ -24,7 +24,7 @@ from .datasets import Dataset
 from .evaluation import make_fabric, pixel_statistics, predict
 from .frozen import FrozenTeacher
 from .methods import Batch, Supervised, Terms, resolve
-from .models import Classifier, Output, WrappedClassifier, count_flops
+from .models import Classifier, FeatureMaps, Output, WrappedClassifier, count_flops
 from .recipes import Recipe, get_recipe
 from .recording import Recorder
 from .runs import Run
@@ -70,6 +70,7 @@ def distill(
     compile: run the student through torch.compile; "auto" does so where that was measured to pay back within the run.
     teacher_cache: a folder that keeps the teacher's features for other trials with the same teacher, data, seed and
     augmentation, at most teacher_cache_gb gigabytes (10⁹ bytes) of them.
+    A method that compares feature maps gets them by hooks: then the student runs uncompiled and nothing is cached.
     The first Ctrl-C (or kernel interrupt) finishes the step, saves, and returns the run so far; a second stops at once.
     Raises ValueError for settings that do not fit together, FloatingPointError for a loss that is not finite,
     FileExistsError and others as `runs.prepare`.
@@ -87,13 +88,15 @@ def distill(
     fabric, precision = make_fabric(accelerator, precision)
     with torch.random.fork_rng():  # leave the caller's random numbers alone
         torch.manual_seed(seed)
-        method.bind(student, teacher)
+        needs_maps = getattr(method, "needs_maps", False)
+        example = [torch.zeros(1, data.channels, *data.size)] if needs_maps else []
+        method.bind(student, teacher, *example)
         for term, reason in getattr(method, "left_out", {}).items():
             warnings.warn(f"{term} is left out: {reason}", stacklevel=2)
         teacher = teacher if method.uses_teacher else None
         about = recording.describe(student, teacher, data, method, settings, recipe, seed, fabric.device, precision)
         rows = recipe.epochs * len(data.train) * method.views
-        about["compile"] = compiles(compile, student, rows, data.train.shape, fabric.device)
+        about["compile"] = compiles(compile, student, rows, data.train.shape, fabric.device, needs_maps)
         if teacher_run and teacher:
             about["teacher"]["test_top1"] = teacher_run.accuracy
             if teacher_run.path and folder:
@@ -142,7 +145,12 @@ class Trainer:
         self.method = method.to(fabric.device)
         self.student = student.to(fabric.device, memory_format=torch.channels_last)
         self.forward = compiled(self.student) if about["compile"] else self.student
-        self.teacher = teacher and FrozenTeacher(teacher, self.data, method.views, fabric, about["precision"])
+        needs_maps = getattr(method, "needs_maps", False)
+        if needs_maps:
+            maps, plain = FeatureMaps(self.student, torch.zeros(1, data.channels, *data.size)), self.forward
+            self.forward = lambda x: maps(plain, x)
+        how = self.data, method.views, fabric, about["precision"], needs_maps
+        self.teacher = teacher and FrozenTeacher(teacher, *how)
         self.cache: TeacherCache | None = None
         self.optimizer = torch.optim.SGD(
             [*self.student.parameters(), *self.method.parameters()],
@@ -211,6 +219,8 @@ class Trainer:
 
     def ask_teacher(self, x: Tensor, index: Tensor) -> Output:
         """What the teacher says of network input x, the views of the images at `index`; or said in another trial."""
+        if self.teacher.maps:
+            return self.teacher(x)
         features = self.cache.read(index) if self.cache else None
         if features is None:
             features = self.teacher.features(x)
@@ -221,6 +231,9 @@ class Trainer:
     def prepare_teacher(self, root: str | Path | None, gigabytes: float) -> None:
         """Let the teacher take its form, and keep what it says under `root`, if given."""
         about, split = self.about, self.data.train
+        if root and self.teacher.maps:
+            warnings.warn("feature maps are not cached: the teacher is asked at every step", stacklevel=2)
+            root = None
         if root:
             key = {
                 "teacher": about["teacher"]["fingerprint"],
@@ -320,15 +333,21 @@ def keep_freed_memory() -> None:
 
 
 def compiles(
-    wanted: bool | str, student: Classifier, rows: int, shape: tuple[int, int, int], device: torch.device
-) -> bool:
+    wanted: bool | str, student: Classifier, rows: int, shape: tuple[int, int, int], device: torch.device,
+    needs_maps: bool = False,
+) -> bool:  # fmt: skip
     """Whether the student is to be compiled. rows: images it sees in the whole run, views counted, of this shape.
+    needs_maps: its feature maps are taken by hooks, which compiled code need not run, so it is not.
 
     "auto" decides by the work there is, so that the same settings always give the same bits; where there is no working
     compiler it warns and declines. Raises ValueError for anything but True, False and "auto".
     """
     if wanted not in (True, False, "auto"):
         raise ValueError(f"compile must be True, False or 'auto', got {wanted!r}")
+    if needs_maps:
+        if wanted is True:
+            warnings.warn("the method takes feature maps by hooks: the student runs uncompiled", stacklevel=2)
+        return False
     if wanted == "auto" and (isinstance(student, WrappedClassifier) or device.type != "cpu"):
         wanted = False  # not measured
     if wanted == "auto":

@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import openTSNE
 import pandas as pd
 import pytest
 import scipy.stats
@@ -32,6 +33,28 @@ def test_the_same_seed_gives_the_same_map(clusters):
     assert np.array_equal(first, again)
 
 
+def test_the_neighbours_behind_a_map_are_exact_however_many_points():
+    """openTSNE's own choice beyond 1000 points is approximate, and differs with the number of cores."""
+    random = np.random.default_rng(0)
+    features, centers = random.random((1000, 8)), random.random((5, 8))
+    together = np.concatenate([analysis.directions(features), analysis.directions(centers)])
+    exact, own = (
+        np.asarray(openTSNE.TSNE(perplexity=20, neighbors=how, random_state=0, n_jobs=1).fit(together))
+        for how in ("exact", "auto")
+    )
+    found = np.concatenate(analysis.embed(features, centers, perplexity=20))
+    assert np.array_equal(found, exact) and not np.array_equal(found, own)
+
+
+def test_centers_alone_have_a_map_from_30_on():
+    centers = 10 * np.repeat(np.eye(4, 8), 10, axis=0) + np.random.default_rng(0).random((40, 8))
+    xy = analysis.embed_centers(centers, seed=1)
+    assert xy.shape == (40, 2) and np.array_equal(xy, analysis.embed_centers(centers, seed=1))
+    assert analysis.neighbourhood_purity(np.hstack([xy, xy]), np.repeat(range(4), 10), 3) > 0.9
+    with pytest.raises(ValueError, match="30 or more, got 29"):
+        analysis.embed_centers(centers[:29])
+
+
 @pytest.mark.parametrize("perplexity", [31, 93, 0])
 def test_perplexity_must_suit_the_points(clusters, perplexity):
     features, centers, _ = clusters  # 93 points
@@ -58,6 +81,18 @@ def test_purity_does_not_count_a_sample_as_its_own_neighbour():
     assert analysis.neighbourhood_purity(features, labels, k=1) == 0
 
 
+def test_chance_purity_is_that_of_shuffled_labels(clusters):
+    features, _, labels = clusters
+    assert analysis.chance_purity([0, 0, 0]) == 1 and analysis.chance_purity(["a", "b"]) == 0
+    assert analysis.chance_purity(np.repeat(range(10), 10)) == pytest.approx(9 / 99)
+    uneven = np.where(labels == 2, 1, labels)
+    shuffled = [np.random.default_rng(seed).permutation(uneven) for seed in range(50)]
+    mean = np.mean([analysis.neighbourhood_purity(features, each) for each in shuffled])
+    assert analysis.chance_purity(uneven) == pytest.approx(mean, abs=0.02)
+    with pytest.raises(ValueError, match="two samples"):
+        analysis.chance_purity([0])
+
+
 def fake_run(gamma, truth, epochs):
     return SimpleNamespace(
         title="PCKD resnet8",
@@ -80,6 +115,44 @@ def test_difficulty_vs_truth_reads_the_last_whole_epoch():
         analysis.difficulty_vs_truth(fake_run(gamma, None, epochs=2))
 
 
+def test_kinds_of_samples():
+    low, high = 0.1, 3.0
+    # thirds of eight epochs: from the third on; halves: up to the fourth; quarters: from the seventh on
+    ce = {
+        "always easy": [[low] * 8, [high, high] + [low] * 6],
+        "learned late": [[high] * 4 + [low] * 4, [high] * 4 + [low, high, low, low]],
+        "never learned": [[high] * 8, [0.7] * 8],  # ln 2 is 0.693
+        None: [[high] * 3 + [low] * 5, [high] * 7 + [low], [low] * 7 + [high], [low, high] * 4],
+    }
+    kinds = [kind for kind, rows in ce.items() for _ in rows]
+    table = np.array([row for rows in ce.values() for row in rows], np.float16).T
+    table = np.vstack([table, np.full((2, len(kinds)), np.nan)])  # two epochs were not reached
+    run = SimpleNamespace(title="KD resnet8", cross_entropy=table, history=pd.DataFrame({"epoch": range(1, 9)}))
+    found = analysis.kinds_of_samples(run)
+    assert tuple(found) == analysis.KINDS
+    assert {kind: rows.tolist() for kind, rows in found.items()} == {
+        kind: [i for i, each in enumerate(kinds) if each == kind] for kind in analysis.KINDS
+    }
+
+
+@pytest.mark.parametrize("epochs", range(2, 13))
+def test_a_sample_is_of_one_kind_at_most(epochs):
+    got = np.array(np.meshgrid(*[[0.1, 3.0]] * epochs)).reshape(epochs, -1)  # every course there is
+    run = SimpleNamespace(title="KD", cross_entropy=got, history=pd.DataFrame({"epoch": range(1, epochs + 1)}))
+    found = np.concatenate(list(analysis.kinds_of_samples(run).values()))
+    assert len(found) == len(set(found)) > 2
+
+
+def test_kinds_of_samples_need_epochs_and_samples():
+    run = SimpleNamespace(title="KD", cross_entropy=np.zeros((3, 4)), history=pd.DataFrame({"epoch": [1]}))
+    with pytest.raises(ValueError, match="the run KD has 1 whole epochs"):
+        analysis.kinds_of_samples(run)
+    with pytest.raises(ValueError, match="the run KD kept no samples"):
+        analysis.kinds_of_samples(
+            SimpleNamespace(title="KD", cross_entropy=None, history=pd.DataFrame({"epoch": [1, 2]}))
+        )
+
+
 def test_center_similarity_is_cosine_seen_from_the_mean():
     centers = np.array([[1.0, 0], [-1, 0], [0, 2], [0, -2]])
     expected = [[1, -1, 0, 0], [-1, 1, 0, 0], [0, 0, 1, -1], [0, 0, -1, 1]]
@@ -96,6 +169,45 @@ def test_center_agreement_ignores_rotation_shift_and_width():
     assert abs(analysis.center_agreement(centers, random.normal(size=(20, 6)))) < 0.3
     with pytest.raises(ValueError, match="got 20 and 19"):
         analysis.center_agreement(centers, centers[:19])
+
+
+def test_center_cka_ignores_rotation_shift_and_width():
+    random = np.random.default_rng(0)
+    centers = random.normal(size=(60, 6))
+    rotation, _ = np.linalg.qr(random.normal(size=(6, 6)))
+    wider = np.hstack([3 * centers @ rotation + 1, np.ones((60, 4))])
+    assert analysis.center_cka(centers, wider) == pytest.approx(1)
+    other = random.normal(size=(60, 6))
+    a, b = (x - x.mean(0) for x in (centers, other))
+    by_samples = np.sum((a @ a.T) * (b @ b.T)) / np.linalg.norm(a @ a.T) / np.linalg.norm(b @ b.T)
+    assert analysis.center_cka(centers, other) == pytest.approx(by_samples) and by_samples < 0.4
+    with pytest.raises(ValueError, match="got 60 and 59"):
+        analysis.center_cka(centers, centers[:59])
+
+
+def test_logit_correlation_is_that_of_the_logits_with_their_bias():
+    random = np.random.default_rng(0)
+    features, centers, bias = random.random((50, 6)), random.normal(size=(4, 6)), random.normal(size=4)
+    expected = np.corrcoef(features @ centers.T + bias, rowvar=False)
+    assert np.allclose(analysis.logit_correlation(features, centers), expected)
+
+
+def test_a_logit_that_does_not_vary_has_no_correlation():
+    features = np.random.default_rng(0).random((50, 6)).astype(np.float16)
+    found = analysis.logit_correlation(features, np.vstack([np.eye(2, 6), np.zeros((1, 6)), -np.eye(1, 6)]))
+    assert found[2].tolist() == [0, 0, 1, 0] and found[0, 3] == pytest.approx(-1)
+    for wrong in (features[:1], features[:, :5]):
+        with pytest.raises(ValueError, match="centers' width 6"):
+            analysis.logit_correlation(wrong, np.eye(2, 6))
+
+
+def test_difference_of_pairs_leaves_out_the_diagonal():
+    a = np.array([[9.0, 1, 2], [1, 9, 3], [2, 3, 9]])
+    assert analysis.difference_of_pairs(a, 2 * a - 8 * np.eye(3)) == pytest.approx((2, 1))
+    mean, correlation = analysis.difference_of_pairs(a, np.ones((3, 3)))
+    assert mean == pytest.approx(1) and np.isnan(correlation)
+    with pytest.raises(ValueError, match="same 2 categories"):
+        analysis.difference_of_pairs(a, a[:2, :2])
 
 
 def test_summaries_agree_with_scipy():

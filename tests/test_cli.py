@@ -199,7 +199,7 @@ def test_unknown_names(refused, teacher):
     refused("unknown method 'pkd'.*pckd", *distill, "--method", "pkd")
     refused("unknown strategy 'easy'.*preview", *distill, "--strategy", "easy")
     refused("unknown recipe 'short'.*classroom", *distill, "--recipe", "short")
-    refused("method kd has no --beta-cc.*--temperature", *distill, "--method", "kd", "--beta-cc", "1")
+    refused("method kd has no setting 'beta_cc'.*temperature", *distill, "--method", "kd", "--beta-cc", "1")
     refused("unknown precision '8-bit'", *distill, "--precision", "8-bit")
     refused("No such command 'trian'", "trian")
     refused("No such option.*--modle", "train", "--modle", "resnet8")

@@ -108,7 +108,7 @@ def test_no_gradient_flows_through_the_weight(reference):
 
 def test_bind_keeps_no_network(data):
     method = PCKD().bind(pckd.create_model("resnet8", data), pckd.create_model("wrn_16_2", data))
-    assert not any(isinstance(module, pckd.methods.Classifier) for module in method.modules())
+    assert not any(isinstance(module, pckd.models.Classifier) for module in method.modules())
     assert "width 64" in method.left_out["category_center_alignment"]
     assert "128" in method.left_out["category_center_alignment"]
     method.bind(Sizes(64, 5), Sizes(64, 5, bias=False))

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import pckd_nb as pckd
-from pckd_nb import runs
+from pckd_nb import recording, runs
+from pckd_nb.evaluation import Predictions
 
 
 @pytest.fixture
@@ -183,3 +184,12 @@ def test_many_runs_become_one_table(data, recipe, teacher, tmp_path):
     assert table["top1"].tolist() == [run.accuracy for run in loaded] and set(table["epochs"]) == {2}
     with pytest.raises(FileNotFoundError, match="no finished run"):
         runs.load_runs(tmp_path / "c")
+
+
+def test_the_embedding_of_many_images_is_spread_over_all_classes(student):
+    labels = torch.arange(3).repeat_interleave(3000)  # sorted, as a folder of images is
+    predictions = Predictions(torch.rand(9000, 64), torch.rand(9000, 3), labels)
+    found = recording.embedding(student, predictions)
+    assert len(found["labels"]) == recording.EMBEDDING_SIZE
+    assert np.bincount(found["labels"]).tolist() == [667, 666, 667]
+    assert np.array_equal(found["features"][-1], predictions.features[-1].half())

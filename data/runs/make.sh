@@ -1,16 +1,54 @@
 #!/usr/bin/env bash
-# The recorded runs on shapes100: the classroom recipe, three seeds, teacher and students each with its own.
-# Finished runs are skipped and cut ones resumed; about 8 minutes a seed on one core. Then `record.py` keeps what figures need.
-# Usage, from the repository: data/runs/make.sh [FOLDER]
+# The recorded runs, behind every figure and table: teachers, then grids of students. Finished runs are skipped and cut
+# ones resumed, so it can be stopped at any time and started again. On two CPU cores it takes most of a night.
+#
+#   data/runs/make.sh [FOLDER]       default: runs/recorded. Then `python data/runs/record.py FOLDER data/runs`.
+#   JOBS=2                           points trained at a time, one thread each
+#   STUDIES="shapes100 digits …"     only some of them
+#   CIFAR10=PATH                     CIFAR-10 as images in PATH/{train,test}/CLASS; without it that study is left out
 set -euo pipefail
 folder=${1:-runs/recorded}
-data="--data shapes100 --train-size 4000 --test-size 2000"
-for seed in 0 1 2; do
-    out=$folder/shapes100/seed$seed
-    pckd-nb train $data --model resnet20 --seed $seed --out $out/teacher --resume
-    pckd-nb distill $data --student resnet8 --seed $seed --method supervised --out $out/supervised --resume
-    for method in kd pckd; do
-        pckd-nb distill $data --student resnet8 --seed $seed --method $method --teacher $out/teacher --out $out/$method --resume
-    done
+jobs=${JOBS:-2}
+studies=${STUDIES:-shapes100 digits fashion_mnist cifar10}
+export OMP_NUM_THREADS=1
+
+teacher() { pckd-nb train --seed 0 --out "$folder/teachers/$1" --resume "${@:2}"; }
+grid() { pckd-nb "$1" --out "$folder/$2" --teacher "$folder/teachers/$2" --student resnet8 --jobs "$jobs" "${@:3}"; }
+
+for study in $studies; do
+    case $study in
+    shapes100)
+        data=(--data shapes100 --train-size 4000 --test-size 2000)
+        teacher shapes100 "${data[@]}" --model resnet20 --epochs 30
+        grid ablate shapes100 "${data[@]}" --seeds 0-2
+        grid sweep shapes100 "${data[@]}" --seeds 0-2 --factor beta_cc --factor beta_fa --factor beta_ca --factor epsilon_240
+        for method in supervised kd pckd; do
+            grid sweep shapes100 "${data[@]}" --seeds 0-2 --method $method --factor epochs=5,10,20,40 --reference $method
+        done
+        grid ablate shapes100 "${data[@]}" --seeds 0-4
+        ;;
+    digits) # a teacher for the classroom
+        teacher digits --data digits --model resnet20
+        ;;
+    fashion_mnist)
+        data=(--data fashion_mnist --train-size 6000)
+        teacher fashion_mnist "${data[@]}" --model resnet20
+        grid compare fashion_mnist "${data[@]}" --methods supervised,kd,pckd,pckd-strategy=uniform --seeds 0-2
+        ;;
+    cifar10)
+        if [ -z "${CIFAR10:-}" ]; then
+            echo "cifar10 is left out: CIFAR10=PATH says where its images are" >&2
+            continue
+        fi
+        data=(--data "folder:$CIFAR10" --batch-size 64 --flip)
+        # The rate of 0.02 and 14 epochs, then 10 more from there, found a teacher sooner than one training of 24.
+        teacher cifar10_start "${data[@]}" --model resnet32 --lr 0.02 --epochs 14
+        teacher cifar10 "${data[@]}" --model resnet32 --epochs 10 --init "$folder/teachers/cifar10_start"
+        grid compare cifar10 "${data[@]}" --train-size 10000 --epochs 30 --methods supervised,kd,pckd,pckd-strategy=uniform --seeds 0-2
+        ;;
+    *)
+        echo "no study is called '$study'" >&2
+        exit 2
+        ;;
+    esac
 done
-python data/runs/record.py "$folder" data/runs

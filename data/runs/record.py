@@ -1,28 +1,51 @@
-"""Copy finished runs into data/runs without their weights: what figures and tables are drawn from.
+"""Copy finished runs into data/runs, without what no figure needs: python data/runs/record.py FROM TO
 
-python data/runs/record.py FROM TO     every run below FROM, to the same place below TO
+Weights are kept of the teachers of data sets that come with the package, so that a class need not wait for one.
+Records of single samples, thumbnails and features are kept for the first seed of the main arms, records of samples for
+two more seeds of shapes100. Images that are not ours to publish are dropped, and where they lay.
 """
 
+import os
 import sys
 from pathlib import Path
 
 import pckd_nb as pckd
+from pckd_nb.runs import Run
+
+MAIN = ("supervised", "kd", "pckd")
+EMBEDDED = ("shapes100", "digits")  # data sets that come with the package
+
+
+def trim(run: Run, teacher: bool, arm: str) -> bool:
+    """Drop what is not to be kept of a run; returns whether its weights are."""
+    data, seed = run.settings["data"]["name"], run.settings["seed"]
+    main = arm in MAIN
+    if not (teacher or (main and seed == 0)):
+        run.gallery = run.embedding = None
+    several = data == "shapes100" and main and seed < 3
+    strategies = data == "shapes100" and arm.startswith("pckd-strategy") and seed == 0
+    if teacher or not (several or strategies or (arm == "pckd" and seed == 0)):
+        run.cross_entropy = run.difficulty = run.labels = run.ground_truth = None
+    if data.startswith("folder:"):
+        run.gallery = None
+        run.settings["data"]["name"] = f"folder:{Path(data.removeprefix('folder:')).name}"
+    return teacher and data in EMBEDDED
 
 
 def main(source: Path, target: Path) -> None:
     for file in sorted(source.rglob("run.json")):
-        run = pckd.load_run(file.parent)
-        if not run.finished:
-            print(f"left out, not finished: {run.path}")
-            continue
         where = target / file.parent.relative_to(source)
-        if run.settings["seed"] != 0:  # pictures are drawn of the first seed, numbers of all
-            run.gallery = run.embedding = None
-        name = run.settings["data"]["name"]
-        if name.startswith("folder:"):  # its images are not ours to publish; where it lay says nothing to others
-            run.gallery = None
-            run.settings["data"]["name"] = f"folder:{Path(name.removeprefix('folder:')).name}"
-        run.save(where, weights=False)
+        if pckd.runs.read_settings(file.parent)["status"] != "finished":
+            print(f"left out, not finished: {file.parent}")
+            continue
+        run = pckd.load_run(file.parent)
+        teacher = file.parent.parent.name == "teachers"
+        keep_weights = trim(run, teacher, file.parent.parent.name)
+        if about := run.settings["teacher"]:
+            taught_by = target / os.path.relpath(file.parent / about["run"], source)
+            about["run"] = Path(os.path.relpath(taught_by, where)).as_posix()
+        run.method_state = {}
+        run.save(where, weights=keep_weights)
         print(f"{where}: {run.title}, {run.accuracy:.2f} %")
 
 

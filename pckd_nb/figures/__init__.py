@@ -5,11 +5,22 @@ was trained on what. A run without what a figure shows, or no run at all, is a V
 """
 
 from .canvas import CLASS_COLORS, COLORS, MORE_COLORS, caption, style
-from .results import accuracy, learning_curves
-from .samples import difficulty_against_truth, difficulty_gallery, preview_weights
-from .space import feature_map
+from .diagrams import feature_weight_matrix, framework, motivation
+from .results import accuracy, budget, comparison_table, learning_curves, published_and_measured, sweep, sweeps
+from .samples import (
+    difficulty_against_truth,
+    difficulty_galleries,
+    difficulty_gallery,
+    preview_weights,
+    trajectories,
+    weights_over_epochs,
+)  # fmt: skip
+from .space import center_geometry, center_map, feature_map, logit_correlation
 
 __all__ = [
     "CLASS_COLORS", "COLORS", "MORE_COLORS", "accuracy", "caption", "difficulty_against_truth", "difficulty_gallery",
     "feature_map", "learning_curves", "preview_weights", "style",
+    "center_geometry", "center_map", "difficulty_galleries", "logit_correlation", "trajectories", "weights_over_epochs",
+    "feature_weight_matrix", "framework", "motivation",
+    "budget", "comparison_table", "published_and_measured", "sweep", "sweeps",
 ]  # fmt: skip

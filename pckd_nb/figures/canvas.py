@@ -59,8 +59,11 @@ def style() -> AbstractContextManager[None]:
     )
 
 
-def caption(runs: Run | Sequence[Run]) -> str:
-    """What was trained on what: data, sizes, epochs, seeds, hardware, and fingerprints of the trained networks."""
+def caption(runs: Run | Sequence[Run], networks: int | None = None) -> str:
+    """What was trained on what: data, sizes, epochs, seeds, hardware, and fingerprints of the trained networks.
+
+    networks: how many fingerprints to name at most, where there is little room.
+    """
     runs = checked(runs)
 
     def of_all(values: Iterable[object], joint: str = ", ") -> str:
@@ -74,21 +77,25 @@ def caption(runs: Run | Sequence[Run]) -> str:
     )
     seeds = sorted({about["seed"] for about in abouts})
     epochs = sorted({len(run.history) for run in runs})
+    prints = list(dict.fromkeys(run.fingerprint[:8] for run in runs))
+    more = f" and {len(prints) - networks} more" if networks and len(prints) > networks else ""
     return (
         f"{data}; {of_all(epochs, ' or ')} epoch{'s' * (epochs != [1])}; seed{'s' * (len(seeds) > 1)} {of_all(seeds)}; "
         f"{of_all(about['hardware'] for about in abouts)}. "
-        f"Networks {of_all(run.fingerprint[:8] for run in runs)}."
+        f"Networks {', '.join(prints[:networks])}{more}."
     )
 
 
 @contextmanager
-def canvas(runs: list[Run], width: float, height: float) -> Iterator[Figure]:
-    """An empty figure of width × height inches in our style; the caption comes under it at the end."""
+def canvas(runs: list[Run], width: float, height: float, note: str = "") -> Iterator[Figure]:
+    """An empty figure of width × height inches in our style; the caption comes under it at the end, after `note`.
+    Only a figure with a note may be of no run."""
     with style():
         figure = plt.figure(figsize=(width, height), layout="constrained")
         try:
             yield figure
-            text = textwrap.fill(caption(runs), int(width * 17))
+            text = textwrap.fill(f"{note} {caption(runs, 8)}".strip() if runs or not note else note, int(width * 17))
+            figure.runs = runs  # what `collection` names in the file
             figure.supxlabel(text, x=0.01, ha="left", fontsize=6.5, color="#777777")
         finally:
             plt.close(figure)  # pyplot forgets it, so that a notebook shows it once: as the value of its cell
@@ -113,7 +120,17 @@ def is_teacher(run: Run, runs: Sequence[Run]) -> bool:
 
 
 def label_of(run: Run, runs: Sequence[Run]) -> str:
-    return f"teacher {run.settings['model']['name'] or 'network'}" if is_teacher(run, runs) else run.title
+    """As in "PCKD resnet8, β_cc = 0": the variant, and the epochs where `runs` has the same of another length."""
+    if is_teacher(run, runs):
+        return f"teacher {run.settings['model']['name'] or 'network'}"
+
+    def name(run: Run) -> str:
+        return ", ".join(filter(None, (run.title, run.variant)))
+
+    same = [other for other in runs if name(other) == name(run) and not is_teacher(other, runs)]
+    data = run.settings["data"]["fingerprint"]
+    epochs = {len(other.history) for other in same if other.settings["data"]["fingerprint"] == data}
+    return name(run) + (f", {len(run.history)} epochs" if len(epochs) > 1 else "")
 
 
 def color_of(run: Run, runs: Sequence[Run]) -> str:
@@ -142,7 +159,8 @@ def lines(runs: list[Run]) -> list[dict[str, object]]:
 def legend(figure: Figure, runs: list[Run]) -> None:
     """One entry a label above the panels; seeds of the same method share it."""
     entries = {line["label"]: Line2D([], [], **line) for line in lines(runs)}
-    figure.legend(handles=entries.values(), loc="outside upper left", ncols=min(len(entries), 5))
+    columns = int(72 * figure.get_figwidth() / (5 * max(map(len, entries)) + 45))  # points: a letter, a sample of line
+    figure.legend(handles=entries.values(), loc="outside upper left", ncols=max(1, min(len(entries), columns, 5)))
 
 
 def epoch_axis(ax: Axes) -> None:

@@ -1,15 +1,23 @@
 """Samples: how hard each of them is, and how much it counts."""
 
 import textwrap
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedLocator
 
 from .. import analysis, preview
 from ..runs import Run
-from .canvas import INK, PALE, canvas, checked, color_of, epoch_axis
+from .canvas import CLASS_COLORS, COLORS, INK, PALE, canvas, checked, color_of, epoch_axis, label_of
+
+PAGE = 7.1  # inches: two columns of a journal
+SMALL = 6.5  # points, of what stands beside small pictures
 
 
 def difficulty_gallery(run: Run, rows: int = 4, columns: int = 10) -> Figure:
@@ -26,9 +34,7 @@ def difficulty_gallery(run: Run, rows: int = 4, columns: int = 10) -> Figure:
         ax = figure.subplots()
         for place, i in enumerate(shown):
             x, y = place % columns * 1.08, place // columns * height
-            picture = gallery["images"][i].transpose(1, 2, 0)
-            picture = picture.repeat(3, 2) if picture.shape[2] == 1 else picture
-            ax.imshow(picture, extent=(x, x + 1, y + 1, y), interpolation="nearest")
+            _thumbnail(ax, gallery["images"][i], x, y)
             ax.text(x + 0.5, y + 1.05, f"γ = {gallery['difficulty'][i]:.2f}", ha="center", va="top", fontweight="bold",
                     fontsize=8)  # fmt: skip
             ax.text(x + 0.5, y + 1.2, names[i], ha="center", va="top", fontsize=6.8, linespacing=1.15)
@@ -37,6 +43,209 @@ def difficulty_gallery(run: Run, rows: int = 4, columns: int = 10) -> Figure:
         epoch = len(run.history)
         ax.set_title(f"Training images from easy to hard, as {run.title} finds them in epoch {epoch} (γ = 1: average)")
     return figure
+
+
+def difficulty_galleries(runs: Run | Sequence[Run], rows: int = 2, columns: int = 10) -> Figure:
+    """Training images of several data sets from easy (left) to hard (right), a band a data set, with γ under each.
+
+    Columns are evenly spaced ranks of γ in the last epoch, from the easiest image to the hardest. Where the true
+    difficulty of the images is known, it stands under γ. One run a data set; those without a gallery are left out.
+    Raises ValueError for two runs of a data set, or where none has a gallery.
+    """
+    runs = [run for run in checked(runs) if run.gallery is not None]
+    names = [str(run.settings["data"]["name"]) for run in runs]
+    if not runs:
+        raise ValueError("none of the runs has a gallery: they have no whole epoch yet, or kept none")
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"one run a data set: {names.count(twice[0])} of them are of {twice[0]}")
+    if rows < 1 or columns < 2:
+        raise ValueError(f"a band needs a row and two columns or more, got {rows} and {columns}")
+    left = 2.1  # of the thumbnails; lengths are in their widths, which are 1
+    lines = [1.3 if run.ground_truth is None else 1.48 for run in runs]  # a thumbnail and what is under it
+    tops = np.cumsum([0.45, *(rows * line + 0.25 for line in lines)])
+    right = left + 1.08 * columns
+    note = "γ: difficulty in the last epoch, 1 is the average of the batch."
+    if max(lines) > 1.3:
+        note += " Known: difficulty by which the image was drawn, 0 to 1; ρ: Spearman's, over all training images."
+    with canvas(runs, PAGE, tops[-1] * (PAGE - 0.1) / right + 0.45, note) as figure:
+        ax = figure.subplots()
+        ax.annotate(
+            "", (right - 0.6, 0.17), (left + 0.6, 0.17), arrowprops=dict(arrowstyle="->", color=PALE, linewidth=1.2)
+        )
+        ax.text(left, 0.17, "easy", va="center", fontweight="bold", fontsize=8)
+        ax.text(right - 0.08, 0.17, "hard", va="center", ha="right", fontweight="bold", fontsize=8)
+        for run, top, line in zip(runs, tops, lines, strict=False):
+            gallery = run.gallery
+            shown = np.unique(np.linspace(0, len(gallery["images"]) - 1, rows * columns).round().astype(int))
+            for place, i in enumerate(shown):
+                x, y = left + place // rows * 1.08, top + place % rows * line
+                _thumbnail(ax, gallery["images"][i], x, y)
+                style = dict(ha="center", va="top", fontsize=SMALL)
+                ax.text(x + 0.5, y + 1.05, f"γ {_short(float(gallery['difficulty'][i]))}", **style)
+                if run.ground_truth is not None:
+                    known = float(run.ground_truth[gallery["index"][i]])
+                    ax.text(x + 0.5, y + 1.22, f"known {known:.2f}", color="#777777", **style)
+            about = [*textwrap.wrap(label_of(run, runs), 16), f"epoch {len(run.history)}"]
+            if run.ground_truth is not None and run.difficulty is not None:
+                about += ["γ and known:", f"ρ = {analysis.difficulty_vs_truth(run):.2f}"]
+            name = run.settings["data"]["name"].replace("\\", "/").rsplit("/", 1)[-1]  # of a folder, its last part
+            ax.text(0, top, "\n".join(textwrap.wrap(name, 15)[:1]), va="top", fontweight="bold", fontsize=8)
+            ax.text(0, top + 0.28, "\n".join(about), va="top", fontsize=SMALL, linespacing=1.3)
+        ax.set(xlim=(0, right), ylim=(tops[-1], 0), aspect="equal")
+        ax.axis("off")
+    return figure
+
+
+def _thumbnail(ax: Axes, image: np.ndarray, x: float, y: float) -> None:
+    """An image (channels, height, width), uint8, as a square of 1 × 1 whose upper left corner is x, y."""
+    picture = image.transpose(1, 2, 0)
+    picture = picture.repeat(3, 2) if picture.shape[2] == 1 else picture
+    ax.imshow(picture, extent=(x, x + 1, y + 1, y), interpolation="nearest")
+
+
+def _short(gamma: float) -> str:
+    return f"{max(0.0, gamma):.2f}" if gamma < 9.995 else f"{gamma:.1f}"  # a cross-entropy may be -0
+
+
+def weights_over_epochs(runs: Run | Sequence[Run]) -> Figure:
+    """Mean weight of the samples, and the share of them with v = 1, by epoch; a line a run.
+
+    Runs that differ in their strategy alone are named by it. A method that weights no sample has v = 1 throughout.
+    Seeds share a colour and an entry.
+    """
+    runs = checked(runs, whole_epoch=True)
+    names = _strategies_or_labels(runs)
+    looks: dict[str, dict[str, object]] = {}
+    spare = [color for color in CLASS_COLORS if color not in (COLORS["PCKD"], "#F0E442")]  # yellow makes no line
+    dashes = ((4, 1.5), (1.5, 1.5), (6, 1.5, 1.5, 1.5))  # lines may lie on each other: all but one are broken
+    for name, run in zip(names, runs, strict=True):
+        if name not in looks:
+            whole = run.settings["method"]["title"] == "PCKD" and not run.variant
+            color = COLORS["PCKD"] if whole else spare[len(looks) % len(spare)]
+            looks[name] = {"color": color, "dashes": () if whole else dashes[len(looks) % len(dashes)], "label": name}
+    columns = max(1, min(5, 110 // (max(map(len, looks)) + 8)))
+    with canvas(runs, PAGE, 2.75 + 0.17 * -(-len(looks) // columns)) as figure:
+        axes = figure.subplots(1, 2)
+        panels = (("mean_weight", "mean weight"), ("full_weight_share", "share of samples with v = 1"))
+        for ax, (column, title) in zip(axes, panels, strict=True):
+            for name, run in zip(names, runs, strict=True):
+                dot = "o" if len(run.history) == 1 else None  # one epoch makes no line
+                ax.plot(run.history["epoch"], run.history[column], marker=dot, markersize=4, **looks[name])
+            ax.set(title=title, ylim=(-0.03, 1.05))
+            epoch_axis(ax)
+        axes[0].set_ylabel("mean of v")
+        axes[1].set_ylabel("share of samples")
+        marks = [Line2D([], [], **look) for look in looks.values()]
+        figure.legend(handles=marks, loc="outside upper left", ncols=columns, fontsize=8)
+    return figure
+
+
+def _strategies_or_labels(runs: list[Run]) -> list[str]:
+    """Legend entries: the strategy where runs of one method and network differ in it alone, `label_of` otherwise."""
+
+    def rest(run: Run) -> tuple[object, ...]:
+        settings = run.settings["method"]["settings"].items()
+        return run.title, len(run.history), {name: about["value"] for name, about in settings if name != "strategy"}
+
+    strategies = [run.settings["method"]["settings"].get("strategy", {}).get("value") for run in runs]
+    if len(set(strategies)) > 1 and None not in strategies and all(rest(run) == rest(runs[0]) for run in runs):
+        return [str(strategy) for strategy in strategies]
+    return [label_of(run, runs) for run in runs]
+
+
+def trajectories(run: Run, each: int = 3) -> Figure:
+    """Cross-entropy and γ of single training samples by epoch: always easy, learned late and never learned ones.
+
+    The kinds are those of `analysis.kinds_of_samples`. Of each, up to `each` (1 to 5) samples are shown: those in the
+    run's gallery, and others only where it has too few; of these, evenly spaced ranks of mean cross-entropy. A frame
+    around a thumbnail is the colour of its lines. Grey: median and middle half of all samples; dots: threshold ε_t.
+    Raises ValueError where the run has fewer than two whole epochs or no samples.
+    """
+    runs = checked(run)
+    if not 1 <= each <= 5:
+        raise ValueError(f"each must be 1 to 5 samples of a kind, got {each}")
+    run, kinds = runs[0], analysis.kinds_of_samples(runs[0])
+    epochs = run.history["epoch"]
+    values = {
+        "cross-entropy (nats)": run.cross_entropy[: len(epochs)].astype(np.float32),
+        "difficulty γ": run.difficulty[: len(epochs)].astype(np.float32),
+    }
+    note = (
+        f"Of {run.cross_entropy.shape[1]:,} training images; got: more than half of the probability on the label. "
+        "Always easy: got in every epoch after the first third; learned late: never in the first half, always in the "
+        "last quarter; never learned: never got."
+    )
+    with canvas(runs, PAGE, 5.6, note) as figure:
+        figure.suptitle(
+            f"Single training samples of {run.title}, {run.settings['data']['name']}",
+            x=0.01, ha="left", fontweight="bold", fontsize=9,
+        )  # fmt: skip
+        axes = figure.subplots(3, 3, sharey="row", height_ratios=(0.62, 1, 1))
+        for column, (kind, found) in enumerate(kinds.items()):
+            picked = _picked(run, found, each)
+            share = 100 * len(found) / run.cross_entropy.shape[1]
+            axes[0, column].set_title(f"{kind}: {len(found):,} ({share:.1f} %)", fontsize=8.5)
+            _thumbnails(axes[0, column], run, picked, each)
+            for ax, by_epoch in zip(axes[1:, column], values.values(), strict=True):
+                low, middle, high = np.quantile(by_epoch, (0.25, 0.5, 0.75), axis=1)
+                ax.fill_between(epochs, low, high, color=PALE, alpha=0.4, linewidth=0, label="all: middle half")
+                ax.plot(epochs, middle, color="#888888", linewidth=1.2, label="all: median")
+                for color, sample in zip(CLASS_COLORS, picked, strict=False):
+                    ax.plot(epochs, by_epoch[:, sample], color=color, linewidth=1.4)
+                epoch_axis(ax)
+                ax.tick_params(labelsize=7)
+            axes[1, column].set_xlabel("")
+            axes[2, column].xaxis.label.set_size(8)
+            if "threshold" in run.history:
+                axes[2, column].plot(
+                    epochs, run.history["threshold"], ":", color=INK, linewidth=1.2, label="threshold ε_t"
+                )
+        for ax, name in zip(axes[1:, 0], values, strict=True):
+            ax.set_ylabel(name, fontsize=8)
+        axes[1, 0].set_ylim(bottom=0)
+        # linear up to the average sample, then logarithmic: γ of a sample that is never learned grows past 10
+        axes[2, 0].set_yscale("symlog", linthresh=1)
+        axes[2, 0].set(ylim=(0, 1.15 * max(line.get_ydata().max() for ax in axes[2] for line in ax.lines)))
+        axes[2, 0].yaxis.set_major_locator(FixedLocator([0, 0.5, 1, 2, 5, 10, 20, 50, 100]))
+        axes[2, 0].yaxis.set_major_formatter("{x:g}")
+        axes[2, 0].yaxis.set_minor_locator(FixedLocator([]))
+        axes[1, 0].legend(  # easy samples are low there
+            *axes[2, 0].get_legend_handles_labels(), loc="upper right", fontsize=SMALL, handlelength=1.5,
+            labelspacing=0.3, borderaxespad=0.1,
+        )  # fmt: skip
+    return figure
+
+
+def _picked(run: Run, found: np.ndarray, each: int) -> np.ndarray:
+    """`each` of the samples `found`, in the gallery where it has enough, evenly spread over their mean CE."""
+    kept = found[np.isin(found, run.gallery["index"])] if run.gallery else found[:0]
+    others = np.setdiff1d(found, kept)
+
+    def spread(samples: np.ndarray, count: int) -> np.ndarray:
+        means = run.cross_entropy[: len(run.history), samples].astype(np.float32).mean(0)
+        ranks = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int)
+        return samples[np.argsort(means, kind="stable")][ranks]
+
+    first = spread(kept, each)
+    return np.concatenate([first, spread(others, each - len(first))])
+
+
+def _thumbnails(ax: Axes, run: Run, picked: np.ndarray, each: int) -> None:
+    """Samples side by side, framed in the colours of their lines; an empty frame where no thumbnail was kept."""
+    places = {int(sample): i for i, sample in enumerate(run.gallery["index"])} if run.gallery else {}
+    for place, (color, sample) in enumerate(zip(CLASS_COLORS, picked.tolist(), strict=False)):
+        x = 1.25 * place
+        if sample in places:
+            _thumbnail(ax, run.gallery["images"][places[sample]], x, 0)
+        else:
+            ax.text(x + 0.5, 0.5, "not in the\ngallery", ha="center", va="center", fontsize=SMALL, color="#777777")
+        ax.add_patch(Rectangle((x, 0), 1, 1, fill=False, edgecolor=color, linewidth=2.2))
+        name = textwrap.wrap(run.settings["data"]["classes"][int(run.labels[sample])], 12)[:2]
+        ax.text(x + 0.5, 1.08, "\n".join(name), ha="center", va="top", fontsize=SMALL, linespacing=1.1)
+    if not len(picked):
+        ax.text(0, 0.5, "none", va="center", fontsize=8)
+    ax.set(xlim=(-0.12, 1.25 * max(3, each) - 0.13), ylim=(1.5, -0.05), aspect="equal", anchor="W")
+    ax.axis("off")
 
 
 def preview_weights(run: Run) -> Figure:

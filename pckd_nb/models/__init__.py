@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .maps import FeatureMaps
 from .mobilenet_v2 import MobileNetV2
 from .output import Classifier, Output
 from .resnet import ResNet
@@ -24,7 +25,8 @@ from .wide_resnet import WideResNet
 from .wrapper import WrappedClassifier, as_classifier
 
 __all__ = [
-    "MODELS", "PAIRS", "Classifier", "Output", "WrappedClassifier", "as_classifier", "count_flops", "create_model",
+    "MODELS", "PAIRS", "Classifier", "FeatureMaps", "Output", "WrappedClassifier", "as_classifier", "count_flops",
+    "create_model",
 ]  # fmt: skip
 
 NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)

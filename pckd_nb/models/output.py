@@ -1,5 +1,6 @@
 """What PCKD needs to know of a network, and the last layer all networks here share."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -9,21 +10,27 @@ class Output(NamedTuple):
     """One forward pass, seen from the last fully connected layer.
 
     features: (N, D) its input, after pooling · logits: (N, C) · centers: (C, D) its weight, row c being the
-    category center of class c · bias: (C,), or None.
+    category center of class c · bias: (C,), or None · maps: feature maps, (N, C', H, W) each, one a resolution from
+    the largest, where a method needs them.
     """
 
     features: Tensor
     logits: Tensor
     centers: Tensor
     bias: Tensor | None
+    maps: tuple[Tensor, ...] = ()
 
     def detach(self) -> "Output":
         """The same values, cut from the graph: what a teacher gives."""
-        return Output(*(None if x is None else x.detach() for x in self))
+        return self._each(Tensor.detach)
 
     def float(self) -> "Output":
         """16-bit values in float32: what leaves a network that computed in bfloat16."""
-        return Output(*(x.float() if x is not None and x.itemsize == 2 else x for x in self))
+        return self._each(lambda x: x.float() if x.itemsize == 2 else x)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Output":
+        *tensors, maps = self
+        return Output(*(x if x is None else change(x) for x in tensors), tuple(map(change, maps)))
 
 
 class Classifier(nn.Module):

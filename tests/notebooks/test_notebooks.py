@@ -64,6 +64,6 @@ def test_it_runs_from_scratch(notebook, tmp_path, monkeypatch):
     book = demo.execute(copy)
     assert time.monotonic() - started < SECONDS
     outputs = [output for cell in code_cells(book) for output in cell.outputs]
-    assert any("digits" in output.get("text", "") for output in outputs)
+    assert notebook != demo.NOTEBOOK or any("digits" in output.get("text", "") for output in outputs)
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     assert {path.name for path in tmp_path.iterdir()} == {copy.name}  # it leaves nothing behind

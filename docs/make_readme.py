@@ -1,0 +1,71 @@
+"""Draw the README's pictures and write its tables from the recorded runs: python docs/make_readme.py"""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+import pckd_nb as pckd
+from pckd_nb.figures import collection
+from pckd_nb.figures.arms import METHODS
+from pckd_nb.figures.results import comparison_table
+
+ROOT = Path(__file__).parents[1]
+PICTURES = ("02_framework", "04_difficulty", "05_sweeps", "09_budget", "10_published")
+ABLATION = r"strategy = \w+|β_\w+ = 0|views = 1"
+NAMES = {"shapes100": "shapes100", "fashion_mnist": "Fashion-MNIST", "folder:cifar10": "CIFAR-10"}
+
+
+def tables(runs: list[pckd.Run]) -> dict[str, str]:
+    """Name of a place in the README → its table, in Markdown."""
+    taught = {run.fingerprint for run in runs if run.path.parent.name == "teachers"}
+    students = comparison_table([run for run in runs if run.fingerprint not in taught])
+    students = students[students["data"].isin(NAMES)]
+    order = students["method"].map({name: place for place, name in enumerate(METHODS)}).fillna(len(METHODS))
+    students = students.assign(place=order, on=students["data"].map(list(NAMES).index))
+    students = students.sort_values(["on", "place", "variant"], kind="stable")
+    plain = students["variant"] == ""
+    usual = students.groupby("data")["epochs"].transform(lambda epochs: epochs.mode()[0]) == students["epochs"]
+    ablation = students["variant"].str.fullmatch(ABLATION)
+    shapes = students["data"] == "shapes100"
+    return {
+        "measured": markdown(students[usual & (plain | students["variant"].eq("strategy = uniform"))], "data"),
+        "ablation": markdown(students[usual & shapes & (plain | ablation)]),
+        "budget": markdown(students[shapes & plain].sort_values("epochs", kind="stable"), "epochs"),
+    }
+
+
+def markdown(rows: pd.DataFrame, *more: str) -> str:
+    header = [*more, "method", "top-1 %, mean ± sd", "95 % interval", "minus KD, by seed", "95 % interval", "seeds"]
+    lines = [header, ["---"] * len(header)]
+    for _, row in rows.iterrows():
+        first = [NAMES[row[name]] if name == "data" else str(row[name]) for name in more]
+        method = ", ".join(part for part in (row["method"], row["variant"]) if part)
+        several = row["n"] > 1
+        score = f"{row['mean']:.1f} ± {row['sd']:.1f}" if several else f"{row['mean']:.1f}"
+        interval = f"{row['low']:.1f} … {row['high']:.1f}" if several else ""
+        minus = "" if pd.isna(row["minus_kd"]) else f"{row['minus_kd']:+.1f}"
+        around = f"{row['minus_kd_low']:+.1f} … {row['minus_kd_high']:+.1f}" if row["paired_n"] > 1 else ""
+        lines.append([*first, method, score, interval, minus, around, str(row["n"])])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def fill(text: str, tables: dict[str, str]) -> str:
+    """`text` with every table in its place, between <!-- NAME --> and <!-- end -->."""
+    for name, table in tables.items():
+        place = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        if not re.search(place, text, re.S):
+            raise ValueError(f"the README has no place <!-- {name} --> … <!-- end -->")
+        text = re.sub(place, lambda match, table=table: f"{match[1]}\n{table}\n\n{match[2]}", text, flags=re.S)
+    return text
+
+
+def main() -> None:
+    runs = ROOT / "data" / "runs"
+    readme = ROOT / "README.md"
+    readme.write_text(fill(readme.read_text("utf-8"), tables(pckd.runs.load_runs(runs))), "utf-8")
+    collection.draw_all(runs, ROOT / "docs" / "images", PICTURES)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,470 @@
+"""Experiments: comparisons, ablations and sweeps as grids of runs.
+
+Every point of a grid is a run folder, and that is all the state there is: finished points are skipped, cut ones
+resumed, and shards on several machines share nothing but the folder they write to.
+
+    OUT/<teacher>-<student>/<arm>/seed<n>     a point
+    OUT/results.csv                           a row a finished point, the same however the grid was cut up
+
+An arm is a method with the settings that differ from its defaults, written as its folder is called: "kd",
+"pckd-strategy=uniform", "pckd-beta_cc=0.02", "kd-epochs=40", "AT". Beside the method's own settings it may have the
+numbers of a recipe (epochs, batch_size, lr, …) and epsilon_240: the ε of a training of 240 epochs, as the paper has
+it, whose threshold ends where this training's shall end (ε = epsilon_240^(240/epochs)).
+"""
+
+import dataclasses
+import multiprocessing
+import os
+import re
+import signal
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from . import methods, runs, training, views
+from .datasets import Dataset, load_dataset
+from .models import create_model
+from .recipes import Recipe, get_recipe
+from .runs import Run
+
+PUBLISHED_EPOCHS = 240
+TERMS = ("kd", "fa", "ca", "cc")
+STRATEGIES = ("uniform", "constant", "curriculum", "focal")  # what preview is compared with
+IGNORE_THRESHOLD = ("uniform", "focal")
+SWEEPS: dict[str, tuple[float, ...]] = {
+    "beta_cc": (0, 0.002, 0.005, 0.02, 0.05),
+    "beta_fa": (0, 2, 5, 20, 50),
+    "beta_ca": (0, 0.1, 1, 10, 100),
+    "epsilon_240": (1, 1.0025, 1.005, 1.01, 1.015),
+}
+PROBE_STEPS = 4
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method and what differs from its defaults. str(arm) is its folder, `parse_arm` the way back."""
+
+    method: str
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        return "-".join([self.method, *(f"{name}={_text(value)}" for name, value in self.settings)])
+
+    def build(self, recipe: Recipe) -> tuple[nn.Module, Recipe]:
+        """The method, and the recipe as this arm changes it. Raises ValueError for what either does not have."""
+        fields = {field.name for field in dataclasses.fields(Recipe)} - {"name", "method", "network_lr", "milestones"}
+        settings = dict(self.settings)
+        try:
+            recipe = get_recipe(recipe, **{name: settings.pop(name) for name in fields & settings.keys()})
+            if "epsilon_240" in settings:
+                settings["epsilon"] = settings.pop("epsilon_240") ** (PUBLISHED_EPOCHS / recipe.epochs)
+            return methods.make(self.method, **settings), recipe
+        except TypeError as error:  # text where a number should be
+            raise ValueError(f"'{self}': {error}") from error
+
+    def plus(self, name: str, value: Any) -> "Arm":
+        """This arm with one setting more, or another value of it."""
+        return Arm(self.method, tuple(item for item in self.settings if item[0] != name) + ((name, value),))
+
+    def without_defaults(self, recipe: Recipe, data: Dataset) -> "Arm":
+        """The same arm under its shortest name: settings that say what holds anyway are left out, so that the point
+        all factors share is trained once."""
+        arm = Arm(self.method)
+        for name, value in self.settings:
+            longer = arm.plus(name, value)
+            if _resolved(longer, recipe, data) != _resolved(arm, recipe, data):
+                arm = longer
+        return arm
+
+
+def parse_arm(text: str) -> Arm:
+    """ "pckd-beta_cc=0.02-views=1" → Arm. Raises ValueError for what can't be read; `Arm.build` checks the names."""
+    method, *parts = re.split(r"-(?=\w+=)", text.strip())
+    if not re.fullmatch(r"\w+", method):
+        raise ValueError(f"'{text}' is no arm: write METHOD or METHOD-SETTING=VALUE, such as pckd-beta_cc=0.02")
+    names = {name.lower(): name for name in (*methods.METHODS, *methods.BASELINES)}
+    method = names.get(method.lower(), method)
+    settings = tuple((name, parse_value(value)) for name, value in (part.split("=", 1) for part in parts))
+    if len(dict(settings)) != len(settings):
+        raise ValueError(f"'{text}' gives a setting twice")
+    return Arm(method, settings)
+
+
+def ablation_arms() -> list[Arm]:
+    """PCKD, PCKD without each of its terms, with each strategy that preview is compared with, and with one view; KD and
+    a student without teacher beside them."""
+    pckd = Arm("pckd")
+    without = [pckd.plus(f"beta_{term}", 0) for term in TERMS]
+    strategies = [pckd.plus("strategy", name) for name in STRATEGIES]
+    return [Arm("supervised"), Arm("kd"), pckd, *without, *strategies, pckd.plus("views", 1)]
+
+
+def sweep_arms(factor: str, values: Sequence[Any] = (), base: Arm | None = None) -> list[Arm]:
+    """One factor at a time: `base` (PCKD) with each value; without values, those of SWEEPS."""
+    if not values and factor not in SWEEPS:
+        raise ValueError(f"say which values {factor} shall take; known without: {', '.join(SWEEPS)}")
+    return [(base or Arm("pckd")).plus(factor, value) for value in values or SWEEPS[factor]]
+
+
+@dataclass(frozen=True)
+class Point:
+    teacher: Path
+    student: str
+    arm: Arm
+    seed: int
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"{self.folder.parts[-3]} {self.arm} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Arms × seeds × pairs of teacher and student, on one data set by one recipe.
+
+    pairs: run folder of the teacher, and name of the student · data_options: of `load_dataset` · options: of `distill`
+    (accelerator, precision, compile, teacher_cache_gb) · teacher_cache: shared by all points; None for none.
+    Building it loads data and checks everything that can be known before the first step. Raises ValueError for arms
+    that can't be built or whose setting can't act, and what `load_run`, `load_dataset` and `create_model` raise.
+    """
+
+    data: str
+    pairs: Sequence[tuple[Path, str]]
+    arms: Sequence[Arm]
+    seeds: Sequence[int]
+    out: Path
+    recipe: Recipe = field(default_factory=lambda: get_recipe("classroom"))
+    data_options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    teacher_cache: Path | None = None
+
+    def __post_init__(self):
+        for name, values in (("pair", self.pairs), ("arm", self.arms), ("seed", self.seeds)):
+            if not values:
+                raise ValueError(f"a grid needs one {name} at least")
+        for arm in self.arms:
+            arm.build(self.recipe)
+        names = [self._pair_name(*pair) for pair in self.pairs]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two teachers of one grid make pairs '{name}': give each grid its own --out")
+        for pair in self.pairs:
+            self._check_that_settings_act(*pair)
+        arms = dict.fromkeys(arm.without_defaults(self.recipe, self.loaded) for arm in self.arms)
+        object.__setattr__(self, "arms", tuple(arms))
+        object.__setattr__(self, "seeds", tuple(dict.fromkeys(self.seeds)))
+
+    @cached_property
+    def loaded(self) -> Dataset:
+        return load_dataset(self.data, **self.data_options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "loaded"}  # every process reads its own
+
+    def points(self) -> list[Point]:
+        """Seed by seed, so that a grid that is cut short has compared something."""
+        return [
+            Point(teacher, student, arm, seed, self.out / self._pair_name(teacher, student) / str(arm) / f"seed{seed}")
+            for seed in self.seeds
+            for teacher, student in self.pairs
+            for arm in self.arms
+        ]
+
+    def train(self, point: Point, progress: bool = False) -> Run:
+        """The run of a point: loaded where it is finished, resumed where it was cut, else trained."""
+        if is_finished(point) and not (point.folder / "student.safetensors").exists():
+            return self._recorded(point)
+        method, recipe = point.arm.build(self.recipe)
+        return training.distill(
+            create_model(point.student, self.loaded, seed=point.seed),
+            runs.load_run(point.teacher) if method.uses_teacher else None,
+            self.loaded,
+            method,
+            recipe,
+            seed=point.seed,
+            out=point.folder,
+            resume=True,
+            teacher_cache=self.teacher_cache if method.uses_teacher else None,
+            progress=progress,
+            **self.options,
+        )
+
+    def _recorded(self, point: Point) -> Run:
+        """A finished run whose weights were not kept, if it is the point's."""
+        run = runs.load_run(point.folder)
+        method, recipe = point.arm.build(self.recipe)
+        recipe = recipe.for_network(point.student)
+        wanted = {name: about["value"] for name, about in _settings(method, recipe, self.loaded).items()}
+        about = run.settings
+        found = {name: setting["value"] for name, setting in about["method"]["settings"].items()}
+        same = found == wanted and about["recipe"]["epochs"] == recipe.epochs and about["seed"] == point.seed
+        if not same or about["data"]["fingerprint"] != self.loaded.fingerprint:
+            raise ValueError(f"'{point.folder}' holds another run than this grid asks for: choose another folder")
+        return run
+
+    @staticmethod
+    def _pair_name(teacher: Path, student: str) -> str:
+        name = runs.read_settings(teacher)["model"]["name"] or "network"
+        return re.sub(r"[^\w.=-]", "_", f"{name}-{student}")
+
+    def _check_that_settings_act(self, teacher: Path, student: str) -> None:
+        reason = None
+        for arm in self.arms:
+            settings = dict(arm.settings)
+            if "beta_ca" in settings:
+                reason = reason or self._center_alignment_left_out(teacher, student)
+                if reason:
+                    raise ValueError(f"'{arm}' can show nothing: {reason}, so L_CA is left out whatever its weight")
+            if settings.keys() & {"epsilon", "epsilon_240"} and settings.get("strategy") in IGNORE_THRESHOLD:
+                raise ValueError(f"'{arm}' can show nothing: strategy {settings['strategy']} has no threshold")
+
+    def _center_alignment_left_out(self, teacher: Path, student: str) -> str | None:
+        method = methods.PCKD(beta_fa=0, beta_cc=0)
+        method.bind(create_model(student, self.loaded), runs.load_run(teacher).model())
+        return method.left_out.get("category_center_alignment")
+
+
+def is_finished(point: Point) -> bool:
+    return (point.folder / "run.json").is_file() and runs.read_settings(point.folder)["status"] == "finished"
+
+
+def run_grid(
+    grid: Grid,
+    *,
+    jobs: int = 1,
+    shard: tuple[int, int] = (1, 1),
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+) -> pd.DataFrame:
+    """Train what is missing of a grid, and return `results` of it, also written to OUT/results.csv.
+
+    jobs: points trained at a time, each in a process with its share of the cores. shard: (i, n), every n-th point from
+    the i-th, for the jobs of an array. say: gets a line about what is to come, with the projected time, and one a
+    point. Raises KeyboardInterrupt after Ctrl-C, with all that was done on disk, and RuntimeError where a process was
+    killed; ValueError for impossible jobs or shards, and what `distill` raises.
+    """
+    number, count = shard
+    if not 1 <= number <= count:
+        raise ValueError(f"shard must be i/n with 1 ≤ i ≤ n, got {number}/{count}")
+    if jobs < 1:
+        raise ValueError(f"jobs must be 1 or more, got {jobs}")
+    points = grid.points()
+    mine = points[number - 1 :: count]
+    left = [point for point in mine if not is_finished(point)]
+    part = f"shard {number} of {count}: " if count > 1 else ""
+    say(f"{part}{len(mine)} points, {len(mine) - len(left)} finished, {len(left)} to train")
+    if left:
+        hours = projected_seconds(grid, left, min(jobs, len(left))) / 3600
+        say(f"projected: {hours:.1f} hours" if hours >= 0.95 else f"projected: {60 * hours:.0f} minutes")
+    train = _in_processes(grid, left, jobs) if jobs > 1 and len(left) > 1 else _one_by_one(grid, left, progress)
+    for done, (point, accuracy, seconds) in enumerate(train, 1):
+        say(f"[{done}/{len(left)}] {point}: {accuracy:.2f} %, {seconds:.0f} s")
+    for point in mine:
+        if point not in left:
+            grid.train(point)  # whose settings are compared with the grid's
+    table = results(grid)
+    if len(table) < len(points):
+        say(f"{len(points) - len(table)} points of the grid are not finished: they belong to other shards")
+    runs.write(grid.out / "results.csv", lambda temporary: table.to_csv(temporary, index=False))
+    return table
+
+
+def results(grid: Grid) -> pd.DataFrame:
+    """A row a finished point of the grid, in its order: teacher, student, arm, seed, the arm's settings, epochs, top1,
+    top5 (percent), cross_entropy (nats). Nothing in it depends on when or how fast a point was trained."""
+    rows = []
+    for point in grid.points():
+        if is_finished(point):
+            row = runs.table([runs.load_run(point.folder)]).iloc[0]
+            shared = {name: row[name] for name in ("data", "teacher", "student")}
+            scores = {name: row[name] for name in ("epochs", "top1", "top5", "cross_entropy")}
+            rows.append({**shared, "pair": point.folder.parts[-3], "arm": str(point.arm), "seed": point.seed, **scores})
+    return pd.DataFrame(rows)
+
+
+def comparison(table: pd.DataFrame, reference: str = "kd") -> pd.DataFrame:
+    """`results`, or any table with pair, arm, seed and top1, as one row an arm of every pair: number of seeds, mean, sd
+    and 95 % interval (low, high) of top1 in percent, and the difference to the `reference` arm, paired by seed, with
+    its interval; NaN where there is no such arm."""
+    from .analysis import paired_difference, summarise  # pulls in scikit-learn
+
+    rows = []
+    for (pair, arm), group in table.groupby(["pair", "arm"], sort=False):
+        mean, sd, low, high, count = summarise(group["top1"].tolist())
+        row = {"pair": pair, "arm": arm, "seeds": count, "mean": mean, "sd": sd, "low": low, "high": high}
+        beside = table[(table["pair"] == pair) & (table["arm"] == reference)]
+        if arm != reference and set(beside["seed"]) & set(group["seed"]):
+            pairs = [dict(zip(part["seed"], part["top1"], strict=True)) for part in (group, beside)]
+            difference = paired_difference(*pairs)
+            row |= {"difference": difference.mean, "d_low": difference.low, "d_high": difference.high}
+        rows.append(row)
+    columns = ["pair", "arm", "seeds", "mean", "sd", "low", "high", "difference", "d_low", "d_high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def projected_seconds(grid: Grid, points: Sequence[Point], jobs: int = 1) -> float:
+    """How long training `points` should take: seconds of a step by finished runs of the same kind, else by a probe of
+    a few steps, times the steps there are. What a teacher cache saves is not counted, nor what jobs cost each other."""
+    known: dict[tuple, float] = {}
+    total = 0.0
+    for point in points:
+        method, recipe = point.arm.build(grid.recipe)
+        views_of = _settings(method, recipe, grid.loaded).get("views", {"value": method.views})["value"]
+        kind = point.teacher, point.student, point.arm.method, views_of, recipe.batch_size
+        if kind not in known:
+            known[kind] = _seconds_a_step(grid, point)
+        total += known[kind] * views.steps(len(grid.loaded.train), recipe.batch_size) * recipe.epochs
+    return total / jobs
+
+
+def _seconds_a_step(grid: Grid, point: Point) -> float:
+    """Measured on a few steps, after as many that don't count."""
+    method, recipe = point.arm.build(grid.recipe)
+    data = grid.loaded
+    images = min(PROBE_STEPS * recipe.batch_size, len(data.train))
+    some = np.arange(images), np.arange(min(recipe.batch_size, len(data.test)))
+    small = dataclasses.replace(data, train=data.train.take(some[0]), test=data.test.take(some[1]))
+    teacher = runs.load_run(point.teacher) if method.uses_teacher else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the runs will say it again
+        run = training.distill(
+            create_model(point.student, data, seed=point.seed),
+            teacher,
+            small,
+            method,
+            get_recipe(recipe, epochs=2),
+            progress=False,
+            **{name: value for name, value in grid.options.items() if name in ("accelerator", "precision")},
+        )
+    return float(run.timing["seconds"].iloc[-1]) / views.steps(images, recipe.batch_size)
+
+
+Done = tuple[Point, float, float]  # and the accuracy in percent, and seconds
+
+
+def _one_by_one(grid: Grid, points: Sequence[Point], progress: bool) -> Iterator[Done]:
+    for point in points:
+        started = time.monotonic()
+        run = grid.train(point, progress)
+        if not run.finished:
+            raise KeyboardInterrupt
+        yield point, run.accuracy, time.monotonic() - started
+
+
+def _in_processes(grid: Grid, points: Sequence[Point], jobs: int) -> Iterator[Done]:
+    """The same with `jobs` processes. Ctrl-C reaches this one alone, which passes it on once to those at work: they
+    finish their step and save. (An executor of the standard library can hang at that.)"""
+    jobs = min(jobs, len(points))
+    threads = max(1, torch.get_num_threads() // jobs)
+    context = multiprocessing.get_context("spawn")
+    waiting, working, idle = deque(points), {}, []  # connection → process
+    try:
+        with _environment(OMP_NUM_THREADS=str(threads)):  # read when a process starts
+            for _ in range(jobs):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(theirs, grid, threads))
+                process.start()
+                theirs.close()
+                ours.send(waiting.popleft())
+                working[ours] = process
+        while working:
+            for ours in wait(list(working)):
+                yield _received(ours)
+                if waiting:
+                    ours.send(waiting.popleft())
+                else:
+                    idle.append((ours, working.pop(ours)))
+    finally:
+        for process in working.values():
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGINT)
+        for ours, process in [*working.items(), *idle]:
+            ours.close()  # nothing more to do
+            process.join()
+
+
+def _received(connection: Connection) -> Done:
+    """Raises KeyboardInterrupt where the process was interrupted, RuntimeError where it is gone, and what it raised."""
+    try:
+        said = connection.recv()
+    except EOFError as error:
+        raise RuntimeError("a process of this grid was killed; the same command goes on from here") from error
+    if said is None:
+        raise KeyboardInterrupt
+    if isinstance(said, Exception):
+        raise said
+    return said
+
+
+def _work(connection: Connection, grid: Grid, threads: int) -> None:
+    """A process: train the points that `connection` brings, until it is closed."""
+    torch.set_num_threads(threads)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # the terminal's Ctrl-C goes to the parent, which passes it on
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
+        while True:
+            point, started = connection.recv(), time.monotonic()
+            try:
+                run = grid.train(point)
+                said = (point, run.accuracy, time.monotonic() - started) if run.finished else None
+            except Exception as error:
+                said = error
+            connection.send(said)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed leaves nobody who wants the work, and another one may start on the same folders."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _settings(method: nn.Module, recipe: Recipe, data: Dataset) -> dict[str, dict[str, Any]]:
+    return methods.resolve(method, recipe.method_settings(), {"views": data.default_views})[1]
+
+
+def _resolved(arm: Arm, recipe: Recipe, data: Dataset) -> tuple[dict[str, Any], Recipe]:
+    """All that decides what this arm trains: two arms with the same are one."""
+    method, recipe = arm.build(recipe)
+    values = {name: about["value"] for name, about in _settings(method, recipe, data).items()}
+    if "epsilon" in values:
+        values["epsilon"] = round(values["epsilon"], 9)  # 1.005^(240/10) and (1.005^240)^(1/10) are the same ε
+    return values, recipe
+
+
+def parse_value(text: str) -> int | float | str:
+    """A whole number, else a number, else the text itself."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _text(value: Any) -> str:
+    return f"{value:.10g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,419 @@
+"""The method as drawings: what it takes of a network, the framework, and the product of features and centers.
+
+Drawings are laid out in tenths of an inch on one axes without frame; numbers in them are those of a run.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
+from matplotlib.path import Path
+
+from .. import preview, shapes
+from ..runs import Run
+from .canvas import COLORS, INK, MORE_COLORS, PALE, canvas, checked, color_of, epoch_axis
+
+TRAINED, FROZEN, PREVIEW, FEATURES = COLORS["PCKD"], COLORS["teacher"], MORE_COLORS[1], MORE_COLORS[3]
+DARK_GREEN, DARK_ORANGE = "#00694C", "#A84800"  # the same two for text
+DASHED = (0, (3, 1.6))
+WIDTH, TEXT = 8.6, 8  # inches, points: 6.6 points where a page shrinks them to 180 mm
+SIGNED = "RdBu_r"  # blue, white at 0, red: the colour-blind can tell them apart
+
+
+def motivation(run: Run) -> Figure:
+    """(a) What KD, feature methods and PCKD take of a network. (b) The preview strategy in this run: difficulty γ of
+    the training images and their weight v in the first, middle and last epoch; threshold and weights by epoch.
+
+    Raises ValueError for a run without whole epoch or samples, or whose weights come from no strategy of preview.py.
+    """
+    runs = checked(run, whole_epoch=True)
+    strategy = run.settings["method"]["settings"].get("strategy", {}).get("value")
+    if "threshold" not in run.history or strategy not in preview.STRATEGIES:
+        raise ValueError(f"the run {run.title} weights no sample by a strategy of preview.py")
+    if run.difficulty is None or run.cross_entropy is None:
+        raise ValueError(f"the run {run.title} kept no samples: this figure needs γ of every training image")
+    last = len(run.history)
+    epochs = np.unique([1, (1 + last) // 2, last])
+    limits = run.history["threshold"].to_numpy()
+    right = max(4, float(np.quantile(run.difficulty[epochs - 1].astype(np.float32), 0.995)), 1.2 * limits.max())
+    note = "(b) Easy: γ ≤ εₜ, hard: γ > εₜ; γ is relative to the batch, and the last bar counts all larger γ too."
+    with canvas(runs, WIDTH, 6.3, note) as figure:
+        grid = figure.add_gridspec(3, 4, height_ratios=(3.3, 1, 1), width_ratios=(1, 1, 1, 1.1))
+        ax = figure.add_subplot(grid[0, :])
+        _taken(ax, _picture_of(run))
+        title = f"(b)  How much every image counts: strategy {strategy}, {run.title}"
+        ax.text(0, -7, title, fontsize=10, fontweight="bold", va="center")
+        ax = None
+        for column, epoch in enumerate(epochs):
+            ax = figure.add_subplot(grid[1:, column], sharey=ax)
+            _weighted(ax, run, strategy, epoch, right)
+            ax.tick_params(labelleft=column == 0)
+            ax.set_ylabel("share of images (%)" if column == 0 else "")
+        weight = ax.twinx()
+        weight.set_ylim(0, CEILING)
+        weight.set_ylabel("weight v", color=color_of(run, runs))
+        weight.set_yticks([0, 0.5, 1], ["0", "½", "1"])
+        weight.yaxis.set_label_coords(1.14, 0.5 / CEILING)
+        weight.grid(visible=False)
+        weight.spines["right"].set_visible(False)
+
+        above, below = (figure.add_subplot(grid[row, 3]) for row in (1, 2))
+        above.plot(run.history["epoch"], limits, color=INK)
+        above.plot(epochs, limits[epochs - 1], "o", color=INK, markersize=4)
+        above.set(title="threshold εₜ", ylabel="γ")
+        above.set_ylim(bottom=0)
+        below.plot(run.history["epoch"], run.history["mean_weight"], color=color_of(run, runs), label="mean")
+        share = run.history["full_weight_share"]
+        below.plot(run.history["epoch"], share, color=INK, dashes=(2, 2), label="share with v = 1")
+        below.set(title="weights v", ylabel="mean, share", ylim=(0, 1.05))
+        below.legend(loc="lower right", fontsize=TEXT, borderaxespad=0.1, labelspacing=0.2)
+        epoch_axis(below)
+        above.sharex(below)
+        above.tick_params(labelbottom=False)
+        for ax in (above, below, weight):
+            ax.tick_params(labelsize=TEXT)
+    return figure
+
+
+def framework(run: Run | None = None) -> Figure:
+    """PCKD on one image: its rotated views, both networks, every loss where it attaches, and where v enters.
+
+    run: one with a gallery lends the image; otherwise an image of shapes100 is drawn.
+    """
+    runs = [] if run is None or checked(run)[0].gallery is None else checked(run)
+    note = "Under each loss: the rows it sees. N = 4 B rows for B images. eₛ, eₜ: Aₛ fₛ, Aₜ fₛ at unit length."
+    note += " Image from a run on" if runs else " Image: made as those of shapes100 are."
+    with canvas(runs, WIDTH, 5.3, note) as figure:
+        figure.suptitle("PCKD: four views of an image, two networks, five losses, a weight for every image", x=0.01,
+                        ha="left", fontsize=10, fontweight="bold")  # fmt: skip
+        ax = _page(figure, (0, 86.4), (-6.2, 41.6))
+        top, upper, middle, lower, bottom = 33, 25.75, 18.5, 11.25, 4
+
+        # One image becomes four views, and both networks see all of them.
+        picture = _picture_of(runs[0] if runs else None)
+        _image(ax, picture, (2.9, middle), 5.4)
+        ax.text(2.9, middle - 3.2, "image,\nlabel y", ha="center", va="top", fontsize=TEXT, linespacing=1.15)
+        _arrow(ax, [(5.6, middle), (7.7, middle)], gradient=False)
+        _box(ax, (11.2, middle), (7, 34.8), "", PALE, fill="#FAFAFA")
+        for turn in range(4):
+            y = middle + 13.1 - 8.3 * turn
+            _image(ax, picture, (11.2, y), 5, turn)
+            angle = "0°, upright" if turn == 0 else f"{90 * turn}°"
+            ax.text(11.2, y - 2.8, angle, ha="center", va="top", fontsize=TEXT)
+
+        # The two lanes.
+        for y, who, how, small, color in (
+            (top, "student", "trained", "ₛ", TRAINED), (bottom, "teacher", "frozen", "ₜ", FROZEN)
+        ):  # fmt: skip
+            gradient = who == "student"
+            _arrow(ax, [(14.7, y), (16.8, y)], gradient=False)
+            _box(ax, (21.1, y), (8.6, 5), f"{who}\n{how}", color, bold=True, shift=0 if gradient else 1.2)
+            _arrow(ax, [(25.4, y), (27.4, y)], gradient)
+            _box(ax, (32.6, y), (10.4, 5), f"features\nf{small}   (N, D{small})", color)
+            _arrow(ax, [(37.8, y), (44.8, y)], gradient)
+            _box(ax, (53.2, y), (16.8, 5), f"category centers\nW{small}, b{small}   (C, D{small})", color)
+            _arrow(ax, [(61.6, y), (64.6, y)], gradient)
+            _box(ax, (68.8, y), (8.4, 5), f"logits\nz{small}   (N, C)", color)
+        _snowflake(ax, (18.3, bottom), 1)
+
+        # Features, centers and logits are compared, each in its column.
+        _arrow(ax, [(30.6, top - 2.5), (30.6, upper + 1.9)])
+        _box(ax, (30.6, upper), (4, 3.8), "g", TRAINED)
+        _arrow(ax, [(30.6, upper - 1.9), (30.6, middle + 2.5)])
+        _arrow(ax, [(30.6, bottom + 2.5), (30.6, middle - 2.5)], gradient=False)
+        _arrow(ax, [(36, top - 2.5), (36, upper), (38, upper)])
+        _arrow(ax, [(36, upper), (36, lower), (38, lower)])
+        for lane, y, small in ((top, upper, "ₛ"), (bottom, lower, "ₜ")):
+            gradient, down = lane == top, 1 if lane == top else -1  # toward the middle
+            _box(ax, (40, y), (4, 3.8), f"A{small}", TRAINED)
+            _arrow(ax, [(42, y), (44.8, y)])
+            ax.text(43.2, y + 0.7, f"e{small}", ha="center", va="bottom", fontsize=TEXT)
+            _box(ax, (49, y), (8.4, 3.8), f"u{small} = W{small} e{small}", PALE, fill="white")
+            _arrow(ax, [(49, lane - 2.5 * down), (49, y + 1.9 * down)], gradient)
+            _arrow(ax, [(49, y - 1.9 * down), (49, middle + 2.5 * down)])
+            for x in (58.4, 68.8):
+                _arrow(ax, [(x, lane - 2.5 * down), (x, middle + 2.5 * down)], gradient)
+        for x, name, rows in ((30.6, "L_FA", "all views"), (49, "L_CC", "all views"), (58.4, "L_CA", "centers"),
+                              (68.8, "L_KD", "upright")):  # fmt: skip
+            _box(ax, (x, middle), (6.4, 5), f"{name}\n{rows}", INK, fill=INK)
+
+        # Cross-entropy tells how hard an image is, and that how much it counts.
+        x = 79.9
+        _box(ax, (x, 39.8), (7, 3), "label y", PALE, fill="white")
+        _arrow(ax, [(x, 38.3), (x, top + 2.5)], gradient=False)
+        _arrow(ax, [(73, top), (x - 3.2, top)])
+        _box(ax, (x, top), (6.4, 5), "L_CE\nupright", INK, fill=INK)
+        _arrow(ax, [(x, top - 2.5), (x, upper + 2.4)], gradient=False)
+        _box(ax, (x, upper), (12.4, 4.8), "difficulty\nγᵢ = CEᵢ / mean CE", PREVIEW)
+        _arrow(ax, [(x, upper - 2.4), (x, middle + 3.1)], gradient=False)
+        _box(ax, (x, middle), (10.6, 6.2), "weight vᵢ =\n1 if γᵢ ≤ εₜ,\nelse exp(−γᵢ²)", PREVIEW)
+        _arrow(ax, [(x, lower + 2.4), (x, middle - 3.1)], gradient=False)
+        _box(ax, (x, lower), (12.4, 4.8), "threshold\nεₜ = ε^epoch", PREVIEW)
+        _arrow(ax, [(x - 5.3, middle), (72, middle)], gradient=False, color=PREVIEW)
+        _arrow(ax, [(75.4, middle - 3.1), (75.4, 14.4), (53.9, 14.4), (53.9, middle), (52.2, middle)], gradient=False,
+               color=PREVIEW)  # fmt: skip
+
+        objective = "L  =  mean CE  +  β_kd · mean(v · L_KD)  +  β_fa · L_FA  +  β_ca · L_CA  +  β_cc · mean(v · L_CC)"
+        _box(ax, (43.2, -1.7), (86, 3), objective, INK, fill="white", fontsize=9.5, bold=True)
+        marks = [Patch(facecolor=_tint(color), edgecolor=color, label=label)
+                 for color, label in ((TRAINED, "trained"), (FROZEN, "frozen"), (PREVIEW, "preview"))]  # fmt: skip
+        marks += [
+            Patch(facecolor=INK, label="loss"),
+            Line2D([], [], color=INK, linewidth=1.1, label="forward, and gradient back"),
+            Line2D([], [], color=INK, linewidth=1.1, linestyle=DASHED, label="forward only, no gradient"),
+        ]
+        ax.legend(handles=marks, ncols=6, loc="center", fontsize=TEXT, columnspacing=1.5, handlelength=2.2,
+                  bbox_to_anchor=(43.2, -5), bbox_transform=ax.transData)  # fmt: skip
+    return figure
+
+
+def feature_weight_matrix(run: Run, classes: Sequence[int] | None = None, samples: int = 8) -> Figure:
+    """Features times weights is logits, in a run's own numbers: every column of Wᵀ is the center of a category.
+
+    classes: 2 to 12 numbers; left out, 8 spread evenly over those with test images. samples: 1 to 16 test images,
+    spread evenly over these classes and within them, ordered by class. Raises ValueError for other numbers, a class
+    without test images, or a run without embedding.
+    """
+    runs = checked(run)
+    if run.embedding is None:
+        raise ValueError(f"the run {run.title} has no embedding: it has no whole epoch yet, or kept none")
+    labels, names = run.embedding["labels"], run.settings["data"]["classes"]
+    classes = list(_spread(np.unique(labels), 8) if classes is None else classes)
+    if not 2 <= len(set(classes)) == len(classes) <= 12 or not all(0 <= c < len(names) for c in classes):
+        raise ValueError(f"classes must be 2 to 12 different numbers below {len(names)}, got {classes}")
+    if not 1 <= samples <= 16:
+        raise ValueError(f"samples must be 1 to 16, got {samples}")
+    if empty := [names[c] for c in classes if c not in labels]:
+        raise ValueError(f"the embedding has no test image of class '{empty[0]}'; choose another")
+    owners = np.arange(samples) * len(classes) // samples  # of which chosen class a row is
+    rows = np.concatenate(
+        [_spread(np.flatnonzero(labels == classes[k]), (owners == k).sum()) for k in np.unique(owners)]
+    )
+    owners = np.array([classes.index(label) for label in labels[rows]])  # a class may have fewer images
+    features = run.embedding["features"][rows].astype(np.float32)
+    weights = run.embedding["centers"][classes].astype(np.float32).T
+    logits = features @ weights
+
+    # In tenths of an inch: X is B × K, Wᵀ K × C, Z B × C, all around the same middle line.
+    (images, width), count, long = features.shape, len(classes), 24
+    cell_x, cell_y = min(4, 16.8 / count), min(2.1, 20 / images)
+    across, down = count * cell_x, images * cell_y
+    left_w, left_z = long + 8, long + 8 + across + 6.5
+    note = (
+        "Colours: every matrix has its own scale. Z lacks the bias b, which embeddings do not hold (logits are Z + b)."
+    )
+    with canvas(runs, WIDTH, 5.3, note) as figure:
+        figure.suptitle(f"{run.title}: features × weights = logits, and each column of weights is a category center",
+                        x=0.01, ha="left", fontsize=10, fontweight="bold")  # fmt: skip
+        ax = _page(figure, (-11, left_z + across + 2.5), (-20.5, 23.5))
+        for values, left, wide, high, name in (
+            (features, 0, long, down, "features X"), (weights, left_w, across, long, "weights Wᵀ"),
+            (logits, left_z, across, down, "logits Z = X Wᵀ"),
+        ):  # fmt: skip
+            limit = float(np.abs(values).max()) or 1.0
+            place = (left, left + wide, -high / 2, high / 2)
+            image = ax.imshow(values, SIGNED, vmin=-limit, vmax=limit, extent=place, interpolation="nearest")
+            ax.add_patch(Rectangle((left, -high / 2), wide, high, fill=False, edgecolor=PALE))
+            middle, bar = left + wide / 2, min(12, max(9, wide))
+            ax.text(middle, -16.6, name, ha="center", va="bottom", fontweight="bold")
+            inset = ax.inset_axes((middle - bar / 2, -18.1, bar, 0.9), transform=ax.transData)
+            scale = figure.colorbar(image, cax=inset, orientation="horizontal", ticks=[-limit, 0, limit])
+            scale.ax.set_xticklabels([f"−{limit:.2g}", "0", f"{limit:.2g}"], fontsize=TEXT)
+            scale.outline.set_edgecolor(PALE)
+
+        # How many: B, K, C at the sides.
+        middle_w, middle_z = left_w + across / 2, left_z + across / 2
+        for x, y, text in ((long / 2, -down / 2, f"K = {width} features"), (middle_z, -down / 2, f"C = {count}"),
+                           (middle_w, -long / 2, f"C = {count} of {len(names)} categories")):  # fmt: skip
+            ax.text(x, y - 0.6, text, ha="center", va="top", fontsize=TEXT)
+        for x, text in ((long + 1.3, f"B = {images}"), (left_w - 1.3, f"K = {width}"),
+                        (left_z + across + 1.4, f"B = {images}")):  # fmt: skip
+            ax.text(x, 0, text, ha="center", va="center", rotation=90, fontsize=TEXT)
+        ax.text((long + left_w) / 2, 0, "×", ha="center", va="center", fontsize=15)
+        ax.text((left_w + across + left_z) / 2, 0, "=", ha="center", va="center", fontsize=15)
+
+        # Whose: a class for every row and column, one image and one center followed to their logit.
+        row = len(owners) // 2
+        one = owners[row]
+        short = [name if len(name) <= 16 else name[:15] + "…" for name in (names[c] for c in classes)]
+        for k, name in enumerate(short):
+            look = dict(color=DARK_GREEN, fontweight="bold") if k == one else {}
+            for left, high in ((left_w, long / 2), (left_z, down / 2)):
+                ax.text(left + (k + 0.5) * cell_x, high + 0.6, name, rotation=90, ha="center", va="bottom",
+                        fontsize=TEXT, **look)  # fmt: skip
+        for i, k in enumerate(owners):
+            y = down / 2 - (i + 0.5) * cell_y
+            look = dict(fontweight="bold") if i == row else {}
+            ax.text(-0.6, y, short[k], ha="right", va="center", fontsize=TEXT, **look)
+            _outline(ax, (left_z + k * cell_x, y - cell_y / 2), (cell_x, cell_y), INK, 0.8)
+        y = down / 2 - (row + 1) * cell_y
+        _outline(ax, (0, y), (long, cell_y), INK, 1.6)
+        _outline(ax, (left_w + one * cell_x, -long / 2), (cell_x, long), DARK_GREEN, 2)
+        _outline(ax, (left_z + one * cell_x, y), (cell_x, cell_y), DARK_GREEN, 2)
+        story = (
+            "Rows of X: features of test images.\nColumns of Wᵀ (rows of fc.weight): category centers.\n"
+            "Cells of Z: how near an image is to a center;\nframed where it is the center of its own class."
+        )
+        ax.text(-10.5, 22.5, story, va="top", fontsize=TEXT, linespacing=1.4)
+    return figure
+
+
+CEILING = 1.56  # of the weights' axis: above 1, room for three lines of text
+
+
+def _weighted(ax: Axes, run: Run, strategy: str, epoch: int, right: float) -> None:
+    """One epoch: how γ is spread, in percent of images, and v over it, from 0 to `CEILING`."""
+    gamma, ce = (values[epoch - 1].astype(np.float32) for values in (run.difficulty, run.cross_entropy))
+    limit = float(run.history["threshold"].iloc[epoch - 1])
+    parts = gamma[gamma <= limit], gamma[gamma > limit]
+    percent = [np.full(len(part), 100 / len(gamma)) for part in parts]
+    colors = [to_rgba(TRAINED, 0.4), to_rgba(PREVIEW, 0.5)]
+    bars = dict(bins=24, range=(0, right), weights=percent, color=colors)
+    ax.hist([part.clip(0, right) for part in parts], stacked=True, **bars)
+    ax.set(xlim=(0, right), xlabel="difficulty γ", title=f"epoch {epoch}")
+    ax.tick_params(labelsize=TEXT)
+    weight = ax.twinx()
+    v = preview.STRATEGIES[strategy](torch.from_numpy(ce), torch.from_numpy(gamma), limit).numpy()
+    order = gamma.argsort(kind="stable")
+    falls = bool((np.diff(v[order]) <= 0).all())  # not so for focal's, which follow the cross-entropy
+    weight.plot(gamma[order].clip(0, right), v[order], "-" if falls else ".", color=color_of(run, [run]), markersize=2)
+    weight.set(ylim=(0, CEILING))
+    weight.axis("off")
+    weight.axvline(limit, color=INK, linewidth=1, linestyle=":")
+    far = limit > 0.6 * right
+    beside = dict(ha="right" if far else "left", va="center", fontsize=TEXT, textcoords="offset points")
+    easy = round(100 * len(parts[0]) / len(gamma))
+    for y, text, color, font in (
+        (1.46, f"εₜ = {limit:.2f}", INK, "normal"),
+        (1.31, f"easy {easy} %", DARK_GREEN, "bold"),
+        (1.16, f"hard {100 - easy} %", DARK_ORANGE, "bold"),
+    ):
+        weight.annotate(text, (limit, y), (-5 if far else 5, 0), color=color, fontweight=font, **beside)
+
+
+def _taken(ax: Axes, picture: np.ndarray) -> None:
+    """A network from image to logits, and under it what each family of methods takes."""
+    _off(ax, (0, 86.4), (-7.6, 23))
+    ax.text(0, 22.4, "(a)  What is distilled: PCKD also takes the category centers in the last layer", fontsize=10,
+            fontweight="bold", va="center")  # fmt: skip
+    y = 12.4
+    _image(ax, picture, (17, y), 7.4)
+    _arrow(ax, [(21, y), (23.4, y)])
+    for x, size, count in ((24.2, 7.4, 3), (33.6, 5.4, 5), (42, 3.6, 7)):
+        for sheet in range(count):
+            corner = (x + 0.5 * sheet, y - size / 2 + 0.4 * (count / 2 - sheet))
+            ax.add_patch(Rectangle(corner, size * 0.75, size, facecolor="white", edgecolor=FROZEN, linewidth=0.8))
+    _arrow(ax, [(48.4, y), (51.4, y)])
+    _cells(ax, (52, y - 4.5), (1.6, 9), (9, 1))
+    _arrow(ax, [(54.2, y), (57.4, y)])
+    _cells(ax, (58, y - 4.2), (10.8, 8.4), (6, 9), marked=3)
+    _arrow(ax, [(69.4, y), (72.6, y)])
+    _cells(ax, (73.2, y - 4.2), (1.6, 8.4), (6, 1), marked=3)
+    ax.text(76, y - 0.6, "a category:\nits center in W,\nits logit in z", va="center", fontsize=TEXT, color=DARK_GREEN,
+            linespacing=1.15)  # fmt: skip
+    for x, text in ((17, "image"), (35.2, "feature maps"), (52.8, "feature f"), (63.4, "category centers W"),
+                    (74, "logits z")):  # fmt: skip
+        ax.text(x, 18.6, text, ha="center", va="center", fontsize=TEXT)
+    f, w, z = (49.6, 56, "f"), (57.4, 69.4, "centers W"), (70.8, 77.2, "z")
+    for name, color, height, parts in (
+        ("KD", COLORS["KD"], 4.6, (z,)), ("feature methods", FEATURES, 1.2, ((23.8, 48.2, "feature maps"), f)),
+        ("PCKD", TRAINED, -2.2, (f, w, z)),
+    ):  # fmt: skip
+        ax.text(13.4, height, name, ha="right", va="center", fontweight="bold", color=color)
+        for left, end, text in parts:
+            _box(ax, ((left + end) / 2, height), (end - left, 2.7), text, color, fill=color, bold=True)
+
+
+def _page(figure: Figure, x: tuple[float, float], y: tuple[float, float]) -> Axes:
+    ax = figure.subplots()
+    _off(ax, x, y)
+    return ax
+
+
+def _off(ax: Axes, x: tuple[float, float], y: tuple[float, float]) -> None:
+    ax.set(xlim=x, ylim=y, aspect="equal", anchor="W")
+    ax.axis("off")
+
+
+def _tint(color: str) -> tuple[float, float, float]:
+    return tuple(1 - 0.16 * (1 - part) for part in to_rgba(color)[:3])
+
+
+def _box(ax: Axes, center: tuple[float, float], size: tuple[float, float], text: str, color: str, *,
+         fill: str | None = None, fontsize: float = TEXT, bold: bool = False, shift: float = 0) -> None:  # fmt: skip
+    """A box of width × height around `center` with a text in its middle or `shift` right of it, white on a fill of
+    its own colour."""
+    corner = center[0] - size[0] / 2, center[1] - size[1] / 2
+    box = FancyBboxPatch(corner, *size, "round,pad=0,rounding_size=0.6", facecolor=fill or _tint(color),
+                         edgecolor=color, linewidth=1.1)  # fmt: skip
+    ax.add_patch(box)
+    ink = "white" if fill == color else INK
+    ax.text(center[0] + shift, center[1], text, ha="center", va="center", fontsize=fontsize, color=ink, linespacing=1.2,
+            fontweight="bold" if bold else "normal")  # fmt: skip
+
+
+def _outline(ax: Axes, corner: tuple[float, float], size: tuple[float, float], color: str, linewidth: float) -> None:
+    ax.add_patch(Rectangle(corner, *size, fill=False, edgecolor=color, linewidth=linewidth, zorder=2))
+
+
+def _arrow(ax: Axes, points: list[tuple[float, float]], gradient: bool = True, color: str = INK) -> None:
+    """Along `points`, solid where a gradient comes back."""
+    ax.plot(*np.array(points).T, color=color, linewidth=1.1, linestyle="-" if gradient else DASHED)
+    ax.add_patch(FancyArrowPatch(path=Path(points[-2:]), arrowstyle="-|>", mutation_scale=9, linewidth=0, color=color))
+
+
+def _cells(ax: Axes, corner: tuple[float, float], size: tuple[float, float], cells: tuple[int, int],
+           marked: int | None = None) -> None:  # fmt: skip
+    """A matrix of rows × columns, one of its rows marked."""
+    (left, low), (width, height), (rows, columns) = corner, size, cells
+    for row in range(rows):
+        face = to_rgba(TRAINED, 0.55) if row == marked else "white"
+        place = (left, low + height - (row + 1) * height / rows)
+        ax.add_patch(Rectangle(place, width, height / rows, facecolor=face, edgecolor=FROZEN, linewidth=0.8))
+    for column in range(1, columns):
+        x = left + column * width / columns
+        ax.plot([x, x], [low, low + height], color=FROZEN, linewidth=0.4)
+
+
+def _snowflake(ax: Axes, center: tuple[float, float], size: float) -> None:
+    for turn in range(6):
+        out = np.array([np.sin(turn * np.pi / 3), np.cos(turn * np.pi / 3)])
+        side = np.array([-out[1], out[0]])
+        ends = [[0 * out, out], [0.6 * out, 0.9 * out + 0.3 * side], [0.6 * out, 0.9 * out - 0.3 * side]]
+        for end in ends:
+            ax.plot(*(np.array(end) * size + center).T, color=FROZEN, linewidth=0.9)
+
+
+def _picture_of(run: Run | None) -> np.ndarray:
+    """Of the easier images of a run, else of shapes100, the one that rotations change most: (height, width, 3)."""
+    if run is None or run.gallery is None:
+        images = shapes.generate(100, seed=0, difficulty=0.0)[0]
+    else:
+        images = run.gallery["images"][: max(1, len(run.gallery["images"]) // 2)]
+    height, width = images.shape[2:]
+    if height == width:
+        part = max(1, height // 8)  # eight by eight parts: a shape shows in them, noise and fine patterns don't
+        coarse = images[:, :, : height // part * part, : width // part * part].astype(np.float32).mean(1)
+        coarse = coarse.reshape(len(images), height // part, part, width // part, part).mean((2, 4))
+        changes = [np.abs(coarse - np.rot90(coarse, turn, (1, 2))).mean((1, 2)) for turn in (1, 2)]
+        images = images[np.minimum(*changes).argmax()][None]
+    picture = images[0].transpose(1, 2, 0)
+    return picture.repeat(3, 2) if picture.shape[2] == 1 else picture
+
+
+def _image(ax: Axes, picture: np.ndarray, center: tuple[float, float], size: float, turn: int = 0) -> None:
+    """A picture rotated as views.rotate does, in a square of `size`."""
+    (x, y), half = center, size / 2
+    ax.imshow(
+        np.rot90(picture, turn), extent=(x - half, x + half, y - half, y + half), interpolation="nearest", zorder=2
+    )
+
+
+def _spread(index: np.ndarray, count: int) -> np.ndarray:
+    """`count` of them, or all, evenly."""
+    return index[np.unique(np.linspace(0, len(index) - 1, count).round().astype(int))]

@@ -1,0 +1,418 @@
+"""Other distillation methods to compare with: `baseline("AT")` and so on.
+
+The losses are torchdistill's (the extra "baselines"), but FitNet's, a mean squared error, and DKD's, which it lacks.
+torchdistill names tensors by module paths; here a path is any word, and the loop's hooks bring the feature maps. Where
+a loss of torchdistill is not its paper's, the class below says so. Each is L = mean CE + weight · term, with the
+weight published for CIFAR-100 and the loop's own optimiser, batches and views=1.
+"""
+
+import inspect
+import math
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..models import Classifier, FeatureMaps, Output
+from .base import Batch, Terms, check_settings, remember_arguments, same_classes, unweighted, upright_cross_entropy
+
+Shape = tuple[int, int, int]  # (C, H, W) of a feature map
+
+
+class Baseline(nn.Module):
+    """L = cross_entropy_weight · mean CE + weight · term. Subclasses compute the term and say where it is published.
+
+    weight ≥ 0; raises ValueError otherwise, and where the extra that holds the loss is not installed.
+    """
+
+    views = 1
+    uses_teacher = True
+    needs_maps = False  # whether outputs must come with feature maps
+    warmup_epochs = 1  # the weight grows in equal steps and is whole from this epoch on
+    cross_entropy_weight = 1.0
+    about: str  # paper and published weight
+
+    def __init__(self, weight: float):
+        super().__init__()
+        check_settings({"weight": weight}, {})
+        self.weight = weight
+
+    @property
+    def title(self) -> str:
+        return type(self).__name__
+
+    def bind(self, student: Classifier, teacher: Classifier, example: Tensor | None = None) -> "Baseline":
+        """Make the parts that train with the student. example: one image, (1, C, H, W), where maps are needed; both
+        networks are run on it in eval mode. Maps pair up by resolution, counted from the last."""
+        same_classes(student, teacher)
+        if not self.needs_maps:
+            self.prepare(student, teacher)
+            return self
+        if example is None:
+            raise ValueError(f"{self.title} compares feature maps: bind it with an example image, (1, C, H, W)")
+        shapes = {"student": FeatureMaps(student, example).shapes, "teacher": FeatureMaps(teacher, example).shapes}
+        for who, found in shapes.items():
+            if not found:
+                raise ValueError(f"{self.title} compares feature maps, and the {who} has none larger than one pixel")
+        self.prepare(student, teacher, *aligned(*shapes.values()))
+        return self
+
+    def prepare(
+        self, student: Classifier, teacher: Classifier, narrow: Sequence[Shape] = (), wide: Sequence[Shape] = ()
+    ) -> None:
+        """Make the modules that need the networks' sizes. narrow, wide: paired shapes of student's, teacher's maps."""
+
+    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        """What is added to the cross-entropy, a scalar."""
+        raise NotImplementedError
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Terms:
+        cross_entropy = upright_cross_entropy(student, batch)
+        terms = {"cross_entropy": cross_entropy.mean()}
+        terms[self.title.lower()] = term = self.term(student, teacher.detach(), batch)
+        weight = self.weight * min(1, epoch / self.warmup_epochs)
+        total = self.cross_entropy_weight * terms["cross_entropy"] + weight * term
+        return Terms(total, terms, *unweighted(cross_entropy))
+
+
+class FitNet(Baseline):
+    """Mean squared error between a middle map of the teacher, the last but one, and the student's through a regressor:
+    1×1 convolution, BatchNorm, ReLU. The paper trains in two stages; here, as in CRD's comparison, in one."""
+
+    about = "hints, arXiv 1412.6550; weight 100 (CRD's comparison, arXiv 1910.10699)"
+    needs_maps = True
+
+    @remember_arguments
+    def __init__(self, weight: float = 100):
+        super().__init__(weight)
+
+    def prepare(self, student, teacher, narrow=(), wide=()):
+        self.hint = -min(2, len(narrow))
+        channels = narrow[self.hint][0], wide[self.hint][0]
+        self.regressor = nn.Sequential(nn.Conv2d(*channels, 1), nn.BatchNorm2d(channels[1]), nn.ReLU())
+
+    def term(self, student, teacher, batch):
+        own, known = same_size(student.maps[self.hint], teacher.maps[self.hint])
+        return F.mse_loss(self.regressor(own), known)
+
+
+class AT(Baseline):
+    """Attention: the mean squared difference of the maps' normalised energy, Σ over the pairs. It is the form of the
+    authors' code, for which the weight is published; the paper's equation has a norm in place of the mean square."""
+
+    about = "attention transfer, arXiv 1612.03928; weight 1000 (CRD's comparison, arXiv 1910.10699)"
+    needs_maps = True
+
+    @remember_arguments
+    def __init__(self, weight: float = 1000):
+        super().__init__(weight)
+        self.make = torchdistill("losses").ATLoss
+
+    def prepare(self, student, teacher, narrow=(), wide=()):
+        self.loss = self.make(pairs(len(narrow)), mode="code")
+
+    def term(self, student, teacher, batch):
+        resized = [same_size(*pair) for pair in zip(*aligned(student.maps, teacher.maps), strict=True)]
+        return self.loss(*(io(*maps) for maps in zip(*resized, strict=True)))
+
+
+class SP(Baseline):
+    """Which samples of a batch look alike: squared difference of the B×B similarities of the last maps, over B².
+
+    The paper divides every row of similarities by its L2 norm, and so it is here. torchdistill 1.1 divides by the L1
+    norm (its `1` lands on p), which makes the loss some B times smaller than the one the weight was published for.
+    """
+
+    about = "similarity-preserving, arXiv 1907.09682; weight 3000 (CRD's comparison, arXiv 1910.10699)"
+    needs_maps = True
+
+    @remember_arguments
+    def __init__(self, weight: float = 3000):
+        super().__init__(weight)
+        self.loss = torchdistill("losses").SPKDLoss("0", "0", reduction="batchmean")
+        self.loss.matmul_and_normalize = similarities
+
+    def term(self, student, teacher, batch):
+        return self.loss(io(student.maps[-1]), io(teacher.maps[-1]))
+
+
+class CC(Baseline):
+    """Correlation congruence: distance of the B×B kernel matrices of both features, each through a linear layer to
+    128 that trains along; Taylor expansion of a Gaussian kernel, γ = 0.4, second order. torchdistill takes the norm
+    of the difference over B², the paper its square; and neither it nor CRD's comparison divides the features by their
+    norm, without which the polynomial is not the Gaussian's. CRD's weight was published for a loss of another form, on
+    neighbours in the batch; torchdistill's own configuration has 0.003, beside KD."""
+
+    about = "correlation congruence, arXiv 1904.01802; weight 0.02 (CRD's comparison, arXiv 1910.10699)"
+
+    @remember_arguments
+    def __init__(self, weight: float = 0.02):
+        super().__init__(weight)
+        kernel = {"type": "gaussian", "gamma": 0.4, "max_p": 2}
+        self.loss = torchdistill("losses").CCKDLoss("0", "0", kernel, reduction="batchmean")
+
+    def prepare(self, student, teacher, narrow=(), wide=()):
+        self.embed_student = nn.Linear(student.feature_width, 128)
+        self.embed_teacher = nn.Linear(teacher.feature_width, 128)
+
+    def term(self, student, teacher, batch):
+        return self.loss(io(self.embed_student(student.features)), io(self.embed_teacher(teacher.features)))
+
+
+class VID(Baseline):
+    """Variational information: negative log-likelihood of the teacher's maps under a Gaussian whose mean a regressor
+    (three 1×1 convolutions) reads from the student's and whose variance, one a channel, is learned; Σ over the pairs.
+    It may be negative. Without the constant ½·log 2π, as everywhere."""
+
+    about = "variational information, arXiv 1904.05835; weight 1 (CRD's comparison, arXiv 1910.10699)"
+    needs_maps = True
+
+    @remember_arguments
+    def __init__(self, weight: float = 1):
+        super().__init__(weight)
+        self.make, self.regressor = torchdistill("losses").VIDLoss, torchdistill("models").Regressor4VID
+
+    def prepare(self, student, teacher, narrow=(), wide=()):
+        self.loss = self.make(pairs(len(narrow)))
+        sizes = ((own[0], known[0], known[0]) for own, known in zip(narrow, wide, strict=True))
+        self.regressors = nn.ModuleList(self.regressor(*size, eps=1e-5, init_pred_var=5.0) for size in sizes).float()
+
+    def term(self, student, teacher, batch):
+        resized = [same_size(*pair) for pair in zip(*aligned(student.maps, teacher.maps), strict=True)]
+        own, known = zip(*resized, strict=True)
+        expected = [regressor(own_map) for regressor, own_map in zip(self.regressors, own, strict=True)]
+        return self.loss(io(*expected), io(*known))
+
+
+class RKD(Baseline):
+    """Relations: smooth L1 between the distances of all pairs (over their mean) and the angles of all triples of
+    features, weighed 25 to 50. Memory grows with B³."""
+
+    about = "relational, arXiv 1904.05068; weight 1, distance 25, angle 50 (CRD's comparison, arXiv 1910.10699)"
+
+    @remember_arguments
+    def __init__(self, weight: float = 1, distance: float = 25, angle: float = 50):
+        super().__init__(weight)
+        check_settings({"distance": distance, "angle": angle}, {})
+        self.loss = torchdistill("losses").RKDLoss("0", "0", distance, angle, reduction="mean")
+
+    def term(self, student, teacher, batch):
+        return self.loss(io(student.features), io(teacher.features))
+
+
+class PKT(Baseline):
+    """Probabilistic knowledge: KL divergence between how probably samples of a batch are neighbours, by the cosine of
+    their features. The mean over all B² entries, where the paper has the sum; the weight is published for the mean."""
+
+    about = "probabilistic knowledge, arXiv 1803.10837; weight 30000 (CRD's comparison, arXiv 1910.10699)"
+
+    @remember_arguments
+    def __init__(self, weight: float = 30_000):
+        super().__init__(weight)
+        self.loss = torchdistill("losses").PKTLoss("0", "output", "0", "output")
+
+    def term(self, student, teacher, batch):
+        return self.loss(io(student.features), io(teacher.features))
+
+
+class ReviewKD(Baseline):
+    """Knowledge review: from the last map to the first, each of the student's is fused with the deeper ones by
+    attention and compared with the teacher's at several scales; the pooled features are the deepest map. The weight
+    grows over the first `warmup_epochs`. The authors compare maps before their ReLU, here they are as the networks'
+    blocks give them; and a student's map of another size is resized before the fusion, theirs after it."""
+
+    about = (
+        "knowledge review, arXiv 2104.09044; weight 0.6 for resnet56 → resnet20, its release has 1 for "
+        "resnet110 → resnet32, 5 for the wide pairs, 8 for ShuffleV2"
+    )
+    needs_maps = True
+
+    @remember_arguments
+    def __init__(self, weight: float = 0.6, warmup_epochs: int = 20):
+        super().__init__(weight)
+        self.warmup_epochs = whole(warmup_epochs)
+        self.fusion = torchdistill("models").AttentionBasedFusion
+        self.loss = torchdistill("losses").HierarchicalContextLoss("0", "output", "0", "output")
+
+    def prepare(self, student, teacher, narrow=(), wide=()):
+        for _, height, width in wide:
+            if height != width:
+                raise ValueError(f"ReviewKD fuses square feature maps, the teacher's are {height}×{width}")
+        inputs = [shape[0] for shape in narrow] + [student.feature_width]
+        outputs = [shape[0] for shape in wide] + [teacher.feature_width]
+        middle, deepest = min(512, inputs[-1]), len(inputs) - 1
+        sizes = enumerate(zip(inputs, outputs, strict=True))
+        self.fusions = nn.ModuleList(self.fusion(a, middle, b, uses_attention=i < deepest) for i, (a, b) in sizes)
+
+    def term(self, student, teacher, batch):
+        own, known = aligned(student.maps, teacher.maps)
+        own = [F.interpolate(ours, theirs.shape[2:]) for ours, theirs in zip(own, known, strict=True)]
+        own, known = [*own, student.features[:, :, None, None]], [*known, teacher.features[:, :, None, None]]
+        total, fused = 0.0, None
+        for fusion, ours, theirs in zip(reversed(self.fusions), reversed(own), reversed(known), strict=True):
+            output, fused = fusion(ours, fused, theirs.shape[-1])
+            total = total + self.loss(io((output, fused)), io(theirs))
+        return total
+
+
+class DIST(Baseline):
+    """Relations of predictions: 1 − Pearson's correlation between the probabilities of teacher and student, by sample
+    and by class, both × τ². torchdistill's β and γ are 1: the paper's 2 and 2 are in the weight."""
+
+    about = "stronger teacher, arXiv 2205.10536; weight 2 on both relations, τ = 4 on CIFAR-100"
+
+    @remember_arguments
+    def __init__(self, weight: float = 2, temperature: float = 4):
+        super().__init__(weight)
+        check_settings({}, {"temperature": temperature})
+        self.loss = torchdistill("losses").DISTLoss("0", "output", "0", "output", tau=temperature)
+
+    def term(self, student, teacher, batch):
+        return self.loss(io(student.logits), io(teacher.logits))
+
+
+class LSKD(Baseline):
+    """Logit standardisation: KD between logits of mean 0 and deviation 1 (over C − 1), × T². Cross-entropy counts 0.1,
+    as in its authors' comparison of KD. torchdistill leaves out T² where it is not given the labels, so it is here."""
+
+    about = "logit standardisation, arXiv 2403.01427; weight 9, T = 2, cross-entropy 0.1"
+
+    @remember_arguments
+    def __init__(self, weight: float = 9, temperature: float = 2, cross_entropy_weight: float = 0.1):
+        super().__init__(weight)
+        check_settings({"cross_entropy_weight": cross_entropy_weight}, {"temperature": temperature})
+        self.temperature, self.cross_entropy_weight = temperature, cross_entropy_weight
+        self.loss = torchdistill("losses").LogitStdKDLoss("0", "output", "0", "output", temperature, alpha=0)
+
+    def term(self, student, teacher, batch):
+        return self.temperature**2 * self.loss(io(student.logits), io(teacher.logits))
+
+
+class DKD(Baseline):
+    """Decoupled KD: α · KL of "this class or another" + β · KL among the others, both × T², as in `decoupled_kl`; one
+    β for all samples, where KD's is 1 − the teacher's p of the class. The weight grows over the first `warmup_epochs`.
+    """
+
+    about = (
+        "decoupled, arXiv 2203.08679; weight 1, α = 1, T = 4, β = 2 for resnet56 → resnet20 and resnet110 → resnet32, "
+        "its release has 8 for resnet32x4 → resnet8x4"
+    )
+
+    @remember_arguments
+    def __init__(
+        self,
+        weight: float = 1,
+        alpha: float = 1,
+        beta: float = 2,
+        temperature: float = 4,
+        warmup_epochs: int = 20,
+    ):
+        super().__init__(weight)
+        check_settings({"alpha": alpha, "beta": beta}, {"temperature": temperature})
+        self.alpha, self.beta, self.temperature = alpha, beta, temperature
+        self.warmup_epochs = whole(warmup_epochs)
+
+    def term(self, student, teacher, batch):
+        target, others = decoupled_kl(student.logits, teacher.logits, batch.labels, self.temperature)
+        return (self.alpha * target + self.beta * others).mean()
+
+
+BUILT = {cls.__name__: cls for cls in (FitNet, AT, SP, CC, VID, RKD, PKT, ReviewKD, DIST, LSKD, DKD)}
+
+# What there is, with paper and published weight; and what is not, and why.
+BASELINES: dict[str, str] = {name: cls.about for name, cls in BUILT.items()}
+NOT_BUILT: dict[str, str] = {
+    "FT": "a paraphraser of the teacher is trained first, in a stage of its own",
+    "FSP": "the student is first trained on the flow matrices alone, in a stage of its own",
+    "AB": "the student is first trained on the activation boundaries alone, in a stage of its own",
+    "SSKD": "a self-supervised head of the teacher is trained first, and images come in rotated copies of its own",
+    "CRD": "its memory bank needs the number and labels of all training images when it is bound, and 16,384 of them "
+    "from other classes beside each image of a batch; the loop gives a method neither, and torchdistill 1.1 can't draw "
+    "them itself",
+}
+
+
+def baseline(name: str, **settings: Any) -> Baseline:
+    """A method to compare with, by a name in `BASELINES`, in capitals or not; settings such as weight=… replace the
+    published ones. Raises ValueError for an unknown name or setting, one in `NOT_BUILT` with the reason, and where
+    torchdistill is needed and not installed."""
+    names = {known.lower(): known for known in (*BUILT, *NOT_BUILT)}
+    found = names.get(name.lower())
+    if found is None:
+        raise ValueError(f"unknown baseline '{name}'; known: {', '.join(BASELINES)}")
+    if found in NOT_BUILT:
+        raise ValueError(f"{found} is not built: {NOT_BUILT[found]}; known: {', '.join(BASELINES)}")
+    takes = inspect.signature(BUILT[found]).parameters
+    if unknown := settings.keys() - takes.keys():
+        raise ValueError(f"{found} has no setting '{min(unknown)}'; it has {', '.join(takes)}")
+    return BUILT[found](**settings)
+
+
+def decoupled_kl(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """T² · KL(teacher ‖ student) in two parts, (B,) each: between "the class of the label" and "another one", and
+    among the others, renormalised. KD is target + (1 − p) · others, p being the teacher's probability of the label.
+
+    student, teacher: logits, (B, C) · labels: (B,)
+    """
+    label = F.one_hot(labels, student.shape[1]).bool()
+
+    def parts(logits: Tensor) -> tuple[Tensor, Tensor]:
+        log_p = (logits / temperature).log_softmax(1)
+        others = log_p.masked_fill(label, -math.inf).logsumexp(1)
+        binary = torch.stack([log_p[label], others], 1)
+        return binary, log_p[~label].unflatten(0, (len(labels), -1)).log_softmax(1)
+
+    both = zip(parts(student), parts(teacher), strict=True)
+    target, others = (F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1) for ours, theirs in both)
+    return temperature**2 * target, temperature**2 * others
+
+
+def torchdistill(part: str) -> ModuleType:
+    """Its module of losses or of models, imported only when a baseline asks for it."""
+    try:
+        if part == "losses":
+            from torchdistill.losses import mid_level as module
+        else:
+            from torchdistill.models import wrapper as module
+    except ImportError:
+        raise ValueError("this baseline needs the package torchdistill: pip install 'pckd_nb[baselines]'") from None
+    return module
+
+
+def io(*outputs: Any) -> dict[str, dict[str, Any]]:
+    """What torchdistill takes for the outputs of modules: here their paths are "0", "1", …"""
+    return {str(number): {"output": output} for number, output in enumerate(outputs)}
+
+
+def pairs(count: int) -> dict[str, Any]:
+    """torchdistill's pairing of the first `count` outputs of student and teacher."""
+    place = [{"io": "output", "path": str(number)} for number in range(count)]
+    return {where["path"]: {"student": where, "teacher": where} for where in place}
+
+
+def aligned(student: Sequence[Any], teacher: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Both cut to the shorter one's length, counted from the end."""
+    count = min(len(student), len(teacher))
+    return student[len(student) - count :], teacher[len(teacher) - count :]
+
+
+def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Two maps at the smaller one's resolution, the larger averaged down to it."""
+    size = [min(sides) for sides in zip(a.shape[2:], b.shape[2:], strict=True)]
+    a, b = (x if list(x.shape[2:]) == size else F.adaptive_avg_pool2d(x, size) for x in (a, b))
+    return a, b
+
+
+def similarities(maps: Tensor) -> Tensor:
+    """Inner products of all pairs of samples, each row over its L2 norm: (B, …) -> (B, B)."""
+    flat = maps.flatten(1)
+    return F.normalize(flat @ flat.T, dim=1)
+
+
+def whole(epochs: int) -> int:
+    if not (isinstance(epochs, int) and epochs >= 1):
+        raise ValueError(f"warmup_epochs must be a whole number, at least 1, got {epochs}")
+    return epochs

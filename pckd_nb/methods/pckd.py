@@ -1,0 +1,103 @@
+"""The paper's method: every term of `losses.py`, weighted by `preview.py`."""
+
+import torch.nn.functional as F
+from torch import nn
+
+from .. import losses, preview
+from ..models import Classifier, Output
+from .base import Batch, Terms, check_settings, remember_arguments, same_classes, upright_cross_entropy
+
+
+class PCKD(nn.Module):
+    """Preview-based category contrastive distillation, the paper's objective:
+
+        L = mean CE + β_kd · mean(v·L_KD) + β_fa · L_FA + β_ca · L_CA + β_cc · mean(v·L_CC)
+
+    Defaults are the published values, but β_kd: the published command has 0 ("PCKD without L_KD") and the full
+    method's value is unknown; 1 is ours. A term whose β is 0 is not computed.
+    strategy: a name in `preview.STRATEGIES` or a function (cross_entropy, difficulty, threshold) -> weight.
+    Raises ValueError for a β that is negative or not finite, temperature or epsilon ≤ 0, views outside 1 … 4,
+    or an unknown strategy.
+    """
+
+    title = "PCKD"
+    uses_teacher = True
+
+    @remember_arguments
+    def __init__(
+        self,
+        beta_kd: float = 1,
+        beta_fa: float = 20,
+        beta_ca: float = 1,
+        beta_cc: float = 0.05,
+        temperature: float = 4,
+        epsilon: float = 1.005,
+        views: int = 4,
+        strategy: str | preview.Strategy = "preview",
+    ):
+        super().__init__()
+        betas = {"beta_kd": beta_kd, "beta_fa": beta_fa, "beta_ca": beta_ca, "beta_cc": beta_cc}
+        check_settings(betas, {"temperature": temperature, "epsilon": epsilon})
+        if views not in (1, 2, 3, 4):
+            raise ValueError(f"views must be 1, 2, 3 or 4, got {views}")
+        if not callable(strategy) and strategy not in preview.STRATEGIES:
+            raise ValueError(f"unknown strategy '{strategy}'; known: {', '.join(preview.STRATEGIES)}")
+        self.beta_kd, self.beta_fa, self.beta_ca, self.beta_cc = beta_kd, beta_fa, beta_ca, beta_cc
+        self.temperature, self.epsilon, self.views = temperature, epsilon, views
+        self.strategy = strategy if callable(strategy) else preview.STRATEGIES[strategy]
+        self.left_out: dict[str, str] = {}
+
+    def bind(self, student: Classifier, teacher: Classifier) -> "PCKD":
+        """Make the heads g, A_s and A_t that train with the student. Decides whether L_CA can act, see `left_out`."""
+        same_classes(student, teacher)
+        narrow, wide = student.feature_width, teacher.feature_width
+        self.left_out = {}
+        biased = student.head.bias is not None, teacher.head.bias is not None
+        if narrow != wide:
+            reason = f"student's category centers have width {narrow}, the teacher's {wide}"
+            self.left_out["category_center_alignment"] = reason
+        elif biased[0] != biased[1]:
+            who = "student" if biased[0] else "teacher"
+            self.left_out["category_center_alignment"] = f"only the {who}'s last layer has a bias"
+        if self.beta_fa:
+            hidden = 16 * wide
+            self.projector = nn.Sequential(
+                nn.Linear(narrow, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, wide)
+            )
+        if self.beta_cc:
+            self.embed_student = nn.Linear(narrow, narrow)
+            self.embed_teacher = nn.Linear(narrow, wide)
+        return self
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Terms:
+        teacher = teacher.detach()
+        images, views = len(batch.labels), self.views
+        cross_entropy = upright_cross_entropy(student, batch)
+
+        # How hard is every sample right now, and how much does it count?
+        gamma = preview.difficulty(cross_entropy)
+        v = self.strategy(cross_entropy.detach(), gamma, preview.threshold(epoch, self.epsilon))
+
+        terms = {"cross_entropy": cross_entropy.mean()}
+        total = terms["cross_entropy"]
+        if self.beta_kd:
+            kl = losses.distillation_kl(student.logits[:images], teacher.logits[:images], self.temperature)
+            terms["distillation_kl"] = (v * kl).mean()
+            total = total + self.beta_kd * terms["distillation_kl"]
+        if self.beta_fa:
+            projected = self.projector(student.features)
+            terms["feature_alignment"] = losses.feature_alignment(projected, teacher.features).mean()
+            total = total + self.beta_fa * terms["feature_alignment"]
+        if self.beta_ca and "category_center_alignment" not in self.left_out:
+            centers = (student.centers, student.bias, teacher.centers, teacher.bias)
+            terms["category_center_alignment"] = losses.category_center_alignment(*centers)
+            total = total + self.beta_ca * terms["category_center_alignment"]
+        if self.beta_cc:
+            e_s = F.normalize(self.embed_student(student.features), dim=1)
+            e_t = F.normalize(self.embed_teacher(student.features), dim=1)
+            u_s = e_s @ student.centers.T
+            u_t = e_t @ teacher.centers.T
+            contrast = losses.category_center_contrast(u_s, u_t, batch.labels.repeat(views))
+            terms["category_center_contrast"] = (v.repeat(views) * contrast).mean()
+            total = total + self.beta_cc * terms["category_center_contrast"]
+        return Terms(total, terms, cross_entropy.detach(), gamma, v)

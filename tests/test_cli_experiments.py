@@ -1,0 +1,74 @@
+"""compare, ablate, sweep and figures as their users meet them; `run` and `refused` are those of test_cli."""
+
+import pandas as pd
+import pytest
+
+from pckd_nb import cli
+
+from .test_cli import SMALL, refused, run, teacher  # noqa: F401
+
+
+def grid(teacher, *more):  # noqa: F811
+    return [*SMALL, "--teacher", teacher, "--student", "resnet8", "--out", "grid", "--seeds", "0,1", *more]
+
+
+def test_compare_prints_a_table_with_intervals(run, teacher):  # noqa: F811
+    arms = "supervised,kd,kd-temperature=2"
+    status, out, _ = run("compare", *grid(teacher, "--methods", arms))
+    assert status == 0
+    assert "6 points, 0 finished, 6 to train" in out and "projected:" in out and "[6/6]" in out
+    lines = out.splitlines()
+    header = next(number for number, line in enumerate(lines) if line.startswith("pair "))
+    assert [line.split()[1] for line in lines[header + 1 :]] == arms.split(",")
+    row = lines[header + 3].split()
+    table = pd.read_csv("grid/results.csv")
+    scores = table[table["arm"] == "kd-temperature=2"]["top1"]
+    assert row[2:5] == ["2", f"{scores.mean():.2f}", f"{scores.std():.2f}"]
+    kd = table[table["arm"] == "kd"]["top1"]
+    assert float(row[7]) == pytest.approx(scores.mean() - kd.mean(), abs=0.006)
+    assert lines[header + 2].split()[7:] == ["-", "-", "-"]  # the reference itself
+
+    status, out, _ = run("compare", *grid(teacher, "--methods", arms))
+    assert status == 0 and "6 points, 6 finished, 0 to train" in out and "projected" not in out
+
+
+def test_a_dry_run_only_counts(run, teacher, tmp_path):  # noqa: F811
+    status, out, _ = run("sweep", *grid(teacher, "--factor", "beta_fa=0,20", "--factor", "views=1,2", "--dry-run"))
+    assert status == 0
+    assert out.count("to train  ") == 2 * 3 and "pckd-views=2 seed 1" in out and "views=1" not in out
+    assert "6 points, 6 to train, projected:" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_ablations_are_counted(run, teacher):  # noqa: F811
+    status, out, _ = run("ablate", *grid(teacher, "--dry-run"))
+    assert status == 0 and "22 points, 22 to train" in out  # of 12 arms one is digits' default: a single view
+
+
+@pytest.mark.parametrize(
+    ("match", "command", "more"),
+    [
+        ("unknown method 'nonsense'", "compare", ["--methods", "kd,nonsense"]),
+        ("method kd has no setting 'beta_cc'", "compare", ["--methods", "kd-beta_cc=1"]),
+        ("shard must be i/n", "compare", ["--shard", "0/2"]),
+        ("--shard must be i/n", "compare", ["--shard", "two"]),
+        ("jobs must be", "compare", ["--jobs", "0"]),
+        ("--seeds must be numbers", "compare", ["--seeds", "one"]),
+        ("empty range", "compare", ["--seeds", "3-1"]),
+        ("say which values lr shall take", "sweep", ["--factor", "lr"]),
+        ("no setting 'nonsense'", "sweep", ["--factor", "nonsense=1"]),
+        ("strategy focal has no threshold", "sweep", ["--factor", "epsilon=1", "--method", "pckd-strategy=focal"]),
+        ("there is no such folder", "compare", ["--teacher", "nowhere"]),
+        ("no arm", "compare", ["--reference", "p c"]),
+    ],
+)
+def test_what_is_refused(refused, teacher, match, command, more):  # noqa: F811
+    refused(match, command, *grid(teacher, *more))
+
+
+def test_figures_need_runs(refused):  # noqa: F811
+    refused("no finished run below 'nowhere'", "figures", "--runs", "nowhere")
+
+
+def test_seeds():
+    assert cli.parse_seeds("0,1,5-7") == [0, 1, 5, 6, 7]

@@ -1,0 +1,296 @@
+"""Grids of runs, on 60 digits: what is trained, skipped, resumed, refused and counted."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import pckd_nb as pckd
+from pckd_nb import experiments, runs
+from pckd_nb.analysis import paired_difference, summarise
+from pckd_nb.experiments import Arm, Grid, parse_arm, run_grid
+
+SIZES = {"train_size": 60, "test_size": 30}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return pckd.load_dataset("digits", **SIZES)
+
+
+def train_teacher(name, data, folder):
+    recipe = pckd.get_recipe("classroom", epochs=1)
+    return pckd.fit(pckd.create_model(name, data, seed=0), data, recipe, out=folder, progress=False).path
+
+
+@pytest.fixture(scope="module")
+def teacher(data, tmp_path_factory):
+    return train_teacher("resnet14", data, tmp_path_factory.mktemp("teacher") / "run")
+
+
+@pytest.fixture(scope="module")
+def wide_teacher(data, tmp_path_factory):
+    return train_teacher("resnet8x4", data, tmp_path_factory.mktemp("wide") / "run")
+
+
+def make_grid(teacher, out, arms="supervised,kd", seeds=(0, 1), epochs=1, student="resnet8", **others):
+    recipe = pckd.get_recipe("classroom", epochs=epochs, batch_size=20)
+    arms = [parse_arm(text) for text in arms.split(",")]
+    return Grid("digits", [(teacher, student)], arms, seeds, out, recipe, SIZES, **others)
+
+
+def quiet(grid, **options):
+    said = []
+    return run_grid(grid, progress=False, say=said.append, **options), said
+
+
+# ------------------------------------------------------------------------------------------------------ arms
+
+
+@pytest.mark.parametrize(
+    "text", ["kd", "AT", "pckd-strategy=uniform", "pckd-beta_cc=0.002-views=1", "kd-epochs=40", "pckd-beta_cc=1e-05"]
+)
+def test_an_arm_is_written_as_it_is_read(text):
+    assert str(parse_arm(text)) == text
+    assert parse_arm(str(parse_arm(text))) == parse_arm(text)
+
+
+def test_settings_are_numbers_where_they_can_be():
+    assert parse_arm("PCKD-views=1-beta_cc=0.5-strategy=focal") == Arm(
+        "pckd", (("views", 1), ("beta_cc", 0.5), ("strategy", "focal"))
+    )
+
+
+@pytest.mark.parametrize("text", ["", "p c", "pckd-", "-views=1", "pckd/..", "pckd-views=1-views=2"])
+def test_what_is_no_arm(text):
+    with pytest.raises(ValueError, match="no arm|twice"):
+        parse_arm(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kd-beta_cc=1", "no setting 'beta_cc'; its settings: temperature, beta_kd"),
+        ("supervised-beta_kd=1", "its settings: none"),
+        ("pckd-views=7", "views must be"),
+        ("pckd-beta_cc=much", "beta_cc"),
+        ("pckd-strategy=none", "unknown strategy"),
+        ("kd-epochs=0", "epochs must be"),
+        ("nonsense", "unknown method 'nonsense'"),
+    ],
+)
+def test_an_arm_that_cannot_be_built(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_arm(text).build(pckd.get_recipe("classroom"))
+
+
+def test_an_arm_changes_method_and_recipe():
+    method, recipe = parse_arm("pckd-beta_cc=0.25-epochs=40-epsilon_240=1.01").build(pckd.get_recipe("classroom"))
+    assert (method.beta_cc, recipe.epochs) == (0.25, 40)
+    assert method.epsilon == pytest.approx(1.01**6) and method.epsilon**40 == pytest.approx(1.01**240)
+    assert "beta_fa" not in method.explicit
+
+
+def test_settings_that_change_nothing_fall_out_of_the_name(data):
+    recipe = pckd.get_recipe("classroom")
+
+    def short(text):
+        return str(parse_arm(text).without_defaults(recipe, data))
+
+    same = "pckd-beta_cc=0.005", "pckd-epsilon_240=1.005", "pckd-views=1", "pckd-epochs=10", "pckd-strategy=preview"
+    assert {short(text) for text in same} == {"pckd"}
+    assert short("pckd-beta_fa=20-views=4-beta_cc=0.05") == "pckd-views=4-beta_cc=0.05"
+
+
+def test_ablations_take_every_term_and_strategy_away_once():
+    names = [str(arm) for arm in experiments.ablation_arms()]
+    assert len(names) == len(set(names)) == 12
+    assert {f"pckd-beta_{term}=0" for term in ("kd", "fa", "ca", "cc")} < set(names)
+    assert {f"pckd-strategy={name}" for name in pckd.preview.STRATEGIES if name != "preview"} < set(names)
+
+
+def test_sweeps():
+    assert [str(arm) for arm in experiments.sweep_arms("views", [1, 4])] == ["pckd-views=1", "pckd-views=4"]
+    assert len(experiments.sweep_arms("beta_cc")) == 5
+    with pytest.raises(ValueError, match="say which values lr shall take"):
+        experiments.sweep_arms("lr")
+
+
+# ------------------------------------------------------------------------------------------------------ grids
+
+
+def test_a_grid_is_trained_once(teacher, tmp_path):
+    grid = make_grid(teacher, tmp_path, teacher_cache=tmp_path / "cache")
+    table, said = quiet(grid)
+    assert said[0] == "4 points, 0 finished, 4 to train" and said[1].startswith("projected: ")
+    assert [line.split("]")[0] for line in said[2:]] == ["[1/4", "[2/4", "[3/4", "[4/4"]
+    folders = [tmp_path / "resnet14-resnet8" / arm / f"seed{seed}" for seed in (0, 1) for arm in ("supervised", "kd")]
+    assert [point.folder for point in grid.points()] == folders
+    assert table["top1"].tolist() == [pckd.load_run(folder).accuracy for folder in folders]
+    assert table["arm"].tolist() == ["supervised", "kd"] * 2 and table["seed"].tolist() == [0, 0, 1, 1]
+    assert pd.read_csv(tmp_path / "results.csv")["top1"].tolist() == pytest.approx(table["top1"].tolist())
+    weights = [folder / "student.safetensors" for folder in folders]
+    before = [file.stat().st_mtime_ns for file in weights]
+
+    again, said = quiet(make_grid(teacher, tmp_path, teacher_cache=tmp_path / "cache"))
+    assert again.equals(table) and said == ["4 points, 4 finished, 0 to train"]
+    assert [file.stat().st_mtime_ns for file in weights] == before
+
+
+def test_a_point_is_the_run_that_distill_makes(teacher, tmp_path, data):
+    grid = make_grid(teacher, tmp_path / "grid", "pckd-beta_cc=0.02", [3])
+    quiet(grid)
+    student = pckd.create_model("resnet8", data, seed=3)
+    method = pckd.PCKD(beta_cc=0.02)
+    alone = pckd.distill(student, pckd.load_run(teacher), data, method, grid.recipe, seed=3, progress=False)
+    point = pckd.load_run(grid.points()[0].folder)
+    assert point.fingerprint == alone.fingerprint and point.history.equals(alone.history)
+
+
+def test_shards_make_the_same_table(teacher, tmp_path):
+    whole, _ = quiet(make_grid(teacher, tmp_path / "whole", seeds=(0, 1, 2)))
+    grid = make_grid(teacher, tmp_path / "parts", seeds=(0, 1, 2))
+    first, said = quiet(grid, shard=(1, 2))
+    assert len(first) == 3 and said[0].startswith("shard 1 of 2: 3 points") and "other shards" in said[-1]
+    second, _ = quiet(grid, shard=(2, 2))
+    assert second.equals(whole)
+    assert (tmp_path / "parts" / "results.csv").read_bytes() == (tmp_path / "whole" / "results.csv").read_bytes()
+
+
+@pytest.mark.parametrize("shard", [(0, 2), (3, 2), (1, 0)])
+def test_impossible_shards_and_jobs(teacher, tmp_path, shard):
+    with pytest.raises(ValueError, match="shard must be"):
+        quiet(make_grid(teacher, tmp_path), shard=shard)
+    with pytest.raises(ValueError, match="jobs must be"):
+        quiet(make_grid(teacher, tmp_path), jobs=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_make_the_same_table(teacher, tmp_path):
+    one, _ = quiet(make_grid(teacher, tmp_path / "one"))
+    two, _ = quiet(make_grid(teacher, tmp_path / "two"), jobs=2)
+    assert two.equals(one)
+
+
+def test_the_same_folder_for_another_grid_is_refused(teacher, tmp_path):
+    quiet(make_grid(teacher, tmp_path, "kd", [0]))
+    with pytest.raises(ValueError, match="was started with epochs 1, not 2"):
+        quiet(make_grid(teacher, tmp_path, "kd", [0], epochs=2))
+
+
+def test_records_without_weights_count_as_finished(teacher, tmp_path):
+    grid = make_grid(teacher, tmp_path, "kd", [0])
+    table, _ = quiet(grid)
+    (grid.points()[0].folder / "student.safetensors").unlink()
+    assert quiet(grid)[0].equals(table)
+    with pytest.raises(ValueError, match="another run"):
+        quiet(make_grid(teacher, tmp_path, "kd", [0], epochs=2))
+
+
+def test_what_cannot_act_is_refused(teacher, wide_teacher, tmp_path):
+    with pytest.raises(ValueError, match="'pckd-beta_ca=5' can show nothing: .* width 64, the teacher's 256"):
+        make_grid(wide_teacher, tmp_path, "kd,pckd-beta_ca=5")
+    with pytest.raises(ValueError, match="strategy uniform has no threshold"):
+        make_grid(teacher, tmp_path, "pckd-strategy=uniform-epsilon=1.1")
+    assert make_grid(teacher, tmp_path, "pckd-beta_ca=5").arms == (parse_arm("pckd-beta_ca=5"),)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_grid_of_nothing_and_of_twins(teacher, tmp_path):
+    with pytest.raises(ValueError, match="one seed at least"):
+        make_grid(teacher, tmp_path, seeds=())
+    with pytest.raises(ValueError, match="two teachers of one grid"):
+        Grid("digits", [(teacher, "resnet8")] * 2, [Arm("kd")], [0], tmp_path, data_options=SIZES)
+    assert len(make_grid(teacher, tmp_path, "pckd,pckd-views=1,pckd-beta_cc=0.005", (1, 1)).points()) == 1
+
+
+def test_the_projection_counts_steps(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "_seconds_a_step", lambda grid, point: {"kd": 2, "pckd": 5}[point.arm.method])
+    grid = make_grid(teacher, tmp_path, "kd,pckd,kd-epochs=3", [0])
+    kd, pckd_, longer = grid.points()
+    assert experiments.projected_seconds(grid, [kd]) == 2 * 3  # 60 images in batches of 20
+    assert experiments.projected_seconds(grid, [kd, pckd_, longer], jobs=2) == (6 + 15 + 18) / 2
+
+
+def test_a_step_is_measured_without_a_trace(teacher, tmp_path):
+    grid = make_grid(teacher, tmp_path, "pckd", [0])
+    assert 0 < experiments._seconds_a_step(grid, grid.points()[0]) < 20
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------------------- statistics
+
+
+def test_the_comparison_is_paired_by_seed():
+    top1 = {"kd": [60.0, 70.0, 65.0], "pckd": [61.0, 72.0, 68.0], "supervised": [50.0, 55.0]}
+    rows = [("p", arm, seed, value) for arm, values in top1.items() for seed, value in enumerate(values)]
+    rows += [("q", "pckd", 0, 10.0)]
+    found = experiments.comparison(pd.DataFrame(rows, columns=["pair", "arm", "seed", "top1"])).set_index(
+        ["pair", "arm"]
+    )
+    assert tuple(found.loc[("p", "pckd"), ["mean", "sd", "low", "high", "seeds"]]) == summarise(top1["pckd"])
+    difference = paired_difference(dict(enumerate(top1["supervised"])), dict(enumerate(top1["kd"])))
+    row = found.loc[("p", "supervised")]
+    assert (row["difference"], row["d_low"], row["d_high"]) == (difference.mean, difference.low, difference.high)
+    assert np.isnan(found.loc[("p", "kd"), "difference"]) and np.isnan(found.loc[("q", "pckd"), "difference"])
+
+
+# ------------------------------------------------------------------------------------- from the command line
+
+
+def command(teacher, out, *more, sizes=("--train-size", "60", "--test-size", "30")):
+    words = ["compare", "--data", "digits", *sizes, "--teacher", teacher, "--student", "resnet8", "--out", out]
+    return [sys.executable, "-m", "pckd_nb", *map(str, words), *more]
+
+
+def start(words):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(words, env=environment, start_new_session=True, **pipes)
+
+
+def wait_for(condition, process, seconds=120):
+    started = time.monotonic()
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() - started < seconds
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+def test_a_grid_that_was_cut_goes_on_where_it_was(tmp_path, jobs, number):
+    sizes = "--train-size", "600", "--test-size", "30"
+    data = pckd.load_dataset("digits", train_size=600, test_size=30)
+    teacher = train_teacher("resnet14", data, tmp_path / "teacher")
+    more = "--methods", "kd,pckd", "--seeds", "0-1", "--epochs", "3", "--batch-size", "20"
+    out = tmp_path / "cut"
+    process = start(command(teacher, out, *more, "--jobs", jobs, sizes=sizes))
+    wait_for(lambda: list(out.glob("*/*/*/student.safetensors")) and is_running(out), process)
+    time.sleep(0.3)
+    process.send_signal(number)
+    assert process.wait(60) == (-number if number == signal.SIGKILL else 130)
+    time.sleep(1)  # its processes end with it
+    finished = {file: file.stat().st_mtime_ns for file in out.glob("*/*/*/student.safetensors")}
+    assert finished
+
+    done = subprocess.run(
+        command(teacher, out, *more, "--jobs", jobs, sizes=sizes), capture_output=True, text=True, check=True
+    )
+    assert "4 points" in done.stdout and "Traceback" not in done.stderr
+    kept = [file for file, written in finished.items() if runs.read_settings(file.parent)["status"] == "finished"]
+    assert len(pd.read_csv(out / "results.csv")) == 4 and kept
+    whole = start(command(teacher, tmp_path / "whole", *more, sizes=sizes))
+    assert whole.wait(300) == 0
+    assert (out / "results.csv").read_bytes() == (tmp_path / "whole" / "results.csv").read_bytes()
+
+
+def is_running(out: Path) -> bool:
+    return any(runs.read_settings(file.parent)["status"] != "finished" for file in out.rglob("run.json"))

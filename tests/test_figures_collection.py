@@ -1,0 +1,167 @@
+import copy
+import shutil
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+import pckd_nb as pckd
+from pckd_nb import runs as records
+from pckd_nb.figures import collection
+from pckd_nb.figures.collection import FIGURES, draw_all
+
+from .conftest import make_data
+from .test_figures_results import made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Runs as a study leaves them: a teacher, three methods and a sweep point with two seeds, a second data set.
+    Only the first seed kept its samples, gallery and embedding."""
+    root = tmp_path_factory.mktemp("study")
+    data = make_data(train=60, test=40, classes=4)
+    recipe = pckd.get_recipe("classroom", epochs=2, batch_size=20)
+    teacher = pckd.fit(pckd.create_model("resnet14", data, seed=0), data, recipe, progress=False)
+    teacher.save(root / "teachers" / "tiny", weights=False)
+    methods = {"supervised": pckd.Supervised(), "kd": pckd.KD(), "pckd": pckd.PCKD()}
+    for name, method in methods.items():
+        student = pckd.create_model("resnet8", data, seed=0)
+        run = pckd.distill(student, teacher, data, method, recipe, progress=False)
+        if run.settings["teacher"]:
+            run.settings["teacher"]["run"] = "../../../../teachers/tiny"
+        run.save(root / "tiny" / "resnet14-resnet8" / name / "seed0", weights=False)
+        bare = {
+            name: None for name in ("cross_entropy", "difficulty", "labels", "ground_truth", "gallery", "embedding")
+        }
+        points = {"seed1": made(run, 70, 1)}
+        points |= {f"long{seed}": made(run, 80, seed, epochs=4) for seed in (0, 1)}
+        if name == "pckd":
+            points |= {f"cc{seed}": made(run, 60 + seed, seed, beta_cc=0.05) for seed in (0, 1)}
+            points["uniform"] = made(run, 65, 0, strategy="uniform")
+        for label, point in points.items():
+            vars(point).update(bare)
+            point.save(root / "tiny" / "resnet14-resnet8" / name / label, weights=False)
+        if name != "supervised":
+            other = copy.deepcopy(run)
+            other.settings["data"] |= {"name": "folder:some/Other set", "fingerprint": "other"}
+            other.save(root / "other" / name, weights=False)
+    return root
+
+
+@pytest.fixture(scope="module")
+def drawn(folder, tmp_path_factory):
+    out, said = tmp_path_factory.mktemp("out") / "figures", []
+    return draw_all(folder, out, say=said.append), said
+
+
+def names(paths):
+    return [path.stem for path in paths if path.suffix == ".png"]
+
+
+def test_every_figure_is_drawn_with_a_caption_and_those_of_one_data_set_for_each(drawn):
+    paths, said = drawn
+    assert said == []
+    assert [name for name in names(paths) if not name.endswith("_Other_set")] == list(FIGURES)
+    assert {"06_feature_map_Other_set", "07_trajectories_Other_set", "11_learning_curves_Other_set"} <= set(
+        names(paths)
+    )
+    assert not {"01_motivation_Other_set", "10_published_Other_set", "05_sweeps_Other_set"} & set(names(paths))
+    assert sorted(paths) == sorted(paths[0].parent.iterdir())  # nothing else is left there
+    for path in paths:
+        assert path.with_suffix(".txt").is_file() and path.with_suffix(".png").is_file()
+
+
+def test_the_same_runs_give_the_same_bytes(drawn, folder, tmp_path):
+    again = draw_all(folder, tmp_path)
+    assert [path.name for path in again] == [path.name for path in drawn[0]]
+    for first, second in zip(drawn[0], again, strict=True):
+        assert first.read_bytes() == second.read_bytes(), first.name
+
+
+def test_a_picture_carries_its_name_its_runs_and_the_version(drawn, folder):
+    known = {run.fingerprint for run in records.load_runs(folder)}
+    for path in drawn[0]:
+        if path.suffix == ".png":
+            with Image.open(path) as picture:
+                about = picture.text
+                assert picture.info["dpi"] == pytest.approx((160, 160), abs=0.1)
+            assert set(about) == {"Title", "Runs", "Software"}  # and no date
+            assert about["Title"] == path.stem
+            assert about["Software"] == f"pckd_nb {pckd.__version__}"
+            assert about["Runs"] and set(about["Runs"].split()) <= known
+
+
+def test_a_caption_says_what_is_shown_and_what_was_trained_on_what(drawn, folder):
+    (path,) = [path for path in drawn[0] if path.name == "05_sweeps.txt"]
+    shows, about = path.read_text(encoding="utf-8").strip().split("\n\n")
+    assert shows.startswith("Top-1 accuracy against (a) β_cc") and "\n" not in shows and "  " not in shows
+    assert "tiny, 60 training and 40 test images of 8×8 pixels; 2 epochs; seeds 0, 1" in about
+    assert about.endswith(f"Drawn by pckd_nb {pckd.__version__}.")
+    for run in records.load_runs(folder / "tiny" / "resnet14-resnet8" / "pckd"):
+        on_sweep = len(run.history) == 2 and "strategy" not in run.variant
+        assert (run.fingerprint[:8] in about) == on_sweep
+    for function in FIGURES.values():
+        assert len(function.__doc__) > 80  # the caption
+
+
+def test_only_draws_what_begins_so(folder, tmp_path):
+    assert names(draw_all(folder, tmp_path, only=["05", "09_bud"])) == ["05_sweeps", "09_budget"]
+    with pytest.raises(ValueError, match="no figure begins with 'nonsense'; known: 01_motivation, 02_framework"):
+        draw_all(folder, tmp_path, only=["05", "nonsense"])
+
+
+def test_a_figure_without_its_runs_is_said_in_one_line_and_the_others_are_drawn(folder, tmp_path):
+    part = tmp_path / "runs"
+    for name in ("supervised", "kd", "pckd"):
+        shutil.copytree(folder / "tiny" / "resnet14-resnet8" / name / "seed1", part / name)
+    said = []
+    paths = draw_all(part, tmp_path / "out", say=said.append)
+    assert names(paths) == ["07_weights", "10_published", "11_learning_curves"]
+    assert len(said) == len(FIGURES) - len(names(paths)) and not any("\n" in line for line in said)
+    assert "05_sweeps is left out: no sweep: that takes PCKD runs that differ" in " ".join(said)
+    assert "06_feature_map is left out: there is no PCKD run without options that kept embedding" in " ".join(said)
+
+
+def test_by_default_what_is_left_out_is_said_on_stderr(folder, tmp_path, capsys):
+    draw_all(folder / "tiny" / "resnet14-resnet8" / "kd", tmp_path, only=["05", "11"])
+    written = capsys.readouterr()
+    assert written.out == "" and written.err.startswith("05_sweeps is left out: ")
+
+
+def test_where_nothing_can_be_drawn_it_is_an_error_and_nothing_is_written(folder, tmp_path):
+    alone = folder / "tiny" / "resnet14-resnet8" / "supervised" / "seed1"
+    with pytest.raises(ValueError, match="no figure can be drawn of the runs in .*: 05_sweeps is left out"):
+        draw_all(alone, tmp_path / "out", only=["05"])
+    with pytest.raises(FileNotFoundError, match="no finished run"):
+        draw_all(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file; figures need a folder"):
+        draw_all(folder, tmp_path / "file")
+
+
+def test_the_teacher_is_found_among_the_runs_or_where_its_student_says(folder):
+    everything = records.table(records.load_runs(folder))
+    pckd_run = collection._pckd(everything, "embedding")
+    assert collection._teacher_of(pckd_run, everything).path == folder / "teachers" / "tiny"
+    without = records.table(records.load_runs(folder / "tiny"))
+    found = collection._teacher_of(collection._pckd(without, "embedding"), without)
+    assert found.path.resolve() == folder / "teachers" / "tiny"
+    pckd_run.settings["teacher"]["run"] = "../nowhere"
+    assert collection._teacher_of(pckd_run, without) is None
+    pckd_run.settings["teacher"]["run"] = None
+    assert collection._teacher_of(pckd_run, without) is None
+
+
+def test_side_by_side_are_a_teacher_and_one_run_a_method_of_one_seed(folder):
+    chosen = collection._side_by_side(records.table(records.load_runs(folder)))
+    assert [run.title for run in chosen] == ["supervised resnet14", "supervised resnet8", "KD resnet8", "PCKD resnet8"]
+    assert all(run.settings["seed"] == 0 and not run.variant and len(run.history) == 2 for run in chosen)
+
+
+def test_the_main_comparison_is_the_one_with_most_runs(folder):
+    rows = collection._main(records.table(records.load_runs(folder)))
+    assert set(rows["data"]) == {"tiny"} and set(rows["epochs"]) == {2} and set(rows["student"]) == {"resnet8"}
+    assert rows["method"].value_counts().to_dict() == {"PCKD": 5, "KD": 2, "supervised": 2}
+    with pytest.raises(ValueError, match="no distilled run"):
+        collection._main(pd.DataFrame({"teacher": [None], "data": ["tiny"]}))

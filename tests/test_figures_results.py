@@ -1,0 +1,358 @@
+import copy
+import dataclasses
+import json
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
+from matplotlib.colors import to_hex
+
+import pckd_nb as pckd
+from pckd_nb import figures
+from pckd_nb.analysis import summarise
+from pckd_nb.figures import results
+from pckd_nb.figures.arms import FACTORS, budgets, swept, training_flops
+from pckd_nb.figures.canvas import label_of
+from pckd_nb.models import count_flops
+
+from .conftest import make_data
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """One run of every method, and their teacher, of two epochs on tiny images."""
+    data = make_data(train=40, test=20)
+    recipe = pckd.get_recipe("classroom", epochs=2, batch_size=20)
+    teacher = pckd.fit(pckd.create_model("resnet14", data, seed=0), data, recipe, progress=False)
+    methods = {"supervised": pckd.Supervised(), "KD": pckd.KD(), "PCKD": pckd.PCKD()}
+    taught = {
+        title: pckd.distill(pckd.create_model("resnet8", data, seed=0), teacher, data, method, recipe, progress=False)
+        for title, method in methods.items()
+    }
+    return {"teacher": teacher, **taught}
+
+
+def made(run, top1, seed=0, epochs=None, about=None, **settings):
+    """As `run`, but it ended at `top1`, and its caller chose the `settings`; about: what else is in run.json."""
+    known = copy.deepcopy(run.settings)
+    known["seed"] = seed
+    history = run.history
+    if epochs:
+        known["recipe"]["epochs"] = epochs
+        if "epsilon" in known["method"]["settings"]:
+            known["method"]["settings"]["epsilon"]["value"] = (1.005**240) ** (1 / epochs)
+        history = pd.concat([history] * epochs, ignore_index=True)[:epochs].assign(epoch=range(1, epochs + 1))
+    for name, value in settings.items():
+        known["method"]["settings"][name] = {"value": value, "from": "argument"}
+    for part, changes in (about or {}).items():
+        known[part] = {**known[part], **changes}
+    known["fingerprint"] = f"{abs(hash((json.dumps(known, sort_keys=True), top1))):016x}"[:16]
+    history = history.assign(test_top1=[*history["test_top1"][:-1], top1])
+    return dataclasses.replace(run, settings=known, history=history)
+
+
+@pytest.fixture(scope="module")
+def many(trained):
+    """Two seeds of PCKD, three values of β_cc, two more of the others, KD and supervised; longer ones of each."""
+    of = trained
+    found = [made(of["PCKD"], 80 + 2 * seed, seed) for seed in (0, 1)]
+    found += [made(of["PCKD"], 70 + seed, seed, beta_cc=0.05) for seed in (0, 1)]
+    found += [made(of["PCKD"], 78 + seed, seed, beta_cc=0) for seed in (0, 1)]
+    found += [made(of["PCKD"], 79 + seed, seed, beta_fa=5) for seed in (0, 1)]
+    found += [made(of["PCKD"], 77 + seed, seed, beta_ca=10) for seed in (0, 1)]
+    found += [made(of["PCKD"], 76 + seed, seed, epsilon=1.01**120) for seed in (0, 1)]
+    found += [made(of["KD"], 75 + 2 * seed, seed) for seed in (0, 1)]
+    found += [made(of["supervised"], 50 + 2 * seed, seed) for seed in (0, 1)]
+    for title, top1 in (("PCKD", 90), ("KD", 88), ("supervised", 60)):
+        found += [made(of[title], top1 + seed, seed, epochs=4) for seed in (0, 1)]
+    return found
+
+
+def panels(figure):
+    return {ax.get_title(loc="left"): ax for ax in figure.axes}
+
+
+def drawn_points(ax, color):
+    """x → (mean, lower and upper end of its bar, seeds) of a method."""
+    bars = next(box for box in ax.containers if to_hex(box[0].get_color()).upper() == color)
+    ends = {segment[0, 0]: sorted(segment[:, 1]) for segment in bars[2][0].get_segments()}
+    dots: dict[float, list[float]] = {}
+    for cloud in ax.collections:
+        if isinstance(cloud, PathCollection) and to_hex(cloud.get_facecolor()[0]).upper() == color:
+            for x, y in np.ma.getdata(cloud.get_offsets()):
+                dots.setdefault(float(x), []).append(float(y))
+    return {x: (y, *ends[x], sorted(dots[float(x)])) for x, y in zip(*bars[0].get_data(), strict=True)}
+
+
+def tick_labels(ax):
+    return [label.get_text() for label in ax.get_xticklabels()]
+
+
+def legend_texts(figure):
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def test_a_sweep_shows_the_mean_the_spread_and_every_seed(many):
+    figure = results.sweep(many, "beta_cc")
+    ax = panels(figure)["(a) β_cc"]
+    assert tick_labels(ax) == ["0", "0.005\nclassroom recipe", "0.05\npublished"]
+    points = drawn_points(ax, figures.COLORS["PCKD"])
+    sd = 2**0.5
+    for x, mean, spread, seeds in ((0, 78.5, sd / 2, [78, 79]), (1, 81, sd, [80, 82]), (2, 70.5, sd / 2, [70, 71])):
+        assert points[x][0] == pytest.approx(mean)
+        assert points[x][1:3] == pytest.approx((mean - spread, mean + spread))
+        assert points[x][3] == seeds
+    level = [line.get_ydata()[0] for line in ax.lines if line.get_color() == figures.COLORS["KD"]]
+    assert level == [76] and "KD: 76.0" in legend_texts(figure)
+    assert "supervised: 51.0 (lower)" in legend_texts(figure)
+    assert not [line for line in ax.lines if line.get_color() == figures.COLORS["supervised"]]
+
+
+def test_a_lone_student_that_is_near_gets_its_line(many):
+    near = [run for run in many if run.settings["method"]["title"] != "supervised"]
+    near.append(made(next(run for run in many if run.settings["method"]["title"] == "supervised"), 69, 0))
+    ax = panels(results.sweep(near, "beta_cc"))["(a) β_cc"]
+    assert [line.get_ydata()[0] for line in ax.lines if line.get_color() == figures.COLORS["supervised"]] == [69]
+    assert ax.get_ylim()[0] < 69
+
+
+def test_sweeps_have_a_panel_a_factor_on_one_scale_and_share_the_default_arm(many):
+    found = panels(results.sweeps(many))
+    assert list(found) == ["(a) β_cc", "(b) β_fa", "(c) β_ca", "(d) ε"]
+    assert len({ax.get_ylim() for ax in found.values()}) == 1
+    for title, place in (("(a) β_cc", 1), ("(b) β_fa", 1), ("(c) β_ca", 0), ("(d) ε", 0)):
+        assert drawn_points(found[title], figures.COLORS["PCKD"])[place][0] == 81
+    assert tick_labels(found["(b) β_fa"]) == ["5", "20\npublished"]
+    assert tick_labels(found["(c) β_ca"]) == ["1\npublished", "10"]
+    assert tick_labels(found["(d) ε"]) == ["1.005\npublished", "1.01"]  # over 240 epochs; here 3.31^(1/2) and 1.01^120
+    assert "over 240 epochs" in found["(d) ε"].get_xlabel()
+
+
+def test_the_published_defaults_are_those_of_the_method():
+    explicit = pckd.PCKD()
+    assert {name: published for name, (_, published) in FACTORS.items()} == {
+        name: getattr(explicit, name) for name in FACTORS
+    }
+
+
+def test_the_published_default_is_marked_even_where_it_was_not_tried(many):
+    few = [run for run in many if "β_cc = 0.05" not in run.variant]
+    assert tick_labels(panels(results.sweep(few, "beta_cc"))["(a) β_cc"])[-1] == "0.05\npublished"
+
+
+def test_a_run_that_differs_in_anything_else_is_not_on_the_sweep(many):
+    base = many[0]
+    before = swept(many).points
+    other = [
+        made(base, 1, 0, beta_cc=0.02, beta_fa=5),
+        made(base, 2, 0, beta_cc=0.02, views=1),
+        made(base, 3, 0, epochs=4, beta_cc=0.02),
+        made(base, 4, 0, about={"data": {"fingerprint": "other"}}, beta_cc=0.02),
+        made(base, 5, 0, about={"model": {"name": "resnet20"}}, beta_cc=0.02),
+        made(base, 6, 0, about={"recipe": {"lr": 0.1}}, beta_cc=0.02),
+        made(base, 7, 0, about={"teacher": {"name": "resnet56"}}, beta_cc=0.02),
+    ]
+    assert swept([*other, *many]).points == before
+    fits = made(base, 8, 0, beta_cc=0.02)
+    assert swept([*many, fits]).points["beta_cc"][0.02] == {0: fits}
+
+
+def test_all_points_of_a_sweep_have_the_same_seeds(many):
+    third = [made(many[0], 20, 2), made(many[2], 20, 2, beta_cc=0.05)]  # of two arms only
+    found = swept([*many, *third])
+    assert {tuple(seeds) for values in found.points.values() for seeds in values.values()} == {(0, 1)}
+    apart = swept([made(many[0], 80, 0), made(many[0], 70, 1, beta_cc=0)])
+    assert apart.points == {"beta_cc": {0.005: apart.points["beta_cc"][0.005], 0: apart.points["beta_cc"][0]}}
+    assert [list(seeds) for seeds in apart.points["beta_cc"].values()] == [[0], [1]]  # none in common: all are shown
+
+
+def test_what_can_not_be_swept_is_one_line(many, trained):
+    with pytest.raises(ValueError, match="unknown factor 'beta'; known: beta_cc, beta_fa"):
+        results.sweep(many, "beta")
+    with pytest.raises(ValueError, match="no sweep: .* in β_cc alone"):
+        results.sweep([run for run in many if "β_cc" not in run.variant], "beta_cc")
+    with pytest.raises(ValueError, match="no sweep"):
+        results.sweeps([run for run in many if run.variant])  # nothing to differ from
+
+
+def test_training_flops_by_hand(trained):
+    student, teacher = (
+        count_flops(pckd.create_model(name, num_classes=3, in_channels=1), (1, 8, 8))
+        for name in ("resnet8", "resnet14")
+    )
+    assert training_flops(trained["supervised"]) == 2 * 40 * 3 * student
+    assert training_flops(trained["KD"]) == 2 * 40 * (3 * student + teacher)
+    assert training_flops(trained["PCKD"]) == 2 * 40 * 4 * (3 * student + teacher)
+    own = made(trained["KD"], 50, about={"model": {"name": None}})
+    with pytest.raises(ValueError, match="network of your own"):
+        training_flops(own)
+
+
+def test_budget_shows_accuracy_by_epochs_and_by_compute(many, trained):
+    found = panels(results.budget(many))
+    left, right = found["by epochs"], found["by compute, the teacher's included"]
+    for title, means in (("supervised", (51, 60.5)), ("KD", (76, 88.5)), ("PCKD", (81, 90.5))):
+        by_epochs = drawn_points(left, figures.COLORS[title])
+        assert list(by_epochs) == [2, 4] and [point[0] for point in by_epochs.values()] == pytest.approx(means)
+        cost = training_flops(trained[title]) / 1e12
+        by_cost = drawn_points(right, figures.COLORS[title])
+        assert list(by_cost) == pytest.approx([cost, 2 * cost])
+        assert list(by_cost.values()) == list(by_epochs.values())
+    assert left.get_xscale() == right.get_xscale() == "log"
+
+
+def test_budget_takes_methods_without_options_on_the_same_data_alone(many):
+    assert {title: list(of) for title, of in budgets(many).items()} == {m: [2, 4] for m in ("supervised", "KD", "PCKD")}
+    other = made(many[0], 9, 0, epochs=8, about={"data": {"fingerprint": "other"}})
+    assert budgets([*many, other, made(many[0], 9, 0, epochs=8, beta_cc=0)]) == budgets(many)
+    with pytest.raises(ValueError, match="no budgets"):
+        results.budget([run for run in many if len(run.history) == 2])
+
+
+def test_comparison_table_by_hand(many):
+    table = results.comparison_table(many)
+    assert len(table) == 11
+    row = table[(table["method"] == "PCKD") & (table["variant"] == "") & (table["epochs"] == 2)].iloc[0]
+    assert (row["data"], row["teacher"], row["student"], row["n"]) == ("tiny", "resnet14", "resnet8", 2)
+    assert row["mean"] == 81 and row["sd"] == pytest.approx(2**0.5)
+    assert (row["low"], row["high"]) == pytest.approx(summarise([80, 82])[2:4])
+    assert (row["minus_kd"], row["minus_kd_sd"], row["paired_n"]) == (5, 0, 2)  # 80 − 75 and 82 − 77
+    alone = table[(table["method"] == "supervised") & (table["epochs"] == 4)].iloc[0]
+    assert alone["minus_kd"] == -28 and np.isnan(alone["teacher"] or np.nan)
+    kd = table[table["method"] == "KD"]
+    assert kd["minus_kd"].isna().all() and (kd["paired_n"] == 0).all()
+
+
+def test_a_difference_to_kd_needs_one_kd_beside_it(many):
+    without = results.comparison_table([run for run in many if run.settings["method"]["title"] != "KD"])
+    assert without["minus_kd"].isna().all()
+    of_two = [*many, made(many[12], 60, 0, about={"teacher": {"name": "resnet56"}})]
+    assert of_two[-1].title.startswith("KD")
+    table = results.comparison_table(of_two)
+    alone = table[(table["method"] == "supervised") & (table["epochs"] == 2)]
+    assert alone["minus_kd"].isna().all()  # less which teacher's?
+    assert table[(table["variant"] == "") & (table["method"] == "PCKD")]["minus_kd"].notna().all()
+
+
+def test_of_two_runs_of_one_seed_the_first_counts(trained):
+    table = results.comparison_table([made(trained["KD"], 70), made(trained["KD"], 10)])
+    assert table[["n", "mean"]].values.tolist() == [[1, 70]]
+
+
+def test_published_numbers_are_those_of_the_files():
+    table = results.published_table()
+    assert list(table) == ["dataset", "teacher", "student", "method", "metric", "value", "source"]
+    gains = results.published_gains(table)
+    assert gains.shape == (22, 7)
+    assert gains.loc["KD", ("cifar100", "wrn_40_2", "wrn_16_2")] == pytest.approx(74.92 - 73.26)
+    assert np.isnan(gains.loc["MLD", ("cifar100", "resnet110", "resnet20")])  # not published
+    assert list(gains.index[[0, -1]]) == ["KD", "PCKD"]
+    imagenet = table[(table["dataset"] == "imagenet") & (table["method"] == "PCKD")]
+    assert imagenet.set_index("metric")["value"].to_dict() == {"top1_percent": 72.01, "top5_percent": 90.69}
+
+
+def test_published_numbers_that_are_not_there_are_one_line(tmp_path, many):
+    with pytest.raises(ValueError, match="no cifar100_same_family.csv in .* data/paper of the repository"):
+        results.published_and_measured(many, tmp_path)
+
+
+def test_published_and_measured_stand_apart_with_their_numbers(many):
+    figure = results.published_and_measured(many)
+    left, right = figure.axes
+    assert [part._suptitle.get_text() for part in figure.subfigs] == ["Published", "Measured here"]
+    assert "CIFAR-100, 240 epochs" in left.get_title(loc="left")
+    assert "tiny,\n2 epochs, resnet14 → resnet8" in right.get_title(loc="left")
+    assert to_hex(left.get_facecolor()) != to_hex(right.get_facecolor())
+
+    gains = results.published_gains(results.published_table())
+    assert [label.get_text() for label in left.get_yticklabels()][-2:] == ["PCKD without L_KD", "PCKD"]
+    assert np.allclose(left.collections[-1].get_offsets()[:, 0], gains.loc["PCKD"])
+    assert not left.collections[-1].get_facecolor().size  # open dots are published, filled ones measured
+
+    labels = [label.get_text() for label in right.get_yticklabels()]
+    assert labels == ["KD", "PCKD", "PCKD, β_cc = 0"]  # and no point of a sweep
+    measured = [sorted(dots.get_offsets()[:, 0]) for dots in right.collections]
+    assert measured == [[25, 25], [30, 30], [27, 28]]
+    assert right.collections[0].get_facecolor().size
+
+
+def test_the_interval_of_a_gain_is_that_of_the_paired_differences(trained):
+    gains = 10, 13, 11
+    runs = [made(trained["supervised"], 50 + seed, seed) for seed in range(3)]
+    runs += [made(trained["KD"], 50 + seed + gain, seed) for seed, gain in enumerate(gains)]
+    right = results.published_and_measured(runs).axes[1]
+    wanted = summarise(gains)
+    ends = [line.get_xdata() for line in right.lines if line.get_linewidth() == 4]
+    assert np.allclose(ends, [[wanted.low, wanted.high]])
+
+
+def test_nothing_to_set_beside_the_published_is_one_line(trained):
+    with pytest.raises(ValueError, match="nothing to compare"):
+        results.published_and_measured([trained["KD"], trained["PCKD"]])
+
+
+def test_learning_curves_of_seeds_share_a_mean_and_a_band(trained):
+    runs = [made(trained["KD"], 70), made(trained["KD"], 80, 1), made(trained["PCKD"], 85)]
+    figure = results.learning_curves(runs)
+    ax = panels(figure)["accuracy on test images"]
+    assert len(ax.lines) == 2 and len(ax.collections) == 1
+    assert ax.lines[0].get_ydata()[-1] == 75
+    band = ax.collections[0].get_paths()[0].vertices
+    assert band[band[:, 0] == 2][:, 1].max() == pytest.approx(75 + 10 / 2**0.5)
+    assert legend_texts(figure) == ["KD resnet8", "PCKD resnet8"]
+
+
+def test_labels_tell_variants_and_lengths_apart(trained):
+    plain, off, longer = (
+        made(trained["PCKD"], 1),
+        made(trained["PCKD"], 2, beta_cc=0),
+        made(trained["PCKD"], 3, epochs=4),
+    )
+    runs = [plain, off, longer]
+    assert [label_of(run, runs[:2]) for run in runs[:2]] == ["PCKD resnet8", "PCKD resnet8, β_cc = 0"]
+    assert [label_of(run, runs) for run in runs] == [
+        "PCKD resnet8, 2 epochs",
+        "PCKD resnet8, β_cc = 0",
+        "PCKD resnet8, 4 epochs",
+    ]
+    figure = results.learning_curves(runs)
+    assert len(legend_texts(figure)) == 3 == len(panels(figure)["accuracy on test images"].lines)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda runs: results.sweep(runs, "epsilon"),
+        results.sweeps,
+        results.budget,
+        results.published_and_measured,
+        results.learning_curves,
+    ],
+)
+def test_no_text_is_cut_and_captions_say_seeds(draw, many):
+    figure = draw(many)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    ticks = [
+        label for ax in figure.axes for axis in (ax.xaxis, ax.yaxis) for label in axis.get_ticklabels(which="both")
+    ]
+    for text in set(figure.findobj(mpl.text.Text)) - set(ticks):  # ticks outside of an axis are not drawn
+        box, page = text.get_window_extent(canvas.get_renderer()), figure.bbox
+        if text.get_visible() and text.get_text() and box.width > 1:
+            assert text.get_fontsize() >= 6.5
+            assert page.x0 - 1 <= box.x0 and box.x1 <= page.x1 + 1, text
+            assert page.y0 - 1 <= box.y0 and box.y1 <= page.y1 + 1, text
+    assert "seeds 0, 1" in figure._supxlabel.get_text().replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    "draw", [results.sweeps, results.budget, results.published_and_measured, results.comparison_table]
+)
+def test_no_run_is_one_line(draw):
+    for nothing in ([], ["runs/pckd"]):
+        with pytest.raises(ValueError) as error:
+            draw(nothing)
+        assert "\n" not in str(error.value)

@@ -1,0 +1,223 @@
+"""Galleries of several data sets, weights by epoch and trajectories of single samples, on made-up runs."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pckd_nb import analysis, figures
+
+from .test_figures_space import check_texts, made_run, rendered
+
+LOW, HIGH = 0.1, 3.0
+
+
+def sampled(name="made", truth=False, gallery=20, epochs=8, threshold=False):
+    """50 samples: 30 always easy, 10 learned late, 6 never learned, 4 of no kind; those from 5 on are harder by a
+    little each. The gallery has every second one, easy to hard by γ of the last epoch."""
+    step = np.arange(1, epochs + 1)[:, None]
+    easy, late = np.full((epochs, 30), LOW), np.where(step > 0.6 * epochs, LOW, HIGH).repeat(10, 1)
+    never, none = np.full((epochs, 6), HIGH), np.where(step < epochs, HIGH, LOW).repeat(4, 1)
+    none[1] = LOW
+    ce = np.hstack([easy, late, never, none]) + 0.005 * np.arange(50)
+    gamma = (ce / ce.mean(1, keepdims=True)).astype(np.float16)
+    order = np.argsort(gamma[-1], kind="stable")
+    index = order[:: max(1, 50 // gallery)][:gallery] if gallery else order[:0]
+    random = np.random.default_rng(0)
+    run = made_run(
+        history=pd.DataFrame({"epoch": step[:, 0]} | ({"threshold": 1.1 ** step[:, 0]} if threshold else {})),
+        centers=np.zeros((5, 2)),
+        cross_entropy=ce.astype(np.float16),
+        difficulty=gamma,
+        labels=np.arange(50) % 5,
+        ground_truth=np.linspace(0, 1, 50).astype(np.float16) if truth else None,
+        gallery={
+            "images": random.integers(0, 255, (len(index), 3 if truth else 1, 8, 8), dtype=np.uint8),
+            "labels": index % 5,
+            "index": index,
+            "difficulty": gamma[-1][index],
+        },
+        classes=["cat", "dog", "a class with a very long name, which goes on & on", "$x", "e_{"],
+    )
+    run.settings["data"]["name"] = name
+    return run
+
+
+def weighted(strategy, mean, full, seed=0, **chosen):
+    history = pd.DataFrame({"epoch": [1, 2, 3], "mean_weight": mean, "full_weight_share": full})
+    run = made_run(title="PCKD", history=history, variant=chosen, mark=f"{strategy}{seed}")
+    run.settings["seed"] = seed
+    origin = "default" if strategy == "preview" else "argument"
+    run.settings["method"]["settings"]["strategy"] = {"value": strategy, "from": origin}
+    return run
+
+
+def strategies():
+    return [
+        weighted("preview", [0.7, 0.8, 0.9], [0.6, 0.7, 0.9]),
+        weighted("uniform", [1, 1, 1], [1, 1, 1]),
+        weighted("constant", [0.7, 0.8, 0.9], [0, 0, 0]),
+        weighted("curriculum", [0.6, 0.7, 0.8], [0.6, 0.7, 0.8]),
+        weighted("focal", [0.9, 0.5, 0.2], [0, 0, 0]),
+    ]
+
+
+def four_data_sets():
+    shapes = sampled("shapes", truth=True)
+    return [sampled("digits"), shapes, sampled("fashion"), sampled("folder:/somewhere/a_name_that_is_far_too_long")]
+
+
+DRAWINGS = {
+    "galleries": lambda: figures.difficulty_galleries(four_data_sets()),
+    "gallery": lambda: figures.difficulty_galleries(sampled(), rows=1, columns=12),
+    "weights": lambda: figures.weights_over_epochs(strategies()),
+    "long names": lambda: figures.weights_over_epochs(
+        [weighted("preview", [1, 1, 1], [1, 1, 1], beta_cc=value, beta_fa=2.5, views=1) for value in (0.001, 0.002)]
+    ),
+    "trajectories": lambda: figures.trajectories(sampled(threshold=True)),
+    "five trajectories": lambda: figures.trajectories(sampled(gallery=0), each=5),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
+def test_no_text_is_cut_and_a_figure_is_the_same_twice(draw):
+    check_texts(draw())
+    assert rendered(draw()) == rendered(draw())
+
+
+def written(ax, start):
+    return [text.get_text() for text in ax.texts if text.get_text().startswith(start)]
+
+
+def test_a_band_of_thumbnails_a_data_set():
+    runs = four_data_sets()
+    ax = figures.difficulty_galleries(runs, rows=2, columns=5).axes[0]
+    assert len(ax.images) == 4 * 10
+    shown = np.linspace(0, 19, 10).round().astype(int)
+    gammas = runs[0].gallery["difficulty"][shown].astype(float)
+    assert written(ax, "γ ")[:10] == [f"γ {value:.2f}" for value in gammas]
+    assert written(ax, "known") == [f"known {runs[1].ground_truth[i]:.2f}" for i in runs[1].gallery["index"][shown]]
+    assert [text.get_text() for text in ax.texts if text.get_text() in ("digits", "shapes", "fashion")] == [
+        "digits", "shapes", "fashion",
+    ]  # fmt: skip
+    rho = analysis.difficulty_vs_truth(runs[1])
+    assert [text for text in written(ax, "KD") if f"ρ = {rho:.2f}" in text] == [
+        f"KD resnet8\nepoch 8\nγ and known:\nρ = {rho:.2f}"
+    ]
+
+
+def test_a_band_reads_from_easy_on_the_left_to_hard_on_the_right():
+    run = sampled()
+    ax = figures.difficulty_galleries(run, rows=2, columns=4).axes[0]
+    shown = np.linspace(0, 19, 8).round().astype(int)
+    corners = [image.get_extent() for image in ax.images]
+    assert [round(corner[0], 2) for corner in corners] == sorted(round(corner[0], 2) for corner in corners)
+    assert corners[0][0] == corners[1][0] and corners[0][3] < corners[1][3] and corners[1][0] < corners[2][0]
+    for image, i in zip(ax.images, shown, strict=True):
+        assert np.array_equal(image.get_array(), run.gallery["images"][i].transpose(1, 2, 0).repeat(3, 2))
+
+
+def test_a_cross_entropy_of_minus_0_is_no_negative_difficulty():
+    run = sampled()
+    run.gallery["difficulty"][0] = -0.0
+    assert written(figures.difficulty_galleries(run).axes[0], "γ ")[0] == "γ 0.00"
+
+
+def test_galleries_that_cannot_be_drawn():
+    bare = dataclasses.replace(sampled("bare"), gallery=None)
+    caption = figures.difficulty_galleries([bare, sampled("digits")])._supxlabel.get_text()
+    assert "digits, 50" in caption and "bare" not in caption
+    for runs, message in (
+        ([bare], "none of the runs has a gallery"),
+        ([sampled("digits"), sampled("digits")], "2 of them are of digits"),
+        ([], "no run to draw"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            figures.difficulty_galleries(runs)
+    with pytest.raises(ValueError, match="two columns or more"):
+        figures.difficulty_galleries(sampled(), columns=1)
+
+
+def test_weights_are_named_by_their_strategy_where_all_else_is_the_same():
+    runs = strategies()
+    figure = figures.weights_over_epochs(runs)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["preview", "uniform", "constant", "curriculum", "focal"]
+    for ax, column in zip(figure.axes, ("mean_weight", "full_weight_share"), strict=True):
+        for line, run, name in zip(ax.lines, runs, names, strict=True):
+            assert line.get_label() == name and np.array_equal(line.get_ydata(), run.history[column])
+    assert figure.axes[0].lines[0].get_color() == figures.COLORS["PCKD"]
+    assert len({line.get_color() for line in figure.axes[0].lines}) == 5
+
+
+def test_weights_of_seeds_share_an_entry_and_other_settings_are_named():
+    runs = [weighted("preview", [0.5] * 3, [0.5] * 3, seed) for seed in (0, 1)]
+    figure = figures.weights_over_epochs([*runs, weighted("uniform", [1] * 3, [1] * 3, beta_cc=0)])
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(names) == 2 and names[0] == "PCKD resnet8" and "β_cc = 0" in names[1]
+    first, second, _ = figure.axes[0].lines
+    assert first.get_color() == second.get_color() and len(figure.axes[0].lines) == 3
+
+
+def test_weights_need_an_epoch():
+    empty = weighted("preview", [1] * 3, [1] * 3)
+    empty.history = empty.history[:0]
+    with pytest.raises(ValueError, match="no whole epoch"):
+        figures.weights_over_epochs(empty)
+
+
+def test_trajectories_are_those_of_their_kinds():
+    run = sampled(threshold=True)
+    kinds = analysis.kinds_of_samples(run)
+    assert [len(found) for found in kinds.values()] == [30, 10, 6]
+    figure = figures.trajectories(run)
+    titles = [ax.get_title(loc="left") for ax in figure.axes[:3]]
+    assert titles == ["always easy: 30 (60.0 %)", "learned late: 10 (20.0 %)", "never learned: 6 (12.0 %)"]
+    kept = set(run.gallery["index"].tolist())
+    for column, found in enumerate(kinds.values()):
+        pictures, above, below = figure.axes[column::3]
+        median, *lines = above.lines
+        assert np.allclose(median.get_ydata(), np.median(run.cross_entropy.astype(float), axis=1), atol=1e-3)
+        samples = [
+            int(np.flatnonzero((run.cross_entropy.astype(np.float32) == line.get_ydata()[:, None]).all(0))[0])
+            for line in lines
+        ]
+        assert len(samples) == 3 and set(samples) <= set(found.tolist())
+        assert len(pictures.images) == len(set(samples) & kept)
+        if len(kept & set(found.tolist())) >= 3:  # samples with a thumbnail come first, from the easiest to the hardest
+            among = sorted(kept & set(found.tolist()))
+            assert samples[0] == among[0] and samples[2] == among[-1] and set(samples) <= kept
+        for line, sample in zip(below.lines[1:], samples, strict=False):
+            assert np.array_equal(line.get_ydata(), run.difficulty[:, sample].astype(np.float32))
+        assert np.array_equal(below.lines[-1].get_ydata(), run.history["threshold"])
+        frames = [patch.get_edgecolor() for patch in pictures.patches]
+        assert [tuple(c) for c in frames] == [tuple(patch_color(line)) for line in lines]
+
+
+def patch_color(line):
+    from matplotlib.colors import to_rgba
+
+    return to_rgba(line.get_color())
+
+
+def test_a_sample_without_a_thumbnail_has_an_empty_frame_and_a_kind_may_be_empty():
+    run = sampled(gallery=0)
+    run.gallery = None
+    run.cross_entropy[:, :30] = HIGH  # nothing is easy any more
+    figure = figures.trajectories(run, each=2)
+    assert not any(ax.images for ax in figure.axes)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["none"]
+    assert written(figure.axes[2], "not in the\ngallery") == ["not in the\ngallery"] * 2
+
+
+def test_trajectories_need_two_epochs_and_samples():
+    run = sampled()
+    with pytest.raises(ValueError, match="has 1 whole epochs"):
+        figures.trajectories(dataclasses.replace(run, history=run.history[:1]))
+    with pytest.raises(ValueError, match="kept no samples"):
+        figures.trajectories(dataclasses.replace(run, cross_entropy=None, difficulty=None))
+    with pytest.raises(ValueError, match="each must be 1 to 5"):
+        figures.trajectories(run, each=6)
+    with pytest.raises(ValueError, match="drawn from runs"):
+        figures.trajectories("runs/pckd")
