@@ -121,17 +121,15 @@ def fast_teacher_accuracy(teacher: Classifier, data: Dataset, student: str, **op
 
 
 def tsne(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
-    """Seconds and neighbourhoods of maps of features and category centers, the seeds by turns."""
-    import openTSNE
+    """Seconds and neighbourhoods of maps of features and centers, the seeds by turns; openTSNE as in `analysis`."""
     from sklearn.manifold import TSNE
 
+    from pckd_nb.analysis import tsne_map
+
     points, labels = mixture(settings.tsne_points)
-    threads = torch.get_num_threads()
     libraries = {
         "scikit-learn": lambda seed, x: TSNE(perplexity=30, init="pca", random_state=seed).fit_transform(x),
-        "openTSNE": lambda seed, x: openTSNE.TSNE(
-            perplexity=30, initialization="pca", random_state=seed, n_jobs=threads
-        ).fit(x),
+        "openTSNE": lambda seed, x: tsne_map(x, seed, perplexity=30),
     }
     rows = []
     for draw in libraries.values():

@@ -34,7 +34,7 @@ def embed(
     points = len(features) + len(centers)
     if not 0 < perplexity < points / 3:
         raise ValueError(f"perplexity must be below a third of the {points} points, got {perplexity}")
-    xy = _map(np.concatenate([directions(features), directions(centers)]), seed, perplexity)
+    xy = tsne_map(np.concatenate([directions(features), directions(centers)]), seed, perplexity)
     return xy[: len(features)], xy[len(features) :]
 
 
@@ -45,12 +45,13 @@ def embed_centers(centers: np.ndarray, seed: int = 0) -> np.ndarray:
     """
     if len(centers) < 30:
         raise ValueError(f"a map of centers alone needs 30 or more, got {len(centers)}; show their similarity instead")
-    return _map(directions(centers), seed, perplexity=min(15, len(centers) / 4))
+    return tsne_map(directions(centers), seed, perplexity=min(15, len(centers) / 4))
 
 
-def _map(points: np.ndarray, seed: int, perplexity: float) -> np.ndarray:
-    # As good a map as scikit-learn's, sooner: benchmarks/report.md. Exact neighbours and one thread: the approximate
-    # ones, and so the map, depend on how many cores there are.
+def tsne_map(points: np.ndarray, seed: int = 0, perplexity: float = 30) -> np.ndarray:
+    """t-SNE of points (N, D) as they are: (N, 2). The same on every number of cores."""
+    # openTSNE's maps are as good as scikit-learn's, sooner: benchmarks/report.md. Exact neighbours and one thread: the
+    # approximate ones, and so the map, depend on how many cores there are.
     tsne = TSNE(perplexity=perplexity, initialization="pca", neighbors="exact", random_state=seed, n_jobs=1)
     return np.asarray(tsne.fit(points))
 

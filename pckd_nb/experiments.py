@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -316,18 +317,29 @@ def comparison(table: pd.DataFrame, reference: str = "kd") -> pd.DataFrame:
 
 
 def projected_seconds(grid: Grid, points: Sequence[Point], jobs: int = 1) -> float:
-    """How long training `points` should take: seconds of a step by finished runs of the same kind, else by a probe of
-    a few steps, times the steps there are. What a teacher cache saves is not counted, nor what jobs cost each other."""
-    known: dict[tuple, float] = {}
+    """How long training `points` should take: seconds a step of the grid's finished points of the same kind (their
+    median), else of a probe of a few steps, times the steps there are. Of a probe, what a teacher cache saves is not
+    counted, nor what jobs cost each other."""
+    known: dict[tuple, list[float]] = {}
+    for point in grid.points():
+        if is_finished(point):
+            kind, steps = _work_of(grid, point)
+            known.setdefault(kind, []).append(runs.load_run(point.folder).seconds / steps)
     total = 0.0
     for point in points:
-        method, recipe = point.arm.build(grid.recipe)
-        views_of = _settings(method, recipe, grid.loaded).get("views", {"value": method.views})["value"]
-        kind = point.teacher, point.student, point.arm.method, views_of, recipe.batch_size
+        kind, steps = _work_of(grid, point)
         if kind not in known:
-            known[kind] = _seconds_a_step(grid, point)
-        total += known[kind] * views.steps(len(grid.loaded.train), recipe.batch_size) * recipe.epochs
+            known[kind] = [_seconds_a_step(grid, point)]
+        total += median(known[kind]) * steps
     return total / jobs
+
+
+def _work_of(grid: Grid, point: Point) -> tuple[tuple, int]:
+    """What decides how long a step takes, and the number of steps."""
+    method, recipe = point.arm.build(grid.recipe)
+    turns = _settings(method, recipe, grid.loaded).get("views", {"value": method.views})["value"]
+    kind = point.teacher, point.student, point.arm.method, turns, recipe.batch_size
+    return kind, views.steps(len(grid.loaded.train), recipe.batch_size) * recipe.epochs
 
 
 def _seconds_a_step(grid: Grid, point: Point) -> float:

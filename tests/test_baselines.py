@@ -267,9 +267,10 @@ def test_a_student_of_another_width_trains(name, data):
     about = run.settings["method"]
     parameters = inspect.signature(type(baseline(name))).parameters
     assert about["title"] == about["name"] == name
-    assert about["settings"] == {
-        key: {"value": parameter.default, "from": "default"} for key, parameter in parameters.items()
-    }
+    published = {key: {"value": parameter.default, "from": "default"} for key, parameter in parameters.items()}
+    if "warmup_epochs" in published:  # the one setting that a short recipe has to shorten
+        published["warmup_epochs"] = {"value": 1, "from": "recipe"}
+    assert about["settings"] == published
 
 
 @pytest.mark.parametrize("name", ["AT", "FitNet"])

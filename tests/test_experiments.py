@@ -216,6 +216,8 @@ def test_the_projection_counts_steps(teacher, tmp_path, monkeypatch):
     kd, pckd_, longer = grid.points()
     assert experiments.projected_seconds(grid, [kd]) == 2 * 3  # 60 images in batches of 20
     assert experiments.projected_seconds(grid, [kd, pckd_, longer], jobs=2) == (6 + 15 + 18) / 2
+    seconds = grid.train(kd).seconds  # once there is a finished point, it counts instead
+    assert experiments.projected_seconds(grid, [longer]) == pytest.approx(3 * seconds)
 
 
 def test_a_step_is_measured_without_a_trace(teacher, tmp_path):

@@ -1,0 +1,109 @@
+"""The recorded runs of the repository: they load, say nothing of where they were made, and the README follows them."""
+
+import importlib.util
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+import pckd_nb as pckd
+from pckd_nb.figures.collection import FIGURES, draw_all
+
+ROOT = Path(__file__).parents[1]
+RECORDED = ROOT / "data" / "runs"
+MEGABYTES = 15
+SECONDS = 60
+
+
+def load_script(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return pckd.runs.load_runs(RECORDED)
+
+
+def test_they_are_small_enough_for_git():
+    assert sum(file.stat().st_size for file in RECORDED.rglob("*") if file.is_file()) < MEGABYTES * 1e6
+
+
+def test_they_lie_where_their_settings_say(runs):
+    for run in runs:
+        folder, about = run.path.relative_to(RECORDED), run.settings
+        if folder.parts[0] == "teachers":
+            continue
+        if folder.parts[0] != "cifar10_other_families":
+            data, pair, arm, seed = folder.parts
+            assert about["data"]["name"].removeprefix("folder:") == data and seed == f"seed{about['seed']}"
+            assert pair.split("-")[1] == about["model"]["name"]
+            assert arm.split("-")[0] == about["method"]["name"].lower()
+        if about["teacher"]:
+            teacher = pckd.load_run(run.path / about["teacher"]["run"])
+            assert teacher.fingerprint == about["teacher"]["fingerprint"] and teacher.path.resolve().is_relative_to(
+                RECORDED
+            )
+
+
+def test_they_name_no_folder_of_the_machine_they_were_made_on(runs):
+    for run in runs:
+        name = run.settings["data"]["name"]
+        assert "/" not in name and "\\" not in name, run.path
+        assert not any(str(Path.home()) in text or "/tmp" in text for text in [json.dumps(run.settings)]), run.path
+
+
+@pytest.mark.parametrize("data", ["shapes100", "digits"])
+def test_a_class_need_not_wait_for_a_teacher(data):
+    run = pckd.load_run(RECORDED / "teachers" / data)
+    loaded = pckd.load_dataset(data, **run.settings["data"]["options"])
+    assert loaded.fingerprint == run.settings["data"]["fingerprint"]
+    assert pckd.evaluate(run.model(), loaded).top1 == pytest.approx(run.accuracy, abs=0.5)
+
+
+def test_the_readme_follows_them(runs):
+    make_readme = load_script(ROOT / "docs" / "make_readme.py")
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert make_readme.fill(readme, make_readme.tables(runs)) == readme, "run python docs/make_readme.py"
+    with pytest.raises(ValueError, match="no place <!-- other -->"):
+        make_readme.fill(readme, {"other": ""})
+
+
+def test_a_record_keeps_what_figures_need_and_nothing_else(tmp_path, data, recipe, teacher, student):
+    record = load_script(RECORDED / "record.py")
+    source, target = tmp_path / "source", tmp_path / "target"
+    taught_by = pckd.fit(teacher, data, recipe, out=source / "teachers" / "shapes100", progress=False)
+    taught_by.settings["data"]["name"] = "shapes100"
+    taught_by.save(taught_by.path)
+    for arm, seed in (("pckd", 0), ("pckd", 3), ("pckd-beta_cc=0.02", 0)):
+        out = source / "tiny" / "resnet14-resnet8" / arm / f"seed{seed}"
+        run = pckd.distill(student, taught_by, data, pckd.PCKD(), recipe, seed=seed, out=out, progress=False)
+        run.settings["data"]["name"] = "folder:/somewhere/photos"
+        run.save(out)
+    record.main(source, target)
+
+    def kept(*place):
+        return {file.name for file in target.joinpath(*place).iterdir()} - {"run.json", "history.csv", "timing.csv"}
+
+    pair = "tiny", "resnet14-resnet8"
+    assert kept("teachers", "shapes100") == {"student.safetensors", "embedding.npz", "gallery.npz"}
+    assert kept(*pair, "pckd", "seed0") == {"embedding.npz", "samples.npz"}  # no photographs of others
+    assert kept(*pair, "pckd", "seed3") == kept(*pair, "pckd-beta_cc=0.02", "seed0") == set()
+    copy = pckd.load_run(target.joinpath(*pair, "pckd", "seed0"))
+    assert copy.settings["data"]["name"] == "folder:photos"
+    assert pckd.load_run(copy.path / copy.settings["teacher"]["run"]).fingerprint == taught_by.fingerprint
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_all_figures_are_drawn_in_a_minute_and_twice_the_same(tmp_path):
+    said = []
+    started = time.monotonic()
+    first = draw_all(RECORDED, tmp_path / "first", say=said.append)
+    assert time.monotonic() - started < SECONDS
+    assert not said and {path.stem for path in first} >= set(FIGURES)
+    for path in draw_all(RECORDED, tmp_path / "second"):
+        assert path.read_bytes() == (tmp_path / "first" / path.name).read_bytes(), path.name
