@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lab lint notebooks figures bench clean
+.PHONY: demo test test-all lab lint notebooks student-notebooks figures bench clean
 
 demo: .venv/.installed
 	$(BIN)/python -m pckd_nb demo
@@ -24,7 +24,11 @@ lint: .venv/.installed-dev
 
 # Store the notebooks as executed on the demo's runs.
 notebooks: demo
-	$(BIN)/python -c "from pckd_nb.demo import store_notebooks; store_notebooks('runs/demo')"
+	$(BIN)/python -c "from pckd_nb.notebooks import store_all; store_all('runs/demo')"
+
+# The notebooks without solutions and outputs, for a class.
+student-notebooks: .venv/.installed
+	$(BIN)/python -c "from pckd_nb.notebooks import write_student_versions; write_student_versions('build/student')"
 
 # Every figure, and the README's pictures and tables, from the recorded runs.
 figures: .venv/.installed

@@ -6,28 +6,19 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import nbformat
-import zmq
-from ipykernel.kernelspec import get_kernel_dict
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import AsyncKernelManager
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
-from nbformat import NotebookNode
 
 from . import runs, training
 from .datasets import load_dataset
 from .methods import KD, PCKD, Supervised
 from .models import create_model
+from .notebooks import REPOSITORY, execute
 from .recipes import get_recipe
 from .runs import Run
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOK = REPOSITORY / "notebooks" / "00_start_here.ipynb"
 DEFAULT_RUNS = Path("runs") / "demo"
 STAGES = ("teacher", "supervised", "kd", "pckd")
-NOTEBOOK_SECONDS = 600  # a cell that takes longer hangs
 
 
 @dataclass(frozen=True)
@@ -131,48 +122,6 @@ def find_runs() -> Path | None:
     return None
 
 
-class ThisInterpreter(AsyncKernelManager):
-    """Starts kernels with the Python that runs now, whatever kernel "python3" names on this machine."""
-
-    # What is sent to the kernel is encrypted where pyzmq can: ipykernel warns otherwise. Old jupyter_clients ignore it.
-    transport_encryption = "auto" if zmq.has("curve") else "disabled"
-
-    @property
-    def kernel_spec(self) -> KernelSpec:
-        return KernelSpec(**get_kernel_dict())
-
-
-def execute(notebook: Path, runs_folder: str | Path | None = None) -> NotebookNode:
-    """A copy of the notebook, executed from its first cell, on the runs in `runs_folder` if that is given.
-
-    Raises RuntimeError, naming the cell's error, where one fails.
-    """
-    book = nbformat.read(notebook, as_version=4)
-    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    if runs_folder is not None:
-        environment["PCKD_RUNS"] = str(Path(runs_folder).resolve())
-    client = NotebookClient(
-        book,
-        kernel_name="python3",
-        kernel_manager_class=ThisInterpreter,
-        timeout=NOTEBOOK_SECONDS,
-        store_widget_state=False,
-        record_timing=False,
-        resources={"metadata": {"path": str(notebook.parent)}},
-    )
-    try:
-        client.execute(env=environment)
-    except CellExecutionError as error:
-        raise RuntimeError(f"a cell of {notebook.name} failed: {error.ename}: {error.evalue}") from error
-    except (DeadKernelError, AssertionError) as error:  # what nbclient makes of Ctrl-C, whose kernel is gone then
-        raise KeyboardInterrupt from error
-    for cell in book.cells:
-        cell.metadata.pop("execution", None)  # when it ran
-    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-    book.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
-    return book
-
-
 # nbconvert's page without what it would load from elsewhere: require.js, MathJax, Mermaid and widgets.
 PAGE = """{%- extends 'lab/index.html.j2' -%}
 {%- block html_head_js -%}{%- endblock -%}
@@ -198,18 +147,3 @@ def write_report(folder: Path) -> Path:
     report = folder / "report.html"
     runs.write(report, lambda temporary: temporary.write_text(page, encoding="utf-8"))
     return report
-
-
-def store_notebook(runs_folder: str | Path | None, notebook: Path = NOTEBOOK) -> Path:
-    """Execute a notebook on the demo's runs in `runs_folder` and store it, with its outputs, in its place.
-
-    runs_folder: None lets the notebook find runs, or train.
-    """
-    book = execute(notebook, runs_folder)
-    runs.write(notebook, lambda temporary: nbformat.write(book, temporary))
-    return notebook
-
-
-def store_notebooks(runs_folder: str | Path | None) -> list[Path]:
-    """`store_notebook` for every notebook of the course."""
-    return [store_notebook(runs_folder, notebook) for notebook in sorted(NOTEBOOK.parent.glob("*.ipynb"))]

@@ -1,5 +1,3 @@
-import os
-import signal
 import sys
 from html.parser import HTMLParser
 
@@ -138,28 +136,3 @@ def test_find_runs_looks_above_and_wants_all_four_finished(finished, tmp_path, m
     assert demo.find_runs() is None
     monkeypatch.setenv("PCKD_RUNS", str(tmp_path / "nowhere"))
     assert demo.find_runs() is None
-
-
-def test_store_notebook_keeps_outputs_but_no_times(tmp_path):
-    notebook = make_notebook(tmp_path / "book.ipynb", "import os\nprint(os.path.basename(os.environ['PCKD_RUNS']))")
-    demo.store_notebook(tmp_path / "some runs", notebook)
-    book = nbformat.read(notebook, 4)
-    nbformat.validate(book)
-    (cell,) = book.cells
-    assert cell.outputs[0].text == "some runs\n" and cell.execution_count == 1
-    assert cell.metadata == {} and set(book.metadata) == {"kernelspec", "language_info"}
-
-
-def test_a_failing_cell_is_named_and_nothing_is_stored(tmp_path):
-    notebook = make_notebook(tmp_path / "book.ipynb", "1 / 0")
-    before = notebook.read_bytes()
-    with pytest.raises(RuntimeError, match="book.ipynb failed: ZeroDivisionError"):
-        demo.store_notebook(tmp_path, notebook)
-    assert notebook.read_bytes() == before
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_ctrl_c_while_the_notebook_runs_is_an_interrupt(tmp_path):
-    source = f"import os, signal, time\nos.kill({os.getpid()}, signal.{signal.SIGINT.name})\ntime.sleep(60)"
-    with pytest.raises(KeyboardInterrupt):
-        demo.execute(make_notebook(tmp_path / "book.ipynb", source))

@@ -56,7 +56,7 @@ FLOORS = [
     {"runs", "evaluation"},
     {"recording", "checkpoints", "transfer", "frozen", "cache"},
     {"training", "analysis"},
-    {"figures", "experiments"},
+    {"figures", "experiments", "course", "notebooks"},
     {"cli", "demo", "__main__", "__init__"},
 ]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from pckd_nb import demo
+from pckd_nb import demo, notebooks
 
-NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted(notebooks.FOLDER.glob("*.ipynb"))
 SECONDS = 120
 
 every_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -35,10 +35,25 @@ def test_it_is_stored_with_its_outputs(notebook):
 
 
 @every_notebook
+def test_its_outputs_are_of_its_source_and_of_the_figures_as_they_are(notebook):
+    book = nbformat.read(notebook, as_version=4)
+    assert book.metadata.get("pckd_nb") == notebooks.seal(book), "run make notebooks"
+
+
+@every_notebook
+def test_every_answer_in_it_is_right(notebook):
+    checks = [
+        cell for cell in code_cells(nbformat.read(notebook, as_version=4)) if "check" in cell.metadata.get("tags", [])
+    ]
+    assert all(output.text == "Right.\n" for cell in checks for output in cell.outputs)
+    assert all(cell.outputs for cell in checks)
+
+
+@every_notebook
 def test_it_is_small_and_says_nothing_of_the_machine_it_ran_on(notebook):
     text = notebook.read_text(encoding="utf-8")
     assert len(text) < 1.5e6
-    for path in (str(Path.home()), str(demo.REPOSITORY), "site-packages"):
+    for path in (str(Path.home()), str(notebooks.REPOSITORY), "site-packages"):
         assert path == "/" or path not in text
     book = nbformat.reads(text, as_version=4)
     assert book.metadata.kernelspec.name == "python3"
@@ -61,7 +76,7 @@ def test_it_runs_from_scratch(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("PCKD_DATA", str(tmp_path / "data"))
     copy = Path(shutil.copy(notebook, tmp_path))
     started = time.monotonic()
-    book = demo.execute(copy)
+    book = notebooks.execute(copy)
     assert time.monotonic() - started < SECONDS
     outputs = [output for cell in code_cells(book) for output in cell.outputs]
     assert notebook != demo.NOTEBOOK or any("digits" in output.get("text", "") for output in outputs)

@@ -1,0 +1,48 @@
+"""What the notebooks of the course share: recorded runs, and the check of an answer."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .runs import Run, load_run, load_runs
+
+RECORDED = Path(__file__).resolve().parent.parent / "data" / "runs"
+
+
+def recorded(place: str) -> Run:
+    """A recorded run by its place below data/runs: "teachers/shapes100", "shapes100/resnet20-resnet8/pckd/seed0".
+
+    Raises FileNotFoundError where there is none; recorded runs come with a clone of the repository.
+    """
+    return load_run(_folder(place))
+
+
+def recorded_runs(place: str = "") -> list[Run]:
+    """All recorded runs below a place; errors as `recorded`."""
+    return load_runs(_folder(place))
+
+
+def check(answer: Any, expected: Any, hint: str = "", tolerance: float = 1e-4) -> None:
+    """Say whether the answer to an exercise is right; if not, give the hint. Numbers, arrays and tensors are compared
+    to a tolerance, relative and absolute, all else by equality. None and ... are no answer yet."""
+    if answer is None or answer is ...:
+        print("No answer yet.")
+    elif _same(answer, expected, tolerance):
+        print("Right.")
+    else:
+        print(f"Not yet. {hint}".rstrip())
+
+
+def _same(answer: Any, expected: Any, tolerance: float) -> bool:
+    try:
+        a, b = (np.asarray(x, dtype=float) for x in (answer, expected))
+    except (TypeError, ValueError):
+        return bool(answer == expected)
+    return a.shape == b.shape and bool(np.allclose(a, b, rtol=tolerance, atol=tolerance))
+
+
+def _folder(place: str) -> Path:
+    if not RECORDED.is_dir():
+        raise FileNotFoundError(f"recorded runs come with a clone of the repository; '{RECORDED}' is not there")
+    return RECORDED / place

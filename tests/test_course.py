@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+import torch
+
+from pckd_nb import course
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "said"),
+    [
+        (None, 1, "No answer yet."),
+        (..., 1, "No answer yet."),
+        (0.5, 0.50001, "Right."),
+        (0.5, 0.51, "Not yet. Halve it."),
+        (torch.tensor([1.0, 2.0]), np.array([1, 2]), "Right."),
+        (torch.tensor([1.0, 2.0]), 1, "Not yet. Halve it."),
+        ({"a", "b"}, {"b", "a"}, "Right."),
+        ("hard", "easy", "Not yet. Halve it."),
+    ],
+)
+def test_answers(capsys, answer, expected, said):
+    course.check(answer, expected, "Halve it.")
+    assert capsys.readouterr().out == said + "\n"
+
+
+def test_recorded_runs():
+    run = course.recorded("teachers/shapes100")
+    assert run.finished and run.model().name == run.settings["model"]["name"]
+    assert run.fingerprint in {found.fingerprint for found in course.recorded_runs("teachers")}
+    with pytest.raises(FileNotFoundError, match="not a run"):
+        course.recorded("teachers/nobody")
+
+
+def test_without_a_clone(monkeypatch, tmp_path):
+    monkeypatch.setattr(course, "RECORDED", tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="come with a clone"):
+        course.recorded("teachers/shapes100")

@@ -1,0 +1,66 @@
+import os
+import signal
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from pckd_nb import notebooks
+
+
+def make_notebook(path, *cells):
+    cells = [nbformat.v4.new_code_cell(source) for source in cells]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+def test_storing_keeps_outputs_but_no_times(tmp_path):
+    notebook = make_notebook(tmp_path / "book.ipynb", "import os\nprint(os.path.basename(os.environ['PCKD_RUNS']))")
+    notebooks.store(notebook, tmp_path / "some runs")
+    book = nbformat.read(notebook, 4)
+    nbformat.validate(book)
+    (cell,) = book.cells
+    assert cell.outputs[0].text == "some runs\n" and cell.execution_count == 1
+    assert cell.metadata == {} and set(book.metadata) == {"kernelspec", "language_info", "pckd_nb"}
+
+
+def test_a_failing_cell_is_named_and_nothing_is_stored(tmp_path):
+    notebook = make_notebook(tmp_path / "book.ipynb", "1 / 0")
+    before = notebook.read_bytes()
+    with pytest.raises(RuntimeError, match="book.ipynb failed: ZeroDivisionError"):
+        notebooks.store(notebook, tmp_path)
+    assert notebook.read_bytes() == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_while_the_notebook_runs_is_an_interrupt(tmp_path):
+    source = f"import os, signal, time\nos.kill({os.getpid()}, signal.{signal.SIGINT.name})\ntime.sleep(60)"
+    with pytest.raises(KeyboardInterrupt):
+        notebooks.execute(make_notebook(tmp_path / "book.ipynb", source))
+
+
+def test_the_seal_breaks_with_the_source_and_with_what_draws(tmp_path, monkeypatch):
+    notebook = make_notebook(tmp_path / "book.ipynb", "1 + 1")
+    notebooks.store(notebook)
+    book = nbformat.read(notebook, 4)
+    assert book.metadata["pckd_nb"] == notebooks.seal(book)
+    book.cells.append(nbformat.v4.new_markdown_cell("Words may change."))
+    assert book.metadata["pckd_nb"] == notebooks.seal(book)
+    book.cells[0].source = "1 + 2"
+    assert book.metadata["pckd_nb"]["source"] != notebooks.seal(book)["source"]
+    monkeypatch.setattr(notebooks, "DRAWING", ("runs.py",))
+    assert book.metadata["pckd_nb"]["drawing"] != notebooks.seal(book)["drawing"]
+
+
+def test_students_get_neither_solutions_nor_outputs(tmp_path, monkeypatch):
+    task, solution = new_code_cell("answer = ..."), new_code_cell("answer = 4", metadata={"tags": ["solution"]})
+    check = new_code_cell("from pckd_nb.course import check\ncheck(answer, 4)", metadata={"tags": ["check"]})
+    nbformat.write(new_notebook(cells=[task, solution, check]), tmp_path / "book.ipynb")
+    notebooks.store(tmp_path / "book.ipynb")
+    monkeypatch.setattr(notebooks, "FOLDER", tmp_path)
+    (written,) = notebooks.write_student_versions(tmp_path / "student")
+    book = nbformat.read(written, 4)
+    nbformat.validate(book)
+    assert [cell.source for cell in book.cells] == [task.source, check.source]
+    assert not any(cell.outputs or cell.execution_count for cell in book.cells)
+    assert notebooks.execute(written).cells[-1].outputs[0].text == "No answer yet.\n"
