@@ -27,26 +27,29 @@ def tables(runs: list[pckd.Run]) -> dict[str, str]:
     plain = students["variant"] == ""
     usual = students.groupby("data")["epochs"].transform(lambda epochs: epochs.mode()[0]) == students["epochs"]
     ablation = students["variant"].str.fullmatch(ABLATION)
-    shapes = students["data"] == "shapes100"
+    shapes, one_view = students["data"] == "shapes100", students["variant"] == "views = 1"
     return {
         "measured": markdown(students[usual & (plain | students["variant"].eq("strategy = uniform"))], "data"),
         "ablation": markdown(students[usual & shapes & (plain | ablation)]),
-        "budget": markdown(students[shapes & plain].sort_values("epochs", kind="stable"), "epochs"),
+        "budget": markdown(
+            students[shapes & (plain | one_view)].sort_values("epochs", kind="stable"), "epochs", "compute"
+        ),
     }
 
 
 def markdown(rows: pd.DataFrame, *more: str) -> str:
+    """A table of some rows of `comparison_table`; more: columns before the method."""
     header = [*more, "method", "top-1 %, mean ± sd", "95 % interval", "minus KD, by seed", "95 % interval", "seeds"]
     lines = [header, ["---"] * len(header)]
     for _, row in rows.iterrows():
-        first = [NAMES[row[name]] if name == "data" else str(row[name]) for name in more]
+        shown = {"data": NAMES[row["data"]], "epochs": str(row["epochs"]), "compute": f"{row['teraflops']:.1f}"}
         method = ", ".join(part for part in (row["method"], row["variant"]) if part)
         several = row["n"] > 1
         score = f"{row['mean']:.1f} ± {row['sd']:.1f}" if several else f"{row['mean']:.1f}"
         interval = f"{row['low']:.1f} … {row['high']:.1f}" if several else ""
         minus = "" if pd.isna(row["minus_kd"]) else f"{row['minus_kd']:+.1f}"
         around = f"{row['minus_kd_low']:+.1f} … {row['minus_kd_high']:+.1f}" if row["paired_n"] > 1 else ""
-        lines.append([*first, method, score, interval, minus, around, str(row["n"])])
+        lines.append([*(shown[name] for name in more), method, score, interval, minus, around, str(row["n"])])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 

@@ -6,8 +6,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
-from functools import partial, wraps
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ from .evaluation import evaluate as evaluate_model
 from .methods import BASELINES, METHODS
 from .models import MODELS, PAIRS, Classifier, count_flops, create_model
 from .preview import STRATEGIES
-from .recipes import RECIPES, get_recipe
+from .recipes import RECIPES, Recipe, get_recipe
 from .runs import Run
 from .transfer import transfer_table
 
@@ -38,71 +38,118 @@ TOLERANCE = 0.05  # of --expect, in percentage points
 
 Data = Annotated[str, typer.Option(help="Data set: a name that `pckd-nb datasets` lists, or folder:PATH.")]
 Root = Annotated[Path | None, typer.Option(help="Where data sets are kept. Default: $PCKD_DATA, else data/downloads.")]
-TrainSize = Annotated[int | None, typer.Option(help="Use that many training images (shapes100: draw that many).")]
 TestSize = Annotated[int | None, typer.Option(help="Likewise for test images.")]
 ImageSize = Annotated[int | None, typer.Option(help="Side of the images in pixels, for photographs.")]
 Workers = Annotated[int | None, typer.Option(help="Processes that read images too many to be held in memory.")]
-RecipeName = Annotated[str, typer.Option("--recipe", help=f"Optimiser settings: {', '.join(RECIPES)}.")]
-Epochs = Annotated[int | None, typer.Option(help="Instead of the recipe's number of epochs.")]
-BatchSize = Annotated[int | None, typer.Option(help="Instead of the recipe's images per step.")]
-LearningRate = Annotated[float | None, typer.Option("--lr", help="Instead of the recipe's learning rate.")]
-Flip = Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirror training images at random, or not.")]
-Seed = Annotated[int, typer.Option(help="Of the networks' first weights, and of order and crops of the images.")]
-Out = Annotated[Path, typer.Option(help="The run folder to make.")]
 Init = Annotated[str | None, typer.Option(help="Start from other weights: a run folder, a checkpoint file or URL.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; start it where there is none.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile. Default: in long runs.")]
 Precision = Annotated[str, typer.Option(help="auto, 32-true or bf16-mixed.")]
 
 
-@app.command()
-def train(
+# A command's parameter whose default is one of these functions stands for the options that the function takes, and gets
+# what it returns: `with_shared` does that.
+
+
+def recipe_of(
+    recipe: Annotated[str, typer.Option(help=f"Optimiser settings: {', '.join(RECIPES)}.")] = "classroom",
+    epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's number of epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Instead of the recipe's images per step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Instead of the recipe's learning rate.")] = None,
+    flip: Annotated[
+        bool | None, typer.Option("--flip/--no-flip", help="Mirror training images at random, or not.")
+    ] = None,
+) -> Recipe:
+    return get_recipe(recipe, **given(epochs=epochs, batch_size=batch_size, lr=lr, flip=flip))
+
+
+def data_of(
     data: Data,
-    model: Annotated[str, typer.Option(help="Network: a name that `pckd-nb models` lists.")],
-    out: Out,
-    recipe: RecipeName = "classroom",
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    lr: LearningRate = None,
-    flip: Flip = None,
-    seed: Seed = 0,
-    init: Init = None,
-    train_size: TrainSize = None,
+    train_size: Annotated[
+        int | None, typer.Option(help="Use that many training images (shapes100: draw that many).")
+    ] = None,
     test_size: TestSize = None,
     image_size: ImageSize = None,
     workers: Workers = None,
     root: Root = None,
-    resume: Resume = False,
+) -> tuple[str, dict[str, Any]]:
+    """What `load_dataset` is to be called with: reading images comes after everything that is checked at once."""
+    sizes = dict(train_size=train_size, test_size=test_size, image_size=image_size, workers=workers)
+    return data, given(**sizes, root=root)
+
+
+def training_of(
+    out: Annotated[Path, typer.Option(help="The run folder to make.")],
+    seed: Annotated[int, typer.Option(help="Of first weights, and of order and crops of the images.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out; start it where there is none.")
+    ] = False,
     overwrite: Overwrite = False,
     accelerator: Accelerator = "auto",
     precision: Precision = "auto",
     compile: Compile = None,
-) -> None:
-    """Train a network on labels alone: a teacher."""
-    chosen = get_recipe(recipe, **given(epochs=epochs, batch_size=batch_size, lr=lr, flip=flip))
-    runs.prepare(out, resume=resume, overwrite=overwrite)
-    sizes = dict(train_size=train_size, test_size=test_size, image_size=image_size, workers=workers)
-    loaded = datasets.load_dataset(data, root, **sizes)
-    network = make_network(model, loaded, seed, init)
+) -> dict[str, Any]:
+    """Options of `distill`."""
     options = dict(seed=seed, out=out, resume=resume, overwrite=overwrite, accelerator=accelerator, precision=precision)
-    report(training.fit(network, loaded, chosen, **options, **given(compile=compile)))
+    return {**options, **given(compile=compile)}
+
+
+def with_shared(command: Callable[..., None]) -> Callable[..., None]:
+    """Let typer see the options of shared functions in place of the parameters that stand for them."""
+
+    def flat(function: Callable[..., Any]) -> Iterator[inspect.Parameter]:
+        for parameter in inspect.signature(function, eval_str=True).parameters.values():
+            if inspect.isfunction(parameter.default):
+                yield from flat(parameter.default)
+            else:
+                yield parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+
+    def call(function: Callable[..., Any], options: dict[str, Any]) -> Any:
+        parameters = inspect.signature(function).parameters.values()
+        return function(
+            **{
+                about.name: call(about.default, options) if inspect.isfunction(about.default) else options[about.name]
+                for about in parameters
+            }
+        )
+
+    def wrapped(**options: Any) -> None:
+        call(command, options)
+
+    wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
+    wrapped.__signature__ = inspect.Signature(list(flat(command)))
+    wrapped.__annotations__ = {about.name: about.annotation for about in flat(command)}
+    return wrapped
 
 
 @app.command()
+@with_shared
+def train(
+    model: Annotated[str, typer.Option(help="Network: a name that `pckd-nb models` lists.")],
+    data: Any = data_of,
+    options: Any = training_of,
+    recipe: Any = recipe_of,
+    init: Init = None,
+) -> None:
+    """Train a network on labels alone: a teacher."""
+    runs.prepare(options["out"], resume=options["resume"], overwrite=options["overwrite"])
+    name, sizes = data
+    loaded = datasets.load_dataset(name, **sizes)
+    network = make_network(model, loaded, options["seed"], init)
+    report(training.fit(network, loaded, recipe, **options))
+
+
+@app.command()
+@with_shared
 def distill(
-    data: Data,
     student: Annotated[str, typer.Option(help="Network to train: a name that `pckd-nb models` lists.")],
-    out: Out,
     teacher: Annotated[str | None, typer.Option(help="The teacher: a run folder; or a checkpoint file or URL.")] = None,
     teacher_model: Annotated[str | None, typer.Option(help="Network of a teacher that is no run folder.")] = None,
     method: Annotated[str, typer.Option(help=METHOD_HELP)] = "pckd",
-    recipe: RecipeName = "classroom",
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    lr: LearningRate = None,
-    flip: Flip = None,
+    data: Any = data_of,
+    options: Any = training_of,
+    recipe: Any = recipe_of,
     beta_kd: Annotated[float | None, typer.Option(help="Weight of L_KD, the distillation of logits.")] = None,
     beta_fa: Annotated[float | None, typer.Option(help="Weight of L_FA, feature alignment.")] = None,
     beta_ca: Annotated[float | None, typer.Option(help="Weight of L_CA, category center alignment.")] = None,
@@ -111,18 +158,7 @@ def distill(
     epsilon: Annotated[float | None, typer.Option(help="Preview threshold: epsilon to the power of the epoch.")] = None,
     views: Annotated[int | None, typer.Option(help="Rotations of every image, 1 to 4.")] = None,
     strategy: Annotated[str | None, typer.Option(help=f"Weights of samples: {', '.join(STRATEGIES)}.")] = None,
-    seed: Seed = 0,
     init: Init = None,
-    train_size: TrainSize = None,
-    test_size: TestSize = None,
-    image_size: ImageSize = None,
-    workers: Workers = None,
-    root: Root = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    accelerator: Accelerator = "auto",
-    precision: Precision = "auto",
-    compile: Compile = None,
     teacher_cache: Annotated[
         Path | None, typer.Option(help="Folder that keeps what the teacher says, for other runs.")
     ] = None,
@@ -134,18 +170,17 @@ def distill(
     arm = experiments.parse_arm(method)
     for name, value in settings.items():
         arm = arm.plus(name, value)
-    trained_by, chosen = arm.build(get_recipe(recipe, **given(epochs=epochs, batch_size=batch_size, lr=lr, flip=flip)))
+    trained_by, recipe = arm.build(recipe)
     if trained_by.uses_teacher and teacher is None:
         raise ValueError(f"method {method} needs --teacher, the run folder of a trained network")
-    runs.prepare(out, resume=resume, overwrite=overwrite)
+    runs.prepare(options["out"], resume=options["resume"], overwrite=options["overwrite"])
     teacher_run = load_run_unless(teacher_model, teacher, "--teacher-model") if teacher else None
-    sizes = dict(train_size=train_size, test_size=test_size, image_size=image_size, workers=workers)
-    loaded = datasets.load_dataset(data, root, **sizes)
-    knows = teacher_run or (make_network(teacher_model, loaded, seed, teacher) if teacher else None)
-    network = make_network(student, loaded, seed, init)
-    options = dict(seed=seed, out=out, resume=resume, overwrite=overwrite, accelerator=accelerator, precision=precision)
-    options.update(given(compile=compile, teacher_cache=teacher_cache), teacher_cache_gb=teacher_cache_gb)
-    report(training.distill(network, knows, loaded, trained_by, chosen, **options))
+    name, sizes = data
+    loaded = datasets.load_dataset(name, **sizes)
+    knows = teacher_run or (make_network(teacher_model, loaded, options["seed"], teacher) if teacher else None)
+    network = make_network(student, loaded, options["seed"], init)
+    options.update(given(teacher_cache=teacher_cache), teacher_cache_gb=teacher_cache_gb)
+    report(training.distill(network, knows, loaded, trained_by, recipe, **options))
 
 
 @app.command()
@@ -190,14 +225,10 @@ def evaluate(
 
 
 @app.command()
+@with_shared
 def transfer(
     run_folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders to compare.")],
-    data: Data,
-    train_size: TrainSize = None,
-    test_size: TestSize = None,
-    image_size: ImageSize = None,
-    workers: Workers = None,
-    root: Root = None,
+    data: Any = data_of,
     accelerator: Accelerator = "auto",
     precision: Precision = "auto",
 ) -> None:
@@ -205,29 +236,20 @@ def transfer(
     chosen = [runs.load_run(folder) for folder in run_folders]
     for run in chosen:
         run.model()  # whose weights can't be used is to be known before the images are read
-    sizes = dict(train_size=train_size, test_size=test_size, image_size=image_size, workers=workers)
-    loaded = datasets.load_dataset(data, root, **sizes)
+    name, sizes = data
+    loaded = datasets.load_dataset(name, **sizes)
     table = transfer_table(chosen, loaded, accelerator=accelerator, precision=precision)
     print(f"linear probe on {len(loaded.train):,} training and {len(loaded.test):,} test images of {loaded.name}:")
     print_table([tuple(table.columns), *(tuple(map(cell_text, row)) for row in table.itertuples(index=False))])
 
 
 def grid_of(
-    data: Data,
     teacher: Annotated[list[Path], typer.Option(help="Run folder of a teacher; several make several pairs.")],
     student: Annotated[list[str], typer.Option(help="Network to train; several make several pairs.")],
     out: Annotated[Path, typer.Option(help="Folder of the grid: OUT/TEACHER-STUDENT/ARM/seedN and OUT/results.csv.")],
+    data: Any = data_of,
     seeds: Annotated[str, typer.Option(help="Such as 0,1,2 or 0-4.")] = "0-2",
-    recipe: RecipeName = "classroom",
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    lr: LearningRate = None,
-    flip: Flip = None,
-    train_size: TrainSize = None,
-    test_size: TestSize = None,
-    image_size: ImageSize = None,
-    workers: Workers = None,
-    root: Root = None,
+    recipe: Any = recipe_of,
     accelerator: Accelerator = "auto",
     precision: Precision = "auto",
     compile: Compile = None,
@@ -242,47 +264,28 @@ def grid_of(
     """What compare, ablate and sweep share: what builds a grid of its arms, and how to run it."""
     if not (match := re.fullmatch(r"([0-9]+)/([0-9]+)", shard)):
         raise ValueError(f"--shard must be i/n, such as 2/8, got {shard}")
-    sizes = dict(train_size=train_size, test_size=test_size, image_size=image_size, workers=workers, root=root)
     options: dict[str, Any] = dict(accelerator=accelerator, precision=precision, **given(compile=compile))
     cache = (teacher_cache or out / "teacher_cache") if teacher_cache_gb else None
     if cache:
         options["teacher_cache_gb"] = teacher_cache_gb
     build = partial(
         experiments.Grid,
-        data=data,
+        data=data[0],
         pairs=tuple(itertools.product(teacher, student)),
         seeds=parse_seeds(seeds),
         out=out,
-        recipe=get_recipe(recipe, **given(epochs=epochs, batch_size=batch_size, lr=lr, flip=flip)),
-        data_options=given(**sizes),
+        recipe=recipe,
+        data_options=data[1],
         options=options,
         teacher_cache=cache,
     )
     return build, dict(jobs=jobs, shard=(int(match[1]), int(match[2])), dry_run=dry_run)
 
 
-def with_grid(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `grid_of` in place of its parameter `grid`, which gets what that returns."""
-    own = inspect.signature(command, eval_str=True).parameters
-    shared = inspect.signature(grid_of, eval_str=True).parameters
-
-    @wraps(command)
-    def wrapped(**options: Any) -> None:
-        grid = grid_of(**{name: options.pop(name) for name in shared})
-        command(grid=grid, **options)
-
-    parameters = [*(parameter for name, parameter in own.items() if name != "grid"), *shared.values()]
-    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-    wrapped.__signature__ = inspect.Signature(parameters)
-    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    del wrapped.__wrapped__  # else its own signature would be looked up there
-    return wrapped
-
-
 @app.command()
-@with_grid
+@with_shared
 def compare(
-    grid: Any,
+    grid: Any = grid_of,
     methods: Annotated[
         str, typer.Option(help="Arms, comma-separated: METHOD or METHOD-SETTING=VALUE, such as pckd-strategy=uniform.")
     ] = "supervised,kd,pckd",
@@ -293,9 +296,9 @@ def compare(
 
 
 @app.command()
-@with_grid
+@with_shared
 def ablate(
-    grid: Any,
+    grid: Any = grid_of,
     reference: Annotated[str, typer.Option(help="The arm that the others are compared with, seed by seed.")] = "pckd",
 ) -> None:
     """PCKD without each of its terms, with every other strategy, with one view; KD and a lone student beside it."""
@@ -303,13 +306,13 @@ def ablate(
 
 
 @app.command()
-@with_grid
+@with_shared
 def sweep(
-    grid: Any,
     factor: Annotated[
         list[str],
         typer.Option(help="NAME or NAME=VALUE,VALUE,…: beta_cc, beta_fa, beta_ca, epsilon_240, …; one at a time."),
     ],
+    grid: Any = grid_of,
     method: Annotated[str, typer.Option(help="The arm whose setting is swept.")] = "pckd",
     reference: Annotated[str, typer.Option(help="The arm that the others are compared with, seed by seed.")] = "pckd",
 ) -> None:

@@ -22,7 +22,7 @@ for study in $studies; do
         teacher shapes100 "${data[@]}" --model resnet20 --epochs 30
         grid ablate shapes100 "${data[@]}" --seeds 0-2
         grid sweep shapes100 "${data[@]}" --seeds 0-2 --factor beta_cc --factor beta_fa --factor beta_ca --factor epsilon_240
-        for method in supervised kd pckd; do
+        for method in supervised kd pckd pckd-views=1; do
             grid sweep shapes100 "${data[@]}" --seeds 0-2 --method $method --factor epochs=5,10,20,40 --reference $method
         done
         grid ablate shapes100 "${data[@]}" --seeds 0-4

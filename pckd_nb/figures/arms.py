@@ -201,6 +201,13 @@ def training_flops(run: Run) -> int:
     return rows * (3 * student + teacher)
 
 
+def _teraflops(run: Run) -> float:
+    try:
+        return training_flops(run) / 1e12
+    except ValueError:
+        return float("nan")
+
+
 def _forward_flops(about: dict, network: dict | None) -> int:
     if network is None:
         return 0
@@ -216,9 +223,10 @@ def _count(name: str, classes: int, shape: tuple[int, int, int]) -> int:
 
 
 def comparison_table(runs: Run | Sequence[Run]) -> pd.DataFrame:
-    """One row a data set, pair, method, variant and number of epochs: n seeds, mean and standard deviation of top-1
-    accuracy (percent) with the 95 % interval of the mean, and the difference to KD without options, paired by seed,
-    with its interval (points; NaN where KD was not run beside it, or for KD itself)."""
+    """One row a data set, pair, method, variant and number of epochs: compute of one training (10¹² operations of
+    `training_flops`, NaN for a network of your own), n seeds, mean and standard deviation of top-1 accuracy (percent)
+    with the 95 % interval of the mean, and the difference to KD without options, paired by seed, with its interval
+    (points; NaN where KD was not run beside it, or for KD itself)."""
     runs = checked(runs, whole_epoch=True)
     rows = []
     for arm, seeds in arms_of(runs).items():
@@ -237,6 +245,7 @@ def comparison_table(runs: Run | Sequence[Run]) -> pd.DataFrame:
                 "method": arm.title,
                 "variant": arm.variant,
                 "epochs": arm.epochs,
+                "teraflops": _teraflops(first),
                 "n": found.count,
                 **{name: getattr(found, name) for name in ("mean", "sd", "low", "high")},
                 **{f"minus_kd{end}": getattr(to_kd, name, np.nan) for end, name in MINUS_KD.items()},
