@@ -30,12 +30,12 @@ __all__ = [
     "KD", "PCKD", "Dataset", "Output", "Recipe", "Run", "Supervised", "analysis", "as_classifier", "course",
     "create_model", "distill", "evaluate", "experiments", "figures", "fit", "get_recipe", "load_checkpoint",
     "load_dataset", "load_run", "losses", "methods", "models", "predict", "preview", "runs", "transfer",
-    "transfer_table", "views",
+    "transfer_table", "views", "widgets",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> ModuleType:
     """Import what needs matplotlib, seaborn or scikit-learn only when it is first used."""
-    if name in ("analysis", "course", "experiments", "figures"):
+    if name in ("analysis", "course", "experiments", "figures", "widgets"):
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

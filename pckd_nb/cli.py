@@ -383,8 +383,8 @@ def run_grid(grid: tuple[Callable[..., experiments.Grid], dict[str, Any]], arms:
         points = built.points()
         left = [point for point in points if not experiments.is_finished(point)]
         print("\n".join(f"{'to train' if point in left else 'finished'}  {point}" for point in points))
-        minutes = experiments.projected_seconds(built, left, how["jobs"]) / 60
-        print(f"{len(points)} points, {len(left)} to train, projected: {minutes:.0f} minutes")
+        needed = experiments.duration(experiments.projected_seconds(built, left, how["jobs"]))
+        print(f"{len(points)} points, {len(left)} to train, projected: {needed}")
         return
     progress = how["jobs"] == 1
     table = experiments.run_grid(built, **how, progress=progress, say=partial(print, flush=True))

@@ -156,8 +156,11 @@ class Dataset:
 
 
 def default_root() -> Path:
-    """Where downloads and caches live: the folder in $PCKD_DATA, or data/downloads under the current one."""
-    return Path(os.environ.get("PCKD_DATA") or "data/downloads").expanduser()
+    """Where downloads and caches live: the folder in $PCKD_DATA; else data/downloads, in the clone of the repository
+    that this package runs from, wherever a notebook or command is started, or without one under the current folder."""
+    clone = Path(__file__).resolve().parents[1]
+    here = clone if (clone / "pyproject.toml").is_file() else Path()
+    return Path(os.environ.get("PCKD_DATA") or here / "data" / "downloads").expanduser()
 
 
 def load_dataset(

@@ -268,8 +268,7 @@ def run_grid(
     part = f"shard {number} of {count}: " if count > 1 else ""
     say(f"{part}{len(mine)} points, {len(mine) - len(left)} finished, {len(left)} to train")
     if left:
-        hours = projected_seconds(grid, left, min(jobs, len(left))) / 3600
-        say(f"projected: {hours:.1f} hours" if hours >= 0.95 else f"projected: {60 * hours:.0f} minutes")
+        say(f"projected: {duration(projected_seconds(grid, left, min(jobs, len(left))))}")
     train = _in_processes(grid, left, jobs) if jobs > 1 and len(left) > 1 else _one_by_one(grid, left, progress)
     for done, (point, accuracy, seconds) in enumerate(train, 1):
         say(f"[{done}/{len(left)}] {point}: {accuracy:.2f} %, {seconds:.0f} s")
@@ -318,8 +317,8 @@ def comparison(table: pd.DataFrame, reference: str = "kd") -> pd.DataFrame:
 
 def projected_seconds(grid: Grid, points: Sequence[Point], jobs: int = 1) -> float:
     """How long training `points` should take: seconds a step of the grid's finished points of the same kind (their
-    median), else of a probe of a few steps, times the steps there are. Of a probe, what a teacher cache saves is not
-    counted, nor what jobs cost each other."""
+    median), else of a probe of a few steps, times the steps there are. Tests after every epoch are not counted; of a
+    probe, neither is what a teacher cache saves and what jobs cost each other."""
     known: dict[tuple, list[float]] = {}
     for point in grid.points():
         if is_finished(point):
@@ -362,6 +361,14 @@ def _seconds_a_step(grid: Grid, point: Point) -> float:
             **{name: value for name, value in grid.options.items() if name in ("accelerator", "precision")},
         )
     return float(run.timing["seconds"].iloc[-1]) / views.steps(images, recipe.batch_size)
+
+
+def duration(seconds: float) -> str:
+    """In words, in the largest unit of which there are two or more."""
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
 
 
 Done = tuple[Point, float, float]  # and the accuracy in percent, and seconds

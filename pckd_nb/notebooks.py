@@ -48,6 +48,7 @@ def execute(notebook: Path, runs_folder: str | Path | None = None) -> NotebookNo
         kernel_manager_class=ThisInterpreter,
         timeout=CELL_SECONDS,
         store_widget_state=False,
+        coalesce_streams=True,
         record_timing=False,
         resources={"metadata": {"path": str(notebook.parent)}},
     )

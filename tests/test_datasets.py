@@ -219,7 +219,10 @@ def test_unknown_name_lists_all(name):
 
 def test_default_root(monkeypatch, tmp_path):
     monkeypatch.delenv("PCKD_DATA", raising=False)
-    assert default_root() == Path("data/downloads")
+    monkeypatch.chdir(tmp_path)  # a notebook runs in notebooks/, a command anywhere
+    assert default_root() == Path(__file__).parents[1] / "data" / "downloads"
+    monkeypatch.setattr(datasets, "__file__", str(tmp_path / "site-packages" / "pckd_nb" / "datasets.py"))
+    assert default_root().absolute() == tmp_path / "data" / "downloads"
     monkeypatch.setenv("PCKD_DATA", str(tmp_path))
     load_dataset("shapes100", train_size=100, test_size=100)
     assert len(list(tmp_path.glob("*.npz"))) == 2

@@ -220,6 +220,11 @@ def test_the_projection_counts_steps(teacher, tmp_path, monkeypatch):
     assert experiments.projected_seconds(grid, [longer]) == pytest.approx(3 * seconds)
 
 
+def test_durations_are_said_in_the_largest_unit_that_fits_twice():
+    said = [experiments.duration(seconds) for seconds in (4.4, 119, 120, 7199, 7200)]
+    assert said == ["4 seconds", "119 seconds", "2.0 minutes", "120.0 minutes", "2.0 hours"]
+
+
 def test_a_step_is_measured_without_a_trace(teacher, tmp_path):
     grid = make_grid(teacher, tmp_path, "pckd", [0])
     assert 0 < experiments._seconds_a_step(grid, grid.points()[0]) < 20

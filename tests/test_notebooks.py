@@ -64,3 +64,9 @@ def test_students_get_neither_solutions_nor_outputs(tmp_path, monkeypatch):
     assert [cell.source for cell in book.cells] == [task.source, check.source]
     assert not any(cell.outputs or cell.execution_count for cell in book.cells)
     assert notebooks.execute(written).cells[-1].outputs[0].text == "No answer yet.\n"
+
+
+def test_plots_outside_the_style_of_figures_show_as_well(tmp_path):
+    inside = "import matplotlib.pyplot as plt, pckd_nb as pckd\nwith pckd.figures.style():\n    plt.plot([1, 2])"
+    book = notebooks.execute(make_notebook(tmp_path / "book.ipynb", inside, "plt.plot([1, 2]);"))
+    assert ["image/png" in cell.outputs[-1].data for cell in book.cells] == [True, True]

@@ -57,7 +57,7 @@ FLOORS = [
     {"recording", "checkpoints", "transfer", "frozen", "cache"},
     {"training", "analysis"},
     {"figures", "experiments", "course", "notebooks"},
-    {"cli", "demo", "__main__", "__init__"},
+    {"cli", "demo", "widgets", "__main__", "__init__"},
 ]
 
 

@@ -26,6 +26,7 @@ CLASS_COLORS = (
 
 def style() -> AbstractContextManager[None]:
     """matplotlib settings of every figure here, for the length of a `with` block."""
+    plt.draw_if_interactive()  # loads the backend: loaded inside, a notebook's would stop to draw at the end
     return mpl.rc_context(
         {
             "figure.dpi": 90,  # 864 pixels at most: what a notebook shows without scaling

@@ -71,9 +71,10 @@ def test_it_opens_with_what_it_teaches_and_how_long_it_takes(notebook):
 @pytest.mark.slow
 @pytest.mark.alone
 @every_notebook
-def test_it_runs_from_scratch(notebook, tmp_path, monkeypatch):
-    monkeypatch.setenv("PCKD_RUNS", str(tmp_path / "none"))  # no demo runs: it has to train its own
-    monkeypatch.setenv("PCKD_DATA", str(tmp_path / "data"))
+def test_it_runs_from_scratch(notebook, tmp_path, tmp_path_factory, monkeypatch):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.setenv("PCKD_RUNS", str(elsewhere / "none"))  # no demo runs: it has to train its own
+    monkeypatch.setenv("PCKD_DATA", str(elsewhere / "data"))
     copy = Path(shutil.copy(notebook, tmp_path))
     started = time.monotonic()
     book = notebooks.execute(copy)
