@@ -60,6 +60,9 @@ def execute(notebook: Path, runs_folder: str | Path | None = None) -> NotebookNo
         raise KeyboardInterrupt from error
     for cell in book.cells:
         cell.metadata.pop("execution", None)  # when it ran
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):  # a widget's picture outlives its kernel, its view does not
+                output.data.pop("application/vnd.jupyter.widget-view+json", None)
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     about = {"kernelspec": kernel, "language_info": {"name": "python"}, "pckd_nb": seal(book)}
     book.metadata = nbformat.from_dict(about)

@@ -70,3 +70,10 @@ def test_plots_outside_the_style_of_figures_show_as_well(tmp_path):
     inside = "import matplotlib.pyplot as plt, pckd_nb as pckd\nwith pckd.figures.style():\n    plt.plot([1, 2])"
     book = notebooks.execute(make_notebook(tmp_path / "book.ipynb", inside, "plt.plot([1, 2]);"))
     assert ["image/png" in cell.outputs[-1].data for cell in book.cells] == [True, True]
+
+
+def test_of_a_widget_its_picture_is_stored(tmp_path):
+    view = "application/vnd.jupyter.widget-view+json"
+    source = f"display({{'{view}': {{'model_id': 'gone'}}, 'image/png': 'aGk=', 'text/plain': 'a picture'}}, raw=True)"
+    book = notebooks.execute(make_notebook(tmp_path / "book.ipynb", source))
+    assert set(book.cells[0].outputs[0].data) == {"image/png", "text/plain"}
