@@ -11,15 +11,15 @@ from pckd_nb.figures.arms import METHODS
 from pckd_nb.figures.results import comparison_table
 
 ROOT = Path(__file__).parents[1]
-PICTURES = ("02_framework", "04_difficulty", "05_sweeps", "09_budget", "10_published")
+PICTURES = ("02_framework", "04_difficulty", "05_sweeps", "09_budget")
 ABLATION = r"strategy = \w+|β_\w+ = 0|views = 1"
 NAMES = {"shapes100": "shapes100", "fashion_mnist": "Fashion-MNIST", "folder:cifar10": "CIFAR-10"}
 
 
 def tables(runs: list[pckd.Run]) -> dict[str, str]:
     """Name of a place in the README → its table, in Markdown."""
-    taught = {run.fingerprint for run in runs if run.path.parent.name == "teachers"}
-    students = comparison_table([run for run in runs if run.fingerprint not in taught])
+    left_out = "teachers", "cifar10_other_families"
+    students = comparison_table([run for run in runs if run.path.parent.name not in left_out])
     students = students[students["data"].isin(NAMES)]
     order = students["method"].map({name: place for place, name in enumerate(METHODS)}).fillna(len(METHODS))
     students = students.assign(place=order, on=students["data"].map(list(NAMES).index))
