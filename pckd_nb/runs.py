@@ -309,7 +309,7 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 
 def write(path: Path, writer: Callable[[Path], Any]) -> None:
     """Let `writer` fill a temporary file beside `path`, sync it, and rename it."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # another process may be writing the same
     try:
         writer(temporary)
         with open(temporary, "rb+") as file:

@@ -1,6 +1,7 @@
 """What an install gives: the same packages from pip and conda, and imports that stay light and point down."""
 
 import ast
+import gc
 import re
 import subprocess
 import sys
@@ -17,6 +18,15 @@ except ModuleNotFoundError:  # Python 3.10
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SEVEN = {"torch", "torchvision", "jupyterlab", "matplotlib", "seaborn", "scikit-learn", "ipywidgets"}
+
+
+def parsed(file: Path) -> ast.Module:
+    """Python 3.11 can fail where the garbage collector runs in the middle of this (AST constructor recursion depth)."""
+    gc.disable()
+    try:
+        return ast.parse(file.read_text())
+    finally:
+        gc.enable()
 
 
 def requirements(lines) -> dict[str, str]:
@@ -39,7 +49,7 @@ def test_everything_the_package_imports_is_declared():
     names["openTSNE"] = "opentsne"
     imported = set()
     for file in (ROOT / "pckd_nb").rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(parsed(file)):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -66,7 +76,7 @@ def test_imports_only_point_down():
     for file in (ROOT / "pckd_nb").rglob("*.py"):
         *packages, stem = file.relative_to(ROOT / "pckd_nb").with_suffix("").parts
         own = floor[packages[0] if packages else stem]
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(parsed(file)):
             # as many dots as folders lead to a neighbour in the same room, one more out of it
             outward = isinstance(node, ast.ImportFrom) and node.level == len(packages) + 1
             if outward or isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pckd_nb"):
@@ -78,7 +88,7 @@ def test_imports_only_point_down():
 
 def test_the_papers_equations_import_nothing_but_torch():
     for name in ("losses", "preview"):
-        tree = ast.parse((ROOT / "pckd_nb" / f"{name}.py").read_text())
+        tree = parsed(ROOT / "pckd_nb" / f"{name}.py")
         modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert {module.split(".")[0] for module in modules} <= {"torch", "collections"}

@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -194,3 +196,16 @@ def test_the_embedding_of_many_images_is_spread_over_all_classes(student):
     assert len(found["labels"]) == recording.EMBEDDING_SIZE
     assert np.bincount(found["labels"]).tolist() == [667, 666, 667]
     assert np.array_equal(found["features"][-1], predictions.features[-1].half())
+
+
+def test_two_processes_may_write_the_same_file(tmp_path):
+    """One that comes between another's writing and renaming."""
+
+    def interrupted(temporary):
+        temporary.write_text("ours")
+        code = f"import pathlib; from pckd_nb import runs; p = pathlib.Path({str(tmp_path / 'file')!r})"
+        code += "; runs.write(p, lambda t: t.write_text('theirs'))"
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+    runs.write(tmp_path / "file", interrupted)
+    assert (tmp_path / "file").read_text() == "ours" and [path.name for path in tmp_path.iterdir()] == ["file"]
