@@ -222,13 +222,12 @@ class Grid:
         return re.sub(r"[^\w.=-]", "_", f"{name}-{student}")
 
     def _check_that_settings_act(self, teacher: Path, student: str) -> None:
-        reason = None
+        swept = {name for arm in self.arms for name, _ in arm.settings}
+        reason = self._center_alignment_left_out(teacher, student) if "beta_ca" in swept else None
         for arm in self.arms:
             settings = dict(arm.settings)
-            if "beta_ca" in settings:
-                reason = reason or self._center_alignment_left_out(teacher, student)
-                if reason:
-                    raise ValueError(f"'{arm}' can show nothing: {reason}, so L_CA is left out whatever its weight")
+            if "beta_ca" in settings and reason:
+                raise ValueError(f"'{arm}' can show nothing: {reason}, so L_CA is left out whatever its weight")
             if settings.keys() & {"epsilon", "epsilon_240"} and settings.get("strategy") in IGNORE_THRESHOLD:
                 raise ValueError(f"'{arm}' can show nothing: strategy {settings['strategy']} has no threshold")
 
@@ -267,14 +266,14 @@ def run_grid(
     left = [point for point in mine if not is_finished(point)]
     part = f"shard {number} of {count}: " if count > 1 else ""
     say(f"{part}{len(mine)} points, {len(mine) - len(left)} finished, {len(left)} to train")
+    for point in mine:
+        if point not in left:
+            grid.train(point)  # only compares its settings with the grid's: before anything costs time
     if left:
         say(f"projected: {duration(projected_seconds(grid, left, min(jobs, len(left))))}")
     train = _in_processes(grid, left, jobs) if jobs > 1 and len(left) > 1 else _one_by_one(grid, left, progress)
     for done, (point, accuracy, seconds) in enumerate(train, 1):
         say(f"[{done}/{len(left)}] {point}: {accuracy:.2f} %, {seconds:.0f} s")
-    for point in mine:
-        if point not in left:
-            grid.train(point)  # whose settings are compared with the grid's
     table = results(grid)
     if len(table) < len(points):
         say(f"{len(points) - len(table)} points of the grid are not finished: they belong to other shards")
@@ -283,8 +282,8 @@ def run_grid(
 
 
 def results(grid: Grid) -> pd.DataFrame:
-    """A row a finished point of the grid, in its order: teacher, student, arm, seed, the arm's settings, epochs, top1,
-    top5 (percent), cross_entropy (nats). Nothing in it depends on when or how fast a point was trained."""
+    """A row a finished point of the grid, in its order: data, teacher, student, pair, arm, seed, epochs, top1, top5
+    (percent), cross_entropy (nats). Nothing in it depends on when or how fast a point was trained."""
     rows = []
     for point in grid.points():
         if is_finished(point):
