@@ -96,7 +96,7 @@ KINDS = ("always easy", "learned late", "never learned")
 
 
 def kinds_of_samples(run: Run) -> dict[str, np.ndarray]:
-    """Positions in the training set of three kinds of samples, by their recorded cross-entropy; most are of none.
+    """Positions in the training set of three kinds of samples, by their recorded cross-entropy; others are of none.
 
     A sample is *got* in an epoch when its class has more than half of the probability, CE < ln 2.
     "always easy": got in every epoch after the first third · "learned late": in no epoch of the first half (the

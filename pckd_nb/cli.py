@@ -258,7 +258,9 @@ def grid_of(
     ] = None,
     teacher_cache_gb: Annotated[float, typer.Option(help="Room for it, in gigabytes; 0: no cache.")] = 20,
     jobs: Annotated[int, typer.Option(help="Points trained at a time, each with its share of the cores.")] = 1,
-    shard: Annotated[str, typer.Option(help="i/n: train every n-th point from the i-th, for job arrays.")] = "1/1",
+    shard: Annotated[
+        str, typer.Option(help="i/n: train the i-th of n parts with about the same work, for job arrays.")
+    ] = "1/1",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the points and the projected time.")] = False,
 ) -> tuple[Callable[..., experiments.Grid], dict[str, Any]]:
     """What compare, ablate and sweep share: what builds a grid of its arms, and how to run it."""

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from .runs import Run, load_run, load_runs
 
@@ -24,8 +25,9 @@ def recorded_runs(place: str = "") -> list[Run]:
 
 
 def check(answer: Any, expected: Any, hint: str = "", tolerance: float = 1e-4) -> None:
-    """Say whether the answer to an exercise is right; if not, give the hint. Numbers, arrays and tensors are compared
-    to a tolerance, relative and absolute, all else by equality. None and ... are no answer yet."""
+    """Say whether the answer to an exercise is right; if not, give the hint. Numbers, arrays and tensors, with a
+    gradient or without, are compared to a tolerance, relative and absolute, all else by equality; an array of one
+    element is a number. None and ... are no answer yet."""
     if answer is None or answer is ...:
         print("No answer yet.")
     elif _same(answer, expected, tolerance):
@@ -36,10 +38,17 @@ def check(answer: Any, expected: Any, hint: str = "", tolerance: float = 1e-4) -
 
 def _same(answer: Any, expected: Any, tolerance: float) -> bool:
     try:
-        a, b = (np.asarray(x, dtype=float) for x in (answer, expected))
+        a, b = (_numbers(x) for x in (answer, expected))
     except (TypeError, ValueError):
-        return bool(answer == expected)
+        return bool(np.array_equal(answer, expected))
     return a.shape == b.shape and bool(np.allclose(a, b, rtol=tolerance, atol=tolerance))
+
+
+def _numbers(x: Any) -> np.ndarray:
+    if isinstance(x, (list, tuple)):
+        x = [_numbers(part) for part in x]
+    numbers = np.asarray(x.detach().cpu() if isinstance(x, torch.Tensor) else x, dtype=float)
+    return numbers.reshape(()) if numbers.size == 1 else numbers
 
 
 def _folder(place: str) -> Path:

@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from statistics import median
@@ -37,7 +37,7 @@ from torch import nn
 
 from . import methods, runs, training, views
 from .datasets import Dataset, load_dataset
-from .models import create_model
+from .models import count_flops, create_model
 from .recipes import Recipe, get_recipe
 from .runs import Run
 
@@ -48,7 +48,7 @@ IGNORE_THRESHOLD = ("uniform", "focal")
 SWEEPS: dict[str, tuple[float, ...]] = {
     "beta_cc": (0, 0.002, 0.005, 0.02, 0.05),
     "beta_fa": (0, 2, 5, 20, 50),
-    "beta_ca": (0, 0.1, 1, 10, 100),
+    "beta_ca": (0, 1, 10, 100, 1000),  # at the published 1 it hardly acts in a short training
     "epsilon_240": (1, 1.0025, 1.005, 1.01, 1.015),
 }
 PROBE_STEPS = 4
@@ -208,11 +208,10 @@ class Grid:
         run = runs.load_run(point.folder)
         method, recipe = point.arm.build(self.recipe)
         recipe = recipe.for_network(point.student)
-        wanted = {name: about["value"] for name, about in _settings(method, recipe, self.loaded).items()}
+        wanted = runs.values_of(_settings(method, recipe, self.loaded))
         about = run.settings
-        found = {name: setting["value"] for name, setting in about["method"]["settings"].items()}
-        same = found == wanted and about["recipe"]["epochs"] == recipe.epochs and about["seed"] == point.seed
-        if not same or about["data"]["fingerprint"] != self.loaded.fingerprint:
+        found = run.method_settings, about["recipe"]["epochs"], about["seed"], about["data"]["fingerprint"]
+        if found != (wanted, recipe.epochs, point.seed, self.loaded.fingerprint):
             raise ValueError(f"'{point.folder}' holds another run than this grid asks for: choose another folder")
         return run
 
@@ -238,6 +237,7 @@ class Grid:
 
 
 def is_finished(point: Point) -> bool:
+    """Whether the point's run folder says that its training came to its end."""
     return (point.folder / "run.json").is_file() and runs.read_settings(point.folder)["status"] == "finished"
 
 
@@ -251,10 +251,10 @@ def run_grid(
 ) -> pd.DataFrame:
     """Train what is missing of a grid, and return `results` of it, also written to OUT/results.csv.
 
-    jobs: points trained at a time, each in a process with its share of the cores. shard: (i, n), every n-th point from
-    the i-th, for the jobs of an array. say: gets a line about what is to come, with the projected time, and one a
-    point. Raises KeyboardInterrupt after Ctrl-C, with all that was done on disk, and RuntimeError where a process was
-    killed; ValueError for impossible jobs or shards, and what `distill` raises.
+    jobs: points trained at a time, each in a process with its share of the cores. shard: (i, n), the i-th of n parts
+    with about the same work, for the jobs of an array. say: gets a line about what is to come, with the projected time,
+    and one a point. Raises KeyboardInterrupt after Ctrl-C, with all that was done on disk, and RuntimeError where a
+    process was killed; ValueError for impossible jobs or shards, and what `distill` raises.
     """
     number, count = shard
     if not 1 <= number <= count:
@@ -262,7 +262,7 @@ def run_grid(
     if jobs < 1:
         raise ValueError(f"jobs must be 1 or more, got {jobs}")
     points = grid.points()
-    mine = points[number - 1 :: count]
+    mine = dealt(grid, count)[number - 1]
     left = [point for point in mine if not is_finished(point)]
     part = f"shard {number} of {count}: " if count > 1 else ""
     say(f"{part}{len(mine)} points, {len(mine) - len(left)} finished, {len(left)} to train")
@@ -281,13 +281,27 @@ def run_grid(
     return table
 
 
+def dealt(grid: Grid, count: int) -> list[list[Point]]:
+    """The points of a grid in `count` parts with about the same work: the longest first, each to the part that has the
+    least so far, an arm's seeds one after the other. Nothing but the grid decides, so that jobs need not ask each
+    other. A part keeps the grid's order."""
+    points = grid.points()
+    work = [_operations(grid, point) if count > 1 else 1 for point in points]
+    parts, load = [[] for _ in range(count)], [0] * count
+    for place in sorted(range(len(points)), key=lambda place: (-work[place], str(points[place].arm))):
+        least = load.index(min(load))
+        parts[least].append(place)
+        load[least] += work[place]
+    return [[points[place] for place in sorted(part)] for part in parts]
+
+
 def results(grid: Grid) -> pd.DataFrame:
     """A row a finished point of the grid, in its order: data, teacher, student, pair, arm, seed, epochs, top1, top5
     (percent), cross_entropy (nats). Nothing in it depends on when or how fast a point was trained."""
     rows = []
     for point in grid.points():
         if is_finished(point):
-            row = runs.table([runs.load_run(point.folder)]).iloc[0]
+            row = runs.table([runs.load_run(point.folder, tables_only=True)]).iloc[0]
             shared = {name: row[name] for name in ("data", "teacher", "student")}
             scores = {name: row[name] for name in ("epochs", "top1", "top5", "cross_entropy")}
             rows.append({**shared, "pair": point.folder.parts[-3], "arm": str(point.arm), "seed": point.seed, **scores})
@@ -322,7 +336,7 @@ def projected_seconds(grid: Grid, points: Sequence[Point], jobs: int = 1) -> flo
     for point in grid.points():
         if is_finished(point):
             kind, steps = _work_of(grid, point)
-            known.setdefault(kind, []).append(runs.load_run(point.folder).seconds / steps)
+            known.setdefault(kind, []).append(runs.load_run(point.folder, tables_only=True).seconds / steps)
     total = 0.0
     for point in points:
         kind, steps = _work_of(grid, point)
@@ -338,6 +352,22 @@ def _work_of(grid: Grid, point: Point) -> tuple[tuple, int]:
     turns = _settings(method, recipe, grid.loaded).get("views", {"value": method.views})["value"]
     kind = point.teacher, point.student, point.arm.method, turns, recipe.batch_size
     return kind, views.steps(len(grid.loaded.train), recipe.batch_size) * recipe.epochs
+
+
+def _operations(grid: Grid, point: Point) -> int:
+    """Of a point's networks in all its training: three forward passes of the student a row, which is forward and
+    backward, and one of the teacher. What a teacher cache saves is not known in advance."""
+    (*_, turns, batch_size), steps = _work_of(grid, point)
+    networks = [point.student] * 3
+    if point.arm.build(grid.recipe)[0].uses_teacher:
+        networks.append(runs.read_settings(point.teacher)["model"]["name"])
+    shape = grid.loaded.channels, *grid.loaded.size
+    return steps * batch_size * turns * sum(_flops(name, len(grid.loaded.classes), shape) for name in networks)
+
+
+@cache
+def _flops(name: str, classes: int, shape: tuple[int, int, int]) -> int:
+    return count_flops(create_model(name, num_classes=classes, in_channels=shape[0], seed=0), shape)
 
 
 def _seconds_a_step(grid: Grid, point: Point) -> float:
@@ -468,7 +498,7 @@ def _settings(method: nn.Module, recipe: Recipe, data: Dataset) -> dict[str, dic
 def _resolved(arm: Arm, recipe: Recipe, data: Dataset) -> tuple[dict[str, Any], Recipe]:
     """All that decides what this arm trains: two arms with the same are one."""
     method, recipe = arm.build(recipe)
-    values = {name: about["value"] for name, about in _settings(method, recipe, data).items()}
+    values = runs.values_of(_settings(method, recipe, data))
     if "epsilon" in values:
         values["epsilon"] = round(values["epsilon"], 9)  # 1.005^(240/10) and (1.005^240)^(1/10) are the same ε
     return values, recipe

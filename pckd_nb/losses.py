@@ -1,7 +1,7 @@
 """The loss terms of PCKD (arXiv 2410.14143) as pure functions of tensors.
 
 Symbols: B images, V views of each, N = V·B rows, C categories, D feature width. Every function but
-`category_center_alignment` returns one value per row; weighting and averaging happen in `methods.py`.
+`category_center_alignment` returns one value per row; weighting and averaging happen in `methods/`.
 Half-precision input is computed and returned in float32, float64 in float64.
 """
 

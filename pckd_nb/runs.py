@@ -65,11 +65,21 @@ class Run:
         return f"{self.settings['method']['title']} {self.settings['model']['name'] or 'network'}"
 
     @property
+    def method_settings(self) -> dict[str, Any]:
+        """Every setting of the method and its value."""
+        return values_of(self.settings["method"]["settings"])
+
+    @property
+    def chosen_settings(self) -> dict[str, Any]:
+        """Those of the method's settings that its caller chose."""
+        settings = self.settings["method"]["settings"].items()
+        return values_of({name: about for name, about in settings if about["from"] == "argument"})
+
+    @property
     def variant(self) -> str:
         """The method's settings that its caller chose, "β_cc = 0, views = 1"; "" where all were left open."""
-        settings = self.settings["method"]["settings"].items()
-        chosen = {name: about["value"] for name, about in settings if about["from"] == "argument"}
-        return ", ".join(f"{SYMBOLS.get(name, name)} = {_number(value)}" for name, value in chosen.items())
+        chosen = self.chosen_settings.items()
+        return ", ".join(f"{SYMBOLS.get(name, name)} = {_number(value)}" for name, value in chosen)
 
     @property
     def finished(self) -> bool:
@@ -126,22 +136,40 @@ class Run:
 
 
 SAMPLES = ("cross_entropy", "difficulty", "labels", "ground_truth")
+KEPT = {"samples": SAMPLES[:3], "gallery": ("gallery",), "embedding": ("embedding",)}  # what a record may lack
 
 
-def load_run(path: str | Path) -> Run:
-    """Read a run folder, finished or not.
+def values_of(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Setting → value, of settings that say too where each came from, as in run.json and from `methods.resolve`."""
+    return {name: about["value"] for name, about in settings.items()}
+
+
+def having(run: Run, *parts: str) -> Run:
+    """The run, if it kept these parts, "samples", "gallery" or "embedding". Raises ValueError that names the first it
+    lacks, and how to get it."""
+    for part in parts:
+        if any(getattr(run, array) is None for array in KEPT[part]):
+            how = "its first whole epoch will bring it" if run.history.empty else "train it again to have it"
+            raise ValueError(f"the run {run.title} kept no {part} ({part}.npz): {how}")
+    return run
+
+
+def load_run(path: str | Path, tables_only: bool = False) -> Run:
+    """Read a run folder, finished or not. tables_only: leave weights and arrays, which take long, on disk.
 
     Raises FileNotFoundError where there is no run, ValueError where its files can't be read.
     """
     folder = Path(path)
     settings = read_settings(folder)
     try:
+        tables = {name: pd.read_csv(folder / f"{name}.csv") for name in ("history", "timing")}
+        if tables_only:
+            return Run(settings=settings, **tables, student_state={}, path=folder)
         weights = load_file(folder / "student.safetensors") if (folder / "student.safetensors").exists() else {}
         heads = {name.removeprefix(HEADS): weights.pop(name) for name in list(weights) if name.startswith(HEADS)}
         return Run(
             settings=settings,
-            history=pd.read_csv(folder / "history.csv"),
-            timing=pd.read_csv(folder / "timing.csv"),
+            **tables,
             student_state=weights,
             method_state=heads,
             gallery=_loadz(folder / "gallery.npz"),
@@ -216,7 +244,7 @@ def table(runs: Iterable[Run]) -> pd.DataFrame:
                 "variant": run.variant,
                 "epochs": about["recipe"]["epochs"],
                 "seed": about["seed"],
-                **{name: setting["value"] for name, setting in about["method"]["settings"].items()},
+                **run.method_settings,
                 **{name: last.get(f"test_{name}", float("nan")) for name in ("top1", "top5", "cross_entropy")},
                 "train_images": about["data"]["train_images"],
                 "seconds": run.seconds,
@@ -267,7 +295,7 @@ def check_same(folder: Path, settings: dict[str, Any]) -> None:
     """Raises ValueError, naming the first difference, unless the run in `folder` has these settings."""
 
     def identity(about: dict[str, Any]) -> dict[str, Any]:
-        method = {name: setting["value"] for name, setting in about["method"]["settings"].items()}
+        method = values_of(about["method"]["settings"])
         teacher = (about["teacher"] or {}).get("fingerprint")
         named = {"method": about["method"]["name"], "student": about["model"]["name"], "teacher": teacher}
         named["first weights"] = about["model"]["start"]
@@ -320,6 +348,7 @@ def write(path: Path, writer: Callable[[Path], Any]) -> None:
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Write run.json of a run folder, whole or not at all."""
     text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
     write(folder / "run.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
 

@@ -15,6 +15,7 @@ import pckd_nb as pckd
 from pckd_nb import experiments, runs
 from pckd_nb.analysis import paired_difference, summarise
 from pckd_nb.experiments import Arm, Grid, parse_arm, run_grid
+from pckd_nb.figures.arms import training_flops
 
 SIZES = {"train_size": 60, "test_size": 30}
 
@@ -151,6 +152,7 @@ def test_a_point_is_the_run_that_distill_makes(teacher, tmp_path, data):
     alone = pckd.distill(student, pckd.load_run(teacher), data, method, grid.recipe, seed=3, progress=False)
     point = pckd.load_run(grid.points()[0].folder)
     assert point.fingerprint == alone.fingerprint and point.history.equals(alone.history)
+    assert experiments._operations(grid, grid.points()[0]) == training_flops(point)
 
 
 def test_shards_make_the_same_table(teacher, tmp_path):
@@ -161,6 +163,20 @@ def test_shards_make_the_same_table(teacher, tmp_path):
     second, _ = quiet(grid, shard=(2, 2))
     assert second.equals(whole)
     assert (tmp_path / "parts" / "results.csv").read_bytes() == (tmp_path / "whole" / "results.csv").read_bytes()
+
+
+def test_shards_have_the_same_work(teacher, tmp_path):
+    grid = make_grid(teacher, tmp_path, "supervised,kd,pckd,pckd-views=4")
+    points, place = grid.points(), {point: i for i, point in enumerate(grid.points())}
+    for count in (1, 2, 3, 9):
+        parts = experiments.dealt(grid, count)
+        assert len(parts) == count and sorted(place[point] for part in parts for point in part) == list(range(8))
+        assert all(part == sorted(part, key=place.get) for part in parts)
+    one, other = experiments.dealt(grid, 2)  # two seeds: each part has every arm once
+    assert {point.arm for point in one} == {point.arm for point in other} == set(grid.arms)
+    work = [sum(experiments._operations(grid, point) for point in part) for part in experiments.dealt(grid, 3)]
+    longest = max(experiments._operations(grid, point) for point in points)
+    assert max(work) <= sum(work) / 3 + longest
 
 
 @pytest.mark.parametrize("shard", [(0, 2), (3, 2), (1, 0)])

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import pckd_nb as pckd
 from pckd_nb import figures
-from pckd_nb.figures.canvas import color_of, lines
+from pckd_nb.figures.canvas import canvas, color_of, lines
 
 from .conftest import make_data
 
@@ -69,6 +69,36 @@ def test_nothing_leaks_into_pyplot_or_its_settings(runs):
     figures.accuracy(runs)
     assert plt.get_fignums() == []
     assert dict(mpl.rcParams) == before
+
+
+def test_log_axes_have_labels_that_are_no_formulas(runs):
+    def labels(figure):
+        FigureCanvasAgg(figure).draw()
+        axes = [axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]
+        return [{label.get_text() for label in axis.get_ticklabels(which="both")} for axis in axes]
+
+    with canvas(runs, 5, 3) as figure:
+        ax = figure.subplots()
+        ax.plot([1, 1000], [1e-6, 1e-4])
+        ax.set(xscale="log", yscale="log")
+        inside = ax.inset_axes((0.5, 0.5, 0.4, 0.4))
+        inside.plot([1, 2], [-100, 100])
+        inside.set_yscale("symlog")
+    x, y = labels(figure)
+    assert {"1", "10", "100", "1,000"} <= x and {"10⁻⁶", "10⁻⁵", "0.0001"} <= y
+    assert {"−10", "0", "10"} <= {label.get_text() for label in inside.get_yticklabels()}
+    assert not any("$" in text for text in texts(figure))
+
+    first = plt.figure()
+    with figures.style():
+        figure, ax = plt.subplots()
+        ax.plot([1, 2, 5], [1, 1e6, 3e6])
+        ax.set(xscale="log", yscale="log")
+    x, y = labels(figure)
+    assert {"1", "2", "4"} <= x and "10⁶" in y and not any("$" in text for text in texts(figure))
+    assert plt.gcf() is figure
+    plt.close(figure)
+    plt.close(first)
 
 
 def test_every_figure_tells_data_seed_and_networks(drawn, runs):
@@ -184,6 +214,7 @@ def test_a_run_without_what_is_needed_is_one_line(runs):
         (figures.preview_weights, "no whole epoch"),
         (figures.difficulty_gallery, "no gallery"),
         (figures.feature_map, "no embedding"),
+        (lambda run: figures.preview_weights(dataclasses.replace(runs[3], difficulty=None)), "kept no samples"),
         (figures.difficulty_against_truth, "not known"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -149,6 +149,9 @@ def test_weights_are_named_by_their_strategy_where_all_else_is_the_same():
             assert line.get_label() == name and np.array_equal(line.get_ydata(), run.history[column])
     assert figure.axes[0].lines[0].get_color() == figures.COLORS["PCKD"]
     assert len({line.get_color() for line in figure.axes[0].lines}) == 5
+    _, _, constant, _, focal = figure.axes[1].lines  # no sample has v = 1 under either, and both can be seen
+    assert np.array_equal(constant.get_ydata(), focal.get_ydata())
+    assert constant.is_dashed() and focal.is_dashed() and constant._dash_pattern != focal._dash_pattern
 
 
 def test_weights_of_seeds_share_an_entry_and_other_settings_are_named():

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import subprocess
@@ -75,6 +76,23 @@ def test_a_record_may_do_without_weights(run, tmp_path):
     assert record.fingerprint == runs.fingerprint(run.student_state) and record.history.equals(run.history)
     with pytest.raises(ValueError, match="without weights"):
         record.model()
+
+
+def test_what_a_run_lacks_is_named(run):
+    assert runs.having(run, "samples", "gallery", "embedding") is run
+    for part, lacks in (("samples", "difficulty"), ("gallery", "gallery"), ("embedding", "embedding")):
+        bare = dataclasses.replace(run, **{lacks: None})
+        with pytest.raises(ValueError, match=rf"PCKD resnet8 kept no {part} \({part}\.npz\): train it again"):
+            runs.having(bare, "samples", "gallery", "embedding")
+        with pytest.raises(ValueError, match=rf"kept no {part} .*: its first whole epoch will bring it"):
+            runs.having(dataclasses.replace(bare, history=run.history[:0]), part)
+
+
+def test_tables_can_be_read_alone(run):
+    loaded = pckd.load_run(run.path, tables_only=True)
+    assert loaded.settings == json.loads(json.dumps(run.settings)) and loaded.path == run.path
+    assert loaded.history.equals(run.history) and loaded.seconds == run.seconds
+    assert not loaded.student_state and loaded.embedding is loaded.gallery is loaded.cross_entropy is None
 
 
 def test_what_is_no_run_is_named(tmp_path):
@@ -179,6 +197,8 @@ def test_many_runs_become_one_table(data, recipe, teacher, tmp_path):
     loaded = runs.load_runs(tmp_path)
     assert [run.path.name for run in loaded] == ["a", "b"]
     assert [run.variant for run in loaded] == ["", "β_fa = 0, β_cc = 0.25, strategy = uniform"]
+    assert loaded[1].chosen_settings == {"beta_fa": 0, "beta_cc": 0.25, "strategy": "uniform"}
+    assert loaded[1].method_settings["beta_cc"] == 0.25 and loaded[1].method_settings["beta_kd"] == 1
     table = runs.table(loaded)
     assert table["method"].tolist() == ["supervised", "PCKD"] and table["seed"].tolist() == [0, 3]
     assert table["teacher"].isna().tolist() == [True, False] and table["teacher"][1] == "resnet14"

@@ -50,6 +50,7 @@ def study_of(run: Run) -> Hashable:
 
 
 def teacher_name(run: Run) -> str | None:
+    """The teacher's network, "network" for one of your own, None where the student learned alone."""
     teacher = run.settings["teacher"]
     return teacher and (teacher["name"] or "network")
 
@@ -89,10 +90,6 @@ def by_seed(runs: Iterable[Run], title: str) -> Seeds:
     return found
 
 
-def _method_settings(run: Run) -> dict[str, object]:
-    return {name: about["value"] for name, about in run.settings["method"]["settings"].items()}
-
-
 def same_seeds(points: Sequence[Seeds]) -> Callable[[Seeds], Seeds]:
     """Cuts any of `points` to the seeds that all have in common; leaves them as they are where there are none."""
     common = set.intersection(*(set(seeds) for seeds in points))
@@ -100,6 +97,7 @@ def same_seeds(points: Sequence[Seeds]) -> Callable[[Seeds], Seeds]:
 
 
 def accuracies(seeds: Seeds) -> np.ndarray:
+    """Top-1 in percent, by rising seed."""
     return np.array([run.accuracy for _, run in sorted(seeds.items())])
 
 
@@ -153,12 +151,12 @@ def _sweep_of(runs: list[Run], factors: Iterable[str]) -> Sweep:
     base = by_seed(runs, "PCKD")
     if not base:
         return Sweep({}, references, {})
-    usual = _method_settings(next(iter(base.values())))
+    usual = next(iter(base.values())).method_settings
     default = {factor: _shown(factor, usual[factor], runs[0].settings["recipe"]["epochs"]) for factor in factors}
     points = {factor: {default[factor]: dict(base)} for factor in factors}
     for run in runs:
         if run.settings["method"]["title"] == "PCKD":
-            settings = _method_settings(run)
+            settings = run.method_settings
             changed = [name for name in usual if settings.get(name) != usual[name]]
             if len(changed) == 1 and changed[0] in points:
                 value = _shown(changed[0], settings[changed[0]], run.settings["recipe"]["epochs"])
@@ -172,19 +170,21 @@ def _shown(factor: str, value: float, epochs: int) -> float:
 
 
 def budgets(runs: Run | Sequence[Run]) -> dict[str, dict[int, Seeds]]:
-    """Title → epochs → seed → run: what `budget` draws."""
+    """Name of an arm → epochs → seed → run: what `budget` draws. Methods without options are there with all their
+    epochs, arms with options, "PCKD, views = 1", where they were trained for several numbers of epochs."""
     best: dict[str, dict[int, Seeds]] = {}
     for study in studies(checked(runs, whole_epoch=True)):
-        lengths = sorted({run.settings["recipe"]["epochs"] for run in study})
-        of = {e: [run for run in study if run.settings["recipe"]["epochs"] == e] for e in lengths}
-        found = {title: {e: by_seed(some, title) for e, some in of.items()} for title in METHODS}
-        found = {title: {e: seeds for e, seeds in of.items() if seeds} for title, of in found.items()}
+        found: dict[str, dict[int, Seeds]] = {title: {} for title in METHODS}
+        for arm, seeds in sorted(arms_of(study).items(), key=lambda item: item[0].epochs):
+            if arm.title in METHODS:
+                name = ", ".join(part for part in (arm.title, arm.variant) if part)
+                found.setdefault(name, {})[arm.epochs] = dict(sorted(seeds.items()))
+        found = {name: of for name, of in found.items() if of and (name in METHODS or len(of) > 1)}
         if sum(map(len, found.values())) > sum(map(len, best.values())):
-            best = {title: of for title, of in found.items() if of}
+            best = found
     if max(map(len, best.values()), default=0) < 2:
         raise ValueError("no budgets: that takes runs of a method with several numbers of epochs on the same data")
-    same = same_seeds([seeds for of in best.values() for seeds in of.values()])
-    return {title: {epochs: same(seeds) for epochs, seeds in of.items()} for title, of in best.items()}
+    return best
 
 
 def training_flops(run: Run) -> int:
@@ -279,6 +279,5 @@ def measured_gains(runs: list[Run]) -> list[list[tuple[str, Seeds, Seeds]]]:
 
 
 def _is_sweep_point(seeds: Seeds) -> bool:
-    settings = next(iter(seeds.values())).settings["method"]["settings"]
-    chosen = [(name, about["value"]) for name, about in settings.items() if about["from"] == "argument"]
-    return any(name in FACTORS and value != 0 for name, value in chosen)
+    chosen = next(iter(seeds.values())).chosen_settings
+    return any(name in FACTORS and value != 0 for name, value in chosen.items())

@@ -2,16 +2,17 @@
 
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatterMathtext, LogFormatterSciNotation, MaxNLocator
 
-from ..runs import Run
+from ..runs import Run, having
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; methods of your own get the rest, in order.
 COLORS = {"teacher": "#4D4D4D", "supervised": "#E69F00", "KD": "#0072B2", "PCKD": "#009E73"}
@@ -24,10 +25,13 @@ CLASS_COLORS = (
 )  # fmt: skip
 
 
-def style() -> AbstractContextManager[None]:
-    """matplotlib settings of every figure here, for the length of a `with` block."""
+@contextmanager
+def style() -> Iterator[None]:
+    """matplotlib settings of every figure here, for the length of a `with` block. Names are written as they are, never
+    read as formulas; so log axes of the pyplot figures made in it get labels that are no formulas."""
     plt.draw_if_interactive()  # loads the backend: loaded inside, a notebook's would stop to draw at the end
-    return mpl.rc_context(
+    before = plt.get_fignums()
+    with mpl.rc_context(
         {
             "figure.dpi": 90,  # 864 pixels at most: what a notebook shows without scaling
             "savefig.dpi": 160,
@@ -57,7 +61,40 @@ def style() -> AbstractContextManager[None]:
             "legend.frameon": False,
             "text.parse_math": False,  # a class may be called "$1"
         }
-    )
+    ):
+        yield
+        if made := [number for number in plt.get_fignums() if number not in before]:
+            current = plt.gcf().number
+            for number in made:
+                plain_log_labels(plt.figure(number))
+            plt.figure(current)
+
+
+class PlainLog(LogFormatterSciNotation):
+    """Labels a log axis where matplotlib would, without formulas: "0.1", "1,000", "2·10⁶"."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        if not super().__call__(x, pos):
+            return ""
+        number, _, power = f"{x:,g}".partition("e")
+        if power:
+            number = f"{number}·10".removeprefix("1·") + str(int(power)).translate(str.maketrans(*POWERS))
+        return number.replace("-", "−")
+
+
+POWERS = "-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"
+
+
+def plain_log_labels(figure: Figure) -> None:
+    """Gives its log axes, where they have matplotlib's own labels, those of `PlainLog`."""
+    for ax in [inner for outer in figure.axes for inner in (outer, *outer.child_axes)]:
+        for axis in (ax.xaxis, ax.yaxis):
+            for kind in ("major", "minor"):
+                usual = getattr(axis, f"get_{kind}_formatter")()
+                if isinstance(usual, LogFormatterMathtext) and not isinstance(usual, PlainLog):
+                    base = getattr(axis.get_transform(), "base", 10)
+                    plain = PlainLog(base, usual.labelOnlyBase, usual.minor_thresholds)
+                    getattr(axis, f"set_{kind}_formatter")(plain)
 
 
 def caption(runs: Run | Sequence[Run], networks: int | None = None) -> str:
@@ -95,6 +132,7 @@ def canvas(runs: list[Run], width: float, height: float, note: str = "") -> Iter
         figure = plt.figure(figsize=(width, height), layout="constrained")
         try:
             yield figure
+            plain_log_labels(figure)
             text = textwrap.fill(f"{note} {caption(runs, 8)}".strip() if runs or not note else note, int(width * 17))
             figure.runs = runs  # what `collection` names in the file
             figure.supxlabel(text, x=0.01, ha="left", fontsize=6.5, color="#777777")
@@ -102,7 +140,9 @@ def canvas(runs: list[Run], width: float, height: float, note: str = "") -> Iter
             plt.close(figure)  # pyplot forgets it, so that a notebook shows it once: as the value of its cell
 
 
-def checked(runs: Run | Sequence[Run], whole_epoch: bool = False) -> list[Run]:
+def checked(runs: Run | Sequence[Run], *parts: str, whole_epoch: bool = False) -> list[Run]:
+    """One run or several, as a list. Raises ValueError where there is none, or one is no run, has no whole epoch where
+    that is asked for, or lacks one of `parts`: see `runs.having`."""
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
         raise ValueError("there is no run to draw")
@@ -111,6 +151,7 @@ def checked(runs: Run | Sequence[Run], whole_epoch: bool = False) -> list[Run]:
             raise ValueError(f"figures are drawn from runs, got {type(run).__name__}; load_run(folder) reads one")
         if whole_epoch and run.history.empty:
             raise ValueError(f"the run {run.title} has no whole epoch yet")
+        having(run, *parts)
     return runs
 
 
@@ -162,6 +203,16 @@ def legend(figure: Figure, runs: list[Run]) -> None:
     entries = {line["label"]: Line2D([], [], **line) for line in lines(runs)}
     columns = int(72 * figure.get_figwidth() / (5 * max(map(len, entries)) + 45))  # points: a letter, a sample of line
     figure.legend(handles=entries.values(), loc="outside upper left", ncols=max(1, min(len(entries), columns, 5)))
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """(channels, height, width) as (height, width, 3); grey gets three equal channels."""
+    return np.broadcast_to(image.transpose(1, 2, 0), (*image.shape[1:], 3))
+
+
+def thumbnail(ax: Axes, image: np.ndarray, x: float, y: float) -> None:
+    """An image (channels, height, width), uint8, as a square of 1 × 1 whose upper left corner is x, y."""
+    ax.imshow(as_rgb(image), extent=(x, x + 1, y + 1, y), interpolation="nearest")
 
 
 def epoch_axis(ax: Axes) -> None:

@@ -101,8 +101,8 @@ def sweeps(table: pd.DataFrame) -> Figure:
     """Top-1 accuracy against (a) β_cc, (b) β_fa, (c) β_ca and (d) ε, one changed at a time, the rest as in PCKD without
     options: mean ± standard deviation and a dot a seed. The grey band marks the published default; the tick labels
     say where the recipe's own default differs. ε stands as what it would be over 240 epochs, ε^(epochs/240), so that
-    thresholds end alike. Lines: mean of KD and of the student alone, with the same seeds; "lower" ones are below the
-    axis. Values are spaced evenly, not to scale."""
+    thresholds end alike. Lines: mean of KD and of the student alone, with the same seeds, where a panel's scale
+    reaches them. Scales differ from panel to panel; values are spaced evenly, not to scale."""
     return results.sweeps(list(table["run"]))
 
 

@@ -15,8 +15,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 from matplotlib.path import Path
 
 from .. import preview, shapes
-from ..runs import Run
-from .canvas import COLORS, INK, MORE_COLORS, PALE, canvas, checked, color_of, epoch_axis
+from ..runs import Run, having
+from .canvas import COLORS, INK, MORE_COLORS, PALE, as_rgb, canvas, checked, color_of, epoch_axis
 
 TRAINED, FROZEN, PREVIEW, FEATURES = COLORS["PCKD"], COLORS["teacher"], MORE_COLORS[1], MORE_COLORS[3]
 DARK_GREEN, DARK_ORANGE = "#00694C", "#A84800"  # the same two for text
@@ -32,11 +32,10 @@ def motivation(run: Run) -> Figure:
     Raises ValueError for a run without whole epoch or samples, or whose weights come from no strategy of preview.py.
     """
     runs = checked(run, whole_epoch=True)
-    strategy = run.settings["method"]["settings"].get("strategy", {}).get("value")
+    strategy = run.method_settings.get("strategy")
     if "threshold" not in run.history or strategy not in preview.STRATEGIES:
         raise ValueError(f"the run {run.title} weights no sample by a strategy of preview.py")
-    if run.difficulty is None or run.cross_entropy is None:
-        raise ValueError(f"the run {run.title} kept no samples: this figure needs γ of every training image")
+    having(run, "samples")
     last = len(run.history)
     epochs = np.unique([1, (1 + last) // 2, last])
     limits = run.history["threshold"].to_numpy()
@@ -179,9 +178,7 @@ def feature_weight_matrix(run: Run, classes: Sequence[int] | None = None, sample
     spread evenly over these classes and within them, ordered by class. Raises ValueError for other numbers, a class
     without test images, or a run without embedding.
     """
-    runs = checked(run)
-    if run.embedding is None:
-        raise ValueError(f"the run {run.title} has no embedding: it has no whole epoch yet, or kept none")
+    runs = checked(run, "embedding")
     labels, names = run.embedding["labels"], run.settings["data"]["classes"]
     classes = list(_spread(np.unique(labels), 8) if classes is None else classes)
     if not 2 <= len(set(classes)) == len(classes) <= 12 or not all(0 <= c < len(names) for c in classes):
@@ -402,8 +399,7 @@ def _picture_of(run: Run | None) -> np.ndarray:
         coarse = coarse.reshape(len(images), height // part, part, width // part, part).mean((2, 4))
         changes = [np.abs(coarse - np.rot90(coarse, turn, (1, 2))).mean((1, 2)) for turn in (1, 2)]
         images = images[np.minimum(*changes).argmax()][None]
-    picture = images[0].transpose(1, 2, 0)
-    return picture.repeat(3, 2) if picture.shape[2] == 1 else picture
+    return as_rgb(images[0])
 
 
 def _image(ax: Axes, picture: np.ndarray, center: tuple[float, float], size: float, turn: int = 0) -> None:

@@ -25,7 +25,7 @@ from .arms import (
     swept,
     training_flops,
 )
-from .canvas import COLORS, INK, PALE, canvas, checked, color_of, epoch_axis, label_of, legend, lines
+from .canvas import COLORS, INK, MORE_COLORS, PALE, canvas, checked, color_of, epoch_axis, label_of, legend, lines
 
 __all__ = [
     "accuracy", "budget", "comparison_table", "learning_curves", "published_and_measured", "published_gains",
@@ -43,6 +43,8 @@ TERMS = {
     "category_center_alignment": ("center alignment", "L_CA (mean square)"),
     "category_center_contrast": ("center contrast", "mean v·L_CC (τ/τ₀ · nats)"),
 }
+LINES = {"KD": (5, 2), "supervised": (1.5, 1.5)}  # dashes of what a sweep is compared with
+LEAST_RANGE = 12  # points of accuracy on the axis of a sweep, so that noise is not magnified
 NO_TERMS = {"epoch", "lr", "threshold", "mean_weight", "full_weight_share", "train_top1"}
 
 
@@ -121,7 +123,8 @@ def sweep(runs: Run | Sequence[Run], factor: str) -> Figure:
 
 def sweeps(runs: Run | Sequence[Run]) -> Figure:
     """Accuracy against β_cc, β_fa, β_ca and ε, as far as `runs` have them: see `swept`. Mean ± standard deviation, a
-    dot a seed; lines for KD and supervised training with the same seeds; the published default is marked."""
+    dot a seed; lines for KD and supervised training with the same seeds; the published default is marked. Each panel
+    has a scale of its own, and the lines that it reaches."""
     return _draw_sweep(swept(runs), 7.1, 5.2)
 
 
@@ -129,35 +132,27 @@ def _draw_sweep(sweep: Sweep, width: float, height: float) -> Figure:
     points, references = sweep.points, sweep.references
     runs = all_of(*(seeds for values in points.values() for seeds in values.values()))
     recipe, columns = runs[0].settings["recipe"]["name"], min(2, len(points))
-    ends = [
-        mean + end for values in points.values() for mean, sd in map(_mean_and_sd, values.values()) for end in (-sd, sd)
-    ]
-    near = [*ends, *(run.accuracy for run in runs), *accuracies(references.get("KD", {}))]
-    low, high = min(near), max(near)
-    margin = 0.08 * max(high - low, 1)
     with canvas([*runs, *all_of(*references.values())], width, height) as figure:
         entries = [
             Line2D([], [], color=COLORS["PCKD"], marker="_", markersize=9, label="PCKD, mean ± sd, seeds"),
             Patch(color=PALE, alpha=0.35, label="published default"),
         ]
-        axes = figure.subplots(-(-len(points) // columns), columns, sharey=True, squeeze=False).ravel()
-        for title, seeds in references.items():
-            mean, dashes = accuracies(seeds).mean(), {"KD": (5, 2), "supervised": (1.5, 1.5)}[title]
-            line = dict(color=COLORS[title], dashes=dashes, linewidth=1.3)
-            far = bool(mean < low - 0.5 * (high - low))  # it would squeeze everything else
-            entries.append(Line2D([], [], **line, label=f"{title}: {mean:.1f}{' (lower)' * far}"))
-            for ax in axes[: len(points)] if not far else ():
+        axes = figure.subplots(-(-len(points) // columns), columns, squeeze=False).ravel()
+        means = {title: accuracies(seeds).mean() for title, seeds in references.items()}
+        for title, mean in means.items():
+            line = dict(color=COLORS[title], dashes=LINES[title], linewidth=1.3)
+            entries.append(Line2D([], [], **line, label=f"{title}: {mean:.1f}"))
+            for ax in axes[: len(points)]:
                 ax.axhline(mean, **line)
-                low = min(low, mean)
         for ax, (factor, of_values) in zip(axes, points.items(), strict=False):
             letter, published = FACTORS[factor]
             values = sorted({*of_values, published})
             marks = {sweep.default[factor]: f"{recipe} recipe", published: "published"}  # often the same
             ax.axvline(values.index(published), color=PALE, linewidth=9, alpha=0.35, zorder=0)
-            _points(ax, {values.index(value): of_values[value] for value in sorted(of_values)}, "PCKD")
+            _points(ax, {values.index(value): of_values[value] for value in sorted(of_values)}, COLORS["PCKD"])
             ax.set_xticks(range(len(values)), [f"{value:g}\n{marks.get(value, '')}".rstrip() for value in values])
             ax.tick_params(axis="x", labelsize=7.5)
-            ax.set(xlim=(-0.5, len(values) - 0.5), ylim=(low - margin, high + margin))
+            ax.set(xlim=(-0.5, len(values) - 0.5), ylim=_range(of_values, means.get("KD")))
             ax.grid(axis="x", visible=False)
             as_published = " as over 240 epochs, ε^(epochs/240)" if factor == "epsilon" else ""
             ax.set_xlabel(f"{SYMBOLS[factor]}{as_published} (not to scale)", fontsize=8)
@@ -173,15 +168,27 @@ def _draw_sweep(sweep: Sweep, width: float, height: float) -> Figure:
     return figure
 
 
+def _range(points: Mapping[float, Seeds], kd: float | None) -> tuple[float, float]:
+    """The accuracies that a panel shows: its points with their bars, and KD's mean; never less than LEAST_RANGE."""
+    ends = [mean + end for mean, sd in map(_mean_and_sd, points.values()) for end in (-sd, sd)]
+    shown = [
+        *ends,
+        *(run.accuracy for seeds in points.values() for run in seeds.values()),
+        *([] if kd is None else [kd]),
+    ]
+    low, high = min(shown), max(shown)
+    margin = max(0.08 * (high - low), (LEAST_RANGE - (high - low)) / 2)
+    return low - margin, high + margin
+
+
 def _mean_and_sd(seeds: Seeds) -> tuple[float, float]:
     """Of one seed, (its accuracy, 0)."""
     values = accuracies(seeds)
     return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
-def _points(ax: Axes, points: Mapping[float, Seeds], title: str) -> None:
+def _points(ax: Axes, points: Mapping[float, Seeds], color: str) -> None:
     """Mean ± standard deviation at every x, joined by a line, and a dot a seed."""
-    color = COLORS[title]
     means, spread = zip(*map(_mean_and_sd, points.values()), strict=True)
     ax.errorbar(list(points), means, yerr=spread, color=color, marker="_", markersize=9, elinewidth=1.2, linewidth=1.5)
     for x, seeds in points.items():
@@ -189,17 +196,20 @@ def _points(ax: Axes, points: Mapping[float, Seeds], title: str) -> None:
 
 
 def budget(runs: Run | Sequence[Run]) -> Figure:
-    """Accuracy against training budget for supervised, KD and PCKD without options, left by epochs, right by compute
-    (see `training_flops`): mean ± standard deviation, a dot a seed. Where all points have seeds in common, those
-    alone are taken. Raises ValueError where no method was trained for two budgets on the same data."""
+    """Accuracy against training budget, left by epochs, right by compute (see `training_flops`), for supervised, KD and
+    PCKD without options, and for arms with options that were trained for several budgets: mean ± standard deviation of
+    all seeds there are, a dot a seed. Raises ValueError where no method was trained for two budgets on the same data.
+    """
     points = budgets(runs)
-    with canvas(all_of(*(seeds for of_epochs in points.values() for seeds in of_epochs.values())), 7.1, 3.7) as figure:
+    with canvas(all_of(*(seeds for of_epochs in points.values() for seeds in of_epochs.values())), 7.1, 3.9) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
+        others = [name for name in points if name not in COLORS]
+        colors = {name: COLORS.get(name) or MORE_COLORS[others.index(name) % len(MORE_COLORS)] for name in points}
         costs = []
-        for title, of_epochs in points.items():
+        for name, of_epochs in points.items():
             of_cost = {training_flops(next(iter(seeds.values()))) / 1e12: seeds for seeds in of_epochs.values()}
-            _points(left, of_epochs, title)
-            _points(right, of_cost, title)
+            _points(left, of_epochs, colors[name])
+            _points(right, of_cost, colors[name])
             costs += of_cost
         epochs = sorted({epochs for of_epochs in points.values() for epochs in of_epochs})
         left.set(title="by epochs", xlabel="epochs", ylabel="top-1 accuracy (%)", xscale="log")
@@ -211,7 +221,7 @@ def budget(runs: Run | Sequence[Run]) -> Figure:
         right.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
         for ax in (left, right):
             ax.minorticks_off()
-        entries = [Line2D([], [], color=COLORS[title], marker="_", markersize=9, label=title) for title in points]
+        entries = [Line2D([], [], color=color, marker="_", markersize=9, label=name) for name, color in colors.items()]
         figure.legend(handles=entries, loc="outside upper left", ncols=3)
     return figure
 

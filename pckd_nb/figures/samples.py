@@ -13,8 +13,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator
 
 from .. import analysis, preview
-from ..runs import Run
-from .canvas import CLASS_COLORS, COLORS, INK, PALE, canvas, checked, color_of, epoch_axis, label_of
+from ..runs import Run, having
+from .canvas import CLASS_COLORS, COLORS, INK, PALE, canvas, checked, color_of, epoch_axis, label_of, thumbnail
 
 PAGE = 7.1  # inches: two columns of a journal
 SMALL = 6.5  # points, of what stands beside small pictures
@@ -22,9 +22,7 @@ SMALL = 6.5  # points, of what stands beside small pictures
 
 def difficulty_gallery(run: Run, rows: int = 4, columns: int = 10) -> Figure:
     """Training images from easy to hard, read like text, with their class and γ after the last epoch."""
-    runs = checked(run)
-    if run.gallery is None:
-        raise ValueError(f"the run {run.title} has no gallery: it has no whole epoch yet")
+    runs = checked(run, "gallery")
     gallery, classes = run.gallery, run.settings["data"]["classes"]
     shown = np.unique(np.linspace(0, len(gallery["images"]) - 1, rows * columns).round().astype(int))
     names = ["\n".join(textwrap.wrap(classes[c], 14)[:2]) for c in gallery["labels"]]
@@ -34,7 +32,7 @@ def difficulty_gallery(run: Run, rows: int = 4, columns: int = 10) -> Figure:
         ax = figure.subplots()
         for place, i in enumerate(shown):
             x, y = place % columns * 1.08, place // columns * height
-            _thumbnail(ax, gallery["images"][i], x, y)
+            thumbnail(ax, gallery["images"][i], x, y)
             ax.text(x + 0.5, y + 1.05, f"γ = {gallery['difficulty'][i]:.2f}", ha="center", va="top", fontweight="bold",
                     fontsize=8)  # fmt: skip
             ax.text(x + 0.5, y + 1.2, names[i], ha="center", va="top", fontsize=6.8, linespacing=1.15)
@@ -79,7 +77,7 @@ def difficulty_galleries(runs: Run | Sequence[Run], rows: int = 2, columns: int 
             shown = np.unique(np.linspace(0, len(gallery["images"]) - 1, rows * columns).round().astype(int))
             for place, i in enumerate(shown):
                 x, y = left + place // rows * 1.08, top + place % rows * line
-                _thumbnail(ax, gallery["images"][i], x, y)
+                thumbnail(ax, gallery["images"][i], x, y)
                 style = dict(ha="center", va="top", fontsize=SMALL)
                 ax.text(x + 0.5, y + 1.05, f"γ {_short(float(gallery['difficulty'][i]))}", **style)
                 if run.ground_truth is not None:
@@ -96,13 +94,6 @@ def difficulty_galleries(runs: Run | Sequence[Run], rows: int = 2, columns: int 
     return figure
 
 
-def _thumbnail(ax: Axes, image: np.ndarray, x: float, y: float) -> None:
-    """An image (channels, height, width), uint8, as a square of 1 × 1 whose upper left corner is x, y."""
-    picture = image.transpose(1, 2, 0)
-    picture = picture.repeat(3, 2) if picture.shape[2] == 1 else picture
-    ax.imshow(picture, extent=(x, x + 1, y + 1, y), interpolation="nearest")
-
-
 def _short(gamma: float) -> str:
     return f"{max(0.0, gamma):.2f}" if gamma < 9.995 else f"{gamma:.1f}"  # a cross-entropy may be -0
 
@@ -117,13 +108,15 @@ def weights_over_epochs(runs: Run | Sequence[Run]) -> Figure:
     names = _strategies_or_labels(runs)
     looks: dict[str, dict[str, object]] = {}
     spare = [color for color in CLASS_COLORS if color not in (COLORS["PCKD"], "#F0E442")]  # yellow makes no line
-    dashes = ((4, 1.5), (1.5, 1.5), (6, 1.5, 1.5, 1.5))  # lines may lie on each other: all but one are broken
     for name, run in zip(names, runs, strict=True):
         if name not in looks:
-            whole = run.settings["method"]["title"] == "PCKD" and not run.variant
-            color = COLORS["PCKD"] if whole else spare[len(looks) % len(spare)]
-            looks[name] = {"color": color, "dashes": () if whole else dashes[len(looks) % len(dashes)], "label": name}
-    columns = max(1, min(5, 110 // (max(map(len, looks)) + 8)))
+            look = {"color": spare[len(looks) % len(spare)], "linewidth": 1.8, "zorder": 3}
+            # lines may lie on each other: of three in turn, each shows in the gaps of the others
+            look |= {"linestyle": (3 * (len(looks) % 3), (5, 4)), "label": name}
+            if run.settings["method"]["title"] == "PCKD" and not run.variant:  # wide, to be seen below the others
+                look |= {"color": COLORS["PCKD"], "linestyle": "-", "linewidth": 3.6, "zorder": 2}
+            looks[name] = look
+    columns = max(1, min(5, 110 // (max(map(len, looks)) + 11)))
     with canvas(runs, PAGE, 2.75 + 0.17 * -(-len(looks) // columns)) as figure:
         axes = figure.subplots(1, 2)
         panels = (("mean_weight", "mean weight"), ("full_weight_share", "share of samples with v = 1"))
@@ -136,7 +129,7 @@ def weights_over_epochs(runs: Run | Sequence[Run]) -> Figure:
         axes[0].set_ylabel("mean of v")
         axes[1].set_ylabel("share of samples")
         marks = [Line2D([], [], **look) for look in looks.values()]
-        figure.legend(handles=marks, loc="outside upper left", ncols=columns, fontsize=8)
+        figure.legend(handles=marks, loc="outside upper left", ncols=columns, fontsize=8, handlelength=3.8)
     return figure
 
 
@@ -144,10 +137,9 @@ def _strategies_or_labels(runs: list[Run]) -> list[str]:
     """Legend entries: the strategy where runs of one method and network differ in it alone, `label_of` otherwise."""
 
     def rest(run: Run) -> tuple[object, ...]:
-        settings = run.settings["method"]["settings"].items()
-        return run.title, len(run.history), {name: about["value"] for name, about in settings if name != "strategy"}
+        return run.title, len(run.history), {**run.method_settings, "strategy": None}
 
-    strategies = [run.settings["method"]["settings"].get("strategy", {}).get("value") for run in runs]
+    strategies = [run.method_settings.get("strategy") for run in runs]
     if len(set(strategies)) > 1 and None not in strategies and all(rest(run) == rest(runs[0]) for run in runs):
         return [str(strategy) for strategy in strategies]
     return [label_of(run, runs) for run in runs]
@@ -236,7 +228,7 @@ def _thumbnails(ax: Axes, run: Run, picked: np.ndarray, each: int) -> None:
     for place, (color, sample) in enumerate(zip(CLASS_COLORS, picked.tolist(), strict=False)):
         x = 1.25 * place
         if sample in places:
-            _thumbnail(ax, run.gallery["images"][places[sample]], x, 0)
+            thumbnail(ax, run.gallery["images"][places[sample]], x, 0)
         else:
             ax.text(x + 0.5, 0.5, "not in the\ngallery", ha="center", va="center", fontsize=SMALL, color="#777777")
         ax.add_patch(Rectangle((x, 0), 1, 1, fill=False, edgecolor=color, linewidth=2.2))
@@ -251,9 +243,10 @@ def _thumbnails(ax: Axes, run: Run, picked: np.ndarray, each: int) -> None:
 def preview_weights(run: Run) -> Figure:
     """The preview strategy at work: threshold and weights by epoch; γ and its weights in the first and last epoch."""
     runs = checked(run, whole_epoch=True)
-    name = run.settings["method"]["settings"].get("strategy", {}).get("value")
+    name = run.method_settings.get("strategy")
     if "threshold" not in run.history or name not in preview.STRATEGIES:
         raise ValueError(f"the run {run.title} weights no sample by a strategy of preview.py")
+    having(run, "samples")
     color, history = color_of(run, runs), run.history
     with canvas(runs, 9.6, 4.4) as figure:
         grid = figure.add_gridspec(2, 3, width_ratios=(1.1, 1, 1))

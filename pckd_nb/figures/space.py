@@ -27,7 +27,7 @@ def feature_map(runs: Run | Sequence[Run], classes: Sequence[int] | None = None,
     classes: at most ten numbers; left out, ten spread evenly over all. seed: of the maps. A map has at most the first
     50 features of a class; neighbourhoods are those in the full space, among all recorded features of the classes.
     """
-    runs = _with_embedding(runs)
+    runs = with_embeddings(runs)
     about = runs[0].settings["data"]
     if classes is None:
         count = len(about["classes"])
@@ -68,7 +68,7 @@ def center_map(runs: Run | Sequence[Run], seed: int = 0) -> Figure:
     group, and under each the most similar pair where the classes have no groups. seed: of the maps.
     Raises ValueError where 30 classes or more have no groups, or fewer than 4 classes have some.
     """
-    runs = _with_embedding(runs)
+    runs = with_embeddings(runs)
     about = runs[0].settings["data"]
     count, groups = len(about["classes"]), about["groups"]
     if count < 30:
@@ -206,19 +206,16 @@ def center_geometry(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def _with_embedding(runs: Run | Sequence[Run]) -> list[Run]:
+def with_embeddings(runs: Run | Sequence[Run]) -> list[Run]:
     """`checked`, and every run has an embedding of the same data."""
-    runs = checked(runs)
-    for run in runs:
-        if run.embedding is None:
-            raise ValueError(f"the run {run.title} has no embedding: it has no whole epoch yet, or kept none")
+    runs = checked(runs, "embedding")
     if len({run.settings["data"]["fingerprint"] for run in runs}) > 1:
         raise ValueError("maps of feature spaces side by side need runs on the same data")
     return runs
 
 
 def _teacher_and_students(runs: Run | Sequence[Run]) -> tuple[Run, list[Run]]:
-    runs = _with_embedding(runs)
+    runs = with_embeddings(runs)
     teachers = [run for run in runs if is_teacher(run, runs)]
     if len(teachers) != 1:
         raise ValueError(f"students are compared with their one teacher, and {len(teachers)} of these runs are one")

@@ -33,6 +33,8 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(Classifier):
+    """MobileNetV2 (arXiv 1801.04381) at half width, as published for CIFAR-100."""
+
     head_name = "classifier.0"
 
     def __init__(self, num_classes: int, in_channels: int):

@@ -35,6 +35,8 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(Classifier):
+    """ResNet50 (arXiv 1512.03385) as published for CIFAR-100: no pooling in the stem."""
+
     head_name = "linear"
 
     def __init__(self, num_classes: int, in_channels: int):

@@ -37,6 +37,8 @@ class Bottleneck(nn.Module):
 
 
 class ShuffleNetV1(Classifier):
+    """ShuffleNet (arXiv 1707.01083) as published for CIFAR-100: no stride in the stem."""
+
     head_name = "linear"
 
     def __init__(self, num_classes: int, in_channels: int):

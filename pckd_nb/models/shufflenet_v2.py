@@ -59,6 +59,8 @@ class HalvingBlock(nn.Module):
 
 
 class ShuffleNetV2(Classifier):
+    """ShuffleNetV2 (arXiv 1807.11164) as published for CIFAR-100: no stride in the stem."""
+
     head_name = "linear"
 
     def __init__(self, num_classes: int, in_channels: int):

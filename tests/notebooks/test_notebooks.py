@@ -10,7 +10,9 @@ import pytest
 from pckd_nb import demo, notebooks
 
 NOTEBOOKS = sorted(notebooks.FOLDER.glob("*.ipynb"))
-SECONDS = 180  # three times the minute that they are meant to take: machines differ
+SECONDS = 60  # what each may take on two idle CPU cores
+ATTEMPTS = 3  # a busy machine only adds to it: the fastest counts
+took: dict[Path, float] = {}
 
 every_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -71,15 +73,30 @@ def test_it_opens_with_what_it_teaches_and_how_long_it_takes(notebook):
 @pytest.mark.slow
 @pytest.mark.alone
 @every_notebook
-def test_it_runs_from_scratch(notebook, tmp_path, tmp_path_factory, monkeypatch):
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    monkeypatch.setenv("PCKD_RUNS", str(elsewhere / "none"))  # no demo runs: it has to train its own
-    monkeypatch.setenv("PCKD_DATA", str(elsewhere / "data"))
-    copy = Path(shutil.copy(notebook, tmp_path))
-    started = time.monotonic()
-    book = notebooks.execute(copy)
-    assert time.monotonic() - started < SECONDS
-    outputs = [output for cell in code_cells(book) for output in cell.outputs]
-    assert notebook != demo.NOTEBOOK or any("digits" in output.get("text", "") for output in outputs)
-    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
-    assert {path.name for path in tmp_path.iterdir()} == {copy.name}  # it leaves nothing behind
+def test_it_runs_from_scratch_within_a_minute(notebook, tmp_path, monkeypatch):
+    for attempt in range(ATTEMPTS):
+        folder, elsewhere = tmp_path / f"notebooks{attempt}", tmp_path / f"elsewhere{attempt}"
+        folder.mkdir()
+        monkeypatch.setenv("PCKD_RUNS", str(elsewhere / "none"))  # no demo runs: it has to train its own
+        monkeypatch.setenv("PCKD_DATA", str(elsewhere / "data"))
+        copy = Path(shutil.copy(notebook, folder))
+        started = time.monotonic()
+        book = notebooks.execute(copy)
+        seconds = time.monotonic() - started
+        outputs = [output for cell in code_cells(book) for output in cell.outputs]
+        assert notebook != demo.NOTEBOOK or any("digits" in output.get("text", "") for output in outputs)
+        assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+        assert {path.name for path in folder.iterdir()} == {copy.name}  # it leaves nothing behind
+        took[notebook] = min(seconds, took.get(notebook, seconds))
+        if seconds < SECONDS:
+            break
+    print(f"{notebook.stem}: {took[notebook]:.0f} s")
+    assert took[notebook] < SECONDS
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_all_of_them_run_within_fifteen_minutes():
+    if len(took) < len(NOTEBOOKS):
+        pytest.skip("not all notebooks were executed")
+    assert sum(took.values()) < 15 * 60

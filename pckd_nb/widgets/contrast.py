@@ -1,0 +1,120 @@
+"""Contrast: what attracts and what repels."""
+
+import ipywidgets
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from .. import losses
+from ..figures.canvas import CLASS_COLORS, INK, PALE
+from .explorer import Explorer, drawing, labelled
+
+TEMPERATURES = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+BATCHES = 8  # toy batches to choose from
+RATE = 3  # learning rate of the step that an arrow is
+
+
+def contrast_explorer() -> Explorer:
+    """What do τ and β do to the pull of L_CC in two dimensions? Redraws `contrast_state`."""
+    controls = {
+        "temperature": ipywidgets.SelectionSlider(
+            options=TEMPERATURES, value=4.0, continuous_update=False,
+            **labelled("temperature τ", "small: only the most similar vectors repel; large: all do alike"),
+        ),
+        "beta": ipywidgets.FloatSlider(
+            value=0.05, min=0, max=0.1, step=0.01, continuous_update=False,
+            **labelled("β", "weight of the term: the length of its gradient"),
+        ),
+        "batch": ipywidgets.Dropdown(
+            options=list(range(1, BATCHES + 1)), **labelled("batch", "which images were drawn: a seed")
+        ),
+    }  # fmt: skip
+    return Explorer(controls, contrast_state)
+
+
+def contrast_batch(batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A made-up batch, the same for the same number from 1: score vectors u_s, u_t, float64 (9, 2), labels (9,).
+
+    Three categories with three images each. Each category has a direction; the teacher's centers see an image near
+    it, the student's at twice the distance.
+    """
+    if batch != int(batch) or batch < 1:
+        raise ValueError(f"batch must be a whole number from 1, got {batch}")
+    labels = torch.arange(3).repeat_interleave(3)
+    angle = np.pi / 2 + 2 * np.pi / 3 * labels.numpy()
+    middle = 1.6 * np.column_stack([np.cos(angle), np.sin(angle)])
+    rng = np.random.default_rng(int(batch))
+    student, teacher = (torch.from_numpy(middle + sd * rng.standard_normal(middle.shape)) for sd in (0.8, 0.4))
+    return student, teacher, labels
+
+
+def contrast_state(temperature: float = 4.0, beta: float = 0.05, batch: int = 1) -> Figure:
+    """Category center contrast of `contrast_batch`: the similarities a·q/τ of all score vectors by category, positives
+    outlined, and in the plane of the scores the step −β·∂L_CC/∂u of every vector, L_CC averaged over images.
+
+    Raises ValueError for a temperature that is not positive, a negative β, or a batch that is not a number from 1.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    if not beta >= 0:
+        raise ValueError(f"beta must not be negative, got {beta}")
+    student, teacher, labels = contrast_batch(batch)
+    scores = student.requires_grad_(), teacher.requires_grad_()
+    loss = losses.category_center_contrast(*scores, labels, temperature).mean()
+    steps = torch.cat([-beta * gradient for gradient in torch.autograd.grad(loss, scores)]).numpy()
+    vectors, category = torch.cat(scores).detach().numpy(), labels.repeat(2).numpy()
+    of_student = np.arange(len(category)) < len(labels)
+    order = np.argsort(category, kind="stable")
+    similarity = (vectors @ vectors.T / temperature)[np.ix_(order, order)]
+    itself = np.eye(len(order), dtype=bool)
+    same = (category[order][:, None] == category[order]) & ~itself
+    positive, negative = similarity[same].mean(), similarity[~same & ~itself].mean()
+    longest = float(np.linalg.norm(steps, axis=1).max())
+
+    note = "A made-up batch of 3 categories, 3 images each, 2 scores a vector; losses.category_center_contrast of it."
+    with drawing([], 4.3, note) as figure:
+        ax = figure.add_axes((0.08, 0.13, 0.375, 0.76))
+        largest = float(np.abs(similarity[~itself]).max())
+        shown = np.ma.array(similarity, mask=itself)
+        image = ax.imshow(shown, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
+        count, each = len(order), len(order) // 3
+        for c in range(3):
+            corner = c * each - 0.5
+            ax.add_patch(Rectangle((corner, corner), each, each, fill=False, edgecolor=INK, linewidth=2, zorder=3))
+            place = dict(va="center", ha="center", fontweight="bold", fontsize=11)
+            ax.text(-2.6, corner + each / 2, "ABC"[c], color=CLASS_COLORS[c], **place)
+        halves = [c * each + (each - 1) / 4 + half * each / 2 for c in range(3) for half in (0, 1)]
+        ax.set_yticks(halves, ["u_s", "u_t"] * 3, fontsize=7.5)
+        ax.set_xticks(halves, ["u_s", "u_t"] * 3, fontsize=7.5)
+        ax.set(xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5), anchor="N")
+        ax.grid(visible=False)
+        ax.set_title("similarity a·q/τ, positives outlined")
+        bar = figure.colorbar(image, cax=figure.add_axes((0.465, 0.19, 0.012, 0.64)))
+        bar.ax.tick_params(labelsize=7)
+        bar.outline.set_visible(False)
+
+        ax = figure.add_axes((0.565, 0.13, 0.42, 0.76))
+        for c in range(3):
+            for who, marker, face in ((of_student, "o", CLASS_COLORS[c]), (~of_student, "s", "white")):
+                chosen = who & (category == c)
+                ax.scatter(*vectors[chosen].T, s=34, marker=marker, facecolor=face, edgecolor=CLASS_COLORS[c], zorder=3)
+        ax.quiver(*vectors.T, *(RATE * steps).T, color=[CLASS_COLORS[c] for c in category], angles="xy",
+                  scale_units="xy", scale=1, width=0.006, zorder=2)  # fmt: skip
+        ax.axhline(0, color=PALE, linewidth=0.8, zorder=0)
+        ax.axvline(0, color=PALE, linewidth=0.8, zorder=0)
+        ax.set(xlim=(-4.4, 4.4), ylim=(-4.4, 4.4), aspect="equal", anchor="N", xlabel="score 1", ylabel="score 2")
+        ax.set_title(f"one step down −β·∂L_CC/∂u (drawn × {RATE})")
+        marks = [Line2D([], [], linestyle="", marker="o", color=CLASS_COLORS[c], label="ABC"[c]) for c in range(3)]
+        marks += [
+            Line2D([], [], linestyle="", marker="o", color=INK, label="student's u_s"),
+            Line2D([], [], linestyle="", marker="s", markerfacecolor="white", color=INK, label="teacher's u_t"),
+        ]
+        ax.legend(handles=marks, loc="upper right", fontsize=7, handletextpad=0.1, labelspacing=0.25, borderaxespad=0.2)
+    figure.alt = (
+        f"Toy batch {int(batch)}, τ = {temperature:g}, β = {beta:g}: L_CC is {loss.item():.1f} on average. "
+        f"Similarities a·q/τ are {positive:.2f} on average among vectors of the same category ({same.sum() // 2} pairs "
+        f"of positives) and {negative:.2f} between categories. The longest step −β·∂L_CC/∂u has length {longest:.3f}."
+    )
+    return figure

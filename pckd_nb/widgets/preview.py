@@ -1,0 +1,108 @@
+"""Preview: which samples count how much."""
+
+import ipywidgets
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from .. import preview
+from ..figures.canvas import COLORS, INK, PALE
+from ..runs import Run
+from .explorer import HARD, Explorer, check_epoch, drawing, epoch_control, labelled, one_run, thumbnails
+
+
+def preview_explorer(run: Run) -> Explorer:
+    """How do ε, epoch and strategy decide what each training image counts? Redraws `preview_state`."""
+    run = one_run(run, "samples", "gallery")
+    epochs, own = len(run.history), run.method_settings.get("epsilon")
+    highest = 10 ** (1 / epochs)  # there the threshold ends at 10
+    epsilon = own or run.settings["recipe"]["final_threshold"] ** (1 / epochs)
+    rough = (highest - 1) / 50
+    step = next(n * 10.0**k for k in range(-9, 3) for n in (1, 2, 5) if n * 10.0**k >= rough)
+    controls = {
+        "epsilon": ipywidgets.FloatSlider(
+            value=epsilon, min=1, max=max(highest, epsilon), step=step, readout_format=".4f", continuous_update=False,
+            **labelled("ε", "base of the threshold: ε_t = ε^epoch"),
+        ),
+        "epoch": epoch_control(epochs),
+        "strategy": ipywidgets.Dropdown(
+            options=list(preview.STRATEGIES), **labelled("strategy", "from difficulty and threshold to weight")
+        ),
+    }  # fmt: skip
+    return Explorer(controls, lambda **values: preview_state(run, **values))
+
+
+def preview_state(run: Run, epsilon: float, epoch: int, strategy: str = "preview") -> Figure:
+    """Weights v that a strategy of `preview.STRATEGIES` gives the samples of an epoch under ε: as a curve over γ,
+    a histogram of all γ, and images of the gallery, framed by what they count.
+
+    γ and cross-entropy are the run's own, whatever it was trained with: of another ε they would have become others.
+    Raises ValueError where the run kept no samples or no gallery, or for a value that can't be.
+    """
+    run = one_run(run, "samples", "gallery")
+    check_epoch(run, epoch)
+    if strategy not in preview.STRATEGIES:
+        raise ValueError(f"unknown strategy '{strategy}'; known: {', '.join(preview.STRATEGIES)}")
+    limit = preview.threshold(epoch, epsilon)
+    ce, gamma = (values[epoch - 1].astype(np.float32) for values in (run.cross_entropy, run.difficulty))
+    weigh = preview.STRATEGIES[strategy]
+    weight = weigh(torch.from_numpy(ce), torch.from_numpy(gamma), limit).numpy()
+    full, mean = int((weight == 1).sum()), float(weight.mean())
+    right = max(4, float(np.quantile(gamma, 0.995)), 1.1 * min(limit, 10))
+
+    index = run.gallery["index"][np.argsort(gamma[run.gallery["index"]], kind="stable")]
+    shown = index[np.unique(np.linspace(0, len(index) - 1, 24).round().astype(int))]
+    places = {int(sample): place for place, sample in enumerate(run.gallery["index"])}
+    less = int((weight[shown] < 1).sum())
+
+    own = run.method_settings
+    note = "v from this ε and strategy, γ from the run as it was trained" + (
+        f" (ε = {own['epsilon']:.4g}, {own['strategy']})." if "epsilon" in own else "."
+    )
+    with drawing([run], 4.3, note) as figure:
+        above, below = figure.add_axes((0.08, 0.63, 0.39, 0.29)), figure.add_axes((0.08, 0.19, 0.39, 0.29))
+        if strategy == "focal":  # its weight is of the cross-entropy, and samples of one γ differ in that
+            above.plot(gamma, weight, ".", color=COLORS["PCKD"], markersize=2)
+        else:
+            grid = np.union1d(np.linspace(0, right, 400), [limit, np.nextafter(limit, np.inf)])
+            at = torch.from_numpy(grid)
+            curve = weigh(at, at, limit).numpy() if strategy != "constant" else np.full(len(grid), mean)
+            above.plot(grid, curve, color=COLORS["PCKD"])
+        above.set_title(f"weight v, strategy {strategy}")
+        above.set(ylim=(-0.04, 1.08), ylabel="v", yticks=(0, 0.5, 1))
+        bins = np.linspace(0, right, 41)
+        beyond = np.minimum(gamma, right)
+        for weights, color, label in ((None, PALE, "all"), (weight, COLORS["PCKD"], "each counted v times")):
+            below.stairs(np.histogram(beyond, bins, weights=weights)[0], bins, fill=True, color=color, label=label)
+        below.set_title("difficulty γ of all training images")
+        below.set(ylabel="training images", xlabel=f"γ (1: average of the batch; last bar: {right:.1f} and more)")
+        below.legend(loc="upper right", fontsize=7.5)
+        ticks = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, right)
+        for ax in (above, below):
+            ax.set_xticks(ticks[ticks <= right])  # looked for once: it takes long
+            ax.set_xlim(0, right)
+            if limit < right:
+                ax.axvline(limit, color=INK, linewidth=1, linestyle=":")
+        if limit < right:
+            side, shift = ("right", -4) if limit > 0.6 * right else ("left", 4)
+            above.annotate(f"ε_t = {limit:.2f}", (limit, 0.5), (shift, 0), textcoords="offset points", ha=side)
+        ax = figure.add_axes((0.52, 0.14, 0.47, 0.78))
+        frames = np.where(weight[shown] == 1, COLORS["PCKD"], HARD)
+        dashes = np.where(weight[shown] == 1, "-", "--")
+        texts = ["v > 0.99" if 0.995 <= v < 1 else "v < 0.01" if 0 < v < 0.005 else f"v {v:.2f}" for v in weight[shown]]
+        thumbnails(ax, [run.gallery["images"][places[int(i)]] for i in shown], 6, texts, 1.36, frames, dashes)
+        ax.set_title(f"{len(shown)} of them, from easy to hard in epoch {epoch}")
+        marks = [
+            Line2D([], [], color=COLORS["PCKD"], linewidth=2, label="v = 1: counts fully"),
+            Line2D([], [], color=HARD, linewidth=2, linestyle="--", label="v < 1: counts less"),
+        ]
+        ax.legend(handles=marks, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=2, fontsize=8)
+    figure.alt = (
+        f"Epoch {epoch} of {len(run.history)}, ε = {epsilon:.4g}, strategy {strategy}: the threshold ε_t is "
+        f"{limit:.2f}. {full:,} of {len(gamma):,} training images ({100 * full / len(gamma):.0f} %) count fully "
+        f"(v = 1); the mean weight is {mean:.2f}. Of the {len(shown)} images shown, {less} "
+        f"count{'s' * (less == 1)} less."
+    )
+    return figure

@@ -1,0 +1,119 @@
+"""Sweeps: accuracy against one factor."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ipywidgets
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..figures.arms import FACTORS, Seeds, Sweep, accuracies, all_of, swept
+from ..figures.canvas import COLORS, INK, epoch_axis
+from ..figures.results import LINES
+from ..runs import SYMBOLS, Run
+from .explorer import Explorer, drawing, labelled
+
+
+def sweep_explorer(runs: Sequence[Run]) -> Explorer:
+    """How does accuracy depend on a factor, and how does training go at each of its values? Redraws `sweep_state`."""
+    sweeps = {}
+    for factor in FACTORS:
+        try:
+            sweeps[factor] = swept(runs, [factor])
+        except ValueError:
+            if factor == list(FACTORS)[-1] and not sweeps:
+                swept(runs)  # raises, and names all factors
+
+    def values_of(factor: str) -> list[tuple[str, float]]:
+        return [(f"{value:g}", value) for value in sorted(sweeps[factor].points[factor])]
+
+    def follow(name: str, controls: Mapping[str, Any]) -> None:
+        if name == "factor":
+            controls["value"].options = values_of(controls["factor"].value)
+            controls["value"].value = sweeps[controls["factor"].value].default[controls["factor"].value]
+
+    first = next(iter(sweeps))
+    controls = {
+        "factor": ipywidgets.Dropdown(
+            options=[(SYMBOLS[factor], factor) for factor in sweeps],
+            **labelled("factor", "what is changed, all else kept"),
+        ),
+        "value": ipywidgets.SelectionSlider(
+            options=values_of(first), value=sweeps[first].default[first], continuous_update=False,
+            **labelled("its value", "one of those measured"),
+        ),
+    }  # fmt: skip
+    return Explorer(controls, lambda factor, value: _draw_sweep(sweeps[factor], factor, value), follow)
+
+
+def sweep_state(runs: Sequence[Run], factor: str, value: float | None = None) -> Figure:
+    """Final accuracy against one factor of `figures.arms.FACTORS`, and accuracy by epoch at one of its measured values,
+    the runs' default unless said; which runs are compared says `figures.arms.swept`. ε is that of 240 epochs.
+
+    Raises ValueError for an unknown factor, runs that are no sweep of it, or a value that was not measured.
+    """
+    if factor not in FACTORS:
+        raise ValueError(f"unknown factor '{factor}'; known: {', '.join(FACTORS)}")
+    sweep = swept(runs, [factor])
+    value = sweep.default[factor] if value is None else value
+    if value not in sweep.points[factor]:
+        known = ", ".join(f"{value:g}" for value in sorted(sweep.points[factor]))
+        raise ValueError(f"{SYMBOLS[factor]} = {value} was not measured; measured: {known}")
+    return _draw_sweep(sweep, factor, value)
+
+
+def _draw_sweep(sweep: Sweep, factor: str, value: float) -> Figure:
+    points, symbol, default = sweep.points[factor], SYMBOLS[factor], sweep.default[factor]
+    values = sorted(points)
+    means = {v: accuracies(seeds).mean() for v, seeds in points.items()}
+    references = {title: accuracies(seeds).mean() for title, seeds in sweep.references.items()}
+    color = COLORS["PCKD"]
+    with drawing(all_of(*points.values(), *sweep.references.values()), 3.9) as figure:
+        left, right = figure.add_axes((0.075, 0.27, 0.41, 0.6)), figure.add_axes((0.57, 0.27, 0.41, 0.6))
+        x = range(len(values))
+        sd = [accuracies(points[v]).std(ddof=1) if len(points[v]) > 1 else 0 for v in values]
+        left.errorbar(x, [means[v] for v in values], yerr=sd, color=color, marker="_", markersize=9, linewidth=1.5)
+        for place, v in zip(x, values, strict=True):
+            left.scatter([place] * len(points[v]), accuracies(points[v]), s=14, color=color, alpha=0.6, linewidth=0)
+        left.plot(values.index(value), means[value], "o", markersize=12, markerfacecolor="none", color=INK)
+        low, high = left.get_ylim()
+        for title, mean in references.items():
+            if title == "KD" or mean > low - 0.5 * (high - low):  # one far below would squeeze all else
+                left.axhline(mean, color=COLORS[title], dashes=LINES[title], linewidth=1.3)
+        left.set_xticks(x, [f"{v:g}" + "\ndefault" * (v == default) for v in values], fontsize=8)
+        left.set(xlim=(-0.5, len(values) - 0.5), ylabel="top-1 accuracy (%)")
+        as_published = " as over 240 epochs" if factor == "epsilon" else ""
+        left.set_xlabel(f"{symbol}{as_published} (not to scale)")
+        left.grid(axis="x", visible=False)
+        left.set_title("after the last epoch, mean ± sd")
+        curves = {f"PCKD, {symbol} = {value:g}": (points[value], dict(color=color))}
+        if value != default:
+            curves[f"PCKD, {symbol} = {default:g} (default)"] = points[default], dict(color=color, dashes=(1, 1.2))
+        for title, seeds in sweep.references.items():
+            curves[title] = seeds, dict(color=COLORS[title], dashes=LINES[title])
+        for label, (seeds, look) in curves.items():
+            by_epoch = np.mean([run.history["test_top1"] for run in seeds.values()], 0)
+            dot = "o" if len(by_epoch) < 3 else None
+            right.plot(range(1, len(by_epoch) + 1), by_epoch, label=label, marker=dot, **look)
+        right.set_title(f"by epoch, at {symbol} = {value:g}")
+        epoch_axis(right)
+        right.set_ylim(bottom=0)
+        right.legend(loc="best", fontsize=7.5)
+    chosen = points[value]
+    beside = ", ".join(f"{title} {mean:.1f} %" for title, mean in references.items())
+    best = max(values, key=means.get)
+    figure.alt = (
+        f"PCKD with {symbol} = {value:g}{' (the default)' * (value == default)}: {_mean_and_sd(chosen)} top-1, mean "
+        f"over {_seeds(chosen)}. Of {len(values)} values from {values[0]:g} to {values[-1]:g} the highest mean is at "
+        f"{best:g}: {_mean_and_sd(points[best])}." + (f" Beside it: {beside}." if beside else "")
+    )
+    return figure
+
+
+def _mean_and_sd(seeds: Seeds) -> str:
+    values = accuracies(seeds)
+    return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "") + " %"
+
+
+def _seeds(seeds: Seeds) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"
