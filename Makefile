@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lab lint notebooks student-notebooks figures bench clean
+.PHONY: demo test test-all lab lint notebooks student-notebooks figures site bench clean
 
 demo: .venv/.installed
 	$(BIN)/python -m pckd_nb demo
@@ -35,6 +35,10 @@ figures: .venv/.installed
 	$(BIN)/python -m pckd_nb figures --runs data/runs --out figures
 	$(BIN)/python docs/make_readme.py
 
+# The site, from notebooks, docstrings and recorded runs: build/site/html/index.html. Asks no other host for anything.
+site: .venv/.installed-site
+	$(BIN)/python docs/make_site.py
+
 # Speed, measured side by side on this machine: benchmarks/report.md. An hour on two CPU cores; leave the machine alone.
 bench: .venv/.installed-dev
 	$(BIN)/python -m benchmarks
@@ -48,6 +52,10 @@ clean:
 
 .venv/.installed: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -q -e .
+	touch $@
+
+.venv/.installed-site: .venv/.installed
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e ".[site]"
 	touch $@
 
 .venv/.installed-dev: .venv/.installed

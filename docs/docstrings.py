@@ -1,0 +1,127 @@
+"""The package's docstrings, which are plain text, as reStructuredText; and what of a module is public."""
+
+import importlib
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+# What the site documents, by the floors of the house (CONTRIBUTING.md): title → modules.
+API: dict[str, Sequence[str]] = {
+    "The paper's equations": ("losses", "preview"),
+    "Images": ("views", "shapes", "datasets", "streams"),
+    "Methods and networks": ("methods", "models", "recipes", "checkpoints"),
+    "Training": ("training", "recording", "frozen", "cache"),
+    "Runs": ("runs", "evaluation", "analysis", "transfer"),
+    "Figures": ("figures", "figures.arms", "figures.collection", "widgets"),
+    "Studies": ("experiments", "demo"),
+    "The course": ("course", "notebooks"),
+}
+
+
+def public(module: ModuleType) -> list[str]:
+    """Names of the functions and classes with a docstring that a module or package offers, by file and line."""
+    found = {}
+    for name, value in vars(module).items():
+        if name.startswith("_") or not (inspect.isfunction(value) or inspect.isclass(value)) or not value.__doc__:
+            continue
+        if value.__module__ == module.__name__ or value.__module__.startswith(f"{module.__name__}."):
+            found[name] = value
+    if hasattr(module, "__all__"):
+        found = {name: value for name, value in found.items() if name in module.__all__}
+    return sorted(found, key=lambda name: (found[name].__module__, inspect.findsource(found[name])[1]))
+
+
+@cache
+def documented() -> dict[int, str]:
+    """id of every public function and class → the full name under which the site has it."""
+    places: dict[int, str] = {}
+    for names in API.values():
+        for name in names:
+            module = importlib.import_module(f"pckd_nb.{name}")
+            for member in public(module):
+                places.setdefault(id(getattr(module, member)), f"{module.__name__}.{member}")
+    return places
+
+
+def process(app, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Turns a docstring, in place, into reStructuredText (Sphinx's event autodoc-process-docstring)."""
+    module = thing if what == "module" else inspect.getmodule(thing)
+    try:
+        arguments = list(inspect.signature(thing).parameters)
+    except (TypeError, ValueError):
+        arguments = []
+    lines[:] = rst("\n".join(lines), arguments, lambda word: _target(module, word)).splitlines()
+
+
+def readable(app, what: str, name: str, thing: Any, options: Any, signature: str | None, returns: str | None):
+    """A signature that is Python, which a dataclass's is not where a default is made anew for every instance (event
+    autodoc-process-signature)."""
+    return (signature or "").replace("<factory>", "...") or None, returns
+
+
+def skip(app, what: str, name: str, thing: Any, skipped: bool, options: Any) -> bool | None:
+    """Leaves out the fields of named tuples, whose only docstring is their number (event autodoc-skip-member)."""
+    return True if (inspect.getdoc(thing) or "").startswith("Alias for field number") else None
+
+
+def rst(text: str, arguments: Sequence[str] = (), target: Callable[[str], str | None] = lambda word: None) -> str:
+    """A plain text as reStructuredText.
+
+    Indented lines stay as they are, in a literal block. In paragraphs `code`, *stress* and **stress** are kept, code
+    that `target` has a full name for is linked, and all other marks are escaped. `arguments`, where they are explained,
+    are bold. A line that begins with one of them, or with Returns or Raises, begins a paragraph; arguments that a
+    middle dot separates make a list.
+    """
+    named = "|".join(map(re.escape, arguments)) or "(?!)"
+    names = rf"(?:{named})(?:, (?:{named}))*(?=:| \(|$)"
+    begins = re.compile(rf"{names}|Returns |Raises ")
+    blocks: list[tuple[bool, list[str]]] = []  # whether indented, and lines
+    goes_on = False
+    for line in text.split("\n"):
+        indented = line.startswith("    ")
+        if not line.strip():
+            goes_on = False
+        elif goes_on and indented == blocks[-1][0] and (indented or not begins.match(line)):
+            blocks[-1][1].append(line)
+        else:
+            blocks.append((indented, [line]))
+            goes_on = True
+    written = []
+    for indented, lines in blocks:
+        parts = " ".join(lines).split(" · ")
+        if indented:
+            written.append("::\n\n" + textwrap.indent(textwrap.dedent("\n".join(lines)), "    "))
+        elif len(parts) > 1 and all(re.match(names, part) for part in parts):
+            written += [f"- {_inline(part, names, target)}" for part in parts]
+        else:
+            written.append(_inline(" ".join(lines), names, target))
+    return "\n\n".join(written)
+
+
+def _inline(text: str, names: str, target: Callable[[str], str | None]) -> str:
+    def marked(match: re.Match) -> str:
+        if code := match["code"]:
+            place = target(code)
+            return rf":py:obj:`{code} <{place}>`\ " if place else rf"``{code}``\ "  # "\ ": a letter may follow
+        if names := match["names"]:
+            return f"**{names}**"
+        return match["stress"] or "\\" + match["mark"]
+
+    stress = r"(?P<stress>(?<!\S)\*{1,2}\w[^*]*\w\*{1,2}(?!\w))"
+    explained = rf"(?P<names>(?:^|(?<=[.·] )){names})"
+    return re.sub(rf"`(?P<code>[^`]+)`|{explained}|{stress}|(?P<mark>[\\*`|_])", marked, text)
+
+
+def _target(module: ModuleType | None, word: str) -> str | None:
+    """Full name of what a word in a docstring of `module` means, where the site has it."""
+    for start in (module, importlib.import_module("pckd_nb")):
+        thing: Any = start
+        for part in word.removesuffix("()").split("."):
+            thing = getattr(thing, part, None)
+        if thing is not None and id(thing) in documented():
+            return documented()[id(thing)]
+    return None

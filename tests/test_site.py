@@ -1,0 +1,346 @@
+"""The site as `make site` builds it: complete, without a warning, without a word to another host, and in a browser."""
+
+import functools
+import http.server
+import importlib.util
+import io
+import re
+import subprocess
+import sys
+import threading
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import pytest
+
+from pckd_nb.figures.collection import FIGURES
+
+from .test_packaging import FLOORS
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+KINDS = (
+    "index.html", "notebooks/04_category_center_contrast.html", "notebooks/05_preview.html", "api/index.html",
+    "api/runs.html", "figures.html", "commands.html", "README.html", "benchmarks/report.html", "search.html",
+)  # fmt: skip
+MATH = {"index.html", "notebooks/04_category_center_contrast.html", "notebooks/05_preview.html"}
+PHONE = {"width": 390, "height": 844}
+
+slow = [pytest.mark.slow, pytest.mark.alone]  # one build for all tests of this file, and a browser beside it
+
+
+def module_of(name: str):
+    """A file of docs/, which is no package."""
+    pytest.importorskip("sphinx", reason='the site needs pip install -e ".[site]"')
+    if str(ROOT / "docs") not in sys.path:
+        sys.path.insert(0, str(ROOT / "docs"))
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class Page(HTMLParser):
+    """What a page of the site has: every element with its attributes, and what can be linked to."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path, self.elements, self.folded, self._open = path, [], [], []
+        self.feed(path.read_text("utf-8"))
+        self.anchors = {about[key] for _, about in self.elements for key in ("id", "name") if key in about}
+
+    def handle_starttag(self, tag, attributes):
+        about = {name: value or "" for name, value in attributes}
+        self.elements.append((tag, about))
+        if tag == "details":
+            self._open.append(tag)
+        elif self._open:
+            self.folded.append((tag, about))
+
+    def handle_endtag(self, tag):
+        if tag == "details":
+            self._open.pop()
+
+    def all(self, tag: str, *classes: str) -> list[dict[str, str]]:
+        return [about for found, about in self.elements if found == tag and has(about, *classes)]
+
+
+def has(about: dict[str, str], *classes: str) -> bool:
+    return set(classes) <= set(about.get("class", "").split())
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The folder of the site, and what was said while it was built."""
+    module_of("docstrings")
+    out = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "make_site.py", "--out", out], capture_output=True, text=True, cwd=out
+    )
+    assert done.returncode == 0, done.stderr[-8000:]
+    return out, done
+
+
+@pytest.fixture(scope="module")
+def pages(built) -> dict[str, Page]:
+    """Address → page."""
+    html = built[0] / "html"
+    found = {
+        path.relative_to(html).as_posix(): Page(path) for path in html.rglob("*.html") if "_static" not in path.parts
+    }
+    assert set(KINDS) <= found.keys()
+    return found
+
+
+class TestBuilt:
+    pytestmark = slow
+
+    def test_without_a_warning(self, built):
+        _, done = built
+        assert not re.search("WARNING|ERROR|CRITICAL", done.stderr)
+
+    def test_every_link_leads_somewhere(self, built, pages):
+        html, wrong = built[0] / "html", []
+        for name, page in pages.items():
+            for link in page.all("a"):
+                target = urlsplit(link.get("href", "#"))
+                if target.scheme or target.netloc:
+                    assert target.scheme in ("https", "http", "mailto"), link
+                    continue
+                file = (page.path.parent / unquote(target.path)).resolve() if target.path else page.path
+                there = pages.get(file.relative_to(html).as_posix())
+                anchor = unquote(target.fragment)
+                if not file.is_file() or there and anchor and anchor not in there.anchors:
+                    wrong.append((name, link["href"]))
+        assert not wrong
+
+    def test_scripts_styles_and_pictures_are_its_own(self, built, pages):
+        wrong = []
+        for name, page in pages.items():
+            parts = [about["src"] for tag, about in page.elements if tag != "a" and about.get("src")]
+            parts += [about["href"] for about in page.all("link")]
+            for part in parts:
+                address = urlsplit(part)
+                if address.scheme == "data" or part == "#":
+                    continue
+                file = page.path.parent / unquote(address.path)
+                if address.scheme or address.netloc or not file.is_file():
+                    wrong.append((name, part))
+        for sheet in (built[0] / "html").rglob("*.css"):
+            text = re.sub(r"/\*.*?\*/", "", sheet.read_text("utf-8"), flags=re.S)
+            far = re.findall(r"url\([\"']?(?:https?:)?//[^)]*\)|@import[^;]*//[^;]*", text)
+            wrong += [(sheet.name, found) for found in far]
+        assert not wrong
+
+    def test_every_picture_has_words(self, pages):
+        pictures = [(name, picture) for name, page in pages.items() for picture in page.all("img")]
+        assert len(pictures) > len(NOTEBOOKS) + len(FIGURES)
+        for name, picture in pictures:
+            words = picture.get("alt", "")
+            assert len(words) > 20 and "<Figure" not in words, (name, picture)
+
+    @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+    def test_a_notebook_has_a_page_with_its_pictures(self, notebook, pages):
+        book, page = nbformat.read(notebook, as_version=4), pages[f"notebooks/{notebook.stem}.html"]
+        cells = [cell for cell in book.cells if cell.cell_type == "code"]
+        stored = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
+        own = [picture for picture in page.all("img") if not picture["src"].startswith("data:")]
+        assert len(own) == len(stored) > 0
+        assert len(page.all("div", "cell")) == len(cells)
+        assert not [about for about in page.all("script") if "widget" in about.get("type", "")]
+
+    @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+    def test_solutions_are_folded_exercises_and_checks_are_not(self, notebook, pages):
+        book, page = nbformat.read(notebook, as_version=4), pages[f"notebooks/{notebook.stem}.html"]
+        tags = [tag for cell in book.cells for tag in cell.metadata.get("tags", [])]
+        for tag in ("solution", "exercise", "check"):
+            assert len(page.all("div", "cell", f"tag_{tag}")) == tags.count(tag)
+        inputs = [about for tag, about in page.folded if tag == "div" and has(about, "cell_input")]
+        assert len(inputs) == tags.count("solution") + 1 and tags.count("hide-input") == 1  # the first cell installs
+        assert len(page.all("div", "cell", "tag_solution", "tag_hide-cell")) == tags.count("solution")
+        assert not [about for about in page.all("div", "cell", "tag_exercise") if has(about, "tag_hide-cell")]
+
+    def test_every_public_function_has_an_entry(self, built):
+        docstrings = module_of("docstrings")
+        *_, packed = (built[0] / "html" / "objects.inv").read_bytes().split(b"\n", 4)
+        entries = {line.split(" py:")[0] for line in zlib.decompress(packed).decode().splitlines() if " py:" in line}
+        modules = [name for names in docstrings.API.values() for name in names]
+        for name in modules:
+            found = docstrings.public(importlib.import_module(f"pckd_nb.{name}"))
+            assert found and {f"pckd_nb.{name}.{member}" for member in found} <= entries
+        house = set().union(*FLOORS) - {"cli", "__main__", "__init__"}  # commands.md has the first
+        assert house <= {name.split(".")[0] for name in modules}
+
+    def test_the_gallery_shows_every_figure_with_its_caption(self, built, pages):
+        drawn = {path.name: path.read_bytes() for path in (built[0] / "source" / "figures").glob("*.png")}
+        assert {f"{name}.png" for name in FIGURES} <= drawn.keys()
+        page = pages["figures.html"]
+        shown = [(page.path.parent / picture["src"]).read_bytes() for picture in page.all("img")]
+        assert sorted(shown) == sorted(drawn.values())
+        assert len(page.all("figcaption")) == len(drawn)
+
+    def test_every_command_is_explained(self, built, pages):
+        text = pages["commands.html"].path.read_text("utf-8")
+        for command in ("train", "distill", "evaluate", "compare", "ablate", "sweep", "transfer", "figures", "demo"):
+            assert f'id="pckd-nb-{command}"' in text
+
+
+@pytest.fixture(scope="module")
+def address(built):
+    """The site on a server of our own."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *about):
+            pass
+
+    handler = functools.partial(Quiet, directory=built[0] / "html")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    from .browser import chromium
+
+    with chromium(tmp_path_factory.mktemp("home")) as opened:
+        yield opened
+
+
+class TestInABrowser:
+    pytestmark = slow
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_a_page_is_whole_and_fits_a_phone(self, kind, browser, address):
+        from .browser import watched
+
+        with watched(browser) as (page, wrong):
+            page.goto(address + kind, wait_until="networkidle")
+            equations = page.locator(".math").count()
+            page.wait_for_function("n => document.querySelectorAll('.math mjx-container').length >= n", arg=equations)
+            assert page.locator("mjx-merror").count() == 0
+            assert equations or kind not in MATH
+            broken = page.evaluate("[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src)")
+            assert not broken
+            page.set_viewport_size(PHONE)
+            page.wait_for_timeout(500)
+            assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+            beyond = page.evaluate(
+                """width => [...document.querySelectorAll("article *")].filter(e => {
+                    if (!e.checkVisibility() || e.getBoundingClientRect().right <= width + 1) return false;
+                    for (let p = e.parentElement; p.tagName !== "ARTICLE"; p = p.parentElement)
+                        if (getComputedStyle(p).overflowX !== "visible") return false;  // scrolls by itself
+                    return true;
+                }).map(e => e.outerHTML.slice(0, 200))""",
+                PHONE["width"],
+            )
+            assert not beyond
+            skewed = page.evaluate(
+                """() => [...document.images].filter(i => i.checkVisibility()).filter(i => {
+                    const look = getComputedStyle(i), pad = 2 * parseFloat(look.paddingLeft);
+                    const [width, height] = [i.clientWidth - pad, i.clientHeight - pad];
+                    return Math.abs(width / height * i.naturalHeight / i.naturalWidth - 1) > 0.03;
+                }).map(i => [i.alt, i.clientWidth, i.clientHeight, i.naturalWidth, i.naturalHeight])"""
+            )
+            assert not skewed
+            assert not wrong
+
+    def test_a_search_for_preview_finds_its_notebook(self, browser, address):
+        from .browser import watched
+
+        with watched(browser) as (page, wrong):
+            page.goto(address, wait_until="networkidle")
+            page.locator(".search-button-field:visible").click()
+            field = page.locator("#pst-search-dialog input")
+            field.wait_for()
+            field.press_sequentially("preview")
+            field.press("Enter")
+            found = page.locator("#search-results li", has=page.locator("[href*='notebooks/05_preview.html']")).first
+            words = found.locator(".context")
+            words.wait_for()
+            assert "System Settings" not in words.inner_text()  # the theme's button
+            assert not wrong
+
+    @pytest.mark.parametrize("kind", ["notebooks/05_preview.html", "figures.html"])
+    def test_figures_can_be_read_in_the_dark(self, kind, browser, address):
+        from PIL import Image
+
+        from .browser import watched
+
+        with watched(browser) as (page, wrong):
+            page.goto(address + kind, wait_until="networkidle")
+            page.locator(".theme-switch-button:visible").click()
+            page.locator(".theme-change-button[data-mode=dark]:visible").click()
+            assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+            ground = page.evaluate("getComputedStyle(document.querySelector('.bd-main, body')).backgroundColor")
+            assert max(map(int, re.findall(r"\d+", ground)[:3])) < 80
+            pictures = page.locator("article img")
+            assert pictures.count() > 3
+            for number in range(0, pictures.count(), 4):
+                with Image.open(io.BytesIO(pictures.nth(number).screenshot())) as image:
+                    grey = image.convert("L").crop((6, 6, image.width - 6, image.height - 6))
+                    shades = sorted(grey.tobytes())
+                assert shades[len(shades) // 20] < shades[-1] - 40  # something is drawn
+                assert shades[-1] > 245  # on white
+            assert not wrong
+
+    def test_a_solution_opens(self, browser, address):
+        from .browser import watched
+
+        with watched(browser) as (page, wrong):
+            page.goto(address + "notebooks/05_preview.html", wait_until="networkidle")
+            solution = page.locator(".tag_solution").first
+            code = solution.locator(".cell_input, pre").first
+            assert not code.is_visible()
+            solution.locator("summary").click()
+            assert code.is_visible()
+            assert not wrong
+
+
+def test_docstrings_become_markup_that_shows_them_as_they_are():
+    rst = module_of("docstrings").rst
+    text = (
+        "v·L_CC of f_s, |x| and *stress*: `weight` and `this`.\n\n    a  b\n    c  d\n\nlr: rate. seed: all\nRaises X."
+    )
+    target = {"weight": "pckd_nb.preview.weight"}.get
+    assert rst(text, ["lr", "seed"], target).split("\n\n") == [
+        r"v·L\_CC of f\_s, \|x\| and *stress*: :py:obj:`weight <pckd_nb.preview.weight>`\  and ``this``\ .",
+        "::",
+        "    a  b\n    c  d",
+        "**lr**: rate. **seed**: all",
+        "Raises X.",
+    ]
+    assert rst("lr: rate · seed: of all", ["lr", "seed"]) == "- **lr**: rate\n\n- **seed**: of all"
+
+
+def test_a_picture_without_words_gets_those_of_its_figure_or_of_the_text_before_it():
+    make_site = module_of("make_site")
+    text = nbformat.v4.new_markdown_cell(
+        "# Title\n\nOld.\n\n## Where *it* stands\n\nBefore.\n\nIt rises with $\\gamma$. And `so` on."
+    )
+    picture = nbformat.v4.new_output("display_data", {"image/png": "", "text/plain": "<Figure size 1x1 with 1 Axes>"})
+    plain = make_site.alternative(picture, [text, nbformat.v4.new_code_cell("ax.set(xlabel='epoch')")])
+    assert plain == "Where it stands. It rises with gamma. And so on. Axes: epoch."
+    drawn = make_site.alternative(picture, [text, nbformat.v4.new_code_cell("pckd.figures.feature_map(runs)")])
+    assert drawn.startswith("Where it stands. t-SNE of test features")
+    picture.metadata["image/png"] = {"alt": "its own words"}
+    assert make_site.alternative(picture, [text]) == "its own words"
+
+
+def test_links_lead_to_the_same_place_from_where_a_page_lies_on_the_site(tmp_path):
+    make_site = module_of("make_site")
+    text = (
+        "[a](../README.md#the-course) ![b](../docs/images/09_budget.png) [c](https://x.org/y) [d](../data/runs) [e](#f)"
+    )
+    page = ROOT / "docs" / "index.md"
+    found = make_site.linked(text, page, tmp_path)
+    assert (
+        found
+        == "[a](README.md#the-course) ![b](images/09_budget.png) [c](https://x.org/y) [d](data/runs/README.md) [e](#f)"
+    )
+    assert (tmp_path / "images" / "09_budget.png").is_file()
