@@ -34,7 +34,14 @@ SECONDS = 2  # for a widget to answer; how long drawing alone may take is a matt
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
 START, PREVIEW, CENTERS, DIFFICULTY = "00_start_here", "05_preview", "07_tsne", "08_difficulty"
-WIDGETS = {PREVIEW: "preview_explorer(", CENTERS: "center_explorer(", DIFFICULTY: "difficulty_browser("}
+CONTRAST, SWEEPS = "04_category_center_contrast", "09_hyperparameters"
+WIDGETS = {
+    CONTRAST: "contrast_explorer(",
+    PREVIEW: "preview_explorer(",
+    CENTERS: "center_explorer(",
+    DIFFICULTY: "difficulty_browser(",
+    SWEEPS: "sweep_explorer(",
+}
 
 
 class Book:
@@ -140,7 +147,7 @@ def settled(book):
     return before
 
 
-@in_notebook(START, PREVIEW, CENTERS, DIFFICULTY)
+@in_notebook(START, *WIDGETS)
 def test_every_cell_runs(book):
     cells = code_cells(book.page)
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
@@ -148,11 +155,11 @@ def test_every_cell_runs(book):
     assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
 
 
-@in_notebook(START, PREVIEW, CENTERS, DIFFICULTY)
+@in_notebook(START, *WIDGETS)
 def test_every_picture_is_there_and_says_what_it_shows(book):
     drawn = [out for cell in code_cells(book.page) for out in cell["outputs"] if "image/png" in out.get("data", {})]
     pictures = book.page.locator(".jp-OutputArea-output img").all()
-    assert len(pictures) >= len(drawn) >= 5
+    assert len(pictures) >= len(drawn) >= 4
     for picture in pictures:
         assert picture.evaluate("async image => { await image.decode(); return image.naturalWidth; }") >= 28
     # JupyterLab draws the image/png of an output itself, and leaves out its alternative text: what is ours has one
@@ -161,14 +168,26 @@ def test_every_picture_is_there_and_says_what_it_shows(book):
     assert bool(ours) == (book.name in WIDGETS)
 
 
-@in_notebook(PREVIEW, CENTERS, DIFFICULTY)
+@in_notebook(*WIDGETS)
 def test_every_control_has_a_label_in_sight_and_tab_reaches_it(book):
     found = controls(book.widget)
-    assert len(found) >= 3
+    assert len(found) >= 2
     assert not [one for one in found if not one["label"] or one["cut"] or one["cutOptions"] or one["empty"]]
     labels = [control["label"] for control in found]
     stops = tab_stops(book.page, book.widget)
     assert [stop for place, stop in enumerate(stops) if stop not in stops[:place]] == labels
+
+
+@in_notebook(CONTRAST, SWEEPS)
+def test_the_picture_follows_every_control(book, timed):
+    seen = {pixels(book.picture)}
+    for control in controls(book.widget):
+        of_list = book.control(control["label"]).locator("select")
+        is_list = of_list.count() > 0
+        (of_list if is_list else book.control(control["label"]).locator(".noUi-handle")).focus()
+        timed(control["label"], [lambda keys=NEXT if is_list else ("ArrowLeft",): book.press(*keys)])
+        assert pixels(book.picture) not in seen
+        seen.add(pixels(book.picture))
 
 
 @in_notebook(PREVIEW)
