@@ -206,7 +206,7 @@ def summarise(values: Sequence[float], level: float = 0.95) -> Summary:
 
 
 def paired_difference(a: Mapping[int, float], b: Mapping[int, float], level: float = 0.95) -> Summary:
-    """`summarise` of a − b seed by seed: what both share in a seed (order and crops of the images, first weights)
+    """`summarise` of a − b seed by seed: what a seed does to both alike (order and crops of the images, first weights)
     falls out of it. a, b: seed → measurement. Raises ValueError where they share no seed."""
     shared = sorted(a.keys() & b.keys())
     if not shared:

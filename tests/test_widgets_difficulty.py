@@ -76,3 +76,8 @@ def test_trajectory_is_the_samples_own(run):
         assert np.allclose(middle.get_ydata(), np.median(values.astype(np.float32), 1))
     assert f"γ {gamma_of(run, 2)[7]:.2f} in epoch 2" in figure.alt
     assert "not in the\ngallery" in written(widgets.sample_trajectory(without(run, "gallery"), 7))
+
+
+def test_two_epochs_are_enough(run):
+    kept = {name: getattr(run, name)[:2] for name in ("history", "cross_entropy", "difficulty")}
+    assert "in epoch 2" in widgets.difficulty_browser(dataclasses.replace(run, **kept)).alt

@@ -168,8 +168,8 @@ def _draw_trajectory(run: Run, sample: int, epoch: int | None, spread: dict[str,
             if epoch is not None:
                 ax.axvline(epoch, color=PALE, linewidth=1, zorder=0)
                 ax.plot(epoch, of_sample[epoch - 1], "o", color=color, markersize=6)
-            top = 1.12 * max(float(line.get_ydata().max()) for line in ax.lines if len(line.get_xdata()) == len(epochs))
-            ax.set_ylim(0, max(1.2, top))
+            drawn = [line.get_ydata() for line in ax.lines if len(line.get_xdata()) == len(epochs)]
+            ax.set_ylim(0, max(1.2, 1.12 * float(np.max(drawn))))
             ax.set_title(label, fontsize=9)
             epoch_axis(ax)
         ax.legend(*ax.get_legend_handles_labels(), loc="best", fontsize=SMALL, labelspacing=0.3, handlelength=1.6)
