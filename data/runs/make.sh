@@ -25,7 +25,9 @@ for study in $studies; do
         # β_fa and β_ca as that sweep has them on seed 0, together; KD's own weight; and what of it acts with one view.
         tuned=beta_fa=5-beta_ca=100
         grid compare shapes100 "${data[@]}" --seeds 0-2 --methods "kd,pckd,pckd-$tuned,pckd-views=1-$tuned"
-        grid compare shapes100 "${data[@]}" --seeds 0-2 --methods "kd-epochs=20,pckd-views=1-$tuned-epochs=20"
+        grid compare shapes100 "${data[@]}" --seeds 0-4 --methods "kd,kd-beta_kd=3,pckd-views=1-$tuned"
+        grid compare shapes100 "${data[@]}" --seeds 0-2 --methods "kd-epochs=20,pckd-views=1-$tuned-epochs=20" --reference kd-epochs=20
+        grid compare shapes100 "${data[@]}" --seeds 0-1 --methods "kd-epochs=40,pckd-views=1-$tuned-epochs=40" --reference kd-epochs=40
         grid compare shapes100 "${data[@]}" --seeds 0 --methods \
             "kd,kd-beta_kd=0.3,kd-beta_kd=3,kd-beta_kd=10,pckd-views=1-beta_fa=5,pckd-views=1-beta_ca=100,pckd-views=1-beta_cc=0-$tuned,pckd-strategy=uniform-views=1-$tuned"
         for method in supervised kd pckd; do
