@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lab lint notebooks student-notebooks figures site bench clean
+.PHONY: demo test test-all coverage mutants audit lab lint notebooks student-notebooks figures site bench clean
 
 demo: .venv/.installed
 	$(BIN)/python -m pckd_nb demo
@@ -21,6 +21,21 @@ lab: .venv/.installed
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
+
+# Known vulnerabilities of all that is installed; asks PyPI's advisory service.
+audit: .venv/.installed-audit
+	mkdir -p build
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+[^ ]*//' > build/audit.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r build/audit.txt
+
+# The share of lines that the tests run, those in subprocesses left out.
+coverage: .venv/.installed-dev
+	$(BIN)/python -m pytest -q -n auto -m "not alone" --cov pckd_nb --cov-report term-missing:skip-covered --cov-fail-under 95
+
+# Every operator and constant of losses.py and preview.py changed, one at a time: a test has to fail.
+mutants: .venv/.installed-dev
+	$(BIN)/python -m tests.mutants
 
 # Store the notebooks as executed on the demo's runs.
 notebooks: demo
@@ -42,6 +57,10 @@ site: .venv/.installed-site
 # Speed, measured side by side on this machine: benchmarks/report.md. An hour on two CPU cores; leave the machine alone.
 bench: .venv/.installed-dev
 	$(BIN)/python -m benchmarks
+
+.venv/.installed-audit: .venv/.installed-dev
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e ".[audit]"
+	touch $@
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -1,5 +1,7 @@
 """python -m benchmarks [PART …]: measure, and write report.md and report.json into this folder.
 
+python -m benchmarks scaling measures nothing: it prints what a training on many GPUs would cost.
+
 Every part is kept in results/PART.json with its hardware and date, so parts can be measured one by one; the report is
 made of all there are.
 """
@@ -13,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import pieces, report, steps, studies
+from . import memory, pieces, report, scaling, steps, studies
 from .measure import environment
 from .settings import Settings
 
@@ -25,6 +27,7 @@ PARTS: dict[str, Callable] = {
     "sweep": studies.sweep,
     "tsne": studies.tsne,
     "accuracy": studies.accuracy,
+    "memory": memory.run,
 }
 
 
@@ -48,7 +51,7 @@ def measure(part: str, settings: Settings, folder: Path, machine: dict[str, Any]
 
 def left_over(file: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows that an interrupted run of the same settings, hardware and versions left in `file`."""
-    before = json.loads(file.read_text()) if file.exists() else {"finished": True}
+    before: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"finished": True}
     if before["finished"] or before["settings"] != about["settings"]:
         return []
     same = all(before["environment"][name] == about["environment"][name] for name in ("hardware", "versions"))
@@ -74,12 +77,14 @@ def assemble(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks", description="Measure how fast pckd_nb is.")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all unless said")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all unless said; or scaling")
     parser.add_argument("--no-tsne", action="store_true", help="leave out the maps, which are slow")
     parser.add_argument("--accelerator", default="auto", help="cpu, cuda or auto")
     parser.add_argument("--repetitions", type=int, default=Settings.repetitions, help="rounds that a median is of")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the report")
     arguments = parser.parse_args()
+    if arguments.parts == ["scaling"]:
+        return print(scaling.text())
     if unknown := [part for part in arguments.parts if part not in PARTS]:
         parser.error(f"there is no part '{unknown[0]}'; known: {', '.join(PARTS)}")
     if arguments.repetitions < 1:

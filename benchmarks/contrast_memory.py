@@ -29,7 +29,7 @@ def main(name: str, batch: int, device: torch.device) -> float:
 
 
 def kilobytes(field: str) -> int:
-    return int(re.search(rf"{field}:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
+    return int(re.findall(rf"{field}:\s*(\d+) kB", Path("/proc/self/status").read_text())[0])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import os
 import platform
 import statistics
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -70,8 +70,8 @@ def ratio(a: list[float], b: list[float]) -> dict[str, float]:
 class Stopwatch:
     """Seconds spent in named parts of somebody else's code."""
 
-    def __init__(self):
-        self.seconds: Counter[str] = Counter()
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -91,7 +91,7 @@ class Stopwatch:
 
     def _timed(self, name: str, call: Callable) -> Callable:
         @wraps(call, updated=())
-        def timed(*args, **kwargs):
+        def timed(*args: Any, **kwargs: Any) -> Any:
             with self.part(name):
                 return call(*args, **kwargs)
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ def data(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
     batch_size = settings.batch_sizes[0]
     recipe = pckd.get_recipe("cifar100_paper", epochs=1, batch_size=batch_size)
     networks = pckd.create_model("resnet8", images, seed=0), pckd.create_model("resnet8", images, seed=1)
-    options = {"recipe": recipe, "accelerator": settings.accelerator, "progress": False, "compile": False}
-    loop = PackageLoop(make_trainer(*networks, images, **options))
+    options: dict[str, Any] = {"recipe": recipe, "accelerator": settings.accelerator, "compile": False}
+    loop = PackageLoop(make_trainer(*networks, images, progress=False, **options))
     loader = reference.make_loader(images, batch_size)
     batches = iter(loader)
 
@@ -40,7 +41,7 @@ def data(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
         return reference.four_views(next(batches)[0].to(settings.device))
 
     def settle() -> None:  # batches made while nobody asked would be free of charge
-        for _ in range(loader.num_workers * loader.prefetch_factor):
+        for _ in range(loader.num_workers * (loader.prefetch_factor or 0)):
             next(batches)
 
     variants = {
@@ -58,7 +59,7 @@ def data(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
     return {"data_path_ratio": faster["value"]}, details
 
 
-def contrast(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
+def contrast(settings: Settings) -> tuple[dict[str, float | None], dict[str, Any]]:
     """Time of forward and backward by pair of anchors, and the memory they need."""
     small, large = settings.contrast_batches
     variants = {}
@@ -95,7 +96,7 @@ def contrast_inputs(batch: int, device: torch.device) -> tuple[Tensor, Tensor, T
     return u_s.to(device).requires_grad_(), u_t.to(device).requires_grad_(), labels.to(device)
 
 
-def forward_backward(function, u_s: Tensor, u_t: Tensor, labels: Tensor) -> None:
+def forward_backward(function: Callable[..., Tensor], u_s: Tensor, u_t: Tensor, labels: Tensor) -> None:
     u_s.grad = u_t.grad = None
     function(u_s, u_t, labels).mean().backward()
 
@@ -110,7 +111,7 @@ def contrast_memory(name: str, batch: int, device: torch.device) -> float | None
 
 def imports(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
     """Seconds to import the package, beside the libraries it cannot do without."""
-    seconds = {name: [] for name in IMPORTS}
+    seconds: dict[str, list[float]] = {name: [] for name in IMPORTS}
     for _ in range(1 + settings.import_repetitions):  # the first warms up
         for name, statement in IMPORTS.items():
             seconds[name].append(import_seconds(statement))

@@ -42,6 +42,7 @@ class PilImages(torch.utils.data.Dataset):
 
 def make_loader(data: Dataset, batch_size: int, workers: int = WORKERS) -> DataLoader:
     """Shuffled batches of (B, C, H, W) and (B,). One endless epoch: its start would weigh too much in a short one."""
+    assert isinstance(data.train, Split)  # in memory
     images = PilImages(data.train, data.mean, data.std)
     endless = RandomSampler(images, num_samples=1_000_000 * len(images))
     return DataLoader(images, batch_size, sampler=endless, num_workers=workers)
@@ -121,7 +122,8 @@ class PlainLoop:
         self.batches = iter(self.loader)
         self.student.train()
         self.heads.train()
-        self.losses, self.correct = [], []
+        self.losses: list[float] = []
+        self.correct: list[float] = []
 
     def settle(self) -> None:
         """Throw away what the workers made while nobody asked: it would be free of charge."""
@@ -143,7 +145,8 @@ class PlainLoop:
         fa = (2 - 2 * (projected * F.normalize(teacher.features, dim=1)).sum(1)).mean()
 
         loss = cross_entropy.mean() + m.beta_kd * (v * kd).mean() + m.beta_fa * fa
-        if student.centers.shape == teacher.centers.shape:
+        same = student.centers.shape == teacher.centers.shape
+        if same and student.bias is not None and teacher.bias is not None:
             student_centers = torch.cat([student.centers, student.bias.unsqueeze(1)], dim=1)
             teacher_centers = torch.cat([teacher.centers, teacher.bias.unsqueeze(1)], dim=1)
             loss = loss + m.beta_ca * F.mse_loss(student_centers, teacher_centers.detach())

@@ -23,6 +23,8 @@ BARS = (
     Bar("contrast: time of a pair at batch 1024 over batch 64", "contrast_pair_ratio", "≤", 1),
     Bar("`import pckd_nb` over `import torch, torchvision`: time", "import_ratio", "≤", 1.3),
     Bar("fast teacher's accuracy beside float32, points, the worst seed", "teacher_accuracy_difference", "±", 0.1),
+    Bar("200 epochs on digits: growth of memory after the second, %", "memory_growth_digits", "≤", 2),
+    Bar("50 epochs on shapes100: growth of memory after the second, %", "memory_growth_shapes100", "≤", 2),
 )  # fmt: skip
 LINES = {
     "plain": "plain loop",
@@ -41,7 +43,7 @@ def render(report: dict[str, Any]) -> str:
     parts = report["parts"]
     sections = {
         "steps": steps, "data": data, "contrast": contrast, "import": imports, "sweep": sweep, "tsne": tsne,
-        "accuracy": accuracy,
+        "accuracy": accuracy, "memory": memory,
     }  # fmt: skip
     text = [
         "# How fast pckd_nb is",
@@ -204,6 +206,33 @@ def accuracy(part: dict[str, Any]) -> str:
     return f"## Accuracy, top-1 %\n\n{difference}.\n\n" + table(heads, shown)
 
 
+def memory(part: dict[str, Any]) -> str:
+    def span(values: dict[str, float], form: str) -> str:
+        return f"{values['settled']:{form}} ({values['min']:{form}} – {values['max']:{form}})"
+
+    rows = [
+        (
+            name,
+            str(found["epochs"]),
+            span(found["resident_mib"], ",.1f"),
+            f"{part['values'][f'memory_growth_{name}']:+.2f}%",
+            f"{found['peak_mib']['max']:,.1f}",
+            span(found["tensors"], ","),
+            span(found["files"], ","),
+        )
+        for name, found in part["details"].items()
+    ]
+    if not rows:
+        return "## Memory of long runs\n\nNot seen: it needs Linux."
+    teacher, student = part["settings"]["memory_networks"]
+    text = (
+        f"PCKD, {teacher} → {student}, each in a fresh process, checkpoints written on the way. What the process holds "
+        "at the end of epoch 2 (min – max at the ends of later ones); growth is from epoch 2 to the highest of these."
+    )
+    heads = ("", "epochs", "resident MiB", "growth", "peak MiB (VmHWM)", "tensors", "open files")
+    return f"## Memory of long runs\n\n{text}\n\n" + table(heads, rows)
+
+
 def hardware(parts: dict[str, Any]) -> str:
     def row(name: str, part: dict[str, Any]) -> tuple[str, ...]:
         about = part["environment"]
@@ -212,7 +241,7 @@ def hardware(parts: dict[str, Any]) -> str:
 
     rows = [row(name, part) for name, part in parts.items()]
     text = [table(("part", "date (UTC)", "seconds", "hardware", "CPU cores", "load at start"), rows)]
-    seen = {}
+    seen: dict[str, list[str]] = {}
     for name, part in parts.items():
         about = part["environment"]
         versions = {"python": about["python"], **about["versions"], "system": about["system"]}

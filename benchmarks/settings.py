@@ -26,6 +26,7 @@ USED = {  # the settings that each part's numbers depend on
         "accuracy_networks", "accuracy_train_size", "accuracy_test_size", "accuracy_epochs", "accuracy_compile",
         "accuracy_seeds",
     ),
+    "memory": ("memory_epochs", "memory_networks", "memory_train_size", "memory_teacher_epochs"),
 }  # fmt: skip
 PAIRS = {"wrn": ("wrn_40_2", "wrn_16_2"), "resnet": ("resnet56", "resnet20")}
 
@@ -40,6 +41,7 @@ class Settings:
     data_batches: of a round · contrast_batches: images of four views each, the smaller first.
     sweep_*, accuracy_*: small trainings on shapes100; networks as (teacher, student).
     tsne_*: points, without the 100 centers, and maps of each library.
+    memory_*: a distillation on each data set by name; networks as (teacher, student); train_size: of shapes100.
     root: where generated data sets are kept, None for the package's default.
     """
 
@@ -77,6 +79,11 @@ class Settings:
     accuracy_epochs: int = 8
     accuracy_compile: bool = True
     accuracy_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+
+    memory_epochs: dict[str, int] = field(default_factory=lambda: {"digits": 200, "shapes100": 50})
+    memory_networks: tuple[str, str] = ("resnet14", "resnet8")
+    memory_train_size: int = 500
+    memory_teacher_epochs: int = 4
 
     @property
     def device(self) -> torch.device:

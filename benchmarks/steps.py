@@ -20,7 +20,8 @@ PARTS = ("data", "teacher", "student forward", "loss terms", "backward", "optimi
 
 
 def run(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
-    values, details = {}, {"peaks_flops": peaks(settings), "pairs": {}}
+    values: dict[str, float] = {}
+    details: dict[str, Any] = {"peaks_flops": peaks(settings), "pairs": {}}
     for pair in settings.pairs:
         for batch_size in settings.batch_sizes:
             torch.compiler.reset()  # what an earlier pair compiled
@@ -43,7 +44,8 @@ def measure_pair(
     work = Pair(settings, teacher, student, batch_size, folder)
     live, cached, eager = work.live(), work.cached(), work.live(compile=False)
     plain = work.plain(live)
-    loops = {"plain": plain, "live": live, "cached": cached, "bare": BareLoop(live), "bare, eager": BareLoop(eager)}
+    floors = {"bare": BareLoop(live), "bare, eager": BareLoop(eager)}
+    loops: dict[str, Any] = {"plain": plain, "live": live, "cached": cached, **floors}
     with torch._inductor.config.patch(force_disable_caches=True):  # as on a machine that has not compiled this before
         first = Variant(loops["bare"].step).seconds()
     settle = {"plain": plain.settle}
@@ -51,7 +53,7 @@ def measure_pair(
     seconds = interleave(variants, settings.repetitions)
     plain.close()
 
-    compiled = live.trainer.about["compile"]
+    compiled, frozen = live.trainer.about["compile"], live.trainer.about["teacher"]
     count, shape = live.trainer.method.views, (work.data.channels, *work.data.size)
     forward = {"teacher": count * count_flops(work.teacher, shape), "student": count * count_flops(work.student, shape)}
     fast = BFLOAT16 if live.trainer.about["precision"] == "bf16-mixed" else FLOAT32
@@ -75,8 +77,8 @@ def measure_pair(
         "batch_size": batch_size,
         "views": count,
         "compiled": compiled,
-        "teacher_form": live.trainer.teacher.form,
-        "teacher_logits_error": live.trainer.teacher.error,
+        "teacher_form": frozen["form"],
+        "teacher_logits_error": frozen["logits_error"],
         "lines": lines,
         "ratios": {
             "live_over_plain": ratio(seconds["plain"], seconds["live"]),
@@ -107,7 +109,7 @@ def profile(loop: PackageLoop, steps: int) -> dict[str, float]:
         ("data", views, "normalise"),
         ("data", views, "rotate"),
         ("teacher", trainer, "ask_teacher"),
-        ("student forward", trainer, "forward"),
+        ("student forward", trainer.learner, "ask"),
         ("loss terms", trainer.method, "forward"),
         ("backward", trainer.fabric, "backward"),
         ("optimizer", trainer.optimizer, "zero_grad"),

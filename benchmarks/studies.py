@@ -61,8 +61,8 @@ def trials(settings: str, values: tuple[float, ...], cache: str | None) -> None:
     recipe = pckd.get_recipe("classroom", epochs=chosen.sweep_epochs)
     for beta_cc in values:
         student = pckd.create_model(chosen.sweep_networks[1], data, seed=0)
-        options = {"seed": 0, "accelerator": chosen.accelerator, "progress": False, "teacher_cache": cache}
-        pckd.distill(student, copy.deepcopy(teacher), data, pckd.PCKD(beta_cc=beta_cc), recipe, **options)
+        options: dict[str, Any] = {"accelerator": chosen.accelerator, "progress": False, "teacher_cache": cache}
+        pckd.distill(student, copy.deepcopy(teacher), data, pckd.PCKD(beta_cc=beta_cc), recipe, seed=0, **options)
 
 
 def accuracy(settings: Settings, done: list[dict[str, Any]], keep: Keep) -> tuple[dict[str, float], dict[str, Any]]:
@@ -87,7 +87,7 @@ def accuracy_of_seed(settings: Settings, seed: int) -> dict[str, float]:
     """Test accuracies in percent: of the student by both paths, of their teacher on both."""
     data = load_shapes(settings, settings.accuracy_train_size, settings.accuracy_test_size)
     recipe = pckd.get_recipe("classroom", epochs=settings.accuracy_epochs)
-    common = {"recipe": recipe, "accelerator": settings.accelerator, "progress": False}
+    common: dict[str, Any] = {"recipe": recipe, "accelerator": settings.accelerator, "progress": False}
     teacher_name, student_name = settings.accuracy_networks
     teacher = pckd.create_model(teacher_name, data, seed=seed)
     pckd.fit(teacher, data, seed=seed, **common)
@@ -115,6 +115,7 @@ def fast_teacher_accuracy(teacher: Classifier, data: Dataset, student: str, **op
     for index in torch.arange(len(test)).split(250):
         (images,) = test.read([index])
         x = views.normalise(images, trainer.mean, trainer.std).contiguous(memory_format=torch.channels_last)
+        assert trainer.teacher is not None
         guess = trainer.teacher(x).logits.argmax(1)
         correct.append(guess == test.labels[index.to(guess.device)])
     return 100 * torch.cat(correct).double().mean().item()
@@ -131,7 +132,7 @@ def tsne(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
         "scikit-learn": lambda seed, x: TSNE(perplexity=30, init="pca", random_state=seed).fit_transform(x),
         "openTSNE": lambda seed, x: tsne_map(x, seed, perplexity=30),
     }
-    rows = []
+    rows: list[dict[str, Any]] = []
     for draw in libraries.values():
         draw(0, points[:500])
     for seed in range(settings.tsne_repetitions):

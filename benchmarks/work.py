@@ -6,7 +6,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 from torch import Tensor
@@ -40,7 +40,7 @@ def make_teacher(settings: Settings, name: str) -> Classifier:
 
 def make_trainer(student: Classifier, teacher: Classifier, data: Dataset, **options: Any) -> training.Trainer:
     """What `distill` with these options makes of copies of the networks, just before its first step."""
-    caught = []
+    caught: list[training.Trainer] = []
     with mock.patch.object(training.Trainer, "train", lambda self, progress: caught.append(self)):
         pckd.distill(copy.deepcopy(student), copy.deepcopy(teacher), data, pckd.PCKD(), seed=SEED, **options)
     return caught[0]
@@ -77,7 +77,7 @@ class PackageLoop:
 
     def step(self) -> None:
         index, images = self.read()
-        correct, terms = self.trainer.step(images, index, 1)
+        correct, terms = self.trainer.step(images, index, 1, 0)
         self.trainer.books.note(index, correct, terms)
 
 
@@ -89,10 +89,11 @@ class BareLoop:
         self.trainer, self.x = loop.trainer, loop.input()
 
     def step(self) -> None:
-        trainer = self.trainer
-        trainer.teacher.features(self.x)
+        trainer, learner = self.trainer, cast(training.Learner, self.trainer.learner)
+        if trainer.teacher:
+            trainer.teacher.features(self.x)
         with trainer.fabric.autocast():
-            output = trainer.forward(self.x)
+            output = learner.ask(self.x)
         trainer.student.zero_grad()
         (output.features.float().sum() + output.logits.float().sum()).backward()
 
@@ -152,7 +153,7 @@ class Pair:
         self.cache = folder / f"{teacher}-{batch_size}"
 
     def live(self, **more: Any) -> PackageLoop:
-        options = {"recipe": self.recipe, "accelerator": self.settings.accelerator, "progress": False}
+        options: dict[str, Any] = {"recipe": self.recipe, "accelerator": self.settings.accelerator, "progress": False}
         shape = self.data.train.shape
         compile = training.compiles("auto", self.student, self.settings.rows, shape, self.settings.device)
         options = {**options, "compile": compile, **more}
@@ -162,8 +163,8 @@ class Pair:
         """With the teacher's features read from the file that a whole epoch before it has filled."""
         networks = copy.deepcopy(self.student), copy.deepcopy(self.teacher)
         recipe = dataclasses.replace(self.recipe, epochs=1)
-        options = {"accelerator": self.settings.accelerator, "progress": False, "teacher_cache": self.cache}
-        pckd.distill(*networks, self.data, pckd.PCKD(), recipe, seed=SEED, compile=False, **options)
+        options: dict[str, Any] = {"accelerator": self.settings.accelerator, "teacher_cache": self.cache}
+        pckd.distill(*networks, self.data, pckd.PCKD(), recipe, seed=SEED, compile=False, progress=False, **options)
         return self.live(teacher_cache=self.cache)
 
     def plain(self, like: PackageLoop) -> OtherProcess:

@@ -7,6 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))  # docstrings.py
 
 import docstrings
+from sphinx.application import Sphinx
 
 import pckd_nb
 
@@ -16,16 +17,17 @@ release = version = pckd_nb.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx-mathjax-offline"]
 nitpicky = True
 # Other libraries' pages would have to be fetched.
-elsewhere = ("builtins", "collections", "contextlib", "matplotlib", "nbformat", "numpy", "pandas", "pathlib", "t")
-elsewhere += ("PIL", "ipywidgets", "jupyter_client", "lightning", "lightning_fabric", "torch", "torchvision", "typing")
-unsaid = ("methods.baselines.Baseline", "models.HasClasses", "streams.T", "training.Interrupt")  # no docstring
+elsewhere = ["builtins", "collections", "contextlib", "matplotlib", "nbformat", "numpy", "pandas", "pathlib", "t"]
+elsewhere += ["PIL", "ipywidgets", "jupyter_client", "lightning", "lightning_fabric", "torch", "torchvision", "typing"]
+unsaid = ["methods.baselines.Baseline", "models.HasClasses", "training.Interrupt"]  # no docstring
+unsaid += ["checkpoints.Network", "streams.T"]  # type variables
 nitpick_ignore_regex = [(r"py:.*", rf"({'|'.join(map(re.escape, elsewhere))})(\..*)?")]
-nitpick_ignore = [("py:class", f"pckd_nb.{name}") for name in unsaid]
+nitpick_ignore = [("py:class", f"pckd_nb.{name}") for name in unsaid] + [("py:class", "P")]  # parameters of methods
 highlight_language = "none"
 smartquotes = False  # --out is no dash
 
 nb_execution_mode = "off"
-nb_ipywidgets_js = {}  # the stored pictures stand for the widgets
+nb_ipywidgets_js: dict[str, str] = {}  # the stored pictures stand for the widgets
 nb_merge_streams = True
 nb_render_image_options = {"align": "left"}
 myst_enable_extensions = ["dollarmath"]
@@ -62,7 +64,7 @@ html_theme_options = {
 }
 
 
-def setup(app) -> None:
+def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", docstrings.process)
     app.connect("autodoc-process-signature", docstrings.readable)
     app.connect("autodoc-skip-member", docstrings.skip)

@@ -12,7 +12,7 @@ from typing import Any
 # What the site documents, by the floors of the house (CONTRIBUTING.md): title → modules.
 API: dict[str, Sequence[str]] = {
     "The paper's equations": ("losses", "preview"),
-    "Images": ("views", "shapes", "datasets", "streams"),
+    "Images": ("views", "shapes", "datasets", "streams", "downloads"),
     "Methods and networks": ("methods", "models", "recipes", "checkpoints"),
     "Training": ("training", "recording", "frozen", "cache"),
     "Runs": ("runs", "evaluation", "analysis", "transfer"),
@@ -47,7 +47,7 @@ def documented() -> dict[int, str]:
     return places
 
 
-def process(app, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+def process(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Turns a docstring, in place, into reStructuredText (Sphinx's event autodoc-process-docstring)."""
     module = thing if what == "module" else inspect.getmodule(thing)
     try:
@@ -57,15 +57,19 @@ def process(app, what: str, name: str, thing: Any, options: Any, lines: list[str
     lines[:] = rst("\n".join(lines), arguments, lambda word: _target(module, word)).splitlines()
 
 
-def readable(app, what: str, name: str, thing: Any, options: Any, signature: str | None, returns: str | None):
+def readable(
+    app: Any, what: str, name: str, thing: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
     """A signature that is Python, which a dataclass's is not where a default is made anew for every instance (event
     autodoc-process-signature)."""
     return (signature or "").replace("<factory>", "...") or None, returns
 
 
-def skip(app, what: str, name: str, thing: Any, skipped: bool, options: Any) -> bool | None:
-    """Leaves out the fields of named tuples, whose only docstring is their number (event autodoc-skip-member)."""
-    return True if (inspect.getdoc(thing) or "").startswith("Alias for field number") else None
+def skip(app: Any, what: str, name: str, thing: Any, skipped: bool, options: Any) -> bool | None:
+    """Leaves out the fields of named tuples, whose only docstring is their number, and what matplotlib writes into its
+    subclasses (event autodoc-skip-member)."""
+    numbered = (inspect.getdoc(thing) or "").startswith("Alias for field number")
+    return True if numbered or str(getattr(thing, "__module__", "")).startswith("matplotlib.") else None
 
 
 def rst(text: str, arguments: Sequence[str] = (), target: Callable[[str], str | None] = lambda word: None) -> str:

@@ -1,6 +1,7 @@
 """Draw the README's pictures and write its tables from the recorded runs: python docs/make_readme.py"""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +21,7 @@ NAMES = {"shapes100": "shapes100", "fashion_mnist": "Fashion-MNIST", "folder:cif
 def tables(runs: list[pckd.Run]) -> dict[str, str]:
     """Name of a place in the README → its table, in Markdown."""
     left_out = "teachers", "cifar10_other_families"
-    students = comparison_table([run for run in runs if run.path.parent.name not in left_out])
+    students = comparison_table([run for run in runs if run.path and run.path.parent.name not in left_out])
     students = students[students["data"].isin(NAMES)]
     order = students["method"].map({name: place for place, name in enumerate(METHODS)}).fillna(len(METHODS))
     students = students.assign(place=order, on=students["data"].map(list(NAMES).index))
@@ -62,8 +63,12 @@ def fill(text: str, tables: dict[str, str]) -> str:
         place = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         if not re.search(place, text, re.S):
             raise ValueError(f"the README has no place <!-- {name} --> … <!-- end -->")
-        text = re.sub(place, lambda match, table=table: f"{match[1]}\n{table}\n\n{match[2]}", text, flags=re.S)
+        text = re.sub(place, partial(_filled, table), text, flags=re.S)
     return text
+
+
+def _filled(table: str, place: re.Match) -> str:
+    return f"{place[1]}\n{table}\n\n{place[2]}"
 
 
 def main() -> None:

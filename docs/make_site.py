@@ -20,7 +20,6 @@ from urllib.parse import unquote
 import nbformat
 import typer
 from docstrings import API, public
-from matplotlib.figure import Figure
 from nbformat import NotebookNode
 from sphinx.cmd.build import build_main
 from typer.cli import get_docs_for_click
@@ -118,7 +117,8 @@ def alternative(output: NotebookNode, cells: list[NotebookNode]) -> str:
     """What a stored picture shows, in words: its own; else those of the function of pckd_nb.figures that drew it, or
     of the text before it. cells: those up to the picture's own."""
     plain = output.data.get("text/plain", "")
-    if own := output.metadata.get("image/png", {}).get("alt") or ("" if plain.startswith("<Figure") else plain):
+    says = "" if plain.startswith(("<Figure", "<Drawing")) else plain
+    if own := output.metadata.get("image/png", {}).get("alt") or says:
         return own
     texts = [cell.source for cell in cells if cell.cell_type == "markdown"]
     section = next(line for text in reversed(texts) for line in reversed(text.split("\n")) if line.startswith("#"))
@@ -126,7 +126,7 @@ def alternative(output: NotebookNode, cells: list[NotebookNode]) -> str:
     words = prose[-1] if prose else ""
     for name in re.findall(r"\b(\w+)\(", cells[-1].source):
         function = getattr(pckd_nb.figures, name, None)
-        if inspect.isfunction(function) and inspect.signature(function).return_annotation is Figure:
+        if inspect.isfunction(function) and inspect.signature(function).return_annotation is pckd_nb.figures.Drawing:
             words = (inspect.getdoc(function) or "").split("\n\n")[0]
     marks = r"\$\$.*?\$\$|(?<=\])\([^)]*\)|[*`$\\{}\[\]]"  # equations, addresses, marks
     words = shortened(re.sub(marks, "", re.sub(r"\|[ |-]*", " ", words), flags=re.S))
@@ -192,7 +192,7 @@ def escaped(text: str) -> str:
 
 def api() -> Iterator[tuple[str, str]]:
     """Name and text of every page of the API: one a module, and the index, which groups them."""
-    index = "# The package\n\n" + " ".join(inspect.getdoc(pckd_nb).split("\n\n")[0].split())
+    index = "# The package\n\n" + " ".join((inspect.getdoc(pckd_nb) or "").split("\n\n")[0].split())
     index += (
         "\n\nBelow, what is nearest to the paper comes first. The names that most work begins with are also those of\n"
     )

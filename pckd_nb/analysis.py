@@ -1,9 +1,11 @@
 """Numbers behind the figures: embeddings, neighbourhoods, the geometry of category centers, difficulty rankings."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from openTSNE import TSNE
 from scipy.stats import spearmanr, t
 from sklearn.neighbors import NearestNeighbors
@@ -11,11 +13,25 @@ from sklearn.neighbors import NearestNeighbors
 from .runs import Run
 
 
+def check_matrix(name: str, values: np.ndarray) -> None:
+    """Raises ValueError unless values are finite numbers, (rows, columns), and there are some."""
+    try:
+        found = np.asarray(values)
+    except ValueError:  # rows of unequal length
+        raise ValueError(f"{name} must be numbers in rows of one length") from None
+    if found.dtype.kind not in "fiu" or found.ndim != 2 or not found.size:
+        raise ValueError(f"{name} must be numbers, in rows and columns, got {found.dtype} of shape {found.shape}")
+    if not np.isfinite(found).all():
+        raise ValueError(f"{name} must be finite numbers, some are not")
+
+
 def directions(vectors: np.ndarray) -> np.ndarray:
     """Rows as unit vectors from their common mean, float32. vectors: (N, D).
 
     Features are not negative and lie far from the origin, centers do not: only after this can the two be compared.
+    Raises ValueError for anything but finite numbers.
     """
+    check_matrix("vectors", vectors)
     vectors = np.asarray(vectors, np.float32)
     vectors = vectors - vectors.mean(0)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
@@ -29,11 +45,13 @@ def embed(
     Both are taken as `directions`, then embedded together, so that a center lands among the samples of its class.
     Raises ValueError for centers of another width, or a perplexity that is not below a third of the points.
     """
+    check_matrix("features", features)
+    check_matrix("centers", centers)
     if features.shape[1:] != centers.shape[1:]:
         raise ValueError(f"features have width {features.shape[1]}, centers {centers.shape[1]}")
     points = len(features) + len(centers)
-    if not 0 < perplexity < points / 3:
-        raise ValueError(f"perplexity must be below a third of the {points} points, got {perplexity}")
+    if not isinstance(perplexity, Real) or isinstance(perplexity, bool) or not 0 < perplexity < points / 3:
+        raise ValueError(f"perplexity must be below a third of the {points} points, got {perplexity!r:.40}")
     xy = tsne_map(np.concatenate([directions(features), directions(centers)]), seed, perplexity)
     return xy[: len(features)], xy[len(features) :]
 
@@ -43,6 +61,7 @@ def embed_centers(centers: np.ndarray, seed: int = 0) -> np.ndarray:
 
     Raises ValueError below 30 centers: so few have no neighbourhoods to keep, their `center_similarity` says more.
     """
+    check_matrix("centers", centers)
     if len(centers) < 30:
         raise ValueError(f"a map of centers alone needs 30 or more, got {len(centers)}; show their similarity instead")
     return tsne_map(directions(centers), seed, perplexity=min(15, len(centers) / 4))
@@ -61,14 +80,19 @@ def neighbourhood_purity(features: np.ndarray, labels: np.ndarray, k: int = 5) -
 
     It is measured among the features themselves, not on a map of them. Raises ValueError unless 1 ≤ k < N.
     """
-    if not 1 <= k < len(features):
-        raise ValueError(f"k must be from 1 to {len(features) - 1}, got {k}")
+    check_matrix("features", features)
+    if np.shape(labels) != (len(features),):
+        raise ValueError(f"labels must be one a sample, {len(features)}, got shape {np.shape(labels)}")
+    if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= k < len(features):
+        raise ValueError(f"k must be a whole number from 1 to {len(features) - 1}, got {k!r:.40}")
     nearest = NearestNeighbors(n_neighbors=k).fit(directions(features)).kneighbors(return_distance=False)
     return float((labels[nearest] == labels[:, None]).mean())
 
 
-def chance_purity(labels: Sequence[object]) -> float:
+def chance_purity(labels: Sequence[int] | Sequence[str] | np.ndarray) -> float:
     """What `neighbourhood_purity` would be on average if labels were dealt out at random, from 0 to 1. labels: (N,)."""
+    if np.ndim(labels) != 1:
+        raise ValueError(f"labels must be a list, one a sample, got shape {np.shape(labels)}")
     _, counts = np.unique(np.asarray(labels), return_counts=True)
     if counts.sum() < 2:
         raise ValueError("need labels of two samples or more: one has no neighbour")
@@ -116,6 +140,7 @@ def kinds_of_samples(run: Run) -> dict[str, np.ndarray]:
 
 def center_similarity(centers: np.ndarray) -> np.ndarray:
     """Cosine similarity of all pairs of category centers, as seen from their mean. centers: (C, D). Returns (C, C)."""
+    check_matrix("centers", centers)
     unit = directions(centers)
     return unit @ unit.T
 
@@ -125,6 +150,8 @@ def center_agreement(a: np.ndarray, b: np.ndarray) -> float:
 
     a: (C, D), b: (C, D'), the widths may differ. Raises ValueError unless both have the same C ≥ 3.
     """
+    check_matrix("centers", a)
+    check_matrix("centers", b)
     if len(a) != len(b) or len(a) < 3:
         raise ValueError(f"need centers of the same 3 categories or more, got {len(a)} and {len(b)}")
     pairs = np.triu_indices(len(a), 1)
@@ -137,6 +164,8 @@ def center_cka(a: np.ndarray, b: np.ndarray) -> float:
     |AᵀB|² / (|AᵀA| · |BᵀB|) in Frobenius norms, of centers less their mean; unlike `center_agreement` it gives long
     centers more say. a: (C, D), b: (C, D'). Raises ValueError unless both have the same C ≥ 3.
     """
+    check_matrix("centers", a)
+    check_matrix("centers", b)
     if len(a) != len(b) or len(a) < 3:
         raise ValueError(f"need centers of the same 3 categories or more, got {len(a)} and {len(b)}")
     a, b = (np.asarray(centers, np.float64) - np.asarray(centers, np.float64).mean(0) for centers in (a, b))
@@ -151,6 +180,8 @@ def logit_correlation(features: np.ndarray, centers: np.ndarray) -> np.ndarray:
     no correlation. A logit that does not vary is correlated with itself alone.
     Raises ValueError for other widths or fewer than two samples.
     """
+    check_matrix("features", features)
+    check_matrix("centers", centers)
     if features.shape[1:] != centers.shape[1:] or len(features) < 2:
         raise ValueError(f"need two samples or more of the centers' width {centers.shape[1]}, got {features.shape}")
     features = np.asarray(features, np.float64)
@@ -168,7 +199,9 @@ def difference_of_pairs(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 
     The correlation is NaN where one of them is the same for all pairs. Raises ValueError unless C ≥ 2 is shared.
     """
-    if a.shape != b.shape or len(a) < 2:
+    check_matrix("matrices", a)
+    check_matrix("matrices", b)
+    if a.shape != b.shape or len(a) < 2 or a.shape[0] != a.shape[1]:
         raise ValueError(f"need two matrices of the same 2 categories or more, got {a.shape} and {b.shape}")
     pairs = np.triu_indices(len(a), 1)
     a, b = a[pairs], b[pairs]
@@ -184,7 +217,7 @@ class Summary(NamedTuple):
     sd: float
     low: float
     high: float
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which counts values
 
     def __str__(self) -> str:
         if self.count == 1:
@@ -192,23 +225,35 @@ class Summary(NamedTuple):
         return f"{self.mean:.1f} ± {self.sd:.1f} [{self.low:.1f}, {self.high:.1f}]"
 
 
-def summarise(values: Sequence[float], level: float = 0.95) -> Summary:
+def summarise(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Summary:
     """Mean, spread and interval of measurements, one a seed. Raises ValueError for none, or one that is not finite."""
-    values = np.asarray(values, float)
-    if not len(values) or not np.isfinite(values).all():
-        raise ValueError(f"need one finite measurement or more, got {values.tolist()}")
-    mean, count = float(values.mean()), len(values)
+    try:
+        found = np.asarray(values, float)
+    except (TypeError, ValueError):
+        raise ValueError("measurements must be numbers, in one list") from None
+    if found.ndim != 1 or not len(found) or not np.isfinite(found).all():
+        raise ValueError(f"need a list of one finite measurement or more, got {str(found.tolist())[:60]}")
+    if not isinstance(level, Real) or isinstance(level, bool) or not 0 < level < 1:
+        raise ValueError(f"level must be a number between 0 and 1, got {level!r:.40}")
+    mean, count = float(found.mean()), len(found)
     if count == 1:
         return Summary(mean, float("nan"), float("nan"), float("nan"), 1)
-    sd = float(values.std(ddof=1))
+    sd = float(found.std(ddof=1))
     half = float(t.ppf((1 + level) / 2, count - 1)) * sd / count**0.5
     return Summary(mean, sd, mean - half, mean + half, count)
 
 
-def paired_difference(a: Mapping[int, float], b: Mapping[int, float], level: float = 0.95) -> Summary:
+def paired_difference(
+    a: Mapping[int, float] | pd.Series, b: Mapping[int, float] | pd.Series, level: float = 0.95
+) -> Summary:
     """`summarise` of a − b seed by seed: what a seed does to both alike (order and crops of the images, first weights)
     falls out of it. a, b: seed → measurement. Raises ValueError where they share no seed."""
-    shared = sorted(a.keys() & b.keys())
+    if not all(isinstance(measured, Mapping | pd.Series) for measured in (a, b)):
+        raise TypeError(f"measurements must be given by seed, got {type(a).__name__} and {type(b).__name__}")
+    shared = sorted(set(a.keys()) & set(b.keys()))
     if not shared:
         raise ValueError(f"no seed in common: {sorted(a)} and {sorted(b)}")
-    return summarise([a[seed] - b[seed] for seed in shared], level)
+    pairs = [(a[seed], b[seed]) for seed in shared]
+    if not all(isinstance(value, Real) for pair in pairs for value in pair):
+        raise TypeError("measurements of every seed must be numbers")
+    return summarise([first - second for first, second in pairs], level)

@@ -26,14 +26,17 @@ class TeacherCache:
     the seed of the augmentation and how that augments: `key`. Every key has a folder, every epoch in it a file
     (samples, views, D), mapped into memory, and beside it the sum of its bytes, written when all of them are there: a
     file without its sum, or with another one, is made again. root: where the folders are · gigabytes: what all of them
-    may fill; beyond, nothing is kept.
+    may fill; beyond, nothing is kept · writes: False leaves that to another process.
     """
 
-    def __init__(self, root: str | Path, key: dict[str, Any], shape: tuple[int, int, int], gigabytes: float):
+    def __init__(
+        self, root: str | Path, key: dict[str, Any], shape: tuple[int, int, int], gigabytes: float, writes: bool = True
+    ):
         if not gigabytes > 0:
             raise ValueError(f"the teacher cache needs room, more than 0 GB, got {gigabytes}")
         text = json.dumps(key, sort_keys=True)
         self.root, self.key, self.shape, self.limit = Path(root), key, shape, gigabytes * 1e9
+        self.writes = writes
         self.folder = self.root / hashlib.sha256(text.encode()).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
         for left in self.folder.glob(".*.tmp"):  # by a process that was killed; another one may be at work
@@ -41,7 +44,7 @@ class TeacherCache:
                 if time.time() - left.stat().st_mtime > A_DAY:
                     left.unlink()
         self.kept: np.ndarray | None = None  # of the epoch that was begun, if it is complete
-        self.new: np.ndarray | None = None  # or being written
+        self.new: np.memmap | None = None  # or being written
 
     def form(self) -> dict[str, Any] | None:
         """What `keep_form` was told, by whichever trial was first; None if there is nothing of it."""
@@ -52,15 +55,23 @@ class TeacherCache:
             return None
 
     def keep_form(self, chosen: dict[str, Any]) -> None:
-        runs.write(self.folder / "teacher.json", lambda temporary: temporary.write_text(json.dumps(chosen)))
+        if self.writes:
+            runs.write(self.folder / "teacher.json", lambda temporary: temporary.write_text(json.dumps(chosen)))
 
     def begin(self, epoch: int) -> None:
         """Open the file of an epoch, or a new one in its place."""
         self.path = self.folder / f"epoch-{epoch:04d}.npy"
         self.kept, self.new = self._open(), None
-        if self.kept is None and self._room():
+        if self.kept is None and self.writes and self._room():
             self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-            self.new = np.lib.format.open_memmap(self.temporary, "w+", np.float16, self.shape)
+            try:
+                self.new = np.lib.format.open_memmap(self.temporary, "w+", np.float16, self.shape)
+                if hasattr(os, "posix_fallocate"):  # a disk that is full only later kills the process by SIGBUS
+                    with open(self.temporary, "rb+") as file:
+                        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+            except OSError as error:
+                self.new = None
+                self._remove_temporary(error)
             self.written = np.zeros(self.shape[0], bool)
 
     def read(self, index: Tensor) -> Tensor | None:
@@ -82,13 +93,23 @@ class TeacherCache:
         if self.new is None:
             return
         if self.written.all():
-            self.new.flush()
-            seal = {"sum": zlib.crc32(self.new), "shape": self.shape, "key": self.key}
-            self.temporary.replace(self.path)
-            runs.write(self._seal, lambda temporary: temporary.write_text(json.dumps(seal, indent=2)))
+            try:
+                self.new.flush()
+                seal = {"sum": zlib.crc32(self.new.data), "shape": self.shape, "key": self.key}
+                self.temporary.replace(self.path)
+                runs.write(self._seal, lambda temporary: temporary.write_text(json.dumps(seal, indent=2)))
+            except OSError as error:
+                self._remove_temporary(error)
         else:
             self.temporary.unlink(missing_ok=True)
         self.new = None
+
+    def _remove_temporary(self, error: OSError) -> None:
+        """After an error that the training can do without."""
+        with suppress(OSError):
+            self.temporary.unlink(missing_ok=True)
+        reason = error.strerror or error
+        warnings.warn(f"'{self.path}' can't be kept ({reason}): the teacher is asked instead", stacklevel=3)
 
     @property
     def _seal(self) -> Path:
@@ -99,8 +120,8 @@ class TeacherCache:
             return None
         try:
             seal = json.loads(self._seal.read_text())
-            kept = np.load(self.path, mmap_mode="r", allow_pickle=False)
-            if kept.shape == self.shape and kept.dtype == np.float16 and zlib.crc32(kept) == seal["sum"]:
+            kept: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            if kept.shape == self.shape and kept.dtype == np.float16 and zlib.crc32(kept.data) == seal["sum"]:
                 return kept
         except (OSError, ValueError, KeyError, TypeError, EOFError):
             pass

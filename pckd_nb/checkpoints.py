@@ -7,29 +7,30 @@ and run folders.
 import hashlib
 import pickle
 import re
-import time
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
-from urllib.parse import urljoin, urlsplit
+from typing import Any, TypeGuard, TypeVar
+from urllib.parse import urlsplit
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .datasets import default_root
+from .downloads import check_address, download, one_line
 from .models import Classifier
 from .runs import HEADS, load_run, load_weights
 
 PLACES = ("model", "state_dict", "model_state_dict", "net", "state_dict_ema")  # of the weights in a file, best first
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
 STUDENT = "student."  # mdistiller saves teacher and student in one
-LOCAL = ("localhost", "127.0.0.1", "::1")
-PAUSES = (1.0, 4.0)  # seconds between one try of a download and the next
+MOST_PACKED = 50  # times that the weights in a zip archive may be larger than the archive
 WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<[!?a-zA-Z]")
 NOT_RUN = "and code is never run from a checkpoint; ask its author for a file of weights (safetensors)"
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Ignored:
@@ -40,7 +41,7 @@ class Ignored:
     def __setstate__(self, _: Any) -> None: ...
 
 
-IGNORED = [
+IGNORED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (Ignored, name)
     for name in (
         "argparse.Namespace",
@@ -53,13 +54,13 @@ IGNORED = [
 
 
 def load_checkpoint(
-    model: nn.Module,
+    model: Network,
     source: str | Path,
     *,
     sha256: str | None = None,
     size: int | None = None,
     root: str | Path | None = None,
-) -> nn.Module:
+) -> Network:
     """Load the weights in `source`, a file, a run folder or an https address, into `model`, and return it.
 
     Every weight must fit, but for counters of batches that old files lack; where anything fails the model is left as
@@ -105,9 +106,7 @@ def fetch(url: str, *, sha256: str | None = None, size: int | None = None, root:
     again. A broken connection is tried three times in all. Raises ValueError for an address that is not https (http
     to this machine is allowed), OSError where the download fails or is not what was expected; nothing is kept then.
     """
-    import pooch  # it and requests take a third of a second to import
-
-    _check_address(url)
+    check_address(url)
     _check_sum(sha256)
     folder = (default_root() if root is None else Path(root).expanduser()) / "checkpoints"
     name = re.sub(r"[^\w.-]", "_", urlsplit(url).path.rpartition("/")[2])[-80:] or "checkpoint"
@@ -117,48 +116,16 @@ def fetch(url: str, *, sha256: str | None = None, size: int | None = None, root:
             return path
         path.unlink()
 
-    def download(_: str, temporary: str, __: Any) -> None:
-        _download(url, temporary)
-        with open(temporary, "rb") as file:
-            page = WEB_PAGE.match(file.read(64))
+    def check(file: Path) -> None:
+        with open(file, "rb") as opened:
+            page = WEB_PAGE.match(opened.read(64))
         if page:
             raise OSError(f"'{url}' gave a web page, not a file of weights: give the address of the file itself")
-        if wrong := _difference(Path(temporary), sha256, size):
+        if wrong := _difference(file, sha256, size):
             raise OSError(f"'{url}' {wrong}: it was not kept")
 
-    folder.mkdir(parents=True, exist_ok=True)
-    pooch.get_logger().setLevel("WARNING")
-    pooch.retrieve(url, None, fname=path.name, path=folder, downloader=download)
+    download(url, path, check, most=size)
     return path
-
-
-def _download(url: str, file: str) -> None:
-    import pooch
-    import requests
-
-    def follow(response: requests.Response, **_: Any) -> None:
-        if response.is_redirect:
-            _check_address(urljoin(response.url, response.headers["location"]))
-
-    download = pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, hooks={"response": follow})
-    for pause in (*PAUSES, None):
-        try:
-            return download(url, file, None)
-        except requests.RequestException as error:
-            if error.response is not None:
-                answer = _one_line(f"{error.response.status_code} {error.response.reason}")
-                raise OSError(f"could not download '{url}': the server answered {answer}") from error
-            if pause is None:
-                cause = error.args[0] if error.args else error
-                reason = _one_line(getattr(cause, "reason", cause))
-                raise OSError(f"could not download '{url}' in {len(PAUSES) + 1} tries: {reason}") from error
-        time.sleep(pause)
-
-
-def _check_address(url: str) -> None:
-    parts = urlsplit(url)
-    if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL)):
-        raise ValueError(f"'{url}' is not fetched: use an https address, or download it by hand and give the file")
 
 
 def _check_sum(sha256: str | None) -> None:
@@ -196,6 +163,9 @@ def _read(path: Path, label: str) -> Any:
                 raise ValueError(f"{label} was refused: it is a TorchScript program, {NOT_RUN}")
             if not any(entry.filename.endswith("/data.pkl") for entry in entries):
                 raise ValueError(f"{label} is a zip archive, but not one of PyTorch's: unpack it")
+            unpacked = sum(entry.file_size for entry in entries)
+            if unpacked > MOST_PACKED * path.stat().st_size:
+                raise ValueError(f"{label} was refused: it would unpack to {unpacked:,} bytes, more than weights can")
             # mapped, only what is used is read; what somebody has compressed would be read as noise
             return _unpickle(path, label, mmap=all(entry.compress_type == zipfile.ZIP_STORED for entry in entries))
         if start.startswith(b"\x80"):
@@ -230,9 +200,10 @@ def _unpickle(file: Any, label: str, mmap: bool = False) -> Any:
 
 def _one_line(error: Exception | str) -> str:
     """The line of an error that says what was wrong: torch.load wraps it in advice to load unsafely."""
-    lines = re.split(r"\n\nCheck the documentation|\s*\(Could this error", str(error))[0].splitlines() or [""]
-    line = lines[-1] if isinstance(error, pickle.UnpicklingError) else lines[0]
-    return "".join(letter for letter in line if letter.isprintable())[:200].strip() or type(error).__name__
+    text = re.split(r"\n\nCheck the documentation|\s*\(Could this error", str(error))[0]
+    if isinstance(error, pickle.UnpicklingError):
+        text = (text.splitlines() or [""])[-1]
+    return one_line(text or type(error).__name__)
 
 
 def _weights(content: Any, label: str) -> dict[str, Tensor]:
@@ -246,7 +217,7 @@ def _weights(content: Any, label: str) -> dict[str, Tensor]:
     raise ValueError(f"{label} holds no weights: expected names and tensors, or such under 'model', found {found}")
 
 
-def _is_state(value: Any) -> bool:
+def _is_state(value: Any) -> TypeGuard[Mapping[str, Tensor]]:
     return (
         isinstance(value, Mapping)
         and len(value) > 0
@@ -256,7 +227,10 @@ def _is_state(value: Any) -> bool:
 
 
 def _fit(model: nn.Module, state: Mapping[str, Tensor], label: str) -> dict[str, Tensor]:
-    """`state` by the model's own names, of the network alone. Raises ValueError where a weight is no plain number."""
+    """`state` by the model's own names, of the network alone.
+
+    Raises ValueError where a weight is no plain number, or not finite.
+    """
     own = model.state_dict()
     names = dict(zip(_unwrapped(own), own, strict=True))
     if not any(name.startswith(HEADS) for name in names):
@@ -274,6 +248,9 @@ def _fit(model: nn.Module, state: Mapping[str, Tensor], label: str) -> dict[str,
         if not plain or found.is_floating_point() != value.is_floating_point():
             kind = f"{'' if plain else 'not plain '}{found.dtype}"
             raise ValueError(f"{label}: weights of another kind, '{name}' is {kind} instead of {value.dtype}")
+        # of another shape, which `load_weights` refuses, it may be a view that claims terabytes
+        if found.shape == value.shape and value.is_floating_point() and not found.float().isfinite().all():
+            raise ValueError(f"{label}: '{name}' is not finite: the training that it comes from went wrong")
     return state
 
 

@@ -6,15 +6,16 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 import typer
+from torch import distributed
 
-from . import datasets, experiments, runs, training
+from . import datasets, experiments, ranks, runs, training
 from .checkpoints import load_checkpoint
 from .evaluation import evaluate as evaluate_model
 from .methods import BASELINES, METHODS
@@ -33,8 +34,12 @@ app = typer.Typer(
     "Start with: pckd-nb demo. Add --debug to any command for the traceback of an error.",
 )
 
-METHOD_HELP = f"One of {', '.join(METHODS)}; or of {', '.join(BASELINES)}, with settings as in AT-weight=500."
+METHOD_HELP = (
+    f"One of {', '.join(METHODS)}; or of {', '.join(BASELINES)}, with settings as in AT-weight=500. "
+    f"pckd-strategy=NAME weighs samples by {', '.join(STRATEGIES)}."
+)
 TOLERANCE = 0.05  # of --expect, in percentage points
+MOST_SEEDS = 10_000
 
 Data = Annotated[str, typer.Option(help="Data set: a name that `pckd-nb datasets` lists, or folder:PATH.")]
 Root = Annotated[Path | None, typer.Option(help="Where data sets are kept. Default: $PCKD_DATA, else data/downloads.")]
@@ -45,6 +50,10 @@ Init = Annotated[str | None, typer.Option(help="Start from other weights: a run 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile. Default: in long runs.")]
+Devices = Annotated[
+    int | None,
+    typer.Option(help="Processes of this training on a machine, a GPU each. Default: 1, or as torchrun started."),
+]
 Precision = Annotated[str, typer.Option(help="auto, 32-true or bf16-mixed.")]
 
 
@@ -89,10 +98,16 @@ def training_of(
     accelerator: Accelerator = "auto",
     precision: Precision = "auto",
     compile: Compile = None,
+    devices: Devices = None,
+    nodes: Annotated[int, typer.Option(help="Machines that take part, with --devices.")] = 1,
+    strategy: Annotated[str, typer.Option(help="How processes work together: ddp, or auto, the same.")] = "auto",
 ) -> dict[str, Any]:
     """Options of `distill`."""
+    if strategy not in ("auto", "ddp"):
+        other = "; weights of samples go with the method, as in --method pckd-strategy=uniform"
+        raise ValueError(f"--strategy must be auto or ddp, got {strategy}{other * (strategy in STRATEGIES)}")
     options = dict(seed=seed, out=out, resume=resume, overwrite=overwrite, accelerator=accelerator, precision=precision)
-    return {**options, **given(compile=compile)}
+    return {**options, **given(compile=compile, devices=devices), "nodes": nodes}
 
 
 def with_shared(command: Callable[..., None]) -> Callable[..., None]:
@@ -118,7 +133,7 @@ def with_shared(command: Callable[..., None]) -> Callable[..., None]:
         call(command, options)
 
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
-    wrapped.__signature__ = inspect.Signature(list(flat(command)))
+    wrapped.__signature__ = inspect.Signature(list(flat(command)))  # type: ignore[attr-defined]  # `inspect` reads it
     wrapped.__annotations__ = {about.name: about.annotation for about in flat(command)}
     return wrapped
 
@@ -133,7 +148,7 @@ def train(
     init: Init = None,
 ) -> None:
     """Train a network on labels alone: a teacher."""
-    runs.prepare(options["out"], resume=options["resume"], overwrite=options["overwrite"])
+    prepare(options)
     name, sizes = data
     loaded = datasets.load_dataset(name, **sizes)
     network = make_network(model, loaded, options["seed"], init)
@@ -157,7 +172,6 @@ def distill(
     temperature: Annotated[float | None, typer.Option(help="T of L_KD.")] = None,
     epsilon: Annotated[float | None, typer.Option(help="Preview threshold: epsilon to the power of the epoch.")] = None,
     views: Annotated[int | None, typer.Option(help="Rotations of every image, 1 to 4.")] = None,
-    strategy: Annotated[str | None, typer.Option(help=f"Weights of samples: {', '.join(STRATEGIES)}.")] = None,
     init: Init = None,
     teacher_cache: Annotated[
         Path | None, typer.Option(help="Folder that keeps what the teacher says, for other runs.")
@@ -166,19 +180,23 @@ def distill(
 ) -> None:
     """Train a student, by default with PCKD. Weights and views left open come from recipe, data set and paper."""
     settings = given(beta_kd=beta_kd, beta_fa=beta_fa, beta_ca=beta_ca, beta_cc=beta_cc, temperature=temperature,
-                     epsilon=epsilon, views=views, strategy=strategy)  # fmt: skip
+                     epsilon=epsilon, views=views)  # fmt: skip
     arm = experiments.parse_arm(method)
     for name, value in settings.items():
         arm = arm.plus(name, value)
     trained_by, recipe = arm.build(recipe)
     if trained_by.uses_teacher and teacher is None:
         raise ValueError(f"method {method} needs --teacher, the run folder of a trained network")
-    runs.prepare(options["out"], resume=options["resume"], overwrite=options["overwrite"])
+    prepare(options)
     teacher_run = load_run_unless(teacher_model, teacher, "--teacher-model") if teacher else None
     name, sizes = data
     loaded = datasets.load_dataset(name, **sizes)
-    knows = teacher_run or (make_network(teacher_model, loaded, options["seed"], teacher) if teacher else None)
+    knows = teacher_run or (
+        make_network(teacher_model, loaded, options["seed"], teacher) if teacher and teacher_model else None
+    )
     network = make_network(student, loaded, options["seed"], init)
+    if not teacher_cache_gb > 0:
+        raise ValueError(f"--teacher-cache-gb must be more than 0, got {teacher_cache_gb}")
     options.update(given(teacher_cache=teacher_cache), teacher_cache_gb=teacher_cache_gb)
     report(training.distill(network, knows, loaded, trained_by, recipe, **options))
 
@@ -198,6 +216,8 @@ def evaluate(
     precision: Precision = "auto",
 ) -> None:
     """Measure the accuracy of a trained network; --expect holds a published one to its word."""
+    if expect is not None and not 0 <= expect <= 100:
+        raise ValueError(f"--expect must be a percentage, 0 to 100, got {expect}")
     if split not in ("test", "train"):
         raise ValueError(f"--split must be test or train, got {split}")
     run = load_run_unless(model, source, "--model")
@@ -206,8 +226,8 @@ def evaluate(
     about = run.settings["data"] if run else {}
     options = about["options"] if run and data in (None, about["name"]) else {}
     options = {**options, **given(test_size=test_size, image_size=image_size, workers=workers)}
-    loaded = datasets.load_dataset(data or about["name"], root, **options)
-    network = run.model() if run else make_network(model, loaded, 0, source)
+    loaded = datasets.load_dataset(about["name"] if data is None else data, root, **options)
+    network = run.model() if run else make_network(cast(str, model), loaded, 0, source)
     if network.num_classes != loaded.num_classes:
         raise ValueError(f"'{source}' knows {network.num_classes} classes, {loaded.name} has {loaded.num_classes}")
     if run and data is None and loaded.fingerprint != about["fingerprint"]:
@@ -264,8 +284,10 @@ def grid_of(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the points and the projected time.")] = False,
 ) -> tuple[Callable[..., experiments.Grid], dict[str, Any]]:
     """What compare, ablate and sweep share: what builds a grid of its arms, and how to run it."""
-    if not (match := re.fullmatch(r"([0-9]+)/([0-9]+)", shard)):
+    if not (match := re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)):
         raise ValueError(f"--shard must be i/n, such as 2/8, got {shard}")
+    if not teacher_cache_gb >= 0:
+        raise ValueError(f"--teacher-cache-gb must be 0 or more, got {teacher_cache_gb}")
     options: dict[str, Any] = dict(accelerator=accelerator, precision=precision, **given(compile=compile))
     cache = (teacher_cache or out / "teacher_cache") if teacher_cache_gb else None
     if cache:
@@ -337,7 +359,11 @@ def figures(
     """Draw every figure that the runs are enough for, from their folders alone."""
     from .figures.collection import draw_all  # pulls in matplotlib
 
-    for path in draw_all(runs_folder, out, only.split(",") if only else None):
+    chosen = None if only is None else only.split(",")
+    if chosen is not None and not all(chosen):
+        raise ValueError(f"--only must be names of figures or their beginnings, comma-separated, got {only!r}")
+    experiments.check_writable(out)
+    for path in draw_all(runs_folder, out, chosen):
         print(path)
 
 
@@ -378,8 +404,8 @@ def demo(
 def run_grid(grid: tuple[Callable[..., experiments.Grid], dict[str, Any]], arms: list, reference: str) -> None:
     """Train a grid of `arms` as the options of `grid_of` say, and print its comparison."""
     build, how = grid
-    experiments.parse_arm(reference)
     built = build(arms=arms)
+    experiments.parse_arm(reference).build(built.recipe)
     dry_run = how.pop("dry_run")
     if dry_run:
         points = built.points()
@@ -396,14 +422,19 @@ def run_grid(grid: tuple[Callable[..., experiments.Grid], dict[str, Any]], arms:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """ "0,1,5-7" → [0, 1, 5, 6, 7]. Raises ValueError for anything else."""
+    """ "0,1,5-7" → [0, 1, 5, 6, 7]. Raises ValueError for anything else, TypeError for what is no text."""
+    if not isinstance(text, str):
+        raise TypeError(f"--seeds must be text, got {type(text).__name__}")
     seeds: list[int] = []
     for part in text.split(","):
-        if not (match := re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part.strip())):
-            raise ValueError(f"--seeds must be numbers and ranges, such as 0,1,2 or 0-4, got {text}")
-        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
-    if not seeds:
-        raise ValueError(f"--seeds {text} is an empty range")
+        if not (match := re.fullmatch(r"([0-9]{1,10})(?:-([0-9]{1,10}))?", part.strip())):
+            raise ValueError(f"--seeds must be numbers and ranges, such as 0,1,2 or 0-4, got {text!r}")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ValueError(f"--seeds {text!r} has an empty range, {first}-{last}")
+        if last >= 2**31 or len(seeds) + last - first >= MOST_SEEDS:
+            raise ValueError(f"--seeds can be at most {MOST_SEEDS:,}, each below {2**31}, got {text!r}")
+        seeds += range(first, last + 1)
     return seeds
 
 
@@ -414,7 +445,7 @@ def given(**options: Any) -> dict[str, Any]:
 
 def load_run_unless(model: str | None, source: str, option: str) -> Run | None:
     """The run in the folder `source`; None where `model` says whose weights it holds, a checkpoint's."""
-    if model:
+    if model is not None:
         return None
     if "://" in source or Path(source).is_file():
         raise ValueError(f"'{source}' is no run folder: say whose weights these are by {option} NAME")
@@ -424,11 +455,19 @@ def load_run_unless(model: str | None, source: str, option: str) -> Run | None:
 def make_network(name: str, data: datasets.Dataset, seed: int, init: str | None) -> Classifier:
     """A network for `data`, with fresh weights or those of the run or checkpoint `init`."""
     network = create_model(name, data, seed=seed)
-    return load_checkpoint(network, init) if init else network
+    return network if init is None else load_checkpoint(network, init)
+
+
+def prepare(options: dict[str, Any]) -> None:
+    """Check the run folder before the images are read; of several processes, the first does."""
+    if ranks.is_first():
+        runs.prepare(options["out"], resume=options["resume"], overwrite=options["overwrite"])
 
 
 def report(run: Run) -> None:
     """Say how a training went; leave with 130, as after any Ctrl-C, where it was cut short."""
+    if not ranks.is_first():  # whose exit status counts: for any other than 0 here Fabric would kill it while it saves
+        return
     settings = run.settings["method"]["settings"].items()
     if settings:
         shown = (f"{name} {value_text(about['value'])} ({about['from']})" for name, about in settings)
@@ -450,7 +489,7 @@ def value_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def print_table(rows: list[tuple[str, ...]]) -> None:
+def print_table(rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -460,7 +499,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 2 for bad input, 130 after Ctrl-C, 1 for anything else."""
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in arguments
-    warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
+
+    def note(message: Warning | str, *_: Any, **__: Any) -> None:
+        if ranks.is_first():
+            print(f"note: {message}", file=sys.stderr)
+
+    warnings.showwarning = note
     try:
         status = app([argument for argument in arguments if argument != "--debug"], standalone_mode=False)
         return status if isinstance(status, int) else 0
@@ -476,6 +520,8 @@ def main(arguments: list[str] | None = None) -> int:
             return complain(f"{error.format_message()} (see --help)", 2)
         if isinstance(error, ValueError | OSError):
             return complain(describe(error), 2)
+        if isinstance(error, FloatingPointError):
+            return complain(describe(error), 1)
         return complain(f"{type(error).__name__}: {describe(error)} (--debug shows where)", 1)
 
 
@@ -487,6 +533,17 @@ def describe(error: Exception) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
+def one_line(text: str) -> str:
+    """Without line breaks, with what a terminal would obey made visible, and its middle left out where it is long."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+    return text if len(text) <= 600 else f"{text[:400]} … {text[-150:]}"
+
+
 def complain(message: str, status: int) -> int:
-    print(f"pckd-nb: {message}", file=sys.stderr)
+    """One line on stderr. Of several processes only the first says what all find before they have met."""
+    together = distributed.is_initialized()
+    if ranks.is_first() or together:
+        # the first process may have died in the middle of a line, its progress bar
+        who = f"\npckd-nb, process {distributed.get_rank()}" if together else "pckd-nb"
+        print(f"{who}: {one_line(message)}", file=sys.stderr)
     return status

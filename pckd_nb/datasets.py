@@ -10,28 +10,30 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import gzip
 import hashlib
 import math
 import operator
 import os
+import pickle
 import shutil
+import tarfile
 import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 import torch
 from PIL import Image
 
-from pckd_nb import shapes
+from pckd_nb import downloads, shapes
 from pckd_nb.streams import Streamed, fit, read_image
 
 DATASETS = {
@@ -61,7 +63,8 @@ class Split:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of an image."""
-        return tuple(self.images.shape[1:])
+        _, channels, height, width = self.images.shape
+        return channels, height, width
 
     @property
     def device(self) -> torch.device:
@@ -188,6 +191,8 @@ def load_dataset(
     seed = _whole("seed", seed, least=0)
     workers = None if workers is None else _whole("workers", workers, least=0)
     image_size = _image_size(name, image_size)
+    train: Split | Streamed
+    test: Split | Streamed
     if name == "shapes100":
         classes = shapes.CLASSES
         train_size = _size("train_size", 10_000 if train_size is None else train_size, len(classes))
@@ -198,6 +203,7 @@ def load_dataset(
         train = _part("train_size", train, train_size, len(classes), seed)
         test = _part("test_size", test, test_size, len(classes), seed)
         if name.startswith("folder:") and (len(train) + len(test)) * math.prod(train.shape) <= memory_limit():
+            assert isinstance(train, Streamed) and isinstance(test, Streamed)  # as folders are
             train, test = _in_memory(train), _in_memory(test)
     mean, std, normalisation = _PUBLISHED_STATISTICS.get(name.split(":")[0]) or _statistics(train)
     return Dataset(
@@ -387,18 +393,54 @@ def _digits() -> tuple[Split, Split, tuple[str, ...]]:
 
 # -------------------------------------------------------------------------------------------------- downloads
 
+_FASHION = "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/"
+_SOURCES = {  # file → address, where torchvision knows one of http alone; bytes
+    "cifar-10-python.tar.gz": ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", 170_498_071),
+    "cifar-100-python.tar.gz": ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", 169_001_437),
+    "train-images-idx3-ubyte.gz": (f"{_FASHION}train-images-idx3-ubyte.gz", 26_421_880),
+    "train-labels-idx1-ubyte.gz": (f"{_FASHION}train-labels-idx1-ubyte.gz", 29_515),
+    "t10k-images-idx3-ubyte.gz": (f"{_FASHION}t10k-images-idx3-ubyte.gz", 4_422_102),
+    "t10k-labels-idx1-ubyte.gz": (f"{_FASHION}t10k-labels-idx1-ubyte.gz", 5_148),
+    "stl10_binary.tar.gz": ("https://cs.stanford.edu/~acoates/stl10/stl10_binary.tar.gz", 2_640_397_119),
+    "tiny-imagenet-200.zip": ("https://cs231n.stanford.edu/tiny-imagenet-200.zip", 248_100_043),
+}
+
 
 def _cifar(name: str, root: Path) -> tuple[Split, Split, tuple[str, ...]]:
     from torchvision.datasets import CIFAR10, CIFAR100  # slow to import: only when asked for
 
     source = CIFAR10 if name == "cifar10" else CIFAR100
-    _fetch(name, root, source, [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])])
-    parts = source(root, train=True), source(root, train=False)
-    train, test = (
-        Split(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
-        for part in parts
-    )
-    return train, test, tuple(parts[0].classes)
+    meta = (source.meta["filename"], source.meta["md5"])
+    _fetch_archive(name, root, source, [*source.train_list, *source.test_list, meta])
+    folder = root / source.base_folder
+
+    def split(files: Iterable[Iterable[str]]) -> Split:
+        batches = [_arrays(folder / file) for file, _ in files]
+        images = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
+        labels = [label for batch in batches for label in batch["labels" if name == "cifar10" else "fine_labels"]]
+        return Split(torch.from_numpy(images), torch.tensor(labels))
+
+    classes = tuple(_arrays(folder / source.meta["filename"])[source.meta["key"]])
+    return split(source.train_list), split(source.test_list), classes
+
+
+class _Arrays(pickle.Unpickler):
+    """Reads numbers, texts and arrays of numbers, which is all that a CIFAR file is made of, and calls nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        allowed = {("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct")}
+        if (module.replace("numpy._core", "numpy.core"), name) not in allowed:
+            raise pickle.UnpicklingError(f"it wants to call '{module}.{name}'")
+        return super().find_class(module, name)
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            arrays: dict[str, Any] = _Arrays(file, encoding="latin1").load()
+            return arrays
+    except pickle.UnpicklingError as error:
+        raise OSError(f"{path} was refused: {downloads.one_line(error)}; delete it") from error
 
 
 _STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
@@ -410,7 +452,7 @@ def _stl10(root: Path, side: int) -> tuple[Split, Split, tuple[str, ...]]:
     class Labelled(STL10):
         train_list = STL10.train_list[:2]  # not the 2.8 GB without labels, which would be verified at every start
 
-    _fetch("stl10", root, Labelled, [*Labelled.train_list, *Labelled.test_list])
+    _fetch_archive("stl10", root, Labelled, [*Labelled.train_list, *Labelled.test_list])
     train, test = (
         Split(
             _stack((fit(Image.fromarray(image), side) for image in part.data.transpose(0, 2, 3, 1)), len(part), side),
@@ -421,7 +463,7 @@ def _stl10(root: Path, side: int) -> tuple[Split, Split, tuple[str, ...]]:
     return train, test, _STL10_CLASSES
 
 
-_TINY_IMAGENET = ("https://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de")
+_TINY_IMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 
 
 def _tiny_imagenet(root: Path, side: int) -> tuple[Split, Split, tuple[str, ...]]:
@@ -429,15 +471,8 @@ def _tiny_imagenet(root: Path, side: int) -> tuple[Split, Split, tuple[str, ...]
 
     At the pace of 5,200 made images, one thread of an AMD EPYC decodes the 110,000 in some 25 s.
     """
-    from torchvision.datasets.utils import download_url
-
-    url, md5 = _TINY_IMAGENET
     archive = root / "tiny-imagenet-200.zip"
-    if archive.is_file():
-        _check_md5(archive, md5)
-    else:
-        where = f"put {archive.name} (md5 {md5}) from {url} into {root}"
-        _download("tinyimagenet", partial(download_url, url, root, archive.name, md5), [archive], where)
+    _fetch("tinyimagenet", archive, _TINY_IMAGENET_MD5)
     with zipfile.ZipFile(archive) as file:
 
         def table(name: str) -> list[list[str]]:
@@ -462,55 +497,68 @@ def _tiny_imagenet(root: Path, side: int) -> tuple[Split, Split, tuple[str, ...]
 
 def _fashion_mnist(root: Path) -> tuple[Split, Split, tuple[str, ...]]:
     from torchvision.datasets import FashionMNIST
-    from torchvision.datasets.utils import extract_archive
+    from torchvision.datasets.mnist import read_image_file, read_label_file
 
     raw = root / "FashionMNIST" / "raw"
-    packed = {raw / file: md5 for file, md5 in FashionMNIST.resources}
-    for file, md5 in packed.items():
-        if file.with_suffix("").is_file():
-            _check_idx(file.with_suffix(""))
-        elif file.is_file():
-            _check_md5(file, md5)
-            extract_archive(file, raw)
-    where = f"put {', '.join(file.name for file in packed)} from {FashionMNIST.mirrors[0]} into {raw}"
-    _download("fashion_mnist", partial(FashionMNIST, root, download=True), list(packed), where)
-    parts = FashionMNIST(root, train=True), FashionMNIST(root, train=False)
-    train, test = (Split(part.data[:, None].contiguous(), part.targets.long()) for part in parts)
+    for name, md5 in FashionMNIST.resources:
+        packed, unpacked = raw / name, (raw / name).with_suffix("")
+        if not unpacked.is_file():
+            _fetch("fashion_mnist", packed, md5)
+            _gunzip(packed, unpacked)
+        _check_idx(unpacked)
+    train, test = (
+        Split(
+            read_image_file(raw / f"{part}-images-idx3-ubyte")[:, None].contiguous(),
+            read_label_file(raw / f"{part}-labels-idx1-ubyte").long(),
+        )
+        for part in ("train", "t10k")
+    )
     return train, test, tuple(FashionMNIST.classes)
 
 
-def _fetch(name: str, root: Path, source: type, files: Iterable[Iterable[str]]) -> None:
-    """Let torchvision's `source` download and unpack, unless its `files`, of name and md5, are all there."""
+def _gunzip(packed: Path, unpacked: Path) -> None:
+    partial_file = unpacked.with_name(f".{unpacked.name}.{os.getpid()}.tmp")
+    try:
+        with gzip.open(packed) as source, open(partial_file, "wb") as file:
+            shutil.copyfileobj(source, file)
+        partial_file.replace(unpacked)
+    except (EOFError, zlib.error) as error:
+        raise OSError(f"{packed} was not unpacked: {downloads.one_line(error)}") from error
+    finally:
+        partial_file.unlink(missing_ok=True)
+
+
+def _fetch_archive(name: str, root: Path, source: Any, files: Iterable[Iterable[str]]) -> None:
+    """Download and unpack the archive of torchvision's `source`, unless its `files`, of name and md5, are all there."""
     archive = root / source.filename
     unpacked = {root / source.base_folder / file: md5 for file, md5 in files}
     if all(file.is_file() and _md5(file) == md5 for file, md5 in unpacked.items()):
         return
-    if archive.is_file():  # from which damaged unpacked files are replaced
-        _check_md5(archive, source.tgz_md5)
-    else:
+    if not archive.is_file():  # from which damaged unpacked files would be replaced
         for file, md5 in unpacked.items():
             if file.is_file():
                 _check_md5(file, md5)
-    where = f"put {source.filename} (md5 {source.tgz_md5}) from {source.url} into {root}"
-    _download(name, partial(source, root, download=True), [archive], where)
+    _fetch(name, archive, source.tgz_md5)
+    downloads.unpack(archive, root)
 
 
-def _download(name: str, download: Callable[[], object], files: list[Path], where: str) -> None:
-    """Call `download`; if it fails remove what it left of `files`, and say how to do it by hand."""
-    new = [file for file in files if not file.exists()]
+def _fetch(name: str, path: Path, md5: str) -> None:
+    """Check the file at `path`, or download it. A failed download says how to do it by hand."""
+    if path.is_file():
+        return _check_md5(path, md5)
+    url, size = _SOURCES[path.name]
     try:
-        download()
-    except (URLError, HTTPException, ConnectionError, TimeoutError, RuntimeError) as error:
-        for file in new:
-            file.unlink(missing_ok=True)
+        downloads.download(url, path, partial(_check_md5, expected=md5, remedy="it was not kept"), most=size)
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ConnectionError(f"could not download {name} ({reason}): try again, or {where}") from error
+        by_hand = f"put {path.name} (md5 {md5}) from {url} into {path.parent}"
+        raise ConnectionError(f"could not download {name} ({reason}): try again, or {by_hand}") from error
 
 
 def _md5(path: Path) -> str:
     from torchvision.datasets.utils import calculate_md5
 
-    return calculate_md5(path)
+    return str(calculate_md5(path))
 
 
 def _check_md5(path: Path, expected: str, remedy: str = "delete it to fetch it") -> None:
@@ -569,12 +617,13 @@ def _imagenet(folder: Path, side: int, workers: int | None) -> tuple[Streamed, S
 
 
 def _unpack_imagenet(folder: Path, parts: list[str]) -> None:
-    """Let torchvision verify and unpack the archives of `parts`, train or val or both.
+    """Let torchvision verify and unpack the archives of `parts`, train or val or both, through tarfile's data filter.
 
     A part gets its name when it is complete, so that one whose unpacking was interrupted is not taken for whole.
     """
     from torchvision.datasets import imagenet
 
+    downloads.check_tarfile()  # without the filter torchvision would unpack all the same
     archives = {folder / file: md5 for file, md5 in imagenet.ARCHIVE_META.values()}
     needed = [folder / imagenet.ARCHIVE_META[part][0] for part in (*parts, *["devkit"] * ("val" in parts))]
     if not all(archive.is_file() for archive in needed):
@@ -590,8 +639,13 @@ def _unpack_imagenet(folder: Path, parts: list[str]) -> None:
             unfinished = folder / f"{part}.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
             unpack = imagenet.parse_train_archive if part == "train" else imagenet.parse_val_archive
-            unpack(folder, folder=unfinished.name)
-            unfinished.rename(folder / part)
+            try:
+                unpack(folder, folder=unfinished.name)
+                unfinished.rename(folder / part)
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise OSError(f"the archives in {folder} were not unpacked: {downloads.one_line(error)}") from error
     except RuntimeError:  # which does not say what it found
         for archive in needed:
             _check_md5(archive, archives[archive], "obtain it again")

@@ -5,12 +5,13 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nbconvert import HTMLExporter
 
 from . import runs, training
 from .datasets import load_dataset
-from .methods import KD, PCKD, Supervised
+from .methods import KD, PCKD, Method, Supervised
 from .models import create_model
 from .notebooks import REPOSITORY, execute
 from .recipes import get_recipe
@@ -41,18 +42,18 @@ def run_demo(out: str | Path = DEFAULT_RUNS, overwrite: bool = False, plan: Plan
     Raises KeyboardInterrupt after Ctrl-C, with what was done so far on disk; ValueError and others as `distill`.
     """
     out, plan = Path(out), plan or Plan()
-    for stage in STAGES:  # before anything costs time
-        runs.prepare(out / stage, resume=not overwrite, overwrite=overwrite)
+    for name in STAGES:  # before anything costs time
+        runs.prepare(out / name, resume=not overwrite, overwrite=overwrite)
     data = load_dataset("shapes100", train_size=plan.train_size, test_size=plan.test_size)
     print(
         f"shapes100: {len(data.train):,} training and {len(data.test):,} test images of {data.num_classes} categories"
     )
 
-    def stage(number: int, name: str, why: str, model: str, teacher: Run | None, method) -> Run:
+    def stage(number: int, name: str, why: str, model: str, teacher: Run | None, method: Method) -> Run:
         print(f"\n{number}/5 {why}", flush=True)
         network = create_model(model, data, seed=plan.seed)  # the same seed: students start from the same weights
         recipe = get_recipe("classroom", **({"epochs": plan.epochs} if plan.epochs else {}))
-        options = dict(seed=plan.seed, out=out / name, resume=not overwrite, overwrite=overwrite)
+        options: dict[str, Any] = dict(seed=plan.seed, out=out / name, resume=not overwrite, overwrite=overwrite)
         run = training.distill(network, teacher, data, method, recipe, **options)
         if not run.finished:
             print("the same command goes on from here", file=sys.stderr)
@@ -62,7 +63,7 @@ def run_demo(out: str | Path = DEFAULT_RUNS, overwrite: bool = False, plan: Plan
 
     why = f"A {plan.teacher} learns from the labels. It will be the teacher."
     teacher = stage(1, "teacher", why, plan.teacher, None, Supervised())
-    lessons = (
+    lessons: tuple[tuple[str, str, Method], ...] = (
         ("supervised", f"A {plan.student}, much smaller, learns alone. What follows has to beat it.", Supervised()),
         ("kd", f"The same {plan.student} also copies the teacher's probabilities: KD.", KD()),
         ("pckd", f"The same {plan.student} also learns its categories, from four sides, easy first: PCKD.", PCKD()),

@@ -1,6 +1,7 @@
 """What a network says of a data set, and how often it is right."""
 
 import logging
+import sys
 from typing import Any, NamedTuple
 
 import torch
@@ -9,14 +10,15 @@ from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from . import views
+from . import ranks, views
 from .datasets import Dataset
 from .models import Classifier
 
 PRECISIONS = ("32-true", "bf16-mixed")
 EVALUATION_PIXELS = 500 * 32 * 32  # of one batch
 
-logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)  # it announces every precision
+for talks in ("rank_zero", "distributed"):  # announces every precision; every process
+    logging.getLogger(f"lightning_fabric.utilities.{talks}").setLevel(logging.WARNING)
 
 
 class Scores(NamedTuple):
@@ -58,19 +60,20 @@ def predict(
     fabric = fabric or make_fabric(accelerator, precision)[0]
     mean, std = pixel_statistics(data, fabric.device)
     part = getattr(data, split).to(fabric.device)
+    mine = ranks.part(torch.arange(len(part)), fabric)
     batch_size = max(1, EVALUATION_PIXELS // (data.size[0] * data.size[1]))
-    model = model.to(fabric.device, memory_format=torch.channels_last)
+    model = model.to(fabric.device).to(memory_format=torch.channels_last)
     was_training = model.training
     model.eval()
     outputs = []
-    for images in part.read(torch.arange(len(part)).split(batch_size)):
+    for images in part.read(mine.split(batch_size)):
         x = views.normalise(images, mean, std).contiguous(memory_format=torch.channels_last)
         with fabric.autocast():
             outputs.append(model(x).float())
     model.train(was_training)
-    features = torch.cat([output.features for output in outputs]).cpu()
-    logits = torch.cat([output.logits for output in outputs]).cpu()
-    return Predictions(features, logits, part.labels.cpu())
+    features = ranks.gather_rows(torch.cat([output.features for output in outputs]), len(part), fabric)
+    logits = ranks.gather_rows(torch.cat([output.logits for output in outputs]), len(part), fabric)
+    return Predictions(features.cpu(), logits.cpu(), part.labels.cpu())
 
 
 def evaluate(model: Classifier, data: Dataset, split: str = "test", **options: Any) -> Scores:
@@ -78,10 +81,13 @@ def evaluate(model: Classifier, data: Dataset, split: str = "test", **options: A
     return predict(model, data, split, **options).scores()
 
 
-def make_fabric(accelerator: str = "auto", precision: str = "auto") -> tuple[Fabric, str]:
-    """Lightning Fabric on one device, and the precision in use.
+def make_fabric(
+    accelerator: str = "auto", precision: str = "auto", devices: int = 1, nodes: int = 1
+) -> tuple[Fabric, str]:
+    """Lightning Fabric on one device, or for `devices` processes on each of `nodes` machines, and the precision in use.
 
-    Raises ValueError for a name that Fabric does not know, or a device that is not there.
+    Raises ValueError for a name that Fabric does not know, devices that are not there, or several processes from
+    within a notebook.
     """
     try:
         if precision == "auto":
@@ -89,7 +95,12 @@ def make_fabric(accelerator: str = "auto", precision: str = "auto") -> tuple[Fab
             precision = "bf16-mixed" if computes_in_bfloat16(device) else "32-true"
         if precision not in PRECISIONS:
             raise ValueError(f"unknown precision '{precision}'; known: auto, {', '.join(PRECISIONS)}")
-        return Fabric(accelerator=accelerator, devices=1, precision=precision), precision
+        how: dict[str, Any] = dict(accelerator=accelerator, precision=precision)
+        if devices * nodes == 1:
+            return Fabric(**how, devices=1), precision
+        if hasattr(sys, "ps1"):  # an interactive interpreter or a notebook, which can't be started a second time
+            raise ValueError(f"a notebook is one process: start {devices * nodes} by the command line, pckd-nb distill")
+        return Fabric(**how, devices=devices, num_nodes=nodes, strategy="ddp"), precision
     except (RuntimeError, MisconfigurationException) as error:
         raise ValueError(f"accelerator '{accelerator}' can't be used: {str(error).splitlines()[0]}") from error
 
@@ -97,7 +108,7 @@ def make_fabric(accelerator: str = "auto", precision: str = "auto") -> tuple[Fab
 def computes_in_bfloat16(device: torch.device) -> bool:
     """Whether the hardware itself does; where it is emulated, float32 is faster."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 

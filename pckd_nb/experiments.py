@@ -26,17 +26,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from numbers import Integral, Real
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 from . import methods, runs, training, views
 from .datasets import Dataset, load_dataset
+from .evaluation import make_fabric
 from .models import count_flops, create_model
 from .recipes import Recipe, get_recipe
 from .runs import Run
@@ -52,6 +54,7 @@ SWEEPS: dict[str, tuple[float, ...]] = {
     "epsilon_240": (1, 1.0025, 1.005, 1.01, 1.015),
 }
 PROBE_STEPS = 4
+MOST_SHARDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -64,17 +67,22 @@ class Arm:
     def __str__(self) -> str:
         return "-".join([self.method, *(f"{name}={_text(value)}" for name, value in self.settings)])
 
-    def build(self, recipe: Recipe) -> tuple[nn.Module, Recipe]:
+    def build(self, recipe: Recipe) -> tuple[methods.Method, Recipe]:
         """The method, and the recipe as this arm changes it. Raises ValueError for what either does not have."""
         fields = {field.name for field in dataclasses.fields(Recipe)} - {"name", "method", "network_lr", "milestones"}
         settings = dict(self.settings)
+        if settings.get("flip") in (0, 1):
+            settings["flip"] = bool(settings["flip"])
         try:
             recipe = get_recipe(recipe, **{name: settings.pop(name) for name in fields & settings.keys()})
             if "epsilon_240" in settings:
-                settings["epsilon"] = settings.pop("epsilon_240") ** (PUBLISHED_EPOCHS / recipe.epochs)
+                published = settings.pop("epsilon_240")
+                if not isinstance(published, Real) or not float(published) > 0:
+                    raise ValueError(f"epsilon_240 must be a positive number, got {published!r}")
+                settings["epsilon"] = published ** (PUBLISHED_EPOCHS / recipe.epochs)
             return methods.make(self.method, **settings), recipe
-        except TypeError as error:  # text where a number should be
-            raise ValueError(f"'{self}': {error}") from error
+        except (TypeError, OverflowError) as error:  # text where a number should be, or one too large
+            raise ValueError(f"{str(self)!r}: {error}") from error
 
     def plus(self, name: str, value: Any) -> "Arm":
         """This arm with one setting more, or another value of it."""
@@ -93,14 +101,16 @@ class Arm:
 
 def parse_arm(text: str) -> Arm:
     """ "pckd-beta_cc=0.02-views=1" → Arm. Raises ValueError for what can't be read; `Arm.build` checks the names."""
+    if not isinstance(text, str):
+        raise TypeError(f"an arm is read from text, got {type(text).__name__}")
     method, *parts = re.split(r"-(?=\w+=)", text.strip())
     if not re.fullmatch(r"\w+", method):
-        raise ValueError(f"'{text}' is no arm: write METHOD or METHOD-SETTING=VALUE, such as pckd-beta_cc=0.02")
+        raise ValueError(f"{text!r} is no arm: write METHOD or METHOD-SETTING=VALUE, such as pckd-beta_cc=0.02")
     names = {name.lower(): name for name in (*methods.METHODS, *methods.BASELINES)}
     method = names.get(method.lower(), method)
     settings = tuple((name, parse_value(value)) for name, value in (part.split("=", 1) for part in parts))
     if len(dict(settings)) != len(settings):
-        raise ValueError(f"'{text}' gives a setting twice")
+        raise ValueError(f"{text!r} gives a setting twice")
     return Arm(method, settings)
 
 
@@ -114,9 +124,17 @@ def ablation_arms() -> list[Arm]:
 
 
 def sweep_arms(factor: str, values: Sequence[Any] = (), base: Arm | None = None) -> list[Arm]:
-    """One factor at a time: `base` (PCKD) with each value; without values, those of SWEEPS."""
+    """One factor at a time: `base` (PCKD) with each value; without values, those of SWEEPS.
+
+    Raises ValueError where there are no values, TypeError for what is no name or no list of them."""
+    if not isinstance(factor, str):
+        raise TypeError(f"a factor is the name of a setting, got {type(factor).__name__}")
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise TypeError(f"the values of {factor!r} must be a list, got {type(values).__name__}")
+    if not isinstance(base, Arm | None):
+        raise TypeError(f"base must be an arm, as `parse_arm` gives one, got {type(base).__name__}")
     if not values and factor not in SWEEPS:
-        raise ValueError(f"say which values {factor} shall take; known without: {', '.join(SWEEPS)}")
+        raise ValueError(f"say which values {' '.join(factor.split())} shall take; known without: {', '.join(SWEEPS)}")
     return [(base or Arm("pckd")).plus(factor, value) for value in values or SWEEPS[factor]]
 
 
@@ -152,18 +170,28 @@ class Grid:
     options: dict[str, Any] = field(default_factory=dict)
     teacher_cache: Path | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, values in (("pair", self.pairs), ("arm", self.arms), ("seed", self.seeds)):
             if not values:
                 raise ValueError(f"a grid needs one {name} at least")
+        for seed in self.seeds:
+            if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**31:
+                raise ValueError(f"each of seeds must be a whole number from 0 to {2**31 - 1}, got {seed!r}")
         for arm in self.arms:
             arm.build(self.recipe)
+        for folder in (self.out, *([] if self.teacher_cache is None else [self.teacher_cache])):
+            check_writable(folder)
+        make_fabric(**{name: value for name, value in self.options.items() if name in ("accelerator", "precision")})
         names = [self._pair_name(*pair) for pair in self.pairs]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two teachers of one grid make pairs '{name}': give each grid its own --out")
         for pair in self.pairs:
             self._check_that_settings_act(*pair)
+        data = self.loaded
+        with torch.device("meta"):
+            for student in {student for _, student in self.pairs}:
+                create_model(student, data)
         arms = dict.fromkeys(arm.without_defaults(self.recipe, self.loaded) for arm in self.arms)
         object.__setattr__(self, "arms", tuple(arms))
         object.__setattr__(self, "seeds", tuple(dict.fromkeys(self.seeds)))
@@ -236,6 +264,15 @@ class Grid:
         return method.left_out.get("category_center_alignment")
 
 
+def check_writable(folder: Path) -> None:
+    """Raises NotADirectoryError or PermissionError where no folder can be made, or nothing written in it."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"'{there}' is a file; '{folder}' has to be a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"can't write to '{there}'")
+
+
 def is_finished(point: Point) -> bool:
     """Whether the point's run folder says that its training came to its end."""
     return (point.folder / "run.json").is_file() and runs.read_settings(point.folder)["status"] == "finished"
@@ -256,9 +293,14 @@ def run_grid(
     and one a point. Raises KeyboardInterrupt after Ctrl-C, with all that was done on disk, and RuntimeError where a
     process was killed; ValueError for impossible jobs or shards, and what `distill` raises.
     """
+    if not isinstance(shard, tuple) or len(shard) != 2:
+        raise TypeError(f"shard must be a pair (i, n), got {type(shard).__name__}")
     number, count = shard
-    if not 1 <= number <= count:
-        raise ValueError(f"shard must be i/n with 1 ≤ i ≤ n, got {number}/{count}")
+    for name, value in (("shard", number), ("shard", count), ("jobs", jobs)):
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise TypeError(f"{name} must be in whole numbers, got {type(value).__name__}")
+    if not 1 <= number <= count <= MOST_SHARDS:
+        raise ValueError(f"shard must be i/n with 1 ≤ i ≤ n ≤ {MOST_SHARDS:,}, got {number}/{count}")
     if jobs < 1:
         raise ValueError(f"jobs must be 1 or more, got {jobs}")
     points = grid.points()
@@ -287,7 +329,8 @@ def dealt(grid: Grid, count: int) -> list[list[Point]]:
     other. A part keeps the grid's order."""
     points = grid.points()
     work = [_operations(grid, point) if count > 1 else 1 for point in points]
-    parts, load = [[] for _ in range(count)], [0] * count
+    parts: list[list[int]] = [[] for _ in range(count)]
+    load = [0] * count
     for place in sorted(range(len(points)), key=lambda place: (-work[place], str(points[place].arm))):
         least = load.index(min(load))
         parts[least].append(place)
@@ -320,8 +363,8 @@ def comparison(table: pd.DataFrame, reference: str = "kd") -> pd.DataFrame:
         row = {"pair": pair, "arm": arm, "seeds": count, "mean": mean, "sd": sd, "low": low, "high": high}
         beside = table[(table["pair"] == pair) & (table["arm"] == reference)]
         if arm != reference and set(beside["seed"]) & set(group["seed"]):
-            pairs = [dict(zip(part["seed"], part["top1"], strict=True)) for part in (group, beside)]
-            difference = paired_difference(*pairs)
+            ours, theirs = (dict(zip(part["seed"], part["top1"], strict=True)) for part in (group, beside))
+            difference = paired_difference(ours, theirs)
             row |= {"difference": difference.mean, "d_low": difference.low, "d_high": difference.high}
         rows.append(row)
     columns = ["pair", "arm", "seeds", "mean", "sd", "low", "high", "difference", "d_low", "d_high"]
@@ -346,7 +389,7 @@ def projected_seconds(grid: Grid, points: Sequence[Point], jobs: int = 1) -> flo
     return total / jobs
 
 
-def _work_of(grid: Grid, point: Point) -> tuple[tuple, int]:
+def _work_of(grid: Grid, point: Point) -> tuple[tuple[Path, str, str, int, int], int]:
     """What decides how long a step takes, and the number of steps."""
     method, recipe = point.arm.build(grid.recipe)
     turns = _settings(method, recipe, grid.loaded).get("views", {"value": method.views})["value"]
@@ -418,7 +461,9 @@ def _in_processes(grid: Grid, points: Sequence[Point], jobs: int) -> Iterator[Do
     jobs = min(jobs, len(points))
     threads = max(1, torch.get_num_threads() // jobs)
     context = multiprocessing.get_context("spawn")
-    waiting, working, idle = deque(points), {}, []  # connection → process
+    waiting = deque(points)
+    working: dict[Connection, SpawnProcess] = {}
+    idle: list[tuple[Connection, SpawnProcess]] = []
     try:
         with _environment(OMP_NUM_THREADS=str(threads)):  # read when a process starts
             for _ in range(jobs):
@@ -429,7 +474,7 @@ def _in_processes(grid: Grid, points: Sequence[Point], jobs: int) -> Iterator[Do
                 ours.send(waiting.popleft())
                 working[ours] = process
         while working:
-            for ours in wait(list(working)):
+            for ours in cast(list[Connection], wait(list(working))):
                 yield _received(ours)
                 if waiting:
                     ours.send(waiting.popleft())
@@ -437,7 +482,7 @@ def _in_processes(grid: Grid, points: Sequence[Point], jobs: int) -> Iterator[Do
                     idle.append((ours, working.pop(ours)))
     finally:
         for process in working.values():
-            if process.is_alive():
+            if process.pid and process.is_alive():
                 os.kill(process.pid, signal.SIGINT)
         for ours, process in [*working.items(), *idle]:
             ours.close()  # nothing more to do
@@ -447,7 +492,7 @@ def _in_processes(grid: Grid, points: Sequence[Point], jobs: int) -> Iterator[Do
 def _received(connection: Connection) -> Done:
     """Raises KeyboardInterrupt where the process was interrupted, RuntimeError where it is gone, and what it raised."""
     try:
-        said = connection.recv()
+        said: Done | Exception | None = connection.recv()
     except EOFError as error:
         raise RuntimeError("a process of this grid was killed; the same command goes on from here") from error
     if said is None:
@@ -466,6 +511,7 @@ def _work(connection: Connection, grid: Grid, threads: int) -> None:
     with suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
         while True:
             point, started = connection.recv(), time.monotonic()
+            said: Done | Exception | None
             try:
                 run = grid.train(point)
                 said = (point, run.accuracy, time.monotonic() - started) if run.finished else None
@@ -476,7 +522,8 @@ def _work(connection: Connection, grid: Grid, threads: int) -> None:
 
 def _end_with_parent() -> None:
     """A parent that was killed leaves nobody who wants the work, and another one may start on the same folders."""
-    multiprocessing.parent_process().join()
+    if parent := multiprocessing.parent_process():
+        parent.join()
     os._exit(1)
 
 
@@ -491,7 +538,7 @@ def _environment(**values: str) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _settings(method: nn.Module, recipe: Recipe, data: Dataset) -> dict[str, dict[str, Any]]:
+def _settings(method: methods.Method, recipe: Recipe, data: Dataset) -> dict[str, dict[str, Any]]:
     return methods.resolve(method, recipe.method_settings(), {"views": data.default_views})[1]
 
 
@@ -506,6 +553,8 @@ def _resolved(arm: Arm, recipe: Recipe, data: Dataset) -> tuple[dict[str, Any], 
 
 def parse_value(text: str) -> int | float | str:
     """A whole number, else a number, else the text itself."""
+    if not isinstance(text, str):
+        raise TypeError(f"a value is read from text, got {type(text).__name__}")
     for kind in (int, float):
         try:
             return kind(text)

@@ -33,7 +33,7 @@ class FrozenTeacher:
     def __init__(
         self, model: Classifier, data: Dataset, turns: int, fabric: Fabric, precision: str, needs_maps: bool = False
     ):
-        self.model = model.to(fabric.device, memory_format=torch.channels_last).eval()
+        self.model = model.to(fabric.device).to(memory_format=torch.channels_last).eval()
         self.maps = FeatureMaps(self.model, torch.zeros(1, data.channels, *data.size)) if needs_maps else None
         self.data, self.turns, self.exact = data, turns, precision == "32-true"
         self.form, self.error = "", 0.0  # until `choose`, which the first question calls
@@ -95,7 +95,7 @@ def _samples(data: Dataset, turns: int, device: torch.device) -> tuple[Tensor, T
 
 def _bfloat16(model: Classifier, calibration: Tensor) -> Features:
     """BatchNorm folded into the convolutions before it, where torch.fx can trace the network."""
-    features = _Features(copy.deepcopy(model))
+    features: nn.Module = _Features(copy.deepcopy(model))
     try:
         features = fuse(features)
     except Exception:  # whatever tracing stumbles over
@@ -137,7 +137,7 @@ def _int8(model: Classifier, calibration: Tensor) -> Features | None:
             mapping = quantization.QConfigMapping().set_global(scheme)
             network = _Features(copy.deepcopy(model))
             first = next(name for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d))
-            observed = prepare_fx(network, mapping.set_module_name(first, None), calibration)
+            observed = prepare_fx(network, mapping.set_module_name(first, None), (calibration,))
             for part in calibration.split(64):
                 observed(part)
             quantised = convert_fx(observed)

@@ -3,22 +3,32 @@
 Symbols: B images, V views of each, N = V·B rows, C categories, D feature width. Every function but
 `category_center_alignment` returns one value per row; weighting and averaging happen in `methods/`.
 Half-precision input is computed and returned in float32, float64 in float64.
+
+What doesn't fit raises ValueError, what is no tensor or no number TypeError, in one line: shapes, types, devices and
+temperatures are checked, which costs a GPU nothing. Values are not, for every step would have to wait for them: of
+numbers that are not finite a loss is not finite either, which the training loop reports by the term's name.
 """
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction, FunctionCtx
+
+TEMPERATURES = 1e-6, 1e6  # beyond these float32 overflows
+FLOATS = torch.float16, torch.bfloat16, torch.float32, torch.float64
 
 
 def distillation_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0) -> Tensor:
     """Hinton's distillation loss: T² · KL( softmax(z_t / T) ‖ softmax(z_s / T) ).
 
-    student_logits, teacher_logits: (B, C), any real values. Returns (B,) in nats, ≥ 0.
+    student_logits, teacher_logits: (B, C), any finite values. Returns (B,) in nats, ≥ 0.
     The factor T² keeps the gradient's size independent of the temperature.
-    Raises ValueError on unequal shapes or a temperature that is not positive.
+    Raises ValueError on unequal shapes or a temperature outside 1e-6 … 1e6.
     """
-    _same_shape("logits", student_logits, teacher_logits)
-    _positive("temperature", temperature)
+    check_same_shape("logits", student_logits, teacher_logits)
+    check_temperature("temperature", temperature)
     log_p_student = F.log_softmax(_at_least_float32(student_logits) / temperature, dim=1)
     log_p_teacher = F.log_softmax(_at_least_float32(teacher_logits) / temperature, dim=1)
     divergence = F.kl_div(log_p_student, log_p_teacher, reduction="none", log_target=True).sum(1)
@@ -28,10 +38,10 @@ def distillation_kl(student_logits: Tensor, teacher_logits: Tensor, temperature:
 def feature_alignment(projected_student_features: Tensor, teacher_features: Tensor) -> Tensor:
     """L_FA: 2 − 2·cos( g(f_s), f_t ), the squared distance of the two normalised vectors.
 
-    Both (N, D_t); the projector g has been applied already. Returns (N,) in [0, 4].
+    Both (N, D_t); the projector g has been applied already. Returns (N,) in [0, 4]; 2 where a vector is 0.
     Raises ValueError on unequal shapes.
     """
-    _same_shape("features", projected_student_features, teacher_features)
+    check_same_shape("features", projected_student_features, teacher_features)
     student, teacher = _at_least_float32(projected_student_features), _at_least_float32(teacher_features)
     return 2 - 2 * F.cosine_similarity(student, teacher, dim=1)
 
@@ -47,10 +57,13 @@ def category_center_alignment(
     """
     if (student_bias is None) != (teacher_bias is None):
         raise ValueError("category centers: one network has a bias in its last layer and the other has none")
-    _same_shape("category centers", student_weight, teacher_weight)
+    check_same_shape("category centers", student_weight, teacher_weight)
     student, teacher = _at_least_float32(student_weight), _at_least_float32(teacher_weight)
     if student_bias is not None:
-        _same_shape("biases of the category centers", student_bias, teacher_bias)
+        assert teacher_bias is not None  # see above
+        check_same_shape("biases of the category centers", student_bias, teacher_bias, dimensions=1)
+        if len(student_bias) != len(student_weight):
+            raise ValueError(f"{len(student_weight)} category centers can't have {len(student_bias)} biases")
         student = torch.cat([student, _at_least_float32(student_bias)[:, None]], dim=1)
         teacher = torch.cat([teacher, _at_least_float32(teacher_bias)[:, None]], dim=1)
     return F.mse_loss(student, teacher)
@@ -73,7 +86,7 @@ def category_center_contrast_plain(
     Returns ℓ(u_s) + ℓ(u_t), shape (N,). P(a) is never empty: it holds at least the row's other score vector.
     τ/τ0 = 4/0.07 ≈ 57 comes from the authors' code, so the published β_cc = 0.05 weighs like 2.9.
     The positives need no pairs: Σ_{p in P(a)} a·p = a·(S − a), S being the sum over a's category.
-    Raises ValueError on unequal shapes, or temperatures that are not positive.
+    Raises ValueError on unequal shapes, or temperatures outside 1e-6 … 1e6.
 
     This is the version to read, and the one to differentiate twice. It holds several (2N, 2N) matrices, so training
     uses `category_center_contrast`, which the tests hold to this one.
@@ -140,7 +153,7 @@ class _LogSumExpOverOthers(torch.autograd.Function):
     ROWS = 256  # of a block; on a CPU 128 to 256 are equally fast; fewer should suit a GPU
 
     @classmethod
-    def blocks(cls, x: Tensor):
+    def blocks(cls, x: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """start, stop and x[start:stop] @ x[start:].T, with −inf for a vector and itself."""
         for start in range(0, len(x), cls.ROWS):
             stop = min(start + cls.ROWS, len(x))
@@ -149,7 +162,7 @@ class _LogSumExpOverOthers(torch.autograd.Function):
             yield start, stop, similarity
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
         result = x.new_full((len(x),), -torch.inf)
         for start, stop, similarity in _LogSumExpOverOthers.blocks(x):
             right = similarity[:, stop - start :]
@@ -159,12 +172,12 @@ class _LogSumExpOverOthers(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx, g: Tensor) -> Tensor:
+    def backward(ctx: BackwardCFunction, g: Tensor) -> Tensor:
         if torch.is_grad_enabled():  # create_graph=True; once_differentiable would let this pass, with wrong results
             raise RuntimeError(
                 "category_center_contrast can be differentiated once; category_center_contrast_plain, again and again"
             )
-        x, result = ctx.saved_tensors
+        x, result = ctx.saved_tensors  # type: ignore[misc]  # torch's types have one tensor there
         gradient = torch.zeros_like(x)
         with torch.autocast(x.device.type, enabled=False):
             for start, stop, similarity in _LogSumExpOverOthers.blocks(x):
@@ -177,22 +190,58 @@ class _LogSumExpOverOthers(torch.autograd.Function):
 
 
 def _contrastable(student_scores: Tensor, teacher_scores: Tensor, labels: Tensor, *temperatures: float) -> None:
-    _same_shape("scores", student_scores, teacher_scores)
-    if labels.shape != student_scores.shape[:1]:
-        raise ValueError(f"labels must have shape {tuple(student_scores.shape[:1])}, got {tuple(labels.shape)}")
+    check_same_shape("scores", student_scores, teacher_scores)
+    check_labels(labels, student_scores)
     for name, temperature in zip(("temperature", "base_temperature"), temperatures, strict=True):
-        _positive(name, temperature)
+        check_temperature(name, temperature)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _same_shape(what: str, student: Tensor, teacher: Tensor) -> None:
+def check_same_shape(what: str, student: Tensor, teacher: Tensor, dimensions: int = 2) -> None:
+    """Raises ValueError unless both are of floating-point numbers, of one shape and in one place; TypeError for what is
+    no tensor."""
+    for x in (student, teacher):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{what} must be tensors, got {type(x).__name__}")
+        if x.dtype not in FLOATS:
+            raise ValueError(f"{what} must be floating-point numbers, got {x.dtype}")
+        if x.ndim != dimensions or 0 in x.shape:
+            raise ValueError(f"{what} must have {dimensions} dimensions, none of them empty, got {tuple(x.shape)}")
     if student.shape != teacher.shape:
         raise ValueError(f"{what} differ in shape: student {tuple(student.shape)}, teacher {tuple(teacher.shape)}")
+    if student.device != teacher.device:
+        raise ValueError(f"{what} are on two devices: student {student.device}, teacher {teacher.device}")
 
 
-def _positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name} must be positive, got {value}")
+def check_labels(labels: Tensor, rows: Tensor) -> None:
+    """Raises ValueError unless labels are whole numbers, one a row and where the rows are; TypeError for no tensor."""
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
+    if labels.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+        raise ValueError(f"labels must be whole numbers, got {labels.dtype}")
+    if labels.shape != rows.shape[:1]:
+        raise ValueError(f"labels must have shape {tuple(rows.shape[:1])}, got {tuple(labels.shape)}")
+    if labels.device != rows.device:
+        raise ValueError(f"labels are on {labels.device}, what they label on {rows.device}")
+
+
+def check_temperature(name: str, value: float) -> None:
+    """Raises ValueError for one that float32 can't bear, TypeError for what is no number."""
+    lowest, highest = TEMPERATURES
+    if not lowest <= _number(name, value) <= highest:
+        raise ValueError(f"{name} must be positive, from {lowest:g} to {highest:g}, got {value}")
+
+
+def _number(name: str, value: float) -> float:
+    """As a float, infinite where that overflows. Raises TypeError for text, truth values and what else is no number."""
+    try:
+        if not isinstance(value, bool | str | bytes):
+            return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else -float("inf")
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several numbers
+        pass
+    raise TypeError(f"{name} must be a number, got {type(value).__name__}")

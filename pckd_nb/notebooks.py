@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -38,7 +39,7 @@ def execute(notebook: Path, runs_folder: str | Path | None = None) -> NotebookNo
 
     Raises RuntimeError, naming the cell's error, where one fails.
     """
-    book = nbformat.read(notebook, as_version=4)
+    book: NotebookNode = nbformat.read(notebook, as_version=4)
     environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     if runs_folder is not None:
         environment["PCKD_RUNS"] = str(Path(runs_folder).resolve())
@@ -82,7 +83,7 @@ def seal(book: NotebookNode) -> dict[str, str]:
 def store(notebook: Path, runs_folder: str | Path | None = None) -> Path:
     """Execute a notebook and store it, with its outputs and its seal, in its place. runs_folder: as in `execute`."""
     book = execute(notebook, runs_folder)
-    runs.write(notebook, lambda temporary: nbformat.write(book, temporary))
+    runs.write(notebook, partial(nbformat.write, book))
     return notebook
 
 
@@ -93,7 +94,7 @@ def store_all(runs_folder: str | Path | None = None) -> list[Path]:
 
 def student_version(notebook: Path) -> NotebookNode:
     """The notebook as a student gets it: cells tagged "solution" are gone, and so are all outputs."""
-    book = nbformat.read(notebook, as_version=4)
+    book: NotebookNode = nbformat.read(notebook, as_version=4)
     for step in (TagRemovePreprocessor(remove_cell_tags={"solution"}), ClearOutputPreprocessor()):
         book, _ = step.preprocess(book, {})
     book.metadata.pop("pckd_nb", None)
@@ -108,5 +109,5 @@ def write_student_versions(out: str | Path) -> list[Path]:
     for notebook in sorted(FOLDER.glob("*.ipynb")):
         book = student_version(notebook)
         written.append(out / notebook.name)
-        runs.write(written[-1], lambda temporary, book=book: nbformat.write(book, temporary))
+        runs.write(written[-1], partial(nbformat.write, book))
     return written

@@ -2,7 +2,8 @@
 
 A sample is hard when its cross-entropy is large beside the batch's mean. Hard samples are *previewed* with a
 small weight, never dropped, and a threshold that grows with the epochs lets more of them in at full weight.
-Nothing here carries a gradient.
+Nothing here carries a gradient. What doesn't fit raises ValueError, what is no tensor or no number TypeError, in one
+line; what a tensor holds is not looked at: of numbers that are not finite a weight is not finite either.
 """
 
 from collections.abc import Callable
@@ -18,28 +19,31 @@ def difficulty(cross_entropy: Tensor) -> Tensor:
 
     cross_entropy: (B,), ≥ 0. Returns (B,), ≥ 0, without gradient; 1 for every sample where the mean is 0.
     """
+    _one_number_a_sample(cross_entropy=cross_entropy)
     cross_entropy = cross_entropy.detach()
     mean = cross_entropy.mean()
-    return torch.where(mean > 0, cross_entropy / mean, torch.ones_like(cross_entropy))
+    return torch.where(mean == 0, torch.ones_like(cross_entropy), cross_entropy / mean)
 
 
 def threshold(epoch: int, epsilon: float = 1.005) -> float:
     """ε_t = ε^epoch, epochs counted from 1; infinite where that overflows.
 
-    Raises ValueError for an epoch below 1 or an epsilon that is not positive.
+    Raises ValueError for an epoch below 1 or an epsilon that is not positive; TypeError for what is no number.
     """
-    if epoch < 1:
-        raise ValueError(f"epochs count from 1, got {epoch}")
-    if not epsilon > 0:
+    exponent, base = _number("epoch", epoch), _number("epsilon", epsilon)
+    if not exponent >= 1 or epoch % 1 != 0:
+        raise ValueError(f"epochs count from 1, in whole numbers, got {exponent:g}")
+    if not base > 0:
         raise ValueError(f"epsilon must be positive, got {epsilon}")
     try:
-        return float(epsilon) ** epoch
+        return base**exponent
     except OverflowError:
         return float("inf")
 
 
 def weight(difficulty: Tensor, threshold: float) -> Tensor:
-    """v_i = 1 where γ_i ≤ ε_t, else exp(−γ_i²). difficulty: (B,). Returns (B,) in [0, 1]."""
+    """v_i = 1 where γ_i ≤ ε_t, else exp(−γ_i²). difficulty: (B,); threshold ≥ 0. Returns (B,) in [0, 1]."""
+    _one_number_a_sample(threshold, difficulty=difficulty)
     return torch.where(difficulty <= threshold, torch.ones_like(difficulty), torch.exp(-(difficulty**2)))
 
 
@@ -49,11 +53,13 @@ def weight(difficulty: Tensor, threshold: float) -> Tensor:
 
 def preview(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Tensor:
     """PCKD's own: `weight`."""
+    _one_number_a_sample(threshold, cross_entropy=cross_entropy, difficulty=difficulty)
     return weight(difficulty, threshold)
 
 
 def uniform(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Tensor:
     """v = 1: no strategy."""
+    _one_number_a_sample(threshold, cross_entropy=cross_entropy, difficulty=difficulty)
     return torch.ones_like(difficulty)
 
 
@@ -63,17 +69,46 @@ def constant(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Ten
     v·L is averaged over samples, not divided by Σv, so preview also weakens L_KD and L_CC as a whole. This is
     the control that separates the two.
     """
+    _one_number_a_sample(threshold, cross_entropy=cross_entropy, difficulty=difficulty)
     return weight(difficulty, threshold).mean().expand_as(difficulty)
 
 
 def curriculum(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Tensor:
     """Classic curriculum learning: v = 1 for easy samples, 0 for hard ones."""
+    _one_number_a_sample(threshold, cross_entropy=cross_entropy, difficulty=difficulty)
     return (difficulty <= threshold).to(difficulty.dtype)
 
 
 def focal(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Tensor:
     """v = (1 − e^(−CE))², detached: focal loss's factor (arXiv 1708.02002, γ = 2), which favours *hard* samples."""
+    _one_number_a_sample(threshold, cross_entropy=cross_entropy, difficulty=difficulty)
     return (1 - torch.exp(-cross_entropy.detach())) ** 2
 
 
 STRATEGIES: dict[str, Strategy] = {f.__name__: f for f in (preview, uniform, constant, curriculum, focal)}
+
+
+def _one_number_a_sample(threshold: float = 1.0, **tensors: Tensor) -> None:
+    for name, values in tensors.items():
+        if not isinstance(values, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(values).__name__}")
+        if not values.is_floating_point() or values.ndim != 1 or not len(values):
+            got = f"{values.dtype} of shape {tuple(values.shape)}"
+            raise ValueError(f"{name} must be floating-point numbers, one a sample, got {got}")
+    if len({len(values) for values in tensors.values()}) > 1:
+        counts = ", ".join(f"{name} {len(values)}" for name, values in tensors.items())
+        raise ValueError(f"unequal numbers of samples: {counts}")
+    if not _number("threshold", threshold) >= 0:
+        raise ValueError(f"threshold must be 0 or more, got {threshold}")
+
+
+def _number(name: str, value: float) -> float:
+    """As a float, infinite where that overflows. Raises TypeError for text, truth values and what else is no number."""
+    try:
+        if not isinstance(value, bool | str | bytes):
+            return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else -float("inf")
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several numbers
+        pass
+    raise TypeError(f"{name} must be a number, got {type(value).__name__}")

@@ -3,10 +3,22 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import isfinite
+from math import inf
+from numbers import Real
 from typing import Any
 
 PUBLISHED_FINAL_THRESHOLD = 1.005**240  # 3.31: where the paper's threshold ends
+MOST = 10**9  # epochs, or images a step: whoever asks for more has slipped
+
+
+def _number(name: str, value: float) -> float:
+    """As a float, infinite where that overflows. Raises TypeError for text, truth values and what else is no number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    try:
+        return float(value)
+    except OverflowError:
+        return inf if value > 0 else -inf
 
 
 @dataclass(frozen=True)
@@ -18,7 +30,7 @@ class Recipe:
     recipe unless its caller gave them · final_threshold: chooses ε so that the preview threshold ends there, however
     short the training (ε = final_threshold^(1/epochs)); None leaves ε alone · network_lr: the learning rate of
     networks, by name, that need another one.
-    Raises ValueError for numbers that can't train.
+    Raises ValueError for numbers that can't train, TypeError for what is no number.
     """
 
     name: str
@@ -34,23 +46,32 @@ class Recipe:
     final_threshold: float | None = None
     network_lr: Mapping[str, float] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        for name, kind in (("name", str), ("flip", bool), ("method", Mapping), ("network_lr", Mapping)):
+            if not isinstance(value := getattr(self, name), kind):
+                raise TypeError(f"{name} of a recipe must be a {kind.__name__}, got {type(value).__name__}")
         for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            if not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"{name} must be a whole number, at least 1, got {value}")
-        for name in ("lr", "lr_decay", "final_threshold"):
-            value = getattr(self, name)
-            if value is not None and not (isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be positive and finite, got {value}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
-        if not (isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise ValueError(f"weight_decay must be 0 or more, and finite, got {self.weight_decay}")
+            number = _number(name, getattr(self, name))
+            if not (isinstance(getattr(self, name), int) and 1 <= number <= MOST):
+                raise ValueError(f"{name} must be a whole number, at least 1 and at most {MOST:,}, got {number:.10g}")
+        rates = {f"network_lr of {network!r}": rate for network, rate in self.network_lr.items()}
+        end = {} if self.final_threshold is None else {"final_threshold": self.final_threshold}
+        for name, value in {"lr": self.lr, "lr_decay": self.lr_decay, **end, **rates}.items():
+            if not 0 < (number := _number(name, value)) < inf:
+                raise ValueError(f"{name} must be positive and finite, got {number:.10g}")
+        if not 0 <= (number := _number("momentum", self.momentum)) < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {number:.10g}")
+        if not 0 <= (number := _number("weight_decay", self.weight_decay)) < inf:
+            raise ValueError(f"weight_decay must be 0 or more, and finite, got {number:.10g}")
+        if not isinstance(self.milestones, tuple | list):
+            raise TypeError(f"milestones must be a tuple of numbers, got {type(self.milestones).__name__}")
+        for milestone in self.milestones:
+            if not 0 <= (number := _number("each of milestones", milestone)) < inf:
+                raise ValueError(f"milestones are fractions of the epochs, 0 or more, got {number:.10g}")
 
     def for_network(self, name: str | None) -> "Recipe":
         """This recipe with the learning rate it has for the network called `name`."""
-        return dataclasses.replace(self, lr=self.network_lr.get(name, self.lr), network_lr={})
+        return dataclasses.replace(self, lr=self.network_lr.get(name or "", self.lr), network_lr={})
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 1."""
@@ -98,15 +119,17 @@ RECIPES = {
 def get_recipe(recipe: str | Recipe, **changes: Any) -> Recipe:
     """A recipe by name, with some fields changed: get_recipe("classroom", epochs=5). A new lr holds for every network.
 
-    Raises ValueError for an unknown name or field.
+    Raises ValueError for an unknown name or field, and what `Recipe` raises.
     """
     if isinstance(recipe, str):
         if recipe not in RECIPES:
-            raise ValueError(f"unknown recipe '{recipe}'; known: {', '.join(RECIPES)}")
+            raise ValueError(f"unknown recipe {recipe!r}; known: {', '.join(RECIPES)}")
         recipe = RECIPES[recipe]
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"a recipe is a Recipe or the name of one, got {type(recipe).__name__}")
     unknown = changes.keys() - {field.name for field in dataclasses.fields(Recipe)}
     if unknown:
-        raise ValueError(f"a recipe has no field '{min(unknown)}'")
+        raise ValueError(f"a recipe has no field {min(unknown)!r}")
     if "lr" in changes:
         changes = {"network_lr": {}, **changes}
     return dataclasses.replace(recipe, **changes)

@@ -3,24 +3,26 @@
 import os
 import platform
 import sys
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import preview, runs
 from .datasets import Dataset
 from .evaluation import Predictions
-from .methods import Terms
+from .methods import Method, Terms
 from .models import Classifier
 from .recipes import Recipe
 
 GALLERY_SIZE = 100
 THUMBNAIL = 96  # pixels, at most
+SAMPLES_SHOWN = 16
 EMBEDDING_SIZE = 2000
 
 
@@ -49,6 +51,13 @@ class Recorder:
         """Nothing done yet; the records live on `device`, so that writing to them waits for nothing."""
         return cls(*torch.full((2, epochs, samples), torch.nan, dtype=torch.float16, device=device))
 
+    def to(self, device: torch.device) -> "Recorder":
+        """The same books, with their tensors on `device`."""
+        log = [row.to(device) for row in self.log]
+        return replace(
+            self, cross_entropy=self.cross_entropy.to(device), difficulty=self.difficulty.to(device), log=log
+        )
+
     def note(self, index: Tensor, correct: Tensor, terms: Terms) -> None:
         """Write one step down. index: (B,) samples; correct: (B,) whether the upright view was classified right."""
         values = {
@@ -65,16 +74,24 @@ class Recorder:
         self.difficulty[self.epoch - 1, index] = terms.difficulty.half()
         self.step += 1
 
-    def check_finite(self) -> None:
-        """Raises FloatingPointError where something in this epoch's log is not finite, naming the first."""
+    def check_finite(self, batches: Sequence[Tensor]) -> None:
+        """Raises FloatingPointError for what is not finite in this epoch's log, naming the first and its samples.
+        batches: of the epoch, (B,) positions in the training set each."""
         bad = (~torch.stack(self.log).isfinite()).nonzero().tolist()
         if bad:
             step = bad[0][0]
             names = [self.columns[column] for row, column in bad if row == step]
             term = next((name for name in names if name != "total"), "total")  # the total only follows its terms
-            raise FloatingPointError(
-                f"{term} is not finite in epoch {self.epoch}, step {step + 1}; a lower learning rate may help"
-            )
+            index = batches[step]
+            alone = ~self.cross_entropy[self.epoch - 1, index].isfinite().cpu()
+            index = (index[alone] if alone.any() else index).tolist()  # a term may be bad of all that is in the batch
+            raise FloatingPointError(f"{term} is not finite {self.place(step + 1, index, batches)}")
+
+    def place(self, step: int, index: list[int], batches: Sequence[Tensor]) -> str:
+        """For messages: the step of this epoch, counted from 1, and samples of it."""
+        shown = ", ".join(map(str, index[:SAMPLES_SHOWN])) + ", …" * (len(index) > SAMPLES_SHOWN)
+        count = f"{len(index)} of {len(batches[step - 1])} samples"
+        return f"in epoch {self.epoch}, step {step}, for {count}: {shown}; a lower learning rate may help"
 
     def end_epoch(self, lr: float, epsilon: float | None, scores: dict[str, float], evaluation_seconds: float) -> None:
         """Average the epoch's log over its images and turn the page. epsilon: of the method, if it has one."""
@@ -88,10 +105,10 @@ class Recorder:
 
 
 def describe(
-    student: Classifier, teacher: Classifier | None, data: Dataset, method: nn.Module, settings: dict[str, Any],
-    recipe: Recipe, seed: int, device: torch.device, precision: str,
+    student: Classifier, teacher: Classifier | None, data: Dataset, method: Method, settings: dict[str, Any],
+    recipe: Recipe, seed: int, device: torch.device, precision: str, ranks: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
-    """run.json of a training that is about to begin. settings: as `methods.resolve` returned them."""
+    """run.json of a training that is about to begin. settings: as `methods.resolve` returned them; ranks: processes."""
 
     def plain(value: Any) -> Any:  # a strategy may be a function
         return getattr(value, "__name__", value)
@@ -102,7 +119,7 @@ def describe(
 
     return {
         "format": runs.FORMAT,
-        "status": "new",
+        "status": "running",
         "method": {
             "name": type(method).__name__,
             "title": getattr(method, "title", type(method).__name__),
@@ -128,7 +145,8 @@ def describe(
         "recipe": {**asdict(recipe), "milestones": list(recipe.milestones)},
         "seed": seed,
         "precision": precision,
-        "hardware": hardware(device),
+        "hardware": f"{ranks} × " * (ranks > 1) + hardware(device),
+        "ranks": ranks,
         "versions": {name: metadata.version(name) for name in packages},
     }
 

@@ -6,36 +6,52 @@
     samples.npz           raw cross-entropy and difficulty γ of every training sample at every epoch, 16 bit; labels
     student.safetensors   the trained network, and the method's heads under the prefix "method."; records may lack it
     checkpoint.pt         all that --resume needs; gone once the run is finished
+    previous.pt           the checkpoint before it, in case that can't be read; gone likewise
     gallery.npz           at most 100 training images, easy to hard
     embedding.npz         features of test images and the category centers, 16 bit
 
-Every file is written to a temporary name and renamed, so none is ever half there.
+Every file is written to a temporary name, synced and renamed, so none is ever half there. While a run trains, its
+process holds a lock on .lock in the folder, which the operating system takes back from a process that is killed.
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
+import reprlib
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from io import BytesIO
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from pickle import UnpicklingError
+from typing import Any, TypeAlias
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from filelock import FileLock, Timeout
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from .downloads import one_line
 from .models import Classifier, create_model
 
 FORMAT = 1
-TEMPORARY = re.compile(r"\..*\.tmp")  # what a process that was killed may have left of `write`
+CHECKPOINT, PREVIOUS, LOCK = "checkpoint.pt", "previous.pt", ".lock"
+LEFT = re.compile(r"\..*\.tmp|\.lock")  # what a process that was killed may have left of `write` and `locked`
+LOCKS: dict[Path, os.stat_result] = {}  # of the folders that this process holds
 HEADS = "method."
 SYMBOLS = {f"beta_{term}": f"β_{term}" for term in ("kd", "fa", "ca", "cc")} | {"epsilon": "ε", "temperature": "T"}
+
+
+# Of what a run may lack. It is `having` that asks, where it matters; a type checker would ask at every use.
+MaybeNone: TypeAlias = Any
 
 
 @dataclass
@@ -51,12 +67,12 @@ class Run:
     timing: pd.DataFrame
     student_state: dict[str, Tensor]
     method_state: dict[str, Tensor] = field(default_factory=dict)
-    cross_entropy: np.ndarray | None = None
-    difficulty: np.ndarray | None = None
-    labels: np.ndarray | None = None
-    ground_truth: np.ndarray | None = None
-    gallery: dict[str, np.ndarray] | None = None
-    embedding: dict[str, np.ndarray] | None = None
+    cross_entropy: np.ndarray | MaybeNone = None
+    difficulty: np.ndarray | MaybeNone = None
+    labels: np.ndarray | MaybeNone = None
+    ground_truth: np.ndarray | MaybeNone = None
+    gallery: dict[str, np.ndarray] | MaybeNone = None
+    embedding: dict[str, np.ndarray] | MaybeNone = None
     path: Path | None = None
 
     @property
@@ -83,7 +99,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return self.settings["status"] == "finished"
+        return bool(self.settings["status"] == "finished")
 
     @property
     def accuracy(self) -> float:
@@ -97,12 +113,12 @@ class Run:
     @property
     def parameters(self) -> int:
         """Learned numbers of the network, without the method's heads."""
-        return self.settings["model"]["parameters"]
+        return int(self.settings["model"]["parameters"])
 
     @property
     def fingerprint(self) -> str:
         """Of the network's weights, which a recorded run need not have kept."""
-        return self.settings["fingerprint"]
+        return str(self.settings["fingerprint"])
 
     def model(self) -> Classifier:
         """The trained network. Raises ValueError where its weights were not kept or are another network's, or it has
@@ -124,18 +140,28 @@ class Run:
         if weights:
             heads = {HEADS + name: value for name, value in self.method_state.items()}
             state = {name: value.contiguous() for name, value in {**self.student_state, **heads}.items()}
-            write(folder / "student.safetensors", lambda temporary: save_file(state, temporary))
+            write(folder / "student.safetensors", lambda temporary: temporary.write_bytes(save(state)))
         write(folder / "history.csv", lambda temporary: self.history.to_csv(temporary, index=False))
         write(folder / "timing.csv", lambda temporary: self.timing.to_csv(temporary, index=False))
         samples = {name: getattr(self, name) for name in SAMPLES}
         for name, arrays in (("samples", samples), ("gallery", self.gallery), ("embedding", self.embedding)):
             arrays = {key: value for key, value in (arrays or {}).items() if value is not None}
             if arrays:
-                write(folder / f"{name}.npz", lambda temporary, arrays=arrays: _savez(temporary, arrays))
+                write(folder / f"{name}.npz", partial(_savez, arrays=arrays))
         write_settings(folder, self.settings)
 
 
 SAMPLES = ("cross_entropy", "difficulty", "labels", "ground_truth")
+KINDS: dict[str, Any] = {  # what all that reads a run.json relies on
+    "status": str,
+    "seed": int,
+    "method": {"name": str, "title": str, "views": int, "settings": dict},
+    "model": {"name": str | None, "num_classes": int, "in_channels": int, "parameters": int},
+    "teacher": dict | None,
+    "data": {"name": str, "options": dict, "fingerprint": str, "train_images": int, "classes": list, "groups": dict},
+    "recipe": {"epochs": int},
+}
+MOST_CHANNELS = 4096  # a network with more is not built on a run.json's word
 KEPT = {"samples": SAMPLES[:3], "gallery": ("gallery",), "embedding": ("embedding",)}  # what a record may lack
 
 
@@ -164,23 +190,54 @@ def load_run(path: str | Path, tables_only: bool = False) -> Run:
     try:
         tables = {name: pd.read_csv(folder / f"{name}.csv") for name in ("history", "timing")}
         if tables_only:
-            return Run(settings=settings, **tables, student_state={}, path=folder)
+            return _whole(Run(settings=settings, **tables, student_state={}, path=folder))
         weights = load_file(folder / "student.safetensors") if (folder / "student.safetensors").exists() else {}
         heads = {name.removeprefix(HEADS): weights.pop(name) for name in list(weights) if name.startswith(HEADS)}
-        return Run(
-            settings=settings,
-            **tables,
-            student_state=weights,
-            method_state=heads,
-            gallery=_loadz(folder / "gallery.npz"),
-            embedding=_loadz(folder / "embedding.npz"),
-            path=folder,
-            **(_loadz(folder / "samples.npz") or {}),
+        return _whole(
+            Run(
+                settings=settings,
+                **tables,
+                student_state=weights,
+                method_state=heads,
+                gallery=_loadz(folder / "gallery.npz"),
+                embedding=_loadz(folder / "embedding.npz"),
+                path=folder,
+                **(_loadz(folder / "samples.npz") or {}),
+            )
         )
     except FileNotFoundError as error:
         raise FileNotFoundError(f"run '{folder}' is not complete: {Path(error.filename).name} is missing") from error
-    except (SafetensorError, BadZipFile, ValueError, TypeError, EOFError, OSError) as error:
-        raise ValueError(f"run '{folder}' is damaged: {error}") from error
+    except Exception as error:  # whoever made the files decides what goes wrong
+        raise ValueError(f"run '{folder}' is damaged: {one_line(error)}") from error
+
+
+def _whole(run: Run) -> Run:
+    """The run, if its tables and arrays are of the kinds and sizes they have to be. Raises ValueError otherwise."""
+    columns = {"history": ("epoch", "test_top1", "test_top5"), "timing": ("epoch", "seconds")}
+    for name, frame in (("history", run.history), ("timing", run.timing)):
+        for column in columns[name] if len(frame) else ():
+            if column not in frame or frame[column].dtype.kind not in "iuf":
+                raise ValueError(f"{name}.csv has no numbers under '{column}'")
+    of_samples = [getattr(run, name) for name in SAMPLES]
+    losses, others = [array for array in of_samples[:2] if array is not None], of_samples[2:]
+    if any(array.ndim != 2 or array.dtype.kind != "f" or array.shape != losses[0].shape for array in losses):
+        raise ValueError("samples.npz has tables of different shapes, or not of numbers")
+    if any(array is not None and array.shape != array_of.shape[1:] for array in others for array_of in losses[:1]):
+        raise ValueError("samples.npz has labels of other samples")
+    kinds = {"gallery": {"images": "u", "labels": "iu", "index": "iu", "difficulty": "f"},
+             "embedding": {"features": "f", "predictions": "iu", "labels": "iu", "centers": "f"}}  # fmt: skip
+    for name, wanted in kinds.items():
+        arrays = getattr(run, name)
+        if arrays is not None and any(key not in arrays or arrays[key].dtype.kind not in wanted[key] for key in wanted):
+            raise ValueError(f"{name}.npz needs {', '.join(wanted)}, has {', '.join(arrays)}")
+        if arrays is not None and len({len(arrays[key]) for key in wanted if key != "centers"}) != 1:
+            raise ValueError(f"{name}.npz has arrays of different lengths")
+    count = len(run.settings["data"]["classes"])
+    for labels in (run.labels, *((arrays or {}).get("labels") for arrays in (run.gallery, run.embedding))):
+        if labels is not None and labels.size:
+            if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= count:
+                raise ValueError(f"it has labels of none of its {count} categories")
+    return run
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -189,13 +246,36 @@ def read_settings(folder: Path) -> dict[str, Any]:
         what = "it has no run.json" if folder.is_dir() else "there is no such folder"
         raise FileNotFoundError(f"'{folder}' is not a run: {what}")
     try:
-        settings = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        settings: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         version = settings["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"'{folder / 'run.json'}' is damaged: {error!r}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"'{folder / 'run.json'}' is damaged: {one_line(repr(error))}") from error
     if version != FORMAT:
+        version = reprlib.repr(version)
         raise ValueError(f"'{folder}' is a run of format {version}; this version reads format {FORMAT}")
+    if wrong := _misfit(settings, KINDS):
+        raise ValueError(f"'{folder / 'run.json'}' is damaged: {wrong}")
     return settings
+
+
+def _misfit(settings: Mapping[str, Any], kinds: Mapping[str, Any], place: str = "") -> str:
+    """The first of the settings that is not of its kind; "" if all are."""
+    for name, kind in kinds.items():
+        value = settings.get(name)
+        if not isinstance(value, dict if isinstance(kind, Mapping) else kind):
+            return f"{place}{name} is {reprlib.repr(value)}"
+        if isinstance(kind, Mapping) and (wrong := _misfit(value, kind, f"{place}{name}.")):
+            return wrong
+    if not place:
+        model, classes = settings["model"], settings["data"]["classes"]
+        if not all(isinstance(name, str) for name in classes) or len(classes) != model["num_classes"]:
+            return f"data.classes has not {reprlib.repr(model['num_classes'])} names"
+        if not 1 <= model["in_channels"] <= MOST_CHANNELS:
+            return f"model.in_channels is {reprlib.repr(model['in_channels'])}"
+        for name, about in settings["method"]["settings"].items():
+            if not (isinstance(about, dict) and {"value", "from"} <= about.keys()):
+                return f"method.settings.{name} is {reprlib.repr(about)}"
+    return ""
 
 
 def summary(runs: list[Run]) -> pd.DataFrame:
@@ -265,7 +345,7 @@ def prepare(folder: str | Path, *, resume: bool, overwrite: bool) -> Path:
         raise ValueError("resume and overwrite exclude each other: go on with the run, or replace it?")
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"'{folder}' is a file; a run needs a folder")
-    if folder.is_dir() and any(not TEMPORARY.fullmatch(path.name) for path in folder.iterdir()):
+    if folder.is_dir() and any(not LEFT.fullmatch(path.name) for path in folder.iterdir()):
         if not (folder / "run.json").is_file():
             raise FileExistsError(f"'{folder}' exists and is not a run; choose another folder")
         if not (resume or overwrite):
@@ -278,17 +358,56 @@ def prepare(folder: str | Path, *, resume: bool, overwrite: bool) -> Path:
     return folder
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder for this process alone, making it where there is none; one that stays empty goes again.
+
+    Raises BlockingIOError where another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BlockingIOError(
+            f"another process is training in '{folder}': wait for it, or choose another folder"
+        ) from None
+    try:
+        LOCKS[folder] = os.stat(folder / LOCK)
+        for left in folder.glob(".*.tmp"):  # by a process that was killed: no other one writes here now
+            left.unlink()
+        yield
+    finally:
+        with suppress(OSError):
+            if not _gone(folder):
+                (folder / LOCK).unlink()
+        LOCKS.pop(folder, None)
+        lock.release()
+        with suppress(OSError):
+            folder.rmdir()
+
+
 def begin(folder: Path, settings: dict[str, Any]) -> None:
-    """Make the folder of a run that starts now, in place of one that `prepare` has allowed to go."""
-    clear(folder)
-    folder.mkdir(parents=True)
+    """Write down what begins in a `locked` folder that `prepare` has passed, and remove all else. In this order, so
+    that a kill in between leaves the run that was there, or one to begin again."""
+    remove_checkpoints(folder)
     write_settings(folder, settings)
+    clear(folder, but="run.json")
 
 
-def clear(folder: Path) -> None:
-    """Remove a run folder that `prepare` has passed."""
-    if folder.exists():
-        shutil.rmtree(folder)
+def clear(folder: Path, but: str = "") -> None:
+    """Remove all that is in a `locked` run folder: its settings last, as `prepare` refuses files that are no run."""
+    for path in [] if _gone(folder) else sorted(folder.iterdir(), key=lambda path: path.name == "run.json"):
+        if path.name not in (LOCK, but):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def worth_keeping(folder: Path) -> bool:
+    """Whether there is a checkpoint to go on from, or a finished run."""
+    try:
+        return has_checkpoint(folder) or read_settings(folder)["status"] == "finished"
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def check_same(folder: Path, settings: dict[str, Any]) -> None:
@@ -301,7 +420,8 @@ def check_same(folder: Path, settings: dict[str, Any]) -> None:
         named["first weights"] = about["model"]["start"]
         rest = {"data": about["data"]["fingerprint"], "seed": about["seed"], "precision": about["precision"]}
         rest["compile"] = about.get("compile", False)
-        return json.loads(json.dumps({**about["recipe"], **named, **method, **rest}))
+        known: dict[str, Any] = json.loads(json.dumps({**about["recipe"], **named, **method, **rest}))
+        return known
 
     before, now = identity(read_settings(folder)), identity(settings)
     for name in now:
@@ -335,16 +455,107 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def write(path: Path, writer: Callable[[Path], Any]) -> None:
-    """Let `writer` fill a temporary file beside `path`, sync it, and rename it."""
+def has_checkpoint(folder: Path) -> bool:
+    return (folder / CHECKPOINT).exists() or (folder / PREVIOUS).exists()
+
+
+def remove_checkpoints(folder: Path) -> None:
+    for name in (CHECKPOINT, PREVIOUS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Put a new checkpoint in place of the last one, which becomes the previous one. Raises OSError as `write`."""
+    buffer = BytesIO()  # torch would make a RuntimeError of a disk that is full
+    torch.save(state, buffer)
+    path = folder / CHECKPOINT
+    write(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()), keep=folder / PREVIOUS)
+
+
+def read_checkpoint(folder: Path) -> dict[str, Any]:
+    """The last checkpoint, on the CPU. Where that is missing or damaged, the previous one, with a warning; it takes
+    its place, so that the next one to be written does not push it out.
+
+    Raises ValueError where neither can be read.
+    """
+    reasons = {}
+    for path in (folder / CHECKPOINT, folder / PREVIOUS):
+        try:
+            with ZipFile(path) as archive:  # whose sums torch does not look at
+                if broken := archive.testzip():
+                    raise BadZipFile(f"{broken} is not what was written")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(state, dict):
+                raise ValueError("it is no checkpoint")
+        except FileNotFoundError:  # a kill between the two renames of `write` leaves none
+            reasons[path] = "it is missing"
+            continue
+        except UnpicklingError:  # of which torch says at length how to load it all the same
+            reasons[path] = "it is damaged, or holds more than weights"
+            continue
+        except Exception as error:  # whoever made the file decides what goes wrong
+            reasons[path] = one_line(error)
+            continue
+        for damaged, reason in reasons.items():
+            warnings.warn(f"'{damaged}' can't be read ({reason}): the one before it is taken", stacklevel=2)
+            os.replace(path, damaged)
+        return state
+    path, reason = next(iter(reasons.items()))
+    raise ValueError(f"'{path}' can't be read: {reason}; overwrite the run")
+
+
+def write(path: Path, writer: Callable[[Path], Any], keep: Path | None = None) -> None:
+    """Let `writer` fill a temporary file beside `path`, sync it, rename it, and sync the folder. keep: where to move
+    what was there before.
+
+    Raises OSError that names `path` where that can't be done; then `path` is as it was.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # another process may be writing the same
     try:
         writer(temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+        if _gone(path.parent):
+            raise FileNotFoundError
+        if keep and path.exists():
+            os.replace(path, keep)
         os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if _gone(path.parent):
+            raise FileNotFoundError(
+                f"the folder '{path.parent}' has gone: it, or its {LOCK}, was removed or renamed meanwhile"
+            ) from error
+        if keep and keep.exists() and not path.exists():
+            os.replace(keep, path)
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _gone(folder: Path) -> bool:
+    """Whether a folder is not there any more, or, if this process holds it, another one is in its place."""
+    try:
+        now = os.stat(folder / LOCK if folder in LOCKS else folder)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return folder in LOCKS and not os.path.samestat(LOCKS[folder], now)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut, where the system can open and sync a folder."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems can't
+                raise
+        finally:
+            os.close(descriptor)
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
@@ -353,7 +564,7 @@ def write_settings(folder: Path, settings: dict[str, Any]) -> None:
     write(folder / "run.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def _savez(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def _savez(path: Path, arrays: Mapping[str, Any]) -> None:
     with open(path, "wb") as file:  # given a name, numpy would append .npz to it
         np.savez_compressed(file, **arrays)
 

@@ -93,9 +93,11 @@ class Streamed:
         from torchvision.transforms import v2  # slow to import: only when asked for
 
         if not self.random_crop:
-            steps = [partial(fit, side=self.side)]
+            steps: list[Callable[..., Image.Image]] = [partial(fit, side=self.side)]
         elif epoch is None:
             steps = [_rgb, v2.Resize(self.side * 256 // 224), v2.CenterCrop(self.side)]
+        elif seed is None:
+            raise ValueError("the random crops of an epoch need a seed too")
         else:
             steps = [_rgb, v2.RandomResizedCrop(self.side)]
         pinned = self.device.type == "cuda"
@@ -158,9 +160,9 @@ class _Reader(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> Tensor | OSError:
         """An image, uint8 (3, side, side), or what is wrong with it: raised here, that would arrive as a traceback."""
         with torch.random.fork_rng(devices=[]):
-            if self.files.random_crop and self.epoch is not None:
+            if self.files.random_crop and self.seed is not None and self.epoch is not None:
                 bits = views.random_bits(self.seed, self.epoch, torch.tensor([index]), CROP)
-                torch.default_generator.manual_seed(bits.item())  # torch.manual_seed would change GPUs' generators too
+                torch.default_generator.manual_seed(int(bits))  # torch.manual_seed would change GPUs' generators too
             try:
                 return read_image(self.files.path(index), self.transform)
             except OSError as error:

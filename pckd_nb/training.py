@@ -1,36 +1,39 @@
 """Training: one loop for every method, on the device that Lightning Fabric finds."""
 
 import ctypes
-import pickle
 import platform
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, cast
 
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.hooks import RemovableHandle
 from tqdm.auto import tqdm
 
-from . import recording, runs, views
+from . import ranks, recording, runs, views
 from .cache import TeacherCache
 from .datasets import Dataset
+from .downloads import one_line
 from .evaluation import make_fabric, pixel_statistics, predict
 from .frozen import FrozenTeacher
-from .methods import Batch, Supervised, Terms, resolve
+from .methods import Batch, Method, Supervised, Terms, resolve
 from .models import Classifier, FeatureMaps, Output, WrappedClassifier, count_flops
 from .recipes import Recipe, get_recipe
 from .recording import Recorder
 from .runs import Run
 
-CHECKPOINT = "checkpoint.pt"
 SECONDS_BETWEEN_SAVES = 10
+SHARE_OF_SAVING = 0.05  # of the time, at most
 # By benchmarks/report.md compiling WRN-16-2 (6e8 FLOPs an image) pays back after some 1e14; resnet20 (2.4e8) gains
 # nothing that is larger than the noise.
 FLOPS_WORTH_COMPILING, RUN_WORTH_COMPILING = 4e8, 1e15
@@ -45,7 +48,7 @@ def distill(
     student: Classifier,
     teacher: Classifier | Run | None,
     data: Dataset,
-    method: nn.Module,
+    method: Method,
     recipe: str | Recipe = "classroom",
     *,
     seed: int = 0,
@@ -54,6 +57,8 @@ def distill(
     overwrite: bool = False,
     accelerator: str = "auto",
     precision: str = "auto",
+    devices: int | None = None,
+    nodes: int = 1,
     compile: bool | str = "auto",
     teacher_cache: str | Path | None = None,
     teacher_cache_gb: float = 20,
@@ -67,59 +72,127 @@ def distill(
     out: the run folder; None keeps the run in memory. resume: go on with the run there, or start where there is none.
     accelerator, precision: Lightning Fabric's names; "auto" finds the device, and takes bf16-mixed where the hardware
     computes in bfloat16, else 32-true. In bf16-mixed the teacher takes the cheapest form within 2 %, see `frozen`.
+    devices, nodes: processes on each machine, and machines, see `ranks`; None takes one, or what torchrun or srun have
+    started. Each gets its part of every batch of the recipe's size. Where nothing has started them, the running script
+    is started once more for each. The first process writes the run folder; all return the run.
     compile: run the student through torch.compile; "auto" does so where that was measured to pay back within the run.
     teacher_cache: a folder that keeps the teacher's features for other trials with the same teacher, data, seed and
     augmentation, at most teacher_cache_gb gigabytes (10⁹ bytes) of them.
     A method that compares feature maps gets them by hooks: then the student runs uncompiled and nothing is cached.
     The first Ctrl-C (or kernel interrupt) finishes the step, saves, and returns the run so far; a second stops at once.
     Raises ValueError for settings that do not fit together, FloatingPointError for a loss that is not finite,
-    FileExistsError and others as `runs.prepare`.
+    OSError where the run folder can't be written, BlockingIOError where another process trains in it, ConnectionError
+    where another process of this training is gone, FileExistsError and others as `runs.prepare`.
     """
     recipe = get_recipe(recipe).for_network(student.name)
     method, settings = resolve(method, recipe.method_settings(), {"views": data.default_views})
-    folder = None if out is None else runs.prepare(out, resume=resume, overwrite=overwrite)
+    folder = runs.prepare(out, resume=resume, overwrite=overwrite) if out is not None and ranks.is_first() else None
     teacher_run = teacher if isinstance(teacher, Run) else None
-    teacher = teacher_run.model() if teacher_run else teacher
-    _check(student, teacher, data, method, recipe, seed)
+    known = teacher.model() if isinstance(teacher, Run) else teacher
+    if devices is None:
+        if nodes != 1:
+            raise ValueError("nodes needs devices: how many processes each machine runs")
+        devices, nodes = ranks.started()
+    _check(student, known, data, method, recipe, seed, devices, nodes)
 
     if teacher_run and (learned := teacher_run.settings["data"])["classes"] != list(data.classes):
         raise ValueError(f"the teacher learned other categories, of {learned['name']}, than {data.name} has")
 
-    fabric, precision = make_fabric(accelerator, precision)
-    with torch.random.fork_rng():  # leave the caller's random numbers alone
+    fabric, precision = make_fabric(accelerator, precision, devices, nodes)
+    fabric.launch()
+    with torch.random.fork_rng(), ExitStack() as held:  # leave the caller's random numbers alone
+
+        def hold() -> None:
+            assert folder is not None
+            held.enter_context(runs.locked(folder))
+            runs.prepare(folder, resume=resume, overwrite=overwrite)  # another process may have been here meanwhile
+
+        if out is not None:
+            ranks.by_first(fabric, hold)
         torch.manual_seed(seed)
         needs_maps = getattr(method, "needs_maps", False)
         example = [torch.zeros(1, data.channels, *data.size)] if needs_maps else []
-        method.bind(student, teacher, *example)
+        method.bind(student, known, *example)
         for term, reason in getattr(method, "left_out", {}).items():
             warnings.warn(f"{term} is left out: {reason}", stacklevel=2)
-        teacher = teacher if method.uses_teacher else None
-        about = recording.describe(student, teacher, data, method, settings, recipe, seed, fabric.device, precision)
+        known = known if method.uses_teacher else None
+        if fabric.world_size > 1 and has_batchnorm(student):
+            if fabric.device.type == "cuda":
+                nn.SyncBatchNorm.convert_sync_batchnorm(student)
+            elif fabric.is_global_zero:
+                warnings.warn("BatchNorm sees its process's part of a batch: only GPUs synchronise it", stacklevel=2)
+        how = fabric.device, precision, fabric.world_size
+        about = recording.describe(student, known, data, method, settings, recipe, seed, *how)
         rows = recipe.epochs * len(data.train) * method.views
         about["compile"] = compiles(compile, student, rows, data.train.shape, fabric.device, needs_maps)
-        if teacher_run and teacher:
+        if teacher_run and known:
             about["teacher"]["test_top1"] = teacher_run.accuracy
             if teacher_run.path and folder:
                 about["teacher"]["run"] = recording.relative_path(teacher_run.path, folder)
-        if resume and folder and (folder / "run.json").exists():
-            runs.check_same(folder, about)
-            if runs.read_settings(folder)["status"] == "finished":
-                run = runs.load_run(folder)
-                runs.load_weights(student, run.student_state, str(folder))
-                return run
-        trainer = Trainer(student, teacher, data, method, recipe, seed, fabric, folder, about)
-        if teacher:
+        run = ranks.by_first(fabric, lambda: _finished(folder, about) if resume and folder else None)
+        if run:
+            runs.load_weights(student, run.student_state, str(run.path))
+            return run
+        if fabric.device.type == "cpu" and precision == "bf16-mixed":
+            for hook in zero_unseen_gradients(student, torch.zeros(1, data.channels, *data.size)):
+                held.callback(hook.remove)
+        trainer = Trainer(student, known, data, method, recipe, seed, fabric, folder, about)
+        if known:
             trainer.prepare_teacher(teacher_cache, teacher_cache_gb)
-        if resume and folder and (folder / CHECKPOINT).exists():
-            trainer.resume()
-        elif folder:
-            runs.begin(folder, about)
         try:
+            state = ranks.by_first(fabric, lambda: _begin(folder, about, resume) if folder else None)
+            if state:
+                trainer.resume(state)
             return trainer.train(progress)
-        except BaseException:
-            if folder and not (folder / CHECKPOINT).exists():
-                runs.clear(folder)  # nothing to go on with: leave nothing half-written
+        except BaseException as error:
+            with suppress(OSError):
+                if folder and not runs.worth_keeping(folder):
+                    runs.clear(folder)  # nothing to go on with: leave nothing half-written
+                elif folder and isinstance(error, OSError) and error.strerror and runs.has_checkpoint(folder):
+                    error.strerror += "; the last checkpoint is as it was, --resume goes on from it"
+            if fabric.world_size > 1 and isinstance(error, RuntimeError) and ranks.lost(error):
+                raise ConnectionError(
+                    "another process of this training is gone: the same command with --resume goes on"
+                ) from error
             raise
+
+
+def _finished(folder: Path, about: dict[str, Any]) -> Run | None:
+    """The run in a `locked` folder, if it has these settings and is done. Raises ValueError where they differ."""
+    if not (folder / "run.json").exists():
+        return None
+    runs.check_same(folder, about)
+    if runs.read_settings(folder)["status"] != "finished":
+        return None
+    runs.remove_checkpoints(folder)
+    return runs.load_run(folder)
+
+
+def _begin(folder: Path, about: dict[str, Any], resume: bool) -> dict[str, Any] | None:
+    """The checkpoint to go on from; or begin the run in a `locked` folder, and None."""
+    if resume and runs.has_checkpoint(folder):
+        return runs.read_checkpoint(folder)
+    runs.begin(folder, about)
+    return None
+
+
+class Learner(nn.Module):
+    """Student and method as one: asks the student about this rank's images, and the method about the whole batch."""
+
+    ask: Callable[[Tensor], Output]
+
+    def __init__(self, student: Classifier, method: Method, forward: Callable[[Tensor], Output], fabric: Fabric):
+        super().__init__()
+        self.student, self.method, self.fabric = student, method, fabric
+        vars(self)["ask"] = forward  # which may be the student: no second part of this module
+
+    def forward(self, x: Tensor, teacher: Output | None, batch: Batch, epoch: int) -> tuple[Tensor, Terms]:
+        """x: this rank's rows; teacher, batch: of all. Returns which images were classified right, and the terms."""
+        with self.fabric.autocast():  # opened once a step: held open, it goes on using stale copies of the weights
+            output = self.ask(x).float()
+        output = ranks.gather(output, len(batch.labels), self.fabric)
+        correct = output.logits[: len(batch.labels)].argmax(1) == batch.labels
+        return correct, self.method(output, teacher, batch, epoch)
 
 
 class Trainer:
@@ -130,7 +203,7 @@ class Trainer:
         student: Classifier,
         teacher: Classifier | None,
         data: Dataset,
-        method: nn.Module,
+        method: Method,
         recipe: Recipe,
         seed: int,
         fabric: Fabric,
@@ -143,14 +216,18 @@ class Trainer:
         self.data = data.to(fabric.device)
         self.mean, self.std = pixel_statistics(self.data, fabric.device)
         self.method = method.to(fabric.device)
-        self.student = student.to(fabric.device, memory_format=torch.channels_last)
-        self.forward = compiled(self.student) if about["compile"] else self.student
+        self.student = student.to(fabric.device).to(memory_format=torch.channels_last)
+        forward = compiled(self.student) if about["compile"] else self.student
         needs_maps = getattr(method, "needs_maps", False)
         if needs_maps:
-            maps, plain = FeatureMaps(self.student, torch.zeros(1, data.channels, *data.size)), self.forward
-            self.forward = lambda x: maps(plain, x)
+            maps, plain = FeatureMaps(self.student, torch.zeros(1, data.channels, *data.size)), forward
+            forward = lambda x: maps(plain, x)  # noqa: E731
+        self.learner: nn.Module = Learner(self.student, self.method, forward, fabric)
+        if fabric.world_size > 1:
+            device = [fabric.device] if fabric.device.type == "cuda" else None
+            self.learner = DistributedDataParallel(self.learner, device_ids=device, find_unused_parameters=needs_maps)
         how = self.data, method.views, fabric, about["precision"], needs_maps
-        self.teacher = teacher and FrozenTeacher(teacher, *how)
+        self.teacher = FrozenTeacher(teacher, *how) if teacher else None
         self.cache: TeacherCache | None = None
         self.optimizer = torch.optim.SGD(
             [*self.student.parameters(), *self.method.parameters()],
@@ -166,10 +243,11 @@ class Trainer:
         steps = views.steps(count, self.recipe.batch_size)
         title = f"{self.about['method']['title']} {self.about['model']['name'] or 'network'}"
         done = (books.epoch - 1) * steps + books.step
-        bar = tqdm(total=epochs * steps, initial=done, desc=title, unit="step", disable=not show_progress)
-        saved = time.monotonic()
+        quiet = not (show_progress and self.fabric.is_global_zero)
+        bar = tqdm(total=epochs * steps, initial=done, desc=title, unit="step", disable=quiet)
+        self.save_at, stopped = time.monotonic() + SECONDS_BETWEEN_SAVES, False
         with bar, interruptible() as interrupt:
-            while books.epoch <= epochs and not interrupt.requested:
+            while books.epoch <= epochs and not stopped:
                 self.student.train()
                 self.method.train()
                 for group in self.optimizer.param_groups:
@@ -177,40 +255,48 @@ class Trainer:
                 started = time.perf_counter()
                 if self.cache:
                     self.cache.begin(books.epoch)
-                batches = views.batches(count, self.recipe.batch_size, self.seed, books.epoch)[books.step :]
-                stored = self.data.train.read(batches, seed=self.seed, epoch=books.epoch)
-                for index, images in zip(batches, stored, strict=True):
+                batches = views.batches(count, self.recipe.batch_size, self.seed, books.epoch)
+                left = batches[books.step :]
+                stored = self.data.train.read(
+                    [ranks.part(index, self.fabric) for index in left], seed=self.seed, epoch=books.epoch
+                )
+                for index, images in zip(left, stored, strict=True):
                     index = index.to(self.fabric.device)
-                    correct, terms = self.step(images, index, books.epoch)
+                    correct, terms = self.step(images, index, books.epoch, books.step)
                     books.note(index, correct, terms)
                     bar.update()
-                    if interrupt.requested:
+                    if stopped := ranks.any_rank(interrupt.requested, books.step, self.fabric):
                         break
-                books.check_finite()
+                    if self.folder and time.monotonic() > self.save_at and books.step < steps:
+                        self.check_finite(batches)
+                        now = time.perf_counter()
+                        books.seconds, started = books.seconds + now - started, now
+                        self.save_checkpoint()
+                self.check_finite(batches)
                 books.seconds += time.perf_counter() - started
                 if self.cache:
                     self.cache.end()
                 if books.step == steps:
                     self.end_epoch()
                     bar.set_postfix_str(f"epoch {len(books.history)}, test {books.history[-1]['test_top1']:.1f} %")
-                if self.folder and books.epoch <= epochs and time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                    stopped = stopped or ranks.any_rank(interrupt.requested, 0, self.fabric)
+                if self.folder and books.epoch <= epochs and not stopped and time.monotonic() > self.save_at:
                     self.save("running")
-                    saved = time.monotonic()
-        return self.save("finished" if books.epoch > epochs else "interrupted")
+            return self.save("finished" if books.epoch > epochs else "interrupted")
 
-    def step(self, images: Tensor, index: Tensor, epoch: int) -> tuple[Tensor, Terms]:
-        """One step of gradient descent on the training `images` at `index`; also says which it classified right."""
-        labels = self.data.train.labels[index]
-        x = self.inputs(images, index, epoch)
+    def step(self, images: Tensor, index: Tensor, epoch: int, step: int) -> tuple[Tensor, Terms]:
+        """One step of gradient descent on the training images at `index`, of which this rank has been given its part,
+        `images`; also says which were classified right."""
+        torch.manual_seed(views.noise_seed(self.seed, epoch, step, self.fabric.global_rank))
+        x = self.inputs(images, ranks.part(index, self.fabric), epoch)
         teacher_output = self.ask_teacher(x, index) if self.teacher else None
-        with self.fabric.autocast():  # opened once a step: held open, it goes on using stale copies of the weights
-            student_output = self.forward(x).float()
-        terms = self.method(student_output, teacher_output, Batch(labels, index), epoch)
+        batch = Batch(self.data.train.labels[index], index)
+        correct, terms = self.learner(x, teacher_output, batch, epoch)
 
         self.optimizer.zero_grad()
         self.fabric.backward(terms.total)
         self.optimizer.step()
-        return student_output.logits[: len(labels)].argmax(1) == labels, terms
+        return correct, terms
 
     def inputs(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
         """Network input: all views of the stored `images`, augmented as those at `index` are in this epoch."""
@@ -218,18 +304,24 @@ class Trainer:
         return views.rotate(views.normalise(images, self.mean, self.std), self.method.views)
 
     def ask_teacher(self, x: Tensor, index: Tensor) -> Output:
-        """What the teacher says of network input x, the views of the images at `index`; or said in another trial."""
+        """What the teacher says of the views of the images at `index`, of which x are this rank's as network input; or
+        said in another trial."""
+        assert self.teacher is not None
         if self.teacher.maps:
-            return self.teacher(x)
-        features = self.cache.read(index) if self.cache else None
+            return ranks.gather(self.teacher(x), len(index), self.fabric)
+        features = self.cache.read(ranks.part(index, self.fabric)) if self.cache else None
         if features is None:
             features = self.teacher.features(x)
             if self.cache:
-                self.cache.write(index, features)
+                features = features.half()  # as they will be read: a run cut short may find them kept
+        features = ranks.gather_rows(features, len(index), self.fabric)
+        if self.cache:
+            self.cache.write(index, features)  # if it has not been read there
         return self.teacher.output(features)
 
     def prepare_teacher(self, root: str | Path | None, gigabytes: float) -> None:
         """Let the teacher take its form, and keep what it says under `root`, if given."""
+        assert self.teacher is not None
         about, split = self.about, self.data.train
         if root and self.teacher.maps:
             warnings.warn("feature maps are not cached: the teacher is asked at every step", stacklevel=2)
@@ -238,7 +330,7 @@ class Trainer:
             key = {
                 "teacher": about["teacher"]["fingerprint"],
                 "precision": about["precision"],
-                "hardware": about["hardware"],
+                "hardware": recording.hardware(self.fabric.device),
                 "data": about["data"]["fingerprint"],
                 "normalisation": [about["data"]["mean"], about["data"]["std"]],
                 "seed": self.seed,
@@ -248,7 +340,7 @@ class Trainer:
                 "torch": torch.__version__,
             }
             shape = (len(split), self.method.views, self.teacher.model.feature_width)
-            self.cache = TeacherCache(root, key, shape, gigabytes)
+            self.cache = TeacherCache(root, key, shape, gigabytes, writes=self.fabric.is_global_zero)
         chosen = self.cache.form() if self.cache else None
         if chosen is None:
             self.teacher.choose()
@@ -257,8 +349,19 @@ class Trainer:
                 self.cache.keep_form(chosen)
         about["teacher"].update(chosen)
 
+    def check_finite(self, batches: Sequence[Tensor]) -> None:
+        """Raises FloatingPointError where a loss of this epoch is not finite, or a weight after its last step:
+        gradients can be bad where the loss is not. batches: as `Recorder.check_finite` takes them."""
+        self.books.check_finite(batches)
+        for name, weight in [*self.student.named_parameters(), *self.method.named_parameters()]:
+            if not weight.isfinite().all():
+                where = self.books.place(self.books.step, batches[self.books.step - 1].tolist(), batches)
+                where += ", and so may precision 32-true" * (self.about["precision"] != "32-true")
+                raise FloatingPointError(f"the gradient of the loss is not finite, by the weight {name}, {where}")
+
     def end_epoch(self) -> None:
         started = time.perf_counter()
+        ranks.share_buffers(self.student, self.fabric)
         output = predict(self.student, self.data, fabric=self.fabric)
         scores = {f"test_{name}": value for name, value in output.scores()._asdict().items()}
         epsilon = getattr(self.method, "epsilon", None)
@@ -288,12 +391,19 @@ class Trainer:
             run.embedding = recording.embedding(self.student, predict(self.student, data, fabric=self.fabric))
         if self.folder:
             if status != "finished":
-                self.folder.mkdir(parents=True, exist_ok=True)
-                runs.write(self.folder / CHECKPOINT, lambda file: torch.save(self.state(), file))
+                self.save_checkpoint()
             run.save(self.folder)
             if status == "finished":
-                (self.folder / CHECKPOINT).unlink(missing_ok=True)
+                runs.remove_checkpoints(self.folder)
         return run
+
+    def save_checkpoint(self) -> None:
+        """Write down where the training stands. Raises OSError where that can't be done, leaving the last one."""
+        assert self.folder is not None
+        started = time.monotonic()
+        runs.write_checkpoint(self.folder, self.state())
+        now = time.monotonic()
+        self.save_at = now + max(SECONDS_BETWEEN_SAVES, (now - started) / SHARE_OF_SAVING)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -301,21 +411,19 @@ class Trainer:
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "books": vars(self.books),
-            "random": torch.get_rng_state(),
         }
 
-    def resume(self) -> None:
-        """Go on from the folder's checkpoint. Raises ValueError where it can't be read."""
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint. Raises ValueError where it is not one of this training."""
         try:
-            state = torch.load(self.folder / CHECKPOINT, map_location=self.fabric.device, weights_only=True)
-            self.student.load_state_dict(state["student"])
-            self.method.load_state_dict(state["method"])
+            runs.load_weights(self.student, state["student"], "student")
+            runs.load_weights(cast(nn.Module, self.method), state["method"], "heads of the method")
             self.optimizer.load_state_dict(state["optimizer"])
-            self.books = Recorder(**state["books"])
-            torch.set_rng_state(state["random"].cpu())
-        except (RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-            what = str(error).splitlines()[0]
-            raise ValueError(f"'{self.folder / CHECKPOINT}' can't be read: {what}; overwrite the run") from error
+            books = Recorder(**state["books"])
+        except Exception as error:  # whoever made the file decides what goes wrong
+            what = one_line(error)
+            raise ValueError(f"the checkpoint in '{self.folder}' can't be used: {what}; overwrite the run") from error
+        self.books = books.to(self.fabric.device)
 
 
 class Interrupt:
@@ -330,6 +438,36 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+@torch.no_grad()
+def zero_unseen_gradients(model: nn.Module, example: Tensor) -> list[RemovableHandle]:
+    """Let weights of convolutions that meet nothing but padding on images like `example`, (1, C, H, W), have the
+    gradient 0. It is 0, but where a stride leaves a map of one pixel torch's bfloat16 convolution on CPUs returns what
+    was in memory before. Returns the hooks that do so."""
+
+    def seen(size: int, kernel: int, stride: int, padding: int, dilation: int) -> Tensor:
+        count = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        places = stride * torch.arange(count)[:, None] - padding + dilation * torch.arange(kernel)
+        return ((places >= 0) & (places < size)).any(0)
+
+    found: dict[nn.Conv2d, Tensor] = {}
+
+    def look(layer: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
+        if isinstance(layer.padding, tuple):  # "same" goes with no stride, "valid" is none
+            how = zip(inputs[0].shape[2:], layer.kernel_size, layer.stride, layer.padding, layer.dilation, strict=True)
+            rows, columns = (seen(*axis) for axis in how)
+            found[layer] = found.get(layer, torch.tensor(False)) | (rows[:, None] & columns)
+
+    convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    looking = [layer.register_forward_hook(look) for layer in convolutions]
+    was_training = model.training
+    model.eval()(example.to(next(model.parameters()).device))
+    model.train(was_training)
+    for hook in looking:
+        hook.remove()
+    hidden = [(layer.weight, mask) for layer, mask in found.items() if layer.weight.requires_grad and not mask.all()]
+    return [weight.register_hook(lambda gradient, mask=mask: gradient.where(mask, 0.0)) for weight, mask in hidden]
 
 
 def compiles(
@@ -378,7 +516,7 @@ def interruptible() -> Iterator[Interrupt]:
         yield interrupt
         return
 
-    def request(number, frame):
+    def request(number: int, frame: FrameType | None) -> None:
         if interrupt.requested:
             raise KeyboardInterrupt
         interrupt.requested = True
@@ -391,8 +529,9 @@ def interruptible() -> Iterator[Interrupt]:
 
 
 def _check(
-    student: Classifier, teacher: Classifier | None, data: Dataset, method: nn.Module, recipe: Recipe, seed: int
-) -> None:
+    student: Classifier, teacher: Classifier | None, data: Dataset, method: Method, recipe: Recipe, seed: int,
+    devices: int, nodes: int,
+) -> None:  # fmt: skip
     """Everything that can be known to go wrong before the first step."""
     if not (isinstance(seed, int) and 0 <= seed < 2**31):
         raise ValueError(f"seed must be a whole number from 0 to {2**31 - 1}, got {seed}")
@@ -401,15 +540,27 @@ def _check(
     height, width = data.size
     if method.views > 1 and height != width:
         raise ValueError(f"rotated views need square images, {data.name} has {height}×{width}: use views=1")
-    smallest = len(data.train) // views.steps(len(data.train), recipe.batch_size)
-    if smallest == 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules()):
-        raise ValueError(f"batch_size {recipe.batch_size} leaves a batch of one image: BatchNorm needs 2 at least")
+    for what, count in (("devices", devices), ("nodes", nodes)):
+        if not (isinstance(count, int) and count >= 1):
+            raise ValueError(f"{what} must be a whole number, at least 1, got {count}")
+    processes = devices * nodes
+    smallest = len(data.train) // views.steps(len(data.train), recipe.batch_size) // processes
+    if smallest < 1 or len(data.test) < processes:
+        raise ValueError(f"{processes} processes are more than a batch, or the test set of {data.name}, has images for")
+    if smallest == 1 and has_batchnorm(student):
+        whose = f" for one of {processes} processes" * (processes > 1)
+        batch = f"batch_size {recipe.batch_size} leaves a batch of one image{whose}"
+        raise ValueError(f"{batch}: BatchNorm needs 2 at least")
     for who, model in (("student", student), ("teacher", teacher if method.uses_teacher else None)):
         if model is None:
             continue
         if model.num_classes != data.num_classes:
             raise ValueError(f"the {who} knows {model.num_classes} classes, {data.name} has {data.num_classes}")
         _try(model, who, data)
+
+
+def has_batchnorm(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
 @torch.no_grad()

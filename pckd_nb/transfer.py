@@ -52,7 +52,8 @@ def transfer_table(runs: list[Run], data: Dataset, **options: Any) -> pd.DataFra
 
     What random features reach is the height above which something was learned.
     """
-    rows, untrained = [], {}
+    rows: list[dict[str, Any]] = []
+    untrained: dict[str, Run] = {}
     for run in runs:
         about = run.settings["model"]
         scores = transfer(run, data, **options)
@@ -71,7 +72,7 @@ def as_learned(run: Run, data: Dataset) -> Dataset:
     channels, size = len(learned["mean"]), list(learned["image_size"])
     if data.channels not in (1, channels):
         raise ValueError(f"'{run.path}' learned grey images; {data.name} has {data.channels} channels")
-    splits = {}
+    splits: dict[str, Any] = {}
     if [data.channels, *data.size] != [channels, *size]:
         from torchvision.transforms.v2.functional import resize  # slow to import: only when needed
 

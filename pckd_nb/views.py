@@ -4,19 +4,27 @@ Everything random here is a pure function of (seed, epoch, sample index). So nei
 nor restart can change how a sample is cropped, and a resumed run is the same run.
 """
 
+from numbers import Integral
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 # One stream of random numbers for every use, so that they are independent of each other.
-ORDER, SHIFT_Y, SHIFT_X, FLIP = range(4)
+ORDER, SHIFT_Y, SHIFT_X, FLIP, NOISE = range(5)
+MOST_PADDING = 1024  # pixels
 
 
 def random_bits(seed: int, epoch: int, index: Tensor, stream: int) -> Tensor:
     """31 random bits for every sample: splitmix64 (Steele et al. 2014) of (seed, epoch, stream, index).
 
     index: (B,) int64 positions in the data set. Returns (B,) int64 in [0, 2³¹).
+    Raises TypeError for an index or keys of another kind, ValueError for keys beyond 64 bits.
     """
+    if not isinstance(index, Tensor) or index.dtype != torch.int64:
+        raise TypeError(f"index must be an int64 tensor, got {getattr(index, 'dtype', type(index).__name__)}")
+    for name, key in (("seed", seed), ("epoch", epoch), ("stream", stream)):
+        _whole(name, key, -(2**63))
     x = index
     for key in (stream, epoch, seed):
         x = _mix(x + _mix(torch.full_like(index, key)))
@@ -31,8 +39,18 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & 0x1FFFFFFFF)
 
 
+def noise_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
+    """For torch.manual_seed before a step: of what is random in a network itself, dropout, on each of the ranks.
+    Raises ValueError and TypeError as `random_bits`."""
+    _whole("step", step, 0, 2**42)
+    _whole("rank", rank, 0, 2**20 - 1)
+    return int(random_bits(seed, epoch, torch.tensor([step * 2**20 + rank]), NOISE))
+
+
 def steps(count: int, batch_size: int) -> int:
-    """How many batches an epoch over `count` samples has."""
+    """How many batches an epoch over `count` samples has. Raises ValueError where one of them is below 1."""
+    _whole("count", count, 1)
+    _whole("batch_size", batch_size, 1)
     return -(-count // batch_size)
 
 
@@ -42,17 +60,21 @@ def batches(count: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor,
     Every sample comes exactly once and no batch of one is left over. Returns int64 tensors of at most
     batch_size elements. Raises ValueError where count or batch_size is below 1.
     """
-    if count < 1 or batch_size < 1:
-        raise ValueError(f"count and batch_size must be at least 1, got {count} and {batch_size}")
+    parts = steps(count, batch_size)
     order = random_bits(seed, epoch, torch.arange(count), ORDER).argsort(stable=True)
-    return order.tensor_split(steps(count, batch_size))
+    return order.tensor_split(parts)
 
 
 def augment(images: Tensor, seed: int, epoch: int, index: Tensor, padding: int = 4, flip: bool = False) -> Tensor:
     """Random crop after zero padding and, where asked for, a random mirror image: CIFAR's usual augmentation.
 
     images: uint8 (B, C, H, W); index: (B,) their positions in the data set. Returns the same shape and type.
+    Raises ValueError for what does not fit, TypeError for what is of another kind.
     """
+    _pictures(images, "uint8")
+    _whole("padding", padding, 0, MOST_PADDING)
+    if not isinstance(index, Tensor) or index.shape != images.shape[:1]:
+        raise ValueError(f"index must be a tensor of one position an image, {len(images)} of them")
     height, width = images.shape[2:]
     index = index.to(images.device)
     top = random_bits(seed, epoch, index, SHIFT_Y) % (2 * padding + 1)
@@ -68,8 +90,17 @@ def augment(images: Tensor, seed: int, epoch: int, index: Tensor, padding: int =
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 pixels to floats: (pixel / 255 − mean) / std. images (B, C, H, W); mean, std (C,).
 
-    Returns mean's dtype, in the memory format of the images.
+    Returns mean's dtype, in the memory format of the images. Raises ValueError for what does not fit, TypeError for
+    what is no tensor; a std of 0 is not looked for, as its pixels would have to be waited for on a GPU.
     """
+    _pictures(images, "uint8")
+    for name, values in (("mean", mean), ("std", std)):
+        if not isinstance(values, Tensor) or not values.is_floating_point():
+            raise TypeError(f"{name} must be a tensor of floating-point numbers")
+        if values.device != images.device:
+            raise ValueError(f"{name} is on {values.device}, the images on {images.device}")
+        if values.shape != images.shape[1:2]:
+            raise ValueError(f"{name} must be one number a channel, {images.shape[1]}, got {tuple(values.shape)}")
     scale, shift = 1 / (255 * std), mean / std
     return images.to(mean.dtype, copy=True).mul_(scale[:, None, None]).sub_(shift[:, None, None])
 
@@ -80,9 +111,27 @@ def rotate(images: Tensor, views: int = 4) -> Tensor:
     images (B, C, H, W). Returns (views·B, C, H, W) of the same type, channels_last.
     Raises ValueError for views outside 1 … 4, or more than one view of images that are not square.
     """
+    _pictures(images)
+    _whole("views", views, 0)
     if views not in (1, 2, 3, 4):
         raise ValueError(f"views must be 1, 2, 3 or 4, got {views}")
     if views > 1 and images.shape[2] != images.shape[3]:
         raise ValueError(f"rotated views need square images, got {images.shape[2]}×{images.shape[3]}; use views=1")
     pixels = images.permute(0, 2, 3, 1)
     return torch.cat([pixels.rot90(turns, (1, 2)) for turns in range(views)]).permute(0, 3, 1, 2)
+
+
+def _whole(name: str, value: int, least: int, most: int = 2**63 - 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be a whole number, got {type(value).__name__}")
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be from {least} to {most}, got {value}")
+
+
+def _pictures(images: Tensor, dtype: str | None = None) -> None:
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a tensor, got {type(images).__name__}")
+    if images.ndim != 4 or 0 in images.shape:
+        raise ValueError(f"images must have shape (B, C, H, W), none of these 0, got {tuple(images.shape)}")
+    if dtype and images.dtype != getattr(torch, dtype):
+        raise ValueError(f"images must be {dtype}, got {images.dtype}")

@@ -303,6 +303,7 @@ def test_a_cut_run_resumes_to_the_same_bits(name, data, tmp_path, monkeypatch):
         return forward(self, *arguments)
 
     monkeypatch.setattr(pckd.training, "SECONDS_BETWEEN_SAVES", -1)
+    monkeypatch.setattr(pckd.training, "SHARE_OF_SAVING", float("inf"))
     monkeypatch.setattr(kind, "forward", cut)
     with pytest.raises(KeyboardInterrupt):
         train("cut")

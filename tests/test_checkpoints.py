@@ -7,9 +7,7 @@ import pickle
 import subprocess
 import zipfile
 from collections import OrderedDict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
@@ -18,8 +16,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import pckd_nb as pckd
-from pckd_nb import checkpoints
 from pckd_nb.checkpoints import fetch, load_checkpoint
+
+from .web import serving
 
 
 def network(seed: int = 0, classes: int = 10) -> nn.Module:
@@ -340,40 +339,9 @@ def test_sum_and_size_of_a_local_file(tmp_path):
 
 
 @pytest.fixture
-def server(monkeypatch):
-    """A web server on this machine: `files` by path, `requests` so far, `broken` answers to come, cut in the middle."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            server.requests.append(self.path)
-            content = server.files.get(self.path.partition("?")[0])
-            if content is None:
-                return self.send_error(404)
-            if isinstance(content, int):
-                return self.send_error(content)
-            if isinstance(content, str):
-                self.send_response(302)
-                self.send_header("Location", content)
-                return self.end_headers()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if server.broken:
-                server.broken -= 1
-                content = content[: len(content) // 2]
-            self.wfile.write(content)
-
-        def log_message(self, *_):
-            pass
-
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setattr(checkpoints, "PAUSES", (0, 0))
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.files, server.requests, server.broken = {}, [], 0
-        server.address = f"http://127.0.0.1:{server.server_port}"
-        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+def server():
+    with serving() as server:
         yield server
-        server.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -421,10 +389,12 @@ def test_a_wrong_sum_or_size_keeps_nothing(server, content, tmp_path):
     message = failure(OSError, url, tmp_path, sha256="0" * 64)
     assert f"has the SHA-256 sum {digest} instead of {'0' * 64}: it was not kept" in message
     message = failure(OSError, url, tmp_path, size=12)
-    assert f"has {len(content):,} bytes instead of 12: it was not kept" in message
-    assert len(server.requests) == 2
+    assert "has more than the expected 12 bytes: it was not kept" in message
+    message = failure(OSError, url, tmp_path, size=len(content) + 1)
+    assert f"has {len(content):,} bytes instead of {len(content) + 1:,}: it was not kept" in message
+    assert len(server.requests) == 3
     assert "64 hexadecimal digits" in failure(ValueError, url, tmp_path, sha256="12")
-    assert len(server.requests) == 2
+    assert len(server.requests) == 3
 
 
 def test_a_stale_file_is_fetched_again_once(server, content, tmp_path):

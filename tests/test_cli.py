@@ -38,12 +38,15 @@ def refused(run, tmp_path):
     """The call fails with one line that matches, and leaves the folder as it was."""
 
     def check(match: str, *arguments: str) -> None:
-        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        def files() -> dict[Path, int]:
+            return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+
+        before, folders = files(), sorted(tmp_path.rglob("*"))
         status, out, err = run(*arguments)
         assert status != 0 and len(err) == 1 and err[0].startswith("pckd-nb: "), (status, err)
         assert re.search(match, err[0]), err[0]
         assert not out
-        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+        assert files() == before and sorted(tmp_path.rglob("*")) == folders
 
     return check
 
@@ -71,8 +74,8 @@ def test_the_documented_form(run, teacher):
     status, out, err = run(*common, "--method", "pckd", "--out", "runs/pckd")
     assert status == 0 and not err
     assert "beta_cc 0.005 (recipe)" in out and "views 1 (data set)" in out and "runs/pckd" in out
-    given = ["--recipe", "classroom", "--beta-cc", "0.004", "--epsilon", "1.08", "--views", "4", "--strategy", "focal"]
-    status, out, _ = run(*common, "--method", "pckd", *given, "--out", "runs/pckd2")
+    given = ["--recipe", "classroom", "--beta-cc", "0.004", "--epsilon", "1.08", "--views", "4"]
+    status, out, _ = run(*common, "--method", "pckd-strategy=focal", *given, "--out", "runs/pckd2")
     settings = pckd.load_run("runs/pckd2").settings["method"]["settings"]
     assert {name: settings[name]["value"] for name in ("beta_cc", "epsilon", "views", "strategy")} == {
         "beta_cc": 0.004, "epsilon": 1.08, "views": 4, "strategy": "focal",
@@ -197,7 +200,10 @@ def test_unknown_names(refused, teacher):
     refused("'resnet9'.*resnet8", "train", "--data", "digits", "--model", "resnet9", "--out", "x")
     distill = ["distill", *SMALL, "--teacher", teacher, "--student", "resnet8", "--out", "x"]
     refused("unknown method 'pkd'.*pckd", *distill, "--method", "pkd")
-    refused("unknown strategy 'easy'.*preview", *distill, "--strategy", "easy")
+    refused("unknown strategy 'easy'.*preview", *distill, "--method", "pckd-strategy=easy")
+    refused("--strategy must be auto or ddp, got fsdp$", *distill, "--strategy", "fsdp")
+    refused("got uniform; .*--method pckd-strategy=uniform", *distill, "--strategy", "uniform")
+    refused("devices must be a whole number, at least 1, got 0", *distill, "--devices", "0")
     refused("unknown recipe 'short'.*classroom", *distill, "--recipe", "short")
     refused("method kd has no setting 'beta_cc'.*temperature", *distill, "--method", "kd", "--beta-cc", "1")
     refused("unknown precision '8-bit'", *distill, "--precision", "8-bit")

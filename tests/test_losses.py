@@ -79,6 +79,9 @@ def test_distillation_kl_by_hand():
     # At T = 2 the teacher says 3/4, 1/4 and the student 1/2, 1/2.
     expected = 4 * (0.75 * np.log(1.5) + 0.25 * np.log(0.5))
     assert losses.distillation_kl(student, teacher, temperature=2.0).item() == pytest.approx(expected, rel=1e-5)
+    # At T = 3 from logits half as large again; 3² is not 2³, as 2² and 4² are 2² and 2⁴.
+    at_three = losses.distillation_kl(1.5 * student, 1.5 * teacher, temperature=3.0).item()
+    assert at_three == pytest.approx(9 / 4 * expected, rel=1e-5)
     assert losses.distillation_kl(teacher, teacher).item() == pytest.approx(0, abs=1e-6)
 
 
@@ -249,6 +252,15 @@ def test_contrast_under_autocast_is_float32():
     assert_same((value.detach(), *gradients), exact, 1e-5)
 
 
+def test_gradient_of_the_log_denominator_inside_autocast_is_float32():
+    x = random(64, 12).float().requires_grad_()
+    value = losses._LogSumExpOverOthers.apply(x)
+    (exact,) = torch.autograd.grad(value.sum(), x, retain_graph=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (gradient,) = torch.autograd.grad(value.sum(), x)
+    assert torch.equal(gradient, exact)
+
+
 class Largest(TorchDispatchMode):
     """The number of elements of the largest tensor that any operation returns."""
 
@@ -300,28 +312,121 @@ def test_peak_memory_of_1024_images_in_four_views():
     assert plain > 0.5 * 2**30  # so this test can see it
 
 
+SCORES, LABELLED = torch.zeros(2, 3), torch.tensor([0, 1])
+ON_META = torch.zeros(2, 3, device="meta")  # a second device that every machine has
+TWO_MATRICES = {
+    "distillation_kl": losses.distillation_kl,
+    "feature_alignment": losses.feature_alignment,
+    "category_center_alignment": lambda student, teacher: losses.category_center_alignment(
+        student, None, teacher, None
+    ),
+    "category_center_contrast": lambda s, t: BLOCKED(s, t, LABELLED),
+    "category_center_contrast_plain": lambda s, t: PLAIN(s, t, LABELLED),
+}
+
+
+@pytest.mark.parametrize("name", TWO_MATRICES)
 @pytest.mark.parametrize(
-    "call",
+    "bad, complaint",
     [
-        lambda: losses.distillation_kl(torch.zeros(2, 3), torch.zeros(2, 4)),
-        lambda: losses.distillation_kl(torch.zeros(2, 3), torch.zeros(2, 3), temperature=0),
-        lambda: losses.distillation_kl(torch.zeros(2, 3), torch.zeros(2, 3), temperature=float("nan")),
-        lambda: losses.feature_alignment(torch.zeros(2, 3), torch.zeros(2, 4)),
-        lambda: losses.category_center_alignment(
-            *(torch.zeros(2, 3), torch.zeros(2)), *(torch.zeros(2, 4), torch.zeros(2))
-        ),
-        lambda: losses.category_center_alignment(
-            *(torch.zeros(2, 3), torch.zeros(2)), *(torch.zeros(2, 3), torch.zeros(3))
-        ),
-        lambda: losses.category_center_alignment(torch.zeros(2, 3), None, torch.zeros(2, 3), torch.zeros(2)),
-        lambda: losses.category_center_contrast(torch.zeros(2, 3), torch.zeros(3, 3), torch.zeros(2)),
-        lambda: losses.category_center_contrast(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(3)),
-        lambda: losses.category_center_contrast(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2), temperature=-1),
-        lambda: losses.category_center_contrast(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2), 4, 0),
-        lambda: losses.category_center_contrast_plain(torch.zeros(2, 3), torch.zeros(3, 3), torch.zeros(2)),
+        (torch.zeros(2, 4), r"differ in shape: student .*, teacher"),
+        (torch.zeros(2, 2), r"differ in shape: student .*, teacher"),
+        (torch.zeros(3, 3), r"differ in shape: student .*, teacher"),
+        (torch.zeros(1, 3), r"differ in shape: student .*, teacher"),
+        (torch.zeros(2), r"2 dimensions, none of them empty, got \(2,\)"),
+        (torch.zeros(2, 3, 1), r"2 dimensions, none of them empty, got \(2, 3, 1\)"),
+        (torch.zeros(2, 0), "none of them empty"),
+        (torch.zeros(2, 3).long(), "floating-point numbers, got torch.int64"),
+        (ON_META, "on two devices"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(call):
-    with pytest.raises(ValueError) as error:
-        call()
-    assert "\n" not in str(error.value)
+def test_two_matrices_that_do_not_fit_are_refused(name, bad, complaint):
+    for arguments in ((bad, SCORES), (SCORES, bad)):
+        with pytest.raises(ValueError, match=complaint) as error:
+            TWO_MATRICES[name](*arguments)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", TWO_MATRICES)
+def test_what_is_no_tensor_is_refused(name):
+    for arguments in (([[0.0]], SCORES), (SCORES, [[0.0]])):
+        with pytest.raises(TypeError, match="must be tensors, got list"):
+            TWO_MATRICES[name](*arguments)
+
+
+@pytest.mark.parametrize(
+    "biases, complaint",
+    [
+        ((None, torch.zeros(2)), "one network has a bias"),
+        ((torch.zeros(2), None), "one network has a bias"),
+        ((torch.zeros(2), torch.zeros(3)), "differ in shape"),
+        ((torch.zeros(3), torch.zeros(2)), "differ in shape"),
+        ((torch.zeros(1), torch.zeros(1)), "2 category centers can't have 1 biases"),
+        ((torch.zeros(3), torch.zeros(3)), "2 category centers can't have 3 biases"),
+        ((torch.zeros(2, 1), torch.zeros(2, 1)), "biases .* must have 1 dimensions"),
+    ],
+)
+def test_biases_that_do_not_fit_are_refused(biases, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        losses.category_center_alignment(SCORES, biases[0], SCORES, biases[1])
+
+
+@pytest.mark.parametrize("contrast", [BLOCKED, PLAIN])
+@pytest.mark.parametrize(
+    "labels, error, complaint",
+    [
+        ([0, 1], TypeError, "labels must be a tensor, got list"),
+        (torch.zeros(2), ValueError, "whole numbers, got torch.float32"),
+        (torch.zeros(2).bool(), ValueError, "whole numbers, got torch.bool"),
+        (torch.tensor([0]), ValueError, r"labels must have shape \(2,\), got \(1,\)"),
+        (torch.tensor([0, 1, 2]), ValueError, r"labels must have shape \(2,\), got \(3,\)"),
+        (torch.zeros(2, 3).long(), ValueError, "labels must have shape"),
+        (torch.zeros(2, device="meta").long(), ValueError, "labels are on meta, what they label on cpu"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(contrast, labels, error, complaint):
+    with pytest.raises(error, match=complaint):
+        contrast(SCORES, SCORES, labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8])
+def test_labels_of_every_whole_type_are_the_same(dtype):
+    u_s, u_t, labels = random(4, 3), random(4, 3, seed=1), torch.tensor([0, 1, 1, 2])
+    for contrast in (BLOCKED, PLAIN):
+        assert torch.equal(contrast(u_s, u_t, labels.to(dtype)), contrast(u_s, u_t, labels))
+
+
+WITH_TEMPERATURE = {
+    "kl": lambda value: losses.distillation_kl(SCORES, SCORES, value),
+    "blocked": lambda value: BLOCKED(SCORES, SCORES, LABELLED, value),
+    "blocked, base": lambda value: BLOCKED(SCORES, SCORES, LABELLED, 4.0, value),
+    "plain": lambda value: PLAIN(SCORES, SCORES, LABELLED, value),
+    "plain, base": lambda value: PLAIN(SCORES, SCORES, LABELLED, 4.0, value),
+}
+
+
+@pytest.mark.parametrize("name", WITH_TEMPERATURE)
+def test_temperatures_from_a_millionth_to_a_million(name):
+    which = "base_temperature" if "base" in name else "temperature"
+    for value in (1e-6, 0.5, 1, np.float32(4), torch.tensor(4.0), 1e6):
+        assert WITH_TEMPERATURE[name](value).isfinite().all()
+    for value in (
+        0,
+        -1.0,
+        np.nextafter(1e-6, 0),
+        np.nextafter(1e6, 2e6),
+        float("nan"),
+        float("inf"),
+        10**400,
+        -(10**400),
+    ):
+        with pytest.raises(ValueError, match=f"^{which} must be positive, from 1e-06 to 1e\\+06, got"):
+            WITH_TEMPERATURE[name](value)
+    for value in ("4", b"4", True, None, [4], torch.ones(2), torch.tensor(1j), np.array("four")):
+        with pytest.raises(TypeError, match=f"^{which} must be a number"):
+            WITH_TEMPERATURE[name](value)
+
+
+def test_integers_beyond_every_float_are_infinite_with_their_sign():
+    assert losses._number("temperature", 10**400) == float("inf")
+    assert losses._number("temperature", -(10**400)) == -float("inf")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import pckd_nb as pckd
-from pckd_nb import methods, preview
+from pckd_nb import losses, methods, preview
 from pckd_nb.methods import KD, PCKD, Batch, Supervised
 
 from .conftest import REFERENCES, outputs, relative_error
@@ -74,13 +74,56 @@ def test_total_is_the_sum_of_weighted_terms(reference):
     assert torch.isclose(total, expected + 0.01 * terms["category_center_contrast"])
 
 
-@pytest.mark.parametrize("beta", ["beta_kd", "beta_fa", "beta_ca", "beta_cc"])
+@pytest.mark.parametrize("name", REFERENCES)
+def test_settings_reach_the_terms_they_belong_to(name, reference):
+    """Temperature: L_KD alone, L_CC keeps its own. ε and the epoch: the threshold. v: L_KD and every view in L_CC."""
+    ref = reference(name)
+    student, teacher = outputs(ref)
+    method = bound_to(ref, beta_kd=0.3, beta_fa=7, beta_ca=2, beta_cc=0.01, temperature=2.5, epsilon=1.1)
+    found = method(student, teacher, batch_of(ref), 3)
+
+    images, views = int(ref.B), int(ref.V)
+    v = preview.weight(ref.difficulty, 1.1**3)
+    kl = losses.distillation_kl(student.logits[:images], teacher.logits[:images], 2.5)
+    expected = ref.cross_entropy.mean() + 0.3 * (v * kl).mean() + 7 * ref.feature_alignment
+    expected += 0.01 * (v.repeat(views) * ref.category_center_contrast).mean()
+    if name == "same_width":
+        expected += 2 * ref.category_center_alignment
+    assert relative_error(found.weight, v) < 1e-6
+    assert relative_error(found.total, expected.detach()) < 1e-6
+
+
+def test_a_strategy_of_ones_own_is_given_difficulty_and_threshold_without_gradient(reference):
+    ref, given = reference("previewed"), []
+
+    def strategy(*arguments):
+        given.extend(arguments)
+        return torch.full_like(arguments[0], 0.5)
+
+    found = bound_to(ref, strategy=strategy, epsilon=1.2)(*outputs(ref), batch_of(ref), 4)
+    cross_entropy, difficulty, threshold = given
+    assert not cross_entropy.requires_grad and relative_error(cross_entropy, ref.cross_entropy) < 1e-6
+    assert not difficulty.requires_grad and relative_error(difficulty, ref.difficulty) < 1e-6
+    assert threshold == pytest.approx(1.2**4)
+    assert (found.weight == 0.5).all() and torch.equal(found.difficulty, difficulty)
+    assert not found.cross_entropy.requires_grad
+
+
+BETAS = ("beta_kd", "beta_fa", "beta_ca", "beta_cc")
+
+
+@pytest.mark.parametrize("beta", BETAS)
 def test_a_beta_of_zero_leaves_its_term_out(beta, reference):
     ref = reference("same_width")
     student, teacher = (Sizes(16, 10) for _ in range(2))
     method = PCKD(**{beta: 0}).bind(student, teacher).double()
     terms = method(*outputs(ref), batch_of(ref), 1)
-    assert len(terms.terms) == 4 and terms.total.isfinite()
+    names = ["cross_entropy", "distillation_kl", "feature_alignment", "category_center_alignment"]
+    names.append("category_center_contrast")
+    assert list(terms.terms) == [name for name, b in zip(names, ["", *BETAS], strict=True) if b != beta]
+    assert terms.total.isfinite()
+    assert hasattr(method, "projector") == (beta != "beta_fa")
+    assert hasattr(method, "embed_student") == hasattr(method, "embed_teacher") == (beta != "beta_cc")
 
 
 def test_no_gradient_reaches_the_teacher(data):
@@ -113,6 +156,40 @@ def test_bind_keeps_no_network(data):
     assert "128" in method.left_out["category_center_alignment"]
     method.bind(Sizes(64, 5), Sizes(64, 5, bias=False))
     assert method.left_out == {"category_center_alignment": "only the student's last layer has a bias"}
+    method.bind(Sizes(64, 5, bias=False), Sizes(64, 5))
+    assert method.left_out == {"category_center_alignment": "only the teacher's last layer has a bias"}
+    for bias in (True, False):
+        assert PCKD().bind(Sizes(64, 5, bias), Sizes(64, 5, bias)).left_out == {}
+        assert method.bind(Sizes(64, 5, bias), Sizes(64, 5, bias)).left_out == {}  # bound again, it forgets
+    reason = "student's category centers have width 32, the teacher's 16"
+    assert PCKD().bind(Sizes(32, 5), Sizes(16, 5)).left_out == {"category_center_alignment": reason}
+
+
+@pytest.mark.parametrize("settings", [{}, {"beta_fa": 0}, {"beta_cc": 0}])
+def test_heads_are_needed_before_the_first_step(settings, reference):
+    ref = reference("one_view")
+    with pytest.raises(ValueError, match="bind PCKD to student and teacher"):
+        PCKD(views=1, **settings)(*outputs(ref), batch_of(ref), 1)
+
+
+@pytest.mark.parametrize("views", [1, 2, 3, 4])
+def test_every_number_of_views_is_possible_and_meant(views, reference):
+    ref = reference("same_width")
+    rows = int(ref.B) * views
+    student, teacher = (
+        output._replace(features=output.features[:rows], logits=output.logits[:rows]) for output in outputs(ref)
+    )
+    for said in (1, 2, 3, 4):
+        method = PCKD(views=said).bind(Sizes(16, 10), Sizes(16, 10)).double()
+        if said == views:
+            assert method(student, teacher, batch_of(ref), 1).total.isfinite()
+        else:
+            with pytest.raises(ValueError, match=f"{rows} rows"):
+                method(student, teacher, batch_of(ref), 1)
+
+
+def test_what_the_training_loop_asks_of_pckd():
+    assert PCKD.uses_teacher and PCKD.title == "PCKD"
 
 
 def test_heads_have_the_papers_sizes(data):
@@ -133,6 +210,13 @@ def test_supervised_and_kd_by_hand(reference):
     assert set(kd.terms) == {"cross_entropy", "distillation_kl"}
 
 
+def test_a_step_without_the_teacher_is_refused(reference):
+    ref = reference("one_view")
+    for method in (KD(), bound_to(ref)):
+        with pytest.raises(ValueError, match=f"{method.title} compares .* with the teacher's, which is None"):
+            method(outputs(ref)[0], None, batch_of(ref), 1)
+
+
 def test_unequal_class_counts_are_refused():
     for method in (KD(), PCKD()):
         with pytest.raises(ValueError, match="10 classes, the student 7"):
@@ -146,10 +230,24 @@ def test_unequal_class_counts_are_refused():
         for name in ("beta_kd", "beta_fa", "beta_ca", "beta_cc")
         for value in (-1, float("nan"), float("inf"))
     ]
-    + [{"temperature": 0}, {"temperature": -4}, {"epsilon": 0}, {"views": 0}, {"views": 5}, {"strategy": "random"}],
+    + [
+        {"temperature": 0},
+        {"temperature": -4},
+        {"epsilon": 0},
+        {"views": 0},
+        {"views": 5},
+        {"views": 2.0},
+        {"strategy": "random"},
+    ],
 )
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
+        PCKD(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"beta_cc": "1"}, {"temperature": None}, {"views": "4"}, {"strategy": 4}])
+def test_settings_of_the_wrong_type_are_refused(settings):
+    with pytest.raises(TypeError, match=next(iter(settings))):
         PCKD(**settings)
 
 

@@ -61,9 +61,9 @@ def test_everything_the_package_imports_is_declared():
 
 FLOORS = [
     {"losses", "preview", "views", "shapes"},
-    {"streams"},
+    {"streams", "downloads"},
     {"methods", "models", "datasets", "recipes"},
-    {"runs", "evaluation"},
+    {"runs", "ranks", "evaluation"},
     {"recording", "checkpoints", "transfer", "frozen", "cache"},
     {"training", "analysis"},
     {"figures", "experiments", "course", "notebooks"},

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -38,10 +39,77 @@ def test_threshold_by_hand():
     assert preview.threshold(10_000, 1e9) == math.inf
 
 
-@pytest.mark.parametrize("epoch, epsilon", [(0, 1.005), (-1, 1.005), (1, 0.0), (1, -1.0), (1, math.nan)])
-def test_threshold_refuses(epoch, epsilon):
-    with pytest.raises(ValueError):
+def test_threshold_of_what_no_float_can_hold():
+    assert preview.threshold(1, 0.5) == 0.5  # below 1 the threshold falls
+    assert preview.threshold(10**400) == preview.threshold(1, 10**400) == math.inf
+    assert preview._number("epsilon", -(10**400)) == -math.inf
+
+
+@pytest.mark.parametrize(
+    "epoch, epsilon, complaint",
+    [
+        (0, 1.005, "epochs count from 1"),
+        (-1, 1.005, "epochs count from 1"),
+        (1.5, 1.005, "whole numbers"),
+        (math.inf, 1.005, "whole numbers"),
+        (math.nan, 1.005, "epochs count from 1"),
+        (1, 0.0, "epsilon must be positive"),
+        (1, -1.0, "epsilon must be positive"),
+        (1, -(10**400), "epsilon must be positive"),
+        (1, math.nan, "epsilon must be positive"),
+    ],
+)
+def test_threshold_refuses(epoch, epsilon, complaint):
+    with pytest.raises(ValueError, match=complaint):
         preview.threshold(epoch, epsilon)
+
+
+@pytest.mark.parametrize("value", ["2", b"2", True, None, [1], torch.ones(2), torch.tensor(1j), np.array("two")])
+def test_what_is_no_number_is_refused(value):
+    with pytest.raises(TypeError, match="epoch must be a number"):
+        preview.threshold(value)
+    with pytest.raises(TypeError, match="epsilon must be a number"):
+        preview.threshold(1, value)
+    with pytest.raises(TypeError, match="threshold must be a number"):
+        preview.weight(torch.ones(2), value)
+
+
+ONE_TENSOR = {"difficulty": preview.difficulty, "weight": lambda x: preview.weight(x, 1.0)}
+
+
+@pytest.mark.parametrize("name", [*ONE_TENSOR, *preview.STRATEGIES])
+@pytest.mark.parametrize(
+    "bad, error, complaint",
+    [
+        ([1.0, 2.0], TypeError, "must be a tensor, got list"),
+        (torch.ones(2, dtype=torch.int64), ValueError, "floating-point"),
+        (torch.tensor(1.0), ValueError, r"one a sample, got torch.float32 of shape \(\)"),
+        (torch.ones(2, 2), ValueError, "one a sample"),
+        (torch.ones(0), ValueError, "one a sample"),
+    ],
+)
+def test_what_is_not_one_number_a_sample_is_refused(name, bad, error, complaint):
+    if name in ONE_TENSOR:
+        with pytest.raises(error, match=complaint):
+            ONE_TENSOR[name](bad)
+        return
+    for arguments in ((bad, torch.ones(2)), (torch.ones(2), bad)):
+        with pytest.raises(error, match=complaint):
+            preview.STRATEGIES[name](*arguments, 1.0)
+
+
+@pytest.mark.parametrize("name", preview.STRATEGIES)
+def test_a_strategy_refuses_unequal_counts_and_a_threshold_below_zero(name):
+    strategy = preview.STRATEGIES[name]
+    with pytest.raises(ValueError, match="unequal numbers of samples: cross_entropy 2, difficulty 3"):
+        strategy(torch.ones(2), torch.ones(3), 1.0)
+    for threshold in (-0.5, math.nan):
+        with pytest.raises(ValueError, match="threshold must be 0 or more"):
+            strategy(torch.ones(2), torch.ones(2), threshold)
+
+
+def test_a_threshold_of_zero_lets_in_only_what_is_known():
+    assert preview.weight(torch.tensor([0.0, 0.5]), 0).tolist() == pytest.approx([1, math.exp(-0.25)], rel=1e-6)
 
 
 def test_weight_by_hand():
@@ -49,6 +117,10 @@ def test_weight_by_hand():
     expected = [1, 1, math.exp(-1.21), math.exp(-4)]  # a sample at the threshold is still easy
     assert preview.weight(gamma, 1.0).tolist() == pytest.approx(expected, rel=1e-6)
     assert preview.weight(gamma, math.inf).tolist() == [1, 1, 1, 1]
+
+
+def test_strategies_stand_in_the_order_in_which_they_are_shown():
+    assert list(preview.STRATEGIES) == ["preview", "uniform", "constant", "curriculum", "focal"]
 
 
 def test_strategies_by_hand():

@@ -177,6 +177,49 @@ def test_a_failed_write_keeps_what_was_there(tmp_path):
     assert file.read_text() == "before" and list(tmp_path.iterdir()) == [file]
 
 
+def test_a_folder_is_held_by_one_and_what_a_kill_left_is_swept(tmp_path):
+    folder = tmp_path / "deep" / "run"
+    with runs.locked(folder):
+        with pytest.raises(BlockingIOError, match="another process is training in"), runs.locked(folder):
+            pass
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+    assert not folder.exists() and folder.parent.exists()  # nothing came of it
+    folder.mkdir()
+    for name in (".lock", ".history.csv.1234.tmp"):
+        (folder / name).write_text("")
+    assert runs.prepare(folder, resume=False, overwrite=False) == folder
+    with runs.locked(folder):
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+        runs.begin(folder, {"format": runs.FORMAT, "status": "new"})
+    assert [path.name for path in folder.iterdir()] == ["run.json"]
+
+
+def test_a_lock_that_was_removed_stops_the_writing(tmp_path):
+    with runs.locked(tmp_path / "run"):
+        runs.write_checkpoint(tmp_path / "run", {"a": 1})
+        (tmp_path / "run" / ".lock").unlink()
+        with pytest.raises(FileNotFoundError, match="has gone: it, or its .lock, was removed or renamed") as caught:
+            runs.write_checkpoint(tmp_path / "run", {"a": 2})
+        assert "\n" not in str(caught.value)
+        with runs.locked(tmp_path / "run"):  # by another process
+            assert runs.read_checkpoint(tmp_path / "run") == {"a": 1}
+
+
+def test_the_checkpoint_before_the_last_is_kept(tmp_path):
+    for number in (1, 2, 3):
+        runs.write_checkpoint(tmp_path, {"a": number})
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "previous.pt"}
+    assert runs.read_checkpoint(tmp_path) == {"a": 3}
+    (tmp_path / "checkpoint.pt").unlink()
+    with pytest.warns(
+        UserWarning, match=r"checkpoint\.pt' can't be read \(it is missing\): the one before it is taken"
+    ):
+        assert runs.read_checkpoint(tmp_path) == {"a": 2}
+    assert runs.has_checkpoint(tmp_path) and [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    runs.remove_checkpoints(tmp_path)
+    assert not runs.has_checkpoint(tmp_path)
+
+
 def test_fingerprint_changes_with_any_name_or_weight():
     state = {"a": torch.zeros(3), "b": torch.ones(2)}
     known = runs.fingerprint(state)

@@ -24,9 +24,10 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 KINDS = (
     "index.html", "notebooks/04_category_center_contrast.html", "notebooks/05_preview.html", "api/index.html",
-    "api/runs.html", "figures.html", "commands.html", "README.html", "benchmarks/report.html", "search.html",
+    "api/runs.html", "figures.html", "commands.html", "scaling.html", "README.html", "benchmarks/report.html",
+    "search.html",
 )  # fmt: skip
-MATH = {"index.html", "notebooks/04_category_center_contrast.html", "notebooks/05_preview.html"}
+MATH = {"index.html", "scaling.html", "notebooks/04_category_center_contrast.html", "notebooks/05_preview.html"}
 PHONE = {"width": 390, "height": 844}
 
 slow = [pytest.mark.slow, pytest.mark.alone]  # one build for all tests of this file, and a browser beside it
@@ -141,7 +142,7 @@ class TestBuilt:
         assert len(pictures) > len(NOTEBOOKS) + len(FIGURES)
         for name, picture in pictures:
             words = picture.get("alt", "")
-            assert len(words) > 20 and "<Figure" not in words, (name, picture)
+            assert len(words) > 20 and "<Figure" not in words and "<Drawing" not in words, (name, picture)
 
     @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
     def test_a_notebook_has_a_page_with_its_pictures(self, notebook, pages):

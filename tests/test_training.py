@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import os
 import signal
@@ -164,7 +165,8 @@ def test_an_interrupted_run_is_usable_and_resumes_to_the_same_bits(step, data, t
 def test_a_killed_run_resumes_from_its_last_save(data, tmp_path, monkeypatch):
     recipe = pckd.get_recipe("classroom", epochs=3, batch_size=16)
     whole = pckd.distill(*fresh(data), data, PCKD(), recipe, **QUIET)
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", -1)  # save at every epoch
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", -1)  # save at every step
+    monkeypatch.setattr(training, "SHARE_OF_SAVING", float("inf"))
     forward, calls = PCKD.forward, []
 
     def dies(self, *arguments):
@@ -177,6 +179,7 @@ def test_a_killed_run_resumes_from_its_last_save(data, tmp_path, monkeypatch):
     with pytest.raises(Killed):
         pckd.distill(*fresh(data), data, PCKD(), recipe, out=tmp_path / "run", **QUIET)
     assert pckd.load_run(tmp_path / "run").settings["status"] == "running"
+    assert pckd.runs.read_checkpoint(tmp_path / "run")["books"]["step"] == 1
     resumed = pckd.distill(*fresh(data), data, PCKD(), recipe, out=tmp_path / "run", resume=True, **QUIET)
     assert_same_run(resumed, whole)
 
@@ -245,7 +248,9 @@ def test_a_damaged_checkpoint_is_named(data, tmp_path, monkeypatch):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_term(data, student, tmp_path):
     recipe = pckd.get_recipe("classroom", epochs=2, batch_size=16, lr=1e30)
-    with pytest.raises(FloatingPointError, match="cross_entropy is not finite in epoch 1, step 2"):
+    batch = pckd.views.batches(48, 16, seed=0, epoch=1)[1].tolist()
+    where = f"cross_entropy is not finite in epoch 1, step 2, for 16 of 16 samples: {str(batch)[1:-1]}; a lower"
+    with pytest.raises(FloatingPointError, match=where):
         pckd.fit(student, data, recipe, out=tmp_path / "run", **QUIET)
     assert not (tmp_path / "run").exists()
 
@@ -359,3 +364,37 @@ def test_a_compiled_student_learns_the_same(data, teacher, recipe):
         histories.append(run.history)
     losses = [history[["total", "feature_alignment", "category_center_contrast"]] for history in histories]
     assert np.allclose(*losses, rtol=1e-3)
+
+
+def test_weights_that_meet_only_padding_have_no_gradient():
+    """Against the gradient in float32: of 3×3 weights with stride 2 on one pixel, only the middle one meets it."""
+    torch.manual_seed(0)
+    strided, wide = dict(kernel_size=3, stride=2, padding=1), dict(kernel_size=5, padding=4, dilation=2)
+    for size, shape in (((1, 1), strided), ((2, 1), wide)):
+        model = torch.nn.Sequential(torch.nn.Conv2d(4, 8, **shape))
+        x = torch.randn(16, 4, *size)
+        model(x).square().sum().backward()
+        right = model[0].weight.grad.clone()
+        hooks = training.zero_unseen_gradients(model, x[:1])
+        assert len(hooks) == 1 and model.training and not model[0]._forward_hooks
+        hidden = (right == 0).flatten(0, 1).all(0)
+        assert 0 < hidden.sum() < hidden.numel()
+        weight = model[0].weight
+        weight.grad = None
+        weight.backward(torch.full_like(weight, torch.nan))  # as if all of it were what was in memory before
+        assert torch.equal(weight.grad == 0, hidden.expand_as(weight)) and weight.grad.isnan()[..., ~hidden].all()
+        hooks[0].remove()
+    large = torch.nn.Sequential(torch.nn.Conv2d(4, 8, **strided))
+    assert not training.zero_unseen_gradients(large, torch.zeros(1, 4, 4, 4))
+
+
+def test_a_network_that_shrinks_maps_to_a_pixel_trains_in_bfloat16(data, recipe):
+    """ResNet stages halve 8 pixels until nothing is left to halve."""
+    layers = [torch.nn.Conv2d(1, 16, 3, 2, 1), *(torch.nn.Conv2d(16, 16, 3, 2, 1) for _ in range(4))]
+    for seed in range(3):
+        torch.manual_seed(seed)
+        network = torch.nn.Sequential(*copy.deepcopy(layers), torch.nn.Flatten(), torch.nn.Linear(16, 3))
+        student = pckd.as_classifier(network)
+        run = pckd.fit(student, data, recipe, accelerator="cpu", precision="bf16-mixed", progress=False)
+        assert all(weight.isfinite().all() for weight in run.student_state.values())
+        assert not any(weight._backward_hooks for weight in student.parameters())

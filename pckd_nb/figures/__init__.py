@@ -4,7 +4,7 @@ No data set and no network is needed. All share one style, a colour for every me
 was trained on what. A run without what a figure shows, or no run at all, is a ValueError.
 """
 
-from .canvas import CLASS_COLORS, COLORS, MORE_COLORS, caption, style
+from .canvas import CLASS_COLORS, COLORS, MORE_COLORS, Drawing, caption, style
 from .diagrams import feature_weight_matrix, framework, motivation
 from .results import accuracy, budget, comparison_table, learning_curves, published_and_measured, sweep, sweeps
 from .samples import (
@@ -18,8 +18,9 @@ from .samples import (
 from .space import center_geometry, center_map, feature_map, logit_correlation
 
 __all__ = [
-    "CLASS_COLORS", "COLORS", "MORE_COLORS", "accuracy", "caption", "difficulty_against_truth", "difficulty_gallery",
-    "feature_map", "learning_curves", "preview_weights", "style",
+    "CLASS_COLORS", "COLORS", "Drawing", "MORE_COLORS",
+    "accuracy", "caption", "difficulty_against_truth", "difficulty_gallery", "feature_map", "learning_curves",
+    "preview_weights", "style",
     "center_geometry", "center_map", "difficulty_galleries", "logit_correlation", "trajectories", "weights_over_epochs",
     "feature_weight_matrix", "framework", "motivation",
     "budget", "comparison_table", "published_and_measured", "sweep", "sweeps",

@@ -72,7 +72,8 @@ def studies(runs: list[Run]) -> list[list[Run]]:
 def beside(run: Run, runs: Iterable[Run], title: str) -> Seeds:
     """The runs by method `title` without options that `run` may be compared with; none where several teachers'
     could be meant."""
-    epochs, arms = run.settings["recipe"]["epochs"], {}
+    epochs = run.settings["recipe"]["epochs"]
+    arms: dict[str | None, list[Run]] = {}
     for other in runs:
         same = study_of(other) == study_of(run) and other.settings["recipe"]["epochs"] == epochs
         if same and teacher_name(run) in (None, teacher_name(other)):
@@ -103,7 +104,8 @@ def accuracies(seeds: Seeds) -> np.ndarray:
 
 def difference(a: Seeds, b: Seeds) -> Summary:
     """Accuracy of a minus that of b, paired by seed."""
-    return paired_difference(*({seed: run.accuracy for seed, run in seeds.items()} for seeds in (a, b)))
+    of_a, of_b = ({seed: run.accuracy for seed, run in seeds.items()} for seeds in (a, b))
+    return paired_difference(of_a, of_b)
 
 
 def all_of(*points: Seeds) -> list[Run]:

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, cast
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -85,6 +86,13 @@ class PlainLog(LogFormatterSciNotation):
 POWERS = "-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"
 
 
+class Drawing(Figure):
+    """A matplotlib Figure that knows what it shows: `runs`, and a widget's in words, `alt`."""
+
+    runs: list[Run]
+    alt: str
+
+
 def plain_log_labels(figure: Figure) -> None:
     """Gives its log axes, where they have matplotlib's own labels, those of `PlainLog`."""
     for ax in [inner for outer in figure.axes for inner in (outer, *outer.child_axes)]:
@@ -125,11 +133,11 @@ def caption(runs: Run | Sequence[Run], networks: int | None = None) -> str:
 
 
 @contextmanager
-def canvas(runs: list[Run], width: float, height: float, note: str = "") -> Iterator[Figure]:
+def canvas(runs: list[Run], width: float, height: float, note: str = "") -> Iterator[Drawing]:
     """An empty figure of width × height inches in our style; the caption comes under it at the end, after `note`.
     Only a figure with a note may be of no run."""
     with style():
-        figure = plt.figure(figsize=(width, height), layout="constrained")
+        figure = cast(Drawing, plt.figure(figsize=(width, height), layout="constrained", FigureClass=Drawing))
         try:
             yield figure
             plain_log_labels(figure)
@@ -184,7 +192,7 @@ def color_of(run: Run, runs: Sequence[Run]) -> str:
     return COLORS.get(title) or MORE_COLORS[others.index(title) % len(MORE_COLORS)]
 
 
-def lines(runs: list[Run]) -> list[dict[str, object]]:
+def lines(runs: list[Run]) -> list[dict[str, Any]]:
     """How to draw every run: colour by method, dashes by network where a method trained several."""
     dashes = ((), (4, 1.5), (1.5, 1.5), (6, 1.5, 1.5, 1.5))
     networks: dict[str, list[str]] = {}

@@ -12,12 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from ..runs import Run, load_run, load_runs, table, write
 from . import diagrams, results, samples, space
 from .arms import METHODS
-from .canvas import caption, style
+from .canvas import Drawing, caption, style
 
 
 def draw_all(
@@ -41,7 +40,8 @@ def draw_all(
     for start in only or ():
         if not any(name.startswith(start) for name, *_ in todo):
             raise ValueError(f"no figure begins with '{start}'; known: {', '.join(FIGURES)}")
-    written, missing = [], []
+    written: list[Path] = []
+    missing: list[str] = []
     for name, draw, part, asked in todo:
         if only and not name.startswith(tuple(only)):
             continue
@@ -53,32 +53,32 @@ def draw_all(
                 say(missing[-1])
             continue
         out.mkdir(parents=True, exist_ok=True)
-        written += _save(figure, name, inspect.getdoc(draw), out)
+        written += _save(figure, name, inspect.getdoc(draw) or "", out)
     if not written:
         raise ValueError(f"no figure can be drawn of the runs in '{runs_folder}': {missing[0]}")
     return written
 
 
-def motivation(table: pd.DataFrame) -> Figure:
+def motivation(table: pd.DataFrame) -> Drawing:
     """Why PCKD: (a) what KD, feature methods and PCKD take of a network: PCKD alone takes what its last layer knows of
     categories; (b) what preview does: each epoch the threshold lets more samples in at full weight, and hard ones
     count little but never nothing."""
     return diagrams.motivation(_pckd(table, "difficulty"))
 
 
-def framework(table: pd.DataFrame) -> Figure:
+def framework(table: pd.DataFrame) -> Drawing:
     """The framework: four views of an image go through the frozen teacher and the student; each loss stands where it
     attaches, and v, the preview weight, where it enters. Solid arrows carry a gradient back."""
     return diagrams.framework(_pckd(table, "gallery"))
 
 
-def feature_weight_matrix(table: pd.DataFrame) -> Figure:
+def feature_weight_matrix(table: pd.DataFrame) -> Drawing:
     """Features times the weights of the last layer are the logits, in a trained student's own numbers: each column of
     the weight matrix (a row of fc.weight in PyTorch) is the center of a category."""
     return diagrams.feature_weight_matrix(_pckd(table, "embedding"))
 
 
-def difficulty(table: pd.DataFrame) -> Figure:
+def difficulty(table: pd.DataFrame) -> Drawing:
     """Training images of each data set ordered by their difficulty γ in the last epoch, the easiest left, the hardest
     right; γ = 1 is the average of a batch."""
     found = []
@@ -91,13 +91,13 @@ def difficulty(table: pd.DataFrame) -> Figure:
     return samples.difficulty_galleries(found)
 
 
-def difficulty_truth(table: pd.DataFrame) -> Figure:
+def difficulty_truth(table: pd.DataFrame) -> Drawing:
     """Does difficulty mean something? γ after the last epoch against the difficulty with which each image was drawn;
     a rising median says that the method finds hard what is hard."""
     return samples.difficulty_against_truth(_pckd(table, "ground_truth"))
 
 
-def sweeps(table: pd.DataFrame) -> Figure:
+def sweeps(table: pd.DataFrame) -> Drawing:
     """Top-1 accuracy against (a) β_cc, (b) β_fa, (c) β_ca and (d) ε, one changed at a time, the rest as in PCKD without
     options: mean ± standard deviation and a dot a seed. The grey band marks the published default; the tick labels
     say where the recipe's own default differs. ε stands as what it would be over 240 epochs, ε^(epochs/240), so that
@@ -106,19 +106,19 @@ def sweeps(table: pd.DataFrame) -> Figure:
     return results.sweeps(list(table["run"]))
 
 
-def feature_map(table: pd.DataFrame) -> Figure:
+def feature_map(table: pd.DataFrame) -> Drawing:
     """t-SNE of test features (dots) with the category centers (stars), by method: the purer the neighbourhoods, the
     better the features tell classes apart. Distances on a map say little; the percentage is of the full space."""
     return space.feature_map(_side_by_side(table))
 
 
-def center_map(table: pd.DataFrame) -> Figure:
+def center_map(table: pd.DataFrame) -> Drawing:
     """Do related categories lie together? All category centers of each network, coloured by what classes share; the
     percentages compare their neighbourhoods in the full space with chance."""
     return space.center_map(_side_by_side(table))
 
 
-def weights(table: pd.DataFrame) -> Figure:
+def weights(table: pd.DataFrame) -> Drawing:
     """How much the samples count, by strategy and epoch: mean weight v, and the share of samples at full weight. The
     strategy "constant" has preview's mean weight for every sample, and so is its control."""
     pckd = _pckd(table)
@@ -128,25 +128,25 @@ def weights(table: pd.DataFrame) -> Figure:
     return samples.weights_over_epochs([pckd, *others["run"]])
 
 
-def trajectories(table: pd.DataFrame) -> Figure:
+def trajectories(table: pd.DataFrame) -> Drawing:
     """Single training samples through training: cross-entropy (above) and difficulty γ (below) of some that were always
     easy, learned late or never learned, before the middle half of all samples (grey)."""
     return samples.trajectories(_pckd(table, "cross_entropy"))
 
 
-def logit_correlation(table: pd.DataFrame) -> Figure:
+def logit_correlation(table: pd.DataFrame) -> Drawing:
     """Which logits rise together? Correlation of every two over test images, teacher first, and below each student how
     it differs from the teacher: the paler, the better it took over what the teacher knows of related categories."""
     return space.logit_correlation(_side_by_side(table))
 
 
-def center_geometry(table: pd.DataFrame) -> Figure:
+def center_geometry(table: pd.DataFrame) -> Drawing:
     """Do students arrange their categories as the teacher does? Cosine similarity of all pairs of category centers as
     matrices, and each student's against the teacher's: on the dotted line they agree."""
     return space.center_geometry(_side_by_side(table))
 
 
-def budget(table: pd.DataFrame) -> Figure:
+def budget(table: pd.DataFrame) -> Drawing:
     """When does PCKD pay? Top-1 accuracy (mean ± standard deviation, a dot a seed) against training budget: left by
     epochs, right by the floating point operations of both networks: images × views × (three forward passes of the
     student, for forward and backward, and one of the teacher). Left, methods are compared at equal epochs; right,
@@ -155,7 +155,7 @@ def budget(table: pd.DataFrame) -> Figure:
     return results.budget(list(table["run"]))
 
 
-def published(table: pd.DataFrame) -> Figure:
+def published(table: pd.DataFrame) -> Drawing:
     """What methods add to the student that learns alone, in points of top-1. Left, open dots on grey: as published for
     CIFAR-100 and 240 epochs, a dot a pair of networks; right, filled dots on white: measured here, a dot a seed, less
     the lone student of the same seed, with the 95 % interval of the mean where there are three or more. Data, networks
@@ -165,14 +165,14 @@ def published(table: pd.DataFrame) -> Figure:
     return results.published_and_measured(list(table["run"]))
 
 
-def learning_curves(table: pd.DataFrame) -> Figure:
+def learning_curves(table: pd.DataFrame) -> Drawing:
     """Accuracy and every loss term by epoch and method: mean over seeds, and a band of one standard deviation to each
     side. Terms stand as they enter the objective, before their β; those with v are weighted."""
     rows = _main(table)
     return results.learning_curves(_by_method(rows[rows["variant"] == ""]))
 
 
-FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
+FIGURES: dict[str, Callable[[pd.DataFrame], Drawing]] = {
     "01_motivation": motivation,
     "02_framework": framework,
     "03_feature_weight_matrix": feature_weight_matrix,
@@ -193,7 +193,7 @@ TOGETHER = {"04_difficulty", "10_published"}  # of all data sets
 ONCE = {"01_motivation", "02_framework", "03_feature_weight_matrix"}  # one data set is enough
 
 
-def _plan(table: pd.DataFrame) -> Iterator[tuple[str, Callable[[pd.DataFrame], Figure], pd.DataFrame, bool]]:
+def _plan(table: pd.DataFrame) -> Iterator[tuple[str, Callable[[pd.DataFrame], Drawing], pd.DataFrame, bool]]:
     """Name of the file, function, its part of the table, and whether it is missed where it can't be drawn."""
     taught = table[table["teacher"].notna()]["data"]
     others = list(taught.value_counts(sort=False).sort_values(ascending=False, kind="stable").index)
@@ -205,7 +205,7 @@ def _plan(table: pd.DataFrame) -> Iterator[tuple[str, Callable[[pd.DataFrame], F
             yield f"{name}_{short}", draw, table[table["data"] == data], False
 
 
-def _save(figure: Figure, name: str, says: str, out: Path) -> list[Path]:
+def _save(figure: Drawing, name: str, says: str, out: Path) -> list[Path]:
     by = f"pckd_nb {version('pckd_nb')}"
     about = {"Title": name, "Runs": " ".join(dict.fromkeys(run.fingerprint for run in figure.runs)), "Software": by}
     text = " ".join(says.split()) + "\n\n" + (caption(figure.runs) + " " if figure.runs else "") + f"Drawn by {by}.\n"
@@ -246,12 +246,10 @@ def _side_by_side(table: pd.DataFrame) -> list[Run]:
     rows = rows[(rows["variant"] == "") & (rows["seed"] == pckd.settings["seed"])]
     found = [run for run in _by_method(rows.drop_duplicates("method")) if run.embedding is not None]
     teacher = _teacher_of(pckd, table)
-    fits = (
-        teacher is not None
-        and teacher.embedding is not None
-        and teacher.settings["data"]["fingerprint"] == pckd.settings["data"]["fingerprint"]
-    )
-    return [teacher, *found] if fits else found
+    if teacher is None or teacher.embedding is None:
+        return found
+    same_data = teacher.settings["data"]["fingerprint"] == pckd.settings["data"]["fingerprint"]
+    return [teacher, *found] if same_data else found
 
 
 def _by_method(rows: pd.DataFrame) -> list[Run]:

@@ -4,9 +4,11 @@ Drawings are laid out in tenths of an inch on one axes without frame; numbers in
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -16,7 +18,7 @@ from matplotlib.path import Path
 
 from .. import preview, shapes
 from ..runs import Run, having
-from .canvas import COLORS, INK, MORE_COLORS, PALE, as_rgb, canvas, checked, color_of, epoch_axis
+from .canvas import COLORS, INK, MORE_COLORS, PALE, Drawing, as_rgb, canvas, checked, color_of, epoch_axis
 
 TRAINED, FROZEN, PREVIEW, FEATURES = COLORS["PCKD"], COLORS["teacher"], MORE_COLORS[1], MORE_COLORS[3]
 DARK_GREEN, DARK_ORANGE = "#00694C", "#A84800"  # the same two for text
@@ -25,7 +27,7 @@ WIDTH, TEXT = 8.6, 8  # inches, points: 6.6 points where a page shrinks them to 
 SIGNED = "RdBu_r"  # blue, white at 0, red: the colour-blind can tell them apart
 
 
-def motivation(run: Run) -> Figure:
+def motivation(run: Run) -> Drawing:
     """(a) What KD, feature methods and PCKD take of a network. (b) The preview strategy in this run: difficulty γ of
     the training images and their weight v in the first, middle and last epoch; threshold and weights by epoch.
 
@@ -47,9 +49,9 @@ def motivation(run: Run) -> Figure:
         _taken(ax, _picture_of(run))
         title = f"(b)  How much every image counts: strategy {strategy}, {run.title}"
         ax.text(0, -7, title, fontsize=10, fontweight="bold", va="center")
-        ax = None
+        last_ax: Axes | None = None
         for column, epoch in enumerate(epochs):
-            ax = figure.add_subplot(grid[1:, column], sharey=ax)
+            last_ax = ax = figure.add_subplot(grid[1:, column], sharey=last_ax)
             _weighted(ax, run, strategy, epoch, right)
             ax.tick_params(labelleft=column == 0)
             ax.set_ylabel("share of images (%)" if column == 0 else "")
@@ -79,7 +81,7 @@ def motivation(run: Run) -> Figure:
     return figure
 
 
-def framework(run: Run | None = None) -> Figure:
+def framework(run: Run | None = None) -> Drawing:
     """PCKD on one image: its rotated views, both networks, every loss where it attaches, and where v enters.
 
     run: one with a gallery lends the image; otherwise an image of shapes100 is drawn.
@@ -159,7 +161,7 @@ def framework(run: Run | None = None) -> Figure:
 
         objective = "L  =  mean CE  +  β_kd · mean(v · L_KD)  +  β_fa · L_FA  +  β_ca · L_CA  +  β_cc · mean(v · L_CC)"
         _box(ax, (43.2, -1.7), (86, 3), objective, INK, fill="white", fontsize=9.5, bold=True)
-        marks = [Patch(facecolor=_tint(color), edgecolor=color, label=label)
+        marks: list[Artist] = [Patch(facecolor=_tint(color), edgecolor=color, label=label)
                  for color, label in ((TRAINED, "trained"), (FROZEN, "frozen"), (PREVIEW, "preview"))]  # fmt: skip
         marks += [
             Patch(facecolor=INK, label="loss"),
@@ -171,7 +173,7 @@ def framework(run: Run | None = None) -> Figure:
     return figure
 
 
-def feature_weight_matrix(run: Run, classes: Sequence[int] | None = None, samples: int = 8) -> Figure:
+def feature_weight_matrix(run: Run, classes: Sequence[int] | None = None, samples: int = 8) -> Drawing:
     """Features times weights is logits, in a run's own numbers: every column of Wᵀ is the center of a category.
 
     classes: 2 to 12 numbers; left out, 8 spread evenly over those with test images. samples: 1 to 16 test images,
@@ -239,11 +241,11 @@ def feature_weight_matrix(run: Run, classes: Sequence[int] | None = None, sample
         one = owners[row]
         short = [name if len(name) <= 16 else name[:15] + "…" for name in (names[c] for c in classes)]
         for k, name in enumerate(short):
-            look = dict(color=DARK_GREEN, fontweight="bold") if k == one else {}
+            look: dict[str, Any] = dict(color=DARK_GREEN, fontweight="bold") if k == one else {}
             for left, high in ((left_w, long / 2), (left_z, down / 2)):
                 ax.text(left + (k + 0.5) * cell_x, high + 0.6, name, rotation=90, ha="center", va="bottom",
                         fontsize=TEXT, **look)  # fmt: skip
-        for i, k in enumerate(owners):
+        for i, k in enumerate(owners.tolist()):
             y = down / 2 - (i + 0.5) * cell_y
             look = dict(fontweight="bold") if i == row else {}
             ax.text(-0.6, y, short[k], ha="right", va="center", fontsize=TEXT, **look)
@@ -270,7 +272,7 @@ def _weighted(ax: Axes, run: Run, strategy: str, epoch: int, right: float) -> No
     parts = gamma[gamma <= limit], gamma[gamma > limit]
     percent = [np.full(len(part), 100 / len(gamma)) for part in parts]
     colors = [to_rgba(TRAINED, 0.4), to_rgba(PREVIEW, 0.5)]
-    bars = dict(bins=24, range=(0, right), weights=percent, color=colors)
+    bars: dict[str, Any] = dict(bins=24, range=(0, right), weights=percent, color=colors)
     ax.hist([part.clip(0, right) for part in parts], stacked=True, **bars)
     ax.set(xlim=(0, right), xlabel="difficulty γ", title=f"epoch {epoch}")
     ax.tick_params(labelsize=TEXT)
@@ -283,7 +285,7 @@ def _weighted(ax: Axes, run: Run, strategy: str, epoch: int, right: float) -> No
     weight.axis("off")
     weight.axvline(limit, color=INK, linewidth=1, linestyle=":")
     far = limit > 0.6 * right
-    beside = dict(ha="right" if far else "left", va="center", fontsize=TEXT, textcoords="offset points")
+    beside: dict[str, Any] = dict(ha="right" if far else "left", va="center", fontsize=TEXT, textcoords="offset points")
     easy = round(100 * len(parts[0]) / len(gamma))
     for y, text, color, font in (
         (1.46, f"εₜ = {limit:.2f}", INK, "normal"),
@@ -338,7 +340,8 @@ def _off(ax: Axes, x: tuple[float, float], y: tuple[float, float]) -> None:
 
 
 def _tint(color: str) -> tuple[float, float, float]:
-    return tuple(1 - 0.16 * (1 - part) for part in to_rgba(color)[:3])
+    red, green, blue = (1 - 0.16 * (1 - part) for part in to_rgba(color)[:3])
+    return red, green, blue
 
 
 def _box(ax: Axes, center: tuple[float, float], size: tuple[float, float], text: str, color: str, *,

@@ -2,11 +2,11 @@
 
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
@@ -25,7 +25,20 @@ from .arms import (
     swept,
     training_flops,
 )
-from .canvas import COLORS, INK, MORE_COLORS, PALE, canvas, checked, color_of, epoch_axis, label_of, legend, lines
+from .canvas import (
+    COLORS,
+    INK,
+    MORE_COLORS,
+    PALE,
+    Drawing,
+    canvas,
+    checked,
+    color_of,
+    epoch_axis,
+    label_of,
+    legend,
+    lines,
+)
 
 __all__ = [
     "accuracy", "budget", "comparison_table", "learning_curves", "published_and_measured", "published_gains",
@@ -48,7 +61,7 @@ LEAST_RANGE = 12  # points of accuracy on the axis of a sweep, so that noise is 
 NO_TERMS = {"epoch", "lr", "threshold", "mean_weight", "full_weight_share", "train_top1"}
 
 
-def learning_curves(runs: Run | Sequence[Run]) -> Figure:
+def learning_curves(runs: Run | Sequence[Run]) -> Drawing:
     """Accuracy and every loss term by epoch, a small panel each, one line a run. Runs that differ in the seed alone
     share one: their mean, and a band of one standard deviation to each side."""
     runs = checked(runs, whole_epoch=True)
@@ -59,11 +72,11 @@ def learning_curves(runs: Run | Sequence[Run]) -> Figure:
     best = min(100.5, 1.05 * max(run.history[name].max() for run in runs for name in ACCURACIES) + 1)
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
-    groups: dict[Hashable, tuple[dict[str, object], list[Run]]] = {}
+    groups: dict[Hashable, tuple[dict[str, Any], list[Run]]] = {}
     for line, run in zip(lines(runs), runs, strict=True):
         groups.setdefault((line["label"], len(run.history), study_of(run)), (line, []))[1].append(run)
     with canvas(runs, 2.4 * columns, 2.2 * rows + 0.7) as figure:
-        figure.get_layout_engine().set(h_pad=0.08)
+        figure.set_layout_engine("constrained", h_pad=0.08)
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for ax, name in zip(axes, panels, strict=False):
             for line, group in groups.values():
@@ -87,7 +100,7 @@ def learning_curves(runs: Run | Sequence[Run]) -> Figure:
     return figure
 
 
-def accuracy(runs: Run | Sequence[Run]) -> Figure:
+def accuracy(runs: Run | Sequence[Run]) -> Drawing:
     """Final test accuracies as bars. Runs that differ in the seed alone share one: their mean ± standard deviation,
     and a point each."""
     runs = checked(runs, whole_epoch=True)
@@ -114,21 +127,21 @@ def accuracy(runs: Run | Sequence[Run]) -> Figure:
     return figure
 
 
-def sweep(runs: Run | Sequence[Run], factor: str) -> Figure:
+def sweep(runs: Run | Sequence[Run], factor: str) -> Drawing:
     """Accuracy against one factor of `FACTORS`, a panel of `sweeps`."""
     if factor not in FACTORS:
         raise ValueError(f"unknown factor '{factor}'; known: {', '.join(FACTORS)}")
     return _draw_sweep(swept(runs, [factor]), 3.6, 3.5)
 
 
-def sweeps(runs: Run | Sequence[Run]) -> Figure:
+def sweeps(runs: Run | Sequence[Run]) -> Drawing:
     """Accuracy against β_cc, β_fa, β_ca and ε, as far as `runs` have them: see `swept`. Mean ± standard deviation, a
     dot a seed; lines for KD and supervised training with the same seeds; the published default is marked. Each panel
     has a scale of its own, and the lines that it reaches."""
     return _draw_sweep(swept(runs), 7.1, 5.2)
 
 
-def _draw_sweep(sweep: Sweep, width: float, height: float) -> Figure:
+def _draw_sweep(sweep: Sweep, width: float, height: float) -> Drawing:
     points, references = sweep.points, sweep.references
     runs = all_of(*(seeds for values in points.values() for seeds in values.values()))
     recipe, columns = runs[0].settings["recipe"]["name"], min(2, len(points))
@@ -140,7 +153,7 @@ def _draw_sweep(sweep: Sweep, width: float, height: float) -> Figure:
         axes = figure.subplots(-(-len(points) // columns), columns, squeeze=False).ravel()
         means = {title: accuracies(seeds).mean() for title, seeds in references.items()}
         for title, mean in means.items():
-            line = dict(color=COLORS[title], dashes=LINES[title], linewidth=1.3)
+            line: dict[str, Any] = dict(color=COLORS[title], dashes=LINES[title], linewidth=1.3)
             entries.append(Line2D([], [], **line, label=f"{title}: {mean:.1f}"))
             for ax in axes[: len(points)]:
                 ax.axhline(mean, **line)
@@ -187,7 +200,7 @@ def _mean_and_sd(seeds: Seeds) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
-def _points(ax: Axes, points: Mapping[float, Seeds], color: str) -> None:
+def _points(ax: Axes, points: Mapping[int, Seeds] | Mapping[float, Seeds], color: str) -> None:
     """Mean ± standard deviation at every x, joined by a line, and a dot a seed."""
     means, spread = zip(*map(_mean_and_sd, points.values()), strict=True)
     ax.errorbar(list(points), means, yerr=spread, color=color, marker="_", markersize=9, elinewidth=1.2, linewidth=1.5)
@@ -195,7 +208,7 @@ def _points(ax: Axes, points: Mapping[float, Seeds], color: str) -> None:
         ax.scatter([x] * len(seeds), accuracies(seeds), s=12, color=color, alpha=0.5, linewidth=0, zorder=3)
 
 
-def budget(runs: Run | Sequence[Run]) -> Figure:
+def budget(runs: Run | Sequence[Run]) -> Drawing:
     """Accuracy against training budget, left by epochs, right by compute (see `training_flops`), for supervised, KD and
     PCKD without options, and for arms with options that were trained for several budgets: mean ± standard deviation of
     all seeds there are, a dot a seed. Raises ValueError where no method was trained for two budgets on the same data.
@@ -205,7 +218,7 @@ def budget(runs: Run | Sequence[Run]) -> Figure:
         left, right = figure.subplots(1, 2, sharey=True)
         others = [name for name in points if name not in COLORS]
         colors = {name: COLORS.get(name) or MORE_COLORS[others.index(name) % len(MORE_COLORS)] for name in points}
-        costs = []
+        costs: list[float] = []
         for name, of_epochs in points.items():
             of_cost = {training_flops(next(iter(seeds.values()))) / 1e12: seeds for seeds in of_epochs.values()}
             _points(left, of_epochs, colors[name])
@@ -253,7 +266,7 @@ def published_gains(published: pd.DataFrame) -> pd.DataFrame:
     return wide.sub(wide.loc["Student"]).drop(index=["Student", "Teacher"]).dropna(axis=1, how="all")
 
 
-def published_and_measured(runs: Run | Sequence[Run], published: str | Path | None = None) -> Figure:
+def published_and_measured(runs: Run | Sequence[Run], published: str | Path | None = None) -> Drawing:
     """What methods add to the student trained alone, in points of top-1: left as published, right as measured here.
 
     Data, networks and lengths of training differ, so neither accuracies nor the size of the gains compare; their
@@ -268,7 +281,7 @@ def published_and_measured(runs: Run | Sequence[Run], published: str | Path | No
     rows = sum(len(arms) + 4 for arms in groups)  # with what titles and ticks take
     height = max(len(gains) + 4, rows) * 0.17 + 1
     with canvas(drawn, 7.1, height) as figure:
-        left, right = figure.subfigures(1, 2, width_ratios=(1, 1.05))
+        left, right = figure.subfigures(1, 2, width_ratios=(1, 1.05), squeeze=False)[0]
         ax = left.add_subplot(facecolor="#F6F6F6")
         for row, (method, values) in enumerate(gains.iterrows()):
             color = COLORS.get(method.split("_")[0], "#777777")

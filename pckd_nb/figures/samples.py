@@ -2,25 +2,25 @@
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator
 
 from .. import analysis, preview
 from ..runs import Run, having
-from .canvas import CLASS_COLORS, COLORS, INK, PALE, canvas, checked, color_of, epoch_axis, label_of, thumbnail
+from .canvas import CLASS_COLORS, COLORS, INK, PALE, Drawing, canvas, checked, color_of, epoch_axis, label_of, thumbnail
 
 PAGE = 7.1  # inches: two columns of a journal
 SMALL = 6.5  # points, of what stands beside small pictures
 
 
-def difficulty_gallery(run: Run, rows: int = 4, columns: int = 10) -> Figure:
+def difficulty_gallery(run: Run, rows: int = 4, columns: int = 10) -> Drawing:
     """Training images from easy to hard, read like text, with their class and γ after the last epoch."""
     runs = checked(run, "gallery")
     gallery, classes = run.gallery, run.settings["data"]["classes"]
@@ -43,7 +43,7 @@ def difficulty_gallery(run: Run, rows: int = 4, columns: int = 10) -> Figure:
     return figure
 
 
-def difficulty_galleries(runs: Run | Sequence[Run], rows: int = 2, columns: int = 10) -> Figure:
+def difficulty_galleries(runs: Run | Sequence[Run], rows: int = 2, columns: int = 10) -> Drawing:
     """Training images of several data sets from easy (left) to hard (right), a band a data set, with γ under each.
 
     Columns are evenly spaced ranks of γ in the last epoch, from the easiest image to the hardest. Where the true
@@ -78,7 +78,7 @@ def difficulty_galleries(runs: Run | Sequence[Run], rows: int = 2, columns: int 
             for place, i in enumerate(shown):
                 x, y = left + place // rows * 1.08, top + place % rows * line
                 thumbnail(ax, gallery["images"][i], x, y)
-                style = dict(ha="center", va="top", fontsize=SMALL)
+                style: dict[str, Any] = dict(ha="center", va="top", fontsize=SMALL)
                 ax.text(x + 0.5, y + 1.05, f"γ {_short(float(gallery['difficulty'][i]))}", **style)
                 if run.ground_truth is not None:
                     known = float(run.ground_truth[gallery["index"][i]])
@@ -98,7 +98,7 @@ def _short(gamma: float) -> str:
     return f"{max(0.0, gamma):.2f}" if gamma < 9.995 else f"{gamma:.1f}"  # a cross-entropy may be -0
 
 
-def weights_over_epochs(runs: Run | Sequence[Run]) -> Figure:
+def weights_over_epochs(runs: Run | Sequence[Run]) -> Drawing:
     """Mean weight of the samples, and the share of them with v = 1, by epoch; a line a run.
 
     Runs that differ in their strategy alone are named by it. A method that weights no sample has v = 1 throughout.
@@ -106,11 +106,11 @@ def weights_over_epochs(runs: Run | Sequence[Run]) -> Figure:
     """
     runs = checked(runs, whole_epoch=True)
     names = _strategies_or_labels(runs)
-    looks: dict[str, dict[str, object]] = {}
+    looks: dict[str, dict[str, Any]] = {}
     spare = [color for color in CLASS_COLORS if color not in (COLORS["PCKD"], "#F0E442")]  # yellow makes no line
     for name, run in zip(names, runs, strict=True):
         if name not in looks:
-            look = {"color": spare[len(looks) % len(spare)], "linewidth": 1.8, "zorder": 3}
+            look: dict[str, Any] = {"color": spare[len(looks) % len(spare)], "linewidth": 1.8, "zorder": 3}
             # lines may lie on each other: of three in turn, each shows in the gaps of the others
             look |= {"linestyle": (3 * (len(looks) % 3), (5, 4)), "label": name}
             if run.settings["method"]["title"] == "PCKD" and not run.variant:  # wide, to be seen below the others
@@ -145,7 +145,7 @@ def _strategies_or_labels(runs: list[Run]) -> list[str]:
     return [label_of(run, runs) for run in runs]
 
 
-def trajectories(run: Run, each: int = 3) -> Figure:
+def trajectories(run: Run, each: int = 3) -> Drawing:
     """Cross-entropy and γ of single training samples by epoch: always easy, learned late and never learned ones.
 
     The kinds are those of `analysis.kinds_of_samples`. Of each, up to `each` (1 to 5) samples are shown: those in the
@@ -240,7 +240,7 @@ def _thumbnails(ax: Axes, run: Run, picked: np.ndarray, each: int) -> None:
     ax.axis("off")
 
 
-def preview_weights(run: Run) -> Figure:
+def preview_weights(run: Run) -> Drawing:
     """The preview strategy at work: threshold and weights by epoch; γ and its weights in the first and last epoch."""
     runs = checked(run, whole_epoch=True)
     name = run.method_settings.get("strategy")
@@ -278,7 +278,7 @@ def preview_weights(run: Run) -> Figure:
                 ax.axvline(limit, color=INK, linewidth=1, linestyle=":")
                 ax.set(xlim=(0, right), xlabel="γ")
             side, shift = ("right", -4) if limit > 0.6 * right else ("left", 4)
-            place = dict(xycoords=("data", "axes fraction"), textcoords="offset points")
+            place: dict[str, Any] = dict(xycoords=("data", "axes fraction"), textcoords="offset points")
             above.annotate(f"ε_t = {limit:.2f}", (limit, 0.9), (shift, 0), ha=side, **place)
         figure.suptitle(
             f"{run.title}: hard samples are previewed with small weights", x=0.01, ha="left", fontweight="bold"
@@ -286,7 +286,7 @@ def preview_weights(run: Run) -> Figure:
     return figure
 
 
-def difficulty_against_truth(run: Run, bins: int = 8) -> Figure:
+def difficulty_against_truth(run: Run, bins: int = 8) -> Drawing:
     """γ after the last epoch against the known difficulty: median, middle half and middle nine tenths a bin."""
     runs = checked(run)
     correlation = analysis.difficulty_vs_truth(run)

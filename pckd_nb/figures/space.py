@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 
 from .. import analysis
 from ..runs import Run
-from .canvas import CLASS_COLORS, INK, PALE, canvas, checked, is_teacher, label_of
+from .canvas import CLASS_COLORS, INK, PALE, Drawing, canvas, checked, is_teacher, label_of
 
 PAGE = 7.1  # inches: two columns of a journal
 SMALL = 6.5  # points, of what stands beside small panels
@@ -21,7 +20,7 @@ SHOWN = 50  # features of a class on a map: more hide each other and take long
 MARKERS = "os^Dv"  # of groups, when ten colours are used up
 
 
-def feature_map(runs: Run | Sequence[Run], classes: Sequence[int] | None = None, seed: int = 0) -> Figure:
+def feature_map(runs: Run | Sequence[Run], classes: Sequence[int] | None = None, seed: int = 0) -> Drawing:
     """t-SNE of test features with the category centers (stars), a panel a run, and how pure neighbourhoods are.
 
     classes: at most ten numbers; left out, ten spread evenly over all. seed: of the maps. A map has at most the first
@@ -60,7 +59,7 @@ def feature_map(runs: Run | Sequence[Run], classes: Sequence[int] | None = None,
     return figure
 
 
-def center_map(runs: Run | Sequence[Run], seed: int = 0) -> Figure:
+def center_map(runs: Run | Sequence[Run], seed: int = 0) -> Drawing:
     """Do related categories lie together? t-SNE of all category centers, a column a run, a row a grouping.
 
     Under each panel: how often the 3 nearest centers (cosine, in the full space) are of the same group, and what
@@ -82,14 +81,15 @@ def center_map(runs: Run | Sequence[Run], seed: int = 0) -> Figure:
         grid = figure.add_gridspec(len(groups), len(runs) + 1, width_ratios=[side] * len(runs) + [1.1])
         for row, (grouping, of_class) in enumerate(groups.items()):
             names = list(dict.fromkeys(of_class))
-            looks = [
+            looks: list[dict[str, Any]] = [
                 dict(marker=MARKERS[i // len(CLASS_COLORS) % len(MARKERS)], color=CLASS_COLORS[i % len(CLASS_COLORS)])
                 for i in range(len(names))
             ]
             for column, (run, xy) in enumerate(zip(runs, maps, strict=True)):
                 ax = figure.add_subplot(grid[row, column])
                 for name, look in zip(names, looks, strict=True):
-                    ax.scatter(*xy[np.array(of_class) == name].T, s=17, linewidth=0, alpha=0.9, **look)
+                    x, y = xy[np.array(of_class) == name].T
+                    ax.scatter(x, y, s=17, linewidth=0, alpha=0.9, **look)
                 if not row:
                     ax.set_title(_panel_title(run, runs), fontsize=8)
                 ax.set_xlabel(_nearest_share(run, grouping, of_class), fontsize=SMALL)
@@ -108,7 +108,7 @@ def center_map(runs: Run | Sequence[Run], seed: int = 0) -> Figure:
     return figure
 
 
-def _small_center_map(runs: list[Run]) -> Figure:
+def _small_center_map(runs: list[Run]) -> Drawing:
     about = runs[0].settings["data"]
     side = _side(runs, len(about["classes"]), beside=1.9)
     with canvas(runs, side * len(runs) + 1.9, side + 1.35) as figure:
@@ -125,7 +125,7 @@ def _small_center_map(runs: list[Run]) -> Figure:
     return figure
 
 
-def logit_correlation(runs: Sequence[Run]) -> Figure:
+def logit_correlation(runs: Sequence[Run]) -> Drawing:
     """Correlation of every two logits over test images, a panel a network, and how students' differ from the teacher's.
 
     Logits are features · centers: the bias is the same for every image and changes no correlation. Classes are ordered
@@ -153,7 +153,7 @@ def logit_correlation(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def center_geometry(runs: Sequence[Run]) -> Figure:
+def center_geometry(runs: Sequence[Run]) -> Drawing:
     """Do students arrange their categories as the teacher does? Cosine similarities of all pairs of category centers.
 
     Above, as matrices, classes ordered by their first grouping; below, every pair: the student's against the teacher's
@@ -223,7 +223,7 @@ def _teacher_and_students(runs: Run | Sequence[Run]) -> tuple[Run, list[Run]]:
 
 
 @contextmanager
-def _two_rows(runs: list[Run], title: str, note: str) -> Iterator[tuple[Figure, np.ndarray, Axes]]:
+def _two_rows(runs: list[Run], title: str, note: str) -> Iterator[tuple[Drawing, np.ndarray, Axes]]:
     """A canvas with a row of matrices, the teacher's first, and below each student's another panel; the corner below
     the teacher's is left for what explains them. Gives figure, axes (2, runs), corner."""
     side = _side(runs)

@@ -13,25 +13,26 @@ Rows are view-major: the upright view is rows [:B], and labels of all rows are l
 """
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
-
-from .base import KD, Batch, Supervised, Terms, remember_arguments, resolve, upright_cross_entropy
+from .base import KD, Batch, Method, Supervised, Terms, remember_arguments, resolve, upright_cross_entropy
 from .baselines import BASELINES, NOT_BUILT, baseline
 from .pckd import PCKD
 
 __all__ = [
-    "BASELINES", "KD", "METHODS", "NOT_BUILT", "PCKD", "Batch", "Supervised", "Terms", "baseline",
+    "BASELINES", "KD", "METHODS", "Method", "NOT_BUILT", "PCKD", "Batch", "Supervised", "Terms", "baseline",
     "make", "remember_arguments", "resolve", "upright_cross_entropy",
 ]  # fmt: skip
 
-METHODS: dict[str, type[nn.Module]] = {"supervised": Supervised, "kd": KD, "pckd": PCKD}
+METHODS: dict[str, Callable[..., Method]] = {"supervised": Supervised, "kd": KD, "pckd": PCKD}
 
 
-def make(name: str, **settings: Any) -> nn.Module:
+def make(name: str, **settings: Any) -> Method:
     """A method or baseline by its name. Raises ValueError for an unknown name, or a setting that it does not have or
-    can't take."""
+    can't take, TypeError for one that is no number."""
+    if not isinstance(name, str):
+        raise TypeError(f"a method is chosen by its name, got {type(name).__name__}")
     if name.lower() in METHODS:
         build = METHODS[name.lower()]
         parameters = inspect.signature(build).parameters.values()
@@ -39,8 +40,8 @@ def make(name: str, **settings: Any) -> nn.Module:
         for setting in settings:
             if setting not in known:
                 has = ", ".join(known) or "none"
-                raise ValueError(f"method {name.lower()} has no setting '{setting}'; its settings: {has}")
+                raise ValueError(f"method {name.lower()} has no setting {setting!r}; its settings: {has}")
         return build(**settings)
     if name.lower() not in {known.lower() for known in (*BASELINES, *NOT_BUILT)}:
-        raise ValueError(f"unknown method '{name}'; known: {', '.join([*METHODS, *BASELINES])}")
+        raise ValueError(f"unknown method {name!r}; known: {', '.join([*METHODS, *BASELINES])}")
     return baseline(name, **settings)

@@ -16,10 +16,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import losses
 from ..models import Classifier, FeatureMaps, Output
-from .base import Batch, Terms, check_settings, remember_arguments, same_classes, unweighted, upright_cross_entropy
+from .base import (
+    Batch,
+    Terms,
+    check_labels,
+    check_settings,
+    needs_teacher,
+    remember_arguments,
+    same_classes,
+    unweighted,
+    upright_cross_entropy,
+)
 
 Shape = tuple[int, int, int]  # (C, H, W) of a feature map
+Shapes = Sequence[Shape]
 
 
 class Baseline(nn.Module):
@@ -60,9 +72,7 @@ class Baseline(nn.Module):
         self.prepare(student, teacher, *aligned(*shapes.values()))
         return self
 
-    def prepare(
-        self, student: Classifier, teacher: Classifier, narrow: Sequence[Shape] = (), wide: Sequence[Shape] = ()
-    ) -> None:
+    def prepare(self, student: Classifier, teacher: Classifier, narrow: Shapes = (), wide: Shapes = ()) -> None:
         """Make the modules that need the networks' sizes. narrow, wide: paired shapes of student's, teacher's maps."""
 
     def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
@@ -70,7 +80,8 @@ class Baseline(nn.Module):
         raise NotImplementedError
 
     def forward(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Terms:
-        cross_entropy = upright_cross_entropy(student, batch)
+        cross_entropy = upright_cross_entropy(student, batch, self.views)
+        needs_teacher(self, teacher)
         terms = {"cross_entropy": cross_entropy.mean()}
         terms[self.title.lower()] = term = self.term(student, teacher.detach(), batch)
         weight = self.weight * min(1, epoch / self.warmup_epochs)
@@ -89,12 +100,12 @@ class FitNet(Baseline):
     def __init__(self, weight: float = 100):
         super().__init__(weight)
 
-    def prepare(self, student, teacher, narrow=(), wide=()):
+    def prepare(self, student: Classifier, teacher: Classifier, narrow: Shapes = (), wide: Shapes = ()) -> None:
         self.hint = -min(2, len(narrow))
         channels = narrow[self.hint][0], wide[self.hint][0]
         self.regressor = nn.Sequential(nn.Conv2d(*channels, 1), nn.BatchNorm2d(channels[1]), nn.ReLU())
 
-    def term(self, student, teacher, batch):
+    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         own, known = same_size(student.maps[self.hint], teacher.maps[self.hint])
         return F.mse_loss(self.regressor(own), known)
 
@@ -111,10 +122,10 @@ class AT(Baseline):
         super().__init__(weight)
         self.make = torchdistill("losses").ATLoss
 
-    def prepare(self, student, teacher, narrow=(), wide=()):
+    def prepare(self, student: Classifier, teacher: Classifier, narrow: Shapes = (), wide: Shapes = ()) -> None:
         self.loss = self.make(pairs(len(narrow)), mode="code")
 
-    def term(self, student, teacher, batch):
+    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         resized = [same_size(*pair) for pair in zip(*aligned(student.maps, teacher.maps), strict=True)]
         return self.loss(*(io(*maps) for maps in zip(*resized, strict=True)))
 
@@ -135,7 +146,7 @@ class SP(Baseline):
         self.loss = torchdistill("losses").SPKDLoss("0", "0", reduction="batchmean")
         self.loss.matmul_and_normalize = similarities
 
-    def term(self, student, teacher, batch):
+    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         return self.loss(io(student.maps[-1]), io(teacher.maps[-1]))
 
 
@@ -154,11 +165,11 @@ class CC(Baseline):
         kernel = {"type": "gaussian", "gamma": 0.4, "max_p": 2}
         self.loss = torchdistill("losses").CCKDLoss("0", "0", kernel, reduction="batchmean")
 
-    def prepare(self, student, teacher, narrow=(), wide=()):
+    def prepare(self, student: Classifier, teacher: Classifier, narrow: Shapes = (), wide: Shapes = ()) -> None:
         self.embed_student = nn.Linear(student.feature_width, 128)
         self.embed_teacher = nn.Linear(teacher.feature_width, 128)
 
-    def term(self, student, teacher, batch):
+    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         return self.loss(io(self.embed_student(student.features)), io(self.embed_teacher(teacher.features)))
 
 
@@ -175,12 +186,12 @@ class VID(Baseline):
         super().__init__(weight)
         self.make, self.regressor = torchdistill("losses").VIDLoss, torchdistill("models").Regressor4VID
 
-    def prepare(self, student, teacher, narrow=(), wide=()):
+    def prepare(self, student: Classifier, teacher: Classifier, narrow: Shapes = (), wide: Shapes = ()) -> None:
         self.loss = self.make(pairs(len(narrow)))
         sizes = ((own[0], known[0], known[0]) for own, known in zip(narrow, wide, strict=True))
         self.regressors = nn.ModuleList(self.regressor(*size, eps=1e-5, init_pred_var=5.0) for size in sizes).float()
 
-    def term(self, student, teacher, batch):
+    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         resized = [same_size(*pair) for pair in zip(*aligned(student.maps, teacher.maps), strict=True)]
         own, known = zip(*resized, strict=True)
         expected = [regressor(own_map) for regressor, own_map in zip(self.regressors, own, strict=True)]
@@ -199,7 +210,7 @@ class RKD(Baseline):
         check_settings({"distance": distance, "angle": angle}, {})
         self.loss = torchdistill("losses").RKDLoss("0", "0", distance, angle, reduction="mean")
 
-    def term(self, student, teacher, batch):
+    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         return self.loss(io(student.features), io(teacher.features))
 
 
@@ -214,7 +225,7 @@ class PKT(Baseline):
         super().__init__(weight)
         self.loss = torchdistill("losses").PKTLoss("0", "output", "0", "output")
 
-    def term(self, student, teacher, batch):
+    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         return self.loss(io(student.features), io(teacher.features))
 
 
@@ -237,7 +248,7 @@ class ReviewKD(Baseline):
         self.fusion = torchdistill("models").AttentionBasedFusion
         self.loss = torchdistill("losses").HierarchicalContextLoss("0", "output", "0", "output")
 
-    def prepare(self, student, teacher, narrow=(), wide=()):
+    def prepare(self, student: Classifier, teacher: Classifier, narrow: Shapes = (), wide: Shapes = ()) -> None:
         for _, height, width in wide:
             if height != width:
                 raise ValueError(f"ReviewKD fuses square feature maps, the teacher's are {height}×{width}")
@@ -247,11 +258,11 @@ class ReviewKD(Baseline):
         sizes = enumerate(zip(inputs, outputs, strict=True))
         self.fusions = nn.ModuleList(self.fusion(a, middle, b, uses_attention=i < deepest) for i, (a, b) in sizes)
 
-    def term(self, student, teacher, batch):
+    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         own, known = aligned(student.maps, teacher.maps)
         own = [F.interpolate(ours, theirs.shape[2:]) for ours, theirs in zip(own, known, strict=True)]
         own, known = [*own, student.features[:, :, None, None]], [*known, teacher.features[:, :, None, None]]
-        total, fused = 0.0, None
+        total, fused = student.features.new_zeros(()), None
         for fusion, ours, theirs in zip(reversed(self.fusions), reversed(own), reversed(known), strict=True):
             output, fused = fusion(ours, fused, theirs.shape[-1])
             total = total + self.loss(io((output, fused)), io(theirs))
@@ -270,7 +281,7 @@ class DIST(Baseline):
         check_settings({}, {"temperature": temperature})
         self.loss = torchdistill("losses").DISTLoss("0", "output", "0", "output", tau=temperature)
 
-    def term(self, student, teacher, batch):
+    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         return self.loss(io(student.logits), io(teacher.logits))
 
 
@@ -287,7 +298,7 @@ class LSKD(Baseline):
         self.temperature, self.cross_entropy_weight = temperature, cross_entropy_weight
         self.loss = torchdistill("losses").LogitStdKDLoss("0", "output", "0", "output", temperature, alpha=0)
 
-    def term(self, student, teacher, batch):
+    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         return self.temperature**2 * self.loss(io(student.logits), io(teacher.logits))
 
 
@@ -315,7 +326,7 @@ class DKD(Baseline):
         self.alpha, self.beta, self.temperature = alpha, beta, temperature
         self.warmup_epochs = whole(warmup_epochs)
 
-    def term(self, student, teacher, batch):
+    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         target, others = decoupled_kl(student.logits, teacher.logits, batch.labels, self.temperature)
         return (self.alpha * target + self.beta * others).mean()
 
@@ -339,15 +350,17 @@ def baseline(name: str, **settings: Any) -> Baseline:
     """A method to compare with, by a name in `BASELINES`, in capitals or not; settings such as weight=… replace the
     published ones. Raises ValueError for an unknown name or setting, one in `NOT_BUILT` with the reason, and where
     torchdistill is needed and not installed."""
+    if not isinstance(name, str):
+        raise TypeError(f"a baseline is chosen by its name, got {type(name).__name__}")
     names = {known.lower(): known for known in (*BUILT, *NOT_BUILT)}
     found = names.get(name.lower())
     if found is None:
-        raise ValueError(f"unknown baseline '{name}'; known: {', '.join(BASELINES)}")
+        raise ValueError(f"unknown baseline {name!r}; known: {', '.join(BASELINES)}")
     if found in NOT_BUILT:
         raise ValueError(f"{found} is not built: {NOT_BUILT[found]}; known: {', '.join(BASELINES)}")
     takes = inspect.signature(BUILT[found]).parameters
     if unknown := settings.keys() - takes.keys():
-        raise ValueError(f"{found} has no setting '{min(unknown)}'; it has {', '.join(takes)}")
+        raise ValueError(f"{found} has no setting {min(unknown)!r}; it has {', '.join(takes)}")
     return BUILT[found](**settings)
 
 
@@ -355,9 +368,13 @@ def decoupled_kl(student: Tensor, teacher: Tensor, labels: Tensor, temperature: 
     """T² · KL(teacher ‖ student) in two parts, (B,) each: between "the class of the label" and "another one", and
     among the others, renormalised. KD is target + (1 − p) · others, p being the teacher's probability of the label.
 
-    student, teacher: logits, (B, C) · labels: (B,)
+    student, teacher: logits, (B, C) · labels: (B,). Raises ValueError for what does not fit, TypeError for what is no
+    tensor or no number.
     """
-    label = F.one_hot(labels, student.shape[1]).bool()
+    losses.check_same_shape("logits", student, teacher)
+    check_labels(labels, student)
+    losses.check_temperature("temperature", temperature)
+    label = F.one_hot(labels.long(), student.shape[1]).bool()
 
     def parts(logits: Tensor) -> tuple[Tensor, Tensor]:
         log_p = (logits / temperature).log_softmax(1)
@@ -401,8 +418,8 @@ def aligned(student: Sequence[Any], teacher: Sequence[Any]) -> tuple[Sequence[An
 
 def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Two maps at the smaller one's resolution, the larger averaged down to it."""
-    size = [min(sides) for sides in zip(a.shape[2:], b.shape[2:], strict=True)]
-    a, b = (x if list(x.shape[2:]) == size else F.adaptive_avg_pool2d(x, size) for x in (a, b))
+    size = min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3])
+    a, b = (x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size) for x in (a, b))
     return a, b
 
 
@@ -413,6 +430,7 @@ def similarities(maps: Tensor) -> Tensor:
 
 
 def whole(epochs: int) -> int:
+    check_settings({"warmup_epochs": epochs}, {})
     if not (isinstance(epochs, int) and epochs >= 1):
         raise ValueError(f"warmup_epochs must be a whole number, at least 1, got {epochs}")
     return epochs

@@ -5,7 +5,7 @@ from torch import nn
 
 from .. import losses, preview
 from ..models import Classifier, Output
-from .base import Batch, Terms, check_settings, remember_arguments, same_classes, upright_cross_entropy
+from .base import Batch, Terms, check_settings, needs_teacher, remember_arguments, same_classes, upright_cross_entropy
 
 
 class PCKD(nn.Module):
@@ -16,8 +16,8 @@ class PCKD(nn.Module):
     Defaults are the published values, but β_kd: the published command has 0 ("PCKD without L_KD") and the full
     method's value is unknown; 1 is ours. A term whose β is 0 is not computed.
     strategy: a name in `preview.STRATEGIES` or a function (cross_entropy, difficulty, threshold) -> weight.
-    Raises ValueError for a β that is negative or not finite, temperature or epsilon ≤ 0, views outside 1 … 4,
-    or an unknown strategy.
+    Raises ValueError for a β that is negative or not finite, epsilon ≤ 0, temperature outside 1e-6 … 1e6, views
+    outside 1 … 4, or an unknown strategy; TypeError for what is no number.
     """
 
     title = "PCKD"
@@ -38,10 +38,13 @@ class PCKD(nn.Module):
         super().__init__()
         betas = {"beta_kd": beta_kd, "beta_fa": beta_fa, "beta_ca": beta_ca, "beta_cc": beta_cc}
         check_settings(betas, {"temperature": temperature, "epsilon": epsilon})
-        if views not in (1, 2, 3, 4):
+        check_settings({"views": views}, {})
+        if views not in (1, 2, 3, 4) or not isinstance(views, int):
             raise ValueError(f"views must be 1, 2, 3 or 4, got {views}")
+        if not callable(strategy) and not isinstance(strategy, str):
+            raise TypeError(f"strategy must be a name or a function, got {type(strategy).__name__}")
         if not callable(strategy) and strategy not in preview.STRATEGIES:
-            raise ValueError(f"unknown strategy '{strategy}'; known: {', '.join(preview.STRATEGIES)}")
+            raise ValueError(f"unknown strategy {strategy!r}; known: {', '.join(preview.STRATEGIES)}")
         self.beta_kd, self.beta_fa, self.beta_ca, self.beta_cc = beta_kd, beta_fa, beta_ca, beta_cc
         self.temperature, self.epsilon, self.views = temperature, epsilon, views
         self.strategy = strategy if callable(strategy) else preview.STRATEGIES[strategy]
@@ -70,9 +73,12 @@ class PCKD(nn.Module):
         return self
 
     def forward(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Terms:
+        needs_teacher(self, teacher)
+        if (self.beta_fa and not hasattr(self, "projector")) or (self.beta_cc and not hasattr(self, "embed_student")):
+            raise ValueError("bind PCKD to student and teacher before the first step: its heads have their widths")
         teacher = teacher.detach()
+        cross_entropy = upright_cross_entropy(student, batch, self.views)
         images, views = len(batch.labels), self.views
-        cross_entropy = upright_cross_entropy(student, batch)
 
         # How hard is every sample right now, and how much does it count?
         gamma = preview.difficulty(cross_entropy)

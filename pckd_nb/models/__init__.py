@@ -29,6 +29,8 @@ __all__ = [
     "create_model",
 ]  # fmt: skip
 
+LOADING = ("pretrained", "checkpoint", "weights", "cache_dir", "file")  # what a library's options that load begin with
+
 NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
 
 MODELS: dict[str, Callable[..., Classifier]] = {
@@ -56,8 +58,11 @@ PAIRS = (
 class HasClasses(Protocol):
     """What `create_model` reads of a data set."""
 
-    num_classes: int
-    channels: int
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def channels(self) -> int: ...
 
 
 def create_model(
@@ -129,7 +134,7 @@ def _from_torchvision(name: str, settings: dict[str, Any], num_classes: int, in_
     model = _build(partial(models.get_model, name), settings, num_classes=num_classes)
     if in_channels != 3:  # torchvision has no option for it
         first, old = next((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
-        kernel = dict(kernel_size=old.kernel_size, stride=old.stride, padding=old.padding, dilation=old.dilation)
+        kernel: Any = dict(kernel_size=old.kernel_size, stride=old.stride, padding=old.padding, dilation=old.dilation)
         model.set_submodule(first, nn.Conv2d(in_channels, old.out_channels, bias=old.bias is not None, **kernel))
     return as_classifier(model)
 
@@ -145,7 +150,7 @@ def _from_timm(name: str, settings: dict[str, Any], num_classes: int, in_channel
     )
 
 
-def _build(builder: Callable[..., nn.Module], settings: dict[str, Any], **sizes: int) -> nn.Module:
+def _build(builder: partial[nn.Module], settings: dict[str, Any], **sizes: int) -> nn.Module:
     try:
         return builder(**settings, **sizes)
     except TypeError as error:
@@ -160,6 +165,8 @@ def _option(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not (key.isidentifier() and equals):
         raise ValueError(f"'{text}' is not an option: expected name=value, as in timm:vit_tiny_patch16_224,img_size=32")
+    if key.startswith(LOADING):  # timm unpickles what it loads, and a run.json may come from anywhere
+        raise ValueError(f"'{text}' is not an option: weights are fresh; load_checkpoint reads a file or an address")
     try:
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError):

@@ -1,6 +1,6 @@
 """Feature maps of any network, by hooks: the last one of every resolution."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -27,7 +27,7 @@ class FeatureMaps:
         last: dict[tuple[int, int], tuple[int, str, int]] = {}  # resolution → nesting, name, channels
 
         def note(name: str, output: Tensor) -> None:
-            size = tuple(output.shape[2:])
+            size = output.shape[2], output.shape[3]
             deeper = size in last and nesting[name] > last[size][0]
             if size != (1, 1) and not deeper and output.data_ptr() != example.data_ptr():
                 last.pop(size, None)  # so that the order is that of the last appearance
@@ -47,7 +47,7 @@ class FeatureMaps:
         found: dict[tuple[str, tuple[int, int]], Tensor] = {}
 
         def note(name: str, output: Tensor) -> None:
-            found[name, tuple(output.shape[2:])] = output
+            found[name, (output.shape[2], output.shape[3])] = output
 
         with _listen(self.model, [name for name, _ in self.places], note):
             output = forward(x)
@@ -57,7 +57,7 @@ class FeatureMaps:
 
 
 @contextmanager
-def _listen(model: nn.Module, names: list[str], note: Callable[[str, Tensor], None]) -> Iterator[None]:
+def _listen(model: nn.Module, names: Iterable[str], note: Callable[[str, Tensor], None]) -> Iterator[None]:
     """note(name, output) whenever one of these layers gives something four-dimensional within the block."""
 
     def hook(name: str) -> Callable:

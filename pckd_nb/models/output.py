@@ -1,7 +1,7 @@
 """What PCKD needs to know of a network, and the last layer all networks here share."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 
@@ -29,8 +29,10 @@ class Output(NamedTuple):
         return self._each(lambda x: x.float() if x.itemsize == 2 else x)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Output":
-        *tensors, maps = self
-        return Output(*(x if x is None else change(x) for x in tensors), tuple(map(change, maps)))
+        bias = self.bias if self.bias is None else change(self.bias)
+        return Output(
+            change(self.features), change(self.logits), change(self.centers), bias, tuple(map(change, self.maps))
+        )
 
 
 class Classifier(nn.Module):
@@ -54,7 +56,7 @@ class Classifier(nn.Module):
     @property
     def head(self) -> nn.Linear:
         """The last layer, whose weight holds the category centers."""
-        return self.get_submodule(self.head_name)
+        return cast(nn.Linear, self.get_submodule(self.head_name))
 
     @property
     def feature_width(self) -> int:

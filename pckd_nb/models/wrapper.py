@@ -1,8 +1,8 @@
 """Any network that ends in a linear layer, as it is: torchvision's, timm's or your own."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ class WrappedClassifier(Classifier):
 
     @property
     def head(self) -> nn.Linear:
-        return self.module.get_submodule(self.head_name)
+        return cast(nn.Linear, self.module.get_submodule(self.head_name))
 
     def features(self, x: Tensor) -> Tensor:
         return self(x).features
@@ -43,7 +43,7 @@ class WrappedClassifier(Classifier):
             )
         return Output(features, logits, head.weight, head.bias)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         return self.module.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -100,7 +100,7 @@ def _find_by_running(module: nn.Module, layers: Mapping[str, nn.Linear], example
 
 
 @contextmanager
-def _watch(module: nn.Module, names: Any) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
+def _watch(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
     """(input, output) of every call of the named layers within the block; no hook is left behind."""
     calls: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
     handles = [
@@ -124,7 +124,7 @@ def _same_values(result: Any, output: Tensor) -> bool:
     return same_place and result.shape == output.shape
 
 
-def _listed(names: Any) -> str:
+def _listed(names: Iterable[str]) -> str:
     """At most six names, the last ones."""
     names = [repr(name) for name in names]
     return ", ".join(names if len(names) <= 6 else ["…", *names[-6:]])

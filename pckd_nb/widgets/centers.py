@@ -7,11 +7,10 @@ from typing import Any
 import ipywidgets
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from .. import analysis
 from ..datasets import Dataset, load_dataset
-from ..figures.canvas import CLASS_COLORS, PALE, label_of, thumbnail
+from ..figures.canvas import CLASS_COLORS, PALE, Drawing, label_of, thumbnail
 from ..figures.space import with_embeddings
 from ..runs import Run
 from .explorer import HARD, NONE, Explorer, check_category, cut, drawing, labelled
@@ -20,6 +19,8 @@ PERPLEXITIES = (5, 15, 50)
 MAP_POINTS = 400  # samples and centers on a map: 0.7 s of one core
 NEAREST = 5
 NO_DOWNLOAD = ("shapes100", "digits")  # data sets that are there, or drawn in seconds
+
+Map = tuple[np.ndarray, np.ndarray]  # positions of samples, of centers: (N, 2), (C, 2)
 
 
 def center_explorer(runs: Run | Sequence[Run], data: Dataset | None = None) -> Explorer:
@@ -32,7 +33,9 @@ def center_explorer(runs: Run | Sequence[Run], data: Dataset | None = None) -> E
     networks = _networks(runs)
     perplexities = _perplexities(runs[0])
     rows = _mapped(runs[0])
-    maps = {(name, p): _map(run, rows, p) for name, run in networks.items() for p in perplexities}
+    maps: dict[tuple[str, float], Map] = {
+        (name, p): _map(run, rows, p) for name, run in networks.items() for p in perplexities
+    }
     pictures = _pictures(runs[0], data)
     classes, labels = runs[0].settings["data"]["classes"], runs[0].embedding["labels"]
 
@@ -68,7 +71,7 @@ def center_explorer(runs: Run | Sequence[Run], data: Dataset | None = None) -> E
         ),
     }  # fmt: skip
 
-    def draw(network: str, perplexity: float, category: int, sample: int | None) -> Figure:
+    def draw(network: str, perplexity: float, category: int, sample: int | None) -> Drawing:
         picture = (network, perplexity, category, sample)
         return _draw_centers(networks[network], *picture, rows, maps[network, perplexity], pictures)
 
@@ -82,7 +85,7 @@ def center_state(
     category: int = 0,
     sample: int | None = None,
     data: Dataset | None = None,
-) -> Figure:
+) -> Drawing:
     """t-SNE of test features and category centers: a category's, its samples', and its nearest centers by cosine in the
     full space; or those of one sample, with its image.
 
@@ -112,9 +115,9 @@ def _draw_centers(
     category: int,
     sample: int | None,
     rows: np.ndarray,
-    place: tuple[np.ndarray, np.ndarray],
+    place: Map,
     pictures: np.ndarray | None,
-) -> Figure:
+) -> Drawing:
     xy, stars = place
     classes, embedding = run.settings["data"]["classes"], run.embedding
     centers = analysis.directions(embedding["centers"])
@@ -129,27 +132,29 @@ def _draw_centers(
     near = CLASS_COLORS[1]
     with drawing([run], 4.6) as figure:
         ax = figure.add_axes((0.015, 0.13, 0.5, 0.79))
-        ax.scatter(*xy[~own].T, s=9, color=PALE, alpha=0.7, linewidth=0)
-        ax.scatter(*stars.T, s=28, marker="*", color="#8A8A8A", linewidth=0)
-        ax.scatter(*xy[own].T, s=26, color=CLASS_COLORS[0], linewidth=0, zorder=3)
-        ax.scatter(*stars[category], s=230, marker="*", color=CLASS_COLORS[0], edgecolor="black", zorder=4)
+        ax.scatter(xy[~own, 0], xy[~own, 1], s=9, color=PALE, alpha=0.7, linewidth=0)
+        ax.scatter(stars[:, 0], stars[:, 1], s=28, marker="*", color="#8A8A8A", linewidth=0)
+        ax.scatter(xy[own, 0], xy[own, 1], s=26, color=CLASS_COLORS[0], linewidth=0, zorder=3)
+        x, y = stars[category]
+        ax.scatter(x, y, s=230, marker="*", color=CLASS_COLORS[0], edgecolor="black", zorder=4)
         for rank, c in enumerate(nearest, 1):
             if c != category:
-                ax.scatter(*stars[c], s=110, marker="*", color=near, edgecolor="black", linewidth=0.6, zorder=4)
+                x, y = stars[c]
+                ax.scatter(x, y, s=110, marker="*", color=near, edgecolor="black", linewidth=0.6, zorder=4)
             ax.annotate(
                 str(rank), stars[c], (6, 5), textcoords="offset points", fontweight="bold", fontsize=8, zorder=6
             )
         if sample is not None:
-            where = xy[np.flatnonzero(rows == sample)[0]]
-            ax.scatter(*where, s=120, facecolor="none", edgecolor=HARD, linewidth=2, zorder=5)
+            x, y = xy[np.flatnonzero(rows == sample)[0]]
+            ax.scatter(x, y, s=120, facecolor="none", edgecolor=HARD, linewidth=2, zorder=5)
         ax.set(xticks=[], yticks=[])
         for side in ax.spines.values():
             side.set_visible(True)
         ax.set_title(f"t-SNE of {cut(network, 28)}, perplexity {perplexity:g}")
 
         bars = figure.add_axes((0.74, 0.2, 0.23, 0.36))
-        color = [CLASS_COLORS[0] if c == category else near for c in nearest]
-        bars.barh(range(len(nearest)), cosine[nearest], color=color, height=0.65)
+        colors = [CLASS_COLORS[0] if c == category else near for c in nearest]
+        bars.barh(range(len(nearest)), cosine[nearest], color=colors, height=0.65)
         names = [f"{cut(classes[c], 24)}  {rank}" for rank, c in enumerate(nearest, 1)]
         bars.set_yticks(range(len(nearest)), names, fontsize=7.5)
         bars.set(ylim=(len(nearest) - 0.4, -0.6), xlim=(min(0, float(cosine[nearest].min())), 1))
@@ -161,17 +166,19 @@ def _draw_centers(
         top.axis("off")
         what = "centers nearest to this one" if sample is None else "centers nearest to this sample"
         bars.set_title(what, fontsize=8.5, loc="right")
-        guess = None if sample is None else classes[embedding["predictions"][sample]]
+        guess = "" if sample is None else classes[embedding["predictions"][sample]]
         some = [sample] if sample is not None else [int(row) for row in rows[own][:3]]
-        for i, row in enumerate(some if pictures is not None else ()):
-            thumbnail(top, pictures[row], 1.08 * i, 0)
         lines = textwrap.wrap(classes[category], 26)[:2]
         if sample is not None:
             lines += [f"test image {sample}", "", "predicted:", *textwrap.wrap(guess, 26)[:2]]
         if pictures is None:
             lines += ["", "(images are not in the record)"]
-        beside = (1.14, 0) if sample is not None and pictures is not None else (0, 1.04 if pictures is not None else 0)
-        top.text(*beside, "\n".join(lines), va="top", fontsize=8, linespacing=1.3)
+            x, y = 0.0, 0.0
+        else:  # beside one picture, below several
+            for i, row in enumerate(some):
+                thumbnail(top, pictures[row], 1.08 * i, 0)
+            x, y = (1.14, 0.0) if sample is not None else (0.0, 1.04)
+        top.text(x, y, "\n".join(lines), va="top", fontsize=8, linespacing=1.3)
         top.set(xlim=(0, 3.2), ylim=(1.23, -0.03), aspect="equal", anchor="NW")
         for marker, size, color, label in (
             ("o", 5, CLASS_COLORS[0], "its test images"),
@@ -180,8 +187,8 @@ def _draw_centers(
         ):
             edge = "black" if marker == "*" else color
             ax.plot([], [], marker, markersize=size, color=color, markeredgecolor=edge, label=label)
-        place = dict(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, columnspacing=1)
-        ax.legend(fontsize=7.5, handletextpad=0.1, **place)
+        below: dict[str, Any] = dict(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, columnspacing=1)
+        ax.legend(fontsize=7.5, handletextpad=0.1, **below)
     listed = ", ".join(f"{classes[c]} ({cosine[c]:.2f})" for c in nearest)
     subject = f"the center of {name}" if sample is None else f"test image {sample}, {name}, predicted as {guess}"
     figure.alt = (
@@ -221,7 +228,7 @@ def _mapped(run: Run, sample: int | None = None) -> np.ndarray:
     return np.union1d(rows, [] if sample is None else [sample]).astype(int)
 
 
-def _map(run: Run, rows: np.ndarray, perplexity: float) -> tuple[np.ndarray, np.ndarray]:
+def _map(run: Run, rows: np.ndarray, perplexity: float) -> Map:
     return analysis.embed(run.embedding["features"][rows], run.embedding["centers"], 0, perplexity)
 
 

@@ -1,14 +1,15 @@
 """Contrast: what attracts and what repels."""
 
+from typing import Any
+
 import ipywidgets
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from .. import losses
-from ..figures.canvas import CLASS_COLORS, INK, PALE
+from ..figures.canvas import CLASS_COLORS, INK, PALE, Drawing
 from .explorer import Explorer, drawing, labelled
 
 TEMPERATURES = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -50,7 +51,7 @@ def contrast_batch(batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     return student, teacher, labels
 
 
-def contrast_state(temperature: float = 4.0, beta: float = 0.05, batch: int = 1) -> Figure:
+def contrast_state(temperature: float = 4.0, beta: float = 0.05, batch: int = 1) -> Drawing:
     """Category center contrast of `contrast_batch`: the similarities a·q/τ of all score vectors by category, positives
     outlined, and in the plane of the scores the step −β·∂L_CC/∂u of every vector, L_CC averaged over images.
 
@@ -83,7 +84,7 @@ def contrast_state(temperature: float = 4.0, beta: float = 0.05, batch: int = 1)
         for c in range(3):
             corner = c * each - 0.5
             ax.add_patch(Rectangle((corner, corner), each, each, fill=False, edgecolor=INK, linewidth=2, zorder=3))
-            place = dict(va="center", ha="center", fontweight="bold", fontsize=11)
+            place: dict[str, Any] = dict(va="center", ha="center", fontweight="bold", fontsize=11)
             ax.text(-2.6, corner + each / 2, "ABC"[c], color=CLASS_COLORS[c], **place)
         halves = [c * each + (each - 1) / 4 + half * each / 2 for c in range(3) for half in (0, 1)]
         ax.set_yticks(halves, ["u_s", "u_t"] * 3, fontsize=7.5)
@@ -99,7 +100,8 @@ def contrast_state(temperature: float = 4.0, beta: float = 0.05, batch: int = 1)
         for c in range(3):
             for who, marker, face in ((of_student, "o", CLASS_COLORS[c]), (~of_student, "s", "white")):
                 chosen = who & (category == c)
-                ax.scatter(*vectors[chosen].T, s=34, marker=marker, facecolor=face, edgecolor=CLASS_COLORS[c], zorder=3)
+                x, y = vectors[chosen].T
+                ax.scatter(x, y, s=34, marker=marker, facecolor=face, edgecolor=CLASS_COLORS[c], zorder=3)
         ax.quiver(*vectors.T, *(RATE * steps).T, color=[CLASS_COLORS[c] for c in category], angles="xy",
                   scale_units="xy", scale=1, width=0.006, zorder=2)  # fmt: skip
         ax.axhline(0, color=PALE, linewidth=0.8, zorder=0)

@@ -7,9 +7,8 @@ from typing import Any
 
 import ipywidgets
 import numpy as np
-from matplotlib.figure import Figure
 
-from ..figures.canvas import CLASS_COLORS, INK, PALE, as_rgb, epoch_axis, thumbnail
+from ..figures.canvas import CLASS_COLORS, INK, PALE, Drawing, as_rgb, epoch_axis, thumbnail
 from ..runs import Run
 from .explorer import (
     NONE,
@@ -67,7 +66,7 @@ def difficulty_browser(run: Run) -> Explorer:
         if name != "epoch":
             now["sample"] = int(now["samples"][0])
 
-    def draw(category: int | None, epoch: int, sort: str, page: int) -> Figure:
+    def draw(category: int | None, epoch: int, sort: str, page: int) -> Drawing:
         label = _page_words(run, category, epoch, sort, page)
         words.value = f'<p role="status" style="line-height: 1.4">{escape(label)}</p>'
         for (picture, button), box, sample in zip(cells, boxes, [*now["samples"], *[None] * PAGE_IMAGES], strict=False):
@@ -100,7 +99,7 @@ def difficulty_browser(run: Run) -> Explorer:
 
 def difficulty_page(
     run: Run, category: int | None = None, epoch: int | None = None, sort: str = SORTS[0], page: int = 1
-) -> Figure:
+) -> Drawing:
     """A page of the gallery's images with their γ in an epoch, the last unless said; of one category or of all (None).
 
     sort: one of `SORTS`; pages count from 1 and hold `PAGE_IMAGES`. Raises ValueError where the run kept no samples or
@@ -124,7 +123,7 @@ def difficulty_page(
     return figure
 
 
-def sample_trajectory(run: Run, sample: int, epoch: int | None = None) -> Figure:
+def sample_trajectory(run: Run, sample: int, epoch: int | None = None) -> Drawing:
     """Cross-entropy and γ of a training sample by epoch, before the middle half of all samples. epoch: to be marked.
 
     sample: its position in the training set. Its image is shown where the gallery has it.
@@ -138,10 +137,10 @@ def sample_trajectory(run: Run, sample: int, epoch: int | None = None) -> Figure
     return _draw_trajectory(run, int(sample), epoch, _spread(run))
 
 
-def _draw_trajectory(run: Run, sample: int, epoch: int | None, spread: dict[str, np.ndarray]) -> Figure:
+def _draw_trajectory(run: Run, sample: int, epoch: int | None, spread: dict[str, np.ndarray]) -> Drawing:
     epochs, color = run.history["epoch"].to_numpy(), CLASS_COLORS[0]
     name = run.settings["data"]["classes"][int(run.labels[sample])]
-    kept = np.flatnonzero(run.gallery["index"] == sample) if run.gallery else []
+    kept = np.flatnonzero(run.gallery["index"] == sample) if run.gallery else np.empty(0, int)
     values = {
         "cross-entropy (nats)": run.cross_entropy[: len(epochs), sample].astype(np.float32),
         "difficulty γ": run.difficulty[: len(epochs), sample].astype(np.float32),
@@ -168,7 +167,7 @@ def _draw_trajectory(run: Run, sample: int, epoch: int | None, spread: dict[str,
             if epoch is not None:
                 ax.axvline(epoch, color=PALE, linewidth=1, zorder=0)
                 ax.plot(epoch, of_sample[epoch - 1], "o", color=color, markersize=6)
-            drawn = [line.get_ydata() for line in ax.lines if len(line.get_xdata()) == len(epochs)]
+            drawn = [y for x, y in (np.asarray(line.get_data()) for line in ax.lines) if len(x) == len(epochs)]
             ax.set_ylim(0, max(1.2, 1.12 * float(np.max(drawn))))
             ax.set_title(label, fontsize=9)
             epoch_axis(ax)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
 from io import BytesIO
-from typing import Any
+from typing import Any, cast
 
 import ipywidgets
 import matplotlib as mpl
@@ -14,11 +14,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PatchCollection
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from ..figures.canvas import MORE_COLORS, as_rgb, caption, checked, plain_log_labels, style
+from ..figures.canvas import MORE_COLORS, Drawing, as_rgb, caption, checked, plain_log_labels, style
 from ..runs import Run
 
 DPI = 100
@@ -40,10 +39,10 @@ class Explorer(ipywidgets.VBox):
     def __init__(
         self,
         controls: Mapping[str, Any],
-        draw: Callable[..., Figure],
+        draw: Callable[..., Drawing],
         follow: Callable[[str, Mapping[str, Any]], None] | None = None,
         between: Sequence[ipywidgets.Widget] = (),
-        static: Callable[..., Figure] | None = None,
+        static: Callable[..., Drawing] | None = None,
     ):
         self.controls, self._draw, self._follow, self._static = dict(controls), draw, follow, static
         self.picture, self.sentence = ipywidgets.HTML(), ipywidgets.HTML()
@@ -90,11 +89,11 @@ def values_of(controls: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def drawing(runs: list[Run], height: float, note: str = "") -> Iterator[Figure]:
+def drawing(runs: list[Run], height: float, note: str = "") -> Iterator[Drawing]:
     """An empty figure in our style, its caption under it. No pyplot, and nothing that takes long: a layout engine
     draws twice, titles that look for room measure every tick."""
     with style(), mpl.rc_context({"axes.titley": 1.0}):
-        figure = Figure(figsize=(WIDTH, height), dpi=DPI)
+        figure = Drawing(figsize=(WIDTH, height), dpi=DPI)
         FigureCanvasAgg(figure)
         yield figure
         plain_log_labels(figure)
@@ -103,10 +102,10 @@ def drawing(runs: list[Run], height: float, note: str = "") -> Iterator[Figure]:
         figure.text(0.01, 0.008, text, va="bottom", fontsize=SMALL, color="#777777")
 
 
-def png_of(figure: Figure) -> bytes:
+def png_of(figure: Drawing) -> bytes:
     with style():
         figure.canvas.draw()
-    return encoded(np.asarray(figure.canvas.buffer_rgba())[:, :, :3])
+    return encoded(np.asarray(cast(FigureCanvasAgg, figure.canvas).buffer_rgba())[:, :, :3])
 
 
 def encoded(picture: np.ndarray) -> bytes:

@@ -3,12 +3,11 @@
 import ipywidgets
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from .. import preview
-from ..figures.canvas import COLORS, INK, PALE
+from ..figures.canvas import COLORS, INK, PALE, Drawing
 from ..runs import Run
 from .explorer import HARD, Explorer, check_epoch, drawing, epoch_control, labelled, one_run, thumbnails
 
@@ -34,7 +33,7 @@ def preview_explorer(run: Run) -> Explorer:
     return Explorer(controls, lambda **values: preview_state(run, **values))
 
 
-def preview_state(run: Run, epsilon: float, epoch: int, strategy: str = "preview") -> Figure:
+def preview_state(run: Run, epsilon: float, epoch: int, strategy: str = "preview") -> Drawing:
     """Weights v that a strategy of `preview.STRATEGIES` gives the samples of an epoch under ε: as a curve over γ,
     a histogram of all γ, and images of the gallery, framed by what they count.
 
@@ -79,7 +78,7 @@ def preview_state(run: Run, epsilon: float, epoch: int, strategy: str = "preview
         below.set_title("difficulty γ of all training images")
         below.set(ylabel="training images", xlabel=f"γ (1: average of the batch; last bar: {right:.1f} and more)")
         below.legend(loc="upper right", fontsize=7.5)
-        ticks = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, right)
+        ticks = np.asarray(MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, right))
         for ax in (above, below):
             ax.set_xticks(ticks[ticks <= right])  # looked for once: it takes long
             ax.set_xlim(0, right)
@@ -89,8 +88,8 @@ def preview_state(run: Run, epsilon: float, epoch: int, strategy: str = "preview
             side, shift = ("right", -4) if limit > 0.6 * right else ("left", 4)
             above.annotate(f"ε_t = {limit:.2f}", (limit, 0.5), (shift, 0), textcoords="offset points", ha=side)
         ax = figure.add_axes((0.52, 0.14, 0.47, 0.78))
-        frames = np.where(weight[shown] == 1, COLORS["PCKD"], HARD)
-        dashes = np.where(weight[shown] == 1, "-", "--")
+        frames = [COLORS["PCKD"] if v == 1 else HARD for v in weight[shown]]
+        dashes = ["-" if v == 1 else "--" for v in weight[shown]]
         texts = ["v > 0.99" if 0.995 <= v < 1 else "v < 0.01" if 0 < v < 0.005 else f"v {v:.2f}" for v in weight[shown]]
         thumbnails(ax, [run.gallery["images"][places[int(i)]] for i in shown], 6, texts, 1.36, frames, dashes)
         ax.set_title(f"{len(shown)} of them, from easy to hard in epoch {epoch}")

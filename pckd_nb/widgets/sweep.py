@@ -5,10 +5,9 @@ from typing import Any
 
 import ipywidgets
 import numpy as np
-from matplotlib.figure import Figure
 
 from ..figures.arms import FACTORS, Seeds, Sweep, accuracies, all_of, swept
-from ..figures.canvas import COLORS, INK, epoch_axis
+from ..figures.canvas import COLORS, INK, Drawing, epoch_axis
 from ..figures.results import LINES
 from ..runs import SYMBOLS, Run
 from .explorer import Explorer, drawing, labelled
@@ -16,7 +15,7 @@ from .explorer import Explorer, drawing, labelled
 
 def sweep_explorer(runs: Sequence[Run]) -> Explorer:
     """How does accuracy depend on a factor, and how does training go at each of its values? Redraws `sweep_state`."""
-    sweeps = {}
+    sweeps: dict[str, Sweep] = {}
     for factor in FACTORS:
         try:
             sweeps[factor] = swept(runs, [factor])
@@ -46,7 +45,7 @@ def sweep_explorer(runs: Sequence[Run]) -> Explorer:
     return Explorer(controls, lambda factor, value: _draw_sweep(sweeps[factor], factor, value), follow)
 
 
-def sweep_state(runs: Sequence[Run], factor: str, value: float | None = None) -> Figure:
+def sweep_state(runs: Sequence[Run], factor: str, value: float | None = None) -> Drawing:
     """Final accuracy against one factor of `figures.arms.FACTORS`, and accuracy by epoch at one of its measured values,
     the runs' default unless said; which runs are compared says `figures.arms.swept`. ε is that of 240 epochs.
 
@@ -62,7 +61,7 @@ def sweep_state(runs: Sequence[Run], factor: str, value: float | None = None) ->
     return _draw_sweep(sweep, factor, value)
 
 
-def _draw_sweep(sweep: Sweep, factor: str, value: float) -> Figure:
+def _draw_sweep(sweep: Sweep, factor: str, value: float) -> Drawing:
     points, symbol, default = sweep.points[factor], SYMBOLS[factor], sweep.default[factor]
     values = sorted(points)
     means = {v: accuracies(seeds).mean() for v, seeds in points.items()}
@@ -86,7 +85,9 @@ def _draw_sweep(sweep: Sweep, factor: str, value: float) -> Figure:
         left.set_xlabel(f"{symbol}{as_published} (not to scale)")
         left.grid(axis="x", visible=False)
         left.set_title("after the last epoch, mean ± sd")
-        curves = {f"PCKD, {symbol} = {value:g}": (points[value], dict(color=color))}
+        curves: dict[str, tuple[Seeds, dict[str, Any]]] = {
+            f"PCKD, {symbol} = {value:g}": (points[value], dict(color=color))
+        }
         if value != default:
             curves[f"PCKD, {symbol} = {default:g} (default)"] = points[default], dict(color=color, dashes=(1, 1.2))
         for title, seeds in sweep.references.items():
@@ -101,7 +102,7 @@ def _draw_sweep(sweep: Sweep, factor: str, value: float) -> Figure:
         right.legend(loc="best", fontsize=7.5)
     chosen = points[value]
     beside = ", ".join(f"{title} {mean:.1f} %" for title, mean in references.items())
-    best = max(values, key=means.get)
+    best = max(values, key=means.__getitem__)
     figure.alt = (
         f"PCKD with {symbol} = {value:g}{' (the default)' * (value == default)}: {_mean_and_sd(chosen)} top-1, mean "
         f"over {_seeds(chosen)}. Of {len(values)} values from {values[0]:g} to {values[-1]:g} the highest mean is at "

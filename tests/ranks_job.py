@@ -1,0 +1,67 @@
+"""What tests/test_ranks.py runs in one, two and four processes: python -m tests.ranks_job OUT, under torchrun or not.
+
+In OUT it leaves a run folder a method, the gradients of the first step, and the positions every rank has read.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from torch import nn
+
+import pckd_nb as pckd
+from pckd_nb.datasets import Split
+
+from .conftest import make_data
+
+METHODS = {"pckd": pckd.PCKD(), "kd": pckd.KD(), "attention": pckd.methods.baseline("AT")}
+
+
+class Plain(pckd.models.Classifier):
+    """No BatchNorm, which sees one rank's part of a batch where there is no GPU."""
+
+    def __init__(self, width: int, seed: int):
+        super().__init__()
+        torch.manual_seed(seed)
+        layers = nn.Conv2d(1, 6, 3, 2, 1), nn.ReLU(), nn.Conv2d(6, width, 3, 1, 1), nn.ReLU()
+        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.fc = nn.Linear(width, 3)
+
+    def features(self, x):
+        return self.body(x)
+
+
+def main(out: Path) -> None:
+    data = make_data(train=47, test=23)  # four batches of 12 and 11: shards of unequal size in two and four ranks
+    recipe = pckd.get_recipe("classroom", epochs=2, batch_size=12)
+    read, plain_read = [], Split.read
+
+    def noting_read(self, batches, **how):
+        batches = list(batches)
+        if how:  # for training
+            read.append(torch.cat(batches))
+        return plain_read(self, batches, **how)
+
+    Split.read = noting_read
+    for name, method in METHODS.items():
+        read.clear()
+        gradients = {}
+        student, teacher = Plain(8, seed=0), Plain(8, seed=1)
+        step = torch.optim.SGD.step
+
+        def noting_step(self, *arguments, gradients=gradients, step=step):
+            if not gradients:
+                gradients.update(enumerate(x.grad.clone() for group in self.param_groups for x in group["params"]))
+            return step(self, *arguments)
+
+        torch.optim.SGD.step = noting_step
+        options = dict(out=out / name, accelerator="cpu", precision="32-true", progress=False)
+        pckd.distill(student, teacher, data, method, recipe, **options)
+        torch.optim.SGD.step = step
+        torch.save({"gradients": gradients, "read": read}, out / f"{name}-{rank_zero_only.rank}.pt")
+    Split.read = plain_read
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,188 @@
+"""Recipes, methods, arms of grids, seeds, and the numbers behind figures: bad input is refused in one line."""
+
+import math
+from contextlib import suppress
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pckd_nb import cli, experiments, methods, preview
+from pckd_nb.recipes import RECIPES, Recipe, get_recipe
+
+from .properties import Case, bad_number, bad_whole, examples, refused
+
+NO_TEXT = st.sampled_from([None, 1, 2.5, True, b"kd", ["kd"], {}, object()])
+NO_MAPPING = st.sampled_from([None, 1, "beta_cc", [("beta_cc", 1)], True])
+positive = bad_number(0)
+not_negative = bad_number(0, open_at_lowest=False)
+temperature = bad_number(1e-6, 1e6, open_at_lowest=False)
+
+
+def unknown(names):
+    """Text that is none of the names, in capitals or not."""
+    known = {name.lower() for name in names}
+    return st.text(max_size=30).filter(lambda text: text.lower() not in known)
+
+
+FIELDS = {
+    "name": ("name", NO_TEXT),
+    "epochs": ("epochs", bad_whole(1, 10**9)),
+    "batch_size": ("batch_size", bad_whole(1, 10**9)),
+    "lr": ("lr", positive),
+    "momentum": ("momentum", bad_number(0, 0.999, open_at_lowest=False).filter(lambda x: not is_between(x, 0.9, 1))),
+    "weight_decay": ("weight_decay", not_negative),
+    "milestones": (
+        "milestones",
+        st.lists(not_negative, min_size=1, max_size=3) | st.sampled_from([None, 0.5, "0.5", {0.5}, {0.5: 1}]),
+    ),
+    "lr_decay": ("lr_decay", positive),
+    "flip": ("flip", st.sampled_from([None, 0, 1, "yes", 2.0, []])),
+    "method": ("method", NO_MAPPING),
+    "final_threshold": ("final_threshold", bad_number(0, none=False)),
+    "network_lr": ("network_lr", NO_MAPPING | st.dictionaries(st.text(max_size=5), positive, min_size=1, max_size=2)),
+}
+
+
+def is_between(x, low, high):
+    return isinstance(x, float) and low <= x < high
+
+
+def of_method(name, **bad):
+    """A method, by its constructor's name."""
+    return Case(methods.make, {"name": name}, {argument: (argument, values) for argument, values in bad.items()})
+
+
+betas = {name: not_negative for name in ("beta_kd", "beta_fa", "beta_ca", "beta_cc")}
+strategies = NO_TEXT | unknown(preview.STRATEGIES)
+views = bad_whole(1, 4)
+SETTINGS = [*betas, "temperature", "epsilon", "views", "strategy"]
+
+
+def run_grid(shard, jobs):
+    """As far as to where the grid is asked for its points."""
+
+    def points():
+        raise StopAsyncIteration
+
+    with suppress(StopAsyncIteration):
+        experiments.run_grid(SimpleNamespace(points=points), shard=shard, jobs=jobs)
+
+
+CASES = {
+    "Recipe": Case(Recipe, {"name": "mine", "epochs": 3}, FIELDS),
+    "get_recipe": Case(
+        get_recipe,
+        {"recipe": "classroom"},
+        {"recipe": ("recipe", NO_TEXT | unknown(RECIPES)), **FIELDS},
+    ),
+    "an unknown field of a recipe": Case(
+        lambda name: get_recipe("classroom", **({name: 1} if name else {})), {"name": ""},
+        {"name": ("field", st.text(min_size=1, max_size=20).filter(lambda name: name not in FIELDS))},
+    ),
+    "make": Case(
+        methods.make, {"name": "kd"},
+        {"name": ("method|is not built", NO_TEXT | unknown({*methods.METHODS, *methods.BASELINES}))},
+    ),
+    "baseline": Case(
+        methods.baseline, {"name": "AT"}, {"name": ("baseline|is not built", NO_TEXT | unknown(methods.BASELINES))}
+    ),
+    "an unknown setting of a method": Case(
+        lambda method, name: methods.make(method, **({name: 1} if name else {})), {"method": "pckd", "name": ""},
+        {"name": ("setting", st.text(min_size=1, max_size=20).filter(lambda name: name not in SETTINGS))},
+    ),
+    "PCKD": Case(
+        methods.PCKD, {},
+        {name: (name, values) for name, values in betas.items()}
+        | {"temperature": ("temperature", temperature), "epsilon": ("epsilon", positive), "views": ("views", views),
+           "strategy": ("strategy", strategies.filter(lambda x: not callable(x)))},
+    ),
+    "KD": Case(methods.KD, {}, {"temperature": ("temperature", temperature), "beta_kd": ("beta_kd", not_negative)}),
+    **{name: of_method(name, weight=not_negative) for name in methods.BASELINES},
+    "RKD's own": of_method("RKD", distance=not_negative, angle=not_negative),
+    "DIST's own": of_method("DIST", temperature=temperature),
+    "LSKD's own": of_method("LSKD", temperature=temperature, cross_entropy_weight=not_negative),
+    "DKD's own": of_method(
+        "DKD", alpha=not_negative, beta=not_negative, temperature=temperature, warmup_epochs=bad_whole(1)
+    ),
+    "ReviewKD's own": of_method("ReviewKD", warmup_epochs=bad_whole(1)),
+    "parse_value": Case(experiments.parse_value, {"text": "1"}, {"text": ("value", NO_TEXT)}),
+    "parse_arm": Case(
+        experiments.parse_arm, {"text": "kd-temperature=2"},
+        {"text": ("arm|twice", NO_TEXT | st.sampled_from(
+            ["", "-", "kd-", "kd-a=1-a=2", "=", "a b", "kd pckd", "kd\nkd", "../x"]))},
+    ),
+    "building an arm": Case(
+        lambda text: experiments.parse_arm(text).build(get_recipe("classroom")), {"text": "pckd-epsilon_240=1.01"},
+        {"text": ("", st.builds(
+            "{}-{}={}".format, st.sampled_from(["pckd", "kd", "AT", "nothing"]),
+            st.sampled_from([*SETTINGS, "epsilon_240", "epochs", "lr", "flip"]),
+            st.sampled_from(["x", "", "nan", "-1", "-1e999", "1e999", "0x10", "True", "None", "é", "1j", "9" * 400]),
+        ))},
+    ),
+    "sweep_arms": Case(
+        experiments.sweep_arms, {"factor": "beta_cc", "values": [0, 1]},
+        {"factor": ("factor", NO_TEXT), "values": ("values", st.sampled_from([None, 1, "0,1", {0, 1}, 2.0, {}])),
+         "base": ("base", st.sampled_from([1, "pckd", (), methods.PCKD]))},
+    ),
+    "a sweep without values": Case(
+        experiments.sweep_arms, {"factor": "beta_cc"}, {"factor": ("values", unknown(experiments.SWEEPS))}
+    ),
+    "shards and jobs": Case(
+        run_grid, {"shard": (1, 1), "jobs": 1},
+        {"jobs": ("jobs", bad_whole(1)), "shard": ("shard", st.one_of(
+            st.tuples(st.integers(-3, 3), st.integers(-3, 0)), st.tuples(st.integers(4, 9), st.integers(0, 3)),
+            st.tuples(bad_whole(1), st.just(4)), st.tuples(st.just(1), bad_whole(1, experiments.MOST_SHARDS)),
+            st.sampled_from([None, 1, "1/2", (1,), (1, 2, 3)])))},
+    ),
+    "parse_seeds": Case(
+        cli.parse_seeds, {"text": "0-2,7"},
+        {"text": ("seeds", NO_TEXT | st.text(max_size=20).filter(lambda text: not set(text) & set("0123456789"))
+                  | st.sampled_from(["1-", "-1", "5-2", "0,5-2", "0-99999999999", "0-4294967296", "9" * 5000, "1,,2",
+                                     "1.5", "1e3", "0x1", "1_0", "٣", "1;2", "2147483648", "0-2147483647", "0-1-2"]))},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_refused_in_one_line_that_names_it(name):
+    refused(CASES[name], 15)
+
+
+@pytest.mark.slow
+def test_hundreds_of_bad_inputs():
+    assert sum(refused(case, 60) for case in CASES.values()) >= 500
+
+
+@examples(60)
+@given(st.integers(1, 10**4), st.floats(1e-3, 1e3), st.lists(st.floats(0, 2), max_size=4))
+def test_any_recipe_that_is_accepted_has_finite_rates_and_thresholds(epochs, end, milestones):
+    recipe = Recipe("mine", epochs, milestones=tuple(milestones), final_threshold=end)
+    assert 0 < recipe.lr_at(epochs) <= recipe.lr_at(1) < math.inf
+    epsilon = recipe.method_settings()["epsilon"]
+    assert preview.threshold(epochs, epsilon) == pytest.approx(end, rel=1e-6)
+
+
+settings_of_pckd = st.fixed_dictionaries(
+    {}, optional={**{name: st.floats(0, 1e3) for name in betas}, "views": st.integers(1, 4),
+                  "epsilon": st.floats(0.5, 2), "strategy": st.sampled_from(sorted(preview.STRATEGIES))},
+)  # fmt: skip
+
+
+@examples(60)
+@given(settings_of_pckd)
+def test_the_name_of_an_arm_leads_back_to_it(settings):
+    arm = experiments.Arm("pckd", tuple(settings.items()))
+    again = experiments.parse_arm(str(arm))
+    assert str(again) == str(arm) and again.method == "pckd"
+    for (name, value), (same, found) in zip(arm.settings, again.settings, strict=True):
+        assert name == same and (value == found or value == pytest.approx(found, rel=1e-9))
+    again.build(get_recipe("classroom"))
+
+
+@examples(60)
+@given(st.lists(st.tuples(st.integers(0, 2**31 - 20), st.integers(0, 9)), min_size=1, max_size=5))
+def test_seeds_are_what_was_written(ranges):
+    text = ",".join(f"{low}-{low + more}" if more else str(low) for low, more in ranges)
+    assert cli.parse_seeds(text) == [seed for low, more in ranges for seed in range(low, low + more + 1)]

@@ -1,0 +1,232 @@
+"""Several processes of one training, on this machine's CPU with gloo."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import pckd_nb as pckd
+from pckd_nb import cli, ranks
+
+from . import ranks_job
+
+REPOSITORY = Path(__file__).parents[1]
+ALONE = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ALONE} | {"OMP_NUM_THREADS": "1"}
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The job done by one process."""
+    out = tmp_path_factory.mktemp("alone")
+    threads = torch.get_num_threads()
+    ranks_job.main(out)
+    torch.set_num_threads(threads)
+    return out
+
+
+def test_parts_of_a_batch_are_the_batch():
+    index = torch.arange(11)
+    for size in (1, 2, 4, 11):
+        parts = [ranks.part(index, SimpleNamespace(world_size=size, global_rank=rank)) for rank in range(size)]
+        assert torch.equal(torch.cat(parts), index)
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_rows_come_back_view_major_and_without_padding():
+    """Eleven images in two views, on four ranks that gather by looking at each other."""
+    everything = torch.arange(22.0)[:, None] * torch.ones(2)
+    cut = [part.tensor_split(4) for part in everything.unflatten(0, (2, 11))]
+    own = [torch.stack([upright, rotated]) for upright, rotated in zip(*cut, strict=True)]
+    padded = [torch.cat([x, x.new_zeros(2, 3 - x.shape[1], 2)], dim=1) for x in own]
+    for rank, rows in enumerate(own):
+
+        def all_gather(x, sync_grads, rank=rank):
+            assert torch.equal(x, padded[rank]) and not sync_grads
+            return torch.stack(padded)
+
+        fabric = SimpleNamespace(world_size=4, global_rank=rank, all_gather=all_gather)
+        assert torch.equal(ranks.gather_rows(rows.flatten(0, 1), 11, fabric), everything)
+
+
+def test_how_many_processes_were_started_is_read_from_the_launcher(monkeypatch):
+    for name in (*ALONE, "TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_STEP_ID", "SLURM_NNODES", "SLURM_JOB_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    assert ranks.started() == (1, 1)
+    with monkeypatch.context() as torchrun:
+        for name, value in {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "8", "WORLD_SIZE": "64"}.items():
+            torchrun.setenv(name, value)
+        assert ranks.started() == (8, 8)
+    for name, value in {"SLURM_NTASKS": "16", "SLURM_NNODES": "4", "SLURM_JOB_NAME": "distil"}.items():
+        monkeypatch.setenv(name, value)
+    assert ranks.started() == (1, 1)  # in a batch script, not under srun
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    assert ranks.started() == (4, 4)
+
+
+def test_what_the_first_rank_fails_at_all_fail_at():
+    said = []
+
+    def fabric(first):
+        return SimpleNamespace(world_size=2, is_global_zero=first, broadcast=lambda x: said.append(x) or said[0])
+
+    def fails():
+        raise ValueError("no")
+
+    for first in (True, False):
+        with pytest.raises(ValueError, match="no"):
+            ranks.by_first(fabric(first), fails)
+    said.clear()
+    assert [ranks.by_first(fabric(first), lambda: 3) for first in (True, False)] == [3, 3]
+
+
+def test_what_can_not_be_split_is_refused(data, student, tmp_path, monkeypatch):
+    def refused(match, batch_size=16, **options):
+        recipe = pckd.get_recipe("classroom", epochs=1, batch_size=batch_size)
+        with pytest.raises(ValueError, match=match):
+            pckd.fit(student, data, recipe, accelerator="cpu", out=tmp_path / "run", progress=False, **options)
+        assert not list(tmp_path.iterdir())
+
+    refused("devices must be a whole number, at least 1, got 0", devices=0)
+    refused("nodes must be a whole number, at least 1, got 1.5", devices=2, nodes=1.5)
+    refused("17 processes are more than a batch", devices=17)
+    refused("a batch of one image for one of 16 processes: BatchNorm", devices=16)
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    refused("a notebook is one process: start 2 by the command line", devices=2)
+
+
+def test_only_the_first_process_complains_until_they_have_met(monkeypatch, capsys):
+    for rank, expected in ((1, ""), (0, "unknown recipe 'short'")):
+        monkeypatch.setattr(ranks.rank_zero_only, "rank", rank)
+        arguments = ["train", "--model", "resnet8", "--data", "digits", "--out", "x", "--recipe", "short"]
+        assert cli.main(arguments) == 2
+        errors = capsys.readouterr().err
+        assert expected in errors and bool(errors) == bool(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_many_ranks_compute_what_one_does(count, alone, tmp_path):
+    command = [*TORCHRUN, str(count), "-m", "tests.ranks_job", str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for name in ranks_job.METHODS:
+        one, many = (torch.load(folder / f"{name}-0.pt") for folder in (alone, tmp_path))
+        assert len(one["gradients"]) == len(many["gradients"]) > 5
+        for number, expected in one["gradients"].items():
+            error = (many["gradients"][number] - expected).abs().max() / expected.abs().max()
+            assert error <= 1e-5, (name, number)
+        others = [torch.load(tmp_path / f"{name}-{rank}.pt") for rank in range(1, count)]
+        for other in others:  # the same update everywhere: the ranks can't drift apart
+            assert all(torch.equal(other["gradients"][number], x) for number, x in many["gradients"].items())
+
+        for epoch in range(2):  # every sample once an epoch, each rank its share
+            seen = [rank["read"][epoch] for rank in (many, *others)]
+            assert torch.cat(seen).sort().values.tolist() == list(range(47))
+            assert max(map(len, seen)) - min(map(len, seen)) <= 4 and len(set(map(len, seen))) > 1
+
+        one, many = (pckd.load_run(folder / name) for folder in (alone, tmp_path))
+        assert (one.settings["ranks"], many.settings["ranks"]) == (1, count)
+        assert np.allclose(one.history, many.history, rtol=1e-5, atol=1e-6) and len(many.history) == 2
+        for record in ("cross_entropy", "difficulty"):
+            theirs, ours = (getattr(run, record).astype(float) for run in (one, many))
+            assert np.isfinite(ours).all() and np.allclose(theirs, ours, rtol=2e-3, atol=1e-6)  # of 16 bits
+        assert np.array_equal(one.labels, many.labels)
+
+
+LAUNCHERS = {
+    "fabric": ([sys.executable], ["--devices", "2", "--strategy", "ddp"]),
+    "torchrun": ([*TORCHRUN, "2"], []),
+}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """A run folder."""
+    out = tmp_path_factory.mktemp("teacher") / "run"
+    data = pckd.load_dataset("digits", train_size=200, test_size=100)
+    recipe = pckd.get_recipe("classroom", epochs=1)
+    pckd.fit(pckd.create_model("resnet14", data), data, recipe, out=out, progress=False)
+    return out
+
+
+def launch(teacher: Path, out: Path, *options: str, by: list[str]) -> subprocess.Popen:
+    """pckd-nb distill on digits in two processes, half a minute of work or less."""
+    arguments = ["distill", "--teacher", teacher, "--student", "resnet8", "--data", "digits", "--out", out]
+    arguments += ["--train-size", "200", "--test-size", "100", "--epochs", "40", *options]
+    command = [*by, "-m", "tests.often", *map(str, arguments)]
+    streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=REPOSITORY, env=ENVIRONMENT, start_new_session=True, **streams)
+
+
+def children(process: int) -> list[int]:
+    return [int(number) for number in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def wait_for(what, seconds: float = 120):
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, "it does not come"
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["fabric", "torchrun"])
+def test_ctrl_c_reaches_all_ranks_and_saves(launcher, teacher, tmp_path):
+    by, how = LAUNCHERS[launcher]
+    job = launch(teacher, tmp_path / "run", *how, by=by)
+    wait_for(lambda: (tmp_path / "run" / "checkpoint.pt").exists() or job.poll() is not None)
+    os.killpg(job.pid, signal.SIGINT)  # as a terminal does
+    output, errors = job.communicate(timeout=120)
+    assert job.returncode == (130 if launcher == "fabric" else 1), errors  # 1 is torchrun's own
+    assert re.search("interrupted after [0-9]+ whole epochs; the same command with --resume goes on", output)
+    run = pckd.load_run(tmp_path / "run")
+    assert run.settings["status"] == "interrupted" and len(run.history) < 40
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")
+@pytest.mark.parametrize("launcher, victim", [("fabric", 1), ("fabric", 0), ("torchrun", 1)])
+def test_a_killed_rank_ends_the_job_with_one_line_and_it_resumes(launcher, victim, teacher, tmp_path):
+    by, how = LAUNCHERS[launcher]
+    job = launch(teacher, tmp_path / "run", *how, by=by)
+    try:
+        wait_for(lambda: (tmp_path / "run" / "checkpoint.pt").exists() or job.poll() is not None)
+        processes = children(job.pid) if launcher == "torchrun" else [job.pid, *children(job.pid)]
+        assert job.poll() is None and len(processes) == 2
+        os.kill(processes[victim], signal.SIGKILL)
+        killed = time.monotonic()
+        output, errors = job.communicate(timeout=60)
+        left = processes[1 - victim]
+        wait_for(lambda: not Path(f"/proc/{left}").exists(), 60 - (time.monotonic() - killed))
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+    assert job.returncode != 0
+    said = [line for line in errors.splitlines() if line.startswith("pckd-nb")]
+    gone = "another process of this training is gone: the same command with --resume goes on"
+    if launcher == "torchrun":  # says itself who was killed, and may end the other before that can speak
+        assert "SIGKILL" in errors and set(said) <= {f"pckd-nb, process {1 - victim}: {gone}"}
+    else:
+        assert said == [f"pckd-nb, process {1 - victim}: {gone}"]
+    before = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert before["status"] == "running"
+
+    resumed = launch(teacher, tmp_path / "run", *how, "--resume", by=by)
+    output, errors = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, errors
+    run = pckd.load_run(tmp_path / "run")
+    assert run.finished and len(run.history) == 40 and np.isfinite(run.cross_entropy).all()
+    assert re.findall("top-1", output) == ["top-1"]  # one of the processes speaks
+    assert not list((tmp_path / "run").glob(".*")) and not (tmp_path / "run" / "checkpoint.pt").exists()
