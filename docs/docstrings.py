@@ -14,7 +14,7 @@ API: dict[str, Sequence[str]] = {
     "The paper's equations": ("losses", "preview"),
     "Images": ("views", "shapes", "datasets", "streams", "downloads"),
     "Methods and networks": ("methods", "models", "recipes", "checkpoints"),
-    "Training": ("training", "recording", "frozen", "cache"),
+    "Training": ("training", "ranks", "recording", "frozen", "cache"),
     "Runs": ("runs", "evaluation", "analysis", "transfer"),
     "Figures": ("figures", "figures.arms", "figures.collection", "widgets"),
     "Studies": ("experiments", "demo"),

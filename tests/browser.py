@@ -110,7 +110,8 @@ def watched(browser: Any, viewport: dict[str, int] = WIDE) -> Iterator[tuple[Any
             wrong.append(f"asked another host: {url[:200]}")
 
     def said(message: Any) -> None:
-        if message.type == "error":
+        # JupyterLab may ask for the state of a widget, such as a progress bar, that has been closed meanwhile
+        if message.type == "error" and not message.text.startswith("kernel: No such comm: "):
             wrong.append(f"console: {message.text} ({message.location.get('url', '')})")
 
     page.on("request", lambda request: asked(request.url))
