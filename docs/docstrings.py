@@ -15,7 +15,7 @@ API: dict[str, Sequence[str]] = {
     "Images": ("views", "shapes", "datasets", "streams", "downloads"),
     "Methods and networks": ("methods", "models", "recipes", "checkpoints"),
     "Training": ("training", "ranks", "recording", "frozen", "cache"),
-    "Runs": ("runs", "evaluation", "analysis", "transfer"),
+    "Runs": ("runs", "resuming", "files", "evaluation", "analysis", "transfer"),
     "Figures": ("figures", "figures.arms", "figures.collection", "widgets"),
     "Studies": ("experiments", "demo"),
     "The course": ("course", "notebooks"),

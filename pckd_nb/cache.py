@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import runs
+from . import files
 
 A_DAY = 24 * 3600  # seconds
 
@@ -56,7 +56,7 @@ class TeacherCache:
 
     def keep_form(self, chosen: dict[str, Any]) -> None:
         if self.writes:
-            runs.write(self.folder / "teacher.json", lambda temporary: temporary.write_text(json.dumps(chosen)))
+            files.write(self.folder / "teacher.json", lambda temporary: temporary.write_text(json.dumps(chosen)))
 
     def begin(self, epoch: int) -> None:
         """Open the file of an epoch, or a new one in its place."""
@@ -97,7 +97,7 @@ class TeacherCache:
                 self.new.flush()
                 seal = {"sum": zlib.crc32(self.new.data), "shape": self.shape, "key": self.key}
                 self.temporary.replace(self.path)
-                runs.write(self._seal, lambda temporary: temporary.write_text(json.dumps(seal, indent=2)))
+                files.write(self._seal, lambda temporary: temporary.write_text(json.dumps(seal, indent=2)))
             except OSError as error:
                 self._remove_temporary(error)
         else:

@@ -15,7 +15,7 @@ import torch
 import typer
 from torch import distributed
 
-from . import datasets, experiments, ranks, runs, training
+from . import datasets, experiments, ranks, resuming, runs, training
 from .checkpoints import load_checkpoint
 from .evaluation import evaluate as evaluate_model
 from .methods import BASELINES, METHODS
@@ -461,7 +461,7 @@ def make_network(name: str, data: datasets.Dataset, seed: int, init: str | None)
 def prepare(options: dict[str, Any]) -> None:
     """Check the run folder before the images are read; of several processes, the first does."""
     if ranks.is_first():
-        runs.prepare(options["out"], resume=options["resume"], overwrite=options["overwrite"])
+        resuming.prepare(options["out"], resume=options["resume"], overwrite=options["overwrite"])
 
 
 def report(run: Run) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from nbconvert import HTMLExporter
 
-from . import runs, training
+from . import files, resuming, runs, training
 from .datasets import load_dataset
 from .methods import KD, PCKD, Method, Supervised
 from .models import create_model
@@ -43,7 +43,7 @@ def run_demo(out: str | Path = DEFAULT_RUNS, overwrite: bool = False, plan: Plan
     """
     out, plan = Path(out), plan or Plan()
     for name in STAGES:  # before anything costs time
-        runs.prepare(out / name, resume=not overwrite, overwrite=overwrite)
+        resuming.prepare(out / name, resume=not overwrite, overwrite=overwrite)
     data = load_dataset("shapes100", train_size=plan.train_size, test_size=plan.test_size)
     print(
         f"shapes100: {len(data.train):,} training and {len(data.test):,} test images of {data.num_classes} categories"
@@ -146,5 +146,5 @@ def write_report(folder: Path) -> Path:
     page, _ = exporter.from_notebook_node(book)
     page = re.sub(r'<a class="anchor-link".*?</a>', "", page)
     report = folder / "report.html"
-    runs.write(report, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    files.write(report, lambda temporary: temporary.write_text(page, encoding="utf-8"))
     return report

@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from numbers import Integral, Real
@@ -36,10 +36,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import methods, runs, training, views
+from . import files, methods, runs, training, views
 from .datasets import Dataset, load_dataset
 from .evaluation import make_fabric
-from .models import count_flops, create_model
+from .models import create_model, flops_of
 from .recipes import Recipe, get_recipe
 from .runs import Run
 
@@ -319,7 +319,7 @@ def run_grid(
     table = results(grid)
     if len(table) < len(points):
         say(f"{len(points) - len(table)} points of the grid are not finished: they belong to other shards")
-    runs.write(grid.out / "results.csv", lambda temporary: table.to_csv(temporary, index=False))
+    files.write(grid.out / "results.csv", lambda temporary: table.to_csv(temporary, index=False))
     return table
 
 
@@ -405,12 +405,7 @@ def _operations(grid: Grid, point: Point) -> int:
     if point.arm.build(grid.recipe)[0].uses_teacher:
         networks.append(runs.read_settings(point.teacher)["model"]["name"])
     shape = grid.loaded.channels, *grid.loaded.size
-    return steps * batch_size * turns * sum(_flops(name, len(grid.loaded.classes), shape) for name in networks)
-
-
-@cache
-def _flops(name: str, classes: int, shape: tuple[int, int, int]) -> int:
-    return count_flops(create_model(name, num_classes=classes, in_channels=shape[0], seed=0), shape)
+    return steps * batch_size * turns * sum(flops_of(name, len(grid.loaded.classes), shape) for name in networks)
 
 
 def _seconds_a_step(grid: Grid, point: Point) -> float:

@@ -15,7 +15,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert.preprocessors import ClearOutputPreprocessor, TagRemovePreprocessor
 from nbformat import NotebookNode
 
-from . import runs
+from . import files
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FOLDER = REPOSITORY / "notebooks"
@@ -83,7 +83,7 @@ def seal(book: NotebookNode) -> dict[str, str]:
 def store(notebook: Path, runs_folder: str | Path | None = None) -> Path:
     """Execute a notebook and store it, with its outputs and its seal, in its place. runs_folder: as in `execute`."""
     book = execute(notebook, runs_folder)
-    runs.write(notebook, partial(nbformat.write, book))
+    files.write(notebook, partial(nbformat.write, book))
     return notebook
 
 
@@ -109,5 +109,5 @@ def write_student_versions(out: str | Path) -> list[Path]:
     for notebook in sorted(FOLDER.glob("*.ipynb")):
         book = student_version(notebook)
         written.append(out / notebook.name)
-        runs.write(written[-1], partial(nbformat.write, book))
+        files.write(written[-1], partial(nbformat.write, book))
     return written

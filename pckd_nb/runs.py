@@ -10,42 +10,29 @@
     gallery.npz           at most 100 training images, easy to hard
     embedding.npz         features of test images and the category centers, 16 bit
 
-Every file is written to a temporary name, synced and renamed, so none is ever half there. While a run trains, its
-process holds a lock on .lock in the folder, which the operating system takes back from a process that is killed.
+`files.write` makes each of them, so none is ever half there; `resuming` has to do with the folder of a run that trains.
 """
 
-import errno
 import hashlib
 import json
-import os
-import re
 import reprlib
-import shutil
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from io import BytesIO
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, TypeAlias
-from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from . import files
 from .downloads import one_line
 from .models import Classifier, create_model
 
 FORMAT = 1
-CHECKPOINT, PREVIOUS, LOCK = "checkpoint.pt", "previous.pt", ".lock"
-LEFT = re.compile(r"\..*\.tmp|\.lock")  # what a process that was killed may have left of `write` and `locked`
-LOCKS: dict[Path, os.stat_result] = {}  # of the folders that this process holds
 HEADS = "method."
 SYMBOLS = {f"beta_{term}": f"β_{term}" for term in ("kd", "fa", "ca", "cc")} | {"epsilon": "ε", "temperature": "T"}
 
@@ -140,14 +127,14 @@ class Run:
         if weights:
             heads = {HEADS + name: value for name, value in self.method_state.items()}
             state = {name: value.contiguous() for name, value in {**self.student_state, **heads}.items()}
-            write(folder / "student.safetensors", lambda temporary: temporary.write_bytes(save(state)))
-        write(folder / "history.csv", lambda temporary: self.history.to_csv(temporary, index=False))
-        write(folder / "timing.csv", lambda temporary: self.timing.to_csv(temporary, index=False))
+            files.write(folder / "student.safetensors", lambda temporary: temporary.write_bytes(save(state)))
+        files.write(folder / "history.csv", lambda temporary: self.history.to_csv(temporary, index=False))
+        files.write(folder / "timing.csv", lambda temporary: self.timing.to_csv(temporary, index=False))
         samples = {name: getattr(self, name) for name in SAMPLES}
         for name, arrays in (("samples", samples), ("gallery", self.gallery), ("embedding", self.embedding)):
             arrays = {key: value for key, value in (arrays or {}).items() if value is not None}
             if arrays:
-                write(folder / f"{name}.npz", partial(_savez, arrays=arrays))
+                files.write(folder / f"{name}.npz", partial(_savez, arrays=arrays))
         write_settings(folder, self.settings)
 
 
@@ -334,104 +321,6 @@ def table(runs: Iterable[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def prepare(folder: str | Path, *, resume: bool, overwrite: bool) -> Path:
-    """Check, before anything costs time, that a run may be written here. Nothing is made or removed yet.
-
-    Raises FileExistsError where something is there and neither flag is given, or where --overwrite would remove a
-    folder that is no run; PermissionError where nothing can be written; NotADirectoryError on a file in the way.
-    """
-    folder = Path(folder)
-    if resume and overwrite:
-        raise ValueError("resume and overwrite exclude each other: go on with the run, or replace it?")
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"'{folder}' is a file; a run needs a folder")
-    if folder.is_dir() and any(not LEFT.fullmatch(path.name) for path in folder.iterdir()):
-        if not (folder / "run.json").is_file():
-            raise FileExistsError(f"'{folder}' exists and is not a run; choose another folder")
-        if not (resume or overwrite):
-            raise FileExistsError(f"run folder '{folder}' exists: --resume goes on with it, --overwrite replaces it")
-    ancestor = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not ancestor.is_dir():
-        raise NotADirectoryError(f"'{ancestor}' is a file; '{folder}' can't be made below it")
-    if not os.access(ancestor, os.W_OK | os.X_OK):
-        raise PermissionError(f"can't write to '{ancestor}'")
-    return folder
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder for this process alone, making it where there is none; one that stays empty goes again.
-
-    Raises BlockingIOError where another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise BlockingIOError(
-            f"another process is training in '{folder}': wait for it, or choose another folder"
-        ) from None
-    try:
-        LOCKS[folder] = os.stat(folder / LOCK)
-        for left in folder.glob(".*.tmp"):  # by a process that was killed: no other one writes here now
-            left.unlink()
-        yield
-    finally:
-        with suppress(OSError):
-            if not _gone(folder):
-                (folder / LOCK).unlink()
-        LOCKS.pop(folder, None)
-        lock.release()
-        with suppress(OSError):
-            folder.rmdir()
-
-
-def begin(folder: Path, settings: dict[str, Any]) -> None:
-    """Write down what begins in a `locked` folder that `prepare` has passed, and remove all else. In this order, so
-    that a kill in between leaves the run that was there, or one to begin again."""
-    remove_checkpoints(folder)
-    write_settings(folder, settings)
-    clear(folder, but="run.json")
-
-
-def clear(folder: Path, but: str = "") -> None:
-    """Remove all that is in a `locked` run folder: its settings last, as `prepare` refuses files that are no run."""
-    for path in [] if _gone(folder) else sorted(folder.iterdir(), key=lambda path: path.name == "run.json"):
-        if path.name not in (LOCK, but):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-def worth_keeping(folder: Path) -> bool:
-    """Whether there is a checkpoint to go on from, or a finished run."""
-    try:
-        return has_checkpoint(folder) or read_settings(folder)["status"] == "finished"
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def check_same(folder: Path, settings: dict[str, Any]) -> None:
-    """Raises ValueError, naming the first difference, unless the run in `folder` has these settings."""
-
-    def identity(about: dict[str, Any]) -> dict[str, Any]:
-        method = values_of(about["method"]["settings"])
-        teacher = (about["teacher"] or {}).get("fingerprint")
-        named = {"method": about["method"]["name"], "student": about["model"]["name"], "teacher": teacher}
-        named["first weights"] = about["model"]["start"]
-        rest = {"data": about["data"]["fingerprint"], "seed": about["seed"], "precision": about["precision"]}
-        rest["compile"] = about.get("compile", False)
-        known: dict[str, Any] = json.loads(json.dumps({**about["recipe"], **named, **method, **rest}))
-        return known
-
-    before, now = identity(read_settings(folder)), identity(settings)
-    for name in now:
-        if before.get(name) != now[name]:
-            raise ValueError(
-                f"'{folder}' was started with {name} {before.get(name)}, not {now[name]}: "
-                "resume with the same settings, or overwrite it"
-            )
-
-
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """load_state_dict with a one-line error: the first parameter that does not fit, and both shapes."""
     expected = model.state_dict()
@@ -455,113 +344,10 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def has_checkpoint(folder: Path) -> bool:
-    return (folder / CHECKPOINT).exists() or (folder / PREVIOUS).exists()
-
-
-def remove_checkpoints(folder: Path) -> None:
-    for name in (CHECKPOINT, PREVIOUS):
-        (folder / name).unlink(missing_ok=True)
-
-
-def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Put a new checkpoint in place of the last one, which becomes the previous one. Raises OSError as `write`."""
-    buffer = BytesIO()  # torch would make a RuntimeError of a disk that is full
-    torch.save(state, buffer)
-    path = folder / CHECKPOINT
-    write(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()), keep=folder / PREVIOUS)
-
-
-def read_checkpoint(folder: Path) -> dict[str, Any]:
-    """The last checkpoint, on the CPU. Where that is missing or damaged, the previous one, with a warning; it takes
-    its place, so that the next one to be written does not push it out.
-
-    Raises ValueError where neither can be read.
-    """
-    reasons = {}
-    for path in (folder / CHECKPOINT, folder / PREVIOUS):
-        try:
-            with ZipFile(path) as archive:  # whose sums torch does not look at
-                if broken := archive.testzip():
-                    raise BadZipFile(f"{broken} is not what was written")
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            if not isinstance(state, dict):
-                raise ValueError("it is no checkpoint")
-        except FileNotFoundError:  # a kill between the two renames of `write` leaves none
-            reasons[path] = "it is missing"
-            continue
-        except UnpicklingError:  # of which torch says at length how to load it all the same
-            reasons[path] = "it is damaged, or holds more than weights"
-            continue
-        except Exception as error:  # whoever made the file decides what goes wrong
-            reasons[path] = one_line(error)
-            continue
-        for damaged, reason in reasons.items():
-            warnings.warn(f"'{damaged}' can't be read ({reason}): the one before it is taken", stacklevel=2)
-            os.replace(path, damaged)
-        return state
-    path, reason = next(iter(reasons.items()))
-    raise ValueError(f"'{path}' can't be read: {reason}; overwrite the run")
-
-
-def write(path: Path, writer: Callable[[Path], Any], keep: Path | None = None) -> None:
-    """Let `writer` fill a temporary file beside `path`, sync it, rename it, and sync the folder. keep: where to move
-    what was there before.
-
-    Raises OSError that names `path` where that can't be done; then `path` is as it was.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # another process may be writing the same
-    try:
-        writer(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        if _gone(path.parent):
-            raise FileNotFoundError
-        if keep and path.exists():
-            os.replace(path, keep)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        if _gone(path.parent):
-            raise FileNotFoundError(
-                f"the folder '{path.parent}' has gone: it, or its {LOCK}, was removed or renamed meanwhile"
-            ) from error
-        if keep and keep.exists() and not path.exists():
-            os.replace(keep, path)
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _gone(folder: Path) -> bool:
-    """Whether a folder is not there any more, or, if this process holds it, another one is in its place."""
-    try:
-        now = os.stat(folder / LOCK if folder in LOCKS else folder)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return folder in LOCKS and not os.path.samestat(LOCKS[folder], now)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` survive a power cut, where the system can open and sync a folder."""
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems can't
-                raise
-        finally:
-            os.close(descriptor)
-
-
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
     """Write run.json of a run folder, whole or not at all."""
     text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
-    write(folder / "run.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    files.write(folder / "run.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _savez(path: Path, arrays: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 from tqdm.auto import tqdm
 
-from . import ranks, recording, runs, views
+from . import files, ranks, recording, resuming, runs, views
 from .cache import TeacherCache
 from .datasets import Dataset
 from .downloads import one_line
@@ -82,11 +82,11 @@ def distill(
     The first Ctrl-C (or kernel interrupt) finishes the step, saves, and returns the run so far; a second stops at once.
     Raises ValueError for settings that do not fit together, FloatingPointError for a loss that is not finite,
     OSError where the run folder can't be written, BlockingIOError where another process trains in it, ConnectionError
-    where another process of this training is gone, FileExistsError and others as `runs.prepare`.
+    where another process of this training is gone, FileExistsError and others as `resuming.prepare`.
     """
     recipe = get_recipe(recipe).for_network(student.name)
     method, settings = resolve(method, recipe.method_settings(), {"views": data.default_views})
-    folder = runs.prepare(out, resume=resume, overwrite=overwrite) if out is not None and ranks.is_first() else None
+    folder = resuming.prepare(out, resume=resume, overwrite=overwrite) if out is not None and ranks.is_first() else None
     teacher_run = teacher if isinstance(teacher, Run) else None
     known = teacher.model() if isinstance(teacher, Run) else teacher
     if devices is None:
@@ -104,8 +104,8 @@ def distill(
 
         def hold() -> None:
             assert folder is not None
-            held.enter_context(runs.locked(folder))
-            runs.prepare(folder, resume=resume, overwrite=overwrite)  # another process may have been here meanwhile
+            held.enter_context(files.locked(folder))
+            resuming.prepare(folder, resume=resume, overwrite=overwrite)  # another process may have been here meanwhile
 
         if out is not None:
             ranks.by_first(fabric, hold)
@@ -146,9 +146,9 @@ def distill(
             return trainer.train(progress)
         except BaseException as error:
             with suppress(OSError):
-                if folder and not runs.worth_keeping(folder):
-                    runs.clear(folder)  # nothing to go on with: leave nothing half-written
-                elif folder and isinstance(error, OSError) and error.strerror and runs.has_checkpoint(folder):
+                if folder and not resuming.worth_keeping(folder):
+                    resuming.clear(folder)  # nothing to go on with: leave nothing half-written
+                elif folder and isinstance(error, OSError) and error.strerror and resuming.has_checkpoint(folder):
                     error.strerror += "; the last checkpoint is as it was, --resume goes on from it"
             if fabric.world_size > 1 and isinstance(error, RuntimeError) and ranks.lost(error):
                 raise ConnectionError(
@@ -161,18 +161,18 @@ def _finished(folder: Path, about: dict[str, Any]) -> Run | None:
     """The run in a `locked` folder, if it has these settings and is done. Raises ValueError where they differ."""
     if not (folder / "run.json").exists():
         return None
-    runs.check_same(folder, about)
+    resuming.check_same(folder, about)
     if runs.read_settings(folder)["status"] != "finished":
         return None
-    runs.remove_checkpoints(folder)
+    resuming.remove_checkpoints(folder)
     return runs.load_run(folder)
 
 
 def _begin(folder: Path, about: dict[str, Any], resume: bool) -> dict[str, Any] | None:
     """The checkpoint to go on from; or begin the run in a `locked` folder, and None."""
-    if resume and runs.has_checkpoint(folder):
-        return runs.read_checkpoint(folder)
-    runs.begin(folder, about)
+    if resume and resuming.has_checkpoint(folder):
+        return resuming.read_checkpoint(folder)
+    resuming.begin(folder, about)
     return None
 
 
@@ -394,14 +394,14 @@ class Trainer:
                 self.save_checkpoint()
             run.save(self.folder)
             if status == "finished":
-                runs.remove_checkpoints(self.folder)
+                resuming.remove_checkpoints(self.folder)
         return run
 
     def save_checkpoint(self) -> None:
         """Write down where the training stands. Raises OSError where that can't be done, leaving the last one."""
         assert self.folder is not None
         started = time.monotonic()
-        runs.write_checkpoint(self.folder, self.state())
+        resuming.write_checkpoint(self.folder, self.state())
         now = time.monotonic()
         self.save_at = now + max(SECONDS_BETWEEN_SAVES, (now - started) / SHARE_OF_SAVING)
 

@@ -3,9 +3,10 @@
     python -m tests.crashes --kills 100
 
 Every attempt is a process of its own, forked from one that has imported torch and waits. It ends by SIGKILL: sent from
-outside at a random time, or by itself just before a random line of what writes checkpoints, or of anything in runs.py
-and cache.py. Then the next attempt resumes, until one comes to the end. What is left must be, byte for byte, what a
-training left that was never interrupted, and nothing else. Needs a system that can fork: Linux or macOS.
+outside at a random time, or by itself just before a random line of what writes checkpoints, or of anything in files.py,
+runs.py, resuming.py and cache.py. Then the next attempt resumes, until one comes to the end. What is left must be, byte
+for byte, what a training left that was never interrupted, and nothing else. Needs a system that can fork: Linux or
+macOS.
 """
 
 import argparse
@@ -35,7 +36,7 @@ import torch
 from tqdm import tqdm
 
 import pckd_nb as pckd
-from pckd_nb import cache, cli, runs, training
+from pckd_nb import cache, cli, files, resuming, runs, training
 
 from .conftest import make_data
 
@@ -48,13 +49,13 @@ CONTEXT.set_forkserver_preload(["pckd_nb.cli", "tests.conftest"])
 
 
 class LineCounter:
-    """Counts the lines that this process executes in runs.py, cache.py and `write_in_two`; kills it before one.
+    """Counts the lines that this process executes in FILES, those of all that writes; kills it before one.
 
-    where: "checkpoint" counts those of `runs.write_checkpoint` and what it calls alone · line: which to be killed
+    where: "checkpoint" counts those of `resuming.write_checkpoint` and what it calls alone · line: which to be killed
     before, from 1; 0 for none.
     """
 
-    FILES = {runs.__file__, cache.__file__, __file__}
+    FILES = {files.__file__, runs.__file__, resuming.__file__, cache.__file__, __file__}
 
     def __init__(self, where: str, line: int):
         self.where, self.line, self.lines = where, line, {"checkpoint": 0, "anywhere": 0}
@@ -72,7 +73,7 @@ class LineCounter:
 
 
 def in_checkpoint(frame: FrameType | None) -> bool:
-    while frame and frame.f_code is not runs.write_checkpoint.__code__:
+    while frame and frame.f_code is not resuming.write_checkpoint.__code__:
         frame = frame.f_back
     return frame is not None
 
@@ -201,10 +202,10 @@ def note(run: Path, kind: str, teacher_cache: Path | None, found: Summary) -> No
     """Count a kill by what it has left."""
     left = [path.name for path in run.glob(".*.tmp")] if run.exists() else []
     found.kills += 1
-    in_checkpoint = kind == "checkpoint" or any(name.startswith(f".{runs.CHECKPOINT}") for name in left)
+    in_checkpoint = kind == "checkpoint" or any(name.startswith(f".{resuming.CHECKPOINT}") for name in left)
     found.in_checkpoint += in_checkpoint
     found.in_other_file += bool(left) and not in_checkpoint
-    found.before_the_first += not runs.has_checkpoint(run)
+    found.before_the_first += not resuming.has_checkpoint(run)
     found.with_cache += teacher_cache is not None
 
 
@@ -223,7 +224,7 @@ def at_every_line(folder: Path, scenario: str, pipe: Connection) -> None:
             act(folder)
             os._exit(0)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        with runs.locked(folder):  # the kill has released it
+        with files.locked(folder):  # the kill has released it
             assert not list(folder.glob("*.tmp"))
             check(folder)
         if status == 0:
@@ -239,33 +240,33 @@ def with_checkpoints(folder: Path) -> None:
     folder.mkdir()
     runs.write_settings(folder, {"format": runs.FORMAT, "status": "running"})
     for number in (1, 2):
-        runs.write_checkpoint(folder, state(number))
+        resuming.write_checkpoint(folder, state(number))
 
 
 def save_the_third(folder: Path) -> None:
-    with runs.locked(folder):
-        runs.write_checkpoint(folder, state(3))
+    with files.locked(folder):
+        resuming.write_checkpoint(folder, state(3))
 
 
 def has_second_or_third(folder: Path) -> None:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        kept = runs.read_checkpoint(folder)
+        kept = resuming.read_checkpoint(folder)
     assert all("it is missing" in str(warning.message) for warning in told)  # but never half there
     assert kept["number"] in (2, 3) and torch.equal(kept["weights"], state(kept["number"])["weights"])
-    runs.write_checkpoint(folder, state(4))
-    assert runs.read_checkpoint(folder)["number"] == 4
+    resuming.write_checkpoint(folder, state(4))
+    assert resuming.read_checkpoint(folder)["number"] == 4
 
 
 def save_after_damage(folder: Path) -> None:
-    with runs.locked(folder):
-        (folder / runs.CHECKPOINT).write_bytes(b"damaged")
-        runs.read_checkpoint(folder)
-        runs.write_checkpoint(folder, state(3))
+    with files.locked(folder):
+        (folder / resuming.CHECKPOINT).write_bytes(b"damaged")
+        resuming.read_checkpoint(folder)
+        resuming.write_checkpoint(folder, state(3))
 
 
 def has_one(folder: Path) -> None:
-    assert runs.read_checkpoint(folder)["number"] in (1, 2, 3)
+    assert resuming.read_checkpoint(folder)["number"] in (1, 2, 3)
 
 
 def finished(folder: Path) -> None:
@@ -276,24 +277,24 @@ def finished(folder: Path) -> None:
 
 
 def overwrite(folder: Path) -> None:
-    with runs.locked(folder):
-        runs.begin(folder, {"format": runs.FORMAT, "status": "new"})
+    with files.locked(folder):
+        resuming.begin(folder, {"format": runs.FORMAT, "status": "new"})
 
 
 def is_old_or_begun(folder: Path) -> None:
-    runs.prepare(folder, resume=True, overwrite=False)
+    resuming.prepare(folder, resume=True, overwrite=False)
     if json.loads((folder / "run.json").read_text())["status"] == "finished":
-        assert set(os.listdir(folder)) == WHOLE | {runs.LOCK}
-    assert not runs.has_checkpoint(folder)
+        assert set(os.listdir(folder)) == WHOLE | {files.LOCK}
+    assert not resuming.has_checkpoint(folder)
 
 
 def clear(folder: Path) -> None:
-    with runs.locked(folder):
-        runs.clear(folder)
+    with files.locked(folder):
+        resuming.clear(folder)
 
 
 def may_be_begun(folder: Path) -> None:
-    runs.prepare(folder, resume=True, overwrite=False)
+    resuming.prepare(folder, resume=True, overwrite=False)
 
 
 SCENARIOS = {
@@ -342,7 +343,7 @@ def replaced(path: Path, pipe: Connection) -> None:
     """By the folder of another training."""
     renamed(path, pipe)
     path.parent.mkdir()
-    for name in (runs.LOCK, "run.json"):
+    for name in (files.LOCK, "run.json"):
         (path.parent / name).write_text("another's")
 
 
@@ -359,7 +360,7 @@ def command(arguments: list[str], said: Path, event: Callable | None, name: str,
     for stream, suffix in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(said.with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     save_always()
-    write, left = runs.write, [time]
+    write, left = files.write, [time]
 
     def writes(path: Path, *how: Any, **more: Any) -> None:
         left[0] -= path.name == name
@@ -370,7 +371,7 @@ def command(arguments: list[str], said: Path, event: Callable | None, name: str,
         finally:  # the output is a file too
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
-    runs.write = writes
+    files.write = writes
     sys.exit(cli.main(arguments))
 
 

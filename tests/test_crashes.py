@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import pckd_nb as pckd
-from pckd_nb import cli, runs, training
+from pckd_nb import cli, files, resuming, runs, training
 
 from .conftest import make_data
 
@@ -64,7 +64,7 @@ def end(process, said: Path) -> tuple[int, list[str]]:
 
 
 def assert_it_goes_on_to(whole: dict[str, bytes], folder: Path) -> None:
-    assert runs.has_checkpoint(folder)
+    assert resuming.has_checkpoint(folder)
     status, said = run(*TRAIN, "--out", folder, "--resume")
     assert status == 0 and not said, said
     assert {name: (folder / name).read_bytes() for name in whole} == whole
@@ -163,7 +163,7 @@ def test_workers_that_outlive_a_killed_process_do_not_hold_its_lock(tmp_path):
     read, write = os.pipe()
     owner = os.fork()
     if owner == 0:
-        with runs.locked(tmp_path / "run"):
+        with files.locked(tmp_path / "run"):
             worker = os.fork()
             if worker:
                 os.write(write, str(worker).encode())
@@ -171,11 +171,11 @@ def test_workers_that_outlive_a_killed_process_do_not_hold_its_lock(tmp_path):
         os._exit(0)
     worker = int(os.read(read, 100))
     try:
-        with pytest.raises(BlockingIOError), runs.locked(tmp_path / "run"):
+        with pytest.raises(BlockingIOError), files.locked(tmp_path / "run"):
             pass
         os.kill(owner, signal.SIGKILL)
         os.waitpid(owner, 0)
-        with runs.locked(tmp_path / "run"):
+        with files.locked(tmp_path / "run"):
             os.kill(worker, 0)  # it is still there
     finally:
         os.kill(worker, signal.SIGKILL)
@@ -301,7 +301,7 @@ def test_where_both_are_damaged_one_line_says_so(cut_run, recipe):
 def test_every_flipped_byte_is_noticed_or_does_no_harm(tmp_path):
     """In a small checkpoint, one byte in eleven; the one before it is there to be taken."""
     for number in (1, 2):
-        runs.write_checkpoint(tmp_path, crashes.state(number))
+        resuming.write_checkpoint(tmp_path, crashes.state(number))
     path, previous = tmp_path / "checkpoint.pt", (tmp_path / "previous.pt").read_bytes()
     whole, taken = path.read_bytes(), []
     with warnings.catch_warnings():
@@ -309,7 +309,7 @@ def test_every_flipped_byte_is_noticed_or_does_no_harm(tmp_path):
         for place in range(0, len(whole), 11):
             path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
             (tmp_path / "previous.pt").write_bytes(previous)
-            kept = runs.read_checkpoint(tmp_path)
+            kept = resuming.read_checkpoint(tmp_path)
             taken.append(kept["number"])
             assert torch.equal(kept["weights"], crashes.state(kept["number"])["weights"])
     assert set(taken) == {1, 2} and taken.count(1) > len(taken) / 2
@@ -318,14 +318,14 @@ def test_every_flipped_byte_is_noticed_or_does_no_harm(tmp_path):
 @pytest.mark.parametrize("part", ["student", "method", "optimizer", "books"])
 def test_a_checkpoint_of_another_network_gives_one_line(part, cut_run, recipe):
     folder, _ = cut_run
-    state = runs.read_checkpoint(folder)
+    state = resuming.read_checkpoint(folder)
     other = {
         "student": {"student": pckd.create_model("resnet14", make_data()).state_dict()},
         "method": {"method": {"projector.weight": torch.ones(1)}},
         "optimizer": {"optimizer": {"state": {}, "param_groups": []}},
         "books": {"books": {"epoch": 1}},
     }
-    runs.write_checkpoint(folder, state | other[part])
+    resuming.write_checkpoint(folder, state | other[part])
     with pytest.raises(ValueError, match=r"the checkpoint in '.*run' can't be used: .*; overwrite the run$") as caught:
         go_on(folder, recipe)
     assert "\n" not in str(caught.value) and "Error(s)" not in str(caught.value)
@@ -372,7 +372,7 @@ def test_a_loss_that_is_not_finite_is_named_and_the_last_good_checkpoint_stays(
     }[what]
     assert where in str(caught.value) and "\n" not in str(caught.value)
     assert what != "gradient" or "the gradient of the loss is not finite, by the weight conv1" in str(caught.value)
-    state = runs.read_checkpoint(folder)
+    state = resuming.read_checkpoint(folder)
     assert all(weight.isfinite().all() for weight in state["student"].values())
     assert (state["books"]["epoch"], state["books"]["step"]) == ((3, 1) if saving == "always" else (3, 0))
     assert_same(go_on(folder, recipe), whole)
@@ -386,13 +386,13 @@ def at_the_end_of_an_epoch(trainer):
 def test_a_run_that_appears_meanwhile_is_not_replaced(recipe, tmp_path, monkeypatch):
     """Another process trains in the folder between the first look at it and the lock."""
     first = pckd.distill(*fresh(), pckd.KD(), recipe, out=tmp_path / "first", **QUIET)
-    hold = runs.locked
+    hold = files.locked
 
     def late(folder):
         (tmp_path / "first").rename(folder)
         return hold(folder)
 
-    monkeypatch.setattr(runs, "locked", late)
+    monkeypatch.setattr(files, "locked", late)
     with pytest.raises(FileExistsError, match="--resume goes on with it"):
         pckd.distill(*fresh(), pckd.KD(), recipe, out=tmp_path / "run", **QUIET)
     assert pckd.load_run(tmp_path / "run").fingerprint == first.fingerprint
@@ -413,7 +413,7 @@ def test_what_goes_wrong_after_the_end_leaves_the_finished_run(recipe, tmp_path,
 
 def test_a_checkpoint_that_can_not_take_its_place_leaves_both_others(tmp_path, monkeypatch):
     for number in (1, 2):
-        runs.write_checkpoint(tmp_path, crashes.state(number))
+        resuming.write_checkpoint(tmp_path, crashes.state(number))
     replace = os.replace
 
     def fails(old, new):
@@ -423,9 +423,9 @@ def test_a_checkpoint_that_can_not_take_its_place_leaves_both_others(tmp_path, m
 
     monkeypatch.setattr(os, "replace", fails)
     with pytest.raises(OSError, match="Input/output error"):
-        runs.write_checkpoint(tmp_path, crashes.state(3))
+        resuming.write_checkpoint(tmp_path, crashes.state(3))
     monkeypatch.undo()
-    assert runs.read_checkpoint(tmp_path)["number"] == 2 and (tmp_path / "checkpoint.pt").exists()
+    assert resuming.read_checkpoint(tmp_path)["number"] == 2 and (tmp_path / "checkpoint.pt").exists()
 
 
 def test_a_file_system_that_can_not_sync_folders_will_do(tmp_path, monkeypatch):
@@ -437,5 +437,5 @@ def test_a_file_system_that_can_not_sync_folders_will_do(tmp_path, monkeypatch):
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", fails)
-    runs.write_checkpoint(tmp_path, crashes.state(1))
-    assert runs.read_checkpoint(tmp_path)["number"] == 1
+    resuming.write_checkpoint(tmp_path, crashes.state(1))
+    assert resuming.read_checkpoint(tmp_path)["number"] == 1

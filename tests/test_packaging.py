@@ -60,10 +60,10 @@ def test_everything_the_package_imports_is_declared():
 
 
 FLOORS = [
-    {"losses", "preview", "views", "shapes"},
+    {"losses", "preview", "views", "shapes", "files"},
     {"streams", "downloads"},
     {"methods", "models", "datasets", "recipes"},
-    {"runs", "ranks", "evaluation"},
+    {"runs", "resuming", "ranks", "evaluation"},
     {"recording", "checkpoints", "transfer", "frozen", "cache"},
     {"training", "analysis"},
     {"figures", "experiments", "course", "notebooks"},

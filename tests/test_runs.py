@@ -1,8 +1,6 @@
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -145,81 +143,6 @@ def test_weights_of_another_network_are_named(run):
         run.model()
 
 
-def test_prepare(run, tmp_path):
-    def refused(error, match, folder, **flags):
-        with pytest.raises(error, match=match):
-            runs.prepare(folder, **{"resume": False, "overwrite": False, **flags})
-
-    refused(FileExistsError, "--resume.*--overwrite", run.path)
-    assert runs.prepare(run.path, resume=True, overwrite=False) == run.path
-    assert runs.prepare(run.path, resume=False, overwrite=True) == run.path
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "holiday.jpg").write_bytes(b"")
-    for flags in ({}, {"resume": True}, {"overwrite": True}):
-        refused(FileExistsError, "not a run", tmp_path / "photos", **flags)
-    (tmp_path / "file").write_text("")
-    refused(NotADirectoryError, "is a file", tmp_path / "file")
-    refused(NotADirectoryError, "is a file", tmp_path / "file" / "run")
-    assert runs.prepare(tmp_path / "new" / "run", resume=False, overwrite=False) == tmp_path / "new" / "run"
-    assert not (tmp_path / "new").exists()
-
-
-def test_a_failed_write_keeps_what_was_there(tmp_path):
-    file = tmp_path / "file"
-    file.write_text("before")
-
-    def fails(temporary):
-        temporary.write_text("half")
-        raise RuntimeError("disk full")
-
-    with pytest.raises(RuntimeError):
-        runs.write(file, fails)
-    assert file.read_text() == "before" and list(tmp_path.iterdir()) == [file]
-
-
-def test_a_folder_is_held_by_one_and_what_a_kill_left_is_swept(tmp_path):
-    folder = tmp_path / "deep" / "run"
-    with runs.locked(folder):
-        with pytest.raises(BlockingIOError, match="another process is training in"), runs.locked(folder):
-            pass
-        assert [path.name for path in folder.iterdir()] == [".lock"]
-    assert not folder.exists() and folder.parent.exists()  # nothing came of it
-    folder.mkdir()
-    for name in (".lock", ".history.csv.1234.tmp"):
-        (folder / name).write_text("")
-    assert runs.prepare(folder, resume=False, overwrite=False) == folder
-    with runs.locked(folder):
-        assert [path.name for path in folder.iterdir()] == [".lock"]
-        runs.begin(folder, {"format": runs.FORMAT, "status": "new"})
-    assert [path.name for path in folder.iterdir()] == ["run.json"]
-
-
-def test_a_lock_that_was_removed_stops_the_writing(tmp_path):
-    with runs.locked(tmp_path / "run"):
-        runs.write_checkpoint(tmp_path / "run", {"a": 1})
-        (tmp_path / "run" / ".lock").unlink()
-        with pytest.raises(FileNotFoundError, match="has gone: it, or its .lock, was removed or renamed") as caught:
-            runs.write_checkpoint(tmp_path / "run", {"a": 2})
-        assert "\n" not in str(caught.value)
-        with runs.locked(tmp_path / "run"):  # by another process
-            assert runs.read_checkpoint(tmp_path / "run") == {"a": 1}
-
-
-def test_the_checkpoint_before_the_last_is_kept(tmp_path):
-    for number in (1, 2, 3):
-        runs.write_checkpoint(tmp_path, {"a": number})
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "previous.pt"}
-    assert runs.read_checkpoint(tmp_path) == {"a": 3}
-    (tmp_path / "checkpoint.pt").unlink()
-    with pytest.warns(
-        UserWarning, match=r"checkpoint\.pt' can't be read \(it is missing\): the one before it is taken"
-    ):
-        assert runs.read_checkpoint(tmp_path) == {"a": 2}
-    assert runs.has_checkpoint(tmp_path) and [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
-    runs.remove_checkpoints(tmp_path)
-    assert not runs.has_checkpoint(tmp_path)
-
-
 def test_fingerprint_changes_with_any_name_or_weight():
     state = {"a": torch.zeros(3), "b": torch.ones(2)}
     known = runs.fingerprint(state)
@@ -259,16 +182,3 @@ def test_the_embedding_of_many_images_is_spread_over_all_classes(student):
     assert len(found["labels"]) == recording.EMBEDDING_SIZE
     assert np.bincount(found["labels"]).tolist() == [667, 666, 667]
     assert np.array_equal(found["features"][-1], predictions.features[-1].half())
-
-
-def test_two_processes_may_write_the_same_file(tmp_path):
-    """One that comes between another's writing and renaming."""
-
-    def interrupted(temporary):
-        temporary.write_text("ours")
-        code = f"import pathlib; from pckd_nb import runs; p = pathlib.Path({str(tmp_path / 'file')!r})"
-        code += "; runs.write(p, lambda t: t.write_text('theirs'))"
-        subprocess.run([sys.executable, "-c", code], check=True)
-
-    runs.write(tmp_path / "file", interrupted)
-    assert (tmp_path / "file").read_text() == "ours" and [path.name for path in tmp_path.iterdir()] == ["file"]

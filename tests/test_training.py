@@ -179,7 +179,7 @@ def test_a_killed_run_resumes_from_its_last_save(data, tmp_path, monkeypatch):
     with pytest.raises(Killed):
         pckd.distill(*fresh(data), data, PCKD(), recipe, out=tmp_path / "run", **QUIET)
     assert pckd.load_run(tmp_path / "run").settings["status"] == "running"
-    assert pckd.runs.read_checkpoint(tmp_path / "run")["books"]["step"] == 1
+    assert pckd.resuming.read_checkpoint(tmp_path / "run")["books"]["step"] == 1
     resumed = pckd.distill(*fresh(data), data, PCKD(), recipe, out=tmp_path / "run", resume=True, **QUIET)
     assert_same_run(resumed, whole)
 

@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ..analysis import Summary, paired_difference, summarise
-from ..models import count_flops, create_model
+from ..models import flops_of
 from ..runs import SYMBOLS, Run
 from .canvas import checked, is_teacher
 
@@ -216,12 +215,7 @@ def _forward_flops(about: dict, network: dict | None) -> int:
     if network["name"] is None:
         raise ValueError("the compute of a network of your own is not known: only `create_model`'s can be counted")
     shape = network["in_channels"], *about["data"]["image_size"]
-    return _count(network["name"], network["num_classes"], shape)
-
-
-@cache
-def _count(name: str, classes: int, shape: tuple[int, int, int]) -> int:
-    return count_flops(create_model(name, num_classes=classes, in_channels=shape[0], seed=0), shape)
+    return flops_of(network["name"], network["num_classes"], shape)
 
 
 def comparison_table(runs: Run | Sequence[Run]) -> pd.DataFrame:

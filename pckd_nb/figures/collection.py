@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..runs import Run, load_run, load_runs, table, write
+from ..files import write
+from ..runs import Run, load_run, load_runs, table
 from . import diagrams, results, samples, space
 from .arms import METHODS
 from .canvas import Drawing, caption, style

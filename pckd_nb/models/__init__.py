@@ -6,7 +6,7 @@ Each call of one gives an `Output`.
 import ast
 import difflib
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial
 from typing import Any, Protocol
 
 import torch
@@ -26,7 +26,7 @@ from .wrapper import WrappedClassifier, as_classifier
 
 __all__ = [
     "MODELS", "PAIRS", "Classifier", "FeatureMaps", "Output", "WrappedClassifier", "as_classifier", "count_flops",
-    "create_model",
+    "create_model", "flops_of",
 ]  # fmt: skip
 
 LOADING = ("pretrained", "checkpoint", "weights", "cache_dir", "file")  # what a library's options that load begin with
@@ -112,6 +112,12 @@ def count_flops(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> 
         model.eval()(example)
     model.train(was_training)
     return counter.get_total_flops()
+
+
+@cache
+def flops_of(name: str, num_classes: int, shape: tuple[int, int, int]) -> int:
+    """`count_flops` of the network that `create_model` makes of a name. Raises what that raises."""
+    return count_flops(create_model(name, num_classes=num_classes, in_channels=shape[0], seed=0), shape)
 
 
 def _library_builder(library: str, rest: str) -> Callable[..., Classifier]:

@@ -1,0 +1,141 @@
+"""A run folder while its run trains: whether it may be written, how it begins, its checkpoints, how it goes on.
+
+`prepare` says whether a run may be written, `files.locked` holds the folder, `begin` starts in it; checkpoint.pt has
+all that going on needs, and previous.pt is the one before it, in case that can't be read.
+"""
+
+import json
+import os
+import shutil
+import warnings
+from io import BytesIO
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+import torch
+
+from . import files
+from .downloads import one_line
+from .runs import read_settings, values_of, write_settings
+
+CHECKPOINT, PREVIOUS = "checkpoint.pt", "previous.pt"
+
+
+def prepare(folder: str | Path, *, resume: bool, overwrite: bool) -> Path:
+    """Check, before anything costs time, that a run may be written here. Nothing is made or removed yet.
+
+    Raises FileExistsError where something is there and neither flag is given, or where --overwrite would remove a
+    folder that is no run; PermissionError where nothing can be written; NotADirectoryError on a file in the way.
+    """
+    folder = Path(folder)
+    if resume and overwrite:
+        raise ValueError("resume and overwrite exclude each other: go on with the run, or replace it?")
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"'{folder}' is a file; a run needs a folder")
+    if folder.is_dir() and any(not files.LEFT.fullmatch(path.name) for path in folder.iterdir()):
+        if not (folder / "run.json").is_file():
+            raise FileExistsError(f"'{folder}' exists and is not a run; choose another folder")
+        if not (resume or overwrite):
+            raise FileExistsError(f"run folder '{folder}' exists: --resume goes on with it, --overwrite replaces it")
+    ancestor = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not ancestor.is_dir():
+        raise NotADirectoryError(f"'{ancestor}' is a file; '{folder}' can't be made below it")
+    if not os.access(ancestor, os.W_OK | os.X_OK):
+        raise PermissionError(f"can't write to '{ancestor}'")
+    return folder
+
+
+def begin(folder: Path, settings: dict[str, Any]) -> None:
+    """Write down what begins in a `locked` folder that `prepare` has passed, and remove all else. In this order, so
+    that a kill in between leaves the run that was there, or one to begin again."""
+    remove_checkpoints(folder)
+    write_settings(folder, settings)
+    clear(folder, but="run.json")
+
+
+def clear(folder: Path, but: str = "") -> None:
+    """Remove all that is in a `locked` run folder: its settings last, as `prepare` refuses files that are no run."""
+    for path in [] if files.gone(folder) else sorted(folder.iterdir(), key=lambda path: path.name == "run.json"):
+        if path.name not in (files.LOCK, but):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def worth_keeping(folder: Path) -> bool:
+    """Whether there is a checkpoint to go on from, or a finished run."""
+    try:
+        return has_checkpoint(folder) or read_settings(folder)["status"] == "finished"
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def check_same(folder: Path, settings: dict[str, Any]) -> None:
+    """Raises ValueError, naming the first difference, unless the run in `folder` has these settings."""
+
+    def identity(about: dict[str, Any]) -> dict[str, Any]:
+        method = values_of(about["method"]["settings"])
+        teacher = (about["teacher"] or {}).get("fingerprint")
+        named = {"method": about["method"]["name"], "student": about["model"]["name"], "teacher": teacher}
+        named["first weights"] = about["model"]["start"]
+        rest = {"data": about["data"]["fingerprint"], "seed": about["seed"], "precision": about["precision"]}
+        rest["compile"] = about.get("compile", False)
+        known: dict[str, Any] = json.loads(json.dumps({**about["recipe"], **named, **method, **rest}))
+        return known
+
+    before, now = identity(read_settings(folder)), identity(settings)
+    for name in now:
+        if before.get(name) != now[name]:
+            raise ValueError(
+                f"'{folder}' was started with {name} {before.get(name)}, not {now[name]}: "
+                "resume with the same settings, or overwrite it"
+            )
+
+
+def has_checkpoint(folder: Path) -> bool:
+    return (folder / CHECKPOINT).exists() or (folder / PREVIOUS).exists()
+
+
+def remove_checkpoints(folder: Path) -> None:
+    for name in (CHECKPOINT, PREVIOUS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Put a new checkpoint in place of the last one, which becomes the previous one. Raises OSError as `write`."""
+    buffer = BytesIO()  # torch would make a RuntimeError of a disk that is full
+    torch.save(state, buffer)
+    path = folder / CHECKPOINT
+    files.write(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()), keep=folder / PREVIOUS)
+
+
+def read_checkpoint(folder: Path) -> dict[str, Any]:
+    """The last checkpoint, on the CPU. Where that is missing or damaged, the previous one, with a warning; it takes
+    its place, so that the next one to be written does not push it out.
+
+    Raises ValueError where neither can be read.
+    """
+    reasons = {}
+    for path in (folder / CHECKPOINT, folder / PREVIOUS):
+        try:
+            with ZipFile(path) as archive:  # whose sums torch does not look at
+                if broken := archive.testzip():
+                    raise BadZipFile(f"{broken} is not what was written")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(state, dict):
+                raise ValueError("it is no checkpoint")
+        except FileNotFoundError:  # a kill between the two renames of `write` leaves none
+            reasons[path] = "it is missing"
+            continue
+        except UnpicklingError:  # of which torch says at length how to load it all the same
+            reasons[path] = "it is damaged, or holds more than weights"
+            continue
+        except Exception as error:  # whoever made the file decides what goes wrong
+            reasons[path] = one_line(error)
+            continue
+        for damaged, reason in reasons.items():
+            warnings.warn(f"'{damaged}' can't be read ({reason}): the one before it is taken", stacklevel=2)
+            os.replace(path, damaged)
+        return state
+    path, reason = next(iter(reasons.items()))
+    raise ValueError(f"'{path}' can't be read: {reason}; overwrite the run")
