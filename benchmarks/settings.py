@@ -82,7 +82,7 @@ class Settings:
 
     memory_epochs: dict[str, int] = field(default_factory=lambda: {"digits": 200, "shapes100": 50})
     memory_networks: tuple[str, str] = ("resnet14", "resnet8")
-    memory_train_size: int = 500
+    memory_train_size: int = 4000
     memory_teacher_epochs: int = 4
 
     @property
