@@ -15,17 +15,19 @@ ROOT = Path(__file__).parents[1]
 PICTURES = ("02_framework", "04_difficulty", "05_sweeps", "09_budget")
 ABLATION = r"strategy = \w+|β_\w+ = 0|views = 1"
 TUNED = r"β_kd = \d+(\.\d+)?|β_fa = 5(, .*)?|β_ca = 100(, .*)?"  # without what the ablation has
+EQUAL_WIDTH = "resnet8"  # the student that is as wide as the recorded teachers
 NAMES = {"shapes100": "shapes100", "fashion_mnist": "Fashion-MNIST", "folder:cifar10": "CIFAR-10"}
 
 
 def tables(runs: list[pckd.Run]) -> dict[str, str]:
     """Name of a place in the README → its table, in Markdown."""
-    left_out = "teachers", "cifar10_other_families"
-    students = comparison_table([run for run in runs if run.path and run.path.parent.name not in left_out])
+    students = comparison_table([run for run in runs if run.path and run.path.parent.name != "teachers"])
     students = students[students["data"].isin(NAMES)]
     order = students["method"].map({name: place for place, name in enumerate(METHODS)}).fillna(len(METHODS))
     students = students.assign(place=order, on=students["data"].map(list(NAMES).index))
     students = students.sort_values(["on", "place", "variant"], kind="stable")
+    equal_width = students["student"] == EQUAL_WIDTH
+    students, unequal = students[equal_width], students[~equal_width]
     plain = students["variant"] == ""
     usual = students.groupby("data")["epochs"].transform(lambda epochs: epochs.mode()[0]) == students["epochs"]
     ablation = students["variant"].str.fullmatch(ABLATION)
@@ -38,6 +40,7 @@ def tables(runs: list[pckd.Run]) -> dict[str, str]:
         "budget": markdown(
             students[shapes & (plain | several)].sort_values("epochs", kind="stable"), "epochs", "compute"
         ),
+        "unequal": markdown(unequal, "data", "student"),
     }
 
 
@@ -47,12 +50,15 @@ def markdown(rows: pd.DataFrame, *more: str) -> str:
     lines = [header, ["---"] * len(header)]
     for _, row in rows.iterrows():
         shown = {"data": NAMES[row["data"]], "epochs": str(row["epochs"]), "compute": f"{row['teraflops']:.1f}"}
+        shown["student"] = row["student"]
         method = ", ".join(part for part in (row["method"], row["variant"]) if part)
         several = row["n"] > 1
         score = f"{row['mean']:.1f} ± {row['sd']:.1f}" if several else f"{row['mean']:.1f}"
         interval = f"{row['low']:.1f} … {row['high']:.1f}" if several else ""
-        minus = "" if pd.isna(row["minus_kd"]) else f"{row['minus_kd']:+.1f}"
-        around = f"{row['minus_kd_low']:+.1f} … {row['minus_kd_high']:+.1f}" if row["paired_n"] > 1 else ""
+        # + 0 makes 0 of -0
+        less, low, high = (f"{round(row[f'minus_kd{end}'], 1) + 0:+.1f}" for end in ("", "_low", "_high"))
+        minus = "" if pd.isna(row["minus_kd"]) else less
+        around = f"{low} … {high}" if row["paired_n"] > 1 else ""
         lines.append([*(shown[name] for name in more), method, score, interval, minus, around, str(row["n"])])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

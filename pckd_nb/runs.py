@@ -146,7 +146,7 @@ KINDS: dict[str, Any] = {  # what all that reads a run.json relies on
     "model": {"name": str | None, "num_classes": int, "in_channels": int, "parameters": int},
     "teacher": dict | None,
     "data": {"name": str, "options": dict, "fingerprint": str, "train_images": int, "classes": list, "groups": dict},
-    "recipe": {"epochs": int},
+    "recipe": {"epochs": int, "method": dict},
 }
 MOST_CHANNELS = 4096  # a network with more is not built on a run.json's word
 KEPT = {"samples": SAMPLES[:3], "gallery": ("gallery",), "embedding": ("embedding",)}  # what a record may lack

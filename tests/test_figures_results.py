@@ -151,8 +151,11 @@ def test_a_run_that_differs_in_anything_else_is_not_on_the_sweep(many):
         made(base, 7, 0, about={"teacher": {"name": "resnet56"}}, beta_cc=0.02),
     ]
     assert swept([*other, *many]).points == before
-    fits = made(base, 8, 0, beta_cc=0.02)
-    assert swept([*many, fits]).points["beta_cc"][0.02] == {0: fits}
+    older = {name: value for name, value in base.settings["recipe"]["method"].items() if name != "warmup_epochs"}
+    for recipe in ({}, {"method": older}):  # what a recipe says to baselines is nothing to PCKD
+        fits = made(base, 8, 0, about={"recipe": recipe}, beta_cc=0.02)
+        assert swept([*many, fits]).points["beta_cc"][0.02] == {0: fits}
+    assert older != base.settings["recipe"]["method"]
 
 
 def test_all_points_of_a_sweep_have_the_same_seeds(many):

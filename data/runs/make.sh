@@ -13,7 +13,7 @@ studies=${STUDIES:-shapes100 digits fashion_mnist cifar10}
 export OMP_NUM_THREADS=1
 
 teacher() { pckd-nb train --seed 0 --out "$folder/teachers/$1" --resume "${@:2}"; }
-grid() { pckd-nb "$1" --out "$folder/$2" --teacher "$folder/teachers/$2" --student resnet8 --jobs "$jobs" "${@:3}"; }
+grid() { pckd-nb "$1" --out "$folder/$2" --teacher "$folder/teachers/$2" --student "${student:-resnet8}" --jobs "$jobs" "${@:3}"; }
 
 for study in $studies; do
     case $study in
@@ -27,11 +27,11 @@ for study in $studies; do
         grid compare shapes100 "${data[@]}" --seeds 0-2 --methods "kd,pckd,pckd-$tuned,pckd-views=1-$tuned"
         grid compare shapes100 "${data[@]}" --seeds 0-4 --methods "kd,kd-beta_kd=3,pckd-views=1-$tuned"
         grid compare shapes100 "${data[@]}" --seeds 0-2 --methods "kd-epochs=20,pckd-views=1-$tuned-epochs=20" --reference kd-epochs=20
-        grid compare shapes100 "${data[@]}" --seeds 0-1 --methods "kd-epochs=40,pckd-views=1-$tuned-epochs=40" --reference kd-epochs=40
+        grid compare shapes100 "${data[@]}" --seeds 0-2 --methods "kd-epochs=40,pckd-views=1-$tuned-epochs=40" --reference kd-epochs=40
         grid compare shapes100 "${data[@]}" --seeds 0 --methods \
             "kd,kd-beta_kd=0.3,kd-beta_kd=3,kd-beta_kd=10,pckd-views=1-beta_fa=5,pckd-views=1-beta_ca=100,pckd-views=1-beta_cc=0-$tuned,pckd-strategy=uniform-views=1-$tuned"
         for method in supervised kd pckd; do
-            grid sweep shapes100 "${data[@]}" --seeds 0 --method $method --factor epochs=5,10,20,40 --reference $method
+            grid sweep shapes100 "${data[@]}" --seeds 0-2 --method $method --factor epochs=5,10,20,40 --reference $method
         done
         grid ablate shapes100 "${data[@]}" --seeds 0-4
         ;;
@@ -53,6 +53,8 @@ for study in $studies; do
         teacher cifar10_start "${data[@]}" --model resnet32 --lr 0.02 --epochs 14
         teacher cifar10 "${data[@]}" --model resnet32 --epochs 10 --init "$folder/teachers/cifar10_start"
         grid compare cifar10 "${data[@]}" --train-size 10000 --epochs 30 --methods supervised,kd,pckd,pckd-strategy=uniform --seeds 0-2
+        # A pair of unequal width, 64 → 1024, so without L_CA; this needs pckd_nb[timm].
+        student=timm:mobilenetv3_small_050 grid compare cifar10 "${data[@]}" --train-size 10000 --epochs 30 --methods supervised,kd,pckd --seeds 0
         ;;
     *)
         echo "no study is called '$study'" >&2

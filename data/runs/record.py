@@ -1,8 +1,8 @@
 """Copy finished runs into data/runs, without what no figure needs: python data/runs/record.py FROM TO
 
 Weights are kept of the teachers of data sets that come with the package, so that a class need not wait for one.
-Records of single samples, thumbnails and features are kept for the first seed of the main arms, records of samples for
-two more seeds of shapes100. Images that are not ours to publish are dropped, and where they lay.
+Records of single samples, thumbnails and features are kept for the first seed of resnet8's main arms, records of
+samples for two more seeds of shapes100. Images that are not ours to publish are dropped, and where they lay.
 """
 
 import os
@@ -19,12 +19,12 @@ EMBEDDED = ("shapes100", "digits")  # data sets that come with the package
 def trim(run: Run, teacher: bool, arm: str) -> bool:
     """Drop what is not to be kept of a run; returns whether its weights are."""
     data, seed = run.settings["data"]["name"], run.settings["seed"]
-    main = arm in MAIN
+    main = arm in MAIN and run.settings["model"]["name"] == "resnet8"
     if not (teacher or (main and seed == 0)):
         run.gallery = run.embedding = None
     several = data == "shapes100" and main and seed < 3
     strategies = data == "shapes100" and arm.startswith("pckd-strategy") and seed == 0
-    if teacher or not (several or strategies or (arm == "pckd" and seed == 0)):
+    if teacher or not (several or strategies or (main and arm == "pckd" and seed == 0)):
         run.cross_entropy = run.difficulty = run.labels = run.ground_truth = None
     if data.startswith("folder:"):
         run.gallery = None

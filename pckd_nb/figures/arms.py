@@ -14,6 +14,7 @@ from .canvas import checked, is_teacher
 
 # Factor of figure 5 → the letter of its panel and its published default.
 FACTORS = {"beta_cc": ("a", 0.05), "beta_fa": ("b", 20), "beta_ca": ("c", 1), "epsilon": ("d", 1.005)}
+OF_BASELINES = {"warmup_epochs"}  # what a recipe says to baselines alone; older records lack it
 METHODS = ("supervised", "KD", "PCKD")  # their titles
 
 Seeds = dict[int, Run]
@@ -45,6 +46,7 @@ def study_of(run: Run) -> Hashable:
     """Same for runs on the same data with the same student and recipe, whatever the method and the epochs."""
     about = run.settings
     recipe = {name: value for name, value in about["recipe"].items() if name != "epochs"}
+    recipe["method"] = {name: value for name, value in recipe["method"].items() if name not in OF_BASELINES}
     return about["data"]["fingerprint"], about["model"]["name"], json.dumps(recipe, sort_keys=True)
 
 
