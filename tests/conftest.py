@@ -1,6 +1,7 @@
 """Small data and networks that every test file shares. Nothing here downloads or leaves the temporary folder."""
 
 import dataclasses
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,8 @@ import pckd_nb as pckd
 from pckd_nb.datasets import Dataset, Split
 
 torch.set_num_threads(1)  # the networks here are tiny: more threads only wait for each other
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job, which hands it on to what tests start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def make_data(train: int = 48, test: int = 24, classes: int = 3, size: int = 8, channels: int = 1) -> Dataset:
