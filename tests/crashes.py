@@ -43,6 +43,7 @@ from .conftest import make_data
 COMPARED = "student.safetensors", "history.csv", "samples.npz"
 WHOLE = {"run.json", "timing.csv", "gallery.npz", "embedding.npz", *COMPARED}  # what a finished run leaves
 MOMENTS = "checkpoint", "outside", "checkpoint", "anywhere"  # the kinds of kills, one after the other
+KILLS_OF_ONE = 5  # at most so many kills of a training
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["pckd_nb.cli", "tests.conftest"])
@@ -158,7 +159,8 @@ class Summary:
 
 
 def endure(folder: Path, kills: int, seed: int = 0, say: Callable[[str], None] = lambda line: None) -> Summary:
-    """Train below `folder`, with a teacher cache and without in turn, until that many kills are survived.
+    """Train below `folder` until that many kills are survived, the first of them before there is any checkpoint, half
+    of them in one, and about half with a teacher cache. (An attempt that no kill reached is made up for.)
 
     Raises AssertionError where an attempt fails, or where a training does not end as one never interrupted.
     """
@@ -168,19 +170,19 @@ def endure(folder: Path, kills: int, seed: int = 0, say: Callable[[str], None] =
         attempt(folder / f"whole{number}", teacher_cache, often=False)
     lines, seconds = attempt(folder / "counted", folder / "cache of counted")
     say(f"lines of {lines}, in {seconds:.1f} s")
-    kinds = count()
     while found.kills < kills:
-        number = found.trainings % 2
+        number = int(found.with_cache < found.kills / 2)
         run, teacher_cache = folder / "run", caches[number] and folder / "run's cache"
-        done = False
+        done, last = False, min(kills, found.kills + KILLS_OF_ONE)
         while not done:
-            kind = MOMENTS[next(kinds) % len(MOMENTS)]
-            if found.kills >= kills:
+            kind = MOMENTS[found.kills % len(MOMENTS)]
+            if found.kills >= last:
                 counter, after = None, 0.0
             elif kind == "outside":
                 counter, after = None, chance.uniform(1e-3, seconds / 2)
             else:
-                line = 1 + int(lines[kind] * chance.random() ** 2)  # rather early: else few are killed twice
+                early = chance.random() ** 2 if found.kills else 0  # rather early: else few are killed twice
+                line = 1 + int(lines[kind] * early)
                 counter, after = LineCounter(kind, line), 0.0
             done = attempt(run, teacher_cache, counter=counter, after=after) is not None
             if not done:
