@@ -55,8 +55,7 @@ def markdown(rows: pd.DataFrame, *more: str) -> str:
         several = row["n"] > 1
         score = f"{row['mean']:.1f} ± {row['sd']:.1f}" if several else f"{row['mean']:.1f}"
         interval = f"{row['low']:.1f} … {row['high']:.1f}" if several else ""
-        # + 0 makes 0 of -0
-        less, low, high = (f"{round(row[f'minus_kd{end}'], 1) + 0:+.1f}" for end in ("", "_low", "_high"))
+        less, low, high = (f"{row[f'minus_kd{end}']:+.1f}".replace("-0.0", "+0.0") for end in ("", "_low", "_high"))
         minus = "" if pd.isna(row["minus_kd"]) else less
         around = f"{low} … {high}" if row["paired_n"] > 1 else ""
         lines.append([*(shown[name] for name in more), method, score, interval, minus, around, str(row["n"])])

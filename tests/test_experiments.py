@@ -298,23 +298,23 @@ def test_a_grid_that_was_cut_goes_on_where_it_was(tmp_path, jobs, number):
     more = "--methods", "kd,pckd", "--seeds", "0-1", "--epochs", "3", "--batch-size", "20"
     out = tmp_path / "cut"
     process = start(command(teacher, out, *more, "--jobs", jobs, sizes=sizes))
-    wait_for(lambda: list(out.glob("*/*/*/student.safetensors")) and is_running(out), process)
+    wait_for(lambda: set(states(out).values()) > {"finished"}, process)
     time.sleep(0.3)
     process.send_signal(number)
     assert process.wait(60) == (-number if number == signal.SIGKILL else 130)
     time.sleep(1)  # its processes end with it
-    finished = {file: file.stat().st_mtime_ns for file in out.glob("*/*/*/student.safetensors")}
+    finished = {file: file.stat().st_mtime_ns for file, state in states(out).items() if state == "finished"}
     assert finished
 
     again = start(command(teacher, out, *more, "--jobs", jobs, sizes=sizes))
     said, complained = again.communicate(timeout=300)
     assert again.returncode == 0 and "4 points" in said and "Traceback" not in complained, complained
-    kept = [file for file, written in finished.items() if runs.read_settings(file.parent)["status"] == "finished"]
-    assert len(pd.read_csv(out / "results.csv")) == 4 and kept
+    assert finished == {file: file.stat().st_mtime_ns for file in finished}, "what was finished is written again"
+    assert len(pd.read_csv(out / "results.csv")) == 4
     whole = start(command(teacher, tmp_path / "whole", *more, sizes=sizes))
     assert whole.wait(300) == 0
     assert (out / "results.csv").read_bytes() == (tmp_path / "whole" / "results.csv").read_bytes()
 
 
-def is_running(out: Path) -> bool:
-    return any(runs.read_settings(file.parent)["status"] != "finished" for file in out.rglob("run.json"))
+def states(out: Path) -> dict[Path, str]:
+    return {file: runs.read_settings(file.parent)["status"] for file in out.rglob("run.json")}
