@@ -42,7 +42,7 @@ START_SECONDS = 180  # for a server or a page to be there, on a machine that has
 CELLS_SECONDS = 1500  # for all cells of a notebook
 WAIT_SECONDS = 60  # for anything else
 # What the kernel says when JupyterLab asks it for widgets before it has any, or for a progress bar that has closed.
-HARMLESS = re.compile(r"kernel: No such comm(: | target registered: jupyter\.widget\.control$)", re.M)
+HARMLESS = re.compile(r"kernel: (No such comm(: [\w-]+| target registered: jupyter\.widget\.control)\s*)+")
 TALLEST = 16_000  # pixels of a screenshot: Chromium draws no more
 
 # JupyterLab, which ends by itself once nobody holds its standard input: so it survives no test run, however that ends.
@@ -112,7 +112,7 @@ def watched(browser: Any, viewport: dict[str, int] = WIDE) -> Iterator[tuple[Any
             wrong.append(f"asked another host: {url[:200]}")
 
     def said(message: Any) -> None:
-        if message.type == "error" and not HARMLESS.match(message.text):
+        if message.type == "error" and not HARMLESS.fullmatch(message.text):
             wrong.append(f"console: {message.text} ({message.location.get('url', '')})")
 
     page.on("request", lambda request: asked(request.url))
