@@ -507,6 +507,7 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.showwarning = note
     try:
         status = app([argument for argument in arguments if argument != "--debug"], standalone_mode=False)
+        sys.stdout.flush()  # what its reader does not want should be known here, not at exit
         return status if isinstance(status, int) else 0
     except KeyboardInterrupt:
         return complain("interrupted", 130)

@@ -273,7 +273,7 @@ def has_one(folder: Path) -> None:
 
 def finished(folder: Path) -> None:
     folder.mkdir()
-    for name in WHOLE:
+    for name in (*WHOLE, resuming.CHECKPOINT, resuming.PREVIOUS):  # as a kill before their removal leaves it
         (folder / name).write_text("old")
     runs.write_settings(folder, {"format": runs.FORMAT, "status": "finished"})
 
@@ -286,8 +286,9 @@ def overwrite(folder: Path) -> None:
 def is_old_or_begun(folder: Path) -> None:
     resuming.prepare(folder, resume=True, overwrite=False)
     if json.loads((folder / "run.json").read_text())["status"] == "finished":
-        assert set(os.listdir(folder)) == WHOLE | {files.LOCK}
-    assert not resuming.has_checkpoint(folder)
+        assert set(os.listdir(folder)) - {resuming.CHECKPOINT, resuming.PREVIOUS} == WHOLE | {files.LOCK}
+    else:
+        assert not resuming.has_checkpoint(folder)
 
 
 def clear(folder: Path) -> None:

@@ -132,7 +132,10 @@ def test_find_runs_looks_above_and_wants_all_four_finished(finished, tmp_path, m
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "demo").symlink_to(finished[0] / "runs")
     assert demo.find_runs() == tmp_path / "runs" / "demo"
-    monkeypatch.setattr(demo.runs, "read_settings", lambda folder: {"status": "interrupted"})
-    assert demo.find_runs() is None
+    with monkeypatch.context() as patch:
+        status = {"kd": "interrupted"}
+        patch.setattr(demo.runs, "read_settings", lambda folder: {"status": status.get(folder.name, "finished")})
+        assert demo.find_runs() is None
+    assert demo.find_runs() is not None
     monkeypatch.setenv("PCKD_RUNS", str(tmp_path / "nowhere"))
     assert demo.find_runs() is None

@@ -167,7 +167,7 @@ def test_shards_make_the_same_table(teacher, tmp_path):
 
 def test_shards_have_the_same_work(teacher, tmp_path):
     grid = make_grid(teacher, tmp_path, "supervised,kd,pckd,pckd-views=4")
-    points, place = grid.points(), {point: i for i, point in enumerate(grid.points())}
+    place = {point: i for i, point in enumerate(grid.points())}
     for count in (1, 2, 3, 9):
         parts = experiments.dealt(grid, count)
         assert len(parts) == count and sorted(place[point] for part in parts for point in part) == list(range(8))
@@ -175,8 +175,7 @@ def test_shards_have_the_same_work(teacher, tmp_path):
     one, other = experiments.dealt(grid, 2)  # two seeds: each part has every arm once
     assert {point.arm for point in one} == {point.arm for point in other} == set(grid.arms)
     work = [sum(experiments._operations(grid, point) for point in part) for part in experiments.dealt(grid, 3)]
-    longest = max(experiments._operations(grid, point) for point in points)
-    assert max(work) <= sum(work) / 3 + longest
+    assert max(work) <= 1.1 * sum(work) / 3
 
 
 @pytest.mark.parametrize("shard", [(0, 2), (3, 2), (1, 0)])
@@ -188,8 +187,9 @@ def test_impossible_shards_and_jobs(teacher, tmp_path, shard):
     assert not list(tmp_path.iterdir())
 
 
-def test_processes_make_the_same_table(teacher, tmp_path):
+def test_processes_make_the_same_table(teacher, tmp_path, monkeypatch):
     one, _ = quiet(make_grid(teacher, tmp_path / "one"))
+    monkeypatch.setattr(Grid, "train", lambda *_: pytest.fail("trained in this process"))
     two, _ = quiet(make_grid(teacher, tmp_path / "two"), jobs=2)
     assert two.equals(one)
 
@@ -302,7 +302,7 @@ def test_a_grid_that_was_cut_goes_on_where_it_was(tmp_path, jobs, number):
     time.sleep(0.3)
     process.send_signal(number)
     assert process.wait(60) == (-number if number == signal.SIGKILL else 130)
-    time.sleep(1)  # its processes end with it
+    process.communicate(timeout=60)  # until its processes, which hold its pipes, have ended with it
     finished = {file: file.stat().st_mtime_ns for file, state in states(out).items() if state == "finished"}
     assert finished
 

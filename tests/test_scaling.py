@@ -122,8 +122,12 @@ def test_records_checkpoint_and_cache_have_these_sizes(tmp_path):
     about = job(20)
     books = Recorder.empty(about.epochs, about.train_images, torch.device("cpu"))
     assert scaling.memory(about)["records"] == books.cross_entropy.nbytes + books.difficulty.nbytes
-    trained = 8 * (about.student.parameters + scaling.head_parameters(about))
-    assert scaling.checkpoint(about) == scaling.memory(about)["records"] + trained
+    weights = [torch.zeros(about.student.parameters, requires_grad=True), *method_of(about)[0].parameters()]
+    optimizer = torch.optim.SGD(weights, lr=0.1, momentum=0.9)
+    sum(weight.sum() for weight in weights).backward()
+    optimizer.step()
+    held = [*weights, *(kept["momentum_buffer"] for kept in optimizer.state.values())]
+    assert scaling.checkpoint(about) == scaling.memory(about)["records"] + sum(tensor.nbytes for tensor in held)
     cache = TeacherCache(tmp_path, {}, (about.train_images, about.views, about.teacher.width), 1)
     cache.begin(1)
     assert scaling.teacher_cache(about) == cache.new.nbytes

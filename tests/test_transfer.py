@@ -25,9 +25,10 @@ def test_a_probe_learns_what_the_features_hold(run):
 
 
 def test_the_network_is_frozen(run):
-    before = {name: value.clone() for name, value in run.student_state.items()}
-    transfer(run, make_data(classes=4), accelerator="cpu")
-    assert all(torch.equal(before[name], value) for name, value in run.student_state.items())
+    model = run.model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    transfer(run, make_data(classes=4), model=model, accelerator="cpu")
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 def test_images_are_shown_as_the_network_learned_to_see(run):

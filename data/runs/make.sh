@@ -54,7 +54,7 @@ for study in $studies; do
         teacher cifar10 "${data[@]}" --model resnet32 --epochs 10 --init "$folder/teachers/cifar10_start"
         grid compare cifar10 "${data[@]}" --train-size 10000 --epochs 30 --methods supervised,kd,pckd,pckd-strategy=uniform --seeds 0-2
         # A pair of unequal width, 64 → 1024, so without L_CA; this needs pckd_nb[timm].
-        student=timm:mobilenetv3_small_050 grid compare cifar10 "${data[@]}" --train-size 10000 --epochs 30 --methods supervised,kd,pckd --seeds 0
+        student=timm:mobilenetv3_small_050 grid compare cifar10 "${data[@]}" --train-size 10000 --epochs 30 --methods supervised,kd,pckd --seeds 0-2
         ;;
     *)
         echo "no study is called '$study'" >&2
