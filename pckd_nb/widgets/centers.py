@@ -43,8 +43,7 @@ def center_explorer(runs: Run | Sequence[Run], data: Dataset | None = None) -> E
         guesses = networks[network].embedding["predictions"]
         some = [int(row) for row in rows if labels[row] == category]
         return [("the category's center", NONE)] + [
-            (f"sample {row}: {cut(classes[category], 30)}, predicted as {cut(classes[guesses[row]], 30)}", row)
-            for row in some
+            (f"sample {row}, predicted as {cut(classes[guesses[row]], 30)}", row) for row in some
         ]
 
     def follow(name: str, controls: Mapping[str, Any]) -> None:
@@ -67,7 +66,7 @@ def center_explorer(runs: Run | Sequence[Run], data: Dataset | None = None) -> E
         ),
         "sample": ipywidgets.Dropdown(  # of a list box JupyterLab takes the arrow keys for itself
             options=samples_of(start, first),
-            **labelled("show", "the center, or a test image of the category", 420),
+            **labelled("show", "the center, or a test image of the category", 520),
         ),
     }  # fmt: skip
 
