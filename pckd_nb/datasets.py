@@ -623,7 +623,7 @@ def _unpack_imagenet(folder: Path, parts: list[str]) -> None:
     """
     from torchvision.datasets import imagenet
 
-    downloads.check_tarfile()  # without the filter torchvision would unpack all the same
+    downloads.check_tarfile()
     archives = {folder / file: md5 for file, md5 in imagenet.ARCHIVE_META.values()}
     needed = [folder / imagenet.ARCHIVE_META[part][0] for part in (*parts, *["devkit"] * ("val" in parts))]
     if not all(archive.is_file() for archive in needed):
@@ -633,17 +633,18 @@ def _unpack_imagenet(folder: Path, parts: list[str]) -> None:
             f"or images into {folder / 'train' / 'CLASS'} and {folder / 'val' / 'CLASS'}"
         )
     try:
-        if "val" in parts:
-            imagenet.parse_devkit_archive(folder)
-        for part in parts:
-            unfinished = folder / f"{part}.unfinished"
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unpack = imagenet.parse_train_archive if part == "train" else imagenet.parse_val_archive
-            try:
-                unpack(folder, folder=unfinished.name)
-                unfinished.rename(folder / part)
-            finally:
+        with downloads.careful_tarfile():
+            if "val" in parts:
+                imagenet.parse_devkit_archive(folder)
+            for part in parts:
+                unfinished = folder / f"{part}.unfinished"
                 shutil.rmtree(unfinished, ignore_errors=True)
+                unpack = imagenet.parse_train_archive if part == "train" else imagenet.parse_val_archive
+                try:
+                    unpack(folder, folder=unfinished.name)
+                    unfinished.rename(folder / part)
+                finally:
+                    shutil.rmtree(unfinished, ignore_errors=True)
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise OSError(f"the archives in {folder} were not unpacked: {downloads.one_line(error)}") from error
     except RuntimeError:  # which does not say what it found

@@ -8,7 +8,8 @@ import shutil
 import tarfile
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -65,6 +66,21 @@ def unpack(archive: Path, folder: Path) -> None:
         raise OSError(f"{archive} was not unpacked: {one_line(error)}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def careful_tarfile() -> Iterator[None]:
+    """Meanwhile libraries that unpack tar archives, and name no filter of their own, do it as carefully as `unpack`.
+
+    torchvision 0.29 names none, and up to Python 3.13 that means none. Raises OSError as `check_tarfile` does.
+    """
+    check_tarfile()
+    before = vars(tarfile.TarFile)["extraction_filter"]
+    tarfile.TarFile.extraction_filter = staticmethod(_files_only)
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extraction_filter = before
 
 
 def check_tarfile() -> None:

@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import pickle
+import re
 import tarfile
 from functools import partial
 from pathlib import Path
@@ -241,7 +242,8 @@ def test_damaged_archives(tmp_path):
     whole = tar(tmp_path / "archive.tar.gz", content=np.random.default_rng(0).bytes(50_000)).read_bytes()
     for damaged in (b"", b"no archive", whole[:200], whole[: len(whole) // 2]):
         (tmp_path / "archive.tar.gz").write_bytes(damaged)
-        refused(OSError, unpack, tmp_path / "archive.tar.gz", tmp_path / "folder")
+        message = refused(OSError, unpack, tmp_path / "archive.tar.gz", tmp_path / "folder")
+        assert message.startswith(f"{tmp_path / 'archive.tar.gz'} was not unpacked: ")
         assert files(tmp_path) == ["archive.tar.gz"]
 
 
@@ -285,13 +287,25 @@ def test_a_pickle_in_a_data_set_with_the_right_sum_still_calls_nothing(tmp_path,
 
 
 @pytest.mark.parametrize("kind", ["out of the folder", "a link to a file outside", "a character device"])
-def test_malicious_archives_of_imagenet(imagenet, tmp_path, monkeypatch, kind):  # noqa: F811
+@pytest.mark.parametrize("part", ["train", "train, a class in it", "val", "devkit"])
+def test_malicious_archives_of_imagenet(imagenet, tmp_path, monkeypatch, part, kind):  # noqa: F811
     archives = imagenet_archives(imagenet, monkeypatch)
-    tar(archives["train"], *MALICIOUS[kind], mode="w")
+    name, _, within = part.partition(", ")
+    tar(archives[name], *MALICIOUS[kind], mode="w:gz" if name == "devkit" else "w")
+    if within:
+        content = archives[name].read_bytes()
+        with tarfile.open(archives[name], "w") as outer:
+            info = member("n01.tar")
+            info.size = len(content)
+            outer.addfile(info, io.BytesIO(content))
     meta = tvd.imagenet.ARCHIVE_META
-    monkeypatch.setitem(meta, "train", (archives["train"].name, datasets._md5(archives["train"])))
-    before = files(tmp_path)
+    monkeypatch.setitem(meta, name, (archives[name].name, datasets._md5(archives[name])))
+    before, of_tarfile = files(tmp_path), vars(tarfile.TarFile)["extraction_filter"]
     assert "were not unpacked" in refused(OSError, load_dataset, "imagenet", tmp_path)
-    assert files(tmp_path) in (before, sorted([*before, f"{imagenet.name}/meta.bin"]))
+    photographs = re.compile(r"imagenet/train/n0\d/n0\d_\d\.JPEG" if name == "val" else "$")  # of the good archive
+    after = [file for file in files(tmp_path) if not photographs.match(file)]
+    assert after in (before, sorted([*before, f"{imagenet.name}/meta.bin"]))
+    assert {path.name for path in imagenet.iterdir() if path.is_dir()} <= {"train", "val"} - {name}
+    assert vars(tarfile.TarFile)["extraction_filter"] is of_tarfile
     monkeypatch.delattr(tarfile, "data_filter")
     assert "3.11.4" in refused(OSError, load_dataset, "imagenet", tmp_path)
