@@ -344,6 +344,8 @@ def main() -> int:
     if unknown := {x for listed in EQUIVALENT.values() for x in listed} - {mutant.key for mutant in everything}:
         parser.error(f"EQUIVALENT lists what is no mutant: {sorted(unknown)}")
     some = [mutant for mutant in everything if {mutant.file, f"{mutant.file}:{mutant.line}"} & set(chosen.only)]
+    if not some:
+        parser.error(f"nothing can be changed in {', '.join(chosen.only)}")
     if chosen.list:
         print(*some, sep="\n")
         return 0

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import pckd_nb as pckd
-from pckd_nb import methods
+from pckd_nb import methods, views
 from pckd_nb.evaluation import make_fabric
 from pckd_nb.frozen import FrozenTeacher
 from pckd_nb.methods import Batch, baseline
@@ -287,28 +287,36 @@ def test_networks_of_other_libraries_train(name):
 def test_a_cut_run_resumes_to_the_same_bits(name, data, tmp_path, monkeypatch):
     """VID has parts that train along and DKD a weight that grows."""
     recipe = pckd.get_recipe("classroom", epochs=2, batch_size=24)
+    steps = views.steps(len(data.train.labels), recipe.batch_size)
+    settings = {"warmup_epochs": 4} if name == "DKD" else {}
 
     def train(folder, **options):
         networks = pckd.create_model("resnet8", data, seed=2), pckd.create_model("resnet14", data, seed=1)
-        return pckd.distill(*networks, data, baseline(name), recipe, out=tmp_path / folder, **QUIET, **options)
+        method = baseline(name, **settings)
+        return pckd.distill(*networks, data, method, recipe, out=tmp_path / folder, **QUIET, **options)
 
     whole = train("whole")
     kind = type(baseline(name))
-    forward, calls = kind.forward, []
+    forward, epochs = kind.forward, []
+
+    def seen(self, student, teacher, batch, epoch):
+        epochs.append(epoch)
+        return forward(self, student, teacher, batch, epoch)
 
     def cut(self, *arguments):
-        calls.append(1)
-        if len(calls) == 3:
+        if len(epochs) == steps + 1:
             raise KeyboardInterrupt
-        return forward(self, *arguments)
+        return seen(self, *arguments)
 
     monkeypatch.setattr(pckd.training, "SECONDS_BETWEEN_SAVES", -1)
     monkeypatch.setattr(pckd.training, "SHARE_OF_SAVING", float("inf"))
     monkeypatch.setattr(kind, "forward", cut)
     with pytest.raises(KeyboardInterrupt):
         train("cut")
-    monkeypatch.setattr(kind, "forward", forward)
+    epochs.clear()
+    monkeypatch.setattr(kind, "forward", seen)
     resumed = train("cut", resume=True)
+    assert epochs == [2] * (steps - 1), "what was trained before the cut is trained once"
     for ours, theirs in ((resumed.student_state, whole.student_state), (resumed.method_state, whole.method_state)):
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert resumed.history.equals(whole.history)
@@ -444,10 +452,13 @@ def test_a_teacher_of_maps_is_live_neither_quantised_nor_cached(data, student, t
     assert not (tmp_path / "cache").exists()
 
 
-def test_what_needs_no_maps_shares_the_teachers_cache(data, teacher, recipe, tmp_path):
-    runs = []
-    for _ in range(2):
+def test_what_needs_no_maps_shares_the_teachers_cache(data, teacher, recipe, tmp_path, monkeypatch):
+    runs, asked = [], []
+    features = FrozenTeacher.features
+    for count in range(2):
+        monkeypatch.setattr(FrozenTeacher, "features", lambda self, x, k=count: asked.append(k) or features(self, x))
         student = pckd.create_model("resnet8", data, seed=2)
         options = dict(QUIET, precision="bf16-mixed", teacher_cache=tmp_path / "cache")
         runs.append(pckd.distill(student, teacher, data, baseline("PKT"), recipe, **options))
     assert list((tmp_path / "cache").rglob("epoch-*.npy")) and runs[0].history.equals(runs[1].history)
+    assert set(asked) == {0}, "the second run reads what the first has written"

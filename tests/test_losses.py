@@ -141,9 +141,11 @@ def all_losses(dtype, scale):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
 def test_low_precision_is_close_to_float64(dtype, scale):
-    for low, exact in all_losses(dtype, scale):
+    for place, (low, exact) in enumerate(all_losses(dtype, scale)):
         assert low.dtype == torch.float32
-        assert torch.allclose(low.double(), exact, rtol=1e-4, atol=1e-5)
+        # the divergence of small logits is a difference of numbers near 1, with their rounding
+        absolute = 1e-5 if place == 0 else 1e-6 * exact.abs().max()
+        assert torch.allclose(low.double(), exact, rtol=1e-4, atol=float(absolute))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

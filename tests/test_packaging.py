@@ -77,13 +77,19 @@ def test_imports_only_point_down():
         *packages, stem = file.relative_to(ROOT / "pckd_nb").with_suffix("").parts
         own = floor[packages[0] if packages else stem]
         for node in ast.walk(parsed(file)):
+            if isinstance(node, ast.Import):
+                ours = [alias.name.split(".") for alias in node.names if re.match(r"pckd_nb\b", alias.name)]
+                for name in (parts[1] if len(parts) > 1 else "__init__" for parts in ours):
+                    assert floor[name] <= own, f"{file.name} imports {name}, which stands above it"
             # as many dots as folders lead to a neighbour in the same room, one more out of it
             outward = isinstance(node, ast.ImportFrom) and node.level == len(packages) + 1
             if outward or isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pckd_nb"):
                 module = (node.module or "").removeprefix("pckd_nb").strip(".")
                 below = [module.split(".")[0]] if module else [alias.name for alias in node.names]
                 for name in below:
-                    assert floor.get(name, -1) <= own, f"{file.name} imports {name}, which stands above it"
+                    # what is no module is a name of the package itself, which stands on top
+                    stands = floor.get(name, floor["__init__"])
+                    assert stands <= own, f"{file.name} imports {name}, which stands above it"
 
 
 def test_the_papers_equations_import_nothing_but_torch():
