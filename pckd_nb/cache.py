@@ -20,23 +20,25 @@ A_DAY = 24 * 3600  # seconds
 
 
 class TeacherCache:
-    """A frozen teacher's features of every training image at every epoch, in files of 16 bits, for trials to share.
+    """A frozen teacher's features of every training image at every epoch, in files, for trials to share.
 
-    What a teacher says of a sample is a function of its weights, the hardware that it takes its form for, the data,
-    the seed of the augmentation and how that augments: `key`. Every key has a folder, every epoch in it a file
-    (samples, views, D), mapped into memory, and beside it the sum of its bytes, written when all of them are there: a
-    file without its sum, or with another one, is made again. root: where the folders are · gigabytes: what all of them
-    may fill; beyond, nothing is kept · writes: False leaves that to another process.
+    What a teacher says of a sample is a function of its weights, the hardware that it takes its form for, the data, the
+    seed of the augmentation and how that augments: `key`. Every key has a folder, every epoch in it a file (samples,
+    views, D), mapped into memory, and beside it the sum of its bytes, written when all of them are there: a file
+    without its sum, or with another one, is made again. root: where the folders are · gigabytes: what all of them may
+    fill; beyond, nothing is kept · kind: numpy's name of the numbers, float16 or float32 · writes: False leaves that to
+    another process. Raises ValueError for gigabytes that are none, OSError where no folder can be made.
     """
 
     def __init__(
-        self, root: str | Path, key: dict[str, Any], shape: tuple[int, int, int], gigabytes: float, writes: bool = True
-    ):
+        self, root: str | Path, key: dict[str, Any], shape: tuple[int, int, int], gigabytes: float,
+        kind: str = "float16", writes: bool = True,
+    ):  # fmt: skip
         if not gigabytes > 0:
             raise ValueError(f"the teacher cache needs room, more than 0 GB, got {gigabytes}")
         text = json.dumps(key, sort_keys=True)
         self.root, self.key, self.shape, self.limit = Path(root), key, shape, gigabytes * 1e9
-        self.writes = writes
+        self.kind, self.writes = np.dtype(kind), writes
         self.folder = self.root / hashlib.sha256(text.encode()).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
         for left in self.folder.glob(".*.tmp"):  # by a process that was killed; another one may be at work
@@ -55,6 +57,7 @@ class TeacherCache:
             return None
 
     def keep_form(self, chosen: dict[str, Any]) -> None:
+        """Write down which form the teacher took, for `form`."""
         if self.writes:
             files.write(self.folder / "teacher.json", lambda temporary: temporary.write_text(json.dumps(chosen)))
 
@@ -65,7 +68,7 @@ class TeacherCache:
         if self.kept is None and self.writes and self._room():
             self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
             try:
-                self.new = np.lib.format.open_memmap(self.temporary, "w+", np.float16, self.shape)
+                self.new = np.lib.format.open_memmap(self.temporary, "w+", self.kind, self.shape)
                 if hasattr(os, "posix_fallocate"):  # a disk that is full only later kills the process by SIGBUS
                     with open(self.temporary, "rb+") as file:
                         os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
@@ -75,7 +78,7 @@ class TeacherCache:
             self.written = np.zeros(self.shape[0], bool)
 
     def read(self, index: Tensor) -> Tensor | None:
-        """The features of the training images at `index`, (B,), view-major (V·B, D) float16 on its device, if kept."""
+        """The features of the training images at `index`, (B,), view-major (V·B, D) on its device, if kept."""
         if self.kept is None:
             return None
         features = torch.from_numpy(self.kept[index.cpu().numpy()])
@@ -85,7 +88,7 @@ class TeacherCache:
         """Keep what `read` did not find."""
         if self.new is not None:
             rows = index.cpu().numpy()
-            self.new[rows] = features.unflatten(0, (-1, len(index))).transpose(0, 1).half().cpu().numpy()
+            self.new[rows] = features.unflatten(0, (-1, len(index))).transpose(0, 1).cpu().numpy()
             self.written[rows] = True
 
     def end(self) -> None:
@@ -104,6 +107,13 @@ class TeacherCache:
             self.temporary.unlink(missing_ok=True)
         self.new = None
 
+    def close(self) -> None:
+        """Leave nothing of an epoch that did not come to its end."""
+        if self.new is not None:
+            self.new = None
+            with suppress(OSError):
+                self.temporary.unlink(missing_ok=True)
+
     def _remove_temporary(self, error: OSError) -> None:
         """After an error that the training can do without."""
         with suppress(OSError):
@@ -116,12 +126,12 @@ class TeacherCache:
         return self.path.with_suffix(".json")
 
     def _open(self) -> np.ndarray | None:
-        if not self.path.exists():
+        if not (self.path.exists() and self._seal.exists()):  # another trial may be just between the two
             return None
         try:
             seal = json.loads(self._seal.read_text())
             kept: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
-            if kept.shape == self.shape and kept.dtype == np.float16 and zlib.crc32(kept.data) == seal["sum"]:
+            if kept.shape == self.shape and kept.dtype == self.kind and zlib.crc32(kept.data) == seal["sum"]:
                 return kept
         except (OSError, ValueError, KeyError, TypeError, EOFError):
             pass
@@ -129,8 +139,11 @@ class TeacherCache:
         return None
 
     def _room(self) -> bool:
-        filled = sum(file.stat().st_size for file in self.root.rglob("*") if file.is_file())
-        needed = 2 * int(np.prod(self.shape))
+        filled = 0
+        for file in self.root.rglob("*"):
+            with suppress(OSError):  # another trial may rename or remove its own meanwhile
+                filled += file.stat().st_size if file.is_file() else 0
+        needed = self.kind.itemsize * int(np.prod(self.shape))
         if filled + needed > self.limit:
             warnings.warn(
                 f"the teacher cache '{self.root}' is full: another {needed / 1e9:.1f} GB would make it larger than "

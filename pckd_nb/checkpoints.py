@@ -15,7 +15,7 @@ from typing import Any, TypeGuard, TypeVar
 from urllib.parse import urlsplit
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from .datasets import default_root
@@ -172,7 +172,7 @@ def _read(path: Path, label: str) -> Any:
             return _unpickle(file, label)
     if path.suffix == ".safetensors" or start[8:9] == b"{":
         try:
-            return load_file(path)
+            return load(path.read_bytes())
         except Exception as error:
             raise ValueError(f"{label} is cut short or damaged: as safetensors, {_one_line(error)}") from error
     raise ValueError(f"{label} is no file of weights: neither PyTorch's (.pth, .pt) nor safetensors")
@@ -213,7 +213,11 @@ def _weights(content: Any, label: str) -> dict[str, Tensor]:
         for state in (content, *(content.get(place) for place in PLACES)):
             if _is_state(state):
                 return dict(state)
-        found = ", ".join(repr(key)[:40] for key in list(content)[:8]) or "nothing"
+        keys = (
+            repr(key[:40]) if isinstance(key, str) else f"a key of type {type(key).__name__}"
+            for key in list(content)[:8]
+        )
+        found = ", ".join(keys) or "nothing"
     raise ValueError(f"{label} holds no weights: expected names and tensors, or such under 'model', found {found}")
 
 

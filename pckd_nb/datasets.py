@@ -25,7 +25,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ import torch
 from PIL import Image
 
 from pckd_nb import downloads, shapes
-from pckd_nb.streams import Streamed, fit, read_image
+from pckd_nb.streams import Streamed, fit, open_image, read_image
 
 DATASETS = {
     "shapes100": "100 categories of drawn shapes, 32×32 RGB, difficulty known; generated, no download",
@@ -479,7 +478,7 @@ def _tiny_imagenet(root: Path, side: int) -> tuple[Split, Split, tuple[str, ...]
             return [line.split("\t") for line in file.read(f"{archive.stem}/{name}").decode().splitlines()]
 
         def split(rows: list[tuple[int, str]]) -> Split:
-            images = (fit(Image.open(BytesIO(file.read(name))), side) for _, name in rows)
+            images = (fit(open_image(file.read(name)), side) for _, name in rows)
             return Split(_stack(images, len(rows), side), torch.tensor([label for label, _ in rows]))
 
         wnids = [row[0] for row in table("wnids.txt")]
@@ -677,6 +676,9 @@ def _files_by_class(folder: Path) -> dict[str, list[str]]:
     classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
     if not classes:
         raise ValueError(f"{folder} has no class folder: images belong into {folder / 'CLASS'}")
+    for name in (str(folder), *classes):
+        if not _is_utf8(name):  # run.json could not name it
+            raise ValueError(f"the name of the folder {ascii(name)} is not in UTF-8: rename it")
     files = {}
     for name in classes:
         names = sorted(entry.name for entry in os.scandir(folder / name) if entry.is_file())
@@ -684,6 +686,11 @@ def _files_by_class(folder: Path) -> dict[str, list[str]]:
         if not files[name]:
             raise ValueError(f"{folder / name} has no image: expected are files in {', '.join(_EXTENSIONS)}")
     return files
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether a name, as the system gave it, can be written down."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _in_memory(split: Streamed) -> Split:

@@ -41,7 +41,10 @@ def download(url: str, path: Path, check: Callable[[Path], None], most: int | No
 
 def check_address(url: str) -> None:
     """Raises ValueError unless `url` is an https address, or an http one on this machine."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:  # such as brackets that don't close
+        raise ValueError(f"'{url}' is no address: {one_line(error)}") from None
     if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL)):
         raise ValueError(f"'{url}' is not fetched: use an https address, or download it by hand and give the file")
 

@@ -64,20 +64,23 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder for this process alone, making it where there is none; one that stays empty goes again.
+    """Hold the run folder for this process alone, making it and those above it where there are none; what was made and
+    stays empty goes again.
 
     Raises BlockingIOError where another process holds it.
     """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
-    except Timeout:
+        LOCKS[folder] = os.stat(folder / LOCK)
+    except (Timeout, FileNotFoundError):  # not found: its holder is just removing it
+        lock.release()
         raise BlockingIOError(
             f"another process is training in '{folder}': wait for it, or choose another folder"
         ) from None
     try:
-        LOCKS[folder] = os.stat(folder / LOCK)
         for left in folder.glob(".*.tmp"):  # by a process that was killed: no other one writes here now
             left.unlink()
         yield
@@ -88,7 +91,8 @@ def locked(folder: Path) -> Iterator[None]:
         LOCKS.pop(folder, None)
         lock.release()
         with suppress(OSError):
-            folder.rmdir()
+            for path in dict.fromkeys([folder, *made]):
+                path.rmdir()
 
 
 def gone(folder: Path) -> bool:

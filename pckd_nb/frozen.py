@@ -25,9 +25,10 @@ class FrozenTeacher:
 
     With precision 32-true it stays as it is. Else it takes the first form that its processor computes natively and
     whose logits on 256 training images stay within 2 % of float32: int8 (weights and activations, calibrated on other
-    training images), bfloat16, float32. Its features are rounded to 16 bits, so that one said now and one kept by a
-    `cache.TeacherCache` are the same. needs_maps: its outputs come with feature maps, which hooks take from the network
-    itself, so it is neither int8 nor rewritten, but runs under autocast.
+    training images), bfloat16, float32, and its features are rounded to 16 bits. kind: numpy's name of the numbers that
+    features are, also where a `cache.TeacherCache` keeps them: what is read is what would be said. needs_maps: its
+    outputs come with feature maps, which hooks take from the network itself, so it is neither int8 nor rewritten, but
+    runs under autocast.
     """
 
     def __init__(
@@ -35,7 +36,8 @@ class FrozenTeacher:
     ):
         self.model = model.to(fabric.device).to(memory_format=torch.channels_last).eval()
         self.maps = FeatureMaps(self.model, torch.zeros(1, data.channels, *data.size)) if needs_maps else None
-        self.data, self.turns, self.exact = data, turns, precision == "32-true"
+        self.data, self.turns = data, turns
+        self.kind = "float32" if precision == "32-true" else "float16"
         self.form, self.error = "", 0.0  # until `choose`, which the first question calls
         self._features: Features = self.model.features
 
@@ -43,7 +45,7 @@ class FrozenTeacher:
     def choose(self) -> None:
         """Take a form. A teacher whose features are all in a cache never needs to."""
         self.form = "float32"
-        if self.exact:
+        if self.kind == "float32":
             return
         calibration, checked = _samples(self.data, self.turns, next(self.model.parameters()).device)
         expected = self.model(checked).logits
@@ -57,7 +59,7 @@ class FrozenTeacher:
                 self.form, self.error = form, error
                 return
             warnings.warn(f"the teacher in {form} is off by {100 * error:.1f} %: it takes another form", stacklevel=2)
-        self._features, self.exact = self.model.features, True
+        self._features = self.model.features
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
@@ -66,13 +68,13 @@ class FrozenTeacher:
             self.choose()
         with torch.autocast(x.device.type, enabled=False):
             features = self._features(x)
-        return features if self.exact else features.half()
+        return features if self.kind == "float32" else features.half()
 
     @torch.no_grad()
     def output(self, features: Tensor) -> Output:
-        """What the last layer says of `features`."""
+        """What the last layer says of features, (N, D), in float32 where they are of 16 bits."""
         with torch.autocast(features.device.type, enabled=False):
-            return self.model.output(features.float())
+            return self.model.output(features.float() if features.itemsize == 2 else features)
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Output:

@@ -6,7 +6,6 @@ all that going on needs, and previous.pt is the one before it, in case that can'
 
 import json
 import os
-import shutil
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -18,20 +17,24 @@ import torch
 
 from . import files
 from .downloads import one_line
-from .runs import read_settings, values_of, write_settings
+from .runs import RUN_FILES, read_settings, values_of, write_settings
 
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "previous.pt"
+OF_A_RUN = {*RUN_FILES, CHECKPOINT, PREVIOUS}
 
 
 def prepare(folder: str | Path, *, resume: bool, overwrite: bool) -> Path:
     """Check, before anything costs time, that a run may be written here. Nothing is made or removed yet.
 
-    Raises FileExistsError where something is there and neither flag is given, or where --overwrite would remove a
-    folder that is no run; PermissionError where nothing can be written; NotADirectoryError on a file in the way.
+    Raises FileExistsError where something is there and neither flag is given, or where --overwrite would replace
+    what is no run; PermissionError where nothing can be written; NotADirectoryError on a file in the way,
+    FileNotFoundError on a link to nothing.
     """
     folder = Path(folder)
     if resume and overwrite:
         raise ValueError("resume and overwrite exclude each other: go on with the run, or replace it?")
+    if folder.is_symlink() and not folder.exists():
+        raise FileNotFoundError(f"'{folder}' is a link to a place that is not there")
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"'{folder}' is a file; a run needs a folder")
     if folder.is_dir() and any(not files.LEFT.fullmatch(path.name) for path in folder.iterdir()):
@@ -48,18 +51,24 @@ def prepare(folder: str | Path, *, resume: bool, overwrite: bool) -> Path:
 
 
 def begin(folder: Path, settings: dict[str, Any]) -> None:
-    """Write down what begins in a `locked` folder that `prepare` has passed, and remove all else. In this order, so
-    that a kill in between leaves the run that was there, or one to begin again."""
+    """Write down what begins in a `locked` folder that `prepare` has passed, and remove the run that was there. In this
+    order, so that a kill in between leaves that one, or one to begin again."""
     remove_checkpoints(folder)
     write_settings(folder, settings)
     clear(folder, but="run.json")
 
 
 def clear(folder: Path, but: str = "") -> None:
-    """Remove all that is in a `locked` run folder: its settings last, as `prepare` refuses files that are no run."""
+    """Remove what a run has left in a `locked` folder, and nothing else that lies there: its settings last, as
+    `prepare` refuses files that are no run."""
     for path in [] if files.gone(folder) else sorted(folder.iterdir(), key=lambda path: path.name == "run.json"):
-        if path.name not in (files.LOCK, but):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if _of_a_run(path) and path.name not in (files.LOCK, but):
+            path.unlink()
+
+
+def _of_a_run(path: Path) -> bool:
+    file = path.is_symlink() or not path.is_dir()
+    return file and (path.name in OF_A_RUN or bool(files.LEFT.fullmatch(path.name)))
 
 
 def worth_keeping(folder: Path) -> bool:
@@ -93,10 +102,12 @@ def check_same(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def has_checkpoint(folder: Path) -> bool:
+    """Whether there is a checkpoint, the last one or the one before it."""
     return (folder / CHECKPOINT).exists() or (folder / PREVIOUS).exists()
 
 
 def remove_checkpoints(folder: Path) -> None:
+    """Remove both, if they are there."""
     for name in (CHECKPOINT, PREVIOUS):
         (folder / name).unlink(missing_ok=True)
 

@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from . import files
@@ -138,16 +138,25 @@ class Run:
         write_settings(folder, self.settings)
 
 
+RUN_FILES = (
+    "run.json", "history.csv", "timing.csv", "samples.npz", "gallery.npz", "embedding.npz", "student.safetensors",
+)  # fmt: skip
 SAMPLES = ("cross_entropy", "difficulty", "labels", "ground_truth")
 KINDS: dict[str, Any] = {  # what all that reads a run.json relies on
     "status": str,
     "seed": int,
+    "hardware": str,
     "method": {"name": str, "title": str, "views": int, "settings": dict},
     "model": {"name": str | None, "num_classes": int, "in_channels": int, "parameters": int},
     "teacher": dict | None,
-    "data": {"name": str, "options": dict, "fingerprint": str, "train_images": int, "classes": list, "groups": dict},
+    "data": {
+        "name": str, "options": dict, "fingerprint": str, "train_images": int, "test_images": int, "image_size": list,
+        "mean": list, "std": list, "normalisation": str, "classes": list, "groups": dict,
+    },
     "recipe": {"epochs": int, "method": dict},
-}
+}  # fmt: skip
+OF_TEACHER = {"name": str | None, "fingerprint": str}
+DATA_OPTIONS = {"train_size", "test_size", "image_size", "seed"}  # of `load_dataset`, that a run.json may choose
 MOST_CHANNELS = 4096  # a network with more is not built on a run.json's word
 KEPT = {"samples": SAMPLES[:3], "gallery": ("gallery",), "embedding": ("embedding",)}  # what a record may lack
 
@@ -178,7 +187,8 @@ def load_run(path: str | Path, tables_only: bool = False) -> Run:
         tables = {name: pd.read_csv(folder / f"{name}.csv") for name in ("history", "timing")}
         if tables_only:
             return _whole(Run(settings=settings, **tables, student_state={}, path=folder))
-        weights = load_file(folder / "student.safetensors") if (folder / "student.safetensors").exists() else {}
+        kept = folder / "student.safetensors"
+        weights = load(kept.read_bytes()) if kept.exists() else {}  # load_file can't take every name of a folder
         heads = {name.removeprefix(HEADS): weights.pop(name) for name in list(weights) if name.startswith(HEADS)}
         return _whole(
             Run(
@@ -248,13 +258,25 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def _misfit(settings: Mapping[str, Any], kinds: Mapping[str, Any], place: str = "") -> str:
     """The first of the settings that is not of its kind; "" if all are."""
     for name, kind in kinds.items():
-        value = settings.get(name)
+        if name not in settings:
+            return f"{place}{name} is missing"
+        value = settings[name]
         if not isinstance(value, dict if isinstance(kind, Mapping) else kind):
             return f"{place}{name} is {reprlib.repr(value)}"
         if isinstance(kind, Mapping) and (wrong := _misfit(value, kind, f"{place}{name}.")):
             return wrong
     if not place:
-        model, classes = settings["model"], settings["data"]["classes"]
+        model, data, teacher = settings["model"], settings["data"], settings["teacher"]
+        classes, options = data["classes"], data["options"]
+        if teacher is not None and (wrong := _misfit(teacher, OF_TEACHER, "teacher.")):
+            return wrong
+        if settings["status"] != "running" and not isinstance(settings.get("fingerprint"), str):
+            return "fingerprint is missing"
+        for name, value in options.items():
+            if name not in DATA_OPTIONS or not isinstance(value, int | None):
+                return f"data.options.{name} is {reprlib.repr(value)}"
+        if len(data["image_size"]) != 2 or not all(isinstance(side, int) for side in data["image_size"]):
+            return f"data.image_size is {reprlib.repr(data['image_size'])}"
         if not all(isinstance(name, str) for name in classes) or len(classes) != model["num_classes"]:
             return f"data.classes has not {reprlib.repr(model['num_classes'])} names"
         if not 1 <= model["in_channels"] <= MOST_CHANNELS:

@@ -20,9 +20,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from pckd_nb import views
+from pckd_nb.downloads import one_line
 
 T = TypeVar("T")
 
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF")  # read by Pillow itself
+LONGEST = 100  # how many times an image may be longer than wide
 CROP = 16  # the random crop's stream of random numbers, beside those of `views`
 
 
@@ -124,12 +127,17 @@ def cores() -> int:
 def read_image(path: Path, use: Callable[[Image.Image], T]) -> T:
     """What `use` makes of the image in `path`. Raises OSError, in one line, where it can't be read."""
     try:
-        with Image.open(BytesIO(path.read_bytes())) as image:  # Pillow opens bytes faster than a path
+        with open_image(path.read_bytes()) as image:  # Pillow opens bytes faster than a path
             return use(image)
-    # what Pillow raises for damaged files
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "it is no image" if isinstance(error, UnidentifiedImageError) else error
+    except Exception as error:  # whoever made the file decides what goes wrong
+        reason = "it is no image" if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise OSError(f"cannot read the image {path} ({reason}): replace or delete it") from error
+
+
+def open_image(data: bytes) -> Image.Image:
+    """The image that a file's bytes hold, in one of `FORMATS`, whatever its name says: Pillow has readers that run
+    other programs, PostScript's among them. Raises what Pillow raises."""
+    return Image.open(BytesIO(data), formats=FORMATS)
 
 
 def fit(image: Image.Image, side: int) -> Image.Image:
@@ -145,6 +153,12 @@ def fit(image: Image.Image, side: int) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):  # of which nobody says what is black and what is white; Pillow would cut off at 255
+        raise ValueError(f"it has numbers of 32 bits (mode {image.mode}): convert it to 8 bits")
+    if max(image.size) > LONGEST * min(image.size):  # scaled to a small side it would fill the memory
+        raise ValueError(f"it has {image.width}×{image.height} pixels, one side more than {LONGEST} times the other")
     return image.convert("RGB")
 
 

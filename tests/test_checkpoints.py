@@ -287,6 +287,7 @@ def test_any_damage_gives_one_line_or_loads(legacy, tmp_path):
         ({"epoch": 3, "optimizer": OPTIMIZER}, "found 'epoch', 'optimizer'"),
         ({}, "found nothing"),
         ({"model": {}}, "found 'model'"),
+        ({0: STATE, "x": 1}, "found a key of type int, 'x'"),
         ([STATE], "found something else (list)"),
         (torch.ones(3), "found something else (Tensor)"),
         (argparse.Namespace(model=STATE), "found something else (Ignored)"),

@@ -643,6 +643,57 @@ def test_folder_in_another_size(tree):
     assert load_dataset(f"folder:{tree}").fingerprint != data.fingerprint
 
 
+def test_more_than_eight_bits_are_not_cut_off(tree):
+    deep = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(deep).save(tree / "train" / "cat" / "deep.png")
+    image = load_dataset(f"folder:{tree}").train.images[-1]
+    assert torch.equal(image, torch.from_numpy((deep >> 8).astype(np.uint8)).expand(3, 8, 8))
+    Image.fromarray(deep.astype(np.float32)).save(tree / "train" / "cat" / "deep.png", format="tiff")
+    with pytest.raises(OSError, match=r"deep.png \(it has numbers of 32 bits \(mode F\): convert it to 8 bits\)"):
+        load_dataset(f"folder:{tree}")
+
+
+def test_images_are_what_they_hold_and_start_no_other_program(tree, tmp_path, monkeypatch):
+    """Pillow would hand PostScript to Ghostscript, whatever the file is called."""
+    canary, programs = tmp_path / "canary", tmp_path / "programs"
+    programs.mkdir()
+    (programs / "gs").write_text(f"#!/bin/sh\ntouch {canary}\n")
+    (programs / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    photo = tree / "train" / "cat" / "photo.jpg"
+    photo.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(OSError, match="photo.jpg \\(it is no image\\)"):
+        load_dataset(f"folder:{tree}")
+    assert not canary.exists()
+    write_image(tree / "as.gif").rename(photo)  # a name that is only wrong does no harm
+    assert len(load_dataset(f"folder:{tree}").train) == 4
+
+
+def test_an_image_that_scaled_would_fill_the_memory_is_refused(tree):
+    write_image(tree / "train" / "cat" / "line.png", size=(1, 200_000))
+    with pytest.raises(OSError, match="line.png .*1×200000 pixels, one side more than 100 times the other"):
+        load_dataset(f"folder:{tree}")
+
+
+def test_whatever_a_reader_raises_names_the_file(tree, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("Failed to decode\nimage")
+
+    monkeypatch.setattr(Image, "open", fails)
+    with pytest.raises(OSError, match="cannot read the image .*a.png .Failed to decode"):
+        load_dataset(f"folder:{tree}")
+
+
+def test_folders_whose_names_are_not_utf8_are_named(tree):
+    try:
+        (tree / "train" / os.fsdecode(b"caf\xe9")).mkdir()
+    except OSError:
+        pytest.skip("the file system takes UTF-8 alone")
+    write_image(tree / "train" / os.fsdecode(b"caf\xe9") / "a.png")
+    with pytest.raises(ValueError, match=r"the name of the folder 'caf\\udce9' is not in UTF-8: rename it"):
+        load_dataset(f"folder:{tree}")
+
+
 def test_grey_cmyk_and_transparent_images(tree):
     cat = tree / "train" / "cat"
     for name, mode in (("c.png", "L"), ("d.jpg", "CMYK"), ("e.png", "LA"), ("f.png", "RGBA"), ("g.png", "1")):

@@ -99,6 +99,11 @@ def test_no_address_and_no_redirection_leads_out_of_https(server, tmp_path, targ
     assert asked == [] and server.requests == ["/x", "/y"] and files(tmp_path) == []
 
 
+def test_what_is_no_address_is_called_so(server, tmp_path):
+    assert "'https://[' is no address" in refused(ValueError, download, "https://[", tmp_path / "x", lambda _: None)
+    assert files(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     "start, target, fetched",
     [

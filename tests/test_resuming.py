@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 import pckd_nb as pckd
@@ -25,8 +27,42 @@ def test_prepare(run, tmp_path):
     (tmp_path / "file").write_text("")
     refused(NotADirectoryError, "is a file", tmp_path / "file")
     refused(NotADirectoryError, "is a file", tmp_path / "file" / "run")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    refused(FileNotFoundError, "is a link to a place that is not there", tmp_path / "link")
     assert resuming.prepare(tmp_path / "new" / "run", resume=False, overwrite=False) == tmp_path / "new" / "run"
     assert not (tmp_path / "new").exists()
+
+
+def test_overwriting_takes_the_run_alone(run, teacher, data, recipe):
+    """Not what else lies in its folder: another run, notes, the cache that this very training uses."""
+    (run.path / "notes.txt").write_text("mine")
+    options = dict(out=run.path, overwrite=True, teacher_cache=run.path / "cache", progress=False)
+    inner = pckd.fit(teacher, data, recipe, out=run.path / "grid" / "seed0", progress=False)
+    student = pckd.create_model("resnet8", data, seed=3)
+    again = pckd.distill(student, teacher, data, pckd.KD(), recipe, precision="bf16-mixed", **options)
+    assert again.finished and again.fingerprint != run.fingerprint
+    assert (run.path / "notes.txt").read_text() == "mine" and pckd.load_run(inner.path).finished
+    assert list((run.path / "cache").rglob("epoch-*.npy"))
+
+
+def test_the_teachers_own_run_is_not_overwritten(run, data, recipe, tmp_path):
+    (tmp_path / "link").symlink_to(run.path)
+    before = {path.name: path.read_bytes() for path in run.path.iterdir()}
+    for out in (run.path, tmp_path / "link"):
+        with pytest.raises(ValueError, match="the teacher's run lies in .*, which would be overwritten"):
+            student = pckd.create_model("resnet8", data)
+            pckd.distill(student, run, data, pckd.KD(), recipe, out=out, overwrite=True, progress=False)
+    assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
+
+
+def test_a_folder_whose_name_is_not_utf8_keeps_a_run(teacher, data, recipe, tmp_path):
+    out = tmp_path / os.fsdecode(b"run\xe9")
+    try:
+        out.mkdir()
+    except OSError:
+        pytest.skip("the file system takes UTF-8 alone")
+    assert pckd.fit(teacher, data, recipe, out=out, progress=False).finished
+    assert pckd.load_run(out).model() is not None
 
 
 def test_a_folder_is_held_by_one_and_what_a_kill_left_is_swept(tmp_path):
@@ -35,8 +71,8 @@ def test_a_folder_is_held_by_one_and_what_a_kill_left_is_swept(tmp_path):
         with pytest.raises(BlockingIOError, match="another process is training in"), files.locked(folder):
             pass
         assert [path.name for path in folder.iterdir()] == [".lock"]
-    assert not folder.exists() and folder.parent.exists()  # nothing came of it
-    folder.mkdir()
+    assert not folder.parent.exists() and tmp_path.exists()  # nothing came of it
+    folder.mkdir(parents=True)
     for name in (".lock", ".history.csv.1234.tmp"):
         (folder / name).write_text("")
     assert resuming.prepare(folder, resume=False, overwrite=False) == folder

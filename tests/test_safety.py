@@ -350,6 +350,16 @@ RUNS = {
         f, lambda about: about["model"].update(name=f"timm:test_resnet,checkpoint_path={evil_file(f, c)}")
     ),
     "another data set than there is": lambda f, c: settings(f, lambda about: about["data"].update(name="../../etc")),
+    "no name of the model": lambda f, c: settings(f, lambda about: about["model"].pop("name")),
+    "no hardware": lambda f, c: settings(f, lambda about: about.pop("hardware")),
+    "no fingerprint": lambda f, c: settings(f, lambda about: about.pop("fingerprint")),
+    "no size of images": lambda f, c: settings(f, lambda about: about["data"].pop("image_size")),
+    "an empty size of images": lambda f, c: settings(f, lambda about: about["data"].update(image_size=[])),
+    "a teacher without fingerprint": lambda f, c: settings(f, lambda about: about.update(teacher={"name": "x"})),
+    "data of another folder": lambda f, c: settings(f, lambda about: about["data"]["options"].update(root=str(c))),
+    "data by option of another kind": lambda f, c: settings(
+        f, lambda about: about["data"]["options"].update(train_size="all")
+    ),
     "settings that are none": lambda f, c: settings(f, lambda about: about["method"].update(settings={"T": 4})),
 }
 
