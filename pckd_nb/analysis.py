@@ -90,7 +90,8 @@ def neighbourhood_purity(features: np.ndarray, labels: np.ndarray, k: int = 5) -
 
 
 def chance_purity(labels: Sequence[int] | Sequence[str] | np.ndarray) -> float:
-    """What `neighbourhood_purity` would be on average if labels were dealt out at random, from 0 to 1. labels: (N,)."""
+    """What `neighbourhood_purity` would be on average if labels were dealt out at random, from 0 to 1. labels: (N,),
+    N ≥ 2. Raises ValueError for fewer, or another shape."""
     if np.ndim(labels) != 1:
         raise ValueError(f"labels must be a list, one a sample, got shape {np.shape(labels)}")
     _, counts = np.unique(np.asarray(labels), return_counts=True)
@@ -247,7 +248,8 @@ def paired_difference(
     a: Mapping[int, float] | pd.Series, b: Mapping[int, float] | pd.Series, level: float = 0.95
 ) -> Summary:
     """`summarise` of a − b seed by seed: what a seed does to both alike (order and crops of the images, first weights)
-    falls out of it. a, b: seed → measurement. Raises ValueError where they share no seed."""
+    falls out of it. a, b: seed → measurement. Raises ValueError where they share no seed, TypeError for what is no
+    mapping."""
     if not all(isinstance(measured, Mapping | pd.Series) for measured in (a, b)):
         raise TypeError(f"measurements must be given by seed, got {type(a).__name__} and {type(b).__name__}")
     shared = sorted(set(a.keys()) & set(b.keys()))

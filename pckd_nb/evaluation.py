@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
@@ -38,6 +39,7 @@ class Predictions(NamedTuple):
     labels: Tensor
 
     def scores(self) -> Scores:
+        """Accuracy and cross-entropy of these predictions."""
         best = self.logits.topk(min(5, self.logits.shape[1])).indices == self.labels[:, None]
         top1, top5 = (100 * best[:, :k].any(1).double().mean().item() for k in (1, 5))
         return Scores(top1, top5, F.cross_entropy(self.logits, self.labels).item())
@@ -55,8 +57,11 @@ def predict(
 ) -> Predictions:
     """Run `model`, in eval mode, over data.test or data.train, upright and without augmentation.
 
-    accelerator, precision: as in `distill`; fabric: one that exists already, instead of both.
+    accelerator, precision: as in `distill`; fabric: one that exists already, instead of both. Raises ValueError for
+    another split, and as `make_fabric`.
     """
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
     fabric = fabric or make_fabric(accelerator, precision)[0]
     mean, std = pixel_statistics(data, fabric.device)
     part = getattr(data, split).to(fabric.device)
@@ -77,7 +82,7 @@ def predict(
 
 
 def evaluate(model: Classifier, data: Dataset, split: str = "test", **options: Any) -> Scores:
-    """Accuracy of `model` on a split of `data`; options as in `predict`."""
+    """Accuracy of `model` on a split of `data`, "test" or "train"; options and errors as in `predict`."""
     return predict(model, data, split, **options).scores()
 
 
@@ -89,19 +94,22 @@ def make_fabric(
     Raises ValueError for a name that Fabric does not know, devices that are not there, or several processes from
     within a notebook.
     """
+    # A process that trains alone asks no launcher: what SLURM or a cluster says of several is not about it.
+    alone: dict[str, Any] = {"plugins": [LightningEnvironment()]}
     try:
         if precision == "auto":
-            device = Fabric(accelerator=accelerator, devices=1).device
+            device = Fabric(accelerator=accelerator, devices=1, **alone).device
             precision = "bf16-mixed" if computes_in_bfloat16(device) else "32-true"
         if precision not in PRECISIONS:
             raise ValueError(f"unknown precision '{precision}'; known: auto, {', '.join(PRECISIONS)}")
         how: dict[str, Any] = dict(accelerator=accelerator, precision=precision)
         if devices * nodes == 1:
-            return Fabric(**how, devices=1), precision
+            return Fabric(**how, devices=1, **alone), precision
         if hasattr(sys, "ps1"):  # an interactive interpreter or a notebook, which can't be started a second time
             raise ValueError(f"a notebook is one process: start {devices * nodes} by the command line, pckd-nb distill")
-        return Fabric(**how, devices=devices, num_nodes=nodes, strategy="ddp"), precision
-    except (RuntimeError, MisconfigurationException) as error:
+        started = {} if ranks.started() != (1, 1) else alone
+        return Fabric(**how, **started, devices=devices, num_nodes=nodes, strategy="ddp"), precision
+    except (RuntimeError, MisconfigurationException, ImportError) as error:
         raise ValueError(f"accelerator '{accelerator}' can't be used: {str(error).splitlines()[0]}") from error
 
 

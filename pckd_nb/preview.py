@@ -18,6 +18,7 @@ def difficulty(cross_entropy: Tensor) -> Tensor:
     """γ_i = CE_i / mean_j CE_j over the batch: 1 is average, larger is harder.
 
     cross_entropy: (B,), ≥ 0. Returns (B,), ≥ 0, without gradient; 1 for every sample where the mean is 0.
+    Raises ValueError unless there is one floating-point number a sample, TypeError for what is no tensor.
     """
     _one_number_a_sample(cross_entropy=cross_entropy)
     cross_entropy = cross_entropy.detach()
@@ -42,29 +43,33 @@ def threshold(epoch: int, epsilon: float = 1.005) -> float:
 
 
 def weight(difficulty: Tensor, threshold: float) -> Tensor:
-    """v_i = 1 where γ_i ≤ ε_t, else exp(−γ_i²). difficulty: (B,); threshold ≥ 0. Returns (B,) in [0, 1]."""
+    """v_i = 1 where γ_i ≤ ε_t, else exp(−γ_i²). difficulty: (B,); threshold ≥ 0. Returns (B,) in [0, 1].
+
+    Raises ValueError for a shape or threshold that does not fit, TypeError for what is no tensor or no number.
+    """
     _one_number_a_sample(threshold, difficulty=difficulty)
     return torch.where(difficulty <= threshold, torch.ones_like(difficulty), torch.exp(-(difficulty**2)))
 
 
-# What preview is compared with. A strategy is any function (cross_entropy, difficulty, threshold) -> weight,
-# all (B,) but the threshold.
+# What preview is compared with. A strategy is any function (cross_entropy, difficulty, threshold) -> weight: (B,) in
+# nats, (B,) and a number ≥ 0 -> (B,) in [0, 1]. Those here raise as `weight`.
 
 
 def preview(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Tensor:
-    """PCKD's own: `weight`."""
+    """PCKD's own: `weight`, v = 1 where γ ≤ ε_t, else exp(−γ²). (B,), (B,), number -> (B,) in [0, 1]."""
     _one_number_a_sample(threshold, cross_entropy=cross_entropy, difficulty=difficulty)
     return weight(difficulty, threshold)
 
 
 def uniform(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Tensor:
-    """v = 1: no strategy."""
+    """v = 1: no strategy. (B,), (B,), number -> (B,)."""
     _one_number_a_sample(threshold, cross_entropy=cross_entropy, difficulty=difficulty)
     return torch.ones_like(difficulty)
 
 
 def constant(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Tensor:
-    """The mean preview weight of the batch for every sample: preview's strength without its choice of samples.
+    """The mean preview weight of the batch for every sample, (B,) in [0, 1]: preview's strength without its choice of
+    samples. The batch's mean, not the epoch's: of that one knows only when it is over.
 
     v·L is averaged over samples, not divided by Σv, so preview also weakens L_KD and L_CC as a whole. This is
     the control that separates the two.
@@ -74,13 +79,14 @@ def constant(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Ten
 
 
 def curriculum(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Tensor:
-    """Classic curriculum learning: v = 1 for easy samples, 0 for hard ones."""
+    """Classic curriculum learning: v = 1 for easy samples, γ ≤ ε_t, 0 for hard ones. (B,), (B,), number -> (B,)."""
     _one_number_a_sample(threshold, cross_entropy=cross_entropy, difficulty=difficulty)
     return (difficulty <= threshold).to(difficulty.dtype)
 
 
 def focal(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Tensor:
-    """v = (1 − e^(−CE))², detached: focal loss's factor (arXiv 1708.02002, γ = 2), which favours *hard* samples."""
+    """v = (1 − e^(−CE))², (B,) in [0, 1], detached: focal loss's factor (arXiv 1708.02002, exponent 2), which favours
+    *hard* samples."""
     _one_number_a_sample(threshold, cross_entropy=cross_entropy, difficulty=difficulty)
     return (1 - torch.exp(-cross_entropy.detach())) ** 2
 

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor, distributed, nn
 
 from .models import Output
@@ -32,16 +31,31 @@ def started() -> tuple[int, int]:
     there = os.environ
     if TorchElasticEnvironment.detect():
         return int(there["LOCAL_WORLD_SIZE"]), int(there["WORLD_SIZE"]) // int(there["LOCAL_WORLD_SIZE"])
-    if "SLURM_STEP_ID" in there and SLURMEnvironment.detect():
+    if _under_srun():
         nodes = int(there.get("SLURM_NNODES", 1))
         return int(there["SLURM_NTASKS"]) // nodes, nodes
     return 1, 1
 
 
-def is_first() -> bool:
-    """Whether this process speaks and writes for all; known from the environment before they have met. Lightning's
-    rank does not see there on which machine it is."""
-    return os.environ.get("NODE_RANK", "0") == "0" and not rank_zero_only.rank  # type: ignore[attr-defined]  # Lightning puts it on the function
+def _under_srun() -> bool:
+    return "SLURM_STEP_ID" in os.environ and SLURMEnvironment.detect()
+
+
+def is_first(devices: int | None = None, nodes: int = 1) -> bool:
+    """Whether this process speaks and writes for all of a training, before they have met: by what its launcher says.
+
+    devices, nodes: as of `distill`; None: not known yet. Of variables that some other launcher left in the environment
+    of a process that trains alone, nothing is taken.
+    """
+    there = os.environ
+    if devices is not None and devices * nodes == 1:
+        return True
+    if TorchElasticEnvironment.detect():
+        return there["RANK"] == "0"
+    if _under_srun():
+        return there["SLURM_PROCID"] == "0"
+    copy = {"LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_PORT"} <= there.keys()  # what Fabric starts has them all
+    return (not copy or there["LOCAL_RANK"] == "0") and (nodes == 1 or there.get("NODE_RANK", "0") == "0")
 
 
 def part(index: Tensor, fabric: Fabric) -> Tensor:
@@ -89,6 +103,19 @@ def by_first(fabric: Fabric, action: Callable[[], T]) -> T:
     if failure is not None:
         raise failure
     return cast(T, result)
+
+
+def check_one_job(fabric: Fabric, about: dict[str, object]) -> None:
+    """Raises ValueError, in every process, unless all of them were given the same training: `about`, what run.json
+    says of it, is compared with the first one's, but for the hardware."""
+    if fabric.world_size == 1:
+        return
+    first = fabric.broadcast(about)
+    differ = next((name for name in about if name != "hardware" and about[name] != first.get(name)), "")
+    found = fabric.all_reduce(torch.tensor(float(bool(differ)), device=fabric.device), reduce_op="max")
+    if cast(Tensor, found) > 0:
+        what = f", of another {differ} than the first one's" if differ else ""
+        raise ValueError(f"the processes were not started for one training{what}: give all of them the same settings")
 
 
 def any_rank(flag: bool, step: int, fabric: Fabric) -> bool:

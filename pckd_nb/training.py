@@ -64,7 +64,8 @@ def distill(
     teacher_cache_gb: float = 20,
     progress: bool = True,
 ) -> Run:
-    """Train `student` in place, with the help of a frozen `teacher`, and return the record of it.
+    """Train `student` in place, with the help of a frozen `teacher`, and return the record of it. Both networks are
+    left on the device that trained.
 
     teacher: a network, the run of one, or None for a method that uses none.
     method: settings its caller left open come from the recipe, then the data set, then the published values; it is
@@ -86,7 +87,6 @@ def distill(
     """
     recipe = get_recipe(recipe).for_network(student.name)
     method, settings = resolve(method, recipe.method_settings(), {"views": data.default_views})
-    folder = resuming.prepare(out, resume=resume, overwrite=overwrite) if out is not None and ranks.is_first() else None
     teacher_run = teacher if isinstance(teacher, Run) else None
     known = teacher.model() if isinstance(teacher, Run) else teacher
     if devices is None:
@@ -94,6 +94,10 @@ def distill(
             raise ValueError("nodes needs devices: how many processes each machine runs")
         devices, nodes = ranks.started()
     _check(student, known, data, method, recipe, seed, devices, nodes)
+    if out is not None and overwrite and teacher_run and teacher_run.path and same_folder(teacher_run.path, out):
+        raise ValueError(f"the teacher's run lies in '{out}', which would be overwritten: choose another folder")
+    writes = out is not None and ranks.is_first(devices, nodes)
+    folder = resuming.prepare(out, resume=resume, overwrite=overwrite) if out is not None and writes else None
 
     if teacher_run and (learned := teacher_run.settings["data"])["classes"] != list(data.classes):
         raise ValueError(f"the teacher learned other categories, of {learned['name']}, than {data.name} has")
@@ -123,6 +127,7 @@ def distill(
                 warnings.warn("BatchNorm sees its process's part of a batch: only GPUs synchronise it", stacklevel=2)
         how = fabric.device, precision, fabric.world_size
         about = recording.describe(student, known, data, method, settings, recipe, seed, *how)
+        ranks.check_one_job(fabric, about)
         rows = recipe.epochs * len(data.train) * method.views
         about["compile"] = compiles(compile, student, rows, data.train.shape, fabric.device, needs_maps)
         if teacher_run and known:
@@ -136,9 +141,11 @@ def distill(
         if fabric.device.type == "cpu" and precision == "bf16-mixed":
             for hook in zero_unseen_gradients(student, torch.zeros(1, data.channels, *data.size)):
                 held.callback(hook.remove)
+        if known:
+            held.callback(known.train, known.training)  # the caller may want to train it on
         trainer = Trainer(student, known, data, method, recipe, seed, fabric, folder, about)
         if known:
-            trainer.prepare_teacher(teacher_cache, teacher_cache_gb)
+            trainer.prepare_teacher(teacher_cache, teacher_cache_gb, held)
         try:
             state = ranks.by_first(fabric, lambda: _begin(folder, about, resume) if folder else None)
             if state:
@@ -267,11 +274,13 @@ class Trainer:
                     bar.update()
                     if stopped := ranks.any_rank(interrupt.requested, books.step, self.fabric):
                         break
-                    if self.folder and time.monotonic() > self.save_at and books.step < steps:
-                        self.check_finite(batches)
+                    due = self.folder is not None and time.monotonic() > self.save_at and books.step < steps
+                    if ranks.any_rank(due, books.step, self.fabric):
+                        self.check_finite(batches)  # all ranks, so that all end where one would
                         now = time.perf_counter()
                         books.seconds, started = books.seconds + now - started, now
-                        self.save_checkpoint()
+                        if self.folder:
+                            self.save_checkpoint()
                 self.check_finite(batches)
                 books.seconds += time.perf_counter() - started
                 if self.cache:
@@ -312,15 +321,13 @@ class Trainer:
         features = self.cache.read(ranks.part(index, self.fabric)) if self.cache else None
         if features is None:
             features = self.teacher.features(x)
-            if self.cache:
-                features = features.half()  # as they will be read: a run cut short may find them kept
         features = ranks.gather_rows(features, len(index), self.fabric)
         if self.cache:
             self.cache.write(index, features)  # if it has not been read there
         return self.teacher.output(features)
 
-    def prepare_teacher(self, root: str | Path | None, gigabytes: float) -> None:
-        """Let the teacher take its form, and keep what it says under `root`, if given."""
+    def prepare_teacher(self, root: str | Path | None, gigabytes: float, held: ExitStack) -> None:
+        """Let the teacher take its form, and keep what it says under `root`, if given, until `held` is closed."""
         assert self.teacher is not None
         about, split = self.about, self.data.train
         if root and self.teacher.maps:
@@ -340,7 +347,9 @@ class Trainer:
                 "torch": torch.__version__,
             }
             shape = (len(split), self.method.views, self.teacher.model.feature_width)
-            self.cache = TeacherCache(root, key, shape, gigabytes, writes=self.fabric.is_global_zero)
+            kind = self.teacher.kind
+            self.cache = TeacherCache(root, key, shape, gigabytes, kind, writes=self.fabric.is_global_zero)
+            held.callback(self.cache.close)
         chosen = self.cache.form() if self.cache else None
         if chosen is None:
             self.teacher.choose()
@@ -360,6 +369,7 @@ class Trainer:
                 raise FloatingPointError(f"the gradient of the loss is not finite, by the weight {name}, {where}")
 
     def end_epoch(self) -> None:
+        """Test the student, and close the books of the epoch."""
         started = time.perf_counter()
         ranks.share_buffers(self.student, self.fabric)
         output = predict(self.student, self.data, fabric=self.fabric)
@@ -406,6 +416,7 @@ class Trainer:
         self.save_at = now + max(SECONDS_BETWEEN_SAVES, (now - started) / SHARE_OF_SAVING)
 
     def state(self) -> dict[str, Any]:
+        """All that `resume` needs to go on from here."""
         return {
             "student": self.student.state_dict(),
             "method": self.method.state_dict(),
@@ -537,6 +548,8 @@ def _check(
         raise ValueError(f"seed must be a whole number from 0 to {2**31 - 1}, got {seed}")
     if method.uses_teacher and teacher is None:
         raise ValueError(f"{getattr(method, 'title', type(method).__name__)} needs a teacher")
+    if teacher is student:
+        raise ValueError("the teacher is the student itself: it has to be another network, or a copy")
     height, width = data.size
     if method.views > 1 and height != width:
         raise ValueError(f"rotated views need square images, {data.name} has {height}×{width}: use views=1")
@@ -559,7 +572,13 @@ def _check(
         _try(model, who, data)
 
 
+def same_folder(one: str | Path, other: str | Path) -> bool:
+    """Whether two paths lead to one folder."""
+    return Path(one).resolve() == Path(other).resolve()
+
+
 def has_batchnorm(model: nn.Module) -> bool:
+    """Whether a layer of it normalises by its batch."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 

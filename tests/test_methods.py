@@ -163,6 +163,9 @@ def test_bind_keeps_no_network(data):
         assert method.bind(Sizes(64, 5, bias), Sizes(64, 5, bias)).left_out == {}  # bound again, it forgets
     reason = "student's category centers have width 32, the teacher's 16"
     assert PCKD().bind(Sizes(32, 5), Sizes(16, 5)).left_out == {"category_center_alignment": reason}
+    for teacher in (Sizes(16, 5), Sizes(32, 5, bias=False)):
+        assert PCKD(beta_ca=0).bind(Sizes(32, 5), teacher).left_out == {}  # nobody has asked for it
+        assert PCKD(beta_cc=0).bind(Sizes(32, 5), teacher).left_out
 
 
 @pytest.mark.parametrize("settings", [{}, {"beta_fa": 0}, {"beta_cc": 0}])

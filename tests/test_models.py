@@ -131,6 +131,11 @@ def test_unknown_names_and_numbers_are_refused():
         pckd.create_model("resnet8", num_classes=1)
     with pytest.raises(ValueError, match="1 channel"):
         pckd.create_model("resnet8", num_classes=2, in_channels=0)
+    for seed in (-1, 10**30):
+        with pytest.raises(ValueError, match="seed must be from 0 to"):
+            pckd.create_model("resnet8", num_classes=2, seed=seed)
+    with pytest.raises(TypeError, match="a network is chosen by its name, got int"):
+        pckd.create_model(5, num_classes=2)
 
 
 def test_output_detach_and_float():

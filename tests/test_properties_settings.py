@@ -115,7 +115,7 @@ CASES = {
     ),
     "building an arm": Case(
         lambda text: experiments.parse_arm(text).build(get_recipe("classroom")), {"text": "pckd-epsilon_240=1.01"},
-        {"text": ("", st.builds(
+        {"text": ("must be|setting|recipe|strategy|number|'", st.builds(
             "{}-{}={}".format, st.sampled_from(["pckd", "kd", "AT", "nothing"]),
             st.sampled_from([*SETTINGS, "epsilon_240", "epochs", "lr", "flip"]),
             st.sampled_from(["x", "", "nan", "-1", "-1e999", "1e999", "0x10", "True", "None", "é", "1j", "9" * 400]),

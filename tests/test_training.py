@@ -52,10 +52,11 @@ def test_the_default_precision_is_repeatable_too(data, recipe):
 def test_neither_teacher_nor_method_nor_callers_random_numbers_are_touched(data, student, teacher, recipe):
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     method = PCKD()
+    assert teacher.training
     state = torch.get_rng_state()
     pckd.distill(student, teacher, data, method, recipe, **QUIET)
     assert torch.equal(torch.get_rng_state(), state)
-    assert same(before, teacher.state_dict())
+    assert same(before, teacher.state_dict()) and all(part.training for part in teacher.modules())
     assert not list(method.parameters()) and method.beta_cc == 0.05
 
 
@@ -272,6 +273,7 @@ def test_what_can_not_be_trained_is_refused_before_anything_is_made(data, studen
         assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
     refused("needs a teacher", student, None, data, KD(), recipe)
+    refused("the teacher is the student itself", student, student, data, KD(), recipe)
     refused("BatchNorm", student, teacher, data, KD(), dataclasses.replace(recipe, batch_size=1))
     refused("BatchNorm", student, teacher, with_images(data, 1), KD(), recipe)
     refused("student knows 5 classes", pckd.create_model("resnet8", data, num_classes=5), teacher, data, KD(), recipe)
@@ -281,6 +283,7 @@ def test_what_can_not_be_trained_is_refused_before_anything_is_made(data, studen
     refused("seed", student, teacher, data, KD(), recipe, seed=1.5)
     refused("precision 'half'", student, teacher, data, KD(), recipe, precision="half")
     refused("accelerator", student, teacher, data, KD(), recipe, accelerator="abacus")
+    refused("accelerator 'tpu' can't be used", student, teacher, data, KD(), recipe, accelerator="tpu")
     refused("unknown recipe", student, teacher, data, KD(), "no recipe")
     refused("exclude", student, teacher, data, KD(), recipe, resume=True, overwrite=True)
     oblong = dataclasses.replace(
@@ -311,6 +314,12 @@ def test_evaluate_leaves_the_networks_mode_alone(data, student):
     student.train()
     pckd.evaluate(student, data)
     assert student.training
+
+
+def test_only_splits_that_there_are_can_be_evaluated(data, student):
+    for split in ("valid", "classes", None):
+        with pytest.raises(ValueError, match="split must be 'train' or 'test', got"):
+            pckd.evaluate(student, data, split)
 
 
 def test_top5_is_not_top1():
@@ -390,8 +399,10 @@ def test_weights_that_meet_only_padding_have_no_gradient():
     assert not training.zero_unseen_gradients(large, torch.zeros(1, 4, 4, 4))
 
 
-def test_a_network_that_shrinks_maps_to_a_pixel_trains_in_bfloat16(data, recipe):
+def test_a_network_that_shrinks_maps_to_a_pixel_trains_in_bfloat16(data, recipe, monkeypatch):
     """ResNet stages halve 8 pixels until nothing is left to halve."""
+    hooks, zero = [], training.zero_unseen_gradients
+    monkeypatch.setattr(training, "zero_unseen_gradients", lambda *with_: hooks.append(zero(*with_)) or hooks[-1])
     layers = [torch.nn.Conv2d(1, 16, 3, 2, 1), *(torch.nn.Conv2d(16, 16, 3, 2, 1) for _ in range(4))]
     for seed in range(3):
         torch.manual_seed(seed)
@@ -400,3 +411,4 @@ def test_a_network_that_shrinks_maps_to_a_pixel_trains_in_bfloat16(data, recipe)
         run = pckd.fit(student, data, recipe, accelerator="cpu", precision="bf16-mixed", progress=False)
         assert all(weight.isfinite().all() for weight in run.student_state.values())
         assert not any(weight._backward_hooks for weight in student.parameters())
+    assert [len(found) for found in hooks] == [3, 3, 3]  # of the convolutions that see one pixel or two

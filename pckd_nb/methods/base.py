@@ -82,9 +82,11 @@ class Supervised(nn.Module):
     uses_teacher = False
 
     def bind(self, student: Classifier, teacher: Classifier | None = None) -> "Supervised":
+        """Nothing to make: it has no heads."""
         return self
 
     def forward(self, student: Output, teacher: Output | None, batch: Batch, epoch: int) -> Terms:
+        """The objective of B upright rows; teacher and epoch are not looked at. Raises as `upright_cross_entropy`."""
         cross_entropy = upright_cross_entropy(student, batch, self.views)
         total = cross_entropy.mean()
         terms = {"cross_entropy": total}
@@ -108,10 +110,13 @@ class KD(nn.Module):
         self.temperature, self.beta_kd = temperature, beta_kd
 
     def bind(self, student: Classifier, teacher: Classifier) -> "KD":
+        """Nothing to make: it has no heads. Raises ValueError where the networks know different numbers of classes."""
         same_classes(student, teacher)
         return self
 
     def forward(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Terms:
+        """The objective of B upright rows of both networks; the epoch, from 1, is not looked at. Raises ValueError for
+        what does not fit together, or without a teacher's output; TypeError for what is no tensor."""
         cross_entropy = upright_cross_entropy(student, batch, self.views)
         needs_teacher(self, teacher)
         kl = losses.distillation_kl(student.logits, teacher.logits.detach(), self.temperature).mean()
@@ -158,12 +163,14 @@ def resolve(
 
 
 def unweighted(cross_entropy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The last three fields of `Terms` for a method in which every sample counts alike."""
+    """The last three fields of `Terms`, (B,) each, for a method in which every sample counts alike: cross-entropy in
+    nats, difficulty γ ≥ 0, weight 1. cross_entropy: (B,). Raises as `preview.difficulty`."""
     cross_entropy = cross_entropy.detach()
     return cross_entropy, preview.difficulty(cross_entropy), torch.ones_like(cross_entropy)
 
 
 def same_classes(student: Classifier, teacher: Classifier) -> None:
+    """Raises ValueError where the networks know different numbers of classes."""
     if student.num_classes != teacher.num_classes:
         raise ValueError(f"the teacher knows {teacher.num_classes} classes, the student {student.num_classes}")
 
@@ -179,6 +186,7 @@ def check_labels(labels: Tensor, logits: Tensor) -> None:
 
 
 def needs_teacher(method: nn.Module, output: Output | None) -> None:
+    """Raises ValueError where there is no output of a teacher."""
     if output is None:
         raise ValueError(f"{method.title} compares the student's output with the teacher's, which is None")
 

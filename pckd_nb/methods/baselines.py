@@ -1,9 +1,12 @@
 """Other distillation methods to compare with: `baseline("AT")` and so on.
 
 The losses are torchdistill's (the extra "baselines"), but FitNet's, a mean squared error, and DKD's, which it lacks.
-torchdistill names tensors by module paths; here a path is any word, and the loop's hooks bring the feature maps. Where
-a loss of torchdistill is not its paper's, the class below says so. Each is L = mean CE + weight · term, with the
-weight published for CIFAR-100 and the loop's own optimiser, batches and views=1.
+torchdistill names tensors by module paths; here a path is any word, and the loop's hooks bring the feature maps: the
+last of every resolution, see `FeatureMaps`. The comparisons that weights are published for took theirs by hand, at the
+ends of stages: of ResNets and VGG these are the same, WRN's last one here has BatchNorm behind it, and at 32×32 pixels
+VGG and the ShuffleNets have one more, at full resolution. Where a loss of torchdistill is not its paper's, the class
+below says so. Each is L = mean CE + weight · term, with the weight published for CIFAR-100 and the loop's own
+optimiser, batches and views=1.
 """
 
 import inspect
@@ -58,7 +61,8 @@ class Baseline(nn.Module):
 
     def bind(self, student: Classifier, teacher: Classifier, example: Tensor | None = None) -> "Baseline":
         """Make the parts that train with the student. example: one image, (1, C, H, W), where maps are needed; both
-        networks are run on it in eval mode. Maps pair up by resolution, counted from the last."""
+        networks are run on it in eval mode. Maps pair up by resolution, counted from the last. Raises ValueError for
+        networks of different classes, where the example is missing, or where a network has no map."""
         same_classes(student, teacher)
         if not self.needs_maps:
             self.prepare(student, teacher)
@@ -80,6 +84,8 @@ class Baseline(nn.Module):
         raise NotImplementedError
 
     def forward(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Terms:
+        """The objective of B upright rows of both networks, with maps where the method needs them. epoch: from 1, for
+        the warm-up. Raises ValueError for what does not fit together, TypeError for what is no tensor."""
         cross_entropy = upright_cross_entropy(student, batch, self.views)
         needs_teacher(self, teacher)
         terms = {"cross_entropy": cross_entropy.mean()}
@@ -349,7 +355,7 @@ NOT_BUILT: dict[str, str] = {
 def baseline(name: str, **settings: Any) -> Baseline:
     """A method to compare with, by a name in `BASELINES`, in capitals or not; settings such as weight=… replace the
     published ones. Raises ValueError for an unknown name or setting, one in `NOT_BUILT` with the reason, and where
-    torchdistill is needed and not installed."""
+    torchdistill is needed and not installed; TypeError for a name that is no text."""
     if not isinstance(name, str):
         raise TypeError(f"a baseline is chosen by its name, got {type(name).__name__}")
     names = {known.lower(): known for known in (*BUILT, *NOT_BUILT)}
@@ -365,8 +371,9 @@ def baseline(name: str, **settings: Any) -> Baseline:
 
 
 def decoupled_kl(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """T² · KL(teacher ‖ student) in two parts, (B,) each: between "the class of the label" and "another one", and
-    among the others, renormalised. KD is target + (1 − p) · others, p being the teacher's probability of the label.
+    """T² · KL(teacher ‖ student) in two parts (arXiv 2203.08679), (B,) each, in nats, ≥ 0: between "the class of the
+    label" and "another one", and among the others, renormalised. KD is target + (1 − p) · others, p being the teacher's
+    probability of the label.
 
     student, teacher: logits, (B, C) · labels: (B,). Raises ValueError for what does not fit, TypeError for what is no
     tensor or no number.
@@ -388,7 +395,7 @@ def decoupled_kl(student: Tensor, teacher: Tensor, labels: Tensor, temperature: 
 
 
 def torchdistill(part: str) -> ModuleType:
-    """Its module of losses or of models, imported only when a baseline asks for it."""
+    """Its module of losses or of models, imported only when a baseline asks for it. Raises ValueError without it."""
     try:
         if part == "losses":
             from torchdistill.losses import mid_level as module
@@ -430,6 +437,7 @@ def similarities(maps: Tensor) -> Tensor:
 
 
 def whole(epochs: int) -> int:
+    """`epochs`, if it is a whole number of 1 or more. Raises ValueError or TypeError if not."""
     check_settings({"warmup_epochs": epochs}, {})
     if not (isinstance(epochs, int) and epochs >= 1):
         raise ValueError(f"warmup_epochs must be a whole number, at least 1, got {epochs}")

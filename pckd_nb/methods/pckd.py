@@ -51,15 +51,17 @@ class PCKD(nn.Module):
         self.left_out: dict[str, str] = {}
 
     def bind(self, student: Classifier, teacher: Classifier) -> "PCKD":
-        """Make the heads g, A_s and A_t that train with the student. Decides whether L_CA can act, see `left_out`."""
+        """Make the heads that train with the student: g from its width D_s over 16·D_t to the teacher's D_t, A_s to
+        D_s, A_t to D_t. Where L_CA is asked for and the centers differ in shape, `left_out` says that it is left out
+        and why. Raises ValueError where the networks know different numbers of classes."""
         same_classes(student, teacher)
         narrow, wide = student.feature_width, teacher.feature_width
         self.left_out = {}
         biased = student.head.bias is not None, teacher.head.bias is not None
-        if narrow != wide:
+        if self.beta_ca and narrow != wide:
             reason = f"student's category centers have width {narrow}, the teacher's {wide}"
             self.left_out["category_center_alignment"] = reason
-        elif biased[0] != biased[1]:
+        elif self.beta_ca and biased[0] != biased[1]:
             who = "student" if biased[0] else "teacher"
             self.left_out["category_center_alignment"] = f"only the {who}'s last layer has a bias"
         if self.beta_fa:
@@ -73,6 +75,9 @@ class PCKD(nn.Module):
         return self
 
     def forward(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Terms:
+        """The objective of V·B rows of both networks, view-major, the upright ones first. epoch: from 1, for the
+        threshold. Raises ValueError for what does not fit together, before `bind`, or without a teacher's output;
+        TypeError for what is no tensor."""
         needs_teacher(self, teacher)
         if (self.beta_fa and not hasattr(self, "projector")) or (self.beta_cc and not hasattr(self, "embed_student")):
             raise ValueError("bind PCKD to student and teacher before the first step: its heads have their widths")

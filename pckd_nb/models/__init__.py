@@ -79,8 +79,10 @@ def create_model(
     after commas, as in "timm:vit_tiny_patch16_224,img_size=32,patch_size=4". in_channels is 3 unless the data set or
     caller says otherwise. seed: the same seed gives the same weights; None draws them from torch's global generator.
     Raises ValueError for an unknown name (naming the nearest known ones), a missing or impossible number, or a network
-    that `as_classifier` can't use.
+    that `as_classifier` can't use; TypeError for a name that is no text.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"a network is chosen by its name, got {type(name).__name__}; as_classifier takes a module")
     num_classes = num_classes if num_classes is not None else getattr(data, "num_classes", None)
     in_channels = in_channels if in_channels is not None else getattr(data, "channels", 3)
     library, colon, rest = name.partition(":")
@@ -92,6 +94,8 @@ def create_model(
         raise ValueError(f"create_model('{name}') needs a data set or num_classes=…")
     if num_classes < 2 or in_channels < 1:
         raise ValueError(f"a classifier needs 2 classes and 1 channel at least, got {num_classes} and {in_channels}")
+    if seed is not None and not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be from 0 to {2**63 - 1}, got {seed}")
     with torch.random.fork_rng(enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)

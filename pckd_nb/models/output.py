@@ -43,6 +43,7 @@ class Classifier(nn.Module):
     weights_from: str | None = None  # the checkpoint or run it was loaded from
 
     def features(self, x: Tensor) -> Tensor:
+        """(N, channels, height, width), normalised images -> (N, D), the input of the last layer."""
         raise NotImplementedError
 
     def output(self, features: Tensor) -> Output:
@@ -51,6 +52,7 @@ class Classifier(nn.Module):
         return Output(features, head(features), head.weight, head.bias)
 
     def forward(self, x: Tensor) -> Output:
+        """(N, channels, height, width), normalised images -> what PCKD needs of a pass, see `Output`."""
         return self.output(self.features(x))
 
     @property
@@ -60,10 +62,12 @@ class Classifier(nn.Module):
 
     @property
     def feature_width(self) -> int:
+        """D, the length of a feature and of a category center."""
         return self.head.in_features
 
     @property
     def num_classes(self) -> int:
+        """C, how many categories the last layer knows."""
         return self.head.out_features
 
 

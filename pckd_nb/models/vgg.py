@@ -31,17 +31,17 @@ class VGG(Classifier):
 
     def features(self, x: Tensor) -> Tensor:
         large = min(x.shape[2:]) >= 64  # the published networks halve 32×32 images three times, larger ones four
-        x = F.max_pool2d(F.relu(self.block0(x)), 2)
-        x = F.max_pool2d(F.relu(self.block1(x)), 2)
-        x = F.max_pool2d(F.relu(self.block2(x)), 2)
-        x = F.relu(self.block3(x))
-        x = F.relu(self.block4(F.max_pool2d(x, 2) if large else x))
+        x = F.max_pool2d(self.block0(x), 2)
+        x = F.max_pool2d(self.block1(x), 2)
+        x = F.max_pool2d(self.block2(x), 2)
+        x = self.block3(x)
+        x = self.block4(F.max_pool2d(x, 2) if large else x)
         return x.mean((2, 3))
 
 
 def _block(in_channels: int, out_channels: int, count: int) -> nn.Sequential:
-    """Convolution, BatchNorm, ReLU, `count` times; the last ReLU is left to the caller."""
+    """Convolution, BatchNorm, ReLU, `count` times: a map of it, as hooks see it, is not negative."""
     layers = []
     for channels in [in_channels, *[out_channels] * (count - 1)]:
         layers += [nn.Conv2d(channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+    return nn.Sequential(*layers)
