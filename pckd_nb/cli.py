@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+import pandas as pd
 import torch
 import typer
 from torch import distributed
@@ -49,7 +50,13 @@ Workers = Annotated[int | None, typer.Option(help="Processes that read images to
 Init = Annotated[str | None, typer.Option(help="Start from other weights: a run folder, a checkpoint file or URL.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile. Default: in long runs.")]
+Compile = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile",
+        help="torch.compile. Default: for our larger networks, in long runs on a CPU.",
+    ),
+]
 Devices = Annotated[
     int | None,
     typer.Option(help="Processes of this training on a machine, a GPU each. Default: 1, or as torchrun started."),
@@ -148,11 +155,11 @@ def train(
     init: Init = None,
 ) -> None:
     """Train a network on labels alone: a teacher."""
-    prepare(options)
+    prepare(options, init)
     name, sizes = data
     loaded = datasets.load_dataset(name, **sizes)
     network = make_network(model, loaded, options["seed"], init)
-    report(training.fit(network, loaded, recipe, **options))
+    report(training.fit(network, loaded, recipe, **options), options)
 
 
 @app.command()
@@ -187,7 +194,7 @@ def distill(
     trained_by, recipe = arm.build(recipe)
     if trained_by.uses_teacher and teacher is None:
         raise ValueError(f"method {method} needs --teacher, the run folder of a trained network")
-    prepare(options)
+    prepare(options, init, teacher)
     teacher_run = load_run_unless(teacher_model, teacher, "--teacher-model") if teacher else None
     name, sizes = data
     loaded = datasets.load_dataset(name, **sizes)
@@ -198,7 +205,7 @@ def distill(
     if not teacher_cache_gb > 0:
         raise ValueError(f"--teacher-cache-gb must be more than 0, got {teacher_cache_gb}")
     options.update(given(teacher_cache=teacher_cache), teacher_cache_gb=teacher_cache_gb)
-    report(training.distill(network, knows, loaded, trained_by, recipe, **options))
+    report(training.distill(network, knows, loaded, trained_by, recipe, **options), options)
 
 
 @app.command()
@@ -338,7 +345,9 @@ def sweep(
     ],
     grid: Any = grid_of,
     method: Annotated[str, typer.Option(help="The arm whose setting is swept.")] = "pckd",
-    reference: Annotated[str, typer.Option(help="The arm that the others are compared with, seed by seed.")] = "pckd",
+    reference: Annotated[
+        str | None, typer.Option(help="The arm that the others are compared with, seed by seed. Default: --method.")
+    ] = None,
 ) -> None:
     """One factor after the other: an arm with each of its values, the default point shared by all."""
     base = experiments.parse_arm(method)
@@ -347,7 +356,7 @@ def sweep(
         name, _, values = text.partition("=")
         listed = [experiments.parse_value(value) for value in values.split(",")] if values else []
         arms += experiments.sweep_arms(name, listed, base)
-    run_grid(grid, arms, reference)
+    run_grid(grid, arms, method if reference is None else reference)
 
 
 @app.command()
@@ -405,18 +414,35 @@ def run_grid(grid: tuple[Callable[..., experiments.Grid], dict[str, Any]], arms:
     """Train a grid of `arms` as the options of `grid_of` say, and print its comparison."""
     build, how = grid
     built = build(arms=arms)
-    experiments.parse_arm(reference).build(built.recipe)
+    asked = experiments.parse_arm(reference)
+    asked.build(built.recipe)
+    beside = asked.without_defaults(built.recipe, built.loaded)
+    if beside not in built.arms:
+        arms_there = ", ".join(map(str, built.arms))
+        print(f"note: --reference {reference} is not of this grid, no differences are shown; it has {arms_there}",
+              file=sys.stderr)  # fmt: skip
     dry_run = how.pop("dry_run")
     if dry_run:
-        points = built.points()
+        points = experiments.my_points(built, how["shard"], how["jobs"])
         left = [point for point in points if not experiments.is_finished(point)]
         print("\n".join(f"{'to train' if point in left else 'finished'}  {point}" for point in points))
         needed = experiments.duration(experiments.projected_seconds(built, left, how["jobs"]))
         print(f"{len(points)} points, {len(left)} to train, projected: {needed}")
         return
     progress = how["jobs"] == 1
-    table = experiments.run_grid(built, **how, progress=progress, say=partial(print, flush=True))
-    compared = experiments.comparison(table, reference)
+    failed = None
+    try:
+        table = experiments.run_grid(built, **how, progress=progress, say=partial(print, flush=True))
+    except FloatingPointError as error:
+        failed, table = error, experiments.results(built)
+    if len(table):
+        print_comparison(experiments.comparison(table, str(beside)), reference)
+    if failed:
+        raise failed
+
+
+def print_comparison(compared: pd.DataFrame, reference: str) -> None:
+    """Print a row an arm of `experiments.comparison`."""
     print(f"\ntop-1 accuracy in percent; 95 % intervals; difference to {reference}, paired by seed:")
     print_table([tuple(compared.columns), *(tuple(map(cell_text, row)) for row in compared.itertuples(index=False))])
 
@@ -458,15 +484,24 @@ def make_network(name: str, data: datasets.Dataset, seed: int, init: str | None)
     return network if init is None else load_checkpoint(network, init)
 
 
-def prepare(options: dict[str, Any]) -> None:
-    """Check the run folder before the images are read; of several processes, the first does."""
-    if ranks.is_first():
+def prepare(options: dict[str, Any], *used: str | None) -> None:
+    """Check the run folder before the images are read; of several processes, the first does. used: where weights come
+    from, which must not be overwritten."""
+    for source in used:
+        if options["overwrite"] and source and training.same_folder(source, options["out"]):
+            raise ValueError(f"'{source}' is used by this training, which would overwrite it: choose another --out")
+    if speaks(options):
         resuming.prepare(options["out"], resume=options["resume"], overwrite=options["overwrite"])
 
 
-def report(run: Run) -> None:
+def speaks(options: dict[str, Any]) -> bool:
+    """Whether this process is the first of a training with these options of `distill`."""
+    return ranks.is_first(options.get("devices"), options["nodes"])
+
+
+def report(run: Run, options: dict[str, Any]) -> None:
     """Say how a training went; leave with 130, as after any Ctrl-C, where it was cut short."""
-    if not ranks.is_first():  # whose exit status counts: for any other than 0 here Fabric would kill it while it saves
+    if not speaks(options):  # whose exit status counts: for any other than 0 here Fabric would kill it while it saves
         return
     settings = run.settings["method"]["settings"].items()
     if settings:

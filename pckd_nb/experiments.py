@@ -30,13 +30,13 @@ from multiprocessing.context import SpawnProcess
 from numbers import Integral, Real
 from pathlib import Path
 from statistics import median
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
 import torch
 
-from . import files, methods, runs, training, views
+from . import files, methods, ranks, runs, training, views
 from .datasets import Dataset, load_dataset
 from .evaluation import make_fabric
 from .models import create_model, flops_of
@@ -54,7 +54,9 @@ SWEEPS: dict[str, tuple[float, ...]] = {
     "epsilon_240": (1, 1.0025, 1.005, 1.01, 1.015),
 }
 PROBE_STEPS = 4
+RESULTS = "results.csv"
 MOST_SHARDS = 10_000
+MOST_EPSILON = 10  # over 240 epochs; its 240th power is a number still
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,13 @@ class Arm:
             recipe = get_recipe(recipe, **{name: settings.pop(name) for name in fields & settings.keys()})
             if "epsilon_240" in settings:
                 published = settings.pop("epsilon_240")
-                if not isinstance(published, Real) or not float(published) > 0:
-                    raise ValueError(f"epsilon_240 must be a positive number, got {published!r}")
+                if not isinstance(published, Real) or not 0 < float(published) <= MOST_EPSILON:
+                    raise ValueError(
+                        f"epsilon_240 must be a positive number, {MOST_EPSILON} at most, got {published!r}"
+                    )
                 settings["epsilon"] = published ** (PUBLISHED_EPOCHS / recipe.epochs)
+            if "name" in settings:
+                raise ValueError(f"'{self}': {self.method} has no setting 'name'")
             return methods.make(self.method, **settings), recipe
         except (TypeError, OverflowError) as error:  # text where a number should be, or one too large
             raise ValueError(f"{str(self)!r}: {error}") from error
@@ -179,6 +185,10 @@ class Grid:
                 raise ValueError(f"each of seeds must be a whole number from 0 to {2**31 - 1}, got {seed!r}")
         for arm in self.arms:
             arm.build(self.recipe)
+        if (self.out / "run.json").exists():
+            raise ValueError(f"'{self.out}' is a run folder: a grid needs a folder of its own")
+        if (self.out / RESULTS).is_dir():
+            raise IsADirectoryError(f"'{self.out / RESULTS}' is a folder: the table of the grid goes there")
         for folder in (self.out, *([] if self.teacher_cache is None else [self.teacher_cache])):
             check_writable(folder)
         make_fabric(**{name: value for name, value in self.options.items() if name in ("accelerator", "precision")})
@@ -290,9 +300,44 @@ def run_grid(
 
     jobs: points trained at a time, each in a process with its share of the cores. shard: (i, n), the i-th of n parts
     with about the same work, for the jobs of an array. say: gets a line about what is to come, with the projected time,
-    and one a point. Raises KeyboardInterrupt after Ctrl-C, with all that was done on disk, and RuntimeError where a
-    process was killed; ValueError for impossible jobs or shards, and what `distill` raises.
+    and one a point. Raises KeyboardInterrupt after Ctrl-C, with all that was done on disk, RuntimeError where a
+    process was killed, and FloatingPointError, when all others are trained, where points had a loss that is not finite;
+    ValueError for impossible jobs or shards or several processes that a launcher started, and what
+    `distill` raises.
     """
+    if ranks.started() != (1, 1):  # each would train the same points, or take the others for ranks of its own
+        raise ValueError(
+            "a grid is run by one process: start it without torchrun or srun, with --jobs, or --shard in jobs"
+        )
+    mine, points = my_points(grid, shard, jobs), grid.points()
+    left = [point for point in mine if not is_finished(point)]
+    part = f"shard {shard[0]} of {shard[1]}: " if shard[1] > 1 else ""
+    say(f"{part}{len(mine)} points, {len(mine) - len(left)} finished, {len(left)} to train")
+    for point in mine:
+        if point not in left:
+            grid.train(point)  # only compares its settings with the grid's: before anything costs time
+    if left:
+        say(f"projected: {duration(projected_seconds(grid, left, min(jobs, len(left))))}")
+    train = _in_processes(grid, left, jobs) if jobs > 1 and len(left) > 1 else _one_by_one(grid, left, progress)
+    failed = []
+    for number, done in enumerate(train, 1):
+        how = done.failure or f"{done.accuracy:.2f} %, {done.seconds:.0f} s"
+        say(f"[{number}/{len(left)}] {done.point}: {how}")
+        failed += [done] if done.failure else []
+    table = results(grid)
+    if len(table) < len(points):
+        others = "they belong to other shards" if len(points) - len(table) > len(failed) else "see above"
+        say(f"{len(points) - len(table)} points of the grid are not finished: {others}")
+    files.write(grid.out / RESULTS, lambda temporary: table.to_csv(temporary, index=False))
+    if failed:
+        first = f"{failed[0].point}: {failed[0].failure}"
+        raise FloatingPointError(f"{len(failed)} of {len(points)} points went wrong, all others were trained; {first}")
+    return table
+
+
+def my_points(grid: Grid, shard: tuple[int, int], jobs: int) -> list[Point]:
+    """The points of the i-th of n parts, shard = (i, n). Raises ValueError or TypeError for shards and jobs that can't
+    be."""
     if not isinstance(shard, tuple) or len(shard) != 2:
         raise TypeError(f"shard must be a pair (i, n), got {type(shard).__name__}")
     number, count = shard
@@ -303,24 +348,7 @@ def run_grid(
         raise ValueError(f"shard must be i/n with 1 ≤ i ≤ n ≤ {MOST_SHARDS:,}, got {number}/{count}")
     if jobs < 1:
         raise ValueError(f"jobs must be 1 or more, got {jobs}")
-    points = grid.points()
-    mine = dealt(grid, count)[number - 1]
-    left = [point for point in mine if not is_finished(point)]
-    part = f"shard {number} of {count}: " if count > 1 else ""
-    say(f"{part}{len(mine)} points, {len(mine) - len(left)} finished, {len(left)} to train")
-    for point in mine:
-        if point not in left:
-            grid.train(point)  # only compares its settings with the grid's: before anything costs time
-    if left:
-        say(f"projected: {duration(projected_seconds(grid, left, min(jobs, len(left))))}")
-    train = _in_processes(grid, left, jobs) if jobs > 1 and len(left) > 1 else _one_by_one(grid, left, progress)
-    for done, (point, accuracy, seconds) in enumerate(train, 1):
-        say(f"[{done}/{len(left)}] {point}: {accuracy:.2f} %, {seconds:.0f} s")
-    table = results(grid)
-    if len(table) < len(points):
-        say(f"{len(points) - len(table)} points of the grid are not finished: they belong to other shards")
-    files.write(grid.out / "results.csv", lambda temporary: table.to_csv(temporary, index=False))
-    return table
+    return dealt(grid, count)[number - 1]
 
 
 def dealt(grid: Grid, count: int) -> list[list[Point]]:
@@ -354,20 +382,21 @@ def results(grid: Grid) -> pd.DataFrame:
 def comparison(table: pd.DataFrame, reference: str = "kd") -> pd.DataFrame:
     """`results`, or any table with pair, arm, seed and top1, as one row an arm of every pair: number of seeds, mean, sd
     and 95 % interval (low, high) of top1 in percent, and the difference to the `reference` arm, paired by seed, with
-    its interval; NaN where there is no such arm."""
+    its interval, and the number of seeds that both have (pairs); NaN, and 0 pairs, where there is no such arm."""
     from .analysis import paired_difference, summarise  # pulls in scikit-learn
 
     rows = []
     for (pair, arm), group in table.groupby(["pair", "arm"], sort=False):
         mean, sd, low, high, count = summarise(group["top1"].tolist())
-        row = {"pair": pair, "arm": arm, "seeds": count, "mean": mean, "sd": sd, "low": low, "high": high}
+        row = {"pair": pair, "arm": arm, "seeds": count, "mean": mean, "sd": sd, "low": low, "high": high, "pairs": 0}
         beside = table[(table["pair"] == pair) & (table["arm"] == reference)]
         if arm != reference and set(beside["seed"]) & set(group["seed"]):
             ours, theirs = (dict(zip(part["seed"], part["top1"], strict=True)) for part in (group, beside))
             difference = paired_difference(ours, theirs)
             row |= {"difference": difference.mean, "d_low": difference.low, "d_high": difference.high}
+            row["pairs"] = difference.count
         rows.append(row)
-    columns = ["pair", "arm", "seeds", "mean", "sd", "low", "high", "difference", "d_low", "d_high"]
+    columns = ["pair", "arm", "seeds", "mean", "sd", "low", "high", "difference", "d_low", "d_high", "pairs"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -383,9 +412,9 @@ def projected_seconds(grid: Grid, points: Sequence[Point], jobs: int = 1) -> flo
     total = 0.0
     for point in points:
         kind, steps = _work_of(grid, point)
-        if kind not in known:
-            known[kind] = [_seconds_a_step(grid, point)]
-        total += median(known[kind]) * steps
+        if kind not in known and (seconds := _seconds_a_step(grid, point)):
+            known[kind] = [seconds]
+        total += median(known.get(kind, [0])) * steps
     return total / jobs
 
 
@@ -409,15 +438,15 @@ def _operations(grid: Grid, point: Point) -> int:
 
 
 def _seconds_a_step(grid: Grid, point: Point) -> float:
-    """Measured on a few steps, after as many that don't count."""
+    """Measured on a few steps, after as many that don't count; 0 where a loss is not finite as early as that."""
     method, recipe = point.arm.build(grid.recipe)
     data = grid.loaded
     images = min(PROBE_STEPS * recipe.batch_size, len(data.train))
     some = np.arange(images), np.arange(min(recipe.batch_size, len(data.test)))
     small = dataclasses.replace(data, train=data.train.take(some[0]), test=data.test.take(some[1]))
     teacher = runs.load_run(point.teacher) if method.uses_teacher else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the runs will say it again
+    with warnings.catch_warnings(), suppress(FloatingPointError):
+        warnings.simplefilter("ignore")  # the runs will say it again, of losses that are not finite too
         run = training.distill(
             create_model(point.student, data, seed=point.seed),
             teacher,
@@ -427,7 +456,8 @@ def _seconds_a_step(grid: Grid, point: Point) -> float:
             progress=False,
             **{name: value for name, value in grid.options.items() if name in ("accelerator", "precision")},
         )
-    return float(run.timing["seconds"].iloc[-1]) / views.steps(images, recipe.batch_size)
+        return float(run.timing["seconds"].iloc[-1]) / views.steps(images, recipe.batch_size)
+    return 0.0
 
 
 def duration(seconds: float) -> str:
@@ -438,16 +468,33 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-Done = tuple[Point, float, float]  # and the accuracy in percent, and seconds
+class Done(NamedTuple):
+    """A point, its accuracy in percent and the seconds it took; or why there is no accuracy."""
+
+    point: Point
+    accuracy: float
+    seconds: float
+    failure: str = ""
+
+
+def _train(grid: Grid, point: Point, progress: bool = False) -> Done | None:
+    """None where it was interrupted. A loss that is not finite is the point's own: others go on. Raises ValueError that
+    names the point."""
+    started = time.monotonic()
+    try:
+        run = grid.train(point, progress)
+    except FloatingPointError as error:
+        return Done(point, float("nan"), time.monotonic() - started, str(error))
+    except ValueError as error:
+        raise ValueError(f"{point}: {error}") from error
+    return Done(point, run.accuracy, time.monotonic() - started) if run.finished else None
 
 
 def _one_by_one(grid: Grid, points: Sequence[Point], progress: bool) -> Iterator[Done]:
     for point in points:
-        started = time.monotonic()
-        run = grid.train(point, progress)
-        if not run.finished:
+        if (done := _train(grid, point, progress)) is None:
             raise KeyboardInterrupt
-        yield point, run.accuracy, time.monotonic() - started
+        yield done
 
 
 def _in_processes(grid: Grid, points: Sequence[Point], jobs: int) -> Iterator[Done]:
@@ -505,11 +552,10 @@ def _work(connection: Connection, grid: Grid, threads: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
         while True:
-            point, started = connection.recv(), time.monotonic()
+            point = connection.recv()
             said: Done | Exception | None
             try:
-                run = grid.train(point)
-                said = (point, run.accuracy, time.monotonic() - started) if run.finished else None
+                said = _train(grid, point)
             except Exception as error:
                 said = error
             connection.send(said)

@@ -26,7 +26,8 @@ def test_compare_prints_a_table_with_intervals(run, teacher):  # noqa: F811
     assert row[2:5] == ["2", f"{scores.mean():.2f}", f"{scores.std():.2f}"]
     kd = table[table["arm"] == "kd"]["top1"]
     assert float(row[7]) == pytest.approx(scores.mean() - kd.mean(), abs=0.006)
-    assert lines[header + 2].split()[7:] == ["-", "-", "-"]  # the reference itself
+    assert lines[header + 2].split()[7:] == ["-", "-", "-", "0"]  # the reference itself
+    assert row[-1] == "2"
 
     status, out, _ = run("compare", *grid(teacher, "--methods", arms))
     assert status == 0 and "6 points, 6 finished, 0 to train" in out and "projected" not in out
@@ -38,6 +39,37 @@ def test_a_dry_run_only_counts(run, teacher, tmp_path):  # noqa: F811
     assert out.count("to train  ") == 2 * 3 and "pckd-views=2 seed 1" in out and "views=1" not in out
     assert "6 points, 6 to train, projected:" in out
     assert not list(tmp_path.iterdir())
+
+    status, out, _ = run("sweep", *grid(teacher, "--factor", "beta_fa=0,20,40", "--shard", "2/2", "--dry-run"))
+    assert status == 0 and out.count("to train  ") == 3 and "3 points, 3 to train" in out
+
+
+def test_the_reference_is_found_under_any_of_its_names(run, teacher):  # noqa: F811
+    arms = ["--methods", "kd,supervised", "--seeds", "0", "--epochs", "1"]
+    for name in ("kd", "KD", "kd-temperature=4", "kd-epochs=1"):
+        status, out, said = run("compare", *grid(teacher, *arms, "--reference", name))
+        assert status == 0 and out.splitlines()[-1].split()[-1] == "1" and not said
+    status, out, said = run("compare", *grid(teacher, *arms, "--reference", "pckd"))
+    assert (
+        status == 0 and "note: --reference pckd is not of this grid, no differences are shown; it has kd, " in said[0]
+    )
+    status, out, said = run("sweep", *grid(teacher, "--factor", "temperature=2", "--method", "kd", "--dry-run"))
+    assert status == 0 and not said
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_point_whose_loss_is_not_finite_does_not_stop_the_others(teacher, jobs, tmp_path, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    arms = "kd-lr=1e30,kd,kd-temperature=2"
+    for found in ("0", "2"):
+        more = ["--methods", arms, "--seeds", "0", "--jobs", jobs]
+        status = cli.main(["compare", *map(str, grid(teacher, *more))])
+        out, said = capsys.readouterr()
+        assert status == 1 and f"3 points, {found} finished" in out
+        last = said.splitlines()[-1]
+        assert "1 of 3 points went wrong, all others were trained; resnet" in last and "kd-lr=1e+30 seed 0: " in last
+        assert "is not finite in epoch 1" in last and "kd-temperature=2 " in out.splitlines()[-1]
+        assert pd.read_csv("grid/results.csv")["arm"].tolist() == ["kd", "kd-temperature=2"]
 
 
 def test_ablations_are_counted(run, teacher):  # noqa: F811
@@ -53,6 +85,10 @@ def test_ablations_are_counted(run, teacher):  # noqa: F811
         ("shard must be i/n", "compare", ["--shard", "0/2"]),
         ("--shard must be i/n", "compare", ["--shard", "two"]),
         ("jobs must be", "compare", ["--jobs", "0"]),
+        ("jobs must be", "compare", ["--jobs", "-5", "--dry-run"]),
+        ("shard must be i/n", "compare", ["--shard", "2/1", "--dry-run"]),
+        ("epsilon_240 must be a positive number, 10 at most", "compare", ["--methods", "pckd-epsilon_240=1e300"]),
+        ("kd has no setting 'name'", "compare", ["--methods", "kd-name=x"]),
         ("--seeds must be numbers", "compare", ["--seeds", "one"]),
         ("empty range", "compare", ["--seeds", "3-1"]),
         ("say which values lr shall take", "sweep", ["--factor", "lr"]),

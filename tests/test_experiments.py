@@ -262,6 +262,7 @@ def test_the_comparison_is_paired_by_seed():
     row = found.loc[("p", "supervised")]
     assert (row["difference"], row["d_low"], row["d_high"]) == (difference.mean, difference.low, difference.high)
     assert np.isnan(found.loc[("p", "kd"), "difference"]) and np.isnan(found.loc[("q", "pckd"), "difference"])
+    assert found["pairs"].to_dict() == {("p", "kd"): 0, ("p", "pckd"): 3, ("p", "supervised"): 2, ("q", "pckd"): 0}
 
 
 # ------------------------------------------------------------------------------------- from the command line

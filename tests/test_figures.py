@@ -133,7 +133,8 @@ def test_accuracy_shows_numbers_and_the_spread_over_seeds(runs):
     assert f"{runs[3].accuracy:.1f}" in written
     assert f"{runs[1].accuracy - 5:.1f} ± {10 / 2**0.5:.1f}  (2 seeds)" in written
     assert {"teacher resnet14", "supervised resnet8", "KD resnet8", "PCKD resnet8"} <= set(written)
-    assert any("seeds 0, 1" in text for text in written)
+    (note,) = (" ".join(text.split()) for text in written if "seeds" in text and "Networks" in text)
+    assert note.startswith("± and whiskers: standard deviation over seeds, a dot each. ") and "seeds 0, 1" in note
 
 
 def test_the_teacher_has_its_own_colour_only_beside_its_students(runs):

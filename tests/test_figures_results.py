@@ -202,6 +202,15 @@ def test_budget_shows_accuracy_by_epochs_and_by_compute(many, trained):
     assert left.get_xscale() == right.get_xscale() == "log"
 
 
+def test_budget_says_what_its_bars_are_and_how_many_seeds_a_point_has(many):
+    def note(runs):
+        return " ".join(results.budget(runs)._supxlabel.get_text().split())
+
+    assert note(many).startswith("Mean ± standard deviation, a dot a seed. ")
+    more = [*many, made(many[0], 9, 0, epochs=8), made(many[0], 9, 2)]
+    assert note(more).startswith("Mean ± standard deviation, a dot a seed; seeds: 2 or 3 at 2, 2 at 4, 1 at 8 epochs. ")
+
+
 def test_budget_takes_what_was_trained_for_several_lengths_on_the_same_data(many):
     plain = {m: [2, 4] for m in ("supervised", "KD", "PCKD")}
     assert {name: list(of) for name, of in budgets(many).items()} == plain
