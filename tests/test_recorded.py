@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 import pckd_nb as pckd
+from pckd_nb.figures.arms import study_of
 from pckd_nb.figures.collection import FIGURES, draw_all
 
 ROOT = Path(__file__).parents[1]
 RECORDED = ROOT / "data" / "runs"
+OTHERS = ROOT / "data" / "other_teachers"
 MEGABYTES = 15
 SECONDS = 60
 
@@ -28,13 +30,22 @@ def runs():
     return pckd.runs.load_runs(RECORDED)
 
 
+@pytest.fixture(scope="module")
+def others():
+    """Runs under other teachers, by folder."""
+    return {folder.name: pckd.runs.load_runs(folder) for folder in sorted(OTHERS.iterdir()) if folder.is_dir()}
+
+
 def test_they_are_small_enough_for_git():
-    assert sum(file.stat().st_size for file in RECORDED.rglob("*") if file.is_file()) < MEGABYTES * 1e6
+    files = (file for folder in (RECORDED, OTHERS) for file in folder.rglob("*"))
+    assert sum(file.stat().st_size for file in files if file.is_file()) < MEGABYTES * 1e6
 
 
-def test_they_lie_where_their_settings_say(runs):
-    for run in runs:
-        folder, about = run.path.relative_to(RECORDED), run.settings
+def test_they_lie_where_their_settings_say(runs, others):
+    for root, run in [(RECORDED, run) for run in runs] + [
+        (OTHERS / name, run) for name in others for run in others[name]
+    ]:
+        folder, about = run.path.relative_to(root), run.settings
         if folder.parts[0] == "teachers":
             continue
         data, pair, arm, seed = folder.parts
@@ -43,13 +54,32 @@ def test_they_lie_where_their_settings_say(runs):
         assert arm.split("-")[0] == about["method"]["name"].lower()
         if about["teacher"]:
             teacher = pckd.load_run(run.path / about["teacher"]["run"])
-            assert teacher.fingerprint == about["teacher"]["fingerprint"] and teacher.path.resolve().is_relative_to(
-                RECORDED
+            assert teacher.fingerprint == about["teacher"]["fingerprint"]
+            assert teacher.path.resolve().is_relative_to(root)
+
+
+def test_other_teachers_are_others_of_the_same_students(runs, others):
+    main = {run.path.relative_to(RECORDED).as_posix(): run for run in runs}
+    fingerprints = {main["teachers/shapes100"].fingerprint}
+    for name, found in others.items():
+        of = {run.path.relative_to(OTHERS / name).as_posix(): run for run in found}
+        teacher = of.pop("teachers/shapes100")
+        fingerprints.add(teacher.fingerprint)
+        assert name in (f"seed{teacher.settings['seed']}", f"images{teacher.settings['data']['train_images']}")
+        for place, run in of.items():  # all but the teacher is as it is there
+            beside, here = main[place].settings, run.settings
+            assert study_of(run) == study_of(main[place]) and here["recipe"]["epochs"] == beside["recipe"]["epochs"]
+            assert (here["seed"], here["precision"]) == (beside["seed"], beside["precision"])
+            assert (
+                here["model"]["start"] == beside["model"]["start"]
+                and run.method_settings == main[place].method_settings
             )
+            assert not list(run.path.glob("*.npz")) and not list(run.path.glob("*.safetensors"))
+    assert len(fingerprints) == len(others) + 1
 
 
-def test_they_name_no_folder_of_the_machine_they_were_made_on(runs):
-    for run in runs:
+def test_they_name_no_folder_of_the_machine_they_were_made_on(runs, others):
+    for run in [*runs, *(run for found in others.values() for run in found)]:
         name = run.settings["data"]["name"]
         assert "/" not in name and "\\" not in name, run.path
         assert not any(str(Path.home()) in text or "/tmp" in text for text in [json.dumps(run.settings)]), run.path
@@ -63,10 +93,10 @@ def test_a_class_need_not_wait_for_a_teacher(data):
     assert pckd.evaluate(run.model(), loaded).top1 == pytest.approx(run.accuracy, abs=0.5)
 
 
-def test_the_readme_follows_them(runs):
+def test_the_readme_follows_them(runs, others):
     make_readme = load_script(ROOT / "docs" / "make_readme.py")
     readme = (ROOT / "README.md").read_text("utf-8")
-    assert make_readme.fill(readme, make_readme.tables(runs)) == readme, "run python docs/make_readme.py"
+    assert make_readme.fill(readme, make_readme.tables(runs, others)) == readme, "run python docs/make_readme.py"
     with pytest.raises(ValueError, match="no place <!-- other -->"):
         make_readme.fill(readme, {"other": ""})
 
@@ -91,6 +121,9 @@ def test_a_record_keeps_what_figures_need_and_nothing_else(tmp_path, data, recip
     assert kept("teachers", "shapes100") == {"student.safetensors", "embedding.npz", "gallery.npz"}
     assert kept(*pair, "pckd", "seed0") == {"embedding.npz", "samples.npz"}  # no photographs of others
     assert kept(*pair, "pckd", "seed3") == kept(*pair, "pckd-beta_cc=0.02", "seed0") == set()
+    record.main(source, tmp_path / "tables", tables_only=True)
+    found = [file.name for file in (tmp_path / "tables").rglob("*") if file.is_file()]
+    assert sorted(found) == sorted(["run.json", "history.csv", "timing.csv"] * 4)
     copy = pckd.load_run(target.joinpath(*pair, "pckd", "seed0"))
     assert copy.settings["data"]["name"] == "folder:photos"
     assert pckd.load_run(copy.path / copy.settings["teacher"]["run"]).fingerprint == taught_by.fingerprint

@@ -2,17 +2,19 @@
 # The recorded runs, behind every figure and table: teachers, then grids of students. Finished runs are skipped and cut
 # ones resumed, so it can be stopped at any time and started again. On two CPU cores it takes most of a night.
 #
-#   data/runs/make.sh [FOLDER]       default: runs/recorded. Then `python data/runs/record.py FOLDER data/runs`.
+#   source .venv/bin/activate
+#   data/runs/make.sh [FOLDER]       default: runs/recorded. Then `python data/runs/record.py FOLDER data/runs`, and
+#                                    `… FOLDER_other_teachers data/other_teachers --tables-only`.
 #   JOBS=2                           points trained at a time, one thread each
 #   STUDIES="shapes100 digits …"     only some of them
 #   CIFAR10=PATH                     CIFAR-10 as images in PATH/{train,test}/CLASS; without it that study is left out
 set -euo pipefail
 folder=${1:-runs/recorded}
 jobs=${JOBS:-2}
-studies=${STUDIES:-shapes100 digits fashion_mnist cifar10}
+studies=${STUDIES:-shapes100 other_teachers digits fashion_mnist cifar10}
 export OMP_NUM_THREADS=1
 
-teacher() { pckd-nb train --seed 0 --out "$folder/teachers/$1" --resume "${@:2}"; }
+teacher() { pckd-nb train --seed "${teacher_seed:-0}" --out "$folder/teachers/$1" --resume "${@:2}"; }
 grid() { pckd-nb "$1" --out "$folder/$2" --teacher "$folder/teachers/$2" --student "${student:-resnet8}" --jobs "$jobs" "${@:3}"; }
 
 for study in $studies; do
@@ -28,12 +30,32 @@ for study in $studies; do
         grid compare shapes100 "${data[@]}" --seeds 0-4 --methods "kd,kd-beta_kd=3,pckd-views=1-$tuned"
         grid compare shapes100 "${data[@]}" --seeds 0-2 --methods "kd-epochs=20,pckd-views=1-$tuned-epochs=20" --reference kd-epochs=20
         grid compare shapes100 "${data[@]}" --seeds 0-2 --methods "kd-epochs=40,pckd-views=1-$tuned-epochs=40" --reference kd-epochs=40
-        grid compare shapes100 "${data[@]}" --seeds 0 --methods \
+        grid compare shapes100 "${data[@]}" --seeds 0-2 --methods \
             "kd,kd-beta_kd=0.3,kd-beta_kd=3,kd-beta_kd=10,pckd-views=1-beta_fa=5,pckd-views=1-beta_ca=100,pckd-views=1-beta_cc=0-$tuned,pckd-strategy=uniform-views=1-$tuned"
         for method in supervised kd pckd; do
             grid sweep shapes100 "${data[@]}" --seeds 0-2 --method $method --factor epochs=5,10,20,40 --reference $method
         done
         grid ablate shapes100 "${data[@]}" --seeds 0-4
+        ;;
+    other_teachers) # is it so under other teachers, of other seeds, or one that has seen more and other images?
+        data=(--data shapes100 --test-size 2000)
+        tuned=views=1-beta_fa=5-beta_ca=100
+        main=$folder
+        for name in seed1 seed2 images10000; do
+            folder=${main}_other_teachers/$name
+            case $name in
+            images10000) size=10000 seed=0 ;;
+            *) size=4000 seed=${name#seed} ;;
+            esac
+            teacher_seed=$seed teacher shapes100 "${data[@]}" --train-size $size --model resnet20 --epochs 30
+            students=("${data[@]}" --train-size 4000 --seeds 0-2)
+            grid compare shapes100 "${students[@]}" --methods "kd,pckd-$tuned,pckd"
+            if [ $name = images10000 ]; then
+                grid compare shapes100 "${students[@]}" --methods "kd-epochs=20,pckd-epochs=20" --reference kd-epochs=20
+                grid compare shapes100 "${students[@]}" --methods "kd-epochs=40,pckd-$tuned-epochs=40" --reference kd-epochs=40
+            fi
+        done
+        folder=$main
         ;;
     digits) # a teacher for the classroom
         teacher digits --data digits --model resnet20
