@@ -96,7 +96,10 @@ def test_who_is_first_is_read_from_the_launcher(environment):
 
 
 @pytest.mark.parametrize("left", [{"NODE_RANK": "1", "RANK": "1", "WORLD_SIZE": "2"}, SLURM])
-def test_what_launchers_left_behind_does_not_matter_to_one_process(left, environment, data, recipe, tmp_path, capsys):
+def test_what_launchers_left_behind_does_not_matter_to_one_process(
+    left, environment, data, recipe, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.delattr(sys, "ps1", raising=False)  # IPython sets it, wherever a test has started that
     environment(**left)
     student = pckd.create_model("resnet8", data)
     run = pckd.fit(student, data, recipe, out=tmp_path / "run", accelerator="cpu", progress=False)
