@@ -19,8 +19,6 @@ ABLATION = r"strategy = \w+|β_\w+ = 0|views = 1"
 TUNED = r"β_kd = \d+(\.\d+)?|β_fa = 5(, .*)?|β_ca = 100(, .*)?"  # without what the ablation has
 EQUAL_WIDTH = "resnet8"  # the student that is as wide as the recorded teachers
 NAMES = {"shapes100": "shapes100", "fashion_mnist": "Fashion-MNIST", "folder:cifar10": "CIFAR-10"}
-
-
 BY_TEACHER = ("", "β_fa = 5, β_ca = 100, views = 1")  # variants that other teachers were tried with
 OF_TEACHERS = 3  # seeds of the students that all teachers have
 

@@ -93,9 +93,7 @@ class TeacherCache:
 
     def end(self) -> None:
         """Put the new file in its place if it is whole, and remove it if not."""
-        if self.new is None:
-            return
-        if self.written.all():
+        if self.new is not None and self.written.all():
             try:
                 self.new.flush()
                 seal = {"sum": zlib.crc32(self.new.data), "shape": self.shape, "key": self.key}
@@ -103,9 +101,8 @@ class TeacherCache:
                 files.write(self._seal, lambda temporary: temporary.write_text(json.dumps(seal, indent=2)))
             except OSError as error:
                 self._remove_temporary(error)
-        else:
-            self.temporary.unlink(missing_ok=True)
-        self.new = None
+            self.new = None
+        self.close()
 
     def close(self) -> None:
         """Leave nothing of an epoch that did not come to its end."""

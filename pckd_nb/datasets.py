@@ -622,7 +622,7 @@ def _unpack_imagenet(folder: Path, parts: list[str]) -> None:
     """
     from torchvision.datasets import imagenet
 
-    downloads.check_tarfile()
+    downloads.check_tarfile()  # before anybody is sent for the archives
     archives = {folder / file: md5 for file, md5 in imagenet.ARCHIVE_META.values()}
     needed = [folder / imagenet.ARCHIVE_META[part][0] for part in (*parts, *["devkit"] * ("val" in parts))]
     if not all(archive.is_file() for archive in needed):

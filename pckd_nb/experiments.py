@@ -302,8 +302,7 @@ def run_grid(
     with about the same work, for the jobs of an array. say: gets a line about what is to come, with the projected time,
     and one a point. Raises KeyboardInterrupt after Ctrl-C, with all that was done on disk, RuntimeError where a
     process was killed, and FloatingPointError, when all others are trained, where points had a loss that is not finite;
-    ValueError for impossible jobs or shards or several processes that a launcher started, and what
-    `distill` raises.
+    ValueError for impossible jobs or shards or several processes that a launcher started, and what `distill` raises.
     """
     if ranks.started() != (1, 1):  # each would train the same points, or take the others for ranks of its own
         raise ValueError(

@@ -33,6 +33,10 @@ def test_prepare(run, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_all_that_a_run_writes_is_known_to_be_its_own(run):
+    assert {path.name for path in run.path.iterdir()} == set(runs.RUN_FILES)
+
+
 def test_overwriting_takes_the_run_alone(run, teacher, data, recipe):
     """Not what else lies in its folder: another run, notes, the cache that this very training uses."""
     (run.path / "notes.txt").write_text("mine")

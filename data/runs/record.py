@@ -17,20 +17,20 @@ MAIN = ("supervised", "kd", "pckd")
 EMBEDDED = ("shapes100", "digits")  # data sets that come with the package
 
 
-def trim(run: Run, teacher: bool, arm: str, tables_only: bool) -> bool:
+def trim(run: Run, teacher: bool, arm: str) -> bool:
     """Drop what is not to be kept of a run; returns whether its weights are."""
     data, seed = run.settings["data"]["name"], run.settings["seed"]
     main = arm in MAIN and run.settings["model"]["name"] == "resnet8"
-    if tables_only or not (teacher or (main and seed == 0)):
+    if not (teacher or (main and seed == 0)):
         run.gallery = run.embedding = None
     several = data == "shapes100" and main and seed < 3
     strategies = data == "shapes100" and arm.startswith("pckd-strategy") and seed == 0
-    if tables_only or teacher or not (several or strategies or (main and arm == "pckd" and seed == 0)):
+    if teacher or not (several or strategies or (main and arm == "pckd" and seed == 0)):
         run.cross_entropy = run.difficulty = run.labels = run.ground_truth = None
     if data.startswith("folder:"):
         run.gallery = None
         run.settings["data"]["name"] = f"folder:{Path(data.removeprefix('folder:')).name}"
-    return teacher and data in EMBEDDED and not tables_only
+    return teacher and data in EMBEDDED
 
 
 def main(source: Path, target: Path, tables_only: bool = False) -> None:
@@ -39,9 +39,9 @@ def main(source: Path, target: Path, tables_only: bool = False) -> None:
         if pckd.runs.read_settings(file.parent)["status"] != "finished":
             print(f"left out, not finished: {file.parent}")
             continue
-        run = pckd.load_run(file.parent)
+        run = pckd.load_run(file.parent, tables_only)
         teacher = file.parent.parent.name == "teachers"
-        keep_weights = trim(run, teacher, file.parent.parent.name, tables_only)
+        keep_weights = trim(run, teacher, file.parent.parent.name) and not tables_only
         if about := run.settings["teacher"]:
             taught_by = target / os.path.relpath(file.parent / about["run"], source)
             about["run"] = Path(os.path.relpath(taught_by, where)).as_posix()
