@@ -37,6 +37,7 @@ import pandas as pd
 import torch
 
 from . import files, methods, ranks, runs, training, views
+from .catalogue import read_arm
 from .datasets import Dataset, load_dataset
 from .evaluation import make_fabric
 from .models import create_model, flops_of
@@ -107,17 +108,8 @@ class Arm:
 
 def parse_arm(text: str) -> Arm:
     """ "pckd-beta_cc=0.02-views=1" → Arm. Raises ValueError for what can't be read; `Arm.build` checks the names."""
-    if not isinstance(text, str):
-        raise TypeError(f"an arm is read from text, got {type(text).__name__}")
-    method, *parts = re.split(r"-(?=\w+=)", text.strip())
-    if not re.fullmatch(r"\w+", method):
-        raise ValueError(f"{text!r} is no arm: write METHOD or METHOD-SETTING=VALUE, such as pckd-beta_cc=0.02")
-    names = {name.lower(): name for name in (*methods.METHODS, *methods.BASELINES)}
-    method = names.get(method.lower(), method)
-    settings = tuple((name, parse_value(value)) for name, value in (part.split("=", 1) for part in parts))
-    if len(dict(settings)) != len(settings):
-        raise ValueError(f"{text!r} gives a setting twice")
-    return Arm(method, settings)
+    method, settings = read_arm(text)
+    return Arm(method, tuple(settings.items()))
 
 
 def ablation_arms() -> list[Arm]:
@@ -248,7 +240,7 @@ class Grid:
         recipe = recipe.for_network(point.student)
         wanted = runs.values_of(_settings(method, recipe, self.loaded))
         about = run.settings
-        found = run.method_settings, about["recipe"]["epochs"], about["seed"], about["data"]["fingerprint"]
+        found = run.method_settings, about["recipe"]["epochs"], about["seed"], run.data_fingerprint
         if found != (wanted, recipe.epochs, point.seed, self.loaded.fingerprint):
             raise ValueError(f"'{point.folder}' holds another run than this grid asks for: choose another folder")
         return run
@@ -589,18 +581,6 @@ def _resolved(arm: Arm, recipe: Recipe, data: Dataset) -> tuple[dict[str, Any], 
     if "epsilon" in values:
         values["epsilon"] = round(values["epsilon"], 9)  # 1.005^(240/10) and (1.005^240)^(1/10) are the same ε
     return values, recipe
-
-
-def parse_value(text: str) -> int | float | str:
-    """A whole number, else a number, else the text itself."""
-    if not isinstance(text, str):
-        raise TypeError(f"a value is read from text, got {type(text).__name__}")
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _text(value: Any) -> str:

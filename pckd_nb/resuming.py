@@ -17,7 +17,7 @@ import torch
 
 from . import files
 from .downloads import one_line
-from .runs import RUN_FILES, read_settings, values_of, write_settings
+from .runs import RUN_FILES, data_fingerprint, read_settings, values_of, write_settings
 
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "previous.pt"
 OF_A_RUN = {*RUN_FILES, CHECKPOINT, PREVIOUS}
@@ -80,19 +80,23 @@ def worth_keeping(folder: Path) -> bool:
 
 
 def check_same(folder: Path, settings: dict[str, Any]) -> None:
-    """Raises ValueError, naming the first difference, unless the run in `folder` has these settings."""
+    """Raises ValueError, naming the first difference, unless the run in `folder` has these settings. A finished run may
+    have been trained on pictures that an earlier version drew, see `runs.data_fingerprint`; a run to go on with may not.
+    """
+    recorded = read_settings(folder)
+    data_of = data_fingerprint if recorded["status"] == "finished" else lambda about: about["data"]["fingerprint"]
 
     def identity(about: dict[str, Any]) -> dict[str, Any]:
         method = values_of(about["method"]["settings"])
         teacher = (about["teacher"] or {}).get("fingerprint")
         named = {"method": about["method"]["name"], "student": about["model"]["name"], "teacher": teacher}
         named["first weights"] = about["model"]["start"]
-        rest = {"data": about["data"]["fingerprint"], "seed": about["seed"], "precision": about["precision"]}
+        rest = {"data": data_of(about), "seed": about["seed"], "precision": about["precision"]}
         rest["compile"] = about.get("compile", False)
         known: dict[str, Any] = json.loads(json.dumps({**about["recipe"], **named, **method, **rest}))
         return known
 
-    before, now = identity(read_settings(folder)), identity(settings)
+    before, now = identity(recorded), identity(settings)
     for name in now:
         if before.get(name) != now[name]:
             raise ValueError(

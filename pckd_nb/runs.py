@@ -28,7 +28,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from . import files
+from . import files, shapes
 from .downloads import one_line
 from .models import Classifier, create_model
 
@@ -107,6 +107,11 @@ class Run:
         """Of the network's weights, which a recorded run need not have kept."""
         return str(self.settings["fingerprint"])
 
+    @property
+    def data_fingerprint(self) -> str:
+        """Of the data set, as `data_fingerprint` makes it comparable."""
+        return data_fingerprint(self.settings)
+
     def model(self) -> Classifier:
         """The trained network. Raises ValueError where its weights were not kept or are another network's, or it has
         no name `create_model` knows."""
@@ -164,6 +169,15 @@ KEPT = {"samples": SAMPLES[:3], "gallery": ("gallery",), "embedding": ("embeddin
 def values_of(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Setting → value, of settings that say too where each came from, as in run.json and from `methods.resolve`."""
     return {name: about["value"] for name, about in settings.items()}
+
+
+def data_fingerprint(settings: Mapping[str, Any]) -> str:
+    """The fingerprint of the data in a run.json; of shapes100 drawn by an earlier version, the one that it has now.
+
+    Equal fingerprints mean the same pictures, up to one grey level per pixel in recorded runs. See `shapes.REDRAWN`.
+    """
+    recorded = settings["data"]["fingerprint"]
+    return shapes.REDRAWN.get(recorded, recorded)
 
 
 def having(run: Run, *parts: str) -> Run:

@@ -5,9 +5,11 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pckd_nb as pckd
+from pckd_nb import shapes
 from pckd_nb.figures.arms import study_of
 from pckd_nb.figures.collection import FIGURES, draw_all
 
@@ -89,8 +91,25 @@ def test_they_name_no_folder_of_the_machine_they_were_made_on(runs, others):
 def test_a_class_need_not_wait_for_a_teacher(data):
     run = pckd.load_run(RECORDED / "teachers" / data)
     loaded = pckd.load_dataset(data, **run.settings["data"]["options"])
-    assert loaded.fingerprint == run.settings["data"]["fingerprint"]
+    assert loaded.fingerprint == run.data_fingerprint
     assert pckd.evaluate(run.model(), loaded).top1 == pytest.approx(run.accuracy, abs=0.5)
+
+
+def test_pictures_drawn_today_are_the_recorded_ones_up_to_one_grey_level(runs, others):
+    """Recorded galleries were drawn by version 1 of shapes100, on a processor with AVX-512."""
+    drawn = {}
+    for run in [*runs, *(run for found in others.values() for run in found)]:
+        about = run.settings["data"]
+        if about["name"] != "shapes100":
+            continue
+        options = json.dumps(about["options"])
+        if options not in drawn:
+            drawn[options] = pckd.load_dataset("shapes100", **about["options"])
+        assert drawn[options].fingerprint == run.data_fingerprint != about["fingerprint"]
+        if run.gallery:
+            now = drawn[options].train.images.numpy()[run.gallery["index"]]
+            assert np.abs(now.astype(int) - run.gallery["images"]).max() <= 1
+    assert {data.fingerprint for data in drawn.values()} == set(shapes.REDRAWN.values())
 
 
 def test_the_readme_follows_them(runs, others):

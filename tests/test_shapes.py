@@ -1,7 +1,13 @@
 """The drawn data set: reproducible, balanced, easy to tell apart where it is easy, hard where it says so."""
 
+import hashlib
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from numpy._core._multiarray_umath import __cpu_dispatch__
 
 from pckd_nb import shapes
 
@@ -24,6 +30,55 @@ def test_same_seed_same_images():
     assert not np.array_equal(first[0], other[0])
 
 
+def test_a_known_image_is_what_it_was():
+    """Pinned to the bit, on any processor."""
+    images, labels, _ = shapes.generate(500, seed=(0, 0))
+    assert hashlib.sha256(images).hexdigest()[:16] == "8be7cb4c590f0b81"
+    assert hashlib.sha256(labels).hexdigest()[:16] == "ba6fe49e8ec690f0"
+
+
+@pytest.mark.parametrize("seed", [(0, 0), (0, 1), 3])
+def test_rounding_to_grey_levels_leaves_room_for_any_processor(seed):
+    """A pixel's error in float64 is estimated by its error in float32, measured here, times 2^-29, the ratio of the two
+    types' units in the last place. A thousand times that is still less than what separates it from another level."""
+    count = 4000
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(count) % 100)
+    level = rng.uniform(0, 1, (count, 1)) ** 1.7
+    scene = shapes._random_scene(rng, labels, np.clip(level + rng.uniform(-0.2, 0.2, (count, 4)), 0, 1))
+    rough = {key: values if key == "label" else values.astype(np.float32) for key, values in scene.items()}
+    state = rng.bit_generator.state
+    fine = shapes._grey_levels(scene, rng)
+    again = np.random.default_rng()
+    again.bit_generator.state = state
+    errors = []
+    for (start, exact), (_, rounded) in zip(fine, shapes._grey_levels(rough, again), strict=True):
+        assert exact.dtype == np.float64 and rounded.dtype == np.float32
+        errors.append(np.abs(exact - rounded))
+        room = np.where((exact > -1) & (exact < 256), np.abs(exact + 0.5 - (exact + 0.5).round()), 1)
+        assert (1000 * (errors[-1] + 1e-4) * 2.0**-29 < room).all()
+        if start == 0:  # these are the values of the images that `generate` returns
+            drawn = shapes.generate(count, seed)[0][: len(exact)]
+            assert np.array_equal(drawn, np.clip(exact + 0.5, 0, 255).astype(np.uint8))
+    assert 1e-6 < np.mean(errors[:-1]) < 1e-4 and np.max(errors[0]) < 0.5
+
+
+def test_images_do_not_depend_on_what_numpy_finds_in_the_processor():
+    """numpy's sines and exponentials with the vector instructions that this processor has, and without them."""
+    script = (
+        "import hashlib\nfrom pckd_nb import shapes\nprint(hashlib.sha256(shapes.generate(1000, 5)[0]).hexdigest())"
+    )
+    features = " ".join(__cpu_dispatch__)
+
+    def drawn(**environment: str) -> str:
+        environment = {**os.environ, **environment}
+        return subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", script], env=environment, check=True, capture_output=True, text=True
+        ).stdout
+
+    assert drawn(NPY_DISABLE_CPU_FEATURES=features) == drawn()
+
+
 def test_images_do_not_depend_on_the_chunk(monkeypatch):
     whole = shapes.generate(150, seed=2)[0]
     monkeypatch.setattr(shapes, "CHUNK", 7)
@@ -38,7 +93,6 @@ def test_difficulty_covers_its_range_and_obeys():
 
 
 def test_statistics_of_the_pixels():
-    """Pinned loosely: float arithmetic may differ in the last bit between processors."""
     images = shapes.generate(1000, seed=0)[0] / 255
     assert np.allclose(images.mean((0, 2, 3)), 0.283, atol=0.02)
     assert np.allclose(images.std((0, 2, 3)), 0.225, atol=0.02)

@@ -47,7 +47,7 @@ def study_of(run: Run) -> Hashable:
     about = run.settings
     recipe = {name: value for name, value in about["recipe"].items() if name != "epochs"}
     recipe["method"] = {name: value for name, value in recipe["method"].items() if name not in OF_BASELINES}
-    return about["data"]["fingerprint"], about["model"]["name"], json.dumps(recipe, sort_keys=True)
+    return run.data_fingerprint, about["model"]["name"], json.dumps(recipe, sort_keys=True)
 
 
 def teacher_name(run: Run) -> str | None:
@@ -270,7 +270,7 @@ def measured_gains(runs: list[Run]) -> list[list[tuple[str, Seeds, Seeds]]]:
             ]
             first = {"KD": 0, "PCKD": 2}
             arms.sort(key=lambda arm: (first.get(arm[0].split(",")[0], 1), arm[0] != "PCKD"))
-            name = some[0].settings["data"]["fingerprint"]
+            name = some[0].data_fingerprint
             if len(arms) > len(best.get(name, [])):
                 best[name] = arms
     return sorted(best.values(), key=len, reverse=True)

@@ -178,8 +178,7 @@ def label_of(run: Run, runs: Sequence[Run]) -> str:
         return ", ".join(filter(None, (run.title, run.variant)))
 
     same = [other for other in runs if name(other) == name(run) and not is_teacher(other, runs)]
-    data = run.settings["data"]["fingerprint"]
-    epochs = {len(other.history) for other in same if other.settings["data"]["fingerprint"] == data}
+    epochs = {len(other.history) for other in same if other.data_fingerprint == run.data_fingerprint}
     return name(run) + (f", {len(run.history)} epochs" if len(epochs) > 1 else "")
 
 

@@ -249,8 +249,7 @@ def _side_by_side(table: pd.DataFrame) -> list[Run]:
     teacher = _teacher_of(pckd, table)
     if teacher is None or teacher.embedding is None:
         return found
-    same_data = teacher.settings["data"]["fingerprint"] == pckd.settings["data"]["fingerprint"]
-    return [teacher, *found] if same_data else found
+    return [teacher, *found] if teacher.data_fingerprint == pckd.data_fingerprint else found
 
 
 def _by_method(rows: pd.DataFrame) -> list[Run]:

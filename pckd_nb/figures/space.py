@@ -209,7 +209,7 @@ def center_geometry(runs: Sequence[Run]) -> Drawing:
 def with_embeddings(runs: Run | Sequence[Run]) -> list[Run]:
     """`checked`, and every run has an embedding of the same data."""
     runs = checked(runs, "embedding")
-    if len({run.settings["data"]["fingerprint"] for run in runs}) > 1:
+    if len({run.data_fingerprint for run in runs}) > 1:
         raise ValueError("maps of feature spaces side by side need runs on the same data")
     return runs
 

@@ -239,9 +239,9 @@ def _pictures(run: Run, data: Dataset | None) -> np.ndarray | None:
         if about["name"] not in NO_DOWNLOAD:
             return None
         data = load_dataset(about["name"], **about["options"])
-        if data.fingerprint != about["fingerprint"]:
+        if data.fingerprint != run.data_fingerprint:
             return None
-    elif data.fingerprint != about["fingerprint"]:
+    elif data.fingerprint != run.data_fingerprint:
         raise ValueError(f"the runs were not trained on this data: they want {about['name']}, {about['options']}")
     count = len(run.embedding["labels"])
     chosen = torch.linspace(0, about["test_images"] - 1, count).round().long()  # as `recording.embedding` has it
