@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pckd_nb import cli, experiments, methods, preview
+from pckd_nb import catalogue, cli, experiments, methods, preview
 from pckd_nb.recipes import RECIPES, Recipe, get_recipe
 
 from .properties import Case, bad_number, bad_whole, examples, refused
@@ -107,7 +107,7 @@ CASES = {
         "DKD", alpha=not_negative, beta=not_negative, temperature=temperature, warmup_epochs=bad_whole(1)
     ),
     "ReviewKD's own": of_method("ReviewKD", warmup_epochs=bad_whole(1)),
-    "parse_value": Case(experiments.parse_value, {"text": "1"}, {"text": ("value", NO_TEXT)}),
+    "parse_value": Case(catalogue.parse_value, {"text": "1"}, {"text": ("value", NO_TEXT)}),
     "parse_arm": Case(
         experiments.parse_arm, {"text": "kd-temperature=2"},
         {"text": ("arm|twice", NO_TEXT | st.sampled_from(

@@ -16,6 +16,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from ..catalogue import find_method
 from .base import KD, Batch, Method, Supervised, Terms, remember_arguments, resolve, upright_cross_entropy
 from .baselines import BASELINES, NOT_BUILT, baseline
 from .pckd import PCKD
@@ -42,6 +43,4 @@ def make(name: str, **settings: Any) -> Method:
                 has = ", ".join(known) or "none"
                 raise ValueError(f"method {name.lower()} has no setting {setting!r}; its settings: {has}")
         return build(**settings)
-    if name.lower() not in {known.lower() for known in (*BASELINES, *NOT_BUILT)}:
-        raise ValueError(f"unknown method {name!r}; known: {', '.join([*METHODS, *BASELINES])}")
-    return baseline(name, **settings)
+    return baseline(find_method(name), **settings)

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import losses
+from ..catalogue import NOT_BUILT
 from ..models import Classifier, FeatureMaps, Output
 from .base import (
     Batch,
@@ -339,17 +340,8 @@ class DKD(Baseline):
 
 BUILT = {cls.__name__: cls for cls in (FitNet, AT, SP, CC, VID, RKD, PKT, ReviewKD, DIST, LSKD, DKD)}
 
-# What there is, with paper and published weight; and what is not, and why.
+# What there is, with paper and published weight. `catalogue` has the names alone, and NOT_BUILT.
 BASELINES: dict[str, str] = {name: cls.about for name, cls in BUILT.items()}
-NOT_BUILT: dict[str, str] = {
-    "FT": "a paraphraser of the teacher is trained first, in a stage of its own",
-    "FSP": "the student is first trained on the flow matrices alone, in a stage of its own",
-    "AB": "the student is first trained on the activation boundaries alone, in a stage of its own",
-    "SSKD": "a self-supervised head of the teacher is trained first, and images come in rotated copies of its own",
-    "CRD": "its memory bank needs the number and labels of all training images when it is bound, and 16,384 of them "
-    "from other classes beside each image of a batch; the loop gives a method neither, and torchdistill 1.1 can't draw "
-    "them itself",
-}
 
 
 def baseline(name: str, **settings: Any) -> Baseline:

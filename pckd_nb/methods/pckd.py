@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .. import losses, preview
+from ..catalogue import check_strategy
 from ..models import Classifier, Output
 from .base import Batch, Terms, check_settings, needs_teacher, remember_arguments, same_classes, upright_cross_entropy
 
@@ -43,8 +44,8 @@ class PCKD(nn.Module):
             raise ValueError(f"views must be 1, 2, 3 or 4, got {views}")
         if not callable(strategy) and not isinstance(strategy, str):
             raise TypeError(f"strategy must be a name or a function, got {type(strategy).__name__}")
-        if not callable(strategy) and strategy not in preview.STRATEGIES:
-            raise ValueError(f"unknown strategy {strategy!r}; known: {', '.join(preview.STRATEGIES)}")
+        if not callable(strategy):
+            check_strategy(strategy)
         self.beta_kd, self.beta_fa, self.beta_ca, self.beta_cc = beta_kd, beta_fa, beta_ca, beta_cc
         self.temperature, self.epsilon, self.views = temperature, epsilon, views
         self.strategy = strategy if callable(strategy) else preview.STRATEGIES[strategy]

@@ -4,15 +4,14 @@ Each call of one gives an `Output`.
 """
 
 import ast
-import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from ..catalogue import PAIRS, check_library, find_name
 from .maps import FeatureMaps
 from .mobilenet_v2 import MobileNetV2
 from .output import Classifier, Output
@@ -43,17 +42,6 @@ MODELS: dict[str, Callable[..., Classifier]] = {
     "ShuffleV1": ShuffleNetV1,
     "ShuffleV2": ShuffleNetV2,
 }
-
-# (teacher, student): the paper's seven of one family on CIFAR-100, six of two families that the field compares on
-# since CRD (arXiv 1910.10699), and ImageNet's
-PAIRS = (
-    ("wrn_40_2", "wrn_16_2"), ("wrn_40_2", "wrn_40_1"), ("resnet56", "resnet20"), ("resnet110", "resnet20"),
-    ("resnet110", "resnet32"), ("resnet32x4", "resnet8x4"), ("vgg13", "vgg8"),
-    ("vgg13", "MobileNetV2"), ("ResNet50", "MobileNetV2"), ("ResNet50", "vgg8"), ("resnet32x4", "ShuffleV1"),
-    ("resnet32x4", "ShuffleV2"), ("wrn_40_2", "ShuffleV1"),
-    ("torchvision:resnet34", "torchvision:resnet18"),
-)  # fmt: skip
-
 
 class HasClasses(Protocol):
     """What `create_model` reads of a data set."""
@@ -89,7 +77,7 @@ def create_model(
     if colon:
         builder = _library_builder(library, rest)
     else:
-        builder = MODELS[_known("model", name, MODELS)]
+        builder = MODELS[find_name("model", name, MODELS)]
     if num_classes is None:
         raise ValueError(f"create_model('{name}') needs a data set or num_classes=…")
     if num_classes < 2 or in_channels < 1:
@@ -109,6 +97,8 @@ def count_flops(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> 
 
     shape: (C, H, W). Convolutions and matrix products are counted, by torch's own counter.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # slow to import: only when asked for
+
     counter = FlopCounterMode(display=False)
     example = torch.zeros(1, *shape, device=next(model.parameters()).device)
     was_training = model.training
@@ -126,19 +116,18 @@ def flops_of(name: str, num_classes: int, shape: tuple[int, int, int]) -> int:
 
 def _library_builder(library: str, rest: str) -> Callable[..., Classifier]:
     """A function of num_classes and in_channels that builds torchvision's or timm's network."""
+    check_library(library)
     name, *options = rest.split(",")
     settings = dict(_option(option) for option in options)
     if library == "torchvision":
         return partial(_from_torchvision, name, settings)
-    if library == "timm":
-        return partial(_from_timm, name, settings)
-    raise ValueError(f"unknown library '{library}'; known: torchvision:NAME, timm:NAME")
+    return partial(_from_timm, name, settings)
 
 
 def _from_torchvision(name: str, settings: dict[str, Any], num_classes: int, in_channels: int) -> Classifier:
     from torchvision import models
 
-    _known("torchvision network", name, models.list_models(module=models))
+    find_name("torchvision network", name, models.list_models(module=models))
     if name in ("googlenet", "inception_v3"):  # auxiliary heads have no part in distillation
         settings = {"aux_logits": False, "init_weights": True, **settings}
     model = _build(partial(models.get_model, name), settings, num_classes=num_classes)
@@ -154,7 +143,7 @@ def _from_timm(name: str, settings: dict[str, Any], num_classes: int, in_channel
         import timm
     except ImportError:
         raise ValueError(f"'timm:{name}' needs the package timm: pip install 'pckd_nb[timm]'") from None
-    _known("timm network", name, timm.list_models())
+    find_name("timm network", name, timm.list_models())
     return as_classifier(
         _build(partial(timm.create_model, name), settings, num_classes=num_classes, in_chans=in_channels)
     )
@@ -181,11 +170,3 @@ def _option(text: str) -> tuple[str, Any]:
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return key, value
-
-
-def _known(kind: str, name: str, names: Iterable[str]) -> str:
-    names = list(names)
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:24]
-        raise ValueError(f"unknown {kind} '{name}'; nearest known: {', '.join(near)}")
-    return name

@@ -1,0 +1,268 @@
+"""Names and facts that need no torch: data sets, networks, methods, strategies, and how an arm is written.
+
+The command line reads them, so that help, lists and typing errors take a moment only. The modules that build these
+things import from here what they say about them, or a test compares the two.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+DATASETS = {
+    "shapes100": "100 categories of drawn shapes, 32×32 RGB, difficulty known; generated, no download",
+    "digits": "10 handwritten digits, 16×16 grey (scikit-learn's 8×8, enlarged); no download",
+    "cifar10": "10 categories of photographs, 32×32 RGB, 50,000 + 10,000; 170 MB download",
+    "cifar100": "100 categories of photographs in 20 superclasses, like cifar10; 169 MB download",
+    "fashion_mnist": "10 categories of clothing, 28×28 grey, 60,000 + 10,000; 31 MB download",
+    "stl10": "10 categories of photographs, 96×96 RGB scaled to 32×32, 5,000 + 8,000; 2.6 GB download",
+    "tinyimagenet": "200 categories of photographs, 64×64 RGB scaled to 32×32, 100,000 + 10,000; 248 MB download",
+    "imagenet": "photographs, cut to 224×224 RGB; by hand, into ROOT/imagenet or, as imagenet:PATH, into PATH",
+    "folder:PATH": "your own images: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg",
+}
+WITH_PATH = ("imagenet:", "folder:")  # data sets whose name goes on with a folder
+
+
+class Network(NamedTuple):
+    """What a network costs with 100 classes and images of 3×32×32.
+
+    Attributes
+    ----------
+    parameters : int
+        Number of learned values.
+    flops : int
+        Floating-point operations of one image's forward pass. A multiplication and an addition count as two.
+    feature_width : int
+        Number of penultimate features per image.
+    """
+
+    parameters: int
+    flops: int
+    feature_width: int
+
+
+NETWORKS = {  # `models.MODELS` builds them
+    "resnet8": Network(83_892, 25_014_784, 64),
+    "resnet14": Network(181_108, 53_326_336, 64),
+    "resnet20": Network(278_324, 81_637_888, 64),
+    "resnet32": Network(472_756, 138_260_992, 64),
+    "resnet44": Network(667_188, 194_884_096, 64),
+    "resnet56": Network(861_620, 251_507_200, 64),
+    "resnet110": Network(1_736_564, 506_311_168, 64),
+    "resnet8x4": Network(1_233_540, 354_142_208, 256),
+    "resnet32x4": Network(7_433_860, 2_166_081_536, 256),
+    "ResNet50": Network(23_705_252, 2_596_028_416, 2048),
+    "wrn_16_1": Network(180_916, 53_326_336, 64),
+    "wrn_16_2": Network(703_284, 202_236_928, 128),
+    "wrn_40_1": Network(569_780, 166_572_544, 64),
+    "wrn_40_2": Network(2_255_156, 655_221_760, 128),
+    "vgg8": Network(3_965_028, 192_385_024, 512),
+    "vgg11": Network(9_277_284, 418_877_440, 512),
+    "vgg13": Network(9_462_180, 569_872_384, 512),
+    "vgg16": Network(14_774_436, 796_364_800, 512),
+    "vgg19": Network(20_086_692, 1_022_857_216, 512),
+    "MobileNetV2": Network(812_836, 13_047_296, 1280),
+    "ShuffleV1": Network(949_258, 77_382_912, 960),
+    "ShuffleV2": Network(1_355_528, 89_008_896, 1024),
+}
+LIBRARIES = ("torchvision", "timm")  # whose networks are known as LIBRARY:NAME
+
+# (teacher, student): the paper's seven of one family on CIFAR-100, six of two families that the field compares on
+# since CRD (arXiv 1910.10699), and ImageNet's
+PAIRS = (
+    ("wrn_40_2", "wrn_16_2"), ("wrn_40_2", "wrn_40_1"), ("resnet56", "resnet20"), ("resnet110", "resnet20"),
+    ("resnet110", "resnet32"), ("resnet32x4", "resnet8x4"), ("vgg13", "vgg8"),
+    ("vgg13", "MobileNetV2"), ("ResNet50", "MobileNetV2"), ("ResNet50", "vgg8"), ("resnet32x4", "ShuffleV1"),
+    ("resnet32x4", "ShuffleV2"), ("wrn_40_2", "ShuffleV1"),
+    ("torchvision:resnet34", "torchvision:resnet18"),
+)  # fmt: skip
+
+METHODS = ("supervised", "kd", "pckd")  # `methods.METHODS` builds them
+BASELINES = ("FitNet", "AT", "SP", "CC", "VID", "RKD", "PKT", "ReviewKD", "DIST", "LSKD", "DKD")  # `methods.BASELINES`
+NOT_BUILT: dict[str, str] = {  # baselines that are not there, and why
+    "FT": "a paraphraser of the teacher is trained first, in a stage of its own",
+    "FSP": "the student is first trained on the flow matrices alone, in a stage of its own",
+    "AB": "the student is first trained on the activation boundaries alone, in a stage of its own",
+    "SSKD": "a self-supervised head of the teacher is trained first, and images come in rotated copies of its own",
+    "CRD": "its memory bank needs the number and labels of all training images when it is bound, and 16,384 of them "
+    "from other classes beside each image of a batch; the loop gives a method neither, and torchdistill 1.1 can't draw "
+    "them itself",
+}
+STRATEGIES = ("preview", "uniform", "constant", "curriculum", "focal")  # `preview.STRATEGIES` computes their weights
+
+
+def check_dataset(name: str) -> None:
+    """Check that a data set of this name is known. The folder in the name, if there is one, is not looked for.
+
+    Parameters
+    ----------
+    name : str
+        A key of `DATASETS`, or ``imagenet:PATH`` or ``folder:PATH``.
+
+    Raises
+    ------
+    ValueError
+        If the name is not known. The message says which known names are similar.
+    """
+    if isinstance(name, str) and (name in DATASETS or name.startswith(WITH_PATH)):
+        return
+    near = difflib.get_close_matches(str(name).lower(), DATASETS, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise ValueError(f"there is no data set {name!r}: {hint}known are {', '.join(DATASETS)}")
+
+
+def check_network(name: str) -> None:
+    """Check that a network of this name is known; of torchvision's and timm's, only that the library is one of them.
+
+    Parameters
+    ----------
+    name : str
+        A key of `NETWORKS`, or ``torchvision:NAME`` or ``timm:NAME``.
+
+    Raises
+    ------
+    ValueError
+        If the name is not known. The message says which known names are similar.
+    """
+    library, colon, _ = name.partition(":")
+    if colon:
+        check_library(library)
+    else:
+        find_name("model", name, NETWORKS)
+
+
+def check_library(name: str) -> None:
+    """Check that networks of this library are known.
+
+    Raises
+    ------
+    ValueError
+        If the name is not in `LIBRARIES`.
+    """
+    if name not in LIBRARIES:
+        raise ValueError(f"unknown library '{name}'; known: {', '.join(f'{known}:NAME' for known in LIBRARIES)}")
+
+
+def find_name(kind: str, name: str, names: Iterable[str]) -> str:
+    """Return `name` if it is one of `names`.
+
+    Parameters
+    ----------
+    kind : str
+        What the names are of, for the message: "model".
+    name : str
+        The name to look for.
+    names : iterable of str
+        All known names.
+
+    Raises
+    ------
+    ValueError
+        If `name` is not one of them. The message says which known names are similar.
+    """
+    names = list(names)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:24]
+        raise ValueError(f"unknown {kind} '{name}'; nearest known: {', '.join(near)}")
+    return name
+
+
+def find_method(name: str) -> str:
+    """Return the name of a method or baseline as it is written here, whatever its capitals.
+
+    Parameters
+    ----------
+    name : str
+        A name in `METHODS` or `BASELINES`, in capitals or not.
+
+    Raises
+    ------
+    ValueError
+        If the name is not known, or if the baseline is one of `NOT_BUILT`. The message then gives the reason.
+    """
+    found = {known.lower(): known for known in (*METHODS, *BASELINES, *NOT_BUILT)}.get(name.lower())
+    if found is None:
+        raise ValueError(f"unknown method {name!r}; known: {', '.join([*METHODS, *BASELINES])}")
+    if found in NOT_BUILT:
+        raise ValueError(f"{found} is not built: {NOT_BUILT[found]}; known: {', '.join(BASELINES)}")
+    return found
+
+
+def check_strategy(name: str) -> None:
+    """Check that a strategy of this name is known.
+
+    Raises
+    ------
+    ValueError
+        If the name is not in `STRATEGIES`.
+    """
+    if name not in STRATEGIES:
+        raise ValueError(f"unknown strategy {name!r}; known: {', '.join(STRATEGIES)}")
+
+
+def read_arm(text: str) -> tuple[str, dict[str, Any]]:
+    """Take an arm apart, such as "pckd-beta_cc=0.02-views=1".
+
+    Parameters
+    ----------
+    text : str
+        ``METHOD`` or ``METHOD-SETTING=VALUE``, with as many settings as you like.
+
+    Returns
+    -------
+    method : str
+        The name of the method as it is written here; an unknown one as it was given.
+    settings : dict
+        Name and value of every setting, in the order given.
+
+    Raises
+    ------
+    ValueError
+        If the text cannot be read, or gives a setting twice.
+    TypeError
+        If `text` is not a string.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"an arm is read from text, got {type(text).__name__}")
+    method, *parts = re.split(r"-(?=\w+=)", text.strip())
+    if not re.fullmatch(r"\w+", method):
+        raise ValueError(f"{text!r} is no arm: write METHOD or METHOD-SETTING=VALUE, such as pckd-beta_cc=0.02")
+    method = {name.lower(): name for name in (*METHODS, *BASELINES)}.get(method.lower(), method)
+    settings = [part.split("=", 1) for part in parts]
+    found = {name: parse_value(value) for name, value in settings}
+    if len(found) != len(settings):
+        raise ValueError(f"{text!r} gives a setting twice")
+    return method, found
+
+
+def check_arm(text: str) -> None:
+    """Check that the method of an arm is known, and its strategy where it names one.
+
+    Other settings need the method itself: `experiments.Arm.build` checks them.
+
+    Raises
+    ------
+    ValueError
+        If the arm cannot be read, or if its method or strategy is not known.
+    """
+    method, settings = read_arm(text)
+    if find_method(method) == "pckd" and isinstance(strategy := settings.get("strategy"), str):
+        check_strategy(strategy)
+
+
+def parse_value(text: str) -> int | float | str:
+    """Return `text` as a whole number, else as a number, else as it is.
+
+    Raises
+    ------
+    TypeError
+        If `text` is not a string.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"a value is read from text, got {type(text).__name__}")
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
