@@ -2,18 +2,18 @@
 
 import logging
 import sys
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from . import ranks, views
 from .datasets import Dataset
 from .models import Classifier
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 PRECISIONS = ("32-true", "bf16-mixed")
 EVALUATION_PIXELS = 500 * 32 * 32  # of one batch
@@ -53,7 +53,7 @@ def predict(
     *,
     accelerator: str = "auto",
     precision: str = "auto",
-    fabric: Fabric | None = None,
+    fabric: "Fabric | None" = None,
 ) -> Predictions:
     """Run `model`, in eval mode, over data.test or data.train, upright and without augmentation.
 
@@ -88,12 +88,16 @@ def evaluate(model: Classifier, data: Dataset, split: str = "test", **options: A
 
 def make_fabric(
     accelerator: str = "auto", precision: str = "auto", devices: int = 1, nodes: int = 1
-) -> tuple[Fabric, str]:
+) -> "tuple[Fabric, str]":
     """Lightning Fabric on one device, or for `devices` processes on each of `nodes` machines, and the precision in use.
 
     Raises ValueError for a name that Fabric does not know, devices that are not there, or several processes from
     within a notebook.
     """
+    from lightning_fabric import Fabric  # slow to import: only when it is needed
+    from lightning_fabric.plugins.environments import LightningEnvironment
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
     # A process that trains alone asks no launcher: what SLURM or a cluster says of several is not about it.
     alone: dict[str, Any] = {"plugins": [LightningEnvironment()]}
     try:

@@ -5,18 +5,20 @@ find their way back, and each computes the loss of the whole batch: difficulty, 
 are those of one process, and nothing in `losses`, `preview` and `methods` knows of ranks.
 """
 
-import os
 import warnings
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from torch import Tensor, distributed, nn
 
+from .launcher import is_first as is_first
+from .launcher import started as started
 from .models import Output
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric  # takes seconds to load
 
 T = TypeVar("T")
 
@@ -26,45 +28,13 @@ warnings.filterwarnings("ignore", message=r"torch\.distributed\.nn\.functional\.
 STEPS_BETWEEN_QUESTIONS = 16  # to ask the other ranks makes a GPU wait for them
 
 
-def started() -> tuple[int, int]:
-    """How many processes a machine, and machines, torchrun or SLURM's srun have started; 1, 1 where neither did."""
-    there = os.environ
-    if TorchElasticEnvironment.detect():
-        return int(there["LOCAL_WORLD_SIZE"]), int(there["WORLD_SIZE"]) // int(there["LOCAL_WORLD_SIZE"])
-    if _under_srun():
-        nodes = int(there.get("SLURM_NNODES", 1))
-        return int(there["SLURM_NTASKS"]) // nodes, nodes
-    return 1, 1
-
-
-def _under_srun() -> bool:
-    return "SLURM_STEP_ID" in os.environ and SLURMEnvironment.detect()
-
-
-def is_first(devices: int | None = None, nodes: int = 1) -> bool:
-    """Whether this process speaks and writes for all of a training, before they have met: by what its launcher says.
-
-    devices, nodes: as of `distill`; None: not known yet. Of variables that some other launcher left in the environment
-    of a process that trains alone, nothing is taken.
-    """
-    there = os.environ
-    if devices is not None and devices * nodes == 1:
-        return True
-    if TorchElasticEnvironment.detect():
-        return there["RANK"] == "0"
-    if _under_srun():
-        return there["SLURM_PROCID"] == "0"
-    copy = {"LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_PORT"} <= there.keys()  # what Fabric starts has them all
-    return (not copy or there["LOCAL_RANK"] == "0") and (nodes == 1 or there.get("NODE_RANK", "0") == "0")
-
-
-def part(index: Tensor, fabric: Fabric) -> Tensor:
+def part(index: Tensor, fabric: "Fabric") -> Tensor:
     """This rank's part of a batch. The parts of the ranks, one after the other, are the batch; their sizes differ by
     at most one."""
     return index.tensor_split(fabric.world_size)[fabric.global_rank]
 
 
-def gather_rows(rows: Tensor, count: int, fabric: Fabric) -> Tensor:
+def gather_rows(rows: Tensor, count: int, fabric: "Fabric") -> Tensor:
     """What all ranks have for a batch of `count` images: (V·b, …), view-major as everywhere, becomes (V·count, …).
 
     Gradients flow back to the rank whose rows they are of, summed over the ranks. With the mean that
@@ -79,7 +49,7 @@ def gather_rows(rows: Tensor, count: int, fabric: Fabric) -> Tensor:
     return torch.cat([piece[:, :size] for piece, size in zip(gathered, sizes, strict=True)], dim=1).flatten(0, 1)
 
 
-def gather(output: Output, count: int, fabric: Fabric) -> Output:
+def gather(output: Output, count: int, fabric: "Fabric") -> Output:
     """What the networks of all ranks said of a batch of `count` images. Centers and bias are the same everywhere."""
     return output._replace(
         features=gather_rows(output.features, count, fabric),
@@ -88,7 +58,7 @@ def gather(output: Output, count: int, fabric: Fabric) -> Output:
     )
 
 
-def by_first(fabric: Fabric, action: Callable[[], T]) -> T:
+def by_first(fabric: "Fabric", action: Callable[[], T]) -> T:
     """Let the first rank do what one process must do for all, and tell the others what came of it: where it fails,
     all raise its error."""
     if fabric.world_size == 1:
@@ -105,7 +75,7 @@ def by_first(fabric: Fabric, action: Callable[[], T]) -> T:
     return cast(T, result)
 
 
-def check_one_job(fabric: Fabric, about: dict[str, object]) -> None:
+def check_one_job(fabric: "Fabric", about: dict[str, object]) -> None:
     """Raises ValueError, in every process, unless all of them were given the same training: `about`, what run.json
     says of it, is compared with the first one's, but for the hardware."""
     if fabric.world_size == 1:
@@ -118,7 +88,7 @@ def check_one_job(fabric: Fabric, about: dict[str, object]) -> None:
         raise ValueError(f"the processes were not started for one training{what}: give all of them the same settings")
 
 
-def any_rank(flag: bool, step: int, fabric: Fabric) -> bool:
+def any_rank(flag: bool, step: int, fabric: "Fabric") -> bool:
     """Whether a rank has raised its flag, asked now and then, in the same step by all."""
     if fabric.world_size == 1:
         return flag
@@ -128,7 +98,7 @@ def any_rank(flag: bool, step: int, fabric: Fabric) -> bool:
     return bool(cast(Tensor, raised) > 0)
 
 
-def share_buffers(model: nn.Module, fabric: Fabric) -> None:
+def share_buffers(model: nn.Module, fabric: "Fabric") -> None:
     """Let all ranks have the first one's buffers: BatchNorm's running means, where every rank has kept its own."""
     if fabric.world_size > 1:
         for buffer in model.buffers():

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import pckd_nb as pckd
-from pckd_nb import cli, experiments, ranks
+from pckd_nb import cli, experiments, launcher, ranks
 
 from . import ranks_job
 
@@ -92,6 +92,19 @@ def test_who_is_first_is_read_from_the_launcher(environment):
     assert not ranks.is_first(8, 8) and ranks.is_first(1)
     environment(RANK="0", NODE_RANK="1")
     assert ranks.is_first(8, 8) and ranks.is_first()
+
+
+@pytest.mark.parametrize("job", ["distil", "bash", "interactive", None])
+@pytest.mark.parametrize("dropped", ["SLURM_NTASKS", "TORCHELASTIC_RUN_ID", ""])
+@pytest.mark.parametrize("step", ["0", None])
+def test_launchers_are_found_as_fabric_finds_them(environment, monkeypatch, job, dropped, step):
+    from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+    environment(**{name: value for name, value in {**SLURM, **OF_TORCHRUN}.items() if name != dropped})
+    monkeypatch.delenv("SLURM_JOB_NAME")
+    environment(**{name: value for name, value in (("SLURM_JOB_NAME", job), ("SLURM_STEP_ID", step)) if value})
+    assert launcher._by_torchrun() == TorchElasticEnvironment.detect()
+    assert launcher._by_srun() == (step is not None and SLURMEnvironment.detect())
 
 
 @pytest.mark.parametrize("left", [{"NODE_RANK": "1", "RANK": "1", "WORLD_SIZE": "2"}, SLURM])

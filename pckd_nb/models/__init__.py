@@ -43,6 +43,7 @@ MODELS: dict[str, Callable[..., Classifier]] = {
     "ShuffleV2": ShuffleNetV2,
 }
 
+
 class HasClasses(Protocol):
     """What `create_model` reads of a data set."""
 
