@@ -9,16 +9,21 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+from sphinx.ext.napoleon import Config, NumpyDocstring
+
+NUMPY = re.compile(r"^(Parameters|Attributes|Returns|Raises)\n-+$", re.M)
+
 # What the site documents, by the floors of the house (CONTRIBUTING.md): title → modules.
 API: dict[str, Sequence[str]] = {
     "The paper's equations": ("losses", "preview"),
     "Images": ("views", "shapes", "datasets", "streams", "downloads"),
     "Methods and networks": ("methods", "models", "recipes", "checkpoints"),
-    "Training": ("training", "ranks", "recording", "frozen", "cache"),
+    "Training": ("training", "ranks", "launcher", "hardware", "recording", "frozen", "cache"),
     "Runs": ("runs", "resuming", "files", "evaluation", "analysis", "transfer"),
     "Figures": ("figures", "figures.arms", "figures.collection", "widgets"),
     "Studies": ("experiments", "demo"),
     "The course": ("course", "notebooks"),
+    "The command line": ("catalogue", "console"),
 }
 
 
@@ -50,11 +55,15 @@ def documented() -> dict[int, str]:
 def process(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Turns a docstring, in place, into reStructuredText (Sphinx's event autodoc-process-docstring)."""
     module = thing if what == "module" else inspect.getmodule(thing)
+    text = "\n".join(lines)
+    if NUMPY.search(text):
+        lines[:] = numpy_style(text, lambda word: _target(module, word)).splitlines()
+        return
     try:
         arguments = list(inspect.signature(thing).parameters)
     except (TypeError, ValueError):
         arguments = []
-    lines[:] = rst("\n".join(lines), arguments, lambda word: _target(module, word)).splitlines()
+    lines[:] = rst(text, arguments, lambda word: _target(module, word)).splitlines()
 
 
 def readable(
@@ -104,6 +113,13 @@ def rst(text: str, arguments: Sequence[str] = (), target: Callable[[str], str | 
         else:
             written.append(_inline(" ".join(lines), names, target))
     return "\n\n".join(written)
+
+
+def numpy_style(text: str, target: Callable[[str], str | None] = lambda word: None) -> str:
+    """A docstring with NumPy's sections as reStructuredText, by napoleon; `code` as in `rst`."""
+    config = Config(napoleon_use_ivar=True, napoleon_use_param=False, napoleon_use_rtype=False)
+    lines = (_inline(line.replace("``", "`"), "(?!)", target) for line in text.split("\n"))
+    return str(NumpyDocstring("\n".join(lines), config))  # type: ignore[arg-type]  # its own Config serves
 
 
 def _inline(text: str, names: str, target: Callable[[str], str | None]) -> str:

@@ -321,6 +321,18 @@ def test_docstrings_become_markup_that_shows_them_as_they_are():
     assert rst("lr: rate · seed: of all", ["lr", "seed"]) == "- **lr**: rate\n\n- **seed**: of all"
 
 
+def test_docstrings_with_sections_become_lists_of_fields():
+    text = "Do it.\n\nParameters\n----------\nname : str\n    As ``a_b`` or `weight`.\n"
+    text += "\nRaises\n------\nValueError\n    If x_1."
+    found = module_of("docstrings").numpy_style(text, {"weight": "pckd_nb.preview.weight"}.get)
+    shown = [line for line in found.splitlines() if line]
+    assert shown == [
+        "Do it.",
+        r":Parameters: **name** (*str*) -- As ``a_b``\  or :py:obj:`weight <pckd_nb.preview.weight>`\ .",
+        r":raises ValueError: If x\_1.",
+    ]
+
+
 def test_a_picture_without_words_gets_those_of_its_figure_or_of_the_text_before_it():
     make_site = module_of("make_site")
     text = nbformat.v4.new_markdown_cell(
