@@ -16,7 +16,7 @@ test-all: .venv/.installed-dev lint
 	$(BIN)/python -m pytest -q -m alone
 
 lab: .venv/.installed
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab notebooks --LabApp.default_url=/lab/tree/00_start_here.ipynb
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -127,10 +127,11 @@ def watched(browser: Any, viewport: dict[str, int] = WIDE) -> Iterator[tuple[Any
 
 
 @contextmanager
-def lab(folder: Path, home: Path, **environment: str) -> Iterator[str]:
+def lab(folder: Path, home: Path, options: Sequence[str] = (), **environment: str) -> Iterator[str]:
     """JupyterLab on the notebooks in `folder`, which it may write to; its address with a {} for a notebook's name.
 
-    Its python3 kernel is this interpreter. environment: variables for it and its kernels.
+    Its python3 kernel is this interpreter. options: more of its command line. environment: variables for it and its
+    kernels.
     """
     config, data = home / "config", home / "data"
     write_kernel_spec(data / "kernels" / "python3")
@@ -151,7 +152,7 @@ def lab(folder: Path, home: Path, **environment: str) -> Iterator[str]:
     }
     token = secrets.token_hex(16)
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("JUPYTER", "MPL"))}
-    options = {
+    settings = {
         "ServerApp.ip": "127.0.0.1",
         "ServerApp.port": (port := _free_port()),
         "ServerApp.port_retries": 0,
@@ -163,7 +164,7 @@ def lab(folder: Path, home: Path, **environment: str) -> Iterator[str]:
     with log.open("wb") as file:
         server = subprocess.Popen(
             [sys.executable, "-c", SERVER, "--no-browser", "--allow-root"]
-            + [f"--{name}={value}" for name, value in options.items()],
+            + [*(f"--{name}={value}" for name, value in settings.items()), *options],
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=file,

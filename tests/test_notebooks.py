@@ -1,11 +1,19 @@
 import os
+import re
+import shutil
 import signal
+from pathlib import Path
 
 import nbformat
 import pytest
+import requests
 from nbformat.v4 import new_code_cell, new_notebook
 
 from pckd_nb import notebooks
+
+from .browser import lab
+
+ROOT = Path(__file__).parents[1]
 
 
 def make_notebook(path, *cells):
@@ -77,3 +85,18 @@ def test_of_a_widget_its_picture_is_stored(tmp_path):
     source = f"display({{'{view}': {{'model_id': 'gone'}}, 'image/png': 'aGk=', 'text/plain': 'a picture'}}, raw=True)"
     book = notebooks.execute(make_notebook(tmp_path / "book.ipynb", source))
     assert set(book.cells[0].outputs[0].data) == {"image/png", "text/plain"}
+
+
+@pytest.mark.slow
+def test_make_lab_opens_the_first_notebook(tmp_path):
+    recipe = re.search(r"^lab:.*\n\t(.*)$", (ROOT / "Makefile").read_text(), re.M)[1]
+    program, command, folder, *options = recipe.split()
+    assert (program, command, folder) == ("$(BIN)/jupyter", "lab", "notebooks") and options
+    (tmp_path / "notebooks").mkdir()
+    shutil.copy(ROOT / "notebooks" / "00_start_here.ipynb", tmp_path / "notebooks")
+    with lab(tmp_path / "notebooks", tmp_path, options=options) as address:
+        base, token = re.fullmatch(r"(http://127\.0\.0\.1:\d+)/.*[?&]token=(\w+).*", address).groups()
+        answer = requests.get(f"{base}/", {"token": token}, timeout=60)
+        assert answer.ok and re.match(rf"{base}/lab/tree/00_start_here\.ipynb(\?|$)", answer.url)
+        about = requests.get(f"{base}/api/contents/00_start_here.ipynb", {"token": token, "content": 0}, timeout=60)
+        assert about.json()["type"] == "notebook"
