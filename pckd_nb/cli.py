@@ -1,4 +1,7 @@
-"""The command line, `pckd-nb` or `python -m pckd_nb`. Every problem is one line on stderr and a non-zero exit."""
+"""The command line, `pckd-nb` or `python -m pckd_nb`. Every problem is one line on stderr and a non-zero exit.
+
+What needs torch is imported inside the commands: help, lists and typing errors take a moment only.
+"""
 
 import inspect
 import itertools
@@ -9,59 +12,66 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-import pandas as pd
-import torch
 import typer
-from torch import distributed
 
-from . import datasets, experiments, ranks, resuming, runs, training
-from .checkpoints import load_checkpoint
-from .evaluation import evaluate as evaluate_model
-from .methods import BASELINES, METHODS
-from .models import MODELS, PAIRS, Classifier, count_flops, create_model
-from .preview import STRATEGIES
+from . import catalogue, launcher
+from .console import TOGETHER, Command, Group, print_table, print_text
 from .recipes import RECIPES, Recipe, get_recipe
-from .runs import Run
-from .transfer import transfer_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .datasets import Dataset
+    from .experiments import Arm, Grid
+    from .models import Classifier
+    from .runs import Run
 
 app = typer.Typer(
+    cls=Group,
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Train a teacher, distil it into a student by PCKD, KD or not at all, and compare.\n\n"
-    "Start with: pckd-nb demo. Add --debug to any command for the traceback of an error.",
 )
 
 METHOD_HELP = (
-    f"One of {', '.join(METHODS)}; or of {', '.join(BASELINES)}, with settings as in AT-weight=500. "
-    f"pckd-strategy=NAME weighs samples by {', '.join(STRATEGIES)}."
+    f"One of {', '.join(catalogue.METHODS)}; or of {', '.join(catalogue.BASELINES)}, "
+    f"with settings as in AT-weight=500. pckd-strategy=NAME weighs samples by {', '.join(catalogue.STRATEGIES)}."
 )
 TOLERANCE = 0.05  # of --expect, in percentage points
 MOST_SEEDS = 10_000
 
-Data = Annotated[str, typer.Option(help="Data set: a name that `pckd-nb datasets` lists, or folder:PATH.")]
-Root = Annotated[Path | None, typer.Option(help="Where data sets are kept. Default: $PCKD_DATA, else data/downloads.")]
-TestSize = Annotated[int | None, typer.Option(help="Likewise for test images.")]
-ImageSize = Annotated[int | None, typer.Option(help="Side of the images in pixels, for photographs.")]
-Workers = Annotated[int | None, typer.Option(help="Processes that read images too many to be held in memory.")]
-Init = Annotated[str | None, typer.Option(help="Start from other weights: a run folder, a checkpoint file or URL.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
-Accelerator = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+# Options by their group in the help.
+in_networks = partial(typer.Option, rich_help_panel="Networks")
+in_data = partial(typer.Option, rich_help_panel="Data")
+in_method = partial(typer.Option, rich_help_panel="Method")
+in_training = partial(typer.Option, rich_help_panel="Training")
+in_grid = partial(typer.Option, rich_help_panel="Grid")
+on_machine = partial(typer.Option, rich_help_panel="Machine")
+
+Data = Annotated[str, in_data(help="Data set: a name that `pckd-nb datasets` lists, or folder:PATH.")]
+Root = Annotated[Path | None, in_data(help="Where data sets are kept. Default: $PCKD_DATA, else data/downloads.")]
+TestSize = Annotated[int | None, in_data(help="Use that many test images.")]
+ImageSize = Annotated[int | None, in_data(help="Side of the images in pixels, for photographs.")]
+Workers = Annotated[int | None, in_data(help="Processes that read images, if these do not fit into memory.")]
+Init = Annotated[str | None, in_networks(help="Start from other weights: a run folder, a checkpoint file or URL.")]
+Overwrite = Annotated[bool, in_training("--overwrite", help="Replace the run in --out.")]
+Accelerator = Annotated[str, on_machine(help="auto, cpu, cuda or mps.")]
 Compile = Annotated[
     bool | None,
-    typer.Option(
+    on_machine(
         "--compile/--no-compile",
         help="torch.compile. Default: for our larger networks, in long runs on a CPU.",
     ),
 ]
 Devices = Annotated[
     int | None,
-    typer.Option(help="Processes of this training on a machine, a GPU each. Default: 1, or as torchrun started."),
+    on_machine(help="Processes of this training per machine, each with its GPU. Default: 1, or as torchrun started."),
 ]
-Precision = Annotated[str, typer.Option(help="auto, 32-true or bf16-mixed.")]
+Precision = Annotated[str, on_machine(help="auto, 32-true or bf16-mixed.")]
+Reference = Annotated[str, in_method(help="The arm that the others are compared with, seed by seed.")]
 
 
 # A command's parameter whose default is one of these functions stands for the options that the function takes, and gets
@@ -69,12 +79,12 @@ Precision = Annotated[str, typer.Option(help="auto, 32-true or bf16-mixed.")]
 
 
 def recipe_of(
-    recipe: Annotated[str, typer.Option(help=f"Optimiser settings: {', '.join(RECIPES)}.")] = "classroom",
-    epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's number of epochs.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Instead of the recipe's images per step.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Instead of the recipe's learning rate.")] = None,
+    recipe: Annotated[str, in_training(help=f"Optimiser settings: {', '.join(RECIPES)}.")] = "classroom",
+    epochs: Annotated[int | None, in_training(help="Number of epochs, instead of the recipe's.")] = None,
+    batch_size: Annotated[int | None, in_training(help="Images per step, instead of the recipe's.")] = None,
+    lr: Annotated[float | None, in_training(help="Learning rate, instead of the recipe's.")] = None,
     flip: Annotated[
-        bool | None, typer.Option("--flip/--no-flip", help="Mirror training images at random, or not.")
+        bool | None, in_training("--flip/--no-flip", help="Mirror training images at random, or not.")
     ] = None,
 ) -> Recipe:
     return get_recipe(recipe, **given(epochs=epochs, batch_size=batch_size, lr=lr, flip=flip))
@@ -83,7 +93,7 @@ def recipe_of(
 def data_of(
     data: Data,
     train_size: Annotated[
-        int | None, typer.Option(help="Use that many training images (shapes100: draw that many).")
+        int | None, in_data(help="Use that many training images (shapes100: draw that many).")
     ] = None,
     test_size: TestSize = None,
     image_size: ImageSize = None,
@@ -91,37 +101,43 @@ def data_of(
     root: Root = None,
 ) -> tuple[str, dict[str, Any]]:
     """What `load_dataset` is to be called with: reading images comes after everything that is checked at once."""
+    catalogue.check_dataset(data)
     sizes = dict(train_size=train_size, test_size=test_size, image_size=image_size, workers=workers)
     return data, given(**sizes, root=root)
 
 
 def training_of(
-    out: Annotated[Path, typer.Option(help="The run folder to make.")],
-    seed: Annotated[int, typer.Option(help="Of first weights, and of order and crops of the images.")] = 0,
+    out: Annotated[Path, in_training(help="The run folder to make.")],
+    seed: Annotated[int, in_training(help="Decides the first weights, and order and crops of the images.")] = 0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out; start it where there is none.")
+        bool, in_training("--resume", help="Go on with the run in --out; start it where there is none.")
     ] = False,
     overwrite: Overwrite = False,
     accelerator: Accelerator = "auto",
     precision: Precision = "auto",
     compile: Compile = None,
     devices: Devices = None,
-    nodes: Annotated[int, typer.Option(help="Machines that take part, with --devices.")] = 1,
-    strategy: Annotated[str, typer.Option(help="How processes work together: ddp, or auto, the same.")] = "auto",
+    nodes: Annotated[int, on_machine(help="Machines that take part, with --devices.")] = 1,
+    strategy: Annotated[str, on_machine(help="How processes work together: ddp, or auto, the same.")] = "auto",
 ) -> dict[str, Any]:
     """Options of `distill`."""
     if strategy not in ("auto", "ddp"):
         other = "; weights of samples go with the method, as in --method pckd-strategy=uniform"
-        raise ValueError(f"--strategy must be auto or ddp, got {strategy}{other * (strategy in STRATEGIES)}")
+        raise ValueError(f"--strategy must be auto or ddp, got {strategy}{other * (strategy in catalogue.STRATEGIES)}")
     options = dict(seed=seed, out=out, resume=resume, overwrite=overwrite, accelerator=accelerator, precision=precision)
     return {**options, **given(compile=compile, devices=devices), "nodes": nodes}
+
+
+def command(name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command of the app. Its name is the function's, unless another one is given."""
+    return lambda function: app.command(name, cls=Command)(with_shared(function))
 
 
 def with_shared(command: Callable[..., None]) -> Callable[..., None]:
     """Let typer see the options of shared functions in place of the parameters that stand for them."""
 
     def flat(function: Callable[..., Any]) -> Iterator[inspect.Parameter]:
-        for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        for parameter in inspect.signature(function).parameters.values():
             if inspect.isfunction(parameter.default):
                 yield from flat(parameter.default)
             else:
@@ -145,50 +161,114 @@ def with_shared(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-@app.command()
-@with_shared
+def show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"pckd-nb {version('pckd_nb')}")
+        raise typer.Exit
+
+
+@app.callback()
+def general(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Train a teacher, distil it into a student by PCKD, KD or not at all, and compare.
+
+    Start with: pckd-nb demo. COMMAND --help explains a command and its options. Add --debug to any command for the
+    traceback of an error.
+    """
+
+
+@command()
+def demo(
+    out: Annotated[Path, in_training(help="Folder for the four runs and the report.")] = Path("runs/demo"),
+    overwrite: Overwrite = False,
+) -> None:
+    """The whole story in five minutes, nothing to download: a teacher, one student trained three ways, a report."""
+    from .demo import run_demo
+
+    print(run_demo(out, overwrite=overwrite))
+
+
+@command("datasets")
+def list_datasets() -> None:
+    """List the data sets."""
+    print_table(catalogue.DATASETS.items(), fit=True)
+
+
+@command("models")
+def list_models() -> None:
+    """List the networks, and the teacher-student pairs they are compared in."""
+    rows = [("name", "parameters", "MFLOPs", "features", "pairs (teacher > student)")]
+    for name, network in catalogue.NETWORKS.items():
+        pairs = [f">{TOGETHER}{student}" for teacher, student in catalogue.PAIRS if teacher == name]
+        pairs += [f"{teacher}{TOGETHER}>" for teacher, student in catalogue.PAIRS if student == name]
+        counts = f"{network.parameters:,}", f"{network.flops / 1e6:,.0f}", str(network.feature_width)
+        rows.append((name, *counts, ", ".join(pairs)))
+    print_table(rows, right=(1, 2, 3), fit=True)
+    print()
+    print_text(
+        "For 100 classes and images of 3×32×32. MFLOPs: millions of operations of one image's forward pass, a "
+        "multiplication and an addition counting as two. Features: how many penultimate features an image has. Also "
+        "torchvision:NAME and timm:NAME, any network of these libraries that ends in a linear layer."
+    )
+
+
+@command()
 def train(
-    model: Annotated[str, typer.Option(help="Network: a name that `pckd-nb models` lists.")],
+    model: Annotated[str, in_networks(help="Network: a name that `pckd-nb models` lists.")],
     data: Any = data_of,
     options: Any = training_of,
     recipe: Any = recipe_of,
     init: Init = None,
 ) -> None:
     """Train a network on labels alone: a teacher."""
+    catalogue.check_network(model)
+    from . import training
+    from .datasets import load_dataset
+
     prepare(options, init)
     name, sizes = data
-    loaded = datasets.load_dataset(name, **sizes)
+    loaded = load_dataset(name, **sizes)
     network = make_network(model, loaded, options["seed"], init)
     report(training.fit(network, loaded, recipe, **options), options)
 
 
-@app.command()
-@with_shared
+@command()
 def distill(
-    student: Annotated[str, typer.Option(help="Network to train: a name that `pckd-nb models` lists.")],
-    teacher: Annotated[str | None, typer.Option(help="The teacher: a run folder; or a checkpoint file or URL.")] = None,
-    teacher_model: Annotated[str | None, typer.Option(help="Network of a teacher that is no run folder.")] = None,
-    method: Annotated[str, typer.Option(help=METHOD_HELP)] = "pckd",
+    student: Annotated[str, in_networks(help="Network to train: a name that `pckd-nb models` lists.")],
+    teacher: Annotated[str | None, in_networks(help="The teacher: a run folder; or a checkpoint file or URL.")] = None,
+    teacher_model: Annotated[
+        str | None, in_networks(help="The teacher's network, if --teacher is a checkpoint.")
+    ] = None,
+    method: Annotated[str, in_method(help=METHOD_HELP)] = "pckd",
     data: Any = data_of,
     options: Any = training_of,
     recipe: Any = recipe_of,
-    beta_kd: Annotated[float | None, typer.Option(help="Weight of L_KD, the distillation of logits.")] = None,
-    beta_fa: Annotated[float | None, typer.Option(help="Weight of L_FA, feature alignment.")] = None,
-    beta_ca: Annotated[float | None, typer.Option(help="Weight of L_CA, category center alignment.")] = None,
-    beta_cc: Annotated[float | None, typer.Option(help="Weight of L_CC, category center contrast.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="T of L_KD.")] = None,
-    epsilon: Annotated[float | None, typer.Option(help="Preview threshold: epsilon to the power of the epoch.")] = None,
-    views: Annotated[int | None, typer.Option(help="Rotations of every image, 1 to 4.")] = None,
+    beta_kd: Annotated[float | None, in_method(help="Weight of L_KD, the distillation of logits.")] = None,
+    beta_fa: Annotated[float | None, in_method(help="Weight of L_FA, feature alignment.")] = None,
+    beta_ca: Annotated[float | None, in_method(help="Weight of L_CA, category center alignment.")] = None,
+    beta_cc: Annotated[float | None, in_method(help="Weight of L_CC, category center contrast.")] = None,
+    temperature: Annotated[float | None, in_method(help="T of L_KD.")] = None,
+    epsilon: Annotated[float | None, in_method(help="Preview threshold: epsilon to the power of the epoch.")] = None,
+    views: Annotated[int | None, in_method(help="Rotations of every image, 1 to 4.")] = None,
     init: Init = None,
     teacher_cache: Annotated[
-        Path | None, typer.Option(help="Folder that keeps what the teacher says, for other runs.")
+        Path | None, on_machine(help="Folder that keeps the teacher's features, for other runs.")
     ] = None,
-    teacher_cache_gb: Annotated[float, typer.Option(help="Room for it, in gigabytes.")] = 20,
+    teacher_cache_gb: Annotated[float, on_machine(help="Its size at most, in gigabytes.")] = 20,
 ) -> None:
     """Train a student, by default with PCKD. Weights and views left open come from recipe, data set and paper."""
     settings = given(beta_kd=beta_kd, beta_fa=beta_fa, beta_ca=beta_ca, beta_cc=beta_cc, temperature=temperature,
                      epsilon=epsilon, views=views)  # fmt: skip
-    arm = experiments.parse_arm(method)
+    check_names(networks=[student, teacher_model], arms=[method])
+    from . import training
+    from .datasets import load_dataset
+
+    arm = parse_arm(method)
     for name, value in settings.items():
         arm = arm.plus(name, value)
     trained_by, recipe = arm.build(recipe)
@@ -197,7 +277,7 @@ def distill(
     prepare(options, init, teacher)
     teacher_run = load_run_unless(teacher_model, teacher, "--teacher-model") if teacher else None
     name, sizes = data
-    loaded = datasets.load_dataset(name, **sizes)
+    loaded = load_dataset(name, **sizes)
     knows = teacher_run or (
         make_network(teacher_model, loaded, options["seed"], teacher) if teacher and teacher_model else None
     )
@@ -208,13 +288,13 @@ def distill(
     report(training.distill(network, knows, loaded, trained_by, recipe, **options), options)
 
 
-@app.command()
+@command()
 def evaluate(
     source: Annotated[str, typer.Argument(help="A run folder; or, with --model, a checkpoint file or URL.")],
-    data: Annotated[str | None, typer.Option(help="Another data set than the run's own.")] = None,
-    model: Annotated[str | None, typer.Option(help="Network of a checkpoint that is no run folder.")] = None,
+    data: Annotated[str | None, in_data(help="Another data set than the run's own.")] = None,
+    model: Annotated[str | None, in_networks(help="The network, if SOURCE is a checkpoint.")] = None,
     expect: Annotated[float | None, typer.Option(help=f"Fail unless top-1 is this, ± {TOLERANCE} points.")] = None,
-    split: Annotated[str, typer.Option(help="test or train.")] = "test",
+    split: Annotated[str, in_data(help="test or train.")] = "test",
     test_size: TestSize = None,
     image_size: ImageSize = None,
     workers: Workers = None,
@@ -227,13 +307,17 @@ def evaluate(
         raise ValueError(f"--expect must be a percentage, 0 to 100, got {expect}")
     if split not in ("test", "train"):
         raise ValueError(f"--split must be test or train, got {split}")
+    check_names(networks=[model], data=data)
+    from .datasets import load_dataset
+    from .evaluation import evaluate as evaluate_model
+
     run = load_run_unless(model, source, "--model")
     if data is None and run is None:
         raise ValueError("a checkpoint needs --data, the data set to measure it on")
     about = run.settings["data"] if run else {}
     options = about["options"] if run and data in (None, about["name"]) else {}
     options = {**options, **given(test_size=test_size, image_size=image_size, workers=workers)}
-    loaded = datasets.load_dataset(about["name"] if data is None else data, root, **options)
+    loaded = load_dataset(about["name"] if data is None else data, root, **options)
     network = run.model() if run else make_network(cast(str, model), loaded, 0, source)
     if network.num_classes != loaded.num_classes:
         raise ValueError(f"'{source}' knows {network.num_classes} classes, {loaded.name} has {loaded.num_classes}")
@@ -251,56 +335,59 @@ def evaluate(
         raise typer.Exit(complain(message, 1))
 
 
-@app.command()
-@with_shared
+@command()
 def transfer(
-    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders to compare.")],
+    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders to compare.")],
     data: Any = data_of,
     accelerator: Accelerator = "auto",
     precision: Precision = "auto",
 ) -> None:
     """Freeze trained networks and train a linear probe on their features of another data set."""
-    chosen = [runs.load_run(folder) for folder in run_folders]
+    from .datasets import load_dataset
+    from .runs import load_run
+    from .transfer import transfer_table
+
+    chosen = [load_run(folder) for folder in run_folders]
     for run in chosen:
         run.model()  # whose weights can't be used is to be known before the images are read
     name, sizes = data
-    loaded = datasets.load_dataset(name, **sizes)
+    loaded = load_dataset(name, **sizes)
     table = transfer_table(chosen, loaded, accelerator=accelerator, precision=precision)
     print(f"linear probe on {len(loaded.train):,} training and {len(loaded.test):,} test images of {loaded.name}:")
     print_table([tuple(table.columns), *(tuple(map(cell_text, row)) for row in table.itertuples(index=False))])
 
 
 def grid_of(
-    teacher: Annotated[list[Path], typer.Option(help="Run folder of a teacher; several make several pairs.")],
-    student: Annotated[list[str], typer.Option(help="Network to train; several make several pairs.")],
-    out: Annotated[Path, typer.Option(help="Folder of the grid: OUT/TEACHER-STUDENT/ARM/seedN and OUT/results.csv.")],
+    teacher: Annotated[list[Path], in_networks(help="Run folder of a teacher; several make several pairs.")],
+    student: Annotated[list[str], in_networks(help="Network to train; several make several pairs.")],
+    out: Annotated[Path, in_grid(help="Folder of the grid: OUT/TEACHER-STUDENT/ARM/seedN and OUT/results.csv.")],
     data: Any = data_of,
-    seeds: Annotated[str, typer.Option(help="Such as 0,1,2 or 0-4.")] = "0-2",
+    seeds: Annotated[str, in_grid(help="Such as 0,1,2 or 0-4.")] = "0-2",
     recipe: Any = recipe_of,
     accelerator: Accelerator = "auto",
     precision: Precision = "auto",
     compile: Compile = None,
     teacher_cache: Annotated[
-        Path | None, typer.Option(help="Folder that keeps what the teacher says. Default: OUT/teacher_cache.")
+        Path | None, on_machine(help="Folder that keeps the teacher's features. Default: OUT/teacher_cache.")
     ] = None,
-    teacher_cache_gb: Annotated[float, typer.Option(help="Room for it, in gigabytes; 0: no cache.")] = 20,
-    jobs: Annotated[int, typer.Option(help="Points trained at a time, each with its share of the cores.")] = 1,
+    teacher_cache_gb: Annotated[float, on_machine(help="Its size at most, in gigabytes; 0: no cache.")] = 20,
+    jobs: Annotated[int, in_grid(help="Points trained at a time, each with its share of the cores.")] = 1,
     shard: Annotated[
-        str, typer.Option(help="i/n: train the i-th of n parts with about the same work, for job arrays.")
+        str, in_grid(help="i/n: train the i-th of n parts with about the same work, for job arrays.")
     ] = "1/1",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the points and the projected time.")] = False,
-) -> tuple[Callable[..., experiments.Grid], dict[str, Any]]:
+    dry_run: Annotated[bool, in_grid("--dry-run", help="Only list the points and the projected time.")] = False,
+) -> "tuple[Callable[..., Grid], dict[str, Any]]":
     """What compare, ablate and sweep share: what builds a grid of its arms, and how to run it."""
     if not (match := re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)):
         raise ValueError(f"--shard must be i/n, such as 2/8, got {shard}")
     if not teacher_cache_gb >= 0:
         raise ValueError(f"--teacher-cache-gb must be 0 or more, got {teacher_cache_gb}")
+    check_names(networks=student)
     options: dict[str, Any] = dict(accelerator=accelerator, precision=precision, **given(compile=compile))
     cache = (teacher_cache or out / "teacher_cache") if teacher_cache_gb else None
     if cache:
         options["teacher_cache_gb"] = teacher_cache_gb
-    build = partial(
-        experiments.Grid,
+    settings = dict(
         data=data[0],
         pairs=tuple(itertools.product(teacher, student)),
         seeds=parse_seeds(seeds),
@@ -310,108 +397,114 @@ def grid_of(
         options=options,
         teacher_cache=cache,
     )
-    return build, dict(jobs=jobs, shard=(int(match[1]), int(match[2])), dry_run=dry_run)
+    return partial(make_grid, settings), dict(jobs=jobs, shard=(int(match[1]), int(match[2])), dry_run=dry_run)
 
 
-@app.command()
-@with_shared
+@command()
 def compare(
     grid: Any = grid_of,
     methods: Annotated[
-        str, typer.Option(help="Arms, comma-separated: METHOD or METHOD-SETTING=VALUE, such as pckd-strategy=uniform.")
+        str, in_method(help="Arms, comma-separated: METHOD or METHOD-SETTING=VALUE, such as pckd-strategy=uniform.")
     ] = "supervised,kd,pckd",
-    reference: Annotated[str, typer.Option(help="The arm that the others are compared with, seed by seed.")] = "kd",
+    reference: Reference = "kd",
 ) -> None:
     """Train and compare arms over seeds and pairs of networks. Finished points are kept, cut ones resumed."""
-    run_grid(grid, [experiments.parse_arm(text) for text in methods.split(",")], reference)
+    check_names(arms=[*methods.split(","), reference])
+    run_grid(grid, [parse_arm(text) for text in methods.split(",")], reference)
 
 
-@app.command()
-@with_shared
+@command()
 def ablate(
     grid: Any = grid_of,
-    reference: Annotated[str, typer.Option(help="The arm that the others are compared with, seed by seed.")] = "pckd",
+    reference: Reference = "pckd",
 ) -> None:
     """PCKD without each of its terms, with every other strategy, with one view; KD and a lone student beside it."""
-    run_grid(grid, experiments.ablation_arms(), reference)
+    check_names(arms=[reference])
+    from .experiments import ablation_arms
+
+    run_grid(grid, ablation_arms(), reference)
 
 
-@app.command()
-@with_shared
+@command()
 def sweep(
     factor: Annotated[
         list[str],
-        typer.Option(help="NAME or NAME=VALUE,VALUE,…: beta_cc, beta_fa, beta_ca, epsilon_240, …; one at a time."),
+        in_method(
+            help="A setting as NAME=VALUE,VALUE; beta_cc, beta_fa, beta_ca and epsilon_240 need no values. "
+            "Several are swept one after the other."
+        ),
     ],
     grid: Any = grid_of,
-    method: Annotated[str, typer.Option(help="The arm whose setting is swept.")] = "pckd",
+    method: Annotated[str, in_method(help="The arm whose setting is swept.")] = "pckd",
     reference: Annotated[
-        str | None, typer.Option(help="The arm that the others are compared with, seed by seed. Default: --method.")
+        str | None, in_method(help="The arm that the others are compared with, seed by seed. Default: --method.")
     ] = None,
 ) -> None:
     """One factor after the other: an arm with each of its values, the default point shared by all."""
-    base = experiments.parse_arm(method)
-    arms = [base]
+    check_names(arms=[method, *given(reference=reference).values()])
+    factors = []
     for text in factor:
         name, _, values = text.partition("=")
-        listed = [experiments.parse_value(value) for value in values.split(",")] if values else []
-        arms += experiments.sweep_arms(name, listed, base)
+        listed = [catalogue.parse_value(value) for value in values.split(",")] if values else []
+        factors.append((name, listed))
+        for value in listed if name == "strategy" else []:
+            catalogue.check_strategy(str(value))
+    from .experiments import sweep_arms
+
+    base = parse_arm(method)
+    arms = [base]
+    for name, listed in factors:
+        arms += sweep_arms(name, listed, base)
     run_grid(grid, arms, method if reference is None else reference)
 
 
-@app.command()
+@command()
 def figures(
     runs_folder: Annotated[Path, typer.Option("--runs", help="Folder of runs to draw.")] = Path("data/runs"),
     out: Annotated[Path, typer.Option(help="Folder for the figures and their captions.")] = Path("figures"),
     only: Annotated[str | None, typer.Option(help="Comma-separated names, or beginnings such as 05.")] = None,
 ) -> None:
     """Draw every figure that the runs are enough for, from their folders alone."""
-    from .figures.collection import draw_all  # pulls in matplotlib
-
     chosen = None if only is None else only.split(",")
     if chosen is not None and not all(chosen):
         raise ValueError(f"--only must be names of figures or their beginnings, comma-separated, got {only!r}")
-    experiments.check_writable(out)
+    from .experiments import check_writable
+    from .figures.collection import draw_all
+
+    check_writable(out)
     for path in draw_all(runs_folder, out, chosen):
         print(path)
 
 
-@app.command("datasets")
-def list_datasets() -> None:
-    """List the data sets."""
-    print_table(list(datasets.DATASETS.items()))
+def check_names(networks: Sequence[str | None] = (), arms: Sequence[str] = (), data: str | None = None) -> None:
+    """Raises ValueError for a name that is not known, before anything slow is imported. None: was not given."""
+    for arm in arms:
+        catalogue.check_arm(arm)
+    for network in networks:
+        if network is not None:
+            catalogue.check_network(network)
+    if data is not None:
+        catalogue.check_dataset(data)
 
 
-@app.command("models")
-def list_models() -> None:
-    """List the networks, for 100 classes and images of 3×32×32, and the teacher-student pairs they are compared in."""
-    rows = [("name", "parameters", "MFLOPs", "feature width", "pairs (teacher > student)")]
-    for name in MODELS:
-        with torch.device("meta"):
-            model = create_model(name, num_classes=100)
-            flops = count_flops(model)
-        count = sum(parameter.numel() for parameter in model.parameters())
-        pairs = [f"> {student}" for teacher, student in PAIRS if teacher == name]
-        pairs += [f"{teacher} >" for teacher, student in PAIRS if student == name]
-        rows.append((name, f"{count:,}", f"{flops / 1e6:,.0f}", str(model.feature_width), ", ".join(pairs)))
-    print_table(rows)
-    print("\nalso torchvision:NAME and timm:NAME, any network of these libraries that ends in a linear layer")
-    print("FLOPs: one image's forward pass, a multiplication and an addition counting as two")
+def parse_arm(text: str) -> "Arm":
+    """`experiments.parse_arm`, imported when it is needed."""
+    from . import experiments
+
+    return experiments.parse_arm(text)
 
 
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the four runs and the report.")] = Path("runs/demo"),
-    overwrite: Overwrite = False,
-) -> None:
-    """The whole story in five minutes, nothing to download: a teacher, one student trained three ways, a report."""
-    from .demo import run_demo  # pulls in the notebook machinery
+def make_grid(settings: dict[str, Any], arms: "list[Arm]") -> "Grid":
+    """The grid of these arms with the `settings` that `grid_of` has read."""
+    from .experiments import Grid
 
-    print(run_demo(out, overwrite=overwrite))
+    return Grid(**settings, arms=arms)
 
 
-def run_grid(grid: tuple[Callable[..., experiments.Grid], dict[str, Any]], arms: list, reference: str) -> None:
+def run_grid(grid: "tuple[Callable[..., Grid], dict[str, Any]]", arms: "list[Arm]", reference: str) -> None:
     """Train a grid of `arms` as the options of `grid_of` say, and print its comparison."""
+    from . import experiments
+
     build, how = grid
     built = build(arms=arms)
     asked = experiments.parse_arm(reference)
@@ -441,7 +534,7 @@ def run_grid(grid: tuple[Callable[..., experiments.Grid], dict[str, Any]], arms:
         raise failed
 
 
-def print_comparison(compared: pd.DataFrame, reference: str) -> None:
+def print_comparison(compared: "pd.DataFrame", reference: str) -> None:
     """Print a row an arm of `experiments.comparison`."""
     print(f"\ntop-1 accuracy in percent; 95 % intervals; difference to {reference}, paired by seed:")
     print_table([tuple(compared.columns), *(tuple(map(cell_text, row)) for row in compared.itertuples(index=False))])
@@ -469,17 +562,22 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def load_run_unless(model: str | None, source: str, option: str) -> Run | None:
+def load_run_unless(model: str | None, source: str, option: str) -> "Run | None":
     """The run in the folder `source`; None where `model` says whose weights it holds, a checkpoint's."""
     if model is not None:
         return None
     if "://" in source or Path(source).is_file():
         raise ValueError(f"'{source}' is no run folder: say whose weights these are by {option} NAME")
-    return runs.load_run(source)
+    from .runs import load_run
+
+    return load_run(source)
 
 
-def make_network(name: str, data: datasets.Dataset, seed: int, init: str | None) -> Classifier:
+def make_network(name: str, data: "Dataset", seed: int, init: str | None) -> "Classifier":
     """A network for `data`, with fresh weights or those of the run or checkpoint `init`."""
+    from .checkpoints import load_checkpoint
+    from .models import create_model
+
     network = create_model(name, data, seed=seed)
     return network if init is None else load_checkpoint(network, init)
 
@@ -487,6 +585,8 @@ def make_network(name: str, data: datasets.Dataset, seed: int, init: str | None)
 def prepare(options: dict[str, Any], *used: str | None) -> None:
     """Check the run folder before the images are read; of several processes, the first does. used: where weights come
     from, which must not be overwritten."""
+    from . import resuming, training
+
     for source in used:
         if options["overwrite"] and source and training.same_folder(source, options["out"]):
             raise ValueError(f"'{source}' is used by this training, which would overwrite it: choose another --out")
@@ -496,10 +596,10 @@ def prepare(options: dict[str, Any], *used: str | None) -> None:
 
 def speaks(options: dict[str, Any]) -> bool:
     """Whether this process is the first of a training with these options of `distill`."""
-    return ranks.is_first(options.get("devices"), options["nodes"])
+    return launcher.is_first(options.get("devices"), options["nodes"])
 
 
-def report(run: Run, options: dict[str, Any]) -> None:
+def report(run: "Run", options: dict[str, Any]) -> None:
     """Say how a training went; leave with 130, as after any Ctrl-C, where it was cut short."""
     if not speaks(options):  # whose exit status counts: for any other than 0 here Fabric would kill it while it saves
         return
@@ -524,19 +624,13 @@ def value_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 2 for bad input, 130 after Ctrl-C, 1 for anything else."""
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in arguments
 
     def note(message: Warning | str, *_: Any, **__: Any) -> None:
-        if ranks.is_first():
+        if launcher.is_first():
             print(f"note: {message}", file=sys.stderr)
 
     warnings.showwarning = note
@@ -577,9 +671,10 @@ def one_line(text: str) -> str:
 
 def complain(message: str, status: int) -> int:
     """One line on stderr. Of several processes only the first says what all find before they have met."""
-    together = distributed.is_initialized()
-    if ranks.is_first() or together:
+    distributed = sys.modules.get("torch.distributed")  # processes meet through it
+    together = distributed is not None and distributed.is_initialized()
+    if launcher.is_first() or together:
         # the first process may have died in the middle of a line, its progress bar
-        who = f"\npckd-nb, process {distributed.get_rank()}" if together else "pckd-nb"
+        who = f"\npckd-nb, process {distributed.get_rank()}" if distributed and together else "pckd-nb"
         print(f"{who}: {one_line(message)}", file=sys.stderr)
     return status

@@ -46,7 +46,7 @@ MOMENTS = "checkpoint", "outside", "checkpoint", "anywhere"  # the kinds of kill
 KILLS_OF_ONE = 5  # at most so many kills of a training
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["pckd_nb.cli", "tests.conftest"])
+CONTEXT.set_forkserver_preload(["pckd_nb.cli", "pckd_nb.experiments", "tests.conftest"])
 
 
 class LineCounter:

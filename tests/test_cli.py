@@ -209,7 +209,7 @@ def test_unknown_names(refused, teacher):
     refused("unknown precision '8-bit'", *distill, "--precision", "8-bit")
     refused("No such command 'trian'", "trian")
     refused("No such option.*--modle", "train", "--modle", "resnet8")
-    refused("Missing option '--out'", "train", "--data", "digits", "--model", "resnet8")
+    refused("pckd-nb: train needs --out ", "train", "--data", "digits", "--model", "resnet8")
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_errors_of_our_own_making_are_one_line_too_and_debug_shows_them(refused,
     def broken(*_, **__):
         raise ZeroDivisionError("oh\nno")
 
-    monkeypatch.setattr(cli, "create_model", broken)
+    monkeypatch.setattr(cli, "print_table", broken)
     refused("ZeroDivisionError: oh no", "models")
     with pytest.raises(ZeroDivisionError):
         cli.main(["models", "--debug"])

@@ -2,6 +2,7 @@
 
 import ast
 import gc
+import importlib
 import re
 import subprocess
 import sys
@@ -60,13 +61,14 @@ def test_everything_the_package_imports_is_declared():
 
 
 FLOORS = [
-    {"losses", "preview", "views", "shapes", "files"},
+    {"losses", "preview", "views", "shapes", "files", "hardware", "catalogue", "launcher"},
     {"streams", "downloads"},
     {"methods", "models", "datasets", "recipes"},
     {"runs", "resuming", "ranks", "evaluation"},
     {"recording", "checkpoints", "transfer", "frozen", "cache"},
     {"training", "analysis"},
     {"figures", "experiments", "course", "notebooks"},
+    {"console"},
     {"cli", "demo", "widgets", "__main__", "__init__"},
 ]
 
@@ -112,6 +114,55 @@ def test_public_names_are_there():
 
     for name in pckd_nb.__all__:
         assert getattr(pckd_nb, name) is not None
-    with pytest.raises(AttributeError, match="nonsense"):
-        _ = pckd_nb.nonsense
+    assert {*pckd_nb.__all__, "__version__"} <= set(dir(pckd_nb))
+    for name in ("nonsense", "_nonsense", "__main__"):
+        with pytest.raises(AttributeError, match=name):
+            getattr(pckd_nb, name)
+        assert not hasattr(pckd_nb, name)
     assert pckd_nb.__version__ == PROJECT["version"]
+
+
+def test_names_of_the_package_are_those_that_a_type_checker_sees():
+    """The block that type checkers read, `__all__`, and what `__getattr__` finds say the same."""
+    import pckd_nb
+
+    block = next(node for node in parsed(ROOT / "pckd_nb" / "__init__.py").body if isinstance(node, ast.If))
+    imported = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    modules = {alias.name for node in imported if node.module is None for alias in node.names}
+    names = {alias.name: node.module for node in imported if node.module for alias in node.names}
+    assert modules | names.keys() == set(pckd_nb.__all__) and len(pckd_nb.__all__) == len(set(pckd_nb.__all__))
+    assert names == pckd_nb._MODULE_OF
+    for name, module in names.items():
+        assert getattr(pckd_nb, name) is getattr(importlib.import_module(f"pckd_nb.{module}"), name)
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("first", ["transfer_table", "evaluate", "losses"])
+def test_transfer_stays_a_function_whatever_is_imported_first(first):
+    code = f"import pckd_nb as p; p.{first}; from pckd_nb.transfer import transfer; import pckd_nb.transfer"
+    assert run_python(f"{code}; print(p.transfer is transfer, callable(p.transfer))") == "True True"
+
+
+def test_every_module_is_there_without_an_import_of_its_own():
+    modules = sorted(path.stem for path in (ROOT / "pckd_nb").glob("[a-z]*.py"))
+    code = f"import pckd_nb; print([name for name in {modules} if not hasattr(pckd_nb, name)])"
+    assert run_python(code) == "[]"
+
+
+@pytest.mark.parametrize(
+    ("uses", "without"),
+    [
+        ("pckd_nb", ["torch", "numpy", "pandas"]),
+        ("pckd_nb.PCKD, pckd_nb.load_dataset, pckd_nb.create_model", ["lightning_fabric", "torchvision", "pandas"]),
+        ("pckd_nb.load_run, pckd_nb.evaluate, pckd_nb.predict", ["lightning_fabric", "torchvision", "matplotlib"]),
+        ("pckd_nb.figures, pckd_nb.widgets", ["lightning_fabric", "torch._dynamo"]),
+    ],
+)
+def test_what_is_slow_is_imported_when_it_is_needed(uses, without):
+    assert (
+        run_python(f"import sys, pckd_nb; {uses}; print([name for name in {without} if name in sys.modules])") == "[]"
+    )

@@ -7,7 +7,8 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pckd_nb import cli, datasets, models, preview, recipes, training
+from pckd_nb import cli, datasets, experiments, models, preview, recipes, training
+from pckd_nb.console import name_of
 
 from .properties import examples, within
 from .test_cli import SMALL, teacher  # noqa: F401
@@ -83,7 +84,7 @@ def at_least(one: int, strategy=wholes):
 
 def is_arm(value: str) -> bool:
     try:
-        return bool(cli.experiments.parse_arm(value).build(recipes.get_recipe("classroom")))
+        return bool(experiments.parse_arm(value).build(recipes.get_recipe("classroom")))
     except ValueError:
         return False
 
@@ -114,7 +115,7 @@ BAD = {  # of every option
     "--seeds": text.filter(lambda value: not value.strip().isdigit()),
     "--jobs": at_least(1),
     "--shard": text | st.builds("{}/{}".format, st.integers(5, 99), st.integers(0, 4)),
-    "--factor": text.filter(lambda value: value.partition("=")[0] not in cli.experiments.SWEEPS),
+    "--factor": text.filter(lambda value: value.partition("=")[0] not in experiments.SWEEPS),
     "--out": place, "--teacher-cache": place,
 }  # fmt: skip
 NEVER_WRONG = {"--root"}  # is looked at by data sets that are downloaded
@@ -160,13 +161,14 @@ def wrong(tmp_path, monkeypatch, capsys):
         (tmp_path / name).write_text("years of work")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
-    def check(*arguments: str) -> None:
+    def check(*arguments: str, says: str = "") -> None:
         with within():
             status = cli.main(list(arguments))
         out, err = capsys.readouterr()
         lines = [line for line in err.splitlines() if not line.startswith("note: ")]
         assert status == 2 and len(lines) == 1 and lines[0].startswith("pckd-nb: "), (arguments, status, err)
         assert "Traceback" not in err and lines[0].isprintable() and len(lines[0]) < 1000, (arguments, err)
+        assert says in lines[0], (arguments, err)
         assert not out, (arguments, out)
         assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before, arguments
 
@@ -236,4 +238,4 @@ def test_what_is_missing_is_named(command, wrong, teacher):  # noqa: F811
     for parameter in COMMANDS[command].params:
         if parameter.required:
             kept = {name: value for name, value in right(command, teacher).items() if name != parameter.opts[0]}
-            wrong(command, *words(kept))
+            wrong(command, *words(kept), says=name_of(parameter))

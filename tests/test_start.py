@@ -1,0 +1,188 @@
+"""The command line answers at once where nothing is computed, and its help fits the terminal."""
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+import typer
+
+from pckd_nb import cli
+from pckd_nb.console import GROUPS, print_table, wrapped
+
+COMMANDS = typer.main.get_command(cli.app).commands
+SLOW = ["torch", "numpy", "pandas", "lightning_fabric", "matplotlib", "sklearn", "rich"]
+TRAIN = ["train", "--data", "digits", "--model", "resnet8", "--out", "x"]
+DISTILL = ["distill", "--data", "digits", "--student", "resnet8", "--out", "x"]
+GRID = ["--teacher", "t", "--student", "resnet8", "--data", "digits", "--out", "x"]
+
+ANSWERED = [[], ["--help"], ["--version"], ["datasets"], ["models"], *([name, "--help"] for name in COMMANDS)]
+WRONG = {
+    "No such command 'trian'. Did you mean 'train'": ["trian"],
+    "No such option: --modle": [*TRAIN, "--modle", "resnet8"],
+    "No such option: --nonsense": ["--nonsense"],
+    "train needs --model, --data and --out": ["train"],
+    "distill needs --student, --data and --out": ["distill", "--seed", "1"],
+    "distill needs --data": ["distill", "--student", "resnet8", "--out", "x"],
+    "compare needs --teacher, --student, --out and --data": ["compare", "--seeds", "0"],
+    "sweep needs --factor, --student and --out": ["sweep", "--teacher", "t", "--data", "digits"],
+    "evaluate needs SOURCE": ["evaluate"],
+    "transfer needs RUN and --data": ["transfer"],
+    "Invalid value for '--epochs'": ["train", "--epochs", "two"],
+    "Invalid value for '--lr'": [*TRAIN, "--lr", "fast"],
+    "Option '--seed' requires an argument": [*TRAIN, "--seed"],
+    "Got unexpected extra argument(s) (more)": [*TRAIN, "more"],
+    "there is no data set 'digit': did you mean digits?": [*TRAIN, "--data", "digit"],
+    "there is no data set 'cifar': did you mean cifar10 or cifar100?": ["evaluate", "run", "--data", "cifar"],
+    "unknown model 'resnet9'; nearest known: resnet": [*TRAIN, "--model", "resnet9"],
+    "unknown model 'vgg7'; nearest known: vgg": [*DISTILL, "--teacher", "t.pth", "--teacher-model", "vgg7"],
+    "unknown library 'keras'; known: torchvision:NAME, timm:NAME": ["evaluate", "t.pth", "--model", "keras:x"],
+    "unknown model 'resnet9'": ["ablate", *GRID, "--student", "resnet9"],
+    "unknown method 'pkd'; known: supervised, kd, pckd, FitNet": [*DISTILL, "--method", "pkd"],
+    "unknown method 'nothing'": ["compare", *GRID, "--methods", "kd,nothing"],
+    "unknown method 'none'": ["ablate", *GRID, "--reference", "none"],
+    "CRD is not built": ["sweep", *GRID, "--factor", "lr=1", "--method", "crd"],
+    "unknown strategy 'easy'; known: preview": [*DISTILL, "--method", "pckd-strategy=easy"],
+    "unknown strategy 'hard'": ["sweep", *GRID, "--factor", "strategy=focal,hard"],
+    "--strategy must be auto or ddp, got fsdp": [*TRAIN, "--strategy", "fsdp"],
+    "unknown recipe 'short'; known: classroom": [*TRAIN, "--recipe", "short"],
+    "--seeds must be numbers and ranges": ["compare", *GRID, "--seeds", "one"],
+    "--expect must be a percentage": ["evaluate", "run", "--expect", "101"],
+    "--split must be test or train": ["evaluate", "run", "--split", "both"],
+}
+
+CALL = f"""
+import contextlib, io, json, sys
+from pckd_nb.cli import main
+for arguments in json.load(sys.stdin):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        status = main(arguments)
+    loaded = [name for name in {SLOW} if name in sys.modules]
+    print(json.dumps([status, out.getvalue(), err.getvalue(), loaded]))
+"""
+
+
+def call(*commands: list[str]) -> list[tuple[int, str, str, list[str]]]:
+    """Status, stdout, stderr of each command, and what slow was imported up to then; in a process of their own."""
+    done = subprocess.run(
+        [sys.executable, "-c", CALL], input=json.dumps(commands), capture_output=True, text=True, check=True
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_help_and_lists_import_nothing_slow():
+    for command, (status, out, err, loaded) in zip(ANSWERED, call(*ANSWERED), strict=True):
+        assert (status, err, loaded) == (0, "", []) and out, command
+
+
+def test_typing_errors_import_nothing_slow(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for (says, command), (status, out, err, loaded) in zip(WRONG.items(), call(*WRONG.values()), strict=True):
+        assert (status, out, loaded) == (2, "", []), (command, err)
+        assert err.startswith(f"pckd-nb: {says}") and err.count("\n") == 1, err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_version(capsys):
+    from pckd_nb import __version__
+
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"pckd-nb {__version__}\n"
+
+
+def page(capsys, monkeypatch, *arguments: str, columns: int = 80) -> str:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert cli.main(list(arguments)) == 0
+    return capsys.readouterr().out
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("arguments", [["--help"], ["datasets"], ["models"], *([name, "--help"] for name in COMMANDS)])
+def test_it_fits_the_terminal_without_cut_words(arguments, columns, capsys, monkeypatch):
+    text = page(capsys, monkeypatch, *arguments, columns=columns)
+    assert max(map(len, text.splitlines())) <= columns, text
+    assert not re.search(r"…|(?<!{RUN})(?<!\[ARGS\])\.\.\.", text)
+    words = set(text.split())
+    wide = set(page(capsys, monkeypatch, *arguments, columns=10_000).split())
+    assert words == wide, "names are whole at any width"
+
+
+def test_commands_are_in_the_order_of_a_learner(capsys, monkeypatch):
+    text = page(capsys, monkeypatch, "--help")
+    names = re.findall(r"^  (\w+)", text.partition("Commands:")[2], re.M)
+    assert names == list(COMMANDS) and names[0] == "demo"
+    order = [names.index(name) for name in ("datasets", "models", "train", "distill", "evaluate", "compare", "figures")]
+    assert order == sorted(order)
+    for command in COMMANDS.values():
+        sentence = re.split(r"(?<=\.)\s", flat(command.help))[0]
+        assert sentence.rstrip(".") in flat(text)
+
+
+def groups(text: str) -> dict[str, list[str]]:
+    """Heading → options of a help page."""
+    sections = re.split(r"^(\w+):\n", text, flags=re.M)[1:]
+    found = zip(sections[::2], sections[1::2], strict=True)
+    return {name: re.findall(r"^  (\S+)", section, re.M) for name, section in found}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_stands_in_a_group(command, capsys, monkeypatch):
+    found = groups(page(capsys, monkeypatch, command, "--help"))
+    assert list(found) == [name for name in GROUPS if name in found]
+    options = [parameter for parameter in COMMANDS[command].params if parameter.param_type_name == "option"]
+    shown = [option for group, names in found.items() if group != "Arguments" for option in names]
+    assert sorted(shown) == sorted([*(parameter.opts[0] for parameter in options), "--help"])
+    assert found["Options"][-1] == "--help" and len(found["Options"]) <= 4
+
+
+def test_groups_of_a_distillation_and_of_a_grid(capsys, monkeypatch):
+    found = groups(page(capsys, monkeypatch, "distill", "--help"))
+    assert list(found) == ["Networks", "Data", "Method", "Training", "Machine", "Options"]
+    some = {"Networks": "--teacher", "Data": "--root", "Method": "--beta-cc", "Training": "--lr"}
+    assert all(option in found[group] for group, option in some.items())
+    for command in ("compare", "ablate", "sweep"):
+        assert {"--out", "--seeds", "--jobs", "--shard", "--dry-run"} == set(
+            groups(page(capsys, monkeypatch, command, "--help"))["Grid"]
+        )
+
+
+def test_the_last_column_of_a_table_is_broken_between_words(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    rows = [("name", "n", "what"), ("first", "1,000", "one two-three four five six seven eight")]
+    print_table(rows, right=(1,), fit=True)
+    assert capsys.readouterr().out.splitlines() == [
+        "name       n  what",
+        "first  1,000  one two-three four five",
+        "              six seven eight",
+    ]
+    print_table(rows)
+    assert capsys.readouterr().out.splitlines()[1] == "first  1,000  one two-three four five six seven eight"
+    assert wrapped("--debug-all of-it", 20) == ["--debug-all of-it"]
+
+
+def seconds(*command: str) -> float:
+    """The median of five starts."""
+    taken = []
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *command], check=True, capture_output=True, env={**os.environ, "COLUMNS": "80"})
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken)
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_it_starts_at_once():
+    nothing, torch = seconds("-c", "pass"), seconds("-c", "import torch")
+    for command in (["--help"], ["datasets"], ["models"], ["distill", "--help"]):
+        assert seconds("-m", "pckd_nb", *command) - nothing < (torch - nothing) / 3, command
+    assert seconds("-c", "import pckd_nb, torch") < 1.1 * torch
+    assert seconds("-c", "import pckd_nb; pckd_nb.losses, pckd_nb.preview") < 1.5 * torch  # a tenth, on a quiet machine
