@@ -290,7 +290,9 @@ def distill(
 
 @command()
 def evaluate(
-    source: Annotated[str, typer.Argument(help="A run folder; or, with --model, a checkpoint file or URL.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A run folder; or, with --model, a checkpoint file or URL.")
+    ],
     data: Annotated[str | None, in_data(help="Another data set than the run's own.")] = None,
     model: Annotated[str | None, in_networks(help="The network, if SOURCE is a checkpoint.")] = None,
     expect: Annotated[float | None, typer.Option(help=f"Fail unless top-1 is this, ± {TOLERANCE} points.")] = None,
