@@ -10,13 +10,23 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import wraps
 from importlib import metadata
+from math import inf
 from typing import Any
 from unittest import mock
 
 import torch
 from torch.utils.benchmark import Timer, timer  # `timer` waits for the GPU before it reads the clock
 
-from pckd_nb.recording import hardware
+from pckd_nb import hardware
+
+FEWEST_ROUNDS = 3
+# What the report says of a processor, and the names that torch gives it, any of which is enough.
+CAPABILITIES = {
+    "AVX2": ("avx2",),
+    "AVX-512": ("avx512_f",),
+    "bfloat16": ("avx512_bf16", "amx_bf16"),
+    "VNNI": ("avx512_vnni", "avx_vnni"),
+}
 
 
 @dataclass(frozen=True)
@@ -37,12 +47,37 @@ class Variant:
         return (timer() - started) / self.times
 
 
-def interleave(variants: dict[str, Variant], repetitions: int, warmup: int = 2) -> dict[str, list[float]]:
-    """Seconds of a call of every variant, `repetitions` times by turns, after `warmup` uncounted calls of each."""
+def interleave(
+    variants: dict[str, Variant], repetitions: int, warmup: int = 2, seconds: float = inf
+) -> dict[str, list[float]]:
+    """Time all variants by turns.
+
+    Parameters
+    ----------
+    variants : dict of str to Variant
+        What to compare.
+    repetitions : int
+        Rounds, at most. Each round times every variant once.
+    warmup : int
+        Uncounted calls of each variant before the first round.
+    seconds : float
+        Time for the rounds. No round starts that would probably end later, except the first three.
+
+    Returns
+    -------
+    dict of str to list of float
+        Seconds per call, one value per round.
+    """
     for variant in variants.values():
         for _ in range(warmup):
             variant.run()
-    rounds = [{name: variant.seconds() for name, variant in variants.items()} for _ in range(repetitions)]
+    rounds: list[dict[str, float]] = []
+    started = timer()
+    while len(rounds) < repetitions:
+        used = timer() - started
+        if len(rounds) >= FEWEST_ROUNDS and used * (1 + 1 / len(rounds)) > seconds:
+            break
+        rounds.append({name: variant.seconds() for name, variant in variants.items()})
     return {name: [times[name] for times in rounds] for name in variants}
 
 
@@ -105,6 +140,20 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, side: int, seconds: fl
     return 2 * side**3 / min(clock.blocked_autorange(min_run_time=seconds).times)
 
 
+def memory_bandwidth(device: torch.device, mebibytes: int, seconds: float) -> float:
+    """Bytes per second, read and written, of the fastest copy of a large tensor seen in that many seconds."""
+    source = torch.empty(mebibytes * 2**20, dtype=torch.uint8, device=device).fill_(1)
+    target = torch.empty_like(source)
+    clock = Timer("b.copy_(a)", globals={"a": source, "b": target}, num_threads=torch.get_num_threads())
+    return 2 * source.numel() / min(clock.blocked_autorange(min_run_time=seconds).times)
+
+
+def capabilities() -> dict[str, bool]:
+    """Whether this machine's processor has each of `CAPABILITIES`."""
+    able = hardware.able()
+    return {name: any(able.get(flag, False) for flag in flags) for name, flags in CAPABILITIES.items()}
+
+
 def installed(package: str) -> bool:
     try:
         return bool(metadata.version(package))
@@ -119,9 +168,10 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
         "device": device.type,
-        "hardware": hardware(device),
+        "hardware": hardware.describe(device),
         "gpu_seen": torch.cuda.is_available(),
         "cpu": torch.cpu.get_capabilities().get("cpu_name", platform.processor() or platform.machine()),
+        "capabilities": capabilities(),
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "memory_gib": None if memory is None else round(memory / 2**30, 1),

@@ -1,10 +1,13 @@
 """Single pieces beside what they replace: the data path, the contrast, the import."""
 
 import json
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,8 @@ from .work import PackageLoop, load_shapes, make_trainer
 ROOT = Path(__file__).parents[1]
 VIEWS, CLASSES = 4, 100
 CONTRASTS = {"pckd_nb": losses.category_center_contrast, "plain": reference.contrast}
-IMPORTS = {"pckd_nb": "import pckd_nb", "torch and torchvision": "import torch, torchvision"}
+IMPORTS = {"pckd_nb": "import pckd_nb", "torch": "import torch"}
+HELP = "pckd-nb --help"
 
 
 def data(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
@@ -48,7 +52,7 @@ def data(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
         "pckd_nb": Variant(loop.input, settings.data_batches),
         "plain": Variant(load, settings.data_batches, settle),
     }
-    seconds = interleave(variants, settings.repetitions)
+    seconds = interleave(variants, settings.repetitions, seconds=0.5 * settings.planned.get("data", inf))
     faster = ratio(seconds["plain"], seconds["pckd_nb"])
     details = {
         "batch_size": batch_size,
@@ -67,7 +71,7 @@ def contrast(settings: Settings) -> tuple[dict[str, float | None], dict[str, Any
         for batch in (small, large):
             call = partial(forward_backward, function, *contrast_inputs(batch, settings.device))
             variants[f"{name}, {batch}"] = Variant(call, times=max(1, (large // batch) ** 2 // 8))
-    seconds = interleave(variants, settings.repetitions)
+    seconds = interleave(variants, settings.repetitions, warmup=1, seconds=0.5 * settings.planned.get("contrast", inf))
 
     def per_pair(name: str, batch: int) -> list[float]:
         return [1e9 * value / (2 * VIEWS * batch) ** 2 for value in seconds[f"{name}, {batch}"]]
@@ -110,14 +114,23 @@ def contrast_memory(name: str, batch: int, device: torch.device) -> float | None
 
 
 def imports(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
-    """Seconds to import the package, beside the libraries it cannot do without."""
-    seconds: dict[str, list[float]] = {name: [] for name in IMPORTS}
+    """Seconds to import the package, beside torch alone, and to show the help of its command; all by turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in (*IMPORTS, HELP)}
     for _ in range(1 + settings.import_repetitions):  # the first warms up
         for name, statement in IMPORTS.items():
             seconds[name].append(import_seconds(statement))
+        seconds[HELP].append(help_seconds())
     seconds = {name: times[1:] for name, times in seconds.items()}
-    over = ratio(*seconds.values())
-    return {"import_ratio": over["value"]}, {"seconds": {n: spread(t) for n, t in seconds.items()}, "ratio": over}
+    over = ratio(*(seconds[name] for name in IMPORTS))
+    values = {"import_over_torch": over["value"], "help_seconds": statistics.median(seconds[HELP])}
+    return values, {"seconds": {n: spread(t) for n, t in seconds.items()}, "ratio": over}
+
+
+def help_seconds() -> float:
+    """Seconds from the start of the command to its end, interpreter included."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "pckd_nb", "--help"], cwd=ROOT, check=True, capture_output=True)
+    return time.perf_counter() - started
 
 
 def import_seconds(statement: str) -> float:

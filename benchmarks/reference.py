@@ -98,6 +98,7 @@ class PlainLoop:
         method: PCKD,
         recipe: Recipe,
         device: torch.device,
+        workers: int = WORKERS,
     ):
         self.device, self.method = device, method
         self.student, self.teacher = student.to(device), teacher.to(device).eval()
@@ -118,7 +119,7 @@ class PlainLoop:
             foreach=False,
             fused=False,
         )
-        self.loader = make_loader(data, recipe.batch_size)
+        self.loader = make_loader(data, recipe.batch_size, workers)
         self.batches = iter(self.loader)
         self.student.train()
         self.heads.train()

@@ -1,32 +1,39 @@
 """Training steps: pckd_nb, the plain reference loop and the floor; where the time goes; the device's peak."""
 
+import math
 import statistics
 from functools import partial
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
+from unittest import mock
 
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from pckd_nb import views
 from pckd_nb.models import count_flops
 
-from .measure import Stopwatch, Variant, interleave, matmul_peak, per_second, ratio, spread
+from .measure import Stopwatch, Variant, interleave, matmul_peak, memory_bandwidth, per_second, ratio, spread
 from .settings import Settings
 from .work import BareLoop, PackageLoop, Pair
 
+SHARE_OF_ROUNDS = 0.6  # of the planned time; the rest is for teacher, cache, compiling and profiles
 FLOAT32, BFLOAT16, TF32 = "float32", "bfloat16", "tfloat32"
 PARTS = ("data", "teacher", "student forward", "loss terms", "backward", "optimizer", "record keeping", "other")
 
 
 def run(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
     values: dict[str, float] = {}
-    details: dict[str, Any] = {"peaks_flops": peaks(settings), "pairs": {}}
+    bandwidth = memory_bandwidth(settings.device, settings.copied_mebibytes, settings.peak_seconds)
+    details: dict[str, Any] = {"peaks_flops": peaks(settings), "bytes_per_second": bandwidth, "pairs": {}}
     for pair in settings.pairs:
         for batch_size in settings.batch_sizes:
             torch.compiler.reset()  # what an earlier pair compiled
             with TemporaryDirectory() as folder:
-                found = measure_pair(settings, pair, batch_size, Path(folder), details["peaks_flops"])
+                found = measure_pair(settings, pair, batch_size, Path(folder), details["peaks_flops"], bandwidth)
             details["pairs"].setdefault(pair, {})[str(batch_size)] = found
             ending = "" if batch_size == settings.batch_sizes[0] else f"_{batch_size}"
             for name in ("live", "cached"):
@@ -37,7 +44,7 @@ def run(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
 
 
 def measure_pair(
-    settings: Settings, pair: str, batch_size: int, folder: Path, peak: dict[str, float]
+    settings: Settings, pair: str, batch_size: int, folder: Path, peak: dict[str, float], bandwidth: float
 ) -> dict[str, Any]:
     """Samples per second of every line, the ratios between them, and two profiles. A sample is an image, not a view."""
     teacher, student = settings.pairs[pair]
@@ -50,14 +57,18 @@ def measure_pair(
         first = Variant(loops["bare"].step).seconds()
     settle = {"plain": plain.settle}
     variants = {name: Variant(loop.step, settings.steps, settle.get(name)) for name, loop in loops.items()}
-    seconds = interleave(variants, settings.repetitions)
+    planned = settings.planned.get("steps", inf) / (len(settings.pairs) * len(settings.batch_sizes))
+    seconds = interleave(variants, settings.repetitions, settings.warmup, SHARE_OF_ROUNDS * planned)
     plain.close()
 
     compiled, frozen = live.trainer.about["compile"], live.trainer.about["teacher"]
     count, shape = live.trainer.method.views, (work.data.channels, *work.data.size)
-    forward = {"teacher": count * count_flops(work.teacher, shape), "student": count * count_flops(work.student, shape)}
+    forward: dict[str, int] = {
+        "teacher": count * count_flops(work.teacher, shape),
+        "student": count * count_flops(work.student, shape),
+    }
     fast = BFLOAT16 if live.trainer.about["precision"] == "bf16-mixed" else FLOAT32
-    lines = {}
+    lines: dict[str, dict[str, Any]] = {}
     for name, times in seconds.items():
         precision = FLOAT32 if name == "plain" else fast
         flops = 3 * forward["student"] + (0 if name == "cached" else forward["teacher"])
@@ -71,9 +82,18 @@ def measure_pair(
             "peak": ceiling,
             "share_of_peak": speed["median"] * flops / peak[ceiling],
         }
+    shares = {name: profile(loop, settings.steps) for name, loop in (("live", live), ("cached", cached))}
+    work_of: dict[str, tuple[float, str]] = {
+        "teacher": (batch_size * forward["teacher"], teacher_peak(frozen["form"], peak)),
+        "student forward": (batch_size * forward["student"], lines["live"]["peak"]),
+        "loss terms": (loss_flops(live), FLOAT32),
+        "backward": (2 * batch_size * forward["student"], lines["live"]["peak"]),
+    }
+    step = statistics.median(seconds["live"])
     return {
         "teacher": teacher,
         "student": student,
+        "teacher_epochs": settings.teacher_epochs.get(teacher, 0),
         "batch_size": batch_size,
         "views": count,
         "compiled": compiled,
@@ -87,8 +107,56 @@ def measure_pair(
             "step_over_eager_bare": ratio(seconds["live"], seconds["bare, eager"]),
         },
         "compiling": compiling(first, seconds, 3 * forward["student"] * batch_size) if compiled else None,
-        "profile": {name: profile(loop, settings.steps) for name, loop in (("live", live), ("cached", cached))},
+        "profile": shares,
+        "pieces": {
+            **{
+                name: computing(share * step, *work_of[name], peak)
+                for name, share in shares["live"].items()
+                if name in work_of
+            },
+            "data": moving(shares["live"]["data"] * step, batch_size * bytes_per_image(shape, count), bandwidth),
+        },
     }
+
+
+def teacher_peak(form: str, peak: dict[str, float]) -> str:
+    """The peak that a teacher in this form is compared with; for int8 the fastest of all."""
+    if "int8" in form:
+        return max(peak, key=lambda name: peak[name])
+    if form in ("float32", "folded"):
+        return TF32 if TF32 in peak else FLOAT32
+    return BFLOAT16
+
+
+def computing(seconds: float, flops: float, name: str, peak: dict[str, float]) -> dict[str, Any]:
+    """Speed of a piece of a step that computes: `flops` in so many seconds, beside the peak of this name."""
+    return {"seconds": seconds, "flops": flops, "peak": name, "share_of_peak": flops / seconds / peak[name]}
+
+
+def moving(seconds: float, moved: float, bandwidth: float) -> dict[str, Any]:
+    """Speed of a piece of a step that moves so many bytes, beside the fastest copy in memory."""
+    return {"seconds": seconds, "bytes": moved, "peak": "memory", "share_of_peak": moved / seconds / bandwidth}
+
+
+def bytes_per_image(shape: tuple[int, int, int], count: int) -> int:
+    """The least that the data path moves for one image: read its 8-bit pixels, write `count` views in float32."""
+    return math.prod(shape) * (1 + 4 * count)
+
+
+def loss_flops(loop: PackageLoop) -> int:
+    """FLOPs of the loss terms and the method's heads in one step, without their part of the backward pass."""
+    method, found = cast(nn.Module, loop.trainer.method), []
+    forward = method.forward
+
+    def counting(*args: Any) -> Any:
+        with FlopCounterMode(display=False) as counter:
+            terms = forward(*args)
+        found.append(counter.get_total_flops())
+        return terms
+
+    with mock.patch.object(method, "forward", counting):
+        loop.step()
+    return found[0]
 
 
 def compiling(first: float, seconds: dict[str, list[float]], flops: int) -> dict[str, float | None]:

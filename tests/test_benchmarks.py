@@ -7,9 +7,9 @@ import torch
 
 import pckd_nb as pckd
 from benchmarks import __main__ as bench
-from benchmarks import pieces, reference, report, steps, studies, work
+from benchmarks import measure, pieces, reference, report, steps, studies, work
 from benchmarks.measure import Stopwatch, Variant, environment, interleave
-from benchmarks.settings import Settings
+from benchmarks.settings import PLANNED, USED, Settings
 from pckd_nb import losses, views
 from pckd_nb.methods import Batch
 
@@ -76,6 +76,14 @@ def test_interleave_takes_turns_and_counts_no_warm_up():
     assert [len(times) for times in seconds.values()] == [3, 3]
 
 
+def test_no_round_starts_that_would_end_too_late(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(measure, "timer", lambda: now[0])
+    variants = {"a": Variant(lambda: now.__setitem__(0, now[0] + 2))}
+    for seconds, rounds in ((0, 3), (11, 5), (12, 6), (1000, 9)):
+        assert interleave(variants, repetitions=9, seconds=seconds) == {"a": rounds * [2]}
+
+
 def test_a_stopwatch_leaves_what_it_watched_as_it_was():
     network, watch = torch.nn.Linear(2, 2), Stopwatch()
     with watch.watch([("network", network, "forward")]):
@@ -95,14 +103,16 @@ def run(parts: list[str], settings: Settings, folder: Path) -> dict:
 
 def test_quick_parts(settings, tmp_path, monkeypatch):
     monkeypatch.delitem(pieces.CONTRASTS, "plain")  # a process less
-    monkeypatch.setattr(pieces, "IMPORTS", {"pckd_nb": "import json", "torch and torchvision": "import csv"})
+    monkeypatch.setattr(pieces, "IMPORTS", {"pckd_nb": "import json", "torch": "import csv"})
     found = run(["data", "contrast", "import"], settings, tmp_path)
-    keys = {"data_path_ratio", "contrast_extra_gib", "contrast_pair_ratio", "import_ratio"}
+    keys = {"data_path_ratio", "contrast_extra_gib", "contrast_pair_ratio", "import_over_torch", "help_seconds"}
     assert keys <= found.keys()
     assert found["parts"]["data"]["environment"]["versions"]["torch"]
-    assert found["data_path_ratio"] > 0 and found["import_ratio"] > 0
+    assert found["data_path_ratio"] > 0 and found["import_over_torch"] > 0
+    assert found["help_seconds"] == found["parts"]["import"]["details"]["seconds"][pieces.HELP]["median"] > 0
     text = (tmp_path / "report.md").read_text()
     assert "not measured" in text and str(tmp_path) not in text
+    assert "| import | 20" in text and text.count("Processor: ") == 1
 
 
 def test_maps(settings, tmp_path):
@@ -119,6 +129,22 @@ def test_training_parts(settings, tmp_path):
     assert {"step_over_bare", "step_over_bare_resnet", "sweep_over_single_runs"} <= found.keys()
     for shares in found["parts"]["steps"]["details"]["pairs"]["wrn"]["10"]["profile"].values():
         assert sum(shares.values()) == pytest.approx(1) and shares["student forward"] > 0 and shares["backward"] > 0
+    assert_pieces(found["parts"]["steps"]["details"], "wrn", "10")
+    assert "The teacher was trained for 1 epoch." in (tmp_path / "report.md").read_text()
+
+
+def assert_pieces(details, pair, batch):
+    """Each piece's share of the peak is its work over its time, and the pieces are a part of the step."""
+    found = details["pairs"][pair][batch]
+    step = found["lines"]["live"]["seconds_per_step"]["median"]
+    assert set(found["pieces"]) == {"teacher", "student forward", "loss terms", "backward", "data"}
+    for name, piece in found["pieces"].items():
+        assert piece["seconds"] == pytest.approx(found["profile"]["live"][name] * step)
+        peak = details["bytes_per_second"] if name == "data" else details["peaks_flops"][piece["peak"]]
+        amount = piece["bytes"] if name == "data" else piece["flops"]
+        assert piece["share_of_peak"] == pytest.approx(amount / piece["seconds"] / peak) and amount > 0
+    flops = found["pieces"]["student forward"]["flops"], found["pieces"]["backward"]["flops"]
+    assert flops[1] == 2 * flops[0]
 
 
 def test_a_profile_names_every_call_of_a_step(pair):
@@ -153,6 +179,74 @@ def test_the_report_is_made_of_its_json():
     if not (FOLDER / "report.json").exists():
         pytest.skip("nothing measured yet")
     assert (FOLDER / "report.md").read_text() == report.render(json.loads((FOLDER / "report.json").read_text()))
+
+
+def test_twenty_minutes_are_planned():
+    assert PLANNED.keys() == USED.keys() == bench.PARTS.keys()
+    assert sum(PLANNED.values()) <= 20 * 60
+    assert Settings().planned == PLANNED and not Settings().full().planned
+    assert len(Settings().accuracy_seeds) == len(Settings().full().accuracy_seeds) == 5
+
+
+@pytest.mark.parametrize("name", ["resnet14", "wrn_16_1"])
+def test_a_teacher_for_timing_says_nearly_the_same_in_bfloat16(name, settings):
+    settings = dataclasses.replace(settings, teacher_epochs={}, teacher_train_size=200)
+    teacher = work.make_teacher(settings, name)
+    assert not teacher.training
+    data = work.load_shapes(settings, 200)
+    images = views.normalise(data.train.images[:64], torch.tensor(data.mean), torch.tensor(data.std))
+    x = images.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        logits = teacher(x).logits
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = teacher(x).logits.float()
+    error = (rough - logits).norm() / logits.norm()
+    assert 0 < error < 0.02 / 2
+    # a nearest-class-mean classifier of features that keep their variety
+    right = (logits.argmax(1) == data.train.labels[:64]).float().mean()
+    assert right > 0.1 and logits.std(0).min() > 1e-3
+    again = work.make_teacher(settings, name)
+    assert all(torch.equal(x, again.state_dict()[key]) for key, x in teacher.state_dict().items())
+
+
+def of_a_processor(bfloat16: bool | None, precision: str = "float32") -> dict:
+    """A report of training steps alone, as far as the bars need it."""
+    able = {} if bfloat16 is None else {"capabilities": {"AVX2": True, "bfloat16": bfloat16}}
+    details = {"pairs": {"wrn": {"64": {"lines": {"live": {"precision": precision}}}}}}
+    part = {"environment": {"device": "cpu", **able}, "details": details}
+    measured = {"wrn_live_ratio": 1.6, "resnet_live_ratio": 2.65, "resnet_cached_ratio": 2.8, "import_over_torch": 1.2}
+    return {**measured, "parts": {"steps": part}}
+
+
+def test_bars_depend_on_what_the_processor_can_do():
+    for found, native in (
+        (of_a_processor(True), True),
+        (of_a_processor(False), False),
+        (of_a_processor(None, "bfloat16"), True),
+        (of_a_processor(None, "float32"), False),
+    ):
+        rows = {line.split(" | ")[0][2:]: line for line in report.bars(found).splitlines() if line.startswith("| ")}
+        row = {bar.key: rows[bar.what] for bar in report.BARS}
+        assert row["wrn_live_ratio"].endswith("| ≥ 3.5 | **not met** |" if native else "| ≥ 1.5 | met |")
+        assert row["resnet_live_ratio"].endswith("| ≥ 2.7 | **not met** |" if native else "| ≥ 1.9 | met |")
+        assert row["wrn_cached_ratio"].endswith(f"| not measured | ≥ {5.5 if native else 2.2} |  |")
+        limit = "≥ 4" if native else "≥ 2.9"
+        assert row["resnet_cached_ratio"].endswith(f"| {limit} | **not met** |")
+        assert row["import_over_torch"].endswith("| ≤ 1.1 | **not met** |")
+
+
+def test_a_report_names_the_processor_and_what_it_can_do(monkeypatch):
+    monkeypatch.setattr(measure.hardware, "able", lambda: {"avx2": True, "avx512_f": True, "avx512_vnni": False})
+    about = {**environment(torch.device("cpu")), "cpu": "EPYC", "cpu_cores": 2, "torch_threads": 1}
+    (line,) = report.processors({"data": {"environment": about}, "tsne": {"environment": about}})
+    can = "AVX2 yes, AVX-512 yes, bfloat16 no, VNNI no"
+    assert line == f"Processor: EPYC, 2 cores, 1 thread. It can do: {can}."
+
+
+def test_an_int8_teacher_is_compared_with_the_fastest_product():
+    peak = {"float32": 2.0, "bfloat16": 1.0}
+    forms = {"int8": "float32", "folded": "float32", "float32": "float32", "bfloat16": "bfloat16"}
+    assert {form: steps.teacher_peak(form, peak) for form in forms} == forms
 
 
 def test_unknown_parts_are_refused(monkeypatch, capsys):
