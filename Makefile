@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all coverage mutants audit lab lint notebooks student-notebooks figures site bench clean
+.PHONY: demo test test-all coverage mutants audit lab lint notebooks student-notebooks figures site bench gpu-check clean
 
 demo: .venv/.installed
 	$(BIN)/python -m pckd_nb demo
@@ -54,9 +54,14 @@ figures: .venv/.installed
 site: .venv/.installed-site
 	$(BIN)/python docs/make_site.py
 
-# Speed, measured side by side on this machine: benchmarks/report.md. An hour on two CPU cores; leave the machine alone.
+# Speed, measured side by side on this machine: benchmarks/report.md. Leave the machine alone meanwhile. 20 minutes on
+# two slow CPU cores; `python -m benchmarks --full` trains the teachers and takes some hours there.
 bench: .venv/.installed-dev
 	$(BIN)/python -m benchmarks
+
+# For whoever has a GPU: checks and speed on it, in eight minutes at most: benchmarks/gpu.md.
+gpu-check: .venv/.installed-dev
+	$(BIN)/python -m benchmarks gpu
 
 .venv/.installed-audit: .venv/.installed-dev
 	$(BIN)/python -m pip install --disable-pip-version-check -q -e ".[audit]"

@@ -1,21 +1,23 @@
 """python -m benchmarks [PART …]: measure, and write report.md and report.json into this folder.
 
 python -m benchmarks scaling measures nothing: it prints what a training on many GPUs would cost.
+python -m benchmarks gpu checks and times the package on a GPU, see `benchmarks.gpu`.
 
-Every part is kept in results/PART.json with its hardware and date, so parts can be measured one by one; the report is
-made of all there are.
+Every part is kept in results/PART.json with its hardware and date, so parts can be measured one by one. The report is
+made of all parts that are there.
 """
 
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import memory, pieces, report, scaling, steps, studies
+from . import gpu, memory, pieces, report, scaling, steps, studies
 from .measure import environment
 from .settings import Settings
 
@@ -36,7 +38,7 @@ def measure(part: str, settings: Settings, folder: Path, machine: dict[str, Any]
     on the same hardware stopped. machine: its `environment` before anything was measured."""
     file = folder / "results" / f"{part}.json"
     started = time.perf_counter()
-    about = {"part": part, "environment": machine, "settings": settings.used_by(part)}
+    about: dict[str, Any] = {"part": part, "environment": machine, "settings": settings.used_by(part)}
     function = PARTS[part]
     if part == "accuracy":
 
@@ -46,6 +48,7 @@ def measure(part: str, settings: Settings, folder: Path, machine: dict[str, Any]
         function = partial(function, done=left_over(file, about), keep=keep)
     values, details = function(settings)
     seconds = round(time.perf_counter() - started, 1)
+    about["planned_seconds"] = settings.planned.get(part)
     write(file, {**about, "finished": True, "seconds": seconds, "values": values, "details": details})
 
 
@@ -76,10 +79,15 @@ def assemble(folder: Path) -> None:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["gpu"]:
+        sys.exit(gpu.main(sys.argv[2:]))
     parser = argparse.ArgumentParser("python -m benchmarks", description="Measure how fast pckd_nb is.")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all unless said; or scaling")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all unless said; or scaling, or gpu"
+    )
     parser.add_argument("--no-tsne", action="store_true", help="leave out the maps, which are slow")
     parser.add_argument("--accelerator", default="auto", help="cpu, cuda or auto")
+    parser.add_argument("--full", action="store_true", help="trained teachers and longer studies: an hour or more")
     parser.add_argument("--repetitions", type=int, default=Settings.repetitions, help="rounds that a median is of")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the report")
     arguments = parser.parse_args()
@@ -89,7 +97,8 @@ def main() -> None:
         parser.error(f"there is no part '{unknown[0]}'; known: {', '.join(PARTS)}")
     if arguments.repetitions < 1:
         parser.error(f"repetitions must be 1 or more, got {arguments.repetitions}")
-    settings = Settings(accelerator=arguments.accelerator, repetitions=arguments.repetitions).for_device()
+    settings = Settings(accelerator=arguments.accelerator, repetitions=arguments.repetitions)
+    settings = (settings.full() if arguments.full else settings).for_device()
     parts = arguments.parts or [part for part in PARTS if not (part == "tsne" and arguments.no_tsne)]
     machine = environment(settings.device)  # now, while nothing of ours loads it
     for part in parts:

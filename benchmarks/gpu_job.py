@@ -1,0 +1,163 @@
+"""python -m benchmarks.gpu_job WHAT OUT DEVICE PROCESSES: trainings that a check needs in processes of their own.
+
+`resume` trains without a break, trains with a break and goes on, and leaves whole.pt and resumed.pt in OUT. `ranks`
+trains in as many processes as torchrun has started, and leaves ranks.pt there. What they leave is of `Outcome`.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+from unittest import mock
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, distributed, nn
+
+import pckd_nb as pckd
+from pckd_nb import training
+from pckd_nb.datasets import Dataset, Split
+from pckd_nb.models import Classifier, Output
+
+Outcome = dict[str, Any]
+
+
+def made_up(train: int, test: int, classes: int = 3, size: int = 8, channels: int = 1) -> Dataset:
+    """A data set whose classes are told apart by brightness, so that a few steps learn them."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(count: int) -> Split:
+        labels = torch.arange(count) % classes
+        level = labels[:, None, None, None] * (200 // classes) + 30
+        noise = torch.randint(0, 25, (count, channels, size, size), generator=generator)
+        return Split((level + noise).to(torch.uint8), labels, torch.rand(count, generator=generator))
+
+    names = tuple(f"class {number}" for number in range(classes))
+    mean, std = (0.5,) * channels, (0.25,) * channels
+    return Dataset("made up", split(train), split(test), names, {}, mean, std, "made up", 4, {})
+
+
+class InDouble(Classifier):
+    """A small network in float64, so that what is compared is the mathematics and not the rounding.
+
+    Parameters
+    ----------
+    width : int
+        Number of features.
+    seed : int
+        Of the fresh weights.
+    normalised : bool
+        Whether it has a BatchNorm layer.
+    """
+
+    def __init__(self, width: int, seed: int, normalised: bool):
+        super().__init__()
+        torch.manual_seed(seed)
+        norm = nn.BatchNorm2d(6) if normalised else nn.Identity()
+        layers = nn.Conv2d(1, 6, 3, 2, 1), norm, nn.ReLU(), nn.Conv2d(6, width, 3, 1, 1), nn.ReLU()
+        self.body = nn.Sequential(*layers)
+        self.fc = nn.Linear(width, 3)
+        self.double()
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.body(x.double()).mean((2, 3))
+
+
+class PCKDInDouble(pckd.PCKD):
+    """The method with its heads in float64."""
+
+    def bind(self, student: Classifier, teacher: Classifier) -> pckd.PCKD:
+        return super().bind(student, teacher).double()
+
+
+def across_ranks(device: str, processes: int) -> Outcome:
+    """Train in one process or in all that torchrun has started, and return what this process ends with.
+
+    Parameters
+    ----------
+    device : str
+        "cuda" or "cpu".
+    processes : int
+        Processes that share a batch in one of the two trainings to compare. Batches are large enough for them.
+    """
+    ends: Outcome = {"processes": int(os.environ.get("WORLD_SIZE", 1)), "backend": "none", "histories": {}}
+    normalised = (False, True) if device == "cuda" else (False,)  # on a CPU BatchNorm sees its process's part alone
+    batch_size = max(12, 3 * processes)
+    data = made_up(4 * batch_size - 1, 2 * batch_size - 1)  # the last batch is one short: unequal parts
+    recipe = pckd.get_recipe("classroom", epochs=2, batch_size=batch_size)
+    with with_process_group():
+        for has_norm in normalised:
+            student, teacher = InDouble(8, 0, has_norm), InDouble(8, 1, has_norm)
+            run = pckd.distill(
+                student, teacher, data, PCKDInDouble(), recipe, accelerator=device, precision="32-true", progress=False
+            )
+            name = "BatchNorm" if has_norm else "no BatchNorm"
+            ends[name] = {key: value.cpu() for key, value in student.state_dict().items()}
+            ends["histories"][name] = run.history.to_dict("list")
+        if distributed.is_initialized():
+            ends["backend"] = distributed.get_backend()
+    return ends
+
+
+@contextlib.contextmanager
+def with_process_group() -> Iterator[None]:
+    """Within the block a single process under torchrun talks to itself through a process group, as several would.
+
+    By itself a training in one process needs no group, so on one GPU NCCL would not be used at all.
+    """
+    if os.environ.get("WORLD_SIZE") != "1":
+        yield
+        return
+
+    def make_fabric(accelerator: str, precision: Any, devices: int, nodes: int) -> tuple[Fabric, str]:
+        how: dict[str, Any] = dict(accelerator=accelerator, precision=precision, devices=devices, num_nodes=nodes)
+        return Fabric(**how, strategy="ddp"), precision
+
+    def gather_rows(rows: Tensor, count: int, fabric: Fabric) -> Tensor:
+        return cast(Tensor, fabric.all_gather(rows, sync_grads=rows.requires_grad)).reshape(rows.shape)
+
+    def gather(output: Output, count: int, fabric: Fabric) -> Output:
+        features, logits = (gather_rows(rows, count, fabric) for rows in (output.features, output.logits))
+        return output._replace(features=features, logits=logits)
+
+    with (
+        mock.patch.object(training, "make_fabric", make_fabric),
+        mock.patch.object(training.ranks, "gather_rows", gather_rows),
+        mock.patch.object(training.ranks, "gather", gather),
+    ):
+        yield
+
+
+def resumed(out: Path, device: str) -> None:
+    """Leave in `out` what a training ends with that ran through, and one that was stopped after its first step."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    data = made_up(train=48, test=24)
+    recipe = pckd.get_recipe("classroom", epochs=2, batch_size=16)
+
+    def train(folder: str, resume: bool = False) -> Outcome:
+        student, teacher = (pckd.create_model(name, data, seed=3) for name in ("resnet8", "resnet14"))
+        options: dict[str, Any] = {"out": out / folder, "resume": resume, "accelerator": device, "progress": False}
+        run = pckd.distill(student, teacher, data, pckd.PCKD(), recipe, **options)
+        state = {**run.student_state, **{f"method.{key}": value for key, value in run.method_state.items()}}
+        return {"state": state, "finished": run.finished, "steps": torch.from_numpy(run.cross_entropy)}
+
+    torch.save(train("whole"), out / "whole.pt")
+    with mock.patch.object(training.Interrupt, "requested", True):
+        cut = train("cut")
+    torch.save({**train("cut", resume=True), "was_cut": not cut["finished"]}, out / "resumed.pt")
+
+
+def main(what: str, out: str, device: str, processes: str = "1") -> None:
+    if what == "resume":
+        resumed(Path(out), device)
+        return
+    ends = across_ranks(device, int(processes))
+    if os.environ.get("RANK", "0") == "0":
+        torch.save(ends, Path(out) / "ranks.pt")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
