@@ -18,7 +18,7 @@ API: dict[str, Sequence[str]] = {
     "The paper's equations": ("losses", "preview"),
     "Images": ("views", "shapes", "datasets", "streams", "downloads"),
     "Methods and networks": ("methods", "models", "recipes", "checkpoints"),
-    "Training": ("training", "ranks", "launcher", "hardware", "recording", "frozen", "cache"),
+    "Training": ("training", "ranks", "launcher", "hardware", "compiling", "faults", "recording", "frozen", "cache"),
     "Runs": ("runs", "resuming", "files", "evaluation", "analysis", "transfer"),
     "Figures": ("figures", "figures.arms", "figures.collection", "widgets"),
     "Studies": ("experiments", "demo"),

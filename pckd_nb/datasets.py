@@ -389,8 +389,8 @@ def _enlarged(images: np.ndarray) -> np.ndarray:
         pair = np.stack([3 * images + before, 3 * images + after], axis + 1)
         images = pair.reshape(*images.shape[:axis], -1, *images.shape[axis + 1 :])
     level, rest = np.divmod(255 * images, 16 * 16)
-    up = (rest > 128) | ((rest == 128) & (level % 2 == 1))
-    return (level + up).astype(np.uint8)
+    enlarged: np.ndarray = level + ((rest > 128) | ((rest == 128) & (level % 2 == 1)))
+    return enlarged.astype(np.uint8)
 
 
 # -------------------------------------------------------------------------------------------------- downloads

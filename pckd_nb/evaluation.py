@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import ranks, views
+from . import hardware, ranks, views
 from .datasets import Dataset
 from .models import Classifier
 
@@ -103,7 +103,7 @@ def make_fabric(
     try:
         if precision == "auto":
             device = Fabric(accelerator=accelerator, devices=1, **alone).device
-            precision = "bf16-mixed" if computes_in_bfloat16(device) else "32-true"
+            precision = hardware.default_precision(device)
         if precision not in PRECISIONS:
             raise ValueError(f"unknown precision '{precision}'; known: auto, {', '.join(PRECISIONS)}")
         how: dict[str, Any] = dict(accelerator=accelerator, precision=precision)
@@ -115,14 +115,6 @@ def make_fabric(
         return Fabric(**how, **started, devices=devices, num_nodes=nodes, strategy="ddp"), precision
     except (RuntimeError, MisconfigurationException, ImportError) as error:
         raise ValueError(f"accelerator '{accelerator}' can't be used: {str(error).splitlines()[0]}") from error
-
-
-def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware itself does; where it is emulated, float32 is faster."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def pixel_statistics(data: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
-from . import views
+from . import hardware, views
 from .datasets import Dataset
 from .evaluation import pixel_statistics
 from .models import Classifier, FeatureMaps, Output
@@ -23,21 +23,21 @@ Features = Callable[[Tensor], Tensor]
 class FrozenTeacher:
     """A teacher that is asked and never trained: network input in, a float32 `Output` out.
 
-    With precision 32-true it stays as it is. Else it takes the first form that its processor computes natively and
-    whose logits on 256 training images stay within 2 % of float32: int8 (weights and activations, calibrated on other
-    training images), bfloat16, float32, and its features are rounded to 16 bits. kind: numpy's name of the numbers that
-    features are, also where a `cache.TeacherCache` keeps them: what is read is what would be said. needs_maps: its
-    outputs come with feature maps, which hooks take from the network itself, so it is neither int8 nor rewritten, but
-    runs under autocast.
+    exact: it stays as it is, in float32. Else it takes the first form that its processor computes well, see `hardware`,
+    and whose logits on 256 training images stay within 2 % of float32: int8 (weights and activations, calibrated on
+    other training images), bfloat16, float32 with BatchNorm folded into the convolutions. Its features are then rounded
+    to 16 bits. kind: numpy's name of the numbers that features are, also where a `cache.TeacherCache` keeps them: what
+    is read is what would be said. needs_maps: its outputs come with feature maps, which hooks take from the network
+    itself, so it is neither int8 nor rewritten, but runs under autocast where the processor computes in bfloat16.
     """
 
     def __init__(
-        self, model: Classifier, data: Dataset, turns: int, fabric: Fabric, precision: str, needs_maps: bool = False
+        self, model: Classifier, data: Dataset, turns: int, fabric: Fabric, exact: bool, needs_maps: bool = False
     ):
         self.model = model.to(fabric.device).to(memory_format=torch.channels_last).eval()
         self.maps = FeatureMaps(self.model, torch.zeros(1, data.channels, *data.size)) if needs_maps else None
         self.data, self.turns = data, turns
-        self.kind = "float32" if precision == "32-true" else "float16"
+        self.kind = "float32" if exact else "float16"
         self.form, self.error = "", 0.0  # until `choose`, which the first question calls
         self._features: Features = self.model.features
 
@@ -47,10 +47,10 @@ class FrozenTeacher:
         self.form = "float32"
         if self.kind == "float32":
             return
-        calibration, checked = _samples(self.data, self.turns, next(self.model.parameters()).device)
+        device = next(self.model.parameters()).device
+        calibration, checked = _samples(self.data, self.turns, device)
         expected = self.model(checked).logits
-        forms = {"autocast": _autocast} if self.maps else {"int8": _int8, "bfloat16": _bfloat16}
-        for form, make in forms.items():
+        for form, make in _forms(device, bool(self.maps)).items():
             if (features := make(self.model, calibration)) is None:
                 continue
             self._features = features
@@ -63,7 +63,7 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, D), of 16 bits unless the precision is 32-true."""
+        """(N, C, H, W) -> (N, D), of 16 bits unless it is exact."""
         if not self.form:
             self.choose()
         with torch.autocast(x.device.type, enabled=False):
@@ -84,6 +84,15 @@ class FrozenTeacher:
         return self.maps(answer, x).float() if self.maps else answer(x)
 
 
+def _forms(device: torch.device, needs_maps: bool) -> dict[str, Callable[[Classifier, Tensor], Features | None]]:
+    """The forms that the hardware computes faster than the network as it is, the fastest first."""
+    bfloat16 = hardware.computes_in_bfloat16(device)
+    if needs_maps:
+        return {"autocast": _autocast} if bfloat16 else {}
+    int8 = {"int8": _int8} if hardware.computes_in_int8(device) else {}
+    return {**int8, **({"bfloat16": _bfloat16} if bfloat16 else {}), "folded": _folded}
+
+
 def _samples(data: Dataset, turns: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Two sets of at most 256 training images each as network input, evenly spread and in every rotation."""
     count = min(2 * CHECKED_IMAGES, len(data.train))
@@ -96,14 +105,22 @@ def _samples(data: Dataset, turns: int, device: torch.device) -> tuple[Tensor, T
 
 
 def _bfloat16(model: Classifier, calibration: Tensor) -> Features:
-    """BatchNorm folded into the convolutions before it, where torch.fx can trace the network."""
-    features: nn.Module = _Features(copy.deepcopy(model))
-    try:
-        features = fuse(features)
-    except Exception:  # whatever tracing stumbles over
-        pass
-    features = features.bfloat16()
+    """All in bfloat16, with BatchNorm folded where that can be done."""
+    features = (_fused(model) or _Features(copy.deepcopy(model))).bfloat16()
     return lambda x: features(x.bfloat16())
+
+
+def _folded(model: Classifier, calibration: Tensor) -> Features | None:
+    """In float32 with BatchNorm folded. None where that can't be done."""
+    return _fused(model)
+
+
+def _fused(model: Classifier) -> nn.Module | None:
+    """The features of a copy, BatchNorm folded into the convolutions before it; None where torch.fx can't trace it."""
+    try:
+        return fuse(_Features(copy.deepcopy(model))).to(memory_format=torch.channels_last)
+    except Exception:  # whatever tracing stumbles over
+        return None
 
 
 def _autocast(model: Classifier, calibration: Tensor) -> Features:
@@ -120,11 +137,8 @@ def _int8(model: Classifier, calibration: Tensor) -> Features | None:
     """Quantised by torch's FX mode, weights by channel and activations by tensor, with BatchNorm folded in.
 
     The first convolution, which sees the image, stays as it is. What is left of a shift and a scale in every feature
-    is taken out by least squares on the calibration images. None where processor, torch or network are not up to it.
+    is taken out by least squares on the calibration images. None where torch or the network are not up to it.
     """
-    able = torch.cpu.get_capabilities() if calibration.device.type == "cpu" else {}
-    if not (able.get("avx512_vnni") or able.get("avx_vnni") or able.get("amx_int8")):
-        return None
     engine = torch.backends.quantized.engine
     try:
         from torch.ao import quantization

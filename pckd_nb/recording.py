@@ -1,7 +1,6 @@
 """The books of a training: what every step and epoch gave, and what resuming needs."""
 
 import os
-import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import preview, runs
+from . import hardware, preview, runs
 from .datasets import Dataset
 from .evaluation import Predictions
 from .methods import Method, Terms
@@ -106,9 +105,10 @@ class Recorder:
 
 def describe(
     student: Classifier, teacher: Classifier | None, data: Dataset, method: Method, settings: dict[str, Any],
-    recipe: Recipe, seed: int, device: torch.device, precision: str, ranks: int = 1,
+    recipe: Recipe, seed: int, device: torch.device, precision: str, exact: bool = False, ranks: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
-    """run.json of a training that is about to begin. settings: as `methods.resolve` returned them; ranks: processes."""
+    """run.json of a training that is about to begin. settings: as `methods.resolve` returned them; exact: whether the
+    teacher computes as it is; ranks: processes."""
 
     def plain(value: Any) -> Any:  # a strategy may be a function
         return getattr(value, "__name__", value)
@@ -128,7 +128,7 @@ def describe(
             "left_out": getattr(method, "left_out", {}),
         },
         "model": {**_describe_model(student, data), "start": runs.fingerprint(student.state_dict())},
-        "teacher": _describe_teacher(teacher, data) if teacher else None,
+        "teacher": {**_describe_teacher(teacher, data), "exact": exact} if teacher else None,
         "data": {
             "name": data.name,
             "options": data.options,
@@ -145,7 +145,7 @@ def describe(
         "recipe": {**asdict(recipe), "milestones": list(recipe.milestones)},
         "seed": seed,
         "precision": precision,
-        "hardware": f"{ranks} × " * (ranks > 1) + hardware(device),
+        "hardware": f"{ranks} × " * (ranks > 1) + hardware.describe(device),
         "ranks": ranks,
         "versions": {name: metadata.version(name) for name in packages},
     }
@@ -164,15 +164,6 @@ def _describe_model(model: Classifier, data: Dataset) -> dict[str, Any]:
 
 def _describe_teacher(teacher: Classifier, data: Dataset) -> dict[str, Any]:
     return {**_describe_model(teacher, data), "fingerprint": runs.fingerprint(teacher.state_dict())}
-
-
-def hardware(device: torch.device) -> str:
-    """One line for run.json and captions: "AMD EPYC, 2 threads", "NVIDIA A100-SXM4-80GB"."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    name = torch.cpu.get_capabilities().get("cpu_name", platform.machine()) if device.type == "cpu" else device.type
-    threads = torch.get_num_threads()
-    return f"{name}, {threads} thread{'s' * (threads > 1)}"
 
 
 def relative_path(path: Path, start: Path) -> str:

@@ -80,8 +80,10 @@ def worth_keeping(folder: Path) -> bool:
 
 
 def check_same(folder: Path, settings: dict[str, Any]) -> None:
-    """Raises ValueError, naming the first difference, unless the run in `folder` has these settings. A finished run may
-    have been trained on pictures that an earlier version drew, see `runs.data_fingerprint`; a run to go on with may not.
+    """Raises ValueError, naming the first difference, unless the run in `folder` has these settings.
+
+    A finished run may have been trained on pictures that an earlier version drew, see `runs.data_fingerprint`. A run to
+    go on with may not.
     """
     recorded = read_settings(folder)
     data_of = data_fingerprint if recorded["status"] == "finished" else lambda about: about["data"]["fingerprint"]
@@ -90,6 +92,8 @@ def check_same(folder: Path, settings: dict[str, Any]) -> None:
         method = values_of(about["method"]["settings"])
         teacher = (about["teacher"] or {}).get("fingerprint")
         named = {"method": about["method"]["name"], "student": about["model"]["name"], "teacher": teacher}
+        if about["teacher"]:  # before it was recorded, this followed from the precision
+            named["exact teacher"] = about["teacher"].get("exact", about["precision"] == "32-true")
         named["first weights"] = about["model"]["start"]
         rest = {"data": data_of(about), "seed": about["seed"], "precision": about["precision"]}
         rest["compile"] = about.get("compile", False)

@@ -8,7 +8,7 @@
     checkpoint.pt         all that --resume needs; gone once the run is finished
     previous.pt           the checkpoint before it, in case that can't be read; gone likewise
     gallery.npz           at most 100 training images, easy to hard
-    embedding.npz         features of test images and the category centers, 16 bit
+    embedding.npz         features of test images and the category centers, 16 bit; where they were drawn, t-SNE maps
 
 `files.write` makes each of them, so none is ever half there; `resuming` has to do with the folder of a run that trains.
 """
@@ -176,7 +176,7 @@ def data_fingerprint(settings: Mapping[str, Any]) -> str:
 
     Equal fingerprints mean the same pictures, up to one grey level per pixel in recorded runs. See `shapes.REDRAWN`.
     """
-    recorded = settings["data"]["fingerprint"]
+    recorded: str = settings["data"]["fingerprint"]
     return shapes.REDRAWN.get(recorded, recorded)
 
 

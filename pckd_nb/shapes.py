@@ -22,7 +22,7 @@ import numpy as np
 
 SIZE = 32
 VERSION = 2  # part of the cache's file name: raise it whenever the pixels change
-# Data sets of recorded runs, by fingerprint: those that version 1 drew, and the same pictures as this version draws them.
+# Data sets of recorded runs, by fingerprint: as version 1 drew them, and the same pictures as this version draws them.
 # Version 1 was evaluated in float32, so it had one fingerprint per kind of processor; the ones of AVX-512 and AVX2 are
 # here. No pixel differs by more than one grey level. 4,000 + 2,000 images and 10,000 + 2,000, both of seed 0.
 REDRAWN = {

@@ -1,7 +1,5 @@
 """Training: one loop for every method, on the device that Lightning Fabric finds."""
 
-import ctypes
-import platform
 import signal
 import threading
 import time
@@ -17,26 +15,23 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.hooks import RemovableHandle
 from tqdm.auto import tqdm
 
-from . import files, ranks, recording, resuming, runs, views
+from . import faults, files, hardware, ranks, recording, resuming, runs, views
 from .cache import TeacherCache
+from .compiling import compiled, compiles
 from .datasets import Dataset
 from .downloads import one_line
 from .evaluation import make_fabric, pixel_statistics, predict
 from .frozen import FrozenTeacher
 from .methods import Batch, Method, Supervised, Terms, resolve
-from .models import Classifier, FeatureMaps, Output, WrappedClassifier, count_flops
+from .models import Classifier, FeatureMaps, Output
 from .recipes import Recipe, get_recipe
 from .recording import Recorder
 from .runs import Run
 
 SECONDS_BETWEEN_SAVES = 10
 SHARE_OF_SAVING = 0.05  # of the time, at most
-# By benchmarks/report.md compiling WRN-16-2 (6e8 FLOPs an image) pays back after some 1e14; resnet20 (2.4e8) gains
-# nothing that is larger than the noise.
-FLOPS_WORTH_COMPILING, RUN_WORTH_COMPILING = 4e8, 1e15
 
 
 def fit(model: Classifier, data: Dataset, recipe: str | Recipe = "classroom", **options: Any) -> Run:
@@ -72,7 +67,8 @@ def distill(
     copied, not changed. seed: order and crops of the images, and the start of the method's heads.
     out: the run folder; None keeps the run in memory. resume: go on with the run there, or start where there is none.
     accelerator, precision: Lightning Fabric's names; "auto" finds the device, and takes bf16-mixed where the hardware
-    computes in bfloat16, else 32-true. In bf16-mixed the teacher takes the cheapest form within 2 %, see `frozen`.
+    computes in bfloat16, else 32-true for the student. The teacher takes the cheapest form whose logits stay within 2 %
+    of float32, see `frozen`, unless precision is given as 32-true: then nothing is approximated.
     devices, nodes: processes on each machine, and machines, see `ranks`; None takes one, or what torchrun or srun have
     started. Each gets its part of every batch of the recipe's size. Where nothing has started them, the running script
     is started once more for each. The first process writes the run folder; all return the run.
@@ -102,6 +98,7 @@ def distill(
     if teacher_run and (learned := teacher_run.settings["data"])["classes"] != list(data.classes):
         raise ValueError(f"the teacher learned other categories, of {learned['name']}, than {data.name} has")
 
+    exact = precision == "32-true"
     fabric, precision = make_fabric(accelerator, precision, devices, nodes)
     fabric.launch()
     with torch.random.fork_rng(), ExitStack() as held:  # leave the caller's random numbers alone
@@ -125,11 +122,11 @@ def distill(
                 nn.SyncBatchNorm.convert_sync_batchnorm(student)
             elif fabric.is_global_zero:
                 warnings.warn("BatchNorm sees its process's part of a batch: only GPUs synchronise it", stacklevel=2)
-        how = fabric.device, precision, fabric.world_size
+        how = fabric.device, precision, exact, fabric.world_size
         about = recording.describe(student, known, data, method, settings, recipe, seed, *how)
         ranks.check_one_job(fabric, about)
         rows = recipe.epochs * len(data.train) * method.views
-        about["compile"] = compiles(compile, student, rows, data.train.shape, fabric.device, needs_maps)
+        about["compile"] = compiles(compile, student, rows, data.train.shape, fabric.device, precision, needs_maps)
         if teacher_run and known:
             about["teacher"]["test_top1"] = teacher_run.accuracy
             if teacher_run.path and folder:
@@ -139,7 +136,7 @@ def distill(
             runs.load_weights(student, run.student_state, str(run.path))
             return run
         if fabric.device.type == "cpu" and precision == "bf16-mixed":
-            for hook in zero_unseen_gradients(student, torch.zeros(1, data.channels, *data.size)):
+            for hook in faults.zero_unseen_gradients(student, torch.zeros(1, data.channels, *data.size)):
                 held.callback(hook.remove)
         if known:
             held.callback(known.train, known.training)  # the caller may want to train it on
@@ -218,7 +215,8 @@ class Trainer:
         about: dict[str, Any],
     ):
         if fabric.device.type == "cpu":
-            keep_freed_memory()
+            hardware.keep_freed_memory()
+            hardware.share_cores()
         self.fabric, self.recipe, self.seed, self.folder, self.about = fabric, recipe, seed, folder, about
         self.data = data.to(fabric.device)
         self.mean, self.std = pixel_statistics(self.data, fabric.device)
@@ -233,8 +231,11 @@ class Trainer:
         if fabric.world_size > 1:
             device = [fabric.device] if fabric.device.type == "cuda" else None
             self.learner = DistributedDataParallel(self.learner, device_ids=device, find_unused_parameters=needs_maps)
-        how = self.data, method.views, fabric, about["precision"], needs_maps
-        self.teacher = FrozenTeacher(teacher, *how) if teacher else None
+        self.teacher = None
+        if teacher:
+            self.teacher = FrozenTeacher(
+                teacher, self.data, method.views, fabric, about["teacher"]["exact"], needs_maps
+            )
         self.cache: TeacherCache | None = None
         self.optimizer = torch.optim.SGD(
             [*self.student.parameters(), *self.method.parameters()],
@@ -337,7 +338,8 @@ class Trainer:
             key = {
                 "teacher": about["teacher"]["fingerprint"],
                 "precision": about["precision"],
-                "hardware": recording.hardware(self.fabric.device),
+                "exact": about["teacher"]["exact"],
+                "hardware": hardware.describe(self.fabric.device),
                 "data": about["data"]["fingerprint"],
                 "normalisation": [about["data"]["mean"], about["data"]["std"]],
                 "seed": self.seed,
@@ -439,84 +441,6 @@ class Trainer:
 
 class Interrupt:
     requested = False
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep memory that tensors free. By default glibc gives large pieces back to the system, which
-    has to map and clear them again at every step. Other C libraries are left alone."""
-    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-@torch.no_grad()
-def zero_unseen_gradients(model: nn.Module, example: Tensor) -> list[RemovableHandle]:
-    """Let weights of convolutions that meet nothing but padding on images like `example`, (1, C, H, W), have the
-    gradient 0. It is 0, but where a stride leaves a map of one pixel torch's bfloat16 convolution on CPUs returns what
-    was in memory before. Returns the hooks that do so."""
-
-    def seen(size: int, kernel: int, stride: int, padding: int, dilation: int) -> Tensor:
-        count = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-        places = stride * torch.arange(count)[:, None] - padding + dilation * torch.arange(kernel)
-        return ((places >= 0) & (places < size)).any(0)
-
-    found: dict[nn.Conv2d, Tensor] = {}
-
-    def look(layer: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
-        if isinstance(layer.padding, tuple):  # "same" goes with no stride, "valid" is none
-            how = zip(inputs[0].shape[2:], layer.kernel_size, layer.stride, layer.padding, layer.dilation, strict=True)
-            rows, columns = (seen(*axis) for axis in how)
-            found[layer] = found.get(layer, torch.tensor(False)) | (rows[:, None] & columns)
-
-    convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
-    looking = [layer.register_forward_hook(look) for layer in convolutions]
-    was_training = model.training
-    model.eval()(example.to(next(model.parameters()).device))
-    model.train(was_training)
-    for hook in looking:
-        hook.remove()
-    hidden = [(layer.weight, mask) for layer, mask in found.items() if layer.weight.requires_grad and not mask.all()]
-    return [weight.register_hook(lambda gradient, mask=mask: gradient.where(mask, 0.0)) for weight, mask in hidden]
-
-
-def compiles(
-    wanted: bool | str, student: Classifier, rows: int, shape: tuple[int, int, int], device: torch.device,
-    needs_maps: bool = False,
-) -> bool:  # fmt: skip
-    """Whether the student is to be compiled. rows: images it sees in the whole run, views counted, of this shape.
-    needs_maps: its feature maps are taken by hooks, which compiled code need not run, so it is not.
-
-    "auto" decides by the work there is, so that the same settings always give the same bits; where there is no working
-    compiler it warns and declines. Raises ValueError for anything but True, False and "auto".
-    """
-    if wanted not in (True, False, "auto"):
-        raise ValueError(f"compile must be True, False or 'auto', got {wanted!r}")
-    if needs_maps:
-        if wanted is True:
-            warnings.warn("the method takes feature maps by hooks: the student runs uncompiled", stacklevel=2)
-        return False
-    if wanted == "auto" and (isinstance(student, WrappedClassifier) or device.type != "cpu"):
-        wanted = False  # not measured
-    if wanted == "auto":
-        flops = 3 * count_flops(student, shape)  # forward and backward
-        wanted = flops > FLOPS_WORTH_COMPILING and rows * flops > RUN_WORTH_COMPILING
-    if not wanted:
-        return False
-    try:
-        torch.compile(lambda x: x.sin() + 1, dynamic=False)(torch.zeros(8, device=device))
-    except Exception as error:  # no compiler, or none that works: whatever it raises
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        warnings.warn(f"torch.compile does not work here ({reason}): the student runs uncompiled", stacklevel=2)
-        return False
-    return True
-
-
-def compiled(student: Classifier) -> Callable[[Tensor], Output]:
-    """The student's forward pass with its features compiled; the last layer stays outside, its weight is an output."""
-    features = torch.compile(student.features, dynamic=False)
-    return lambda x: student.output(features(x))
 
 
 @contextmanager

@@ -5,14 +5,14 @@ import pytest
 import torch
 
 import pckd_nb as pckd
-from pckd_nb import frozen
+from pckd_nb import frozen, hardware
 from pckd_nb.evaluation import make_fabric
 from pckd_nb.frozen import FrozenTeacher
 
 from .conftest import make_data
 
 FABRIC = make_fabric("cpu", "32-true")[0]
-VNNI = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+AVX2 = bool(torch.cpu.get_capabilities().get("avx2"))
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,15 @@ def trained(data):
     return model.eval()
 
 
-def freeze(model, data, precision="bf16-mixed") -> FrozenTeacher:
-    teacher = FrozenTeacher(copy.deepcopy(model), data, 4, FABRIC, precision)
+@pytest.fixture
+def every_form(monkeypatch):
+    """As on a processor that computes in int8 and in bfloat16; torch emulates what this one does not."""
+    monkeypatch.setattr(hardware, "computes_in_int8", lambda device: True)
+    monkeypatch.setattr(hardware, "computes_in_bfloat16", lambda device: True)
+
+
+def freeze(model, data, exact=False) -> FrozenTeacher:
+    teacher = FrozenTeacher(copy.deepcopy(model), data, 4, FABRIC, exact)
     teacher.choose()
     return teacher
 
@@ -40,7 +47,7 @@ def relative(a, b) -> float:
 
 
 def test_in_full_precision_it_is_the_network_itself(trained, data):
-    teacher = freeze(trained, data, "32-true")
+    teacher = freeze(trained, data, exact=True)
     x = torch.randn(4, 1, 16, 16)
     with torch.no_grad():
         expected = trained(x)
@@ -48,7 +55,7 @@ def test_in_full_precision_it_is_the_network_itself(trained, data):
     assert teacher.features(x).dtype == torch.float32
 
 
-@pytest.mark.skipif(not VNNI, reason="this processor does not multiply 8-bit integers natively")
+@pytest.mark.skipif(not AVX2, reason="int8 was measured on x86 processors with AVX2 alone")
 def test_eight_bits_where_they_suffice(trained, data, monkeypatch):
     monkeypatch.setattr(frozen, "TOLERANCE", 0.05)  # a network this small is not yet sure of much
     teacher = freeze(trained, data)
@@ -63,8 +70,7 @@ def test_eight_bits_where_they_suffice(trained, data, monkeypatch):
     assert not teacher.output(teacher.features(x)).logits.requires_grad
 
 
-def test_it_takes_another_form_where_one_is_too_far_off(trained, data, monkeypatch):
-
+def test_it_takes_another_form_where_one_is_too_far_off(trained, data, monkeypatch, every_form):
     def noisy(model, calibration):
         return lambda x: model.features(x) * 1.5
 
@@ -75,17 +81,37 @@ def test_it_takes_another_form_where_one_is_too_far_off(trained, data, monkeypat
     monkeypatch.setattr(frozen, "_bfloat16", noisy)
     with pytest.warns(UserWarning, match="in bfloat16 is off by"):
         teacher = freeze(trained, data)
+    assert teacher.form == "folded" and 0 < teacher.error < 1e-3
+    monkeypatch.setattr(frozen, "_folded", noisy)
+    with pytest.warns(UserWarning, match="in folded is off by"):
+        teacher = freeze(trained, data)
     x = torch.randn(4, 1, 16, 16)
     with torch.no_grad():
         rounded = trained.output(trained.features(x).half().float())  # as a cache would keep them
         assert teacher.form == "float32" and torch.equal(teacher(x).logits, rounded.logits)
 
 
-def test_networks_that_can_not_be_quantised_run_in_sixteen_bits(data):
+def test_networks_that_can_not_be_quantised_run_in_sixteen_bits(data, every_form):
     for name in ("vgg8", "torchvision:resnet18"):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert freeze(pckd.create_model(name, data, seed=0), data).form == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("int8", "bfloat16", "needs_maps", "forms"),
+    [
+        (True, True, False, ["int8", "bfloat16", "folded"]),  # AVX-512 with bfloat16
+        (True, False, False, ["int8", "folded"]),  # AVX2 alone
+        (False, False, False, ["folded"]),
+        (True, True, True, ["autocast"]),
+        (True, False, True, []),
+    ],
+)
+def test_its_forms_are_those_that_the_hardware_computes(monkeypatch, int8, bfloat16, needs_maps, forms):
+    monkeypatch.setattr(hardware, "computes_in_int8", lambda device: int8)
+    monkeypatch.setattr(hardware, "computes_in_bfloat16", lambda device: bfloat16)
+    assert list(frozen._forms(torch.device("cpu"), needs_maps)) == forms
 
 
 def test_rows_do_not_depend_on_their_company(trained, data):
@@ -100,4 +126,8 @@ def test_the_run_says_which_form_taught(trained, data, recipe):
         student, trained, data, pckd.KD(), recipe, accelerator="cpu", precision="bf16-mixed", progress=False
     )
     about = run.settings["teacher"]
-    assert about["form"] in ("int8", "bfloat16") and 0 < about["logits_error"] <= frozen.TOLERANCE
+    assert (
+        about["form"] in ("int8", "bfloat16", "folded")
+        and not about["exact"]
+        and 0 < about["logits_error"] <= frozen.TOLERANCE
+    )

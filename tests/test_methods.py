@@ -146,7 +146,7 @@ def test_no_gradient_flows_through_the_weight(reference):
         student, teacher = outputs(ref)
         bound_to(ref, strategy=strategy)(student, teacher, batch_of(ref), int(ref.epoch)).total.backward()
         gradients.append(student.features.grad)
-    assert torch.equal(*gradients)
+    assert relative_error(*gradients) < 1e-12  # in float64: not to the bit, as processors differ in their exponentials
 
 
 def test_bind_keeps_no_network(data):

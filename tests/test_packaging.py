@@ -61,11 +61,12 @@ def test_everything_the_package_imports_is_declared():
 
 
 FLOORS = [
-    {"losses", "preview", "views", "shapes", "files", "hardware", "catalogue", "launcher"},
+    {"losses", "preview", "views", "shapes", "files", "hardware", "faults", "catalogue", "launcher"},
     {"streams", "downloads"},
     {"methods", "models", "datasets", "recipes"},
     {"runs", "resuming", "ranks", "evaluation"},
     {"recording", "checkpoints", "transfer", "frozen", "cache"},
+    {"compiling"},
     {"training", "analysis"},
     {"figures", "experiments", "course", "notebooks"},
     {"console"},

@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..faults import sound_strides
 from .output import Classifier, Output
 
 WHAT_IS_NEEDED = "PCKD needs the network to end in an nn.Linear whose input is one vector an image"
@@ -28,7 +29,7 @@ class WrappedClassifier(Classifier):
 
     def forward(self, x: Tensor) -> Output:
         """Raises ValueError where the last layer turns out not to be the network's last."""
-        with _watch(self.module, [self.head_name]) as calls:
+        with sound_strides(self.module), _watch(self.module, [self.head_name]) as calls:
             result = self.module(x)
         head, (name, seen) = self.head, *calls.items()
         if len(seen) != 1:

@@ -1,0 +1,139 @@
+"""What this machine can do, and what training therefore uses: threads and how they wait, precision, int8, compilation.
+
+Every choice follows from what the processor can do, never from its name, and is the same in every run on it. Nothing
+that the user has set is changed. `pckd-nb doctor` prints the choices. torch is imported inside the functions, so that
+`prepare` can run before it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+import threading
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+# How often a waiting OpenMP thread looks before it sleeps. GNU's default, 300,000, keeps a core busy for milliseconds:
+# as soon as a second program runs, threads wait for each other on the very core that the other one needs.
+SPIN_COUNT = 1000
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")  # what a user may have set
+
+NARROW_ISA = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")  # values of ONEDNN_MAX_CPU_ISA without AVX-512
+
+
+# ------------------------------------------------------------------------------------------------------- threads
+
+
+def prepare() -> None:
+    """Set what has to be set before torch is loaded: how threads wait.
+
+    Does nothing where torch is loaded already, see `share_cores`, or where the user has chosen.
+    """
+    if "torch" in sys.modules or any(name in os.environ for name in WAITING):
+        return
+    os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)  # GNU OpenMP, in torch's Linux wheels
+    os.environ["KMP_BLOCKTIME"] = "1"  # LLVM's and Intel's, in milliseconds
+
+
+@cache
+def share_cores() -> None:
+    """Leave other programs their share of the processor, in this process from now on. Called when training begins.
+
+    Where torch was loaded before this package, GNU OpenMP has read its settings without `prepare`. It still shortens
+    the waiting by itself when it manages more threads than there are cores, so a second pool of threads is started,
+    which then sleeps. Threads beyond the cores that a container may use are given up.
+    """
+    import joblib
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > joblib.cpu_count():
+        torch.set_num_threads(joblib.cpu_count())
+    if any(name in os.environ for name in WAITING) or torch.get_num_threads() == 1:
+        return
+
+    def sleep_after_one_parallel_operation() -> None:
+        torch.ones(2**20).add_(1)
+        started.set()
+        threading.Event().wait()
+
+    started = threading.Event()
+    threading.Thread(target=sleep_after_one_parallel_operation, name="pckd_nb: waits", daemon=True).start()
+    started.wait()
+
+
+# ----------------------------------------------------------------------------------- what the processor can do
+
+
+def able() -> dict[str, bool]:
+    """What torch finds this processor able to do, by name, less what ATEN_CPU_CAPABILITY or ONEDNN_MAX_CPU_ISA deny."""
+    import torch
+
+    found = {name: bool(value) for name, value in torch.cpu.get_capabilities().items()}
+    denied = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in NARROW_ISA
+    if denied or torch.backends.cpu.get_cpu_capability() in ("AVX2", "DEFAULT"):
+        found = {name: value for name, value in found.items() if not name.startswith(("avx512", "amx"))}
+    return found
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware itself computes in bfloat16. Where it is emulated, float32 is faster."""
+    import torch
+
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and any(able().get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def computes_in_int8(device: torch.device) -> bool:
+    """Whether convolutions in int8 were measured to be faster than in any other type: on x86 processors with AVX2."""
+    return device.type == "cpu" and bool(able().get("avx2"))
+
+
+def default_precision(device: torch.device) -> str:
+    """Of a training that leaves it open: "bf16-mixed" where the hardware computes in bfloat16, else "32-true"."""
+    return "bf16-mixed" if computes_in_bfloat16(device) else "32-true"
+
+
+def instructions() -> str:
+    """The vector instructions that this processor has and torch uses, as in "AVX-512, VNNI, bfloat16"."""
+    found = able()
+    if not found.get("avx2"):
+        return platform.machine()
+    names = {
+        "AVX-512" if found.get("avx512_f") else "AVX2": True,
+        "VNNI": found.get("avx512_vnni") or found.get("avx_vnni"),
+        "bfloat16": found.get("avx512_bf16"),
+        "AMX": found.get("amx_bf16"),
+    }
+    return ", ".join(name for name, there in names.items() if there)
+
+
+def describe(device: torch.device) -> str:
+    """One line for run.json and captions: "AMD EPYC (AVX2), 2 threads", "NVIDIA A100-SXM4-80GB"."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
+    threads = torch.get_num_threads()
+    name = torch.cpu.get_capabilities().get("cpu_name", platform.machine())
+    return f"{name} ({instructions()}), {threads} thread{'s' * (threads > 1)}"
+
+
+# --------------------------------------------------------------------------------------------------- allocator
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep memory that tensors free. By default glibc gives large pieces back to the system, which
+    has to map and clear them again at every step. Other C libraries are left alone."""
+    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
