@@ -1,6 +1,7 @@
 """Numbers behind the figures: embeddings, neighbourhoods, the geometry of category centers, difficulty rankings."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Mapping, MutableMapping, Sequence
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -32,17 +33,25 @@ def directions(vectors: np.ndarray) -> np.ndarray:
     Raises ValueError for anything but finite numbers.
     """
     check_matrix("vectors", vectors)
-    vectors = np.asarray(vectors, np.float32)
+    vectors = np.asarray(
+        vectors, np.float64
+    )  # the last bits differ between processors, and are rounded away
     vectors = vectors - vectors.mean(0)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)).astype(np.float32)
 
 
 def embed(
-    features: np.ndarray, centers: np.ndarray, seed: int = 0, perplexity: float = 30
+    features: np.ndarray,
+    centers: np.ndarray,
+    seed: int = 0,
+    perplexity: float = 30,
+    memo: MutableMapping[str, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One t-SNE map of features (N, D) and category centers (C, D): their positions, (N, 2) and (C, 2).
 
     Both are taken as `directions`, then embedded together, so that a center lands among the samples of its class.
+    t-SNE amplifies rounding errors, so two kinds of processors give two different maps of the same points. `memo` keeps
+    maps by their input, and is asked first: with the arrays of a run's embedding a figure looks the same everywhere.
     Raises ValueError for centers of another width, or a perplexity that is not below a third of the points.
     """
     check_matrix("features", features)
@@ -52,19 +61,36 @@ def embed(
     points = len(features) + len(centers)
     if not isinstance(perplexity, Real) or isinstance(perplexity, bool) or not 0 < perplexity < points / 3:
         raise ValueError(f"perplexity must be below a third of the {points} points, got {perplexity!r:.40}")
-    xy = tsne_map(np.concatenate([directions(features), directions(centers)]), seed, perplexity)
+    xy = _remembered(memo, (features, centers), seed, perplexity)
     return xy[: len(features)], xy[len(features) :]
 
 
-def embed_centers(centers: np.ndarray, seed: int = 0) -> np.ndarray:
-    """A t-SNE map (C, 2) of category centers alone, taken as `directions`. centers: (C, D).
+def embed_centers(
+    centers: np.ndarray, seed: int = 0, memo: MutableMapping[str, np.ndarray] | None = None
+) -> np.ndarray:
+    """A t-SNE map (C, 2) of category centers alone, taken as `directions`. centers: (C, D). memo: as in `embed`.
 
     Raises ValueError below 30 centers: so few have no neighbourhoods to keep, their `center_similarity` says more.
     """
     check_matrix("centers", centers)
     if len(centers) < 30:
         raise ValueError(f"a map of centers alone needs 30 or more, got {len(centers)}; show their similarity instead")
-    return tsne_map(directions(centers), seed, perplexity=min(15, len(centers) / 4))
+    return _remembered(memo, (centers,), seed, perplexity=min(15, len(centers) / 4))
+
+
+def _remembered(
+    memo: MutableMapping[str, np.ndarray] | None, parts: Sequence[np.ndarray], seed: int, perplexity: float
+) -> np.ndarray:
+    """The map of all parts, float32, from `memo` where it was drawn before."""
+    points = [np.ascontiguousarray(part, np.float32) for part in parts]
+    digest = hashlib.sha256(repr((seed, float(perplexity), [part.shape for part in points])).encode())
+    for part in points:
+        digest.update(part.tobytes())
+    memo = {} if memo is None else memo
+    name = f"map_{digest.hexdigest()[:16]}"
+    if name not in memo:
+        memo[name] = tsne_map(np.concatenate([directions(part) for part in points]), seed, perplexity).astype("float32")
+    return memo[name]
 
 
 def tsne_map(points: np.ndarray, seed: int = 0, perplexity: float = 30) -> np.ndarray:
@@ -142,7 +168,7 @@ def kinds_of_samples(run: Run) -> dict[str, np.ndarray]:
 def center_similarity(centers: np.ndarray) -> np.ndarray:
     """Cosine similarity of all pairs of category centers, as seen from their mean. centers: (C, D). Returns (C, C)."""
     check_matrix("centers", centers)
-    unit = directions(centers)
+    unit = directions(centers).astype(np.float64)
     return unit @ unit.T
 
 

@@ -46,6 +46,10 @@ def main(source: Path, target: Path, tables_only: bool = False) -> None:
             taught_by = target / os.path.relpath(file.parent / about["run"], source)
             about["run"] = Path(os.path.relpath(taught_by, where)).as_posix()
         run.method_state = {}
+        if run.embedding is not None:  # its t-SNE maps, which would look different on another kind of processor
+            pckd.figures.feature_map(run)
+            if len(run.settings["data"]["classes"]) >= 30:
+                pckd.figures.center_map(run)
         run.save(where, weights=keep_weights)
         print(f"{where}: {run.title}, {run.accuracy:.2f} %")
 

@@ -39,7 +39,8 @@ def feature_map(runs: Run | Sequence[Run], classes: Sequence[int] | None = None,
             chosen = np.isin(labels, classes)
             shown = np.sort(np.concatenate([np.flatnonzero(labels == c)[:SHOWN] for c in classes]))
             features, centers = run.embedding["features"][shown], run.embedding["centers"][classes]
-            xy, xy_centers = analysis.embed(features, centers, seed, min(30, (len(features) + len(centers)) / 4))
+            perplexity = min(30, (len(features) + len(centers)) / 4)
+            xy, xy_centers = analysis.embed(features, centers, seed, perplexity, memo=run.embedding)
             for color, c, star in zip(CLASS_COLORS, classes, xy_centers, strict=False):
                 ax.scatter(*xy[labels[shown] == c].T, s=14, color=color, alpha=0.75, linewidth=0)
                 ax.scatter(*star, s=190, marker="*", color=color, edgecolor="black", linewidth=1, zorder=3)
@@ -74,7 +75,7 @@ def center_map(runs: Run | Sequence[Run], seed: int = 0) -> Drawing:
         return _small_center_map(runs)
     if not groups:
         raise ValueError(f"the classes of {about['name']} have no groups; center_geometry shows all pairs of centers")
-    maps = [analysis.embed_centers(run.embedding["centers"], seed) for run in runs]
+    maps = [analysis.embed_centers(run.embedding["centers"], seed, memo=run.embedding) for run in runs]
     side = _side(runs, beside=1.2)
     heights = [max(side + 0.4, 0.15 * len(set(names)) + 0.4) for names in groups.values()]
     with canvas(runs, side * len(runs) + 1.2, sum(heights) + 0.7) as figure:
