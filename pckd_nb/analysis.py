@@ -82,14 +82,14 @@ def _remembered(
     memo: MutableMapping[str, np.ndarray] | None, parts: Sequence[np.ndarray], seed: int, perplexity: float
 ) -> np.ndarray:
     """The map of all parts, float32, from `memo` where it was drawn before."""
-    points = [np.ascontiguousarray(part, np.float32) for part in parts]
-    digest = hashlib.sha256(repr((seed, float(perplexity), [part.shape for part in points])).encode())
-    for part in points:
-        digest.update(part.tobytes())
+    arrays = [np.asarray(part) for part in parts]
+    digest = hashlib.sha256(repr((seed, float(perplexity), [(x.shape, x.dtype.str) for x in arrays])).encode())
+    for array in arrays:
+        digest.update(array.tobytes())
     memo = {} if memo is None else memo
     name = f"map_{digest.hexdigest()[:16]}"
     if name not in memo:
-        memo[name] = tsne_map(np.concatenate([directions(part) for part in points]), seed, perplexity).astype("float32")
+        memo[name] = tsne_map(np.concatenate([directions(array) for array in arrays]), seed, perplexity).astype("float32")
     return memo[name]
 
 
