@@ -285,7 +285,8 @@ def accuracy(part: dict[str, Any]) -> str:
     if "accuracy_interval_low" in values:
         low, high = values["accuracy_interval_low"], values["accuracy_interval_high"]
         difference += f", 95 % interval {low:+.2f} to {high:+.2f} (paired t)"
-    difference += ". Networks as weak as these few epochs leave them say little about well trained ones"
+    where = part["settings"].get("accuracy_data", "shapes100")
+    difference += f", on {where}. Networks after so few epochs say little about well trained ones"
     shown = ((str(row["seed"]), *(f"{row[name]:.2f}" for name in columns[1:])) for row in rows)
     return f"## Accuracy, top-1 %\n\n{difference}.\n\n" + table(heads, shown)
 

@@ -23,8 +23,8 @@ USED = {  # the settings that each part's numbers depend on
     ),
     "tsne": ("tsne_points", "tsne_repetitions"),
     "accuracy": (
-        "accuracy_networks", "accuracy_train_size", "accuracy_test_size", "accuracy_epochs", "accuracy_compile",
-        "accuracy_seeds",
+        "accuracy_networks", "accuracy_data", "accuracy_train_size", "accuracy_test_size", "accuracy_epochs",
+        "accuracy_compile", "accuracy_seeds",
     ),
     "memory": ("memory_epochs", "memory_networks", "memory_train_size", "memory_teacher_epochs"),
 }  # fmt: skip
@@ -81,6 +81,8 @@ class Settings:
         Teacher and student of the small trainings.
     tsne_points, tsne_repetitions : int
         Points without the 100 centers, and maps by each library.
+    accuracy_data : str
+        Data set of the accuracy part. accuracy_train_size and accuracy_test_size are of shapes100.
     memory_epochs : dict of str to int
         Epochs of a distillation, by data set. memory_train_size is of shapes100.
     """
@@ -114,14 +116,15 @@ class Settings:
     sweep_epochs: int = 2
     sweep_beta_cc: tuple[float, ...] = (0.00125, 0.0025, 0.005, 0.01, 0.02)
 
-    tsne_points: int = 2500
+    tsne_points: int = 2000
     tsne_repetitions: int = 3
 
     accuracy_networks: tuple[str, str] = ("resnet14", "resnet8")
-    accuracy_train_size: int = 400
+    accuracy_data: str = "digits"
+    accuracy_train_size: int = 1500
     accuracy_test_size: int = 1000
-    accuracy_epochs: int = 3
-    accuracy_compile: bool = True
+    accuracy_epochs: int = 4
+    accuracy_compile: bool = False
     accuracy_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
     memory_epochs: dict[str, int] = field(default_factory=lambda: {"digits": 10, "shapes100": 6})
@@ -145,7 +148,8 @@ class Settings:
             teacher_train_size=4000, teacher_epochs={"wrn_40_2": 8, "resnet56": 16},
             train_size=1024, steps=2, warmup=2, peak_seconds=2, data_batches=64, import_repetitions=7,
             sweep_train_size=1000, sweep_epochs=4, tsne_points=10_000,
-            accuracy_networks=("resnet20", "resnet8"), accuracy_train_size=1500, accuracy_epochs=8,
+            accuracy_networks=("resnet20", "resnet8"), accuracy_data="shapes100", accuracy_epochs=8,
+            accuracy_compile=True,
             memory_epochs={"digits": 200, "shapes100": 50}, memory_train_size=4000, memory_teacher_epochs=4,
         )  # fmt: skip
 

@@ -26,7 +26,8 @@ def settings(tmp_path) -> Settings:
         steps=1, peak_side=64, peak_seconds=0.01, data_batches=2, contrast_batches=(2, 8),
         import_repetitions=1,
         sweep_networks=("resnet8", "resnet8"), sweep_train_size=100, sweep_epochs=1, sweep_beta_cc=(0.005, 0.01),
-        tsne_points=150, tsne_repetitions=1, accuracy_networks=("resnet8", "resnet8"), accuracy_train_size=100,
+        tsne_points=150, tsne_repetitions=1, accuracy_networks=("resnet8", "resnet8"), accuracy_data="shapes100",
+        accuracy_train_size=100,
         accuracy_test_size=100, accuracy_epochs=1, accuracy_compile=False, accuracy_seeds=(0, 1),
     )  # fmt: skip
 
@@ -104,8 +105,10 @@ def run(parts: list[str], settings: Settings, folder: Path) -> dict:
 def test_quick_parts(settings, tmp_path, monkeypatch):
     monkeypatch.delitem(pieces.CONTRASTS, "plain")  # a process less
     monkeypatch.setattr(pieces, "IMPORTS", {"pckd_nb": "import json", "torch": "import csv"})
+    monkeypatch.setattr(pieces, "FIRST_USE", {"first use": "import json"})
     found = run(["data", "contrast", "import"], settings, tmp_path)
     keys = {"data_path_ratio", "contrast_extra_gib", "contrast_pair_ratio", "import_over_torch", "help_seconds"}
+    keys |= {"first_use_over_torch"}
     assert keys <= found.keys()
     assert found["parts"]["data"]["environment"]["versions"]["torch"]
     assert found["data_path_ratio"] > 0 and found["import_over_torch"] > 0
