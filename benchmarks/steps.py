@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pckd_nb import views
+from pckd_nb import hardware, views
 from pckd_nb.models import count_flops
 
 from .measure import Stopwatch, Variant, interleave, matmul_peak, memory_bandwidth, per_second, ratio, spread
@@ -125,7 +125,7 @@ def teacher_peak(form: str, peak: dict[str, float]) -> str:
         return max(peak, key=lambda name: peak[name])
     if form in ("float32", "folded"):
         return TF32 if TF32 in peak else FLOAT32
-    return BFLOAT16
+    return BFLOAT16 if BFLOAT16 in peak else FLOAT32
 
 
 def computing(seconds: float, flops: float, name: str, peak: dict[str, float]) -> dict[str, Any]:
@@ -197,9 +197,12 @@ def profile(loop: PackageLoop, steps: int) -> dict[str, float]:
 
 
 def peaks(settings: Settings) -> dict[str, float]:
-    """FLOP/s of a large matrix product, by type."""
+    """FLOP/s of a large matrix product, by type; bfloat16 only where it is native, since one product takes a minute
+    elsewhere."""
     measure = partial(matmul_peak, settings.device, side=settings.peak_side, seconds=settings.peak_seconds)
-    found = {FLOAT32: measure(torch.float32), BFLOAT16: measure(torch.bfloat16)}
+    found = {FLOAT32: measure(torch.float32)}
+    if hardware.computes_in_bfloat16(settings.device):
+        found[BFLOAT16] = measure(torch.bfloat16)
     if settings.device.type == "cuda":
         usual = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("high")

@@ -252,6 +252,12 @@ def test_an_int8_teacher_is_compared_with_the_fastest_product():
     assert {form: steps.teacher_peak(form, peak) for form in forms} == forms
 
 
+def test_no_minute_is_spent_on_emulated_products(settings, monkeypatch):
+    for native in (True, False):
+        monkeypatch.setattr(steps.hardware, "computes_in_bfloat16", lambda device, native=native: native)
+        assert ("bfloat16" in steps.peaks(settings)) == native
+
+
 def test_unknown_parts_are_refused(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["benchmarks", "stesp"])
     with pytest.raises(SystemExit):
