@@ -33,9 +33,7 @@ def directions(vectors: np.ndarray) -> np.ndarray:
     Raises ValueError for anything but finite numbers.
     """
     check_matrix("vectors", vectors)
-    vectors = np.asarray(
-        vectors, np.float64
-    )  # the last bits differ between processors, and are rounded away
+    vectors = np.asarray(vectors, np.float64)  # the last bits differ between processors, and are rounded away
     vectors = vectors - vectors.mean(0)
     return (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)).astype(np.float32)
 
@@ -89,7 +87,8 @@ def _remembered(
     memo = {} if memo is None else memo
     name = f"map_{digest.hexdigest()[:16]}"
     if name not in memo:
-        memo[name] = tsne_map(np.concatenate([directions(array) for array in arrays]), seed, perplexity).astype("float32")
+        points = np.concatenate([directions(array) for array in arrays])
+        memo[name] = tsne_map(points, seed, perplexity).astype(np.float32)
     return memo[name]
 
 

@@ -185,12 +185,25 @@ def general(
 @command()
 def demo(
     out: Annotated[Path, in_training(help="Folder for the four runs and the report.")] = Path("runs/demo"),
+    size: Annotated[
+        str | None,
+        in_training(help="small, medium or full. Default: the largest that ends in five minutes on this machine."),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """The whole story in five minutes, nothing to download: a teacher, one student trained three ways, a report."""
     from .demo import run_demo
 
-    print(run_demo(out, overwrite=overwrite))
+    print(run_demo(out, overwrite=overwrite, size=size))
+
+
+@command()
+def doctor() -> None:
+    """What this machine is, what training would choose on it and why, and how long the demo would take."""
+    from .doctor import report as examine
+
+    for line in examine():
+        print(line, flush=True)
 
 
 @command("datasets")

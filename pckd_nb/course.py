@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from . import hardware
 from .runs import Run, load_run, load_runs
 
 RECORDED = Path(__file__).resolve().parent.parent / "data" / "runs"
@@ -22,6 +23,28 @@ def recorded(place: str) -> Run:
 def recorded_runs(place: str = "") -> list[Run]:
     """All recorded runs below a place; errors as `recorded`."""
     return load_runs(_folder(place))
+
+
+def live_epochs(epochs: int, least: int = 1) -> int:
+    """How many epochs a live training of a notebook gets on this machine, and say so where it is fewer.
+
+    Parameters
+    ----------
+    epochs : int
+        What the text of the notebook speaks of, on a machine of ordinary speed.
+    least : int
+        What the lesson needs.
+
+    Returns
+    -------
+    int
+        `epochs` divided by how much slower this machine is, see `hardware.slowness`; from `least` to `epochs`.
+    """
+    slowness = hardware.slowness()
+    found = min(epochs, max(least, round(epochs / slowness)))
+    if found < epochs:
+        print(f"This machine trains {slowness:.1f} times slower than most: {found} epochs in place of {epochs}.")
+    return found
 
 
 def check(answer: Any, expected: Any, hint: str = "", tolerance: float = 1e-4) -> None:

@@ -1,20 +1,28 @@
 """The main job, as `pckd-nb demo` runs it: a teacher, one student trained three ways, a table and a report."""
 
+import math
 import os
 import re
+import statistics
 import sys
+import time
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
+import numpy as np
 from nbconvert import HTMLExporter
 
-from . import files, resuming, runs, training
+from . import files, frozen, hardware, resuming, runs, training, views
 from .datasets import load_dataset
+from .evaluation import make_fabric
 from .methods import KD, PCKD, Method, Supervised
 from .models import create_model
 from .notebooks import REPOSITORY, execute
-from .recipes import get_recipe
+from .progress import Share, make_bar
+from .recipes import Recipe, get_recipe
 from .runs import Run
 
 NOTEBOOK = REPOSITORY / "notebooks" / "00_start_here.ipynb"
@@ -24,60 +32,198 @@ STAGES = ("teacher", "supervised", "kd", "pckd")
 
 @dataclass(frozen=True)
 class Plan:
-    """What the demo trains, on how many images of shapes100, and for how many epochs if not the classroom recipe's."""
+    """What the demo trains, on how many images of shapes100, and for how many epochs."""
 
     teacher: str = "resnet20"
     student: str = "resnet8"
     train_size: int = 4000
     test_size: int = 2000
-    epochs: int | None = None
+    epochs: int = 10
     seed: int = 0
 
+    @property
+    def steps(self) -> int:
+        """Training steps of each of the four networks."""
+        return views.steps(self.train_size, self.recipe.batch_size) * self.epochs
 
-def run_demo(out: str | Path = DEFAULT_RUNS, overwrite: bool = False, plan: Plan | None = None) -> Path:
-    """Train what the plan says into out/teacher, out/supervised, out/kd and out/pckd, and compare them.
+    @property
+    def recipe(self) -> Recipe:
+        return get_recipe("classroom", epochs=self.epochs)
 
-    Runs that are there are gone on with, or kept where they are finished; overwrite starts over.
-    Returns the path of the report, or `out` where the notebook it is made of is not installed.
-    Raises KeyboardInterrupt after Ctrl-C, with what was done so far on disk; ValueError and others as `distill`.
+    def stages(self) -> dict[str, tuple[str, str, Method]]:
+        """By name: what happens in a stage, the network it trains, and how."""
+        first = f"A {self.teacher} learns from the labels. It will be the teacher."
+        alone = f"A {self.student}, much smaller, learns alone. What follows has to beat it."
+        by_kd = f"The same {self.student} also copies the teacher's probabilities: KD."
+        by_pckd = f"The same {self.student} also learns its categories, from four sides, easy first: PCKD."
+        return {
+            "teacher": (first, self.teacher, Supervised()),
+            "supervised": (alone, self.student, Supervised()),
+            "kd": (by_kd, self.student, KD()),
+            "pckd": (by_pckd, self.student, PCKD()),
+        }
+
+
+# The same story at several lengths. In fewer epochs the teacher learns less, and students are further from their end.
+SIZES = {"small": Plan(train_size=2500, epochs=4), "medium": Plan(epochs=4), "full": Plan()}
+MINUTES = 5  # what the size is chosen for
+MEASURED_STEPS = 6  # of each stage; the first two are slower, and left out
+REPORT_STEPS = 250  # of the teacher: the time in which the report is made
+
+
+class Clock:
+    """Told of every step, it remembers when that was."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def update(self, n: float = 1) -> None:
+        self.times.append(time.perf_counter())
+
+    def set_postfix_str(self, s: str) -> None:
+        """An epoch says nothing of a step's time."""
+
+    @property
+    def seconds(self) -> float:
+        """Of a step."""
+        return statistics.median(np.diff(self.times[1:]))
+
+
+def measure_steps(plan: Plan | None = None) -> dict[str, float]:
+    """Seconds of one training step of every stage on this machine, found by doing a few. Takes some ten seconds."""
+    plan = plan or Plan()
+    recipe = get_recipe(plan.recipe, epochs=1)
+    data = load_dataset("shapes100", train_size=MEASURED_STEPS * recipe.batch_size, test_size=100)
+    seconds, teacher = {}, None
+    for name, (_, model, method) in plan.stages().items():
+        network, clock = create_model(model, data, seed=plan.seed), Clock()
+        # a teacher that knows nothing yet takes the form of one that does: only its speed matters here
+        with mock.patch.object(frozen, "TOLERANCE", math.inf), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            training.distill(network, teacher, data, method, recipe, progress=clock)
+        seconds[name] = clock.seconds
+        teacher = teacher or network
+    return seconds
+
+
+def projected_seconds(plan: Plan, step_seconds: Mapping[str, float]) -> float:
+    """Seconds that the whole demo takes, by those of one step of every stage.
+
+    Testing needs a forward pass, a third of a step, for every batch of test images after every epoch.
     """
-    out, plan = Path(out), plan or Plan()
+    training_steps = plan.steps * sum(step_seconds.values())
+    tests = plan.epochs * plan.test_size / plan.recipe.batch_size / 3
+    testing = tests * (step_seconds["teacher"] + 3 * step_seconds["supervised"])
+    return training_steps + testing + REPORT_STEPS * step_seconds["teacher"]
+
+
+def choose_size(step_seconds: Mapping[str, float]) -> str:
+    """The largest of `SIZES` that ends within `MINUTES`; the smallest where none does."""
+    fitting = [name for name, plan in SIZES.items() if projected_seconds(plan, step_seconds) <= 60 * MINUTES]
+    return fitting[-1] if fitting else next(iter(SIZES))
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether there is a finished run in a folder."""
+    return (folder / "run.json").is_file() and runs.read_settings(folder)["status"] == "finished"
+
+
+def size_of(out: Path) -> str | None:
+    """The size of the demo that was begun in `out`; None where there is none, or it is of no size."""
+    try:
+        begun = runs.read_settings(out / STAGES[0])
+        found = begun["data"]["train_images"], begun["data"]["test_images"], begun["recipe"]["epochs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return next((n for n, plan in SIZES.items() if (plan.train_size, plan.test_size, plan.epochs) == found), None)
+
+
+def run_demo(
+    out: str | Path = DEFAULT_RUNS, overwrite: bool = False, size: str | None = None, plan: Plan | None = None
+) -> Path:
+    """Train a teacher and three students into out/teacher, out/supervised, out/kd and out/pckd, and compare them.
+
+    Parameters
+    ----------
+    out : path
+        The folder. Runs that are there are gone on with, or kept where they are finished.
+    overwrite : bool
+        Start over.
+    size : str, optional
+        One of `SIZES`. Left out, it is the size that was begun in `out`, else the largest that ends in five minutes on
+        this machine, which is measured first.
+    plan : Plan, optional
+        What to train, instead of a size.
+
+    Returns
+    -------
+    Path
+        The report, or `out` where the notebook it is made of is not installed.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After Ctrl-C, with what was done so far on disk.
+    ValueError
+        For an unknown size, and others as `distill`.
+    """
+    out = Path(out)
+    if size is not None and size not in SIZES:
+        raise ValueError(f"--size must be one of {', '.join(SIZES)}, got {size}")
     for name in STAGES:  # before anything costs time
         resuming.prepare(out / name, resume=not overwrite, overwrite=overwrite)
+    begun = None if overwrite else size_of(out)
+    if plan is None and not overwrite and all(is_finished(out / name) for name in STAGES) and size in (None, begun):
+        plan, step_seconds = SIZES[begun or "full"], dict.fromkeys(STAGES, 0.0)  # all is there: nothing to measure
+    else:
+        print(f"This machine: {hardware.describe(make_fabric()[0].device)}. Measuring how fast it trains …", flush=True)
+        step_seconds = measure_steps(plan)
+    if plan is None:
+        size = size or begun or choose_size(step_seconds)
+        plan = SIZES[size]
+        print("\n".join(describe_sizes(step_seconds, size)))
     data = load_dataset("shapes100", train_size=plan.train_size, test_size=plan.test_size)
     print(
-        f"shapes100: {len(data.train):,} training and {len(data.test):,} test images of {data.num_classes} categories"
+        f"shapes100: {len(data.train):,} training and {len(data.test):,} test images of {data.num_classes} categories, "
+        f"{plan.epochs} epochs"
     )
+    trained: list[Run] = []
+    with make_bar(projected_seconds(plan, step_seconds), "demo", "second") as bar:
+        planned = 0.0
+        for number, (name, (why, model, method)) in enumerate(plan.stages().items(), 1):
+            bar.write(f"\n{number}/5 {why}")
+            network = create_model(model, data, seed=plan.seed)  # the same seed: students start from the same weights
+            run = training.distill(
+                network, trained[0] if trained else None, data, method, plan.recipe,
+                seed=plan.seed, out=out / name, resume=not overwrite, overwrite=overwrite,
+                progress=Share(bar, step_seconds[name]),
+            )  # fmt: skip
+            if not run.finished:
+                print("the same command goes on from here", file=sys.stderr)
+                raise KeyboardInterrupt
+            planned += plan.steps * step_seconds[name]
+            bar.update(planned - bar.n)  # where a finished run was kept, or had begun
+            bar.write(f"    {run.accuracy:.1f} % of the test images right, after {run.seconds:.0f} s of training")
+            trained.append(run)
+        bar.write("\n" + comparison(trained))
+        if not NOTEBOOK.is_file():
+            bar.write("\n5/5 No report: it is made of a notebook, and notebooks come with a clone of the repository.")
+            return out
+        bar.write(f"\n5/5 {NOTEBOOK.name} is executed on these runs and becomes a report.")
+        report = write_report(out)
+        bar.update(bar.total - bar.n)
+    return report
 
-    def stage(number: int, name: str, why: str, model: str, teacher: Run | None, method: Method) -> Run:
-        print(f"\n{number}/5 {why}", flush=True)
-        network = create_model(model, data, seed=plan.seed)  # the same seed: students start from the same weights
-        recipe = get_recipe("classroom", **({"epochs": plan.epochs} if plan.epochs else {}))
-        options: dict[str, Any] = dict(seed=plan.seed, out=out / name, resume=not overwrite, overwrite=overwrite)
-        run = training.distill(network, teacher, data, method, recipe, **options)
-        if not run.finished:
-            print("the same command goes on from here", file=sys.stderr)
-            raise KeyboardInterrupt
-        print(f"    {run.accuracy:.1f} % of the test images right, after {run.seconds:.0f} s of training")
-        return run
 
-    why = f"A {plan.teacher} learns from the labels. It will be the teacher."
-    teacher = stage(1, "teacher", why, plan.teacher, None, Supervised())
-    lessons: tuple[tuple[str, str, Method], ...] = (
-        ("supervised", f"A {plan.student}, much smaller, learns alone. What follows has to beat it.", Supervised()),
-        ("kd", f"The same {plan.student} also copies the teacher's probabilities: KD.", KD()),
-        ("pckd", f"The same {plan.student} also learns its categories, from four sides, easy first: PCKD.", PCKD()),
-    )
-    students = [
-        stage(number, name, why, plan.student, teacher, method) for number, (name, why, method) in enumerate(lessons, 2)
-    ]
-    print("\n" + comparison([teacher, *students]))
-
-    if not NOTEBOOK.is_file():
-        print("\n5/5 No report: it is made of a notebook, and notebooks come with a clone of the repository.")
-        return out
-    print(f"\n5/5 {NOTEBOOK.name} is executed on these runs and becomes a report.", flush=True)
-    return write_report(out)
+def describe_sizes(step_seconds: Mapping[str, float], chosen: str) -> list[str]:
+    """A line per size: what it trains, and how long that takes on this machine."""
+    lines = []
+    for name, plan in SIZES.items():
+        minutes = projected_seconds(plan, step_seconds) / 60
+        what = f"{plan.train_size:,} images, {plan.epochs:2} epochs"
+        mark = "  ← this one" if name == chosen else f"  (--size {name})"
+        lines.append(f"    {name:7} {what}: about {minutes:4.1f} minutes{mark}")
+    return lines
 
 
 def comparison(compared: list[Run]) -> str:
@@ -117,9 +263,8 @@ def find_runs() -> Path | None:
     here = Path.cwd()
     folders = [Path(given)] if given else [place / DEFAULT_RUNS for place in (here, *here.parents, REPOSITORY)]
     for folder in folders:
-        if all((folder / stage / "run.json").is_file() for stage in STAGES):
-            if all(runs.read_settings(folder / stage)["status"] == "finished" for stage in STAGES):
-                return folder
+        if all(is_finished(folder / stage) for stage in STAGES):
+            return folder
     return None
 
 

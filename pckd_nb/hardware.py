@@ -10,8 +10,11 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import statistics
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
 # How often a waiting OpenMP thread looks before it sleeps. GNU's default, 300,000, keeps a core busy for milliseconds:
 # as soon as a second program runs, threads wait for each other on the very core that the other one needs.
-SPIN_COUNT = 1000
+SPIN_COUNT = 300
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")  # what a user may have set
 
 NARROW_ISA = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")  # values of ONEDNN_MAX_CPU_ISA without AVX-512
@@ -124,6 +127,48 @@ def describe(device: torch.device) -> str:
     threads = torch.get_num_threads()
     name = torch.cpu.get_capabilities().get("cpu_name", platform.machine())
     return f"{name} ({instructions()}), {threads} thread{'s' * (threads > 1)}"
+
+
+# ------------------------------------------------------------------------------------------------------- speed
+
+STEP_SECONDS = 0.025  # of `_small_training` on a laptop on which the whole demo takes five minutes
+
+
+@cache
+def slowness() -> float:
+    """How many times longer a small training takes here than on the machine for which times are stated, at least 1.
+
+    Measured once per process, in a second or two, in the default precision of this machine. What else runs meanwhile
+    counts: the median of several repetitions is taken.
+    """
+    steps = _small_training()
+    for _ in range(3):
+        next(steps)
+    return max(1.0, statistics.median(next(steps) for _ in range(9)) / STEP_SECONDS)
+
+
+def _small_training() -> Iterator[float]:
+    """Seconds of one step after the other of a network like resnet8 on 32 images of 32×32."""
+    import torch
+    from torch import nn
+
+    def stage(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+        first = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        return [first, nn.BatchNorm2d(outputs), nn.ReLU(), second, nn.BatchNorm2d(outputs), nn.ReLU()]
+
+    device = torch.device("cpu")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(*stage(3, 16, 1), *stage(16, 32, 2), *stage(32, 64, 2))
+        network = network.to(memory_format=torch.channels_last)
+        x = torch.randn(32, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    while True:
+        started = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=computes_in_bfloat16(device)):
+            network.zero_grad()
+            network(x).float().square().mean().backward()
+        yield time.perf_counter() - started
 
 
 # --------------------------------------------------------------------------------------------------- allocator

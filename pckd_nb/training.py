@@ -15,9 +15,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm.auto import tqdm
 
-from . import faults, files, hardware, ranks, recording, resuming, runs, views
+from . import faults, files, hardware, progress, ranks, recording, resuming, runs, views
 from .cache import TeacherCache
 from .compiling import compiled, compiles
 from .datasets import Dataset
@@ -26,6 +25,7 @@ from .evaluation import make_fabric, pixel_statistics, predict
 from .frozen import FrozenTeacher
 from .methods import Batch, Method, Supervised, Terms, resolve
 from .models import Classifier, FeatureMaps, Output
+from .progress import Progress
 from .recipes import Recipe, get_recipe
 from .recording import Recorder
 from .runs import Run
@@ -57,7 +57,7 @@ def distill(
     compile: bool | str = "auto",
     teacher_cache: str | Path | None = None,
     teacher_cache_gb: float = 20,
-    progress: bool = True,
+    progress: bool | Progress = True,
 ) -> Run:
     """Train `student` in place, with the help of a frozen `teacher`, and return the record of it. Both networks are
     left on the device that trained.
@@ -76,6 +76,7 @@ def distill(
     teacher_cache: a folder that keeps the teacher's features for other trials with the same teacher, data, seed and
     augmentation, at most teacher_cache_gb gigabytes (10⁹ bytes) of them.
     A method that compares feature maps gets them by hooks: then the student runs uncompiled and nothing is cached.
+    progress: whether to show a progress bar (lines, where stderr is a file); or what is to be told of every step.
     The first Ctrl-C (or kernel interrupt) finishes the step, saves, and returns the run so far; a second stops at once.
     Raises ValueError for settings that do not fit together, FloatingPointError for a loss that is not finite,
     OSError where the run folder can't be written, BlockingIOError where another process trains in it, ConnectionError
@@ -245,16 +246,15 @@ class Trainer:
         )
         self.books = Recorder.empty(recipe.epochs, len(data.train.labels), fabric.device)
 
-    def train(self, show_progress: bool = True) -> Run:
+    def train(self, show: bool | Progress = True) -> Run:
         """Do what is left of the epochs, saving on the way; on Ctrl-C stop after the step."""
         books, epochs, count = self.books, self.recipe.epochs, len(self.data.train.labels)
         steps = views.steps(count, self.recipe.batch_size)
         title = f"{self.about['method']['title']} {self.about['model']['name'] or 'network'}"
         done = (books.epoch - 1) * steps + books.step
-        quiet = not (show_progress and self.fabric.is_global_zero)
-        bar = tqdm(total=epochs * steps, initial=done, desc=title, unit="step", disable=quiet)
+        bar = progress.shown(show if self.fabric.is_global_zero else False, epochs * steps, title, done)
         self.save_at, stopped = time.monotonic() + SECONDS_BETWEEN_SAVES, False
-        with bar, interruptible() as interrupt:
+        with bar as told, interruptible() as interrupt:
             while books.epoch <= epochs and not stopped:
                 self.student.train()
                 self.method.train()
@@ -272,7 +272,7 @@ class Trainer:
                     index = index.to(self.fabric.device)
                     correct, terms = self.step(images, index, books.epoch, books.step)
                     books.note(index, correct, terms)
-                    bar.update()
+                    told.update()
                     if stopped := ranks.any_rank(interrupt.requested, books.step, self.fabric):
                         break
                     due = self.folder is not None and time.monotonic() > self.save_at and books.step < steps
@@ -288,7 +288,7 @@ class Trainer:
                     self.cache.end()
                 if books.step == steps:
                     self.end_epoch()
-                    bar.set_postfix_str(f"epoch {len(books.history)}, test {books.history[-1]['test_top1']:.1f} %")
+                    told.set_postfix_str(f"epoch {len(books.history)}, test {books.history[-1]['test_top1']:.1f} %")
                     stopped = stopped or ranks.any_rank(interrupt.requested, 0, self.fabric)
                 if self.folder and books.epoch <= epochs and not stopped and time.monotonic() > self.save_at:
                     self.save("running")

@@ -1,0 +1,64 @@
+"""What `pckd-nb doctor` says: this machine, what training chooses on it and why, and how long the demo takes."""
+
+import os
+from collections.abc import Iterator
+
+import joblib
+import torch
+
+from . import demo, hardware
+from .compiling import FLOPS_WORTH_COMPILING, RUN_WORTH_COMPILING
+from .evaluation import make_fabric
+from .frozen import TOLERANCE
+
+
+def report() -> Iterator[str]:
+    """The lines of the report. The last ones need some ten seconds of measuring."""
+    device = make_fabric()[0].device
+    yield f"machine    {hardware.describe(device)}; torch {torch.__version__}"
+    yield f"cores      {joblib.cpu_count()} of {os.cpu_count()} may be used; load now {_load()}"
+    if device.type != "cpu":
+        yield f"device     {device}"
+    yield f"precision  {_precision(device)}"
+    yield f"teacher    {_teacher(device)}"
+    yield f"compile    {_compile(device)}"
+    yield f"threads    {_threads()}"
+    yield "demo       measuring for some ten seconds …"
+    step_seconds = demo.measure_steps()
+    steps = ", ".join(f"{name} {1000 * seconds:.0f} ms" for name, seconds in step_seconds.items())
+    yield f"           one training step: {steps}"
+    yield from demo.describe_sizes(step_seconds, demo.choose_size(step_seconds))
+
+
+def _load() -> str:
+    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+
+
+def _precision(device: torch.device) -> str:
+    if hardware.computes_in_bfloat16(device):
+        return "bf16-mixed: this hardware computes in bfloat16"
+    return "32-true: this hardware does not compute in bfloat16, emulating it would be slower"
+
+
+def _teacher(device: torch.device) -> str:
+    forms = {
+        "int8": hardware.computes_in_int8(device),
+        "bfloat16": hardware.computes_in_bfloat16(device),
+        "float32 with BatchNorm folded": True,
+    }
+    able = ", else ".join(form for form, there in forms.items() if there)
+    return f"{able}: the first whose logits stay within {100 * TOLERANCE:.0f} % (--precision 32-true: as it is)"
+
+
+def _compile(device: torch.device) -> str:
+    if device.type == "cpu" and hardware.computes_in_bfloat16(device):
+        large = f"{FLOPS_WORTH_COMPILING:.0e} FLOPs per image, in runs of more than {RUN_WORTH_COMPILING:.0e}"
+        return f"students of more than {large}"
+    return "off: not measured to pay back here (--compile switches it on)"
+
+
+def _threads() -> str:
+    count = torch.get_num_threads()
+    chosen = [f"{name}={os.environ[name]}" for name in hardware.WAITING if name in os.environ]
+    why = ", ".join(chosen)
+    return f"{count}; how they wait: {why}. Beside other programs they soon give their core away."
