@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all coverage mutants audit lab lint notebooks student-notebooks figures site bench gpu-check clean
+.PHONY: demo test test-slow test-all coverage mutants audit lab lint notebooks student-notebooks figures site bench gpu-check clean
 
 demo: .venv/.installed
 	$(BIN)/python -m pckd_nb demo
@@ -10,10 +10,12 @@ demo: .venv/.installed
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest -q -n auto -m "not slow"
 
-# What is timed runs by itself: two processes that both use all cores slow each other down many times over.
-test-all: .venv/.installed-dev lint
-	$(BIN)/python -m pytest -q -n auto -m "not alone"
+# What `make test` leaves out. What is timed runs by itself: two processes that both use all cores slow each other down.
+test-slow: .venv/.installed-dev
+	$(BIN)/python -m pytest -q -n auto -m "slow and not alone"
 	$(BIN)/python -m pytest -q -m alone
+
+test-all: lint test test-slow
 
 lab: .venv/.installed
 	$(BIN)/jupyter lab notebooks --LabApp.default_url=/lab/tree/00_start_here.ipynb

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from . import hardware, preview, runs
@@ -177,15 +178,22 @@ def gallery(data: Dataset, difficulty: np.ndarray) -> dict[str, np.ndarray]:
     index = order[np.linspace(0, len(order) - 1, min(GALLERY_SIZE, len(order))).round().astype(int)]
     images = torch.cat(list(data.train.read(torch.from_numpy(index).split(10))))
     if (largest := max(data.size)) > THUMBNAIL:
-        from torchvision.transforms.v2.functional import resize  # slow to import, and rarely needed
-
-        images = resize(images, [side * THUMBNAIL // largest for side in data.size], antialias=True)
+        height, width = (side * THUMBNAIL // largest for side in data.size)
+        images = _shrink(images.cpu(), height, width)
     return {
         "images": images.cpu().numpy(),
         "labels": data.train.labels[index].cpu().numpy(),
         "index": index,
         "difficulty": difficulty[index],
     }
+
+
+def _shrink(images: Tensor, height: int, width: int) -> Tensor:
+    """uint8 images (N, C, H, W) in another size, channel by channel: Pillow computes in whole numbers, so they are the
+    same on every processor."""
+    planes = (Image.fromarray(plane.numpy()) for plane in images.flatten(0, 1))
+    shrunk = np.stack([np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR)) for plane in planes])
+    return torch.from_numpy(shrunk).reshape(*images.shape[:2], height, width)
 
 
 def embedding(model: Classifier, predictions: Predictions) -> dict[str, np.ndarray]:
