@@ -45,7 +45,7 @@ def prepare() -> None:
 
 @cache
 def share_cores() -> None:
-    """Leave other programs their share of the processor, in this process from now on. Called when training begins.
+    """Leave other programs their share of the processor from now on. Called before anything is trained or timed.
 
     Where torch was loaded before this package, GNU OpenMP has read its settings without `prepare`. It still shortens
     the waiting by itself when it manages more threads than there are cores, so a second pool of threads is started,
@@ -141,6 +141,7 @@ def slowness() -> float:
     Measured once per process, in a second or two, in the default precision of this machine. What else runs meanwhile
     counts: the median of several repetitions is taken.
     """
+    share_cores()
     steps = _small_training()
     for _ in range(3):
         next(steps)

@@ -61,7 +61,7 @@ def test_everything_the_package_imports_is_declared():
 
 
 FLOORS = [
-    {"losses", "preview", "views", "shapes", "files", "hardware", "faults", "catalogue", "launcher"},
+    {"losses", "preview", "views", "shapes", "files", "hardware", "progress", "faults", "catalogue", "launcher"},
     {"streams", "downloads"},
     {"methods", "models", "datasets", "recipes"},
     {"runs", "resuming", "ranks", "evaluation"},
@@ -70,7 +70,7 @@ FLOORS = [
     {"training", "analysis"},
     {"figures", "experiments", "course", "notebooks"},
     {"console"},
-    {"cli", "demo", "widgets", "__main__", "__init__"},
+    {"cli", "demo", "doctor", "widgets", "__main__", "__init__"},
 ]
 
 
