@@ -26,33 +26,51 @@ from .recipes import Recipe, get_recipe
 from .runs import Run
 
 NOTEBOOK = REPOSITORY / "notebooks" / "00_start_here.ipynb"
+RECORDED, RECORD = REPOSITORY / "data" / "runs", Path("teachers") / "shapes100"
 DEFAULT_RUNS = Path("runs") / "demo"
 STAGES = ("teacher", "supervised", "kd", "pckd")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the demo trains, on how many images of shapes100, and for how many epochs."""
+    """What the demo trains, on how many images of shapes100, and for how many epochs.
+
+    recorded_teacher: take the teacher of the recorded runs, where they are at hand, as in a clone of the repository.
+    Else it is trained, for `teacher_epochs`.
+    """
 
     teacher: str = "resnet20"
     student: str = "resnet8"
     train_size: int = 4000
     test_size: int = 2000
     epochs: int = 10
+    teacher_epochs: int = 10
+    recorded_teacher: bool = False
     seed: int = 0
 
-    @property
-    def steps(self) -> int:
-        """Training steps of each of the four networks."""
-        return views.steps(self.train_size, self.recipe.batch_size) * self.epochs
+    def recipe(self, stage: str) -> Recipe:
+        """Of a stage."""
+        return get_recipe("classroom", epochs=self.teacher_epochs if stage == "teacher" else self.epochs)
 
-    @property
-    def recipe(self) -> Recipe:
-        return get_recipe("classroom", epochs=self.epochs)
+    def steps(self, stage: str) -> int:
+        """Training steps of a stage."""
+        if stage == "teacher" and self.record():
+            return 0
+        recipe = self.recipe(stage)
+        return views.steps(self.train_size, recipe.batch_size) * recipe.epochs
+
+    def record(self) -> Run | None:
+        """The recorded teacher, if the plan wants it and it is there."""
+        if not (self.recorded_teacher and (RECORDED / RECORD / "run.json").is_file()):
+            return None
+        return runs.load_run(RECORDED / RECORD)
 
     def stages(self) -> dict[str, tuple[str, str, Method]]:
         """By name: what happens in a stage, the network it trains, and how."""
-        first = f"A {self.teacher} learns from the labels. It will be the teacher."
+        learns = f"A {self.teacher} has learned from the labels; its run is recorded." if self.record() else (
+            f"A {self.teacher} learns from the labels."
+        )  # fmt: skip
+        first = f"{learns} It will be the teacher."
         alone = f"A {self.student}, much smaller, learns alone. What follows has to beat it."
         by_kd = f"The same {self.student} also copies the teacher's probabilities: KD."
         by_pckd = f"The same {self.student} also learns its categories, from four sides, easy first: PCKD."
@@ -64,8 +82,12 @@ class Plan:
         }
 
 
-# The same story at several lengths. In fewer epochs the teacher learns less, and students are further from their end.
-SIZES = {"small": Plan(train_size=2500, epochs=4), "medium": Plan(epochs=4), "full": Plan()}
+# The same story at several lengths: in fewer epochs the students are further from their end.
+SIZES = {
+    "small": Plan(epochs=4, recorded_teacher=True),
+    "medium": Plan(epochs=6, recorded_teacher=True),
+    "full": Plan(),
+}
 MINUTES = 5  # what the size is chosen for
 MEASURED_STEPS = 6  # of each stage; the first two are slower, and left out
 REPORT_STEPS = 250  # of the teacher: the time in which the report is made
@@ -92,7 +114,7 @@ class Clock:
 def measure_steps(plan: Plan | None = None) -> dict[str, float]:
     """Seconds of one training step of every stage on this machine, found by doing a few. Takes some ten seconds."""
     plan = plan or Plan()
-    recipe = get_recipe(plan.recipe, epochs=1)
+    recipe = get_recipe("classroom", epochs=1)
     data = load_dataset("shapes100", train_size=MEASURED_STEPS * recipe.batch_size, test_size=100)
     seconds, teacher = {}, None
     for name, (_, model, method) in plan.stages().items():
@@ -109,12 +131,16 @@ def measure_steps(plan: Plan | None = None) -> dict[str, float]:
 def projected_seconds(plan: Plan, step_seconds: Mapping[str, float]) -> float:
     """Seconds that the whole demo takes, by those of one step of every stage.
 
-    Testing needs a forward pass, a third of a step, for every batch of test images after every epoch.
+    Testing needs a forward pass, a third of a step of one view, for every batch of test images after every epoch.
     """
-    training_steps = plan.steps * sum(step_seconds.values())
-    tests = plan.epochs * plan.test_size / plan.recipe.batch_size / 3
-    testing = tests * (step_seconds["teacher"] + 3 * step_seconds["supervised"])
-    return training_steps + testing + REPORT_STEPS * step_seconds["teacher"]
+    total = REPORT_STEPS * step_seconds["teacher"]
+    for stage in STAGES:
+        total += plan.steps(stage) * step_seconds[stage]
+        if plan.steps(stage):
+            forward = step_seconds["teacher" if stage == "teacher" else "supervised"] / 3
+            recipe = plan.recipe(stage)
+            total += recipe.epochs * views.steps(plan.test_size, recipe.batch_size) * forward
+    return total
 
 
 def choose_size(step_seconds: Mapping[str, float]) -> str:
@@ -131,11 +157,26 @@ def is_finished(folder: Path) -> bool:
 def size_of(out: Path) -> str | None:
     """The size of the demo that was begun in `out`; None where there is none, or it is of no size."""
     try:
-        begun = runs.read_settings(out / STAGES[0])
-        found = begun["data"]["train_images"], begun["data"]["test_images"], begun["recipe"]["epochs"]
+        if (out / "supervised" / "run.json").is_file():
+            begun = runs.read_settings(out / "supervised")
+            found = begun["data"]["train_images"], begun["recipe"]["epochs"]
+            return next((name for name, plan in SIZES.items() if (plan.train_size, plan.epochs) == found), None)
+        begun, record = runs.read_settings(out / "teacher"), SIZES["small"].record()
+        return None if record and begun.get("fingerprint") == record.fingerprint else "full"
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return next((n for n, plan in SIZES.items() if (plan.train_size, plan.test_size, plan.epochs) == found), None)
+
+
+def take_teacher(record: Run, folder: Path, overwrite: bool) -> Run:
+    """A copy of the recorded run in a folder of the demo. Raises ValueError where another teacher is there."""
+    if (folder / "run.json").is_file() and not overwrite:
+        if runs.read_settings(folder).get("fingerprint") != record.fingerprint:
+            raise ValueError(f"'{folder}' holds another teacher than this size needs: --overwrite, or another --out")
+    else:
+        if folder.is_dir():
+            resuming.clear(folder)
+        record.save(folder)
+    return runs.load_run(folder)
 
 
 def run_demo(
@@ -184,26 +225,29 @@ def run_demo(
         print("\n".join(describe_sizes(step_seconds, size)))
     data = load_dataset("shapes100", train_size=plan.train_size, test_size=plan.test_size)
     print(
-        f"shapes100: {len(data.train):,} training and {len(data.test):,} test images of {data.num_classes} categories, "
-        f"{plan.epochs} epochs"
+        f"shapes100: {len(data.train):,} training and {len(data.test):,} test images of {data.num_classes} categories"
     )
     trained: list[Run] = []
     with make_bar(projected_seconds(plan, step_seconds), "demo", "second") as bar:
         planned = 0.0
         for number, (name, (why, model, method)) in enumerate(plan.stages().items(), 1):
             bar.write(f"\n{number}/5 {why}")
-            network = create_model(model, data, seed=plan.seed)  # the same seed: students start from the same weights
-            run = training.distill(
-                network, trained[0] if trained else None, data, method, plan.recipe,
-                seed=plan.seed, out=out / name, resume=not overwrite, overwrite=overwrite,
-                progress=Share(bar, step_seconds[name]),
-            )  # fmt: skip
+            if name == "teacher" and (record := plan.record()):
+                run = take_teacher(record, out / name, overwrite)
+            else:
+                network = create_model(model, data, seed=plan.seed)  # the same seed: students start alike
+                run = training.distill(
+                    network, trained[0] if trained else None, data, method, plan.recipe(name),
+                    seed=plan.seed, out=out / name, resume=not overwrite, overwrite=overwrite,
+                    progress=Share(bar, step_seconds[name]),
+                )  # fmt: skip
             if not run.finished:
                 print("the same command goes on from here", file=sys.stderr)
                 raise KeyboardInterrupt
-            planned += plan.steps * step_seconds[name]
+            planned += plan.steps(name) * step_seconds[name]
             bar.update(planned - bar.n)  # where a finished run was kept, or had begun
-            bar.write(f"    {run.accuracy:.1f} % of the test images right, after {run.seconds:.0f} s of training")
+            spent = f"{len(run.history)} epochs, {run.seconds:.0f} s of training on {run.settings['hardware']}"
+            bar.write(f"    {run.accuracy:.1f} % of the test images right, after {spent}")
             trained.append(run)
         bar.write("\n" + comparison(trained))
         if not NOTEBOOK.is_file():
@@ -220,9 +264,10 @@ def describe_sizes(step_seconds: Mapping[str, float], chosen: str) -> list[str]:
     lines = []
     for name, plan in SIZES.items():
         minutes = projected_seconds(plan, step_seconds) / 60
-        what = f"{plan.train_size:,} images, {plan.epochs:2} epochs"
+        teacher = "recorded teacher" if plan.record() else f"teacher trained for {plan.teacher_epochs} epochs"
+        what = f"{teacher}, students for {plan.epochs}"
         mark = "  ← this one" if name == chosen else f"  (--size {name})"
-        lines.append(f"    {name:7} {what}: about {minutes:4.1f} minutes{mark}")
+        lines.append(f"    {name:7} about {minutes:4.1f} minutes: {what}{mark}")
     return lines
 
 
