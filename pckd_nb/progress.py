@@ -40,8 +40,16 @@ class Lines(plain_tqdm):
         """Print to stdout. There is no bar to move out of the way."""
         print(s, flush=True)
 
+    @staticmethod
+    def format_meter(n: float, total: float, *others: object, **options: object) -> str:
+        """A line. A job that takes longer than was planned stays at its end: tqdm would forget the total."""
+        return str(plain_tqdm.format_meter(min(n, total), total, *others, **options))
+
     def clear(self, *_: object, **__: object) -> None:
         """A line that was written stays."""
+
+    def moveto(self, n: int) -> None:
+        """There are no bars above or below."""
 
     def close(self) -> None:
         """Write nothing more: the last epoch's line says it all."""
