@@ -108,7 +108,7 @@ class Clock:
     @property
     def seconds(self) -> float:
         """Of a step."""
-        return statistics.median(np.diff(self.times[1:]))
+        return statistics.median(np.diff(self.times[2:]))
 
 
 def measure_steps(plan: Plan | None = None) -> dict[str, float]:
@@ -214,8 +214,8 @@ def run_demo(
     for name in STAGES:  # before anything costs time
         resuming.prepare(out / name, resume=not overwrite, overwrite=overwrite)
     begun = None if overwrite else size_of(out)
-    if plan is None and not overwrite and all(is_finished(out / name) for name in STAGES) and size in (None, begun):
-        plan, step_seconds = SIZES[begun or "full"], dict.fromkeys(STAGES, 0.0)  # all is there: nothing to measure
+    if not overwrite and all(is_finished(out / name) for name in STAGES):  # nothing to train, so nothing to measure
+        plan, step_seconds = plan or SIZES[size or begun or "full"], dict.fromkeys(STAGES, 0.0)
     else:
         print(f"This machine: {hardware.describe(make_fabric()[0].device)}. Measuring how fast it trains …", flush=True)
         step_seconds = measure_steps(plan)

@@ -58,7 +58,6 @@ def _compile(device: torch.device) -> str:
 
 
 def _threads() -> str:
-    count = torch.get_num_threads()
     chosen = [f"{name}={os.environ[name]}" for name in hardware.WAITING if name in os.environ]
-    why = ", ".join(chosen)
-    return f"{count}; how they wait: {why}. Beside other programs they soon give their core away."
+    how = ", ".join(chosen) or "as OpenMP does by itself, because torch was loaded before this package"
+    return f"{torch.get_num_threads()}; how they wait for each other: {how}"

@@ -1,13 +1,17 @@
+import dataclasses
+import shutil
 import sys
 from html.parser import HTMLParser
 
 import nbformat
 import pytest
+import torch
 
 import pckd_nb as pckd
-from pckd_nb import demo, training
+from pckd_nb import cli, demo, doctor, hardware, training
 
-TINY = demo.Plan(train_size=200, test_size=100, epochs=1)
+TINY = demo.Plan(train_size=200, test_size=100, epochs=1, teacher_epochs=1)
+STEP_SECONDS = {"teacher": 0.04, "supervised": 0.02, "kd": 0.03, "pckd": 0.1}
 
 
 def make_notebook(path, *cells):
@@ -89,10 +93,11 @@ def test_a_second_demo_keeps_what_is_finished_and_overwrite_does_not(finished, m
     printed = capsys.readouterr().out
     assert "No report" in printed and "83,892" in printed
     with pytest.raises(ValueError, match="started with epochs 1, not 2"):
-        demo.run_demo(folder / "runs", plan=demo.Plan(train_size=200, test_size=100, epochs=2))
+        demo.run_demo(folder / "runs", plan=dataclasses.replace(TINY, epochs=2))
 
     interrupted = pckd.load_run(folder / "runs" / "teacher")
     interrupted.settings["status"] = "interrupted"
+    monkeypatch.setattr(demo, "measure_steps", lambda plan: STEP_SECONDS)  # itself calls distill
     monkeypatch.setattr(training, "distill", lambda *_, out, overwrite, **__: started.append(overwrite) or interrupted)
     with pytest.raises(KeyboardInterrupt):
         demo.run_demo(folder / "runs", overwrite=True, plan=TINY)
@@ -139,3 +144,144 @@ def test_find_runs_looks_above_and_wants_all_four_finished(finished, tmp_path, m
     assert demo.find_runs() is not None
     monkeypatch.setenv("PCKD_RUNS", str(tmp_path / "nowhere"))
     assert demo.find_runs() is None
+
+
+# ---------------------------------------------------------------------------------------------------- its size
+
+
+@pytest.fixture(params=[True, False], ids=["recorded teacher", "no recorded runs"])
+def record(request, monkeypatch, tmp_path):
+    """Whether the recorded runs are at hand."""
+    if not request.param:
+        monkeypatch.setattr(demo, "RECORDED", tmp_path / "nowhere")
+    return request.param
+
+
+def test_a_larger_size_takes_longer(record):
+    seconds = [demo.projected_seconds(plan, STEP_SECONDS) for plan in demo.SIZES.values()]
+    assert seconds == sorted(set(seconds)) and seconds[0] > 0
+    assert any(plan.record() for plan in demo.SIZES.values()) == record
+    twice = {name: 2 * value for name, value in STEP_SECONDS.items()}
+    assert [demo.projected_seconds(plan, twice) for plan in demo.SIZES.values()] == pytest.approx(
+        [2 * value for value in seconds]
+    )
+
+
+def test_the_largest_size_that_fits_is_chosen_and_the_smallest_where_none_does(record):
+    sizes = list(demo.SIZES)
+    for number, (name, plan) in enumerate(demo.SIZES.items()):
+        just = 60 * demo.MINUTES / demo.projected_seconds(plan, STEP_SECONDS)
+        for factor, expected in ((0.999, name), (1.001, sizes[max(0, number - 1)])):
+            assert demo.choose_size({key: factor * just * value for key, value in STEP_SECONDS.items()}) == expected
+    assert demo.choose_size(dict.fromkeys(STEP_SECONDS, 100.0)) == sizes[0]
+    assert demo.choose_size(dict.fromkeys(STEP_SECONDS, 1e-6)) == sizes[-1]
+
+
+def test_steps_of_all_stages_are_measured_without_a_trace(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PCKD_DATA", str(tmp_path / "data"))
+    small = pckd.get_recipe("classroom", epochs=1, batch_size=32)
+    monkeypatch.setattr(demo, "get_recipe", lambda name, **_: small)
+    found = demo.measure_steps()
+    assert list(found) == list(demo.STAGES) and all(0 < seconds < float("inf") for seconds in found.values())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and tmp_path / "data" not in path.parents]
+    assert not list(tmp_path.rglob("run.json"))
+
+
+def test_a_step_is_timed_without_the_first_two(monkeypatch):
+    times = iter([0, 100, 200, 201, 202, 203, 209])
+    monkeypatch.setattr(demo.time, "perf_counter", lambda: float(next(times)))
+    clock = demo.Clock()
+    for _ in range(1 + demo.MEASURED_STEPS):
+        clock.update()
+    assert clock.seconds == 1
+
+
+@pytest.fixture
+def sizes(monkeypatch, finished, tmp_path):
+    """The tiny demo is of size medium, and full is the size that this machine would get."""
+    monkeypatch.setenv("PCKD_DATA", str(finished[0] / "data"))
+    monkeypatch.setattr(demo, "NOTEBOOK", tmp_path / "missing.ipynb")
+    small, full = (dataclasses.replace(TINY, epochs=epochs) for epochs in (2, 3))
+    monkeypatch.setattr(demo, "SIZES", {"small": small, "medium": TINY, "full": full})
+    measured = []
+    monkeypatch.setattr(demo, "measure_steps", lambda plan=None: measured.append(plan) or STEP_SECONDS)
+    return measured
+
+
+def test_a_finished_demo_is_not_measured_again(sizes, finished, capsys):
+    assert demo.size_of(finished[0] / "runs") == "medium"
+    for options in ({}, {"size": "medium"}, {"plan": TINY}):
+        assert demo.run_demo(finished[0] / "runs", **options) == finished[0] / "runs"
+    with pytest.raises(ValueError, match="started with epochs 1, not 3"):
+        demo.run_demo(finished[0] / "runs", size="full")
+    assert sizes == []
+
+
+def test_a_size_that_was_begun_is_kept(sizes, finished, tmp_path, capsys):
+    out = tmp_path / "runs"
+    shutil.copytree(finished[0] / "runs", out)
+    shutil.rmtree(out / "pckd")
+    assert demo.choose_size(STEP_SECONDS) == "full"
+    demo.run_demo(out)
+    printed = capsys.readouterr().out
+    marked = [line.split()[0] for line in printed.splitlines() if line.endswith("this one")]
+    assert marked == ["medium"] and sizes == [None]
+    assert len(pckd.load_run(out / "pckd").history) == TINY.epochs and demo.size_of(out) == "medium"
+
+
+def test_an_unknown_size_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["demo", "--size", "tiny"]) == 2
+    out, err = capsys.readouterr()
+    assert err == "pckd-nb: --size must be one of small, medium, full, got tiny\n" and not out
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------------------- the doctor
+
+
+@pytest.fixture
+def examined(monkeypatch, capsys):
+    """What `pckd-nb doctor` says on a processor that can do these things, by the first word of a line."""
+    monkeypatch.setattr(demo, "measure_steps", lambda plan=None: STEP_SECONDS)
+    monkeypatch.setattr(doctor, "make_fabric", lambda: [torch.nn.Parameter(torch.zeros(1))])  # has a device, the CPU
+
+    def examine(*able):
+        monkeypatch.setattr(hardware, "able", lambda: dict.fromkeys(able, True))
+        assert cli.main(["doctor"]) == 0
+        out, err = capsys.readouterr()
+        assert not err
+        assert out.splitlines() == list(doctor.report())
+        return {line.split()[0]: line.partition(" ")[2].strip() for line in out.splitlines()}
+
+    return examine
+
+
+def test_the_doctor_says_what_training_chooses(examined):
+    found = examined("avx2")
+    assert {"machine", "cores", "precision", "teacher", "compile", "threads", "demo", *demo.SIZES} <= found.keys()
+    assert f"torch {torch.__version__}" in found["machine"] and "AVX2" in found["machine"]
+    assert found["precision"].startswith("32-true") and found["teacher"].startswith("int8, else float32")
+    assert found["compile"].startswith("off")
+    found = examined("avx2", "avx512_f", "avx512_bf16")
+    assert found["precision"].startswith("bf16-mixed") and found["compile"].startswith("students of more than 4e+08")
+    assert found["teacher"].startswith("int8, else bfloat16, else float32")
+    assert examined()["teacher"].startswith("float32")
+
+
+def test_the_doctor_says_how_threads_wait(examined, monkeypatch):
+    for name in hardware.WAITING:
+        monkeypatch.delenv(name, raising=False)
+    assert examined("avx2")["threads"].startswith("1; how they wait for each other: as OpenMP does by itself")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    assert examined("avx2")["threads"] == "1; how they wait for each other: OMP_WAIT_POLICY=passive"
+
+
+def test_the_doctor_says_how_long_each_size_of_the_demo_takes(examined):
+    found = examined("avx2")
+    marks = ["this one" in found[size] for size in demo.SIZES]
+    assert marks == [size == demo.choose_size(STEP_SECONDS) for size in demo.SIZES]
+    for size, plan in demo.SIZES.items():
+        assert f"{demo.projected_seconds(plan, STEP_SECONDS) / 60:.1f} minutes" in found[size]
+        assert "this one" in found[size] or f"--size {size}" in found[size]
