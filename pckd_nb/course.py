@@ -1,5 +1,6 @@
 """What the notebooks of the course share: recorded runs, and the check of an answer."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,11 @@ def live_epochs(epochs: int, least: int = 1) -> int:
     Returns
     -------
     int
-        `epochs` divided by how much slower this machine is, see `hardware.slowness`; from `least` to `epochs`.
+        `epochs` divided by how much slower this machine is, see `hardware.slowness`; from `least` to `epochs`. All of
+        them where the environment variable PCKD_ALL_EPOCHS is set, as for the notebooks that are stored.
     """
+    if os.environ.get("PCKD_ALL_EPOCHS"):
+        return epochs
     slowness = hardware.slowness()
     found = min(epochs, max(least, round(epochs / slowness)))
     if found < epochs:

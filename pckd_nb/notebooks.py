@@ -34,13 +34,17 @@ class ThisInterpreter(AsyncKernelManager):
         return KernelSpec(**get_kernel_dict())
 
 
-def execute(notebook: Path, runs_folder: str | Path | None = None) -> NotebookNode:
+def execute(notebook: Path, runs_folder: str | Path | None = None, all_epochs: bool = False) -> NotebookNode:
     """A copy of the notebook, executed from its first cell, on the runs in `runs_folder` if that is given.
+
+    all_epochs: live trainings have as many epochs on a slow machine as on a fast one, see `course.live_epochs`.
 
     Raises RuntimeError, naming the cell's error, where one fails.
     """
     book: NotebookNode = nbformat.read(notebook, as_version=4)
     environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    if all_epochs:
+        environment["PCKD_ALL_EPOCHS"] = "1"
     if runs_folder is not None:
         environment["PCKD_RUNS"] = str(Path(runs_folder).resolve())
     client = NotebookClient(
@@ -82,7 +86,7 @@ def seal(book: NotebookNode) -> dict[str, str]:
 
 def store(notebook: Path, runs_folder: str | Path | None = None) -> Path:
     """Execute a notebook and store it, with its outputs and its seal, in its place. runs_folder: as in `execute`."""
-    book = execute(notebook, runs_folder)
+    book = execute(notebook, runs_folder, all_epochs=True)
     files.write(notebook, partial(nbformat.write, book))
     return notebook
 
