@@ -38,9 +38,9 @@ CHROMIUM = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 WIDE = {"width": 1500, "height": 1000}  # pixels of a window
-START_SECONDS = 180  # for a server or a page to be there, on a machine that has other things to do
+START_SECONDS = 600  # for a server or a page to be there, on a machine that has other things to do
 CELLS_SECONDS = 1500  # for all cells of a notebook
-WAIT_SECONDS = 60  # for anything else
+WAIT_SECONDS = 300  # for anything else
 # What the kernel says when JupyterLab asks it for widgets before it has any, or for a progress bar that has closed.
 HARMLESS = re.compile(r"kernel: (No such comm(: [\w-]+| target registered: jupyter\.widget\.control)\s*)+")
 TALLEST = 16_000  # pixels of a screenshot: Chromium draws no more

@@ -2,6 +2,8 @@
 
 import dataclasses
 import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 import pckd_nb as pckd
+from pckd_nb import hardware
 from pckd_nb.datasets import Dataset, Split
 
 torch.set_num_threads(1)  # the networks here are tiny: more threads only wait for each other
@@ -89,3 +92,17 @@ def with_images(data: Dataset, images: int) -> Dataset:
     """The first training images of `data` alone."""
     train = Split(data.train.images[:images], data.train.labels[:images])
     return dataclasses.replace(data, train=train)
+
+
+def time_limit(seconds: float, own_process: bool = False) -> float:
+    """How long something may take on this machine as it is now, if it may take `seconds` on the machine for which times
+    are stated. Measure it right before what is timed, so that what else runs counts for both.
+
+    own_process: what is timed runs in a process of its own, as notebooks do, with as many threads as torch takes there.
+    Otherwise it runs in this one, on one thread.
+    """
+    if not own_process:
+        return seconds * hardware.slowness.__wrapped__()
+    measure = "from pckd_nb import hardware; print(hardware.slowness())"
+    done = subprocess.run([sys.executable, "-c", measure], capture_output=True, text=True, check=True, timeout=300)
+    return seconds * float(done.stdout)

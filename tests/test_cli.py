@@ -188,7 +188,7 @@ def test_lists(run):
     assert status == 0 and all(name in out for name in pckd.datasets.DATASETS)
 
 
-@pytest.mark.parametrize("command", ["", "train", "distill", "evaluate", "transfer", "demo"])
+@pytest.mark.parametrize("command", ["", "train", "distill", "evaluate", "transfer", "demo", "doctor"])
 def test_help(command, run):
     status, out, err = run(*([command] if command else []), "--help")
     assert status == 0 and "Usage" in out and not err
@@ -286,12 +286,12 @@ def interrupt(folder: Path, *arguments: str) -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as many threads as the tests themselves: the same bits
     pipes = dict(stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with subprocess.Popen(command, start_new_session=True, env=environment, **pipes) as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not (folder / "run.json").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(1)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to every process of the group
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 130 and "Traceback" not in err, err
     with pytest.raises(ProcessLookupError):  # no worker is left
         os.killpg(process.pid, 0)
@@ -319,5 +319,5 @@ def test_ctrl_c_while_workers_read_ends_as_if_nothing_had_happened(run, tmp_path
 def test_a_closed_pipe_is_no_accident(unbuffered):
     shell = f"{sys.executable} {unbuffered} -m pckd_nb datasets | true; exit ${{PIPESTATUS[0]}}"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    done = subprocess.run(["bash", "-c", shell], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["bash", "-c", shell], env=environment, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (1, "")

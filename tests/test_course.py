@@ -44,3 +44,18 @@ def test_without_a_clone(monkeypatch, tmp_path):
     monkeypatch.setattr(course, "RECORDED", tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="come with a clone"):
         course.recorded("teachers/shapes100")
+
+
+@pytest.mark.parametrize(
+    ("slowness", "epochs", "least", "expected"),
+    [(1, 10, 1, 10), (2.5, 10, 1, 4), (1.04, 10, 1, 10), (50, 10, 1, 1), (50, 10, 3, 3), (2, 2, 4, 2), (1, 2, 4, 2)],
+)
+def test_a_slow_machine_trains_fewer_epochs_live_and_says_so(monkeypatch, capsys, slowness, epochs, least, expected):
+    monkeypatch.setattr(course.hardware, "slowness", lambda: slowness)
+    assert course.live_epochs(epochs, least) == expected
+    said = capsys.readouterr().out
+    if expected == epochs:
+        assert said == ""
+    else:
+        assert f" {slowness:.1f} times slower " in said and f": {expected} epochs in place of {epochs}." in said
+        assert said.count("\n") == 1

@@ -96,7 +96,7 @@ def test_make_lab_opens_the_first_notebook(tmp_path):
     shutil.copy(ROOT / "notebooks" / "00_start_here.ipynb", tmp_path / "notebooks")
     with lab(tmp_path / "notebooks", tmp_path, options=options) as address:
         base, token = re.fullmatch(r"(http://127\.0\.0\.1:\d+)/.*[?&]token=(\w+).*", address).groups()
-        answer = requests.get(f"{base}/", {"token": token}, timeout=60)
+        answer = requests.get(f"{base}/", {"token": token}, timeout=300)
         assert answer.ok and re.match(rf"{base}/lab/tree/00_start_here\.ipynb(\?|$)", answer.url)
-        about = requests.get(f"{base}/api/contents/00_start_here.ipynb", {"token": token, "content": 0}, timeout=60)
+        about = requests.get(f"{base}/api/contents/00_start_here.ipynb", {"token": token, "content": 0}, timeout=300)
         assert about.json()["type"] == "notebook"

@@ -13,11 +13,13 @@ from pckd_nb import shapes
 from pckd_nb.figures.arms import study_of
 from pckd_nb.figures.collection import FIGURES, draw_all
 
+from .conftest import time_limit
+
 ROOT = Path(__file__).parents[1]
 RECORDED = ROOT / "data" / "runs"
 OTHERS = ROOT / "data" / "other_teachers"
 MEGABYTES = 15
-SECONDS = 60
+SECONDS = 60  # for all figures, on the machine for which times are stated
 
 
 def load_script(path: Path):
@@ -151,10 +153,10 @@ def test_a_record_keeps_what_figures_need_and_nothing_else(tmp_path, data, recip
 @pytest.mark.slow
 @pytest.mark.alone
 def test_all_figures_are_drawn_in_a_minute_and_twice_the_same(tmp_path):
-    said = []
+    said, limit = [], time_limit(SECONDS)
     started = time.monotonic()
     first = draw_all(RECORDED, tmp_path / "first", say=said.append)
-    assert time.monotonic() - started < SECONDS
+    assert time.monotonic() - started < limit
     assert not said and {path.stem for path in first} >= set(FIGURES)
     for path in draw_all(RECORDED, tmp_path / "second"):
         assert path.read_bytes() == (tmp_path / "first" / path.name).read_bytes(), path.name

@@ -24,7 +24,7 @@ import pckd_nb as pckd
 from pckd_nb import widgets
 from pckd_nb.course import recorded, recorded_runs
 
-from .conftest import make_data
+from .conftest import make_data, time_limit
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 NASTY = "<b>&\"'"
@@ -286,7 +286,7 @@ def test_no_text_of_a_picture_is_cut_or_too_small(monkeypatch):
         assert all(text.get_fontsize() >= 6.5 for text in figure.findobj(mpl.text.Text)), name
 
 
-GENEROUS = 2  # of the promised time: processor time, too, is longer where others share core and caches
+SECONDS = 0.2  # of processor time, for an answer, on the machine for which times are stated
 
 
 def others(control, count=5):
@@ -307,9 +307,9 @@ def seconds_of(change):
 @pytest.mark.slow
 @pytest.mark.alone
 def test_after_the_first_draw_an_answer_takes_at_most_200_ms():
-    """Of processor time, from a control's new value to the picture in the page's hands: what a machine that does
-    nothing else would take. The median, for every control."""
-    taken = {}
+    """From a control's new value to the picture in the page's hands: what a machine that does nothing else would take.
+    The median, for every control. Processor time, too, is longer where others share core and caches."""
+    taken, limit = {}, time_limit(SECONDS)
     for name, explorer in recorded_explorers().items():
         for what, control in explorer.controls.items():
             start, pictures = control.value, [explorer.png]
@@ -321,5 +321,5 @@ def test_after_the_first_draw_an_answer_takes_at_most_200_ms():
             control.value = start
         buttons = [widget for widget in walk(explorer) if isinstance(widget, ipywidgets.Button)]
         taken |= {f"{name}, a sample": [seconds_of(button.click) for button in buttons[:5]]} if buttons else {}
-    slow = {what: median for what, all in taken.items() if (median := statistics.median(all)) > GENEROUS * 0.2}
+    slow = {what: median for what, all in taken.items() if (median := statistics.median(all)) > limit}
     assert len(taken) == 17 and not slow

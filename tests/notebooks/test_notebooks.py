@@ -9,9 +9,11 @@ import pytest
 
 from pckd_nb import demo, notebooks
 
+from ..conftest import time_limit
+
 NOTEBOOKS = sorted(notebooks.FOLDER.glob("*.ipynb"))
-SECONDS = 60  # what each may take on two idle CPU cores
-ATTEMPTS = 3  # a busy machine only adds to it: the fastest counts
+SECONDS = 60  # what each may take on the machine for which times are stated
+ATTEMPTS = 3  # a busy machine only adds to it: one within the limit is enough
 
 every_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -73,13 +75,14 @@ def test_it_opens_with_what_it_teaches_and_how_long_it_takes(notebook):
 @pytest.mark.alone
 @every_notebook
 def test_it_runs_from_scratch_within_a_minute(notebook, tmp_path, monkeypatch):
-    took = []
+    took, limits = [], []
     for attempt in range(ATTEMPTS):
         folder, elsewhere = tmp_path / f"notebooks{attempt}", tmp_path / f"elsewhere{attempt}"
         folder.mkdir()
         monkeypatch.setenv("PCKD_RUNS", str(elsewhere / "none"))  # no demo runs: it has to train its own
         monkeypatch.setenv("PCKD_DATA", str(elsewhere / "data"))
         copy = Path(shutil.copy(notebook, folder))
+        limits.append(time_limit(SECONDS, own_process=True))
         started = time.monotonic()
         book = notebooks.execute(copy)
         took.append(time.monotonic() - started)
@@ -87,7 +90,7 @@ def test_it_runs_from_scratch_within_a_minute(notebook, tmp_path, monkeypatch):
         assert notebook != demo.NOTEBOOK or any("digits" in output.get("text", "") for output in outputs)
         assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
         assert {path.name for path in folder.iterdir()} == {copy.name}  # it leaves nothing behind
-        if took[-1] < SECONDS:
+        if took[-1] < limits[-1]:
             break
-    print(f"{notebook.stem}: {min(took):.0f} s")
-    assert min(took) < SECONDS
+    print(f"{notebook.stem}: {took[-1]:.0f} s of at most {limits[-1]:.0f} s")
+    assert took[-1] < limits[-1], (took, limits)
