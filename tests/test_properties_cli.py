@@ -7,7 +7,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pckd_nb import cli, datasets, experiments, models, preview, recipes, training
+from pckd_nb import cli, datasets, demo, experiments, models, preview, recipes, training
 from pckd_nb.console import name_of
 
 from .properties import examples, within
@@ -113,7 +113,7 @@ BAD = {  # of every option
     "--teacher-cache-gb": st.sampled_from(["nan", "-1", "-inf", "x", "", "-0.1", "1,5", "0x10"]),
     "--expect": floats | st.just("100.1"),
     "--seeds": text.filter(lambda value: not value.strip().isdigit()),
-    "--jobs": at_least(1),
+    "--jobs": at_least(1), "--size": text.filter(lambda value: value not in demo.SIZES),
     "--shard": text | st.builds("{}/{}".format, st.integers(5, 99), st.integers(0, 4)),
     "--factor": text.filter(lambda value: value.partition("=")[0] not in experiments.SWEEPS),
     "--out": place, "--teacher-cache": place,
