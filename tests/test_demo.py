@@ -230,6 +230,23 @@ def test_a_size_that_was_begun_is_kept(sizes, finished, tmp_path, capsys):
     assert len(pckd.load_run(out / "pckd").history) == TINY.epochs and demo.size_of(out) == "medium"
 
 
+def test_the_recorded_teacher_is_copied_and_another_one_is_kept(finished, tmp_path):
+    record = demo.SIZES["small"].record()
+    folder = tmp_path / "runs" / "teacher"
+    for overwrite in (False, False, True):
+        taken = demo.take_teacher(record, folder, overwrite)
+        assert taken.fingerprint == record.fingerprint and taken.finished and taken.path == folder
+    assert demo.size_of(folder.parent) is None  # every size with the recorded teacher is still possible
+    shutil.rmtree(folder)
+    shutil.copytree(finished[0] / "runs" / "teacher", folder)
+    assert demo.size_of(folder.parent) == "full"
+    before = pckd.load_run(folder).fingerprint
+    with pytest.raises(ValueError, match="another teacher than this size needs: --overwrite, or another --out"):
+        demo.take_teacher(record, folder, overwrite=False)
+    assert pckd.load_run(folder).fingerprint == before
+    assert demo.take_teacher(record, folder, overwrite=True).fingerprint == record.fingerprint
+
+
 def test_an_unknown_size_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["demo", "--size", "tiny"]) == 2
