@@ -26,7 +26,17 @@ if TYPE_CHECKING:
 SPIN_COUNT = 300
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")  # what a user may have set
 
-NARROW_ISA = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")  # values of ONEDNN_MAX_CPU_ISA without AVX-512
+NARROW = ("avx512", "amx")
+DENIED = {  # by a value of ONEDNN_MAX_CPU_ISA: how the names of what it denies begin
+    "SSE41": ("avx", "amx"),
+    "AVX": ("avx2", "avx_", *NARROW),
+    "AVX2": ("avx_vnni", *NARROW),
+    "AVX2_VNNI": NARROW,
+    "AVX2_VNNI_2": NARROW,
+    "AVX512_CORE": ("avx512_vnni", "avx512_bf16", "amx"),
+    "AVX512_CORE_VNNI": ("avx512_bf16", "amx"),
+    "AVX512_CORE_BF16": ("amx",),
+}
 
 
 # ------------------------------------------------------------------------------------------------------- threads
@@ -77,9 +87,10 @@ def able() -> dict[str, bool]:
     import torch
 
     found = {name: bool(value) for name, value in torch.cpu.get_capabilities().items()}
-    denied = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in NARROW_ISA
-    if denied or torch.backends.cpu.get_cpu_capability() in ("AVX2", "DEFAULT"):
-        found = {name: value for name, value in found.items() if not name.startswith(("avx512", "amx"))}
+    denied = DENIED.get(os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper(), ())
+    if torch.backends.cpu.get_cpu_capability() in ("AVX2", "DEFAULT"):
+        denied += NARROW
+    found = {name: value for name, value in found.items() if not name.startswith(denied)} if denied else found
     return found
 
 
