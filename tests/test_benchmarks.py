@@ -126,6 +126,7 @@ def test_maps(settings, tmp_path):
     assert all(0 < by["neighbours_kept"]["median"] <= 1 for by in libraries.values())
 
 
+@pytest.mark.slow
 def test_training_parts(settings, tmp_path):
     found = run(["steps", "sweep"], settings, tmp_path)
     assert {f"{pair}_{kind}_ratio" for pair in ("wrn", "resnet") for kind in ("live", "cached")} <= found.keys()
