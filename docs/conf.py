@@ -19,7 +19,7 @@ nitpicky = True
 # Other libraries' pages would have to be fetched.
 elsewhere = ["builtins", "collections", "contextlib", "matplotlib", "nbformat", "numpy", "pandas", "pathlib", "t"]
 elsewhere += ["Fabric", "PIL", "ipywidgets", "jupyter_client", "lightning", "lightning_fabric", "torch", "torchvision"]
-elsewhere += ["typer", "typing"]
+elsewhere += ["tqdm", "typer", "typing"]
 unsaid = ["methods.baselines.Baseline", "models.HasClasses", "training.Interrupt"]  # no docstring
 unsaid += ["checkpoints.Network", "ranks.T", "streams.T"]  # type variables
 nitpick_ignore_regex = [(r"py:.*", rf"({'|'.join(map(re.escape, elsewhere))})(\..*)?")]
