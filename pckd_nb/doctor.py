@@ -9,7 +9,7 @@ import torch
 from . import demo, hardware
 from .compiling import FLOPS_WORTH_COMPILING, RUN_WORTH_COMPILING
 from .evaluation import make_fabric
-from .frozen import TOLERANCE
+from .frozen import TOLERANCE, _forms
 
 
 def report() -> Iterator[str]:
@@ -41,13 +41,9 @@ def _precision(device: torch.device) -> str:
 
 
 def _teacher(device: torch.device) -> str:
-    forms = {
-        "int8": hardware.computes_in_int8(device),
-        "bfloat16": hardware.computes_in_bfloat16(device),
-        "float32 with BatchNorm folded": True,
-    }
-    able = ", else ".join(form for form, there in forms.items() if there)
-    return f"{able}: the first whose logits stay within {100 * TOLERANCE:.0f} % (--precision 32-true: as it is)"
+    spelled_out = {"folded": "float32 with BatchNorm folded"}
+    forms = ", else ".join(spelled_out.get(form, form) for form in _forms(device, needs_maps=False))
+    return f"{forms}: the first whose logits stay within {100 * TOLERANCE:.0f} % (--precision 32-true: as it is)"
 
 
 def _compile(device: torch.device) -> str:

@@ -90,8 +90,7 @@ def able() -> dict[str, bool]:
     denied = DENIED.get(os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper(), ())
     if torch.backends.cpu.get_cpu_capability() in ("AVX2", "DEFAULT"):
         denied += NARROW
-    found = {name: value for name, value in found.items() if not name.startswith(denied)} if denied else found
-    return found
+    return {name: value for name, value in found.items() if not name.startswith(denied)}
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
