@@ -45,12 +45,15 @@ WAIT_SECONDS = 300  # for anything else
 HARMLESS = re.compile(r"kernel: (No such comm(: [\w-]+| target registered: jupyter\.widget\.control)\s*)+")
 TALLEST = 16_000  # pixels of a screenshot: Chromium draws no more
 
+END_SECONDS = 60  # for a server to stop its kernels and end: once in some hundred times JupyterLab never does
 # JupyterLab, which ends by itself once nobody holds its standard input: so it survives no test run, however that ends.
-SERVER = """
-import os, signal, sys, threading
+# If it does not end when asked, it writes to its log where it hangs and leaves; its kernels then end by themselves.
+SERVER = f"""
+import faulthandler, os, signal, sys, threading
 from jupyterlab.labapp import main
 def follow():
     sys.stdin.read()
+    faulthandler.dump_traceback_later({END_SECONDS}, exit=True)
     os.kill(os.getpid(), signal.SIGTERM)
 threading.Thread(target=follow, daemon=True).start()
 sys.exit(main())

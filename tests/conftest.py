@@ -1,6 +1,7 @@
 """Small data and networks that every test file shares. Nothing here downloads or leaves the temporary folder."""
 
 import dataclasses
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from pckd_nb import hardware
 from pckd_nb.datasets import Dataset, Split
 
 torch.set_num_threads(1)  # the networks here are tiny: more threads only wait for each other
+if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)) > 1:  # the tests share the cores: so does what they start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job, which hands it on to what tests start
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -311,6 +311,14 @@ button = ipywidgets.Button(description="press")
 button.on_click(lambda _: 1 / 0)
 display(button, HTML("<img alt='' src='http://example.org/picture.png'>"), Javascript("console.error('said so')"))
 """
+# Stands in for jupyterlab, and does not end when asked.
+STUBBORN = """
+import signal, time
+def main():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("ready", flush=True)
+    time.sleep(600)
+"""
 START_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
@@ -358,6 +366,19 @@ def test_no_server_is_left_behind_by_a_killed_test_run(tmp_path):
     while listens(port) and time.monotonic() < until:
         time.sleep(0.2)
     assert not listens(port)
+
+
+def test_a_server_that_does_not_end_says_where_it_hangs_and_leaves(tmp_path):
+    (tmp_path / "jupyterlab").mkdir()
+    (tmp_path / "jupyterlab" / "__init__.py").touch()
+    (tmp_path / "jupyterlab" / "labapp.py").write_text(STUBBORN)
+    code = browser.SERVER.replace(f"later({browser.END_SECONDS},", "later(1,")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", code], **pipes, text=True, env=environment) as server:
+        assert server.stdout.readline() == "ready\n"
+        _, log = server.communicate(timeout=browser.WAIT_SECONDS)
+    assert server.returncode == 1 and "in main" in log
 
 
 def listens(port):

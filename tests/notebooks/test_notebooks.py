@@ -72,7 +72,6 @@ def test_it_opens_with_what_it_teaches_and_how_long_it_takes(notebook):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @every_notebook
 def test_it_runs_from_scratch_within_a_minute(notebook, tmp_path, monkeypatch):
     took, limits = [], []
