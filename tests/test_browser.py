@@ -31,6 +31,7 @@ from .conftest import time_limit
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 OUT = Path(os.environ.get("PCKD_SCREENSHOTS") or notebooks.REPOSITORY / "build" / "browser")
+NOTEBOOK_SECONDS = 90  # for all cells, drawn on the page meanwhile, on the machine for which times are stated
 # For a widget to answer, on the machine for which times are stated; for drawing alone see tests/test_widgets.py.
 SECONDS = 2
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -49,8 +50,8 @@ WIDGETS = {
 class Book:
     """A notebook, all of whose cells were run in the browser."""
 
-    def __init__(self, name, page, wrong):
-        self.name, self.page, self.wrong = name, page, wrong
+    def __init__(self, name, page, wrong, seconds, limit):
+        self.name, self.page, self.wrong, self.seconds, self.limit = name, page, wrong, seconds, limit
 
     @property
     def widget(self):
@@ -103,9 +104,10 @@ def opened(request, chromium, answers, tmp_path_factory):
         browser.lab(folder, home / "lab", PCKD_RUNS=str(home / "none"), PCKD_DATA=str(home / "data")) as address,
         browser.opened(chromium, address, f"{name}.ipynb") as (page, wrong),
     ):
+        limit, started = time_limit(NOTEBOOK_SECONDS, own_process=True), time.monotonic()
         browser.run_all(page)
+        book = Book(name, page, wrong, time.monotonic() - started, limit)
         browser.shoot_all(page, OUT / f"{name}.png")
-        book = Book(name, page, wrong)
         if name in WIDGETS:
             book.shoot("widget")
         yield book
@@ -157,6 +159,7 @@ def test_every_cell_runs(book):
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
+    assert book.seconds < book.limit
 
 
 @in_notebook(START, *WIDGETS)
