@@ -20,6 +20,7 @@ import pckd_nb as pckd
 from pckd_nb import training
 from pckd_nb.datasets import Dataset, Split
 from pckd_nb.models import Classifier, Output
+from pckd_nb.training.callbacks import StopOnSignal
 
 Outcome = dict[str, Any]
 
@@ -130,6 +131,10 @@ def with_process_group() -> Iterator[None]:
         yield
 
 
+def stop(callback: StopOnSignal, trainer: training.Trainer) -> None:
+    trainer.should_stop = True
+
+
 def resumed(out: Path, device: str) -> None:
     """Leave in `out` what a training ends with that ran through, and one that was stopped after its first step."""
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -145,7 +150,7 @@ def resumed(out: Path, device: str) -> None:
         return {"state": state, "finished": run.finished, "steps": torch.from_numpy(run.cross_entropy)}
 
     torch.save(train("whole"), out / "whole.pt")
-    with mock.patch.object(training.Interrupt, "requested", True):
+    with mock.patch.object(StopOnSignal, "on_step_end", stop):
         cut = train("cut")
     torch.save({**train("cut", resume=True), "was_cut": not cut["finished"]}, out / "resumed.pt")
 

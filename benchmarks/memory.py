@@ -108,7 +108,7 @@ def watch() -> Iterator[list[Row]]:
 
     def ended(trainer: Trainer, *args: Any, **kwargs: Any) -> Any:
         result = end_epoch(trainer, *args, **kwargs)
-        rows.append({"epoch": len(trainer.books.history), **held()})
+        rows.append({"epoch": len(trainer.recorder.history), **held()})
         return result
 
     with mock.patch.object(Trainer, "end_epoch", ended):

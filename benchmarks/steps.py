@@ -61,13 +61,13 @@ def measure_pair(
     seconds = interleave(variants, settings.repetitions, settings.warmup, SHARE_OF_ROUNDS * planned)
     plain.close()
 
-    compiled, frozen = live.trainer.about["compile"], live.trainer.about["teacher"]
+    compiled, frozen = live.trainer.settings["compile"], live.trainer.settings["teacher"]
     count, shape = live.trainer.method.views, (work.data.channels, *work.data.size)
     forward: dict[str, int] = {
         "teacher": count * count_flops(work.teacher, shape),
         "student": count * count_flops(work.student, shape),
     }
-    fast = BFLOAT16 if live.trainer.about["precision"] == "bf16-mixed" else FLOAT32
+    fast = BFLOAT16 if live.trainer.settings["precision"] == "bf16-mixed" else FLOAT32
     lines: dict[str, dict[str, Any]] = {}
     for name, times in seconds.items():
         precision = FLOAT32 if name == "plain" else fast
@@ -176,13 +176,13 @@ def profile(loop: PackageLoop, steps: int) -> dict[str, float]:
         ("data", views, "augment"),
         ("data", views, "normalise"),
         ("data", views, "rotate"),
-        ("teacher", trainer, "ask_teacher"),
-        ("student forward", trainer.learner, "ask"),
+        ("teacher", trainer.teacher, "answer"),
+        ("student forward", trainer.learner, "student_forward"),
         ("loss terms", trainer.method, "forward"),
         ("backward", trainer.fabric, "backward"),
-        ("optimizer", trainer.optimizer, "zero_grad"),
-        ("optimizer", trainer.optimizer, "step"),
-        ("record keeping", trainer.books, "note"),
+        ("optimizer", trainer.optimization, "zero_grad"),
+        ("optimizer", trainer.optimization, "step"),
+        ("record keeping", trainer.recorder, "note"),
     ]
     with watch.watch(calls):
         loop.step()

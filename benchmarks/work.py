@@ -19,6 +19,7 @@ from pckd_nb import compiling, hardware, training, views
 from pckd_nb.datasets import Dataset, default_root
 from pckd_nb.evaluation import pixel_statistics
 from pckd_nb.models import Classifier
+from pckd_nb.training.trainer import Learner
 
 from .reference import PlainLoop
 from .settings import Settings
@@ -115,7 +116,7 @@ def untrained_teacher(name: str, data: Dataset, device: torch.device) -> Classif
 def make_trainer(student: Classifier, teacher: Classifier, data: Dataset, **options: Any) -> training.Trainer:
     """What `distill` with these options makes of copies of the networks, just before its first step."""
     caught: list[training.Trainer] = []
-    with mock.patch.object(training.Trainer, "train", lambda self, progress: caught.append(self)):
+    with mock.patch.object(training.Trainer, "train", lambda self: caught.append(self)):
         pckd.distill(copy.deepcopy(student), copy.deepcopy(teacher), data, pckd.PCKD(), seed=SEED, **options)
     return caught[0]
 
@@ -127,9 +128,9 @@ class PackageLoop:
         self.trainer = trainer
         trainer.student.train()
         trainer.method.train()
-        if trainer.cache:
-            trainer.cache.begin(1)
-            if trainer.cache.kept is None:
+        if trainer.teacher and trainer.teacher.cache:
+            trainer.teacher.begin_epoch(1)
+            if trainer.teacher.cache.kept is None:
                 raise RuntimeError("the teacher cache was not filled")
         self.stream = self._stream()
 
@@ -147,12 +148,12 @@ class PackageLoop:
     def input(self) -> Tensor:
         """The next batch as the networks get it: cropped, normalised, turned, channels_last."""
         index, images = self.read()
-        return self.trainer.inputs(images, index, 1)
+        return self.trainer.inputs(images, index, 1)[0]
 
     def step(self) -> None:
         index, images = self.read()
         correct, terms = self.trainer.step(images, index, 1, 0)
-        self.trainer.books.note(index, correct, terms)
+        self.trainer.recorder.note(index, correct, terms)
 
 
 class BareLoop:
@@ -163,11 +164,11 @@ class BareLoop:
         self.trainer, self.x = loop.trainer, loop.input()
 
     def step(self) -> None:
-        trainer, learner = self.trainer, cast(training.Learner, self.trainer.learner)
+        trainer, learner = self.trainer, cast(Learner, self.trainer.learner)
         if trainer.teacher:
-            trainer.teacher.features(self.x)
+            trainer.teacher.frozen.features(self.x)
         with trainer.fabric.autocast():
-            output = learner.ask(self.x)
+            output = learner.student_forward(self.x)
         trainer.student.zero_grad()
         (output.features.float().sum() + output.logits.float().sum()).backward()
 

@@ -16,10 +16,14 @@ NUMPY = re.compile(r"^(Parameters|Attributes|Returns|Raises)\n-+$", re.M)
 # What the site documents, by the floors of the house (CONTRIBUTING.md): title → modules.
 API: dict[str, Sequence[str]] = {
     "The paper's equations": ("losses", "preview"),
-    "Images": ("views", "shapes", "datasets", "streams", "downloads"),
+    "Images": ("views", "shapes", "datasets", "own_data", "streams", "downloads"),
     "Methods and networks": ("methods", "models", "recipes", "checkpoints"),
     "Training": (
         "training",
+        "training.optimization",
+        "training.teacher",
+        "training.teacher_cache",
+        "training.checks",
         "progress",
         "ranks",
         "launcher",
@@ -27,14 +31,13 @@ API: dict[str, Sequence[str]] = {
         "compiling",
         "faults",
         "recording",
-        "frozen",
-        "cache",
+        "provenance",
     ),
     "Runs": ("runs", "resuming", "files", "evaluation", "analysis", "transfer"),
     "Figures": ("figures", "figures.arms", "figures.collection", "widgets"),
     "Studies": ("experiments", "demo", "doctor"),
     "The course": ("course", "notebooks"),
-    "The command line": ("catalogue", "console"),
+    "The command line": ("catalogue", "console", "plugs"),
 }
 
 

@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from .datasets import Dataset, load_dataset
     from .evaluation import evaluate, predict
     from .methods import KD, PCKD, Supervised
-    from .models import Output, as_classifier, create_model
+    from .models import Output, as_classifier, create_model, with_preprocessing
     from .recipes import Recipe, get_recipe
     from .runs import Run, load_run
-    from .training import distill, fit
+    from .training import Callback, EarlyStopping, distill, fit
     from .transfer import transfer, transfer_table
 
     __version__: str
 
 __all__ = [
-    "KD", "PCKD", "Dataset", "Output", "Recipe", "Run", "Supervised", "analysis", "as_classifier", "course",
-    "create_model", "distill", "evaluate", "experiments", "figures", "fit", "get_recipe", "load_checkpoint",
-    "load_dataset", "load_run", "losses", "methods", "models", "predict", "preview", "runs", "transfer",
-    "transfer_table", "views", "widgets",
+    "KD", "PCKD", "Callback", "Dataset", "EarlyStopping", "Output", "Recipe", "Run", "Supervised", "analysis",
+    "as_classifier", "course", "create_model", "distill", "evaluate", "experiments", "figures", "fit", "get_recipe",
+    "load_checkpoint", "load_dataset", "load_run", "losses", "methods", "models", "predict", "preview", "runs",
+    "transfer", "transfer_table", "views", "widgets", "with_preprocessing",
 ]  # fmt: skip
 
 # module → the names of it that are names of the package, too
@@ -46,10 +46,10 @@ _NAMES = {
     "datasets": ("Dataset", "load_dataset"),
     "evaluation": ("evaluate", "predict"),
     "methods": ("KD", "PCKD", "Supervised"),
-    "models": ("Output", "as_classifier", "create_model"),
+    "models": ("Output", "as_classifier", "create_model", "with_preprocessing"),
     "recipes": ("Recipe", "get_recipe"),
     "runs": ("Run", "load_run"),
-    "training": ("distill", "fit"),
+    "training": ("Callback", "EarlyStopping", "distill", "fit"),
     "transfer": ("transfer", "transfer_table"),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from .plugs import is_plug
+
 DATASETS = {
     "shapes100": "100 categories of drawn shapes, 32×32 RGB, difficulty known; generated, no download",
     "digits": "10 handwritten digits, 16×16 grey (scikit-learn's 8×8, enlarged); no download",
@@ -88,6 +90,7 @@ NOT_BUILT: dict[str, str] = {  # baselines that are not there, and why
     "from other classes beside each image of a batch; the loop gives a method neither, and torchdistill 1.1 can't draw "
     "them itself",
 }
+REGISTERED: set[str] = set()  # names that `methods.register_method` has added
 STRATEGIES = ("preview", "uniform", "constant", "curriculum", "focal")  # `preview.STRATEGIES` computes their weights
 
 
@@ -104,7 +107,7 @@ def check_dataset(name: str) -> None:
     ValueError
         If the name is not known. The message says which known names are similar.
     """
-    if isinstance(name, str) and (name in DATASETS or name.startswith(WITH_PATH)):
+    if isinstance(name, str) and (name in DATASETS or name.startswith(WITH_PATH) or is_plug(name)):
         return
     near = difflib.get_close_matches(str(name).lower(), DATASETS, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
@@ -125,6 +128,8 @@ def check_network(name: str) -> None:
         If the name is not known. The message says which known names are similar.
     """
     library, colon, _ = name.partition(":")
+    if colon and library not in LIBRARIES and is_plug(name):
+        return
     if colon:
         check_library(library)
     else:
@@ -180,7 +185,10 @@ def find_method(name: str) -> str:
     ValueError
         If the name is not known, or if the baseline is one of `NOT_BUILT`. The message then gives the reason.
     """
-    found = {known.lower(): known for known in (*METHODS, *BASELINES, *NOT_BUILT)}.get(name.lower())
+    if is_plug(name):
+        return name
+    known_names = (*METHODS, *BASELINES, *NOT_BUILT, *REGISTERED)
+    found = {known.lower(): known for known in known_names}.get(name.lower())
     if found is None:
         raise ValueError(f"unknown method {name!r}; known: {', '.join([*METHODS, *BASELINES])}")
     if found in NOT_BUILT:
@@ -225,7 +233,7 @@ def read_arm(text: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(text, str):
         raise TypeError(f"an arm is read from text, got {type(text).__name__}")
     method, *parts = re.split(r"-(?=\w+=)", text.strip())
-    if not re.fullmatch(r"\w+", method):
+    if not re.fullmatch(r"\w+", method) and not is_plug(method):
         raise ValueError(f"{text!r} is no arm: write METHOD or METHOD-SETTING=VALUE, such as pckd-beta_cc=0.02")
     method = {name.lower(): name for name in (*METHODS, *BASELINES)}.get(method.lower(), method)
     settings = [part.split("=", 1) for part in parts]

@@ -86,8 +86,24 @@ def recipe_of(
     flip: Annotated[
         bool | None, in_training("--flip/--no-flip", help="Mirror training images at random, or not.")
     ] = None,
+    augment: Annotated[
+        str | None, in_training(help="A transform of torchvision.transforms.v2, such as RandAugment; or file.py:NAME.")
+    ] = None,
+    mix: Annotated[str | None, in_training(help="mixup or cutmix; or file.py:NAME.")] = None,
+    label_smoothing: Annotated[float | None, in_training(help="Share of a target spread over all classes.")] = None,
+    optimizer: Annotated[str | None, in_training(help="sgd or adamw; or file.py:NAME.")] = None,
+    weight_decay: Annotated[float | None, in_training(help="Weight decay, instead of the recipe's.")] = None,
+    schedule: Annotated[
+        str | None, in_training(help="Of the learning rate: step, cosine or constant; or file.py:NAME.")
+    ] = None,
+    warmup_epochs: Annotated[float | None, in_training(help="Epochs in which the learning rate rises.")] = None,
+    clip_norm: Annotated[float | None, in_training(help="Largest norm of all gradients together.")] = None,
+    ema: Annotated[float | None, in_training(help="Decay of averaged weights, such as 0.999.")] = None,
 ) -> Recipe:
-    return get_recipe(recipe, **given(epochs=epochs, batch_size=batch_size, lr=lr, flip=flip))
+    plugs = given(augment=augment, mix=mix, optimizer=optimizer, schedule=schedule)
+    numbers = given(epochs=epochs, batch_size=batch_size, lr=lr, flip=flip, label_smoothing=label_smoothing,
+                    weight_decay=weight_decay, warmup_epochs=warmup_epochs, clip_norm=clip_norm, ema=ema)  # fmt: skip
+    return get_recipe(recipe, **numbers, **plugs)
 
 
 def data_of(
@@ -109,6 +125,13 @@ def data_of(
 def training_of(
     out: Annotated[Path, in_training(help="The run folder to make.")],
     seed: Annotated[int, in_training(help="Decides the first weights, and order and crops of the images.")] = 0,
+    val: Annotated[float, in_data(help="Share of the training images held out as a validation split.")] = 0,
+    early_stopping: Annotated[
+        int | None, in_training(help="End after so many epochs without a better validation accuracy.")
+    ] = None,
+    logger: Annotated[
+        str | None, in_training(help="tensorboard or csv: also log every epoch, in logs beside --out.")
+    ] = None,
     resume: Annotated[
         bool, in_training("--resume", help="Go on with the run in --out; start it where there is none.")
     ] = False,
@@ -124,7 +147,12 @@ def training_of(
     if strategy not in ("auto", "ddp"):
         other = "; weights of samples go with the method, as in --method pckd-strategy=uniform"
         raise ValueError(f"--strategy must be auto or ddp, got {strategy}{other * (strategy in catalogue.STRATEGIES)}")
+    if logger not in (None, "tensorboard", "csv"):
+        raise ValueError(f"--logger must be tensorboard or csv, got {logger}")
+    if early_stopping is not None and not val:
+        raise ValueError("--early-stopping needs a validation split: add --val 0.1")
     options = dict(seed=seed, out=out, resume=resume, overwrite=overwrite, accelerator=accelerator, precision=precision)
+    options |= dict(val=val, **given(early_stopping=early_stopping, logger=logger))
     return {**options, **given(compile=compile, devices=devices), "nodes": nodes}
 
 
@@ -247,7 +275,7 @@ def train(
     name, sizes = data
     loaded = load_dataset(name, **sizes)
     network = make_network(model, loaded, options["seed"], init)
-    report(training.fit(network, loaded, recipe, **options), options)
+    report(training.fit(network, loaded, recipe, **with_callbacks(options)), options)
 
 
 @command()
@@ -298,7 +326,7 @@ def distill(
     if not teacher_cache_gb > 0:
         raise ValueError(f"--teacher-cache-gb must be more than 0, got {teacher_cache_gb}")
     options.update(given(teacher_cache=teacher_cache), teacher_cache_gb=teacher_cache_gb)
-    report(training.distill(network, knows, loaded, trained_by, recipe, **options), options)
+    report(training.distill(network, knows, loaded, trained_by, recipe, **with_callbacks(options)), options)
 
 
 @command()
@@ -323,16 +351,18 @@ def evaluate(
     if split not in ("test", "train"):
         raise ValueError(f"--split must be test or train, got {split}")
     check_names(networks=[model], data=data)
-    from .datasets import load_dataset
+    from .datasets import load_dataset, rebuild
     from .evaluation import evaluate as evaluate_model
 
     run = load_run_unless(model, source, "--model")
     if data is None and run is None:
         raise ValueError("a checkpoint needs --data, the data set to measure it on")
     about = run.settings["data"] if run else {}
-    options = about["options"] if run and data in (None, about["name"]) else {}
-    options = {**options, **given(test_size=test_size, image_size=image_size, workers=workers)}
-    loaded = load_dataset(about["name"] if data is None else data, root, **options)
+    options = given(test_size=test_size, image_size=image_size, workers=workers)
+    if run and data in (None, about["name"]):
+        loaded = rebuild(about, root, **options)
+    else:
+        loaded = load_dataset(cast(str, data), root, **options)
     network = run.model() if run else make_network(cast(str, model), loaded, 0, source)
     if network.num_classes != loaded.num_classes:
         raise ValueError(f"'{source}' knows {network.num_classes} classes, {loaded.name} has {loaded.num_classes}")
@@ -607,6 +637,21 @@ def prepare(options: dict[str, Any], *used: str | None) -> None:
             raise ValueError(f"'{source}' is used by this training, which would overwrite it: choose another --out")
     if speaks(options):
         resuming.prepare(options["out"], resume=options["resume"], overwrite=options["overwrite"])
+
+
+def with_callbacks(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of `distill`, with callbacks and loggers in place of the words of the command line that ask for them."""
+    from .training import EarlyStopping
+
+    made = {name: value for name, value in options.items() if name not in ("early_stopping", "logger")}
+    if "early_stopping" in options:
+        made["callbacks"] = [EarlyStopping("val_top1", options["early_stopping"])]
+    if "logger" in options:
+        from lightning_fabric import loggers
+
+        kind = loggers.TensorBoardLogger if options["logger"] == "tensorboard" else loggers.CSVLogger
+        made["loggers"] = [kind(options["out"].parent / "logs", name=options["out"].name, version="")]
+    return made
 
 
 def speaks(options: dict[str, Any]) -> bool:

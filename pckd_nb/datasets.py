@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
+import json
 import math
 import operator
 import os
@@ -20,7 +21,7 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -33,17 +34,28 @@ from PIL import Image
 
 from pckd_nb import downloads, shapes
 from pckd_nb.catalogue import DATASETS as DATASETS
-from pckd_nb.catalogue import check_dataset
+from pckd_nb.catalogue import WITH_PATH, check_dataset
+from pckd_nb.plugs import is_plug, load_plug
+from pckd_nb.provenance import code_fingerprint
 from pckd_nb.streams import Streamed, fit, open_image, read_image
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images, uint8 (N, C, H, W); labels, int64 (N,); where known, difficulty, float32 (N,) in [0, 1]."""
+    """Images, uint8 (N, C, H, W); labels, int64 (N,); where known, difficulty, float32 (N,) in [0, 1], and ids, (N,):
+    what each image is called, such as its file name."""
 
     images: torch.Tensor
     labels: torch.Tensor
     difficulty: torch.Tensor | None = None
+    ids: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.images, torch.Tensor) or self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise TypeError(f"images must be a uint8 tensor of shape (N, C, H, W), got {_kind(self.images)}")
+        object.__setattr__(self, "labels", _checked_labels(self.labels, len(self.images)))
+        if self.ids is not None and len(self.ids) != len(self.images):
+            raise ValueError(f"there must be one id per image: {len(self.images)} images, {len(self.ids)} ids")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,20 +82,27 @@ class Split:
 
         seed and epoch matter only to images that are cropped while they are read, see `Streamed`.
         """
-        return (self.images[index.to(self.device)] for index in batches)
+        return (self.images[index.to(self.images.device)].to(self.device, non_blocking=True) for index in batches)
 
     def to(self, device: torch.device | str) -> Split:
-        """The same split with its tensors on `device`."""
+        """The same split with its tensors on `device`. Images that do not fit into the memory of a GPU stay where they
+        are: `read` then brings them there batch by batch."""
         difficulty = None if self.difficulty is None else self.difficulty.to(device)
-        return Split(self.images.to(device), self.labels.to(device), difficulty)
+        images = self.images.to(device) if self.images.nbytes <= device_memory(device) else self.images
+        return dataclasses.replace(self, images=images, labels=self.labels.to(device), difficulty=difficulty)
 
     def take(self, rows: np.ndarray) -> Split:
         """The part of the split at `rows`, int64 (n,), in that order."""
         difficulty = None if self.difficulty is None else self.difficulty[rows]
-        return Split(self.images[rows], self.labels[rows], difficulty)
+        ids = None if self.ids is None else self.ids[rows]
+        return dataclasses.replace(
+            self, images=self.images[rows], labels=self.labels[rows], difficulty=difficulty, ids=ids
+        )
 
     def feed(self, digest: Any) -> None:
-        """Update a hashlib `digest` with every pixel and label."""
+        """Update a hashlib `digest` with every pixel and label, and with the code of a class of your own."""
+        if code := code_fingerprint(type(self)):
+            digest.update(code.encode())
         for tensor in (self.images, self.labels):
             digest.update(str(tuple(tensor.shape)).encode())
             digest.update(tensor.cpu().contiguous().numpy())
@@ -109,6 +128,161 @@ class Dataset:
     normalisation: str
     default_views: int = 4
     options: dict = field(default_factory=dict)
+    val: Split | Streamed | None = None
+
+    def __post_init__(self) -> None:
+        if doubled := [name for name, count in Counter(self.classes).items() if count > 1]:
+            raise ValueError(f"two classes are called {doubled[0]!r}")
+        for name in ("train", *self.held_out):
+            if not len(getattr(self, name)):
+                raise ValueError(f"{name} of {self.name} has no images")
+        if not all(value > 0 for value in self.std):
+            raise ValueError(f"std must be positive, got {self.std}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise ValueError(f"{name} must have one number per channel, {self.channels}, got {len(values)}")
+        for name in ("train", *self.held_out):
+            labels = getattr(self, name).labels
+            if (
+                labels.device.type == "cpu"
+                and len(labels)
+                and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes
+            ):
+                found = f"{int(labels.min())} to {int(labels.max())}"
+                raise ValueError(f"labels of {name} must be from 0 to {self.num_classes - 1}, got {found}")
+        try:
+            json.dumps(self.options)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"options of a data set are recorded as JSON: {error}") from error
+        if wrong := self.options.keys() & {"name", "root", "workers"}:
+            raise ValueError(f"options of a data set can't have {min(wrong)!r}: they go with the run to other machines")
+
+    @classmethod
+    def from_arrays(cls, train: tuple[Any, Any], test: tuple[Any, Any], **options: Any) -> Dataset:
+        """A data set of images and labels in memory.
+
+        Parameters
+        ----------
+        train, test : pair (images, labels)
+            images: array or tensor of shape (N, H, W), (N, C, H, W) or (N, H, W, C), uint8 or floats in [0, 1];
+            labels: N whole numbers, or N names of classes.
+        val : pair, optional
+            A validation split.
+        classes : sequence of str, optional
+            Names of the classes. Default: the labels themselves if they are text, else their numbers.
+        name : str
+        mean, std : sequence of float, optional
+            Per channel, of pixels in [0, 1]. Default: computed on the training images.
+        default_views : int
+            4 where a quarter turn leaves the class as it is, else 1. Images that are not square have 1.
+        ids : sequence of str, optional
+            What every training image is called. It is kept with the run.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For what is of another kind, does not fit together, or has been normalised.
+
+        Examples
+        --------
+        >>> data = Dataset.from_arrays((x_train, y_train), (x_test, y_test), classes=["cat", "dog"])
+        """
+        from .own_data import from_arrays
+
+        return from_arrays(train, test, **options)
+
+    @classmethod
+    def from_torch(cls, train: Any, test: Any, **options: Any) -> Dataset:
+        """A data set of two `torch.utils.data.Dataset`, read once into memory.
+
+        Parameters
+        ----------
+        train, test : torch.utils.data.Dataset
+            Items (image, label): a PIL image, an array or a tensor, all of one size, uint8 or floats in [0, 1]. Random
+            transforms belong into `distill(..., augment=...)`.
+        val : torch.utils.data.Dataset, optional
+            A validation split.
+        classes, name, mean, std, default_views
+            As in `from_arrays`. Default of classes: `train.classes`, if there are such.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For what is of another kind, or images of different sizes.
+
+        Examples
+        --------
+        >>> data = Dataset.from_torch(FashionMNIST("data"), FashionMNIST("data", train=False))
+        """
+        from .own_data import from_torch
+
+        return from_torch(train, test, **options)
+
+    @classmethod
+    def from_table(cls, table: Any, **options: Any) -> Dataset:
+        """A data set of image files that a table lists: one row per image, with its path, class and split.
+
+        Parameters
+        ----------
+        table : path of a CSV file, or DataFrame
+        image, label, split : str
+            Names of the columns, by default "path", "class" and "split". The last one has "train", "test" or "val".
+        root : path, optional
+            The folder that the paths start from. Default: the folder of the CSV file.
+        image_size : int
+            Side in pixels to which images are scaled and cut. Default 32.
+        workers : int, optional
+            Processes that read images where these do not fit into memory.
+        classes, name, mean, std, default_views
+            As in `from_arrays`.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the table or an image is missing.
+        ValueError
+            For a column that is missing, or empty cells.
+
+        Examples
+        --------
+        >>> data = Dataset.from_table("birds.csv", image="file", label="species", image_size=64)
+        """
+        from .own_data import from_table
+
+        return from_table(table, **options)
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """The names of the splits that no network learns from: "test", and "val" if there is one."""
+        return ("test",) if self.val is None else ("test", "val")
+
+    def with_validation(self, share: float, seed: int = 0) -> Dataset:
+        """The same data set with a part of its training images held out as `val`.
+
+        Parameters
+        ----------
+        share : float in (0, 1)
+            Of the training images; classes are as evenly spread as possible.
+        seed : int
+            Decides which.
+
+        Raises
+        ------
+        ValueError
+            If there is a validation split already, or one of the parts would have fewer images than classes.
+        """
+        if self.val is not None:
+            raise ValueError(f"{self.name} has a validation split already, of {len(self.val):,} images")
+        if isinstance(share, bool) or not isinstance(share, float) or not 0 < share < 1:
+            raise ValueError(f"val must be a share of the training images between 0 and 1, got {share!r}")
+        count = round(share * len(self.train))
+        if min(count, len(self.train) - count) < self.num_classes:
+            fewer = f"{len(self.train) - count} + {count} images for {self.num_classes} classes"
+            raise ValueError(f"val={share:g} of {self.name} leaves {fewer}: each part needs one per class")
+        chosen = _spread(self.train.labels, count, self.num_classes, seed)
+        rest = np.setdiff1d(np.arange(len(self.train)), chosen)
+        options = {**self.options, "val": share, "val_seed": seed}
+        return dataclasses.replace(self, train=self.train.take(rest), val=self.train.take(chosen), options=options)
 
     def __repr__(self) -> str:
         height, width = self.size
@@ -137,13 +311,37 @@ class Dataset:
         memory have another fingerprint.
         """
         digest = hashlib.sha256("\n".join(self.classes).encode())
-        self.train.feed(digest)
-        self.test.feed(digest)
+        for name in ("train", *self.held_out):
+            getattr(self, name).feed(digest)
         return digest.hexdigest()[:16]
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set with its tensors on `device`."""
-        return dataclasses.replace(self, train=self.train.to(device), test=self.test.to(device))
+        moved = {name: getattr(self, name).to(device) for name in ("train", *self.held_out)}
+        return dataclasses.replace(self, **moved)
+
+
+def device_memory(device: torch.device | str) -> float:
+    """How many bytes of images a device may keep: half of what is free on a GPU, all that there are elsewhere."""
+    device = torch.device(device)
+    return torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else math.inf
+
+
+def _checked_labels(labels: Any, count: int) -> torch.Tensor:
+    """Labels as int64. Raises TypeError or ValueError unless there is one whole number per image."""
+    labels = torch.as_tensor(labels)
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.ndim != 1:
+        hint = ": one-hot labels become numbers by labels.argmax(1)" * (labels.ndim == 2)
+        raise TypeError(f"labels must be whole numbers of shape (N,), got {_kind(labels)}{hint}")
+    if len(labels) != count:
+        raise ValueError(f"there must be one label per image: {count} images, {len(labels)} labels")
+    numbers: torch.Tensor = labels.long()
+    return numbers
+
+
+def _kind(value: Any) -> str:
+    shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+    return f"{getattr(value, 'dtype', type(value).__name__)}{shape}"
 
 
 def default_root() -> Path:
@@ -163,6 +361,8 @@ def load_dataset(
     image_size: int | None = None,
     workers: int | None = None,
     seed: int = 0,
+    val: float = 0,
+    val_seed: int = 0,
 ) -> Dataset:
     """Load one of `DATASETS`.
 
@@ -171,10 +371,13 @@ def load_dataset(
     drawn or taken: the same arguments give the same data. `image_size` is the side in pixels, at least 8, to which
     stl10, tinyimagenet, imagenet and folders are scaled. imagenet, and a folder that would fill more than a quarter
     of the memory, stay in files, which `workers` processes read (None: one a CPU core, at most 8; 0: none).
+    `val` and `val_seed`: see `Dataset.with_validation`.
 
     Raises ValueError (unknown name, impossible size, unusable folder), FileNotFoundError (no such folder) or
     OSError (failed download, damaged file); the message says what would be right.
     """
+    if is_plug(name) and not name.startswith(WITH_PATH):
+        return _plugged(name, train_size=train_size, test_size=test_size, image_size=image_size, workers=workers)
     root = default_root() if root is None else Path(root).expanduser()
     seed = _whole("seed", seed, least=0)
     workers = None if workers is None else _whole("workers", workers, least=0)
@@ -192,9 +395,9 @@ def load_dataset(
         test = _part("test_size", test, test_size, len(classes), seed)
         if name.startswith("folder:") and (len(train) + len(test)) * math.prod(train.shape) <= memory_limit():
             assert isinstance(train, Streamed) and isinstance(test, Streamed)  # as folders are
-            train, test = _in_memory(train), _in_memory(test)
-    mean, std, normalisation = _PUBLISHED_STATISTICS.get(name.split(":")[0]) or _statistics(train)
-    return Dataset(
+            train, test = in_memory(train), in_memory(test)
+    mean, std, normalisation = _PUBLISHED_STATISTICS.get(name.split(":")[0]) or statistics(train)
+    data = Dataset(
         name=name,
         train=train,
         test=test,
@@ -206,6 +409,45 @@ def load_dataset(
         default_views=1 if name == "digits" else 4,  # a 6 upside down is a 9
         options={"train_size": train_size, "test_size": test_size, "image_size": image_size, "seed": seed},
     )
+    return data.with_validation(val, val_seed) if val else data
+
+
+def _plugged(name: str, **sizes: int | None) -> Dataset:
+    """The data set that a function of your own makes, "module:Name" or "file.py:Name"."""
+    if given := [option for option, value in sizes.items() if value is not None]:
+        raise ValueError(f"{given[0]} is not for data of your own: let '{name}' make it so")
+    data = load_plug(name)()
+    if not isinstance(data, Dataset):
+        raise ValueError(f"'{name}' must return a Dataset, got {type(data).__name__}; see Dataset.from_torch")
+    return data
+
+
+def rebuild(about: Mapping[str, Any], root: str | Path | None = None, **changes: Any) -> Dataset:
+    """The data set of a run once more.
+
+    Parameters
+    ----------
+    about : dict
+        "data" of its run.json.
+    root, **changes
+        As in `load_dataset`, in place of what the run had.
+
+    Raises
+    ------
+    ValueError
+        If the run was trained on data of your own; and what `load_dataset` raises.
+    """
+    options = {**about["options"], **changes}
+    known = {"train_size", "test_size", "image_size", "workers", "seed", "val", "val_seed"}
+    if unknown := options.keys() - known:
+        raise ValueError(
+            f"{about['name']} is data of your own, with option {min(unknown)!r}: hand over the data itself"
+        )
+    if not str(about["name"]).startswith(WITH_PATH) and about["name"] not in DATASETS:
+        raise ValueError(
+            f"there is no data set {about['name']!r}: if it is data of your own, hand over the data itself"
+        )
+    return load_dataset(about["name"], root, **options)
 
 
 def memory_limit() -> float:
@@ -274,15 +516,21 @@ def _part(what: str, split: Split | Streamed, size: int | None, num_classes: int
     size = _size(what, size, num_classes)
     if size > len(split):
         raise ValueError(f"{what} is {size}: there are only {len(split)} images")
-    order = np.random.default_rng(seed).permutation(len(split))
-    labels = split.labels.numpy()[order]
-    turn = np.empty(len(split), np.int64)  # a sample's place among those of its class, in random order
+    return split.take(_spread(split.labels, size, num_classes, seed))
+
+
+def _spread(labels: torch.Tensor, count: int, num_classes: int, seed: int) -> np.ndarray:
+    """The places of `count` random samples, in order, with classes as evenly spread as there are samples."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    shuffled = labels.cpu().numpy()[order]
+    turn = np.empty(len(labels), np.int64)  # a sample's place among those of its class, in random order
     for label in range(num_classes):
-        turn[labels == label] = np.arange((labels == label).sum())
-    return split.take(np.sort(order[np.argsort(turn, kind="stable")[:size]]))
+        turn[shuffled == label] = np.arange((shuffled == label).sum())
+    places: np.ndarray = np.sort(order[np.argsort(turn, kind="stable")[:count]])
+    return places
 
 
-def _statistics(train: Split | Streamed) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+def statistics(train: Split | Streamed) -> tuple[tuple[float, ...], tuple[float, ...], str]:
     """Mean and standard deviation of every channel; the latter at least 1/255, for images of one colour."""
     if isinstance(train, Streamed):
         sample = torch.linspace(0, len(train) - 1, min(1000, len(train))).round().long()
@@ -348,7 +596,11 @@ def _drawn(cache: Path, count: int, seed: tuple[int, int]) -> Split:
     """The images in the cache; where it is missing or damaged they are drawn, and left there if possible."""
     try:
         with np.load(cache) as file:  # a zip archive: its checksums are verified while reading
-            return Split(*(torch.from_numpy(file[key]) for key in ("images", "labels", "difficulty")))
+            return Split(
+                torch.from_numpy(file["images"]),
+                torch.from_numpy(file["labels"]),
+                torch.from_numpy(file["difficulty"]),
+            )
     except Exception:  # there is none, or it is damaged, which may raise almost anything
         pass
     images, labels, difficulty = shapes.generate(count, seed)
@@ -696,9 +948,10 @@ def _is_utf8(name: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
-def _in_memory(split: Streamed) -> Split:
+def in_memory(split: Streamed) -> Split:
+    """The same split with its images in memory, scaled and cut by `streams.fit`."""
     images = (read_image(split.path(row), partial(fit, side=split.side)) for row in range(len(split)))
-    return Split(_stack(images, len(split), split.side), split.labels)
+    return Split(_stack(images, len(split), split.side), split.labels, ids=split.names)
 
 
 def _stack(images: Iterable[Image.Image], count: int, side: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from . import demo, hardware
 from .compiling import FLOPS_WORTH_COMPILING, RUN_WORTH_COMPILING
 from .evaluation import make_fabric
-from .frozen import TOLERANCE, _forms
+from .training.teacher import TOLERANCE, _forms
 
 
 def report() -> Iterator[str]:

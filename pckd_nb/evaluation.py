@@ -60,8 +60,8 @@ def predict(
     accelerator, precision: as in `distill`; fabric: one that exists already, instead of both. Raises ValueError for
     another split, and as `make_fabric`.
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+    if split not in ("train", *data.held_out):
+        raise ValueError(f"split must be {', '.join(map(repr, ('train', *data.held_out)))}, got {split!r}")
     fabric = fabric or make_fabric(accelerator, precision)[0]
     mean, std = pixel_statistics(data, fabric.device)
     part = getattr(data, split).to(fabric.device)

@@ -39,8 +39,10 @@ import torch
 from . import files, methods, ranks, runs, training, views
 from .catalogue import read_arm
 from .datasets import Dataset, load_dataset
+from .downloads import one_line
 from .evaluation import make_fabric
 from .models import create_model, flops_of
+from .plugs import is_plug
 from .recipes import Recipe, get_recipe
 from .runs import Run
 
@@ -57,6 +59,7 @@ SWEEPS: dict[str, tuple[float, ...]] = {
 PROBE_STEPS = 4
 RESULTS = "results.csv"
 MOST_SHARDS = 10_000
+OF_ONE_POINT = FloatingPointError, RuntimeError, MemoryError  # errors that leave the other points of a grid alone
 MOST_EPSILON = 10  # over 240 epochs; its 240th power is a number still
 
 
@@ -66,6 +69,7 @@ class Arm:
 
     method: str
     settings: tuple[tuple[str, Any], ...] = ()
+    source: str = ""  # of a method of your own: "module:Name" or "file.py:Name"
 
     def __str__(self) -> str:
         return "-".join([self.method, *(f"{name}={_text(value)}" for name, value in self.settings)])
@@ -74,6 +78,7 @@ class Arm:
         """The method, and the recipe as this arm changes it. Raises ValueError for what either does not have."""
         fields = {field.name for field in dataclasses.fields(Recipe)} - {"name", "method", "network_lr", "milestones"}
         settings = dict(self.settings)
+        fields -= methods.setting_names(self.source or self.method)  # a name that both have is the method's
         if settings.get("flip") in (0, 1):
             settings["flip"] = bool(settings["flip"])
         try:
@@ -87,18 +92,23 @@ class Arm:
                 settings["epsilon"] = published ** (PUBLISHED_EPOCHS / recipe.epochs)
             if "name" in settings:
                 raise ValueError(f"'{self}': {self.method} has no setting 'name'")
-            return methods.make(self.method, **settings), recipe
+            return methods.make(self.source or self.method, **settings), recipe
         except (TypeError, OverflowError) as error:  # text where a number should be, or one too large
             raise ValueError(f"{str(self)!r}: {error}") from error
 
     def plus(self, name: str, value: Any) -> "Arm":
         """This arm with one setting more, or another value of it."""
-        return Arm(self.method, tuple(item for item in self.settings if item[0] != name) + ((name, value),))
+        others = tuple(item for item in self.settings if item[0] != name)
+        return dataclasses.replace(self, settings=(*others, (name, value)))
 
     def without_defaults(self, recipe: Recipe, data: Dataset) -> "Arm":
         """The same arm under its shortest name: settings that say what holds anyway are left out, so that the point
         all factors share is trained once."""
-        arm = Arm(self.method)
+        arm = dataclasses.replace(self, settings=())
+        try:
+            arm.build(recipe)
+        except ValueError:  # a method of one's own may need its settings
+            return self
         for name, value in self.settings:
             longer = arm.plus(name, value)
             if _resolved(longer, recipe, data) != _resolved(arm, recipe, data):
@@ -109,7 +119,11 @@ class Arm:
 def parse_arm(text: str) -> Arm:
     """ "pckd-beta_cc=0.02-views=1" → Arm. Raises ValueError for what can't be read; `Arm.build` checks the names."""
     method, settings = read_arm(text)
-    return Arm(method, tuple(settings.items()))
+    if not is_plug(method):
+        return Arm(method, tuple(settings.items()))
+    module, _, name = method.rpartition(":")
+    place = str(Path(module).expanduser().resolve()) if module.endswith(".py") else module
+    return Arm(name, tuple(settings.items()), f"{place}:{name}")
 
 
 def ablation_arms() -> list[Arm]:
@@ -177,6 +191,8 @@ class Grid:
                 raise ValueError(f"each of seeds must be a whole number from 0 to {2**31 - 1}, got {seed!r}")
         for arm in self.arms:
             arm.build(self.recipe)
+        if self.recipe.augment:
+            views.find_transform(self.recipe.augment)
         if (self.out / "run.json").exists():
             raise ValueError(f"'{self.out}' is a run folder: a grid needs a folder of its own")
         if (self.out / RESULTS).is_dir():
@@ -184,6 +200,9 @@ class Grid:
         for folder in (self.out, *([] if self.teacher_cache is None else [self.teacher_cache])):
             check_writable(folder)
         make_fabric(**{name: value for name, value in self.options.items() if name in ("accelerator", "precision")})
+        for arm in self.arms:
+            if others := [other for other in self.arms if str(other) == str(arm) and other.source != arm.source]:
+                raise ValueError(f"'{arm}' is {arm.source} and {others[0].source}: give one of them another name")
         names = [self._pair_name(*pair) for pair in self.pairs]
         for name in names:
             if names.count(name) > 1:
@@ -240,7 +259,8 @@ class Grid:
         recipe = recipe.for_network(point.student)
         wanted = runs.values_of(_settings(method, recipe, self.loaded))
         about = run.settings
-        found = run.method_settings, about["recipe"]["epochs"], about["seed"], run.data_fingerprint
+        settings = {**methods.default_settings(about["method"]["name"]), **run.method_settings}
+        found = settings, about["recipe"]["epochs"], about["seed"], run.data_fingerprint
         if found != (wanted, recipe.epochs, point.seed, self.loaded.fingerprint):
             raise ValueError(f"'{point.folder}' holds another run than this grid asks for: choose another folder")
         return run
@@ -293,8 +313,9 @@ def run_grid(
     jobs: points trained at a time, each in a process with its share of the cores. shard: (i, n), the i-th of n parts
     with about the same work, for the jobs of an array. say: gets a line about what is to come, with the projected time,
     and one a point. Raises KeyboardInterrupt after Ctrl-C, with all that was done on disk, RuntimeError where a
-    process was killed, and FloatingPointError, when all others are trained, where points had a loss that is not finite;
-    ValueError for impossible jobs or shards or several processes that a launcher started, and what `distill` raises.
+    process was killed or, when all others are trained, where points failed, for example for want of memory;
+    FloatingPointError likewise, where all of these had a loss that is not finite; ValueError for impossible jobs or
+    shards or several processes that a launcher started, and what `distill` raises.
     """
     if ranks.started() != (1, 1):  # each would train the same points, or take the others for ranks of its own
         raise ValueError(
@@ -322,7 +343,8 @@ def run_grid(
     files.write(grid.out / RESULTS, lambda temporary: table.to_csv(temporary, index=False))
     if failed:
         first = f"{failed[0].point}: {failed[0].failure}"
-        raise FloatingPointError(f"{len(failed)} of {len(points)} points went wrong, all others were trained; {first}")
+        kind = FloatingPointError if all(done.not_finite for done in failed) else RuntimeError
+        raise kind(f"{len(failed)} of {len(points)} points went wrong, all others were trained; {first}")
     return table
 
 
@@ -436,7 +458,7 @@ def _seconds_a_step(grid: Grid, point: Point) -> float:
     some = np.arange(images), np.arange(min(recipe.batch_size, len(data.test)))
     small = dataclasses.replace(data, train=data.train.take(some[0]), test=data.test.take(some[1]))
     teacher = runs.load_run(point.teacher) if method.uses_teacher else None
-    with warnings.catch_warnings(), suppress(FloatingPointError):
+    with warnings.catch_warnings(), suppress(*OF_ONE_POINT):
         warnings.simplefilter("ignore")  # the runs will say it again, of losses that are not finite too
         run = training.distill(
             create_model(point.student, data, seed=point.seed),
@@ -466,16 +488,18 @@ class Done(NamedTuple):
     accuracy: float
     seconds: float
     failure: str = ""
+    not_finite: bool = False
 
 
 def _train(grid: Grid, point: Point, progress: bool = False) -> Done | None:
-    """None where it was interrupted. A loss that is not finite is the point's own: others go on. Raises ValueError that
-    names the point."""
+    """None where it was interrupted. A loss that is not finite, or a lack of memory, is the point's own: others go on.
+    Raises ValueError that names the point."""
     started = time.monotonic()
     try:
         run = grid.train(point, progress)
-    except FloatingPointError as error:
-        return Done(point, float("nan"), time.monotonic() - started, str(error))
+    except OF_ONE_POINT as error:
+        seconds, what = time.monotonic() - started, one_line(error)
+        return Done(point, float("nan"), seconds, what, isinstance(error, FloatingPointError))
     except ValueError as error:
         raise ValueError(f"{point}: {error}") from error
     return Done(point, run.accuracy, time.monotonic() - started) if run.finished else None

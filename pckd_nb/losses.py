@@ -79,13 +79,13 @@ def category_center_contrast_plain(
     """L_CC: supervised contrast (arXiv 2004.11362) over the 2N score vectors {u_s, u_t}.
 
     student_scores u_s, teacher_scores u_t: (N, C), how near a row is to every category center of student and
-    teacher; labels: (N,) integers. With a, q running over all 2N vectors and P(a) = same label as a, not a:
+    teacher; labels: (N,) integers, on a GPU in [0, C). With a, q running over all 2N vectors and P(a) the same label as
+    a, not a:
 
         ℓ(a) = −(τ/τ0) · mean over p in P(a) of [ a·p/τ − log Σ_{q≠a} exp(a·q/τ) ]
 
     Returns ℓ(u_s) + ℓ(u_t), shape (N,). P(a) is never empty: it holds at least the row's other score vector.
     τ/τ0 = 4/0.07 ≈ 57 comes from the authors' code, so the published β_cc = 0.05 weighs like 2.9.
-    The positives need no pairs: Σ_{p in P(a)} a·p = a·(S − a), S being the sum over a's category.
     Raises ValueError on unequal shapes, or temperatures outside 1e-6 … 1e6.
 
     This is the version to read, and the one to differentiate twice. It holds several (2N, 2N) matrices, so training
@@ -93,17 +93,12 @@ def category_center_contrast_plain(
     """
     _contrastable(student_scores, teacher_scores, labels, temperature, base_temperature)
     anchors = _at_least_float32(torch.cat([student_scores, teacher_scores]))
-    category = torch.unique(labels.repeat(2), return_inverse=True)[1]
-
     similarity = anchors @ anchors.T / temperature
     itself = torch.eye(len(anchors), dtype=torch.bool, device=anchors.device)
     log_denominator = similarity.masked_fill(itself, -torch.inf).logsumexp(dim=1)
 
-    members = F.one_hot(category).to(anchors.dtype)
-    category_sum = members @ (members.T @ anchors)
-    positives = members @ members.sum(0) - 1
-    mean_positive = (anchors * (category_sum - anchors)).sum(1) / temperature / positives
-
+    sum_positive, positives = _sum_over_positives(anchors, labels)
+    mean_positive = sum_positive / temperature / positives
     loss = -(temperature / base_temperature) * (mean_positive - log_denominator)
     student_loss, teacher_loss = loss.chunk(2)
     return student_loss + teacher_loss
@@ -124,19 +119,30 @@ def category_center_contrast(
     """
     _contrastable(student_scores, teacher_scores, labels, temperature, base_temperature)
     anchors = _at_least_float32(torch.cat([student_scores, teacher_scores]))
-    category = torch.unique(labels.repeat(2), return_inverse=True)[1]
-
     with torch.autocast(anchors.device.type, enabled=False):
         log_denominator = _LogSumExpOverOthers.apply(anchors / temperature**0.5)  # products of these are a·q/τ
-
-        members = F.one_hot(category).to(anchors.dtype)
-        category_sum = members @ (members.T @ anchors)
-        positives = members @ members.sum(0) - 1
-        mean_positive = (anchors * (category_sum - anchors)).sum(1) / temperature / positives
+        sum_positive, positives = _sum_over_positives(anchors, labels)
+        mean_positive = sum_positive / temperature / positives
 
     loss = -(temperature / base_temperature) * (mean_positive - log_denominator)
     student_loss, teacher_loss = loss.chunk(2)
     return student_loss + teacher_loss
+
+
+def _sum_over_positives(anchors: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ a·p over the other vectors p of a's category, and how many these are: anchors (2N, C), labels (N,) -> two
+    tensors (2N,).
+
+    Without pairs, as Σ_{p in P(a)} a·p = a·(S − a), S being the sum over a's category. On a GPU labels must be below C:
+    which of them there are it would have to wait for.
+    """
+    if labels.device.type == "cpu":
+        members = F.one_hot(torch.unique(labels.repeat(2), return_inverse=True)[1]).to(anchors.dtype)
+    else:
+        members = F.one_hot(labels.long(), anchors.shape[1]).repeat(2, 1).to(anchors.dtype)
+    category_sum = members @ (members.T @ anchors)
+    positives = members @ members.sum(0) - 1
+    return (anchors * (category_sum - anchors)).sum(1), positives
 
 
 class _LogSumExpOverOthers(torch.autograd.Function):

@@ -1,12 +1,16 @@
 """Recipes: the optimiser's settings, and what a short training must change in a method."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from numbers import Real
 from typing import Any
 
+from .plugs import is_plug, load_plug
+
+OPTIMIZERS, SCHEDULES = ("sgd", "adamw"), ("step", "cosine", "constant")  # `training.optimization` builds them
+MIXES = ("mixup", "cutmix")  # `views.find_mix` does
 PUBLISHED_FINAL_THRESHOLD = 1.005**240  # 3.31: where the paper's threshold ends
 MOST = 10**9  # epochs, or images a step: whoever asks for more has slipped
 
@@ -23,13 +27,22 @@ def _number(name: str, value: float) -> float:
 
 @dataclass(frozen=True)
 class Recipe:
-    """SGD with momentum and step decay.
+    """How a network is trained: optimizer, learning-rate schedule, batches and augmentation.
 
     epochs · batch_size: images a step, whatever the number of views · lr: learning rate, times lr_decay after every
     milestone, a fraction of `epochs` · flip: mirror images at random · method: settings a method takes from this
     recipe unless its caller gave them · final_threshold: chooses ε so that the preview threshold ends there, however
     short the training (ε = final_threshold^(1/epochs)); None leaves ε alone · network_lr: the learning rate of
     networks, by name, that need another one.
+    optimizer: "sgd" or "adamw", which take lr, momentum and weight_decay from here; or a callable that makes a
+    torch.optim.Optimizer of a list of parameters · schedule: "step" (lr_decay and milestones), "cosine" or "constant";
+    or a callable (optimizer, number of steps) that makes a torch.optim.lr_scheduler, stepped after every step ·
+    warmup_epochs: how long the learning rate of a schedule by name rises linearly · clip_norm: largest norm of all
+    gradients together · ema: decay per step of an exponential moving average of the weights, which is then what is
+    tested and kept · label_smoothing: share of a target that is spread over all classes · crop: zero padding and random
+    crop · augment: after crop and flip, see `views.transform`; or the name of a transform of torchvision.transforms.v2,
+    such as "RandAugment" · mix: "mixup" or "cutmix", or see `views.soften`. Every name may also be "module:Name" or
+    "file.py:Name" of your own.
     Raises ValueError for numbers that can't train, TypeError for what is no number.
     """
 
@@ -45,9 +58,22 @@ class Recipe:
     method: Mapping[str, Any] = field(default_factory=dict)
     final_threshold: float | None = None
     network_lr: Mapping[str, float] = field(default_factory=dict)
+    optimizer: str | Callable[..., Any] = "sgd"
+    schedule: str | Callable[..., Any] = "step"
+    warmup_epochs: float = 0
+    clip_norm: float | None = None
+    ema: float | None = None
+    label_smoothing: float = 0
+    crop: bool = True
+    augment: str | Callable[..., Any] | None = None
+    mix: str | Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
-        for name, kind in (("name", str), ("flip", bool), ("method", Mapping), ("network_lr", Mapping)):
+        for about in dataclasses.fields(self):
+            value = getattr(self, about.name)
+            if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () and hasattr(value, "item"):
+                object.__setattr__(self, about.name, value.item())  # checkpoints and run.json keep plain numbers
+        for name, kind in (("name", str), ("flip", bool), ("crop", bool), ("method", Mapping), ("network_lr", Mapping)):
             if not isinstance(value := getattr(self, name), kind):
                 raise TypeError(f"{name} of a recipe must be a {kind.__name__}, got {type(value).__name__}")
         for name in ("epochs", "batch_size"):
@@ -63,20 +89,61 @@ class Recipe:
             raise ValueError(f"momentum must be in [0, 1), got {number:.10g}")
         if not 0 <= (number := _number("weight_decay", self.weight_decay)) < inf:
             raise ValueError(f"weight_decay must be 0 or more, and finite, got {number:.10g}")
+        self._check_plugs()
         if not isinstance(self.milestones, tuple | list):
             raise TypeError(f"milestones must be a tuple of numbers, got {type(self.milestones).__name__}")
         for milestone in self.milestones:
             if not 0 <= (number := _number("each of milestones", milestone)) < inf:
                 raise ValueError(f"milestones are fractions of the epochs, 0 or more, got {number:.10g}")
 
+    def _check_plugs(self) -> None:
+        names = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "augment": (), "mix": MIXES}
+        for name, known in names.items():
+            plug = getattr(self, name)
+            if plug is None and name in ("augment", "mix"):
+                continue
+            if isinstance(plug, type) and name in ("augment", "mix"):
+                raise TypeError(f"{name} must be an object: write {plug.__name__}(), not {plug.__name__}")
+            if not callable(plug) and not isinstance(plug, str):
+                raise TypeError(f"{name} must be a name or a callable, got {type(plug).__name__}")
+            if isinstance(plug, str) and not plug.strip():
+                raise ValueError(f"{name} must be a name or a callable, got an empty text")
+            if isinstance(plug, str) and known and plug not in known and not is_plug(plug):
+                raise ValueError(f"unknown {name} {plug!r}; known: {', '.join(known)}, file.py:NAME, or a callable")
+        if not 0 <= (number := _number("warmup_epochs", self.warmup_epochs)) < inf:
+            raise ValueError(f"warmup_epochs must be 0 or more, and finite, got {number:.10g}")
+        if self.warmup_epochs and self.schedule not in SCHEDULES:
+            raise ValueError("warmup_epochs goes with a schedule by name: let your own schedule warm up")
+        if self.clip_norm is not None and not 0 < (number := _number("clip_norm", self.clip_norm)) < inf:
+            raise ValueError(f"clip_norm must be positive and finite, got {number:.10g}")
+        if self.ema is not None and not 0 <= (number := _number("ema", self.ema)) < 1:
+            raise ValueError(f"ema must be in [0, 1), got {number:.10g}")
+        if not 0 <= (number := _number("label_smoothing", self.label_smoothing)) < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {number:.10g}")
+
+    def settings(self) -> dict[str, Any]:
+        """What run.json says of this recipe. Plugs are described, see `provenance.describe`."""
+        from .provenance import describe  # loads torch, which the command line's help can do without
+
+        values = {about.name: describe(getattr(self, about.name)) for about in dataclasses.fields(self)}
+        for name in ("optimizer", "schedule", "augment", "mix"):
+            if is_plug(values[name]):  # the name alone would not tell a file from what it is after a change
+                values[name] += f" = {describe(load_plug(values[name]))}"
+        if self.optimizer not in OPTIMIZERS:  # which does not get them
+            values |= dict.fromkeys(("lr", "momentum", "weight_decay"))
+        return values
+
     def for_network(self, name: str | None) -> "Recipe":
         """This recipe with the learning rate it has for the network called `name`."""
         return dataclasses.replace(self, lr=self.network_lr.get(name or "", self.lr), network_lr={})
 
+    def decays_before(self, epoch: int) -> int:
+        """How many milestones lie before an epoch, counted from 1."""
+        return sum(epoch > milestone * self.epochs for milestone in self.milestones)
+
     def lr_at(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 1."""
-        passed = sum(epoch > milestone * self.epochs for milestone in self.milestones)
-        return self.lr * self.lr_decay**passed
+        """The learning rate of an epoch, counted from 1, by the schedule "step" without warm-up."""
+        return self.lr * self.lr_decay ** self.decays_before(epoch)
 
     def method_settings(self) -> dict[str, Any]:
         """What this recipe has to say about a method's settings."""
@@ -132,4 +199,9 @@ def get_recipe(recipe: str | Recipe, **changes: Any) -> Recipe:
         raise ValueError(f"a recipe has no field {min(unknown)!r}")
     if "lr" in changes:
         changes = {"network_lr": {}, **changes}
-    return dataclasses.replace(recipe, **changes)
+    changed = dataclasses.replace(recipe, **changes)
+    if changed.optimizer not in OPTIMIZERS and (ignored := sorted({"lr", "momentum", "weight_decay"} & changes.keys())):
+        raise ValueError(
+            f"{ignored[0]} is for optimizers by name: set it in your own, partial(AdamW, {ignored[0]}=...)"
+        )
+    return changed

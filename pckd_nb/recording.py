@@ -3,21 +3,24 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from . import hardware, preview, runs
+from . import files, hardware, preview, runs
 from .datasets import Dataset
 from .evaluation import Predictions
 from .methods import Method, Terms
-from .models import Classifier
+from .models import Classifier, Preprocessed, WrappedClassifier
+from .provenance import code_fingerprint, describe, name_of, structure_fingerprint
 from .recipes import Recipe
 
 GALLERY_SIZE = 100
@@ -93,8 +96,21 @@ class Recorder:
         count = f"{len(index)} of {len(batches[step - 1])} samples"
         return f"in epoch {self.epoch}, step {step}, for {count}: {shown}; a lower learning rate may help"
 
+    def history_table(self) -> pd.DataFrame:
+        """history.csv so far: one row per epoch."""
+        return pd.DataFrame(self.history or {"epoch": []})
+
+    def timing_table(self) -> pd.DataFrame:
+        """timing.csv so far: one row per epoch."""
+        return pd.DataFrame(self.timing, columns=["epoch", "seconds", "evaluation_seconds"])
+
+    def write_tables(self, folder: Path) -> None:
+        """Write history.csv and timing.csv of a run folder."""
+        for name, table in (("history", self.history_table()), ("timing", self.timing_table())):
+            files.write(folder / f"{name}.csv", partial(table.to_csv, index=False))
+
     def end_epoch(self, lr: float, epsilon: float | None, scores: dict[str, float], evaluation_seconds: float) -> None:
-        """Average the epoch's log over its images and turn the page. epsilon: of the method, if it has one."""
+        """Average the logged values over the epoch and start the next one. epsilon: of the method, or None."""
         sizes = torch.tensor(self.sizes, dtype=torch.float64)[:, None]
         means = (torch.stack(self.log).cpu().double() * sizes).sum(0) / sizes.sum()
         threshold = {} if epsilon is None else {"threshold": preview.threshold(self.epoch, epsilon)}
@@ -104,15 +120,12 @@ class Recorder:
         self.epoch, self.step, self.seconds, self.log, self.sizes = self.epoch + 1, 0, 0.0, [], []
 
 
-def describe(
+def settings_of(
     student: Classifier, teacher: Classifier | None, data: Dataset, method: Method, settings: dict[str, Any],
     recipe: Recipe, seed: int, device: torch.device, precision: str, exact: bool = False, ranks: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
     """run.json of a training that is about to begin. settings: as `methods.resolve` returned them; exact: whether the
     teacher computes as it is; ranks: processes."""
-
-    def plain(value: Any) -> Any:  # a strategy may be a function
-        return getattr(value, "__name__", value)
 
     packages = ["pckd_nb", "torch", "torchvision", "lightning-fabric"]
     packages += ["torchdistill"] * ("torchdistill" in sys.modules)
@@ -123,10 +136,11 @@ def describe(
         "status": "running",
         "method": {
             "name": type(method).__name__,
-            "title": getattr(method, "title", type(method).__name__),
+            "title": method.title,
             "views": method.views,
-            "settings": {name: {**about, "value": plain(about["value"])} for name, about in settings.items()},
-            "left_out": getattr(method, "left_out", {}),
+            "settings": {name: {**about, "value": describe(about["value"])} for name, about in settings.items()},
+            "left_out": dict(method.left_out),
+            **_source(method),
         },
         "model": {**_describe_model(student, data), "start": runs.fingerprint(student.state_dict())},
         "teacher": {**_describe_teacher(teacher, data), "exact": exact} if teacher else None,
@@ -136,6 +150,7 @@ def describe(
             "fingerprint": data.fingerprint,
             "train_images": len(data.train.labels),
             "test_images": len(data.test.labels),
+            **({} if data.val is None else {"val_images": len(data.val)}),
             "image_size": list(data.size),
             "mean": list(data.mean),
             "std": list(data.std),
@@ -143,7 +158,7 @@ def describe(
             "classes": list(data.classes),
             "groups": {name: list(groups) for name, groups in data.groups.items()},
         },
-        "recipe": {**asdict(recipe), "milestones": list(recipe.milestones)},
+        "recipe": recipe.settings(),
         "seed": seed,
         "precision": precision,
         "hardware": f"{ranks} × " * (ranks > 1) + hardware.describe(device),
@@ -152,8 +167,21 @@ def describe(
     }
 
 
+def _source(method: Method) -> dict[str, str]:
+    """Where a method that is not this package's comes from, and a fingerprint of its code."""
+    code = code_fingerprint(type(method))
+    return {} if code is None else {"source": name_of(type(method)), "code": code}
+
+
 def _describe_model(model: Classifier, data: Dataset) -> dict[str, Any]:
+    inner: Classifier | nn.Module = model
+    while isinstance(inner, Preprocessed | WrappedClassifier):
+        inner = inner.module if isinstance(inner, WrappedClassifier) else inner.model
+    own = {"code": structure_fingerprint(inner)} if code_fingerprint(type(inner)) is not None else {}
+    seen = {"preprocessing": model.preprocessing} if isinstance(model, Preprocessed) else {}
     return {
+        **own,
+        **seen,
         "name": model.name,
         "num_classes": model.num_classes,
         "in_channels": data.channels,

@@ -17,6 +17,8 @@ import torch
 
 from . import files
 from .downloads import one_line
+from .methods import default_settings
+from .recipes import Recipe
 from .runs import RUN_FILES, data_fingerprint, read_settings, values_of, write_settings
 
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "previous.pt"
@@ -89,15 +91,24 @@ def check_same(folder: Path, settings: dict[str, Any]) -> None:
     data_of = data_fingerprint if recorded["status"] == "finished" else lambda about: about["data"]["fingerprint"]
 
     def identity(about: dict[str, Any]) -> dict[str, Any]:
-        method = values_of(about["method"]["settings"])
+        # what an earlier version did not have yet has its default there
+        method = {**default_settings(about["method"]["name"]), **values_of(about["method"]["settings"])}
+        recipe = {**Recipe("", 1).settings(), **about["recipe"]}
         teacher = (about["teacher"] or {}).get("fingerprint")
         named = {"method": about["method"]["name"], "student": about["model"]["name"], "teacher": teacher}
+        if "code" in recorded["method"]:
+            named["code of the method"] = about["method"].get("code")
+        named["callbacks"] = about.get("callbacks", [])
+        for who in ("model", "teacher"):
+            for what in ("code", "preprocessing"):
+                if what in ((recorded[who] or {}) | (settings[who] or {})):
+                    named[f"{what} of the {'student' if who == 'model' else who}"] = (about[who] or {}).get(what)
         if about["teacher"]:  # before it was recorded, this followed from the precision
             named["exact teacher"] = about["teacher"].get("exact", about["precision"] == "32-true")
         named["first weights"] = about["model"]["start"]
         rest = {"data": data_of(about), "seed": about["seed"], "precision": about["precision"]}
         rest["compile"] = about.get("compile", False)
-        known: dict[str, Any] = json.loads(json.dumps({**about["recipe"], **named, **method, **rest}))
+        known: dict[str, Any] = json.loads(json.dumps({**recipe, **named, **method, **rest}))
         return known
 
     before, now = identity(recorded), identity(settings)
@@ -118,6 +129,21 @@ def remove_checkpoints(folder: Path) -> None:
     """Remove both, if they are there."""
     for name in (CHECKPOINT, PREVIOUS):
         (folder / name).unlink(missing_ok=True)
+
+
+def check_state(state: dict[str, Any]) -> None:
+    """Raises TypeError unless a checkpoint with this in it could be read again: nothing but tensors, numbers, text and
+    lists and dicts of them."""
+    buffer = BytesIO()
+    try:
+        torch.save(state, buffer)
+        buffer.seek(0)
+        torch.load(buffer, weights_only=True)
+    except Exception as error:
+        raise TypeError(
+            "optimizer and schedule must keep nothing but tensors and plain numbers, or no checkpoint can be read: "
+            f"{one_line(error)}"
+        ) from error
 
 
 def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:

@@ -19,7 +19,9 @@ import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,8 +31,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from . import files, shapes
+from .catalogue import LIBRARIES
 from .downloads import one_line
-from .models import Classifier, create_model
+from .models import Classifier, create_model, preprocessed
+from .plugs import is_plug
 
 FORMAT = 1
 HEADS = "method."
@@ -41,12 +45,13 @@ SYMBOLS = {f"beta_{term}": f"β_{term}" for term in ("kd", "fa", "ca", "cc")} | 
 MaybeNone: TypeAlias = Any
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """One training run. `settings` is run.json; the arrays are None where a run kept none.
 
     cross_entropy, difficulty: float16 (epochs, samples), by position in the training set; NaN in rows of epochs not
-    reached · labels: (samples,) · ground_truth: float16 (samples,) known difficulty in [0, 1], for made data sets.
+    reached · labels: (samples,) · ground_truth: float16 (samples,) known difficulty in [0, 1], for made data sets
+    · ids: (samples,) what each image is called, such as its file name, where that is known.
     """
 
     settings: dict[str, Any]
@@ -58,9 +63,35 @@ class Run:
     difficulty: np.ndarray | MaybeNone = None
     labels: np.ndarray | MaybeNone = None
     ground_truth: np.ndarray | MaybeNone = None
+    ids: np.ndarray | MaybeNone = None
     gallery: dict[str, np.ndarray] | MaybeNone = None
     embedding: dict[str, np.ndarray] | MaybeNone = None
     path: Path | None = None
+
+    def __repr__(self) -> str:
+        about = self.settings
+        data, epochs = about["data"]["name"], f"{len(self.history)} of {about['recipe']['epochs']} epochs"
+        score = f", test top-1 {self.accuracy:.2f} %" if len(self.history) else ""
+        return f"Run({self.title!r} on {data!r}, seed {about['seed']}, {about['status']}, {epochs}{score})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows for a cell that ends in a run: settings, the last row, and the accuracy by epoch."""
+        about, last = self.settings, self.history.iloc[-1].to_dict() if len(self.history) else {}
+        teacher = (about["teacher"] or {}).get("name") or "none"
+        rows = {
+            "data": about["data"]["name"],
+            "teacher": teacher,
+            "method": ", ".join(f"{name} = {_number(value)}" for name, value in self.method_settings.items()),
+            "seed": about["seed"],
+            "epochs": f"{len(self.history)} of {about['recipe']['epochs']}, {about['status']}",
+            **{name.replace("_", " "): _number(value) for name, value in last.items() if name.startswith("test_")},
+        }
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{escape(str(name))}</th>"
+            f"<td style='text-align:left'>{escape(str(value))}</td></tr>"
+            for name, value in rows.items()
+        )
+        return f"<table><caption><b>{escape(self.title)}</b></caption>{cells}</table>{_curve(self.history)}"
 
     @property
     def title(self) -> str:
@@ -118,10 +149,15 @@ class Run:
         about = self.settings["model"]
         if not self.student_state:
             raise ValueError(f"'{self.path}' is a record without weights")
-        if about["name"] is None:
+        library, colon, _ = (about["name"] or "").partition(":")
+        if about["name"] is None or (colon and library not in LIBRARIES and is_plug(about["name"])):
             raise ValueError("this run's network is your own: build it, then load_state_dict(run.student_state)")
         model = create_model(about["name"], num_classes=about["num_classes"], in_channels=about["in_channels"])
         load_weights(model, self.student_state, str(self.path or "this run"))
+        if "preprocessing" in about:
+            data = self.settings["data"]
+            shown = SimpleNamespace(mean=data["mean"], std=data["std"], size=tuple(data["image_size"]))
+            model = preprocessed(model, shown, about["preprocessing"])
         return model
 
     def save(self, folder: str | Path, weights: bool = True) -> None:
@@ -143,10 +179,26 @@ class Run:
         write_settings(folder, self.settings)
 
 
+def _curve(history: pd.DataFrame) -> str:
+    """Test accuracy by epoch as a small picture, SVG; "" before the second epoch."""
+    if len(history) < 2:
+        return ""
+    values = history["test_top1"].to_numpy(float)
+    low, high = float(values.min()), float(values.max())
+    x = np.linspace(4, 236, len(values))
+    y = 44 - 40 * (values - low) / ((high - low) or 1)
+    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+    said = f"test top-1 by epoch, from {values[0]:.1f} to {values[-1]:.1f} %"
+    return (
+        f'<svg width="240" height="48" role="img" aria-label="{escape(said)}"><title>{escape(said)}</title>'
+        f'<polyline points="{escape(points)}" fill="none" stroke="#0072b2" stroke-width="2"/></svg>'
+    )
+
+
 RUN_FILES = (
     "run.json", "history.csv", "timing.csv", "samples.npz", "gallery.npz", "embedding.npz", "student.safetensors",
 )  # fmt: skip
-SAMPLES = ("cross_entropy", "difficulty", "labels", "ground_truth")
+SAMPLES = ("cross_entropy", "difficulty", "labels", "ground_truth", "ids")
 KINDS: dict[str, Any] = {  # what all that reads a run.json relies on
     "status": str,
     "seed": int,
@@ -161,7 +213,8 @@ KINDS: dict[str, Any] = {  # what all that reads a run.json relies on
     "recipe": {"epochs": int, "method": dict},
 }  # fmt: skip
 OF_TEACHER = {"name": str | None, "fingerprint": str}
-DATA_OPTIONS = {"train_size", "test_size", "image_size", "seed"}  # of `load_dataset`, that a run.json may choose
+DATA_OPTIONS = {"train_size", "test_size", "image_size", "seed", "val", "val_seed"}  # that `datasets.rebuild` knows
+FORBIDDEN_OPTIONS = {"name", "root", "workers"}  # a run.json does not choose where data is read, and by how many
 MOST_CHANNELS = 4096  # a network with more is not built on a run.json's word
 KEPT = {"samples": SAMPLES[:3], "gallery": ("gallery",), "embedding": ("embedding",)}  # what a record may lack
 
@@ -287,7 +340,7 @@ def _misfit(settings: Mapping[str, Any], kinds: Mapping[str, Any], place: str = 
         if settings["status"] != "running" and not isinstance(settings.get("fingerprint"), str):
             return "fingerprint is missing"
         for name, value in options.items():
-            if name not in DATA_OPTIONS or not isinstance(value, int | None):
+            if name in FORBIDDEN_OPTIONS or (name in DATA_OPTIONS and not isinstance(value, int | float | None)):
                 return f"data.options.{name} is {reprlib.repr(value)}"
         if len(data["image_size"]) != 2 or not all(isinstance(side, int) for side in data["image_size"]):
             return f"data.image_size is {reprlib.repr(data['image_size'])}"

@@ -55,6 +55,11 @@ class Streamed:
         return 3, self.side, self.side
 
     @property
+    def ids(self) -> np.ndarray:
+        """What each image is called: its file name."""
+        return self.names
+
+    @property
     def device(self) -> torch.device:
         """Where labels are, and batches go."""
         return self.labels.device

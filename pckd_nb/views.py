@@ -4,14 +4,23 @@ Everything random here is a pure function of (seed, epoch, sample index). So nei
 nor restart can change how a sample is cropped, and a resumed run is the same run.
 """
 
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from numbers import Integral
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .plugs import is_plug, load_plug
+
 # One stream of random numbers for every use, so that they are independent of each other.
 ORDER, SHIFT_Y, SHIFT_X, FLIP, NOISE = range(5)
+TRANSFORM = 17  # 16 is the random crop of `streams`
+Transform = Callable[[Tensor], Tensor]
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 MOST_PADDING = 1024  # pixels
 
 
@@ -85,6 +94,130 @@ def augment(images: Tensor, seed: int, epoch: int, index: Tensor, padding: int =
         mirrored = random_bits(seed, epoch, index, FLIP) % 2 == 1
         cropped = torch.where(mirrored[:, None, None, None], cropped.flip(3), cropped)
     return cropped
+
+
+def find_transform(name: str | Transform) -> Transform:
+    """An augmentation by the name of a transform of torchvision.transforms.v2 with its defaults, or of your own,
+    "file.py:Name"; a callable is returned as it is. Raises ValueError for an unknown name."""
+    if not isinstance(name, str):
+        return name
+    from torchvision.transforms import v2  # slow to import: only when asked for
+
+    found = load_plug(name) if is_plug(name) else getattr(v2, name, None)
+    if found is None:
+        raise ValueError(f"unknown transform {name!r}: it must be a name in torchvision.transforms.v2, or file.py:NAME")
+    return found() if isinstance(found, type) else found  # type: ignore[no-any-return]
+
+
+def find_mix(name: str | Mix, num_classes: int) -> Mix:
+    """mixup (arXiv 1710.09412), cutmix (arXiv 1905.04899), or "file.py:Name" of your own; a callable as it is."""
+    if not isinstance(name, str):
+        return name
+    if is_plug(name):
+        found = load_plug(name)
+        return found(num_classes=num_classes) if isinstance(found, type) else found  # type: ignore[no-any-return]
+    from torchvision.transforms import v2
+
+    return {"mixup": v2.MixUp, "cutmix": v2.CutMix}[name](num_classes=num_classes)  # type: ignore[no-any-return]
+
+
+def transform(augment: Transform, images: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
+    """Any augmentation, image by image: a transform of torchvision.transforms.v2 or a function.
+
+    Parameters
+    ----------
+    augment : callable
+        uint8 Tensor of shape (C, H, W) to one of the same shape and dtype. What it draws from torch, numpy or `random`
+        depends on (seed, epoch, index) only; the random numbers of the caller stay as they are.
+    images : uint8 Tensor of shape (B, C, H, W)
+    index : int64 Tensor of shape (B,)
+        Positions in the data set.
+
+    Raises
+    ------
+    TypeError
+        If `augment` returns anything but a uint8 tensor.
+    ValueError
+        If it returns another shape.
+    """
+    _pictures(images, "uint8")
+    keys = random_bits(seed, epoch, index.cpu(), TRANSFORM).tolist()
+    result = torch.empty_like(images)
+    states = random.getstate(), np.random.get_state()
+    devices = [images.device] if images.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            for row, (image, key) in enumerate(zip(images, keys, strict=True)):
+                seed_everything(key)
+                changed = augment(image)
+                if not isinstance(changed, Tensor) or changed.dtype != torch.uint8:
+                    kind = changed.dtype if isinstance(changed, Tensor) else type(changed).__name__
+                    raise TypeError(f"augment must return a uint8 tensor for a uint8 tensor, got {kind}")
+                if changed.shape != image.shape:
+                    got = f"{tuple(changed.shape)} of {tuple(image.shape)}"
+                    raise ValueError(f"augment must keep the shape of an image, (C, H, W), got {got}")
+                result[row] = changed
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+    return result
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global random numbers of torch, numpy and Python. seed: in [0, 2³²)."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+@contextmanager
+def callers_random_numbers() -> Iterator[None]:
+    """Within the block random numbers may be seeded; after it all generators are as they were."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def soften(
+    x: Tensor, labels: Tensor, num_classes: int, mix: Mix | None = None, smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Soft targets, and the images that belong to them: label smoothing (arXiv 1512.00567), mixup, cutmix.
+
+    Parameters
+    ----------
+    x : float Tensor of shape (B, C, H, W)
+        Normalised images.
+    labels : int64 Tensor of shape (B,)
+    num_classes : int
+    mix : callable, optional
+        (images, labels) to (images, probabilities of shape (B, num_classes)), as torchvision's v2.MixUp and v2.CutMix.
+    smoothing : float in [0, 1)
+        s: targets become (1 − s) · target + s / num_classes.
+
+    Returns
+    -------
+    x : Tensor of shape (B, C, H, W)
+    targets : float Tensor of shape (B, num_classes)
+
+    Raises
+    ------
+    ValueError
+        If `mix` returns other shapes.
+    """
+    targets = F.one_hot(labels, num_classes).to(x.dtype)
+    if mix is not None:
+        mixed, targets = mix(x, labels)
+        if mixed.shape != x.shape or targets.shape != (len(x), num_classes):
+            got = f"{tuple(mixed.shape)} and {tuple(targets.shape)}"
+            raise ValueError(
+                f"mix must return images {tuple(x.shape)} and probabilities {(len(x), num_classes)}, got {got}"
+            )
+        x, targets = mixed, targets.to(x.dtype)
+    return x, (1 - smoothing) * targets + smoothing / num_classes
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -4,9 +4,9 @@
 
 Every attempt is a process of its own, forked from one that has imported torch and waits. It ends by SIGKILL: sent from
 outside at a random time, or by itself just before a random line of what writes checkpoints, or of anything in files.py,
-runs.py, resuming.py and cache.py. Then the next attempt resumes, until one comes to the end. What is left must be, byte
-for byte, what a training left that was never interrupted, and nothing else. Needs a system that can fork: Linux or
-macOS.
+runs.py, resuming.py and teacher_cache.py. Then the next attempt resumes, until one comes to the end. What is left must
+be, byte for byte, what a training left that was never interrupted, and nothing else. Needs a system that can fork:
+Linux or macOS.
 """
 
 import argparse
@@ -36,7 +36,9 @@ import torch
 from tqdm import tqdm
 
 import pckd_nb as pckd
-from pckd_nb import cache, cli, files, resuming, runs, training
+from pckd_nb import cli, files, resuming, runs
+from pckd_nb.training import callbacks
+from pckd_nb.training import teacher_cache as cache
 
 from .conftest import make_data
 
@@ -97,7 +99,7 @@ def calm() -> None:
 
 def save_always() -> None:
     """Save at every step, whatever that costs."""
-    training.SECONDS_BETWEEN_SAVES, training.SHARE_OF_SAVING = -1, math.inf
+    callbacks.SECONDS_BETWEEN_SAVES, callbacks.SHARE_OF_SAVING = -1, math.inf
 
 
 def train(folder: Path, teacher_cache: Path | None, often: bool, counter: LineCounter, pipe: Connection) -> None:

@@ -2,8 +2,9 @@
 
 import sys
 
-from pckd_nb import cli, training
+from pckd_nb import cli
+from pckd_nb.training import callbacks
 
 if __name__ == "__main__":
-    training.SECONDS_BETWEEN_SAVES, training.SHARE_OF_SAVING = 0.5, 1
+    callbacks.SECONDS_BETWEEN_SAVES, callbacks.SHARE_OF_SAVING = 0.5, 1
     sys.exit(cli.main())

@@ -6,6 +6,7 @@ that goes on from OUT/cut, if that is there; and of a network with BatchNorm wha
 
 import sys
 from pathlib import Path
+from unittest import mock
 
 import torch
 from lightning_fabric.utilities.rank_zero import rank_zero_only
@@ -13,6 +14,7 @@ from torch import nn
 
 import pckd_nb as pckd
 from pckd_nb.datasets import Split
+from pckd_nb.training.callbacks import StopOnSignal
 
 from .conftest import make_data
 
@@ -46,11 +48,15 @@ RECIPE = pckd.get_recipe("classroom", epochs=2, batch_size=12)
 HOW = dict(accelerator="cpu", precision="32-true", progress=False)
 
 
+def stop(callback, trainer):
+    trainer.should_stop = True
+
+
 def cut(out: Path) -> None:
     """A training that was interrupted after its first step."""
-    requested, pckd.training.Interrupt.requested = pckd.training.Interrupt.requested, True
-    pckd.distill(Plain(8, seed=0), Plain(8, seed=1), DATA, METHODS["pckd"], RECIPE, out=out, **HOW)
-    pckd.training.Interrupt.requested = requested
+    networks = Plain(8, seed=0), Plain(8, seed=1)
+    with mock.patch.object(StopOnSignal, "on_step_end", stop):
+        pckd.distill(*networks, DATA, METHODS["pckd"], RECIPE, out=out, **HOW)
 
 
 def main(out: Path) -> None:

@@ -15,10 +15,10 @@ from torch import nn
 import pckd_nb as pckd
 from pckd_nb import methods, views
 from pckd_nb.evaluation import make_fabric
-from pckd_nb.frozen import FrozenTeacher
 from pckd_nb.methods import Batch, baseline
 from pckd_nb.methods.baselines import decoupled_kl
 from pckd_nb.models import FeatureMaps
+from pckd_nb.training.teacher import FrozenTeacher
 
 from .conftest import make_data
 from .test_wrapper import hooks
@@ -308,8 +308,8 @@ def test_a_cut_run_resumes_to_the_same_bits(name, data, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return seen(self, *arguments)
 
-    monkeypatch.setattr(pckd.training, "SECONDS_BETWEEN_SAVES", -1)
-    monkeypatch.setattr(pckd.training, "SHARE_OF_SAVING", float("inf"))
+    monkeypatch.setattr(pckd.training.callbacks, "SECONDS_BETWEEN_SAVES", -1)
+    monkeypatch.setattr(pckd.training.callbacks, "SHARE_OF_SAVING", float("inf"))
     monkeypatch.setattr(kind, "forward", cut)
     with pytest.raises(KeyboardInterrupt):
         train("cut")

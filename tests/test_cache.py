@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import pckd_nb as pckd
-from pckd_nb.cache import TeacherCache
+from pckd_nb.training.teacher_cache import TeacherCache
 
 from .conftest import make_data
 
@@ -42,13 +42,13 @@ def train(data, teacher, tmp_path, recipe):
 def asked(monkeypatch):
     """How often a teacher was asked."""
     count = [0]
-    features = pckd.frozen.FrozenTeacher.features
+    features = pckd.training.teacher.FrozenTeacher.features
 
     def counting(self, x):
         count[0] += 1
         return features(self, x)
 
-    monkeypatch.setattr(pckd.frozen.FrozenTeacher, "features", counting)
+    monkeypatch.setattr(pckd.training.teacher.FrozenTeacher, "features", counting)
     return count
 
 

@@ -239,8 +239,8 @@ def cut(terms, batch):
 
 @pytest.fixture
 def save_always(monkeypatch):
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", -1)
-    monkeypatch.setattr(training, "SHARE_OF_SAVING", float("inf"))
+    monkeypatch.setattr(training.callbacks, "SECONDS_BETWEEN_SAVES", -1)
+    monkeypatch.setattr(training.callbacks, "SHARE_OF_SAVING", float("inf"))
 
 
 @pytest.fixture
@@ -318,7 +318,7 @@ def test_every_flipped_byte_is_noticed_or_does_no_harm(tmp_path):
     assert set(taken) == {1, 2} and taken.count(1) > len(taken) / 2
 
 
-@pytest.mark.parametrize("part", ["student", "method", "optimizer", "books"])
+@pytest.mark.parametrize("part", ["student", "method", "optimizer", "recorder"])
 def test_a_checkpoint_of_another_network_gives_one_line(part, cut_run, recipe):
     folder, _ = cut_run
     state = resuming.read_checkpoint(folder)
@@ -326,7 +326,7 @@ def test_a_checkpoint_of_another_network_gives_one_line(part, cut_run, recipe):
         "student": {"student": pckd.create_model("resnet14", make_data()).state_dict()},
         "method": {"method": {"projector.weight": torch.ones(1)}},
         "optimizer": {"optimizer": {"state": {}, "param_groups": []}},
-        "books": {"books": {"epoch": 1}},
+        "recorder": {"recorder": {"epoch": 1}},
     }
     resuming.write_checkpoint(folder, state | other[part])
     with pytest.raises(ValueError, match=r"the checkpoint in '.*run' can't be used: .*; overwrite the run$") as caught:
@@ -363,7 +363,7 @@ def test_a_loss_that_is_not_finite_is_named_and_the_last_good_checkpoint_stays(
     whole = pckd.distill(*fresh(), pckd.KD(), recipe, **QUIET)
     folder, step = tmp_path / "run", 8  # the second of the third epoch
     if saving != "always":
-        monkeypatch.setattr(training.Trainer, "save_checkpoint", at_the_end_of_an_epoch(training.Trainer))
+        monkeypatch.setattr(resuming, "write_checkpoint", at_the_end_of_an_epoch(resuming.write_checkpoint))
     then = {"one sample": not_finite_of(5), "all samples": not_finite_of(None), "gradient": without_a_gradient}[what]
     with pytest.raises(FloatingPointError) as caught, failing(step, then):
         pckd.distill(*fresh(), pckd.KD(), recipe, out=folder, **QUIET)
@@ -377,13 +377,12 @@ def test_a_loss_that_is_not_finite_is_named_and_the_last_good_checkpoint_stays(
     assert what != "gradient" or "the gradient of the loss is not finite, by the weight conv1" in str(caught.value)
     state = resuming.read_checkpoint(folder)
     assert all(weight.isfinite().all() for weight in state["student"].values())
-    assert (state["books"]["epoch"], state["books"]["step"]) == ((3, 1) if saving == "always" else (3, 0))
+    assert (state["recorder"]["epoch"], state["recorder"]["step"]) == ((3, 1) if saving == "always" else (3, 0))
     assert_same(go_on(folder, recipe), whole)
 
 
-def at_the_end_of_an_epoch(trainer):
-    save = trainer.save_checkpoint
-    return lambda self: None if self.books.step else save(self)
+def at_the_end_of_an_epoch(write):
+    return lambda folder, state: None if state["recorder"]["step"] else write(folder, state)
 
 
 def test_a_run_that_appears_meanwhile_is_not_replaced(recipe, tmp_path, monkeypatch):
@@ -404,8 +403,8 @@ def test_a_run_that_appears_meanwhile_is_not_replaced(recipe, tmp_path, monkeypa
 def test_what_goes_wrong_after_the_end_leaves_the_finished_run(recipe, tmp_path, monkeypatch):
     train = training.Trainer.train
 
-    def late(self, progress):
-        train(self, progress)
+    def late(self):
+        train(self)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training.Trainer, "train", late)

@@ -168,7 +168,7 @@ def test_fingerprint_sees_pixels_labels_and_names(tmp_path):
 
 def test_images_of_one_colour_can_be_normalised():
     black = datasets.Split(torch.full((3, 2, 4, 4), 51, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
-    mean, std, _ = datasets._statistics(black)
+    mean, std, _ = datasets.statistics(black)
     assert mean == pytest.approx((0.2, 0.2)) and min(std) > 0
 
 

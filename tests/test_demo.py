@@ -87,7 +87,7 @@ def test_a_second_demo_keeps_what_is_finished_and_overwrite_does_not(finished, m
     monkeypatch.setenv("PCKD_DATA", str(folder / "data"))
     monkeypatch.setattr(demo, "NOTEBOOK", tmp_path / "missing.ipynb")
     started = []
-    monkeypatch.setattr(training.Trainer, "train", lambda trainer, _: started.append(trainer.folder))
+    monkeypatch.setattr(training.Trainer, "train", lambda trainer: started.append(trainer.folder))
     assert demo.run_demo(folder / "runs", plan=TINY) == folder / "runs"
     assert started == []
     printed = capsys.readouterr().out

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 import pckd_nb as pckd
-from pckd_nb import frozen, hardware
+from pckd_nb import hardware
 from pckd_nb.evaluation import make_fabric
-from pckd_nb.frozen import FrozenTeacher
+from pckd_nb.training import teacher as frozen
+from pckd_nb.training.teacher import FrozenTeacher
 
 from .conftest import make_data
 

@@ -12,7 +12,7 @@ import torch
 from benchmarks import __main__ as bench
 from benchmarks import gpu, gpu_checks, gpu_job
 from benchmarks.gpu import Result
-from pckd_nb import losses, training
+from pckd_nb import losses, views
 
 TOY = gpu_checks.Sizes.toy()
 FOLDER = Path(gpu.__file__).parent
@@ -81,7 +81,7 @@ def test_gradients_that_are_not_finite_are_found(monkeypatch):
 
 
 def test_a_training_that_does_not_use_channels_last_is_found(monkeypatch):
-    monkeypatch.setattr(training.views, "rotate", lambda images, views: images.repeat(views, 1, 1, 1).contiguous())
+    monkeypatch.setattr(views, "rotate", lambda images, views: images.repeat(views, 1, 1, 1).contiguous())
     monkeypatch.setattr(torch.nn.Conv2d, "forward", lambda layer, x: layer._conv_forward(x, layer.weight, None) + 0)
     plain = torch.nn.Module.to
 

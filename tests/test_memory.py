@@ -54,8 +54,8 @@ def trainings() -> dict[str, list[memory.Row]]:
         options = {"accelerator": "cpu", "progress": False}
         with (
             TemporaryDirectory() as folder,
-            mock.patch.object(training, "SECONDS_BETWEEN_SAVES", 0),
-            mock.patch.object(training, "SHARE_OF_SAVING", float("inf")),
+            mock.patch.object(training.callbacks, "SECONDS_BETWEEN_SAVES", 0),
+            mock.patch.object(training.callbacks, "SHARE_OF_SAVING", float("inf")),
             memory.watch() as found[name],
         ):
             pckd.distill(*networks, data, method(), recipe, out=f"{folder}/run", **options)

@@ -259,6 +259,7 @@ def test_published_values_are_the_defaults():
     assert defaults == {
         "beta_kd": 1, "beta_fa": 20, "beta_ca": 1, "beta_cc": 0.05,
         "temperature": 4, "epsilon": 1.005, "views": 4, "strategy": "preview",
+        "contrast_temperature": 4, "base_temperature": 0.07,
     }  # fmt: skip
 
 
@@ -271,6 +272,7 @@ def test_resolve_argument_beats_recipe_beats_data_beats_published():
     assert sources == {
         "beta_kd": "argument", "epsilon": "argument", "beta_cc": "recipe", "views": "data set",
         "beta_fa": "default", "beta_ca": "default", "temperature": "default", "strategy": "default",
+        "contrast_temperature": "default", "base_temperature": "default",
     }  # fmt: skip
 
 
@@ -296,6 +298,7 @@ class ThreeLines(nn.Module):
 def test_a_method_of_ones_own_keeps_its_settings_and_trains(data, student, recipe):
     mine = ThreeLines(3.0)
     copy, settings = methods.resolve(mine, {"beta_cc": 1}, {"views": 4})
-    assert copy is not mine and copy.scale == 3.0 and settings == {}
+    assert copy is not mine and copy.scale == 3.0
+    assert settings == {"scale": {"value": 3.0, "from": "attribute"}}
     run = pckd.distill(student, None, data, mine, recipe, progress=False)
     assert len(run.history["scaled"]) == 2 and run.settings["method"]["title"] == "ThreeLines"

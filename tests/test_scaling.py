@@ -14,10 +14,10 @@ import pckd_nb as pckd
 from benchmarks import __main__ as bench
 from benchmarks import scaling
 from pckd_nb import losses, ranks
-from pckd_nb.cache import TeacherCache
 from pckd_nb.methods import Batch
 from pckd_nb.models import Classifier, Output
 from pckd_nb.recording import Recorder
+from pckd_nb.training.teacher_cache import TeacherCache
 
 ROOT = Path(__file__).parents[1]
 

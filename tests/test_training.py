@@ -2,6 +2,7 @@ import copy
 import dataclasses
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 import pckd_nb as pckd
 from pckd_nb import compiling, faults, recording, training, views
 from pckd_nb.methods import KD, PCKD, Supervised, Terms
+from pckd_nb.training.callbacks import StopOnSignal
 
 from .conftest import make_data, with_images
 
@@ -166,8 +168,8 @@ def test_an_interrupted_run_is_usable_and_resumes_to_the_same_bits(step, data, t
 def test_a_killed_run_resumes_from_its_last_save(data, tmp_path, monkeypatch):
     recipe = pckd.get_recipe("classroom", epochs=3, batch_size=16)
     whole = pckd.distill(*fresh(data), data, PCKD(), recipe, **QUIET)
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", -1)  # save at every step
-    monkeypatch.setattr(training, "SHARE_OF_SAVING", float("inf"))
+    monkeypatch.setattr(training.callbacks, "SECONDS_BETWEEN_SAVES", -1)  # save at every step
+    monkeypatch.setattr(training.callbacks, "SHARE_OF_SAVING", float("inf"))
     forward, calls = PCKD.forward, []
 
     def dies(self, *arguments):
@@ -180,7 +182,7 @@ def test_a_killed_run_resumes_from_its_last_save(data, tmp_path, monkeypatch):
     with pytest.raises(Killed):
         pckd.distill(*fresh(data), data, PCKD(), recipe, out=tmp_path / "run", **QUIET)
     assert pckd.load_run(tmp_path / "run").settings["status"] == "running"
-    assert pckd.resuming.read_checkpoint(tmp_path / "run")["books"]["step"] == 1
+    assert pckd.resuming.read_checkpoint(tmp_path / "run")["recorder"]["step"] == 1
     resumed = pckd.distill(*fresh(data), data, PCKD(), recipe, out=tmp_path / "run", resume=True, **QUIET)
     assert_same_run(resumed, whole)
     assert len(calls) == 5 + 5  # four were saved
@@ -195,11 +197,13 @@ def test_a_run_that_dies_before_its_first_save_leaves_nothing(data, tmp_path, mo
 
 def test_a_second_interrupt_stops_at_once():
     previous = signal.getsignal(signal.SIGINT)
-    with training.interruptible() as asked:
+    trainer, stop = SimpleNamespace(should_stop=False), StopOnSignal()
+    stop.on_run_start(trainer)
+    interrupt()
+    assert trainer.should_stop
+    with pytest.raises(KeyboardInterrupt):
         interrupt()
-        assert asked.requested
-        with pytest.raises(KeyboardInterrupt):
-            interrupt()
+    stop.teardown(trainer)
     assert signal.getsignal(signal.SIGINT) is previous
 
 
@@ -318,7 +322,7 @@ def test_evaluate_leaves_the_networks_mode_alone(data, student):
 
 def test_only_splits_that_there_are_can_be_evaluated(data, student):
     for split in ("valid", "classes", None):
-        with pytest.raises(ValueError, match="split must be 'train' or 'test', got"):
+        with pytest.raises(ValueError, match="split must be 'train', 'test', got"):
             pckd.evaluate(student, data, split)
 
 

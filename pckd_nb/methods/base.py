@@ -2,28 +2,35 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from numbers import Real
 from sys import float_info
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
+from types import MappingProxyType
+from typing import Any, Concatenate, NamedTuple, ParamSpec, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import losses, preview
+from ..downloads import one_line
 from ..models import Classifier, Output
+from ..provenance import code_fingerprint, describe, public, structure_fingerprint
 
 P = ParamSpec("P")
-M = TypeVar("M", bound="Method")
 
 
 class Batch(NamedTuple):
-    """labels: (B,) categories · index: (B,) positions of the images in the training set."""
+    """One batch, as a method sees it.
+
+    labels : (B,) categories · index : (B,) positions of the images in the training set · targets : (B, C) probabilities
+    to learn in place of the labels, where these are smoothed or mixed; else None.
+    """
 
     labels: Tensor
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which looks for a value
+    targets: Tensor | None = None
 
 
 class Terms(NamedTuple):
@@ -40,74 +47,180 @@ class Terms(NamedTuple):
     weight: Tensor
 
 
-class Method(Protocol):
-    """What the loop asks of a method, whatever its class: what this package's docstring says, and of nn.Module."""
-
-    @property
-    def title(self) -> str: ...
-    @property
-    def views(self) -> int: ...
-    @property
-    def uses_teacher(self) -> bool: ...
-    @property
-    def bind(self) -> Callable[..., object]: ...
-    def __call__(self, student: Output, teacher: Output | None, batch: Batch, epoch: int) -> Terms: ...
-
-    def to(self: M, device: torch.device) -> M: ...
-    def train(self) -> object: ...
-    def parameters(self) -> Iterator[nn.Parameter]: ...
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> object: ...
-
-
 def remember_arguments(init: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
-    """Keep the arguments that the caller gave in `self.explicit`: `resolve` may replace only the others."""
+    """Let an `__init__` write down which of its settings the caller chose: a recipe may replace only the others.
+
+    Subclasses of `Method` have it without asking. What an outer `__init__` hands to an inner one counts as chosen,
+    unless it is a setting of the outer one too, which its caller has left open. So does what a subclass sets itself: an
+    attribute after `super().__init__()`, or a class attribute of that name.
+
+    Example: with `def __init__(self, gamma=1.0, beta_fa=3): super().__init__(beta_fa=beta_fa, beta_kd=2)` in a subclass
+    of PCKD, `Mine(gamma=5)` has chosen gamma and beta_kd; beta_fa and all else is left open.
+    """
+    if getattr(init, "remembers", False):
+        return init
+    parameters = list(inspect.signature(init).parameters.values())[1:]
+    own = [about for about in parameters if about.kind not in (about.VAR_POSITIONAL, about.VAR_KEYWORD)]
+
+    own_names = {about.name for about in own}
 
     @wraps(init)
     def wrapped(self: Any, *args: P.args, **kwargs: P.kwargs) -> None:
-        explicit = dict(inspect.signature(init).bind(self, *args, **kwargs).arguments)
-        explicit.pop("self")
+        given = inspect.signature(init).bind(self, *args, **kwargs).arguments
         init(self, *args, **kwargs)
-        self.explicit = explicit
+        # What the `__init__` of a base class has written down, without what is a setting of this one too.
+        chosen = {name: value for name, value in vars(self).get("_chosen", {}).items() if name not in own_names}
+        left_open = {name: value for name, value in vars(self).get("_open", {}).items() if name not in own_names}
+        built = vars(self).get("_built", {})
+        for name in list(left_open):  # this `__init__` has set what the inner one left open
+            if name in built and not same(getattr(self, name), built[name]):
+                chosen[name] = getattr(self, name)
+                del left_open[name]
+        for about in own:
+            (chosen if about.name in given else left_open)[about.name] = given.get(about.name, about.default)
+        for name, value in set_by_subclass(type(self), wrapped):
+            if name in left_open:  # a class attribute of a subclass stands for an argument
+                setattr(self, name, value)
+                chosen[name] = left_open.pop(name) if value is left_open[name] else value
+        self._chosen, self._open = chosen, left_open
+        known = [*(about.name for about in own), *vars(self).get("_order", [])]
+        self._order = list(dict.fromkeys(name for name in known if name in chosen or name in left_open))
+        self._built = {name: getattr(self, name) for name in self._order if hasattr(self, name)}
+        self._parts = list(self._modules)
 
+    wrapped.remembers = True  # type: ignore[attr-defined]
     return wrapped
 
 
-class Supervised(nn.Module):
+def set_by_subclass(cls: type, init: Callable[..., None]) -> Iterator[tuple[str, Any]]:
+    """Class attributes of those classes that come before the one whose `__init__` this is."""
+    for base in cls.__mro__:
+        if vars(base).get("__init__") is init:
+            return
+        for name, value in vars(base).items():
+            if not name.startswith("_") and not callable(value) and not isinstance(value, property):
+                yield name, value
+
+
+class Method(nn.Module):
+    """What makes a student learn: how the outputs of both networks become one objective.
+
+    A subclass computes the objective in `forward`, and may make parts that train with the student in `bind`. Arguments
+    of its `__init__` that are kept under their own names are its settings: run.json records them, and a recipe may
+    replace those that the caller left open. Any other nn.Module with `bind` and `forward` will do too; its attributes
+    are recorded, and no recipe changes them.
+
+    Attributes
+    ----------
+    title : str
+        Name in tables and legends. Default: the name of the class.
+    views : int
+        How many rotations of every image the networks see, 1 to 4.
+    uses_teacher : bool
+        Whether the teacher's output is needed.
+    needs_maps : bool
+        Whether outputs must come with feature maps. Then `bind` gets an example image as a third argument.
+    layers : list of str or None
+        The student's layers whose outputs are these maps; None finds the last one of every resolution, see
+        `FeatureMaps`.
+    teacher_layers : list of str or None
+        The teacher's likewise.
+    epsilon : float or None
+        Base of the preview threshold, which history.csv records for every epoch; None if the method has none.
+    left_out : dict
+        After `bind`: terms that are not computed for this pair of networks, and why.
+    """
+
+    title: str
+    views: int = 1
+    uses_teacher: bool = True
+    needs_maps: bool = False
+    layers: Sequence[str] | None = None
+    teacher_layers: Sequence[str] | None = None
+    epsilon: float | None = None
+    left_out: Mapping[str, str] = MappingProxyType({})
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = remember_arguments(cls.__init__)  # type: ignore[method-assign, assignment]
+        if "title" not in vars(cls):
+            cls.title = cls.__name__
+
+    @property
+    def explicit(self) -> dict[str, Any]:
+        """The settings that the caller chose, by name."""
+        return dict(vars(self).get("_chosen", {}))
+
+    def check(self) -> None:
+        """Raises ValueError or TypeError for settings that can't be. Called when a training begins, since settings may
+        have changed after construction."""
+
+    def _bind(self, student: Classifier, teacher: Classifier | None = None, *example: Tensor) -> object:
+        """Make the parts that train with the student. No reference to a network may be kept."""
+        return self
+
+    def _forward(self, student: Output, teacher: Output | None, batch: Batch, epoch: int) -> Terms:
+        """The objective of one batch. Rows of both outputs are view-major; epochs count from 1."""
+        raise NotImplementedError
+
+    # As nn.Module does: a subclass may say more exactly what it takes.
+    bind: Callable[..., object] = _bind
+    forward: Callable[..., Terms] = _forward
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={describe(value)!r}" for name, value in self.explicit.items())
+
+
+PROTOCOL: dict[str, Any] = {
+    "views": 1, "uses_teacher": True, "needs_maps": False, "layers": None, "teacher_layers": None, "epsilon": None,
+    "left_out": {},
+}  # fmt: skip
+
+
+def require_method(method: object) -> None:
+    """Raises TypeError unless `method` can train a student."""
+    if isinstance(method, type):
+        raise TypeError(f"method must be an object: write {method.__name__}(), not {method.__name__}")
+    if not isinstance(method, nn.Module):
+        raise TypeError(f"method must be an nn.Module such as PCKD(), got {type(method).__name__}")
+    for name in ("bind", "forward"):
+        if not callable(getattr(method, name, None)) or getattr(type(method), name, None) is nn.Module.forward:
+            raise TypeError(f"method {type(method).__name__} has no {name}: see pckd_nb.methods.Method")
+
+
+class Supervised(Method):
     """Cross-entropy of the upright view alone, and no teacher."""
 
     title = "supervised"
-    views = 1
     uses_teacher = False
 
-    def bind(self, student: Classifier, teacher: Classifier | None = None) -> "Supervised":
-        """Nothing to make: it has no heads."""
-        return self
+    def __init__(self) -> None:
+        super().__init__()
 
     def forward(self, student: Output, teacher: Output | None, batch: Batch, epoch: int) -> Terms:
         """The objective of B upright rows; teacher and epoch are not looked at. Raises as `upright_cross_entropy`."""
         cross_entropy = upright_cross_entropy(student, batch, self.views)
-        total = cross_entropy.mean()
+        total = classification_loss(student, batch, cross_entropy)
         terms = {"cross_entropy": total}
         return Terms(total, terms, *unweighted(cross_entropy))
 
 
-class KD(nn.Module):
+class KD(Method):
     """Hinton's distillation (arXiv 1503.02531): L = mean CE + β_kd · mean L_KD.
 
     temperature from 1e-6 to 1e6, beta_kd ≥ 0; raises ValueError otherwise, TypeError for what is no number.
     """
 
     title = "KD"
-    views = 1
-    uses_teacher = True
 
-    @remember_arguments
     def __init__(self, temperature: float = 4.0, beta_kd: float = 1.0):
         super().__init__()
-        check_settings({"beta_kd": beta_kd}, {"temperature": temperature})
         self.temperature, self.beta_kd = temperature, beta_kd
+        self.check()
+
+    def check(self) -> None:
+        check_settings({"beta_kd": self.beta_kd}, {"temperature": self.temperature})
 
     def bind(self, student: Classifier, teacher: Classifier) -> "KD":
         """Nothing to make: it has no heads. Raises ValueError where the networks know different numbers of classes."""
@@ -120,7 +233,7 @@ class KD(nn.Module):
         cross_entropy = upright_cross_entropy(student, batch, self.views)
         needs_teacher(self, teacher)
         kl = losses.distillation_kl(student.logits, teacher.logits.detach(), self.temperature).mean()
-        terms = {"cross_entropy": cross_entropy.mean(), "distillation_kl": kl}
+        terms = {"cross_entropy": classification_loss(student, batch, cross_entropy), "distillation_kl": kl}
         total = terms["cross_entropy"] + self.beta_kd * kl
         return Terms(total, terms, *unweighted(cross_entropy))
 
@@ -144,22 +257,101 @@ def upright_cross_entropy(student: Output, batch: Batch, views: int | None = Non
     return F.cross_entropy(upright, labels.long(), reduction="none")
 
 
-def resolve(
-    method: Method, recipe: Mapping[str, Any], data: Mapping[str, Any]
-) -> tuple[Method, dict[str, dict[str, Any]]]:
-    """A fresh copy of `method` in which every setting is the caller's argument, else the recipe's, else the data
-    set's, else the published default; and where each came from: {"beta_cc": {"value": …, "from": "recipe"}, …}.
+def classification_loss(student: Output, batch: Batch, cross_entropy: Tensor) -> Tensor:
+    """The mean cross-entropy of the upright view that enters the objective, a scalar in nats: with the soft targets of
+    the batch where it has any, else the mean of `cross_entropy`, (B,), that of the labels."""
+    if batch.targets is None:
+        return cross_entropy.mean()
+    return F.cross_entropy(student.logits[: len(batch.labels)], batch.targets)
 
-    A method that does not use `remember_arguments`, such as one of your own, is copied as it is.
+
+def resolve(
+    method: nn.Module, recipe: Mapping[str, Any], data: Mapping[str, Any]
+) -> tuple[Method, dict[str, dict[str, Any]]]:
+    """A copy of `method` with all its settings, and where each of them is from.
+
+    A setting is the caller's argument or attribute, else the recipe's, else the data set's, else the default. Other
+    attributes of a method of your own are copied and recorded as they are.
+
+    Parameters
+    ----------
+    method : Method, or nn.Module with bind and forward
+    recipe, data : dict of str to value
+        What a recipe and a data set have to say about settings, by name.
+
+    Returns
+    -------
+    method : Method
+        The copy. An nn.Module that is no `Method` has got the missing attributes of one.
+    settings : dict
+        {"beta_cc": {"value": 0.005, "from": "recipe"}, …}, as run.json has it. "from" is "argument", "attribute"
+        (changed after construction), "recipe", "data set" or "default".
+
+    Raises
+    ------
+    TypeError
+        For what is no method, or can't be copied.
+    ValueError
+        For a setting that can't be, or that a recipe sets and the method does not keep.
     """
-    if not hasattr(method, "explicit"):
-        return copy.deepcopy(method), {}
+    require_method(method)
+    own = vars(method)
+    if unknown := [name for name in recipe if name not in known_settings() and name not in own.get("_order", [])]:
+        raise ValueError(f"the recipe sets {unknown[0]}, which is a setting of no method")
+    built, chosen, left_open = (own.get(name, {}) for name in ("_built", "_chosen", "_open"))
+    changed = {name for name, value in built.items() if not same(getattr(method, name, None), value)}
+    copied = copy_of(method)
+    for name, value in {**PROTOCOL, "title": type(method).__name__}.items():
+        if not hasattr(copied, name):
+            setattr(copied, name, value)
     settings = {}
-    for name, parameter in inspect.signature(type(method)).parameters.items():
-        ranked = {"argument": method.explicit, "recipe": recipe, "data set": data, "default": {name: parameter.default}}
-        source, values = next((source, values) for source, values in ranked.items() if name in values)
-        settings[name] = {"value": values[name], "from": source}
-    return type(method)(**{name: setting["value"] for name, setting in settings.items()}), settings
+    for name in own.get("_order", []):
+        source = "attribute" if name in changed else "argument" if name in chosen else "default"
+        if source == "default":
+            for source_of, values in (("recipe", recipe), ("data set", data)):
+                if name in values:
+                    if name not in built:
+                        raise ValueError(f"the {source_of} sets {name}, which {type(method).__name__} does not keep")
+                    setattr(copied, name, values[name])
+                    source = source_of
+                    break
+        value = getattr(copied, name) if source != "argument" and name in built else {**left_open, **chosen}[name]
+        settings[name] = {"value": value, "from": source}
+    others = {name: value for name, value in public(method).items() if name not in {*settings, "title", "left_out"}}
+    if code_fingerprint(type(method)) is None:  # of this package's methods: what was changed after construction
+        others = {name: value for name, value in others.items() if hasattr(type(method), name)}
+    else:
+        parts = [(name, method._modules[name]) for name in own.get("_parts", method._modules)]
+        others |= {name: f"{type(part).__name__} [{structure_fingerprint(part)}]" for name, part in parts if part}
+    settings |= {name: {"value": value, "from": "attribute"} for name, value in others.items()}
+    if isinstance(copied, Method):
+        copied.check()
+    return cast(Method, copied), settings
+
+
+def known_settings() -> set[str]:
+    """The names of all settings that methods of this package have."""
+    found, classes = set[str](), [Method]
+    while classes:
+        cls = classes.pop()
+        classes += cls.__subclasses__()
+        if "__init__" in vars(cls) and code_fingerprint(cls) is None:
+            found |= set(inspect.signature(cls).parameters)
+    return found
+
+
+def copy_of(method: nn.Module) -> nn.Module:
+    """A deep copy. Raises TypeError, naming the method, where there can be none."""
+    try:
+        return copy.deepcopy(method)
+    except Exception as error:  # whatever an attribute raises that can't be copied
+        what = one_line(error)
+        raise TypeError(f"method {type(method).__name__} can't be copied for this training: {what}") from error
+
+
+def same(now: Any, before: Any) -> bool:
+    """Whether an attribute still has the value that it was given in `__init__`."""
+    return now is before or (type(now) is type(before) and describe(now) == describe(before))
 
 
 def unweighted(cross_entropy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,5 +392,5 @@ def check_settings(not_negative: dict[str, float], positive: dict[str, float]) -
             raise ValueError(f"{name} must be 0 or more, and finite, got {value}")
         if name in positive and not 0 < value <= float_info.max:
             raise ValueError(f"{name} must be positive and finite, got {value}")
-        if name == "temperature":
+        if name.endswith("temperature"):
             losses.check_temperature(name, value)

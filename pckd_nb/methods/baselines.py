@@ -24,11 +24,12 @@ from ..catalogue import NOT_BUILT
 from ..models import Classifier, FeatureMaps, Output
 from .base import (
     Batch,
+    Method,
     Terms,
     check_labels,
     check_settings,
+    classification_loss,
     needs_teacher,
-    remember_arguments,
     same_classes,
     unweighted,
     upright_cross_entropy,
@@ -36,29 +37,34 @@ from .base import (
 
 Shape = tuple[int, int, int]  # (C, H, W) of a feature map
 Shapes = Sequence[Shape]
+Layers = Sequence[str] | None  # names, see `FeatureMaps`
 
 
-class Baseline(nn.Module):
+class Baseline(Method):
     """L = cross_entropy_weight · mean CE + weight · term. Subclasses compute the term and say where it is published.
 
     weight ≥ 0; raises ValueError otherwise, and where the extra that holds the loss is not installed.
     """
 
-    views = 1
-    uses_teacher = True
-    needs_maps = False  # whether outputs must come with feature maps
     warmup_epochs = 1  # the weight grows in equal steps and is whole from this epoch on
     cross_entropy_weight = 1.0
     about: str  # paper and published weight
 
     def __init__(self, weight: float):
         super().__init__()
-        check_settings({"weight": weight}, {})
         self.weight = weight
+        Baseline.check(self)
 
-    @property
-    def title(self) -> str:
-        return type(self).__name__
+    def check(self) -> None:
+        check_settings({"weight": self.weight}, {})
+        whole(self.warmup_epochs)
+        for name in ("layers", "teacher_layers"):
+            chosen = getattr(self, name)
+            if chosen is not None and (isinstance(chosen, str) or not all(isinstance(item, str) for item in chosen)):
+                raise TypeError(f"{name} must be a list of names of layers, got {chosen!r}")
+        if self.layers is not None and self.teacher_layers is not None and len(self.layers) != len(self.teacher_layers):
+            counts = f"{len(self.layers)} and {len(self.teacher_layers)}"
+            raise ValueError(f"layers and teacher_layers pair up: there must be as many of both, got {counts}")
 
     def bind(self, student: Classifier, teacher: Classifier, example: Tensor | None = None) -> "Baseline":
         """Make the parts that train with the student. example: one image, (1, C, H, W), where maps are needed; both
@@ -70,7 +76,10 @@ class Baseline(nn.Module):
             return self
         if example is None:
             raise ValueError(f"{self.title} compares feature maps: bind it with an example image, (1, C, H, W)")
-        shapes = {"student": FeatureMaps(student, example).shapes, "teacher": FeatureMaps(teacher, example).shapes}
+        shapes = {
+            "student": FeatureMaps(student, example, self.layers).shapes,
+            "teacher": FeatureMaps(teacher, example, self.teacher_layers).shapes,
+        }
         for who, found in shapes.items():
             if not found:
                 raise ValueError(f"{self.title} compares feature maps, and the {who} has none larger than one pixel")
@@ -89,7 +98,7 @@ class Baseline(nn.Module):
         the warm-up. Raises ValueError for what does not fit together, TypeError for what is no tensor."""
         cross_entropy = upright_cross_entropy(student, batch, self.views)
         needs_teacher(self, teacher)
-        terms = {"cross_entropy": cross_entropy.mean()}
+        terms = {"cross_entropy": classification_loss(student, batch, cross_entropy)}
         terms[self.title.lower()] = term = self.term(student, teacher.detach(), batch)
         weight = self.weight * min(1, epoch / self.warmup_epochs)
         total = self.cross_entropy_weight * terms["cross_entropy"] + weight * term
@@ -103,9 +112,10 @@ class FitNet(Baseline):
     about = "hints, arXiv 1412.6550; weight 100 (CRD's comparison, arXiv 1910.10699)"
     needs_maps = True
 
-    @remember_arguments
-    def __init__(self, weight: float = 100):
+    def __init__(self, weight: float = 100, layers: Layers = None, teacher_layers: Layers = None):
         super().__init__(weight)
+        self.layers, self.teacher_layers = layers, teacher_layers
+        Baseline.check(self)
 
     def prepare(self, student: Classifier, teacher: Classifier, narrow: Shapes = (), wide: Shapes = ()) -> None:
         self.hint = -min(2, len(narrow))
@@ -124,9 +134,10 @@ class AT(Baseline):
     about = "attention transfer, arXiv 1612.03928; weight 1000 (CRD's comparison, arXiv 1910.10699)"
     needs_maps = True
 
-    @remember_arguments
-    def __init__(self, weight: float = 1000):
+    def __init__(self, weight: float = 1000, layers: Layers = None, teacher_layers: Layers = None):
         super().__init__(weight)
+        self.layers, self.teacher_layers = layers, teacher_layers
+        Baseline.check(self)
         self.make = torchdistill("losses").ATLoss
 
     def prepare(self, student: Classifier, teacher: Classifier, narrow: Shapes = (), wide: Shapes = ()) -> None:
@@ -147,9 +158,10 @@ class SP(Baseline):
     about = "similarity-preserving, arXiv 1907.09682; weight 3000 (CRD's comparison, arXiv 1910.10699)"
     needs_maps = True
 
-    @remember_arguments
-    def __init__(self, weight: float = 3000):
+    def __init__(self, weight: float = 3000, layers: Layers = None, teacher_layers: Layers = None):
         super().__init__(weight)
+        self.layers, self.teacher_layers = layers, teacher_layers
+        Baseline.check(self)
         self.loss = torchdistill("losses").SPKDLoss("0", "0", reduction="batchmean")
         self.loss.matmul_and_normalize = similarities
 
@@ -166,7 +178,6 @@ class CC(Baseline):
 
     about = "correlation congruence, arXiv 1904.01802; weight 0.02 (CRD's comparison, arXiv 1910.10699)"
 
-    @remember_arguments
     def __init__(self, weight: float = 0.02):
         super().__init__(weight)
         kernel = {"type": "gaussian", "gamma": 0.4, "max_p": 2}
@@ -188,9 +199,10 @@ class VID(Baseline):
     about = "variational information, arXiv 1904.05835; weight 1 (CRD's comparison, arXiv 1910.10699)"
     needs_maps = True
 
-    @remember_arguments
-    def __init__(self, weight: float = 1):
+    def __init__(self, weight: float = 1, layers: Layers = None, teacher_layers: Layers = None):
         super().__init__(weight)
+        self.layers, self.teacher_layers = layers, teacher_layers
+        Baseline.check(self)
         self.make, self.regressor = torchdistill("losses").VIDLoss, torchdistill("models").Regressor4VID
 
     def prepare(self, student: Classifier, teacher: Classifier, narrow: Shapes = (), wide: Shapes = ()) -> None:
@@ -211,11 +223,17 @@ class RKD(Baseline):
 
     about = "relational, arXiv 1904.05068; weight 1, distance 25, angle 50 (CRD's comparison, arXiv 1910.10699)"
 
-    @remember_arguments
     def __init__(self, weight: float = 1, distance: float = 25, angle: float = 50):
         super().__init__(weight)
-        check_settings({"distance": distance, "angle": angle}, {})
-        self.loss = torchdistill("losses").RKDLoss("0", "0", distance, angle, reduction="mean")
+        self.distance, self.angle, self.make = distance, angle, torchdistill("losses").RKDLoss
+        self.check()
+
+    def check(self) -> None:
+        super().check()
+        check_settings({"distance": self.distance, "angle": self.angle}, {})
+
+    def prepare(self, student: Classifier, teacher: Classifier, narrow: Shapes = (), wide: Shapes = ()) -> None:
+        self.loss = self.make("0", "0", self.distance, self.angle, reduction="mean")
 
     def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         return self.loss(io(student.features), io(teacher.features))
@@ -227,7 +245,6 @@ class PKT(Baseline):
 
     about = "probabilistic knowledge, arXiv 1803.10837; weight 30000 (CRD's comparison, arXiv 1910.10699)"
 
-    @remember_arguments
     def __init__(self, weight: float = 30_000):
         super().__init__(weight)
         self.loss = torchdistill("losses").PKTLoss("0", "output", "0", "output")
@@ -248,10 +265,14 @@ class ReviewKD(Baseline):
     )
     needs_maps = True
 
-    @remember_arguments
-    def __init__(self, weight: float = 0.6, warmup_epochs: int = 20):
+    def __init__(
+        self, weight: float = 0.6, warmup_epochs: int = 20, layers: Layers = None, teacher_layers: Layers = None
+    ):
         super().__init__(weight)
-        self.warmup_epochs = whole(warmup_epochs)
+        self.layers, self.teacher_layers = layers, teacher_layers
+        Baseline.check(self)
+        self.warmup_epochs = warmup_epochs
+        self.check()
         self.fusion = torchdistill("models").AttentionBasedFusion
         self.loss = torchdistill("losses").HierarchicalContextLoss("0", "output", "0", "output")
 
@@ -282,11 +303,17 @@ class DIST(Baseline):
 
     about = "stronger teacher, arXiv 2205.10536; weight 2 on both relations, τ = 4 on CIFAR-100"
 
-    @remember_arguments
     def __init__(self, weight: float = 2, temperature: float = 4):
         super().__init__(weight)
-        check_settings({}, {"temperature": temperature})
-        self.loss = torchdistill("losses").DISTLoss("0", "output", "0", "output", tau=temperature)
+        self.temperature, self.make = temperature, torchdistill("losses").DISTLoss
+        self.check()
+
+    def check(self) -> None:
+        super().check()
+        check_settings({}, {"temperature": self.temperature})
+
+    def prepare(self, student: Classifier, teacher: Classifier, narrow: Shapes = (), wide: Shapes = ()) -> None:
+        self.loss = self.make("0", "output", "0", "output", tau=self.temperature)
 
     def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         return self.loss(io(student.logits), io(teacher.logits))
@@ -298,12 +325,18 @@ class LSKD(Baseline):
 
     about = "logit standardisation, arXiv 2403.01427; weight 9, T = 2, cross-entropy 0.1"
 
-    @remember_arguments
     def __init__(self, weight: float = 9, temperature: float = 2, cross_entropy_weight: float = 0.1):
         super().__init__(weight)
-        check_settings({"cross_entropy_weight": cross_entropy_weight}, {"temperature": temperature})
         self.temperature, self.cross_entropy_weight = temperature, cross_entropy_weight
-        self.loss = torchdistill("losses").LogitStdKDLoss("0", "output", "0", "output", temperature, alpha=0)
+        self.make = torchdistill("losses").LogitStdKDLoss
+        self.check()
+
+    def check(self) -> None:
+        super().check()
+        check_settings({"cross_entropy_weight": self.cross_entropy_weight}, {"temperature": self.temperature})
+
+    def prepare(self, student: Classifier, teacher: Classifier, narrow: Shapes = (), wide: Shapes = ()) -> None:
+        self.loss = self.make("0", "output", "0", "output", self.temperature, alpha=0)
 
     def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         return self.temperature**2 * self.loss(io(student.logits), io(teacher.logits))
@@ -319,7 +352,6 @@ class DKD(Baseline):
         "its release has 8 for resnet32x4 → resnet8x4"
     )
 
-    @remember_arguments
     def __init__(
         self,
         weight: float = 1,
@@ -329,9 +361,12 @@ class DKD(Baseline):
         warmup_epochs: int = 20,
     ):
         super().__init__(weight)
-        check_settings({"alpha": alpha, "beta": beta}, {"temperature": temperature})
-        self.alpha, self.beta, self.temperature = alpha, beta, temperature
-        self.warmup_epochs = whole(warmup_epochs)
+        self.alpha, self.beta, self.temperature, self.warmup_epochs = alpha, beta, temperature, warmup_epochs
+        self.check()
+
+    def check(self) -> None:
+        super().check()
+        check_settings({"alpha": self.alpha, "beta": self.beta}, {"temperature": self.temperature})
 
     def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         target, others = decoupled_kl(student.logits, teacher.logits, batch.labels, self.temperature)

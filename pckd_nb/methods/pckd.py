@@ -6,25 +6,34 @@ from torch import nn
 from .. import losses, preview
 from ..catalogue import check_strategy
 from ..models import Classifier, Output
-from .base import Batch, Terms, check_settings, needs_teacher, remember_arguments, same_classes, upright_cross_entropy
+from .base import (
+    Batch,
+    Method,
+    Terms,
+    check_settings,
+    classification_loss,
+    needs_teacher,
+    same_classes,
+    upright_cross_entropy,
+)
 
 
-class PCKD(nn.Module):
+class PCKD(Method):
     """Preview-based category contrastive distillation, the paper's objective:
 
         L = mean CE + β_kd · mean(v·L_KD) + β_fa · L_FA + β_ca · L_CA + β_cc · mean(v·L_CC)
 
     Defaults are the published values, but β_kd: the published command has 0 ("PCKD without L_KD") and the full
     method's value is unknown; 1 is ours. A term whose β is 0 is not computed.
+    temperature is T of L_KD; contrast_temperature and base_temperature are τ and τ0 of L_CC.
     strategy: a name in `preview.STRATEGIES` or a function (cross_entropy, difficulty, threshold) -> weight.
     Raises ValueError for a β that is negative or not finite, epsilon ≤ 0, temperature outside 1e-6 … 1e6, views
     outside 1 … 4, or an unknown strategy; TypeError for what is no number.
     """
 
     title = "PCKD"
-    uses_teacher = True
+    epsilon: float
 
-    @remember_arguments
     def __init__(
         self,
         beta_kd: float = 1,
@@ -35,21 +44,26 @@ class PCKD(nn.Module):
         epsilon: float = 1.005,
         views: int = 4,
         strategy: str | preview.Strategy = "preview",
+        contrast_temperature: float = 4.0,
+        base_temperature: float = 0.07,
     ):
         super().__init__()
-        betas = {"beta_kd": beta_kd, "beta_fa": beta_fa, "beta_ca": beta_ca, "beta_cc": beta_cc}
-        check_settings(betas, {"temperature": temperature, "epsilon": epsilon})
-        check_settings({"views": views}, {})
-        if views not in (1, 2, 3, 4) or not isinstance(views, int):
-            raise ValueError(f"views must be 1, 2, 3 or 4, got {views}")
-        if not callable(strategy) and not isinstance(strategy, str):
-            raise TypeError(f"strategy must be a name or a function, got {type(strategy).__name__}")
-        if not callable(strategy):
-            check_strategy(strategy)
         self.beta_kd, self.beta_fa, self.beta_ca, self.beta_cc = beta_kd, beta_fa, beta_ca, beta_cc
-        self.temperature, self.epsilon, self.views = temperature, epsilon, views
-        self.strategy = strategy if callable(strategy) else preview.STRATEGIES[strategy]
+        self.temperature, self.epsilon, self.views, self.strategy = temperature, epsilon, views, strategy
+        self.contrast_temperature, self.base_temperature = contrast_temperature, base_temperature
         self.left_out: dict[str, str] = {}
+        self.check()
+
+    def check(self) -> None:
+        betas = {name: getattr(self, name) for name in ("beta_kd", "beta_fa", "beta_ca", "beta_cc")}
+        positive = ("temperature", "contrast_temperature", "base_temperature", "epsilon")
+        check_settings({**betas, "views": self.views}, {name: getattr(self, name) for name in positive})
+        if self.views not in (1, 2, 3, 4) or not isinstance(self.views, int):
+            raise ValueError(f"views must be 1, 2, 3 or 4, got {self.views}")
+        if not callable(self.strategy) and not isinstance(self.strategy, str):
+            raise TypeError(f"strategy must be a name or a function, got {type(self.strategy).__name__}")
+        if not callable(self.strategy):
+            check_strategy(self.strategy)
 
     def bind(self, student: Classifier, teacher: Classifier) -> "PCKD":
         """Make the heads that train with the student: g from its width D_s over 16·D_t to the teacher's D_t, A_s to
@@ -88,9 +102,10 @@ class PCKD(nn.Module):
 
         # How hard is every sample right now, and how much does it count?
         gamma = preview.difficulty(cross_entropy)
-        v = self.strategy(cross_entropy.detach(), gamma, preview.threshold(epoch, self.epsilon))
+        weigh = self.strategy if callable(self.strategy) else preview.STRATEGIES[self.strategy]
+        v = weigh(cross_entropy.detach(), gamma, preview.threshold(epoch, self.epsilon))
 
-        terms = {"cross_entropy": cross_entropy.mean()}
+        terms = {"cross_entropy": classification_loss(student, batch, cross_entropy)}
         total = terms["cross_entropy"]
         if self.beta_kd:
             kl = losses.distillation_kl(student.logits[:images], teacher.logits[:images], self.temperature)
@@ -109,7 +124,8 @@ class PCKD(nn.Module):
             e_t = F.normalize(self.embed_teacher(student.features), dim=1)
             u_s = e_s @ student.centers.T
             u_t = e_t @ teacher.centers.T
-            contrast = losses.category_center_contrast(u_s, u_t, batch.labels.repeat(views))
+            temperatures = self.contrast_temperature, self.base_temperature
+            contrast = losses.category_center_contrast(u_s, u_t, batch.labels.repeat(views), *temperatures)
             terms["category_center_contrast"] = (v.repeat(views) * contrast).mean()
             total = total + self.beta_cc * terms["category_center_contrast"]
         return Terms(total, terms, cross_entropy.detach(), gamma, v)

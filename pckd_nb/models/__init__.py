@@ -11,10 +11,12 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ..catalogue import PAIRS, check_library, find_name
+from ..catalogue import LIBRARIES, PAIRS, check_library, find_name
+from ..plugs import is_plug, load_plug
 from .maps import FeatureMaps
 from .mobilenet_v2 import MobileNetV2
 from .output import Classifier, Output
+from .preprocessing import Preprocessed, preprocessed, with_preprocessing
 from .resnet import ResNet
 from .resnet50 import ResNet50
 from .shufflenet_v1 import ShuffleNetV1
@@ -24,8 +26,8 @@ from .wide_resnet import WideResNet
 from .wrapper import WrappedClassifier, as_classifier
 
 __all__ = [
-    "MODELS", "PAIRS", "Classifier", "FeatureMaps", "Output", "WrappedClassifier", "as_classifier", "count_flops",
-    "create_model", "flops_of",
+    "MODELS", "PAIRS", "Classifier", "FeatureMaps", "Output", "Preprocessed", "WrappedClassifier", "as_classifier",
+    "count_flops", "create_model", "flops_of", "preprocessed", "with_preprocessing",
 ]  # fmt: skip
 
 LOADING = ("pretrained", "checkpoint", "weights", "cache_dir", "file")  # what a library's options that load begin with
@@ -65,8 +67,9 @@ def create_model(
     """A network with fresh weights for `data`, or for the given numbers, which win over the data set's.
 
     name: a key of `MODELS`, for any image size; or torchvision:NAME or timm:NAME, with that library's own options
-    after commas, as in "timm:vit_tiny_patch16_224,img_size=32,patch_size=4". in_channels is 3 unless the data set or
-    caller says otherwise. seed: the same seed gives the same weights; None draws them from torch's global generator.
+    after commas, as in "timm:vit_tiny_patch16_224,img_size=32,patch_size=4"; or "module:Name" or "file.py:Name" of your
+    own, which takes num_classes and in_channels. in_channels is 3 unless the data set or caller says otherwise.
+    seed: the same seed gives the same weights; None draws them from torch's global generator.
     Raises ValueError for an unknown name (naming the nearest known ones), a missing or impossible number, or a network
     that `as_classifier` can't use; TypeError for a name that is no text.
     """
@@ -75,7 +78,10 @@ def create_model(
     num_classes = num_classes if num_classes is not None else getattr(data, "num_classes", None)
     in_channels = in_channels if in_channels is not None else getattr(data, "channels", 3)
     library, colon, rest = name.partition(":")
-    if colon:
+    builder: Callable[..., Classifier]
+    if colon and library not in LIBRARIES and is_plug(name):
+        builder = partial(_own, name)
+    elif colon:
         builder = _library_builder(library, rest)
     else:
         builder = MODELS[find_name("model", name, MODELS)]
@@ -91,6 +97,18 @@ def create_model(
         model = builder(num_classes=num_classes, in_channels=in_channels)
     model.name = name
     return model
+
+
+def _own(name: str, num_classes: int, in_channels: int) -> Classifier:
+    """A network of your own, "module:Name" or "file.py:Name", as a classifier."""
+    build = load_plug(name)
+    try:
+        made = build(num_classes=num_classes, in_channels=in_channels)
+    except TypeError as error:
+        raise ValueError(f"'{name}' must take num_classes and in_channels: {error}") from error
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"'{name}' must make an nn.Module, got {type(made).__name__}")
+    return as_classifier(made)
 
 
 def count_flops(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> int:

@@ -1,18 +1,25 @@
-"""The frozen teacher, in the cheapest form that still says the same."""
+"""The frozen teacher, in the cheapest form that still says the same, and how a training asks it."""
+
+from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
-from . import hardware, views
-from .datasets import Dataset
-from .evaluation import pixel_statistics
-from .models import Classifier, FeatureMaps, Output
+from .. import hardware, ranks, views
+from ..datasets import Dataset
+from ..evaluation import pixel_statistics
+from ..models import Classifier, FeatureMaps, Output
+from ..provenance import NOT_RECORDED
+from ..recipes import Recipe
+from .teacher_cache import TeacherCache
 
 TOLERANCE = 0.02  # of a form's logits, ‖Δ‖ / ‖logits‖, against float32
 CHECKED_IMAGES = 256
@@ -28,14 +35,16 @@ class FrozenTeacher:
     other training images), bfloat16, float32 with BatchNorm folded into the convolutions. Its features are then rounded
     to 16 bits. kind: numpy's name of the numbers that features are, also where a `cache.TeacherCache` keeps them: what
     is read is what would be said. needs_maps: its outputs come with feature maps, which hooks take from the network
-    itself, so it is neither int8 nor rewritten, but runs under autocast where the processor computes in bfloat16.
+    itself (from `layers`, if they are named), so it is neither int8 nor rewritten, but runs under autocast where the
+    processor computes in bfloat16.
     """
 
     def __init__(
-        self, model: Classifier, data: Dataset, turns: int, fabric: Fabric, exact: bool, needs_maps: bool = False
-    ):
+        self, model: Classifier, data: Dataset, turns: int, fabric: Fabric, exact: bool, needs_maps: bool = False,
+        layers: Sequence[str] | None = None,
+    ):  # fmt: skip
         self.model = model.to(fabric.device).to(memory_format=torch.channels_last).eval()
-        self.maps = FeatureMaps(self.model, torch.zeros(1, data.channels, *data.size)) if needs_maps else None
+        self.maps = FeatureMaps(self.model, torch.zeros(1, data.channels, *data.size), layers) if needs_maps else None
         self.data, self.turns = data, turns
         self.kind = "float32" if exact else "float16"
         self.form, self.error = "", 0.0  # until `choose`, which the first question calls
@@ -82,6 +91,101 @@ class FrozenTeacher:
             return self.output(self.features(x))
 
         return self.maps(answer, x).float() if self.maps else answer(x)
+
+
+class Teacher:
+    """A `FrozenTeacher` as a training asks it: every process for its part of a batch, and a cache before the network.
+
+    chosen: the form that the teacher has taken and how far its logits are from float32, for run.json.
+    """
+
+    def __init__(self, frozen: FrozenTeacher, fabric: Fabric):
+        self.frozen, self.fabric = frozen, fabric
+        self.cache: TeacherCache | None = None
+        self.chosen: dict[str, Any] = {}
+
+    def choose(self, root: str | Path | None, gigabytes: float, key: dict[str, Any]) -> None:
+        """Take a form, and keep what is said under the folder `root`, if there is one. key: all that decides what the
+        teacher says. A teacher whose features are all in the cache is not asked for its form."""
+        frozen = self.frozen
+        if root and frozen.maps:
+            warnings.warn("feature maps are not cached: the teacher is asked at every step", stacklevel=2)
+        elif root:
+            shape = (len(frozen.data.train), frozen.turns, frozen.model.feature_width)
+            writes = self.fabric.is_global_zero
+            self.cache = TeacherCache(root, key, shape, gigabytes, frozen.kind, writes=writes)
+        kept = self.cache.form() if self.cache else None
+        if kept is None:
+            frozen.choose()
+            kept = {"form": frozen.form, "logits_error": frozen.error}
+            if self.cache:
+                self.cache.keep_form(kept)
+        self.chosen = kept
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Open the cache's file of an epoch, counted from 1."""
+        if self.cache:
+            self.cache.begin(epoch)
+
+    def end_epoch(self) -> None:
+        """Keep the file of the epoch if it is whole."""
+        if self.cache:
+            self.cache.end()
+
+    def close(self) -> None:
+        """Leave nothing half-written."""
+        if self.cache:
+            self.cache.close()
+
+    def answer(self, x: Tensor, index: Tensor) -> Output:
+        """What the teacher says of all views of the whole batch.
+
+        x: network input, this process's rows · index: (B,) positions of the whole batch in the training set.
+        """
+        if self.frozen.maps:
+            return ranks.gather(self.frozen(x), len(index), self.fabric)
+        features = self.cache.read(ranks.part(index, self.fabric)) if self.cache else None
+        if features is None:
+            features = self.frozen.features(x)
+        features = ranks.gather_rows(features, len(index), self.fabric)
+        if self.cache:
+            self.cache.write(index, features)  # if it has not been read there
+        return self.frozen.output(features)
+
+
+def usable_cache(root: str | Path | None, recipe: Recipe) -> str | Path | None:
+    """The folder of the teacher cache, or None, with a warning, where the images that the teacher sees depend on the
+    batch, or on what can't be recorded."""
+    if root and recipe.mix:
+        warnings.warn("mixed images are not cached: the teacher is asked at every step", stacklevel=3)
+        return None
+    if root and NOT_RECORDED in str(recipe.settings()["augment"]):
+        warnings.warn("this augmentation can't be recorded, so it is not cached: the teacher is asked", stacklevel=3)
+        return None
+    return root
+
+
+def cache_key(settings: dict[str, Any], data: Dataset, recipe: Recipe, fabric: Fabric) -> dict[str, Any]:
+    """All that decides what a teacher says of a training image. settings: run.json of the training."""
+    key = {
+        "teacher": settings["teacher"]["fingerprint"],
+        "precision": settings["precision"],
+        "exact": settings["teacher"]["exact"],
+        "hardware": hardware.describe(fabric.device),
+        "data": settings["data"]["fingerprint"],
+        "normalisation": [settings["data"]["mean"], settings["data"]["std"]],
+        "seed": settings["seed"],
+        "views": settings["method"]["views"],
+        "padding": data.train.padding if recipe.crop else 0,
+        "flip": recipe.flip,
+        "torch": torch.__version__,
+    }
+    if recipe.augment:
+        key["augment"] = settings["recipe"]["augment"]
+    for name in ("preprocessing", "code"):
+        if name in settings["teacher"]:
+            key[name] = settings["teacher"][name]
+    return key
 
 
 def _forms(device: torch.device, needs_maps: bool) -> dict[str, Callable[[Classifier, Tensor], Features | None]]:

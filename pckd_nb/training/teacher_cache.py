@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import files
+from .. import files
 
 A_DAY = 24 * 3600  # seconds
 

@@ -1,0 +1,218 @@
+"""Data sets of your own: from arrays, from a `torch.utils.data.Dataset`, or from a table of image files.
+
+`Dataset.from_arrays`, `Dataset.from_torch` and `Dataset.from_table` call these.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .datasets import Dataset, Split, in_memory, memory_limit, statistics
+from .streams import Streamed
+
+CHANNELS = (1, 3, 4)
+Pair = tuple[Any, Any]  # images and labels
+
+
+def from_arrays(
+    train: Pair, test: Pair, *, val: Pair | None = None, classes: Sequence[str] | None = None, name: str = "arrays",
+    mean: Sequence[float] | None = None, std: Sequence[float] | None = None, default_views: int = 4,
+    ids: Sequence[str] | None = None,
+) -> Dataset:  # fmt: skip
+    """See `Dataset.from_arrays`."""
+    given = {"train": train, "test": test, **({} if val is None else {"val": val})}
+    for what, pair in given.items():
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(f"{what} must be a pair (images, labels), got {type(pair).__name__}")
+    classes = classes_of([labels for _, labels in given.values()], classes)
+    splits = {what: Split(as_pixels(images), numbered(labels, classes)) for what, (images, labels) in given.items()}
+    if ids is not None:
+        splits["train"] = Split(splits["train"].images, splits["train"].labels, ids=np.asarray(ids))
+    return assemble(name, splits, classes, mean, std, default_views)
+
+
+def from_torch(
+    train: Any, test: Any, *, val: Any = None, classes: Sequence[str] | None = None, name: str | None = None,
+    mean: Sequence[float] | None = None, std: Sequence[float] | None = None, default_views: int = 4,
+) -> Dataset:  # fmt: skip
+    """See `Dataset.from_torch`."""
+    given = {"train": train, "test": test, **({} if val is None else {"val": val})}
+    read = {what: _read_all(what, dataset) for what, dataset in given.items()}
+    for what, dataset in given.items():
+        names = getattr(dataset, "classes", None)
+        if names is not None and all(isinstance(label, int) for label in read[what][1]):  # numbers mean these names
+            read[what] = read[what][0], [str(names[label]) for label in read[what][1]]
+    if classes is None and getattr(train, "classes", None) is not None:
+        classes = [str(label) for label in train.classes]
+    chosen = classes_of([labels for _, labels in read.values()], classes)
+    splits = {what: Split(images, numbered(labels, chosen)) for what, (images, labels) in read.items()}
+    return assemble(name or type(train).__name__, splits, chosen, mean, std, default_views)
+
+
+def from_table(
+    table: str | Path | pd.DataFrame, *, image: str = "path", label: str = "class", split: str = "split",
+    root: str | Path | None = None, image_size: int = 32, workers: int | None = None,
+    classes: Sequence[str] | None = None, name: str | None = None, mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None, default_views: int = 4,
+) -> Dataset:  # fmt: skip
+    """See `Dataset.from_table`."""
+    if isinstance(table, str | Path):
+        path = Path(table).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no table '{path}'")
+        folder, rows = path.parent, pd.read_csv(path)
+        name = name or path.stem
+    else:
+        folder, rows = Path(), table
+    folder = Path(root).expanduser() if root is not None else folder
+    for column in (image, label, split):
+        if column not in rows:
+            raise ValueError(f"the table has no column {column!r}, it has {', '.join(map(str, rows.columns))}")
+    if rows[[image, label, split]].isna().any(axis=None):
+        raise ValueError(f"the table has empty cells under {image!r}, {label!r} or {split!r}")
+    missing = [path for path in rows[image] if not (folder / str(path)).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(rows)} images are not there, the first is '{folder / missing[0]}'"
+        )
+    parts = {what: rows[rows[split].astype(str) == what] for what in ("train", "val", "test")}
+    others = sorted(set(rows[split].astype(str)) - parts.keys())
+    if others or parts["train"].empty or parts["test"].empty:
+        found = ", ".join(sorted(set(rows[split].astype(str))))
+        raise ValueError(
+            f"column {split!r} must say train, test or val of every image, with some of the first two: {found}"
+        )
+    chosen = classes_of([part[label].tolist() for part in parts.values()], classes)
+
+    def streamed(part: pd.DataFrame) -> Streamed:
+        names = np.array([os.fsencode(str(path)) for path in part[image]])
+        labels = torch.as_tensor(numbered(part[label].tolist(), chosen))
+        return Streamed(folder, names, labels, image_size, workers=workers)
+
+    splits: dict[str, Any] = {what: streamed(part) for what, part in parts.items() if len(part)}
+    if len(rows) * 3 * image_size**2 <= memory_limit():
+        splits = {what: in_memory(part) for what, part in splits.items()}
+    return assemble(name or "table", splits, chosen, mean, std, default_views)
+
+
+def assemble(
+    name: str, splits: dict[str, Any], classes: tuple[str, ...], mean: Sequence[float] | None,
+    std: Sequence[float] | None, default_views: int,
+) -> Dataset:  # fmt: skip
+    """A data set of these splits; mean and std are computed on the training images unless both are given."""
+    if (mean is None) != (std is None):
+        raise ValueError("give both mean and std, per channel and of pixels in [0, 1], or neither")
+    height, width = splits["train"].shape[1:]
+    for what, part in splits.items():
+        if part.shape != splits["train"].shape:
+            raise ValueError(f"images of {what} have shape {part.shape}, those of train {splits['train'].shape}")
+    if mean is None or std is None:
+        mean, std, source = statistics(splits["train"])
+    else:
+        source = "given by the caller"
+    views = default_views if height == width else 1
+    return Dataset(name, **splits, classes=classes, groups={}, mean=tuple(mean), std=tuple(std),
+                   normalisation=source, default_views=views)  # fmt: skip
+
+
+def classes_of(labels: Sequence[Any], classes: Sequence[str] | None) -> tuple[str, ...]:
+    """The names of the classes: as given, or the labels themselves if they are text, or their numbers."""
+    if classes is not None:
+        return tuple(map(str, classes))
+    found = [value for part in labels for value in _listed(part)]
+    if any(isinstance(value, str) for value in found):
+        return tuple(sorted(set(map(str, found))))
+    return tuple(map(str, range(int(max(found)) + 1))) if found else ()
+
+
+def numbered(labels: Any, classes: Sequence[str]) -> Any:
+    """Labels as numbers; of names, their places among the classes. Raises ValueError for a name that is not there."""
+    values = _listed(labels)
+    if not any(isinstance(value, str) for value in values):
+        return labels if isinstance(labels, Tensor) else np.asarray(labels)
+    place = {name: number for number, name in enumerate(classes)}
+    if unknown := [value for value in values if value not in place]:
+        raise ValueError(f"label {unknown[0]!r} is none of the classes {', '.join(classes[:10])}")
+    return torch.tensor([place[value] for value in values])
+
+
+def _listed(labels: Any) -> list[Any]:
+    values = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    if values and isinstance(values[0], list | tuple):
+        raise TypeError(
+            "labels must be one number or name per image; one-hot labels become numbers by labels.argmax(1)"
+        )
+    return values
+
+
+def as_pixels(images: Any) -> Tensor:
+    """Images as uint8 of shape (N, C, H, W).
+
+    Parameters
+    ----------
+    images : array or tensor
+        (N, H, W), (N, C, H, W) or (N, H, W, C); uint8, or floats in [0, 1].
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is of another kind, or has been normalised.
+    """
+    channels_last_first = not isinstance(images, Tensor)  # numpy's custom, and torch's
+    tensor = torch.as_tensor(np.asarray(images) if not isinstance(images, Tensor) else images)
+    if tensor.ndim == 3:
+        tensor = tensor[:, None]
+    elif tensor.ndim != 4:
+        raise ValueError(f"images must have shape (N, C, H, W), (N, H, W, C) or (N, H, W), got {tuple(tensor.shape)}")
+    elif tensor.shape[3] < min(tensor.shape[1:3]) and (channels_last_first or tensor.shape[1] not in CHANNELS):
+        tensor = tensor.permute(0, 3, 1, 2)
+    if tensor.is_floating_point():
+        if not len(tensor) or not 0 <= float(tensor.min()) <= float(tensor.max()) <= 1:
+            raise ValueError("images must be uint8 pixels, or floats in [0, 1]: leave the normalisation out")
+        tensor = (tensor * 255).round().to(torch.uint8)
+    if tensor.dtype != torch.uint8:
+        raise TypeError(f"images must be uint8 pixels, or floats in [0, 1], got {tensor.dtype}")
+    return tensor.contiguous()
+
+
+def _read_all(what: str, dataset: Any) -> tuple[Tensor, list[Any]]:
+    """Every image of a torch data set as uint8 (N, C, H, W), and its label."""
+    for needed in ("__getitem__", "__len__"):
+        if not hasattr(dataset, needed):
+            raise TypeError(f"{what} must be a torch.utils.data.Dataset with __getitem__ and __len__, "
+                            f"got {type(dataset).__name__}")  # fmt: skip
+    if not len(dataset):
+        raise ValueError(f"{what} has no images")
+    if not torch.equal(_pixels(dataset[0][0]), _pixels(dataset[0][0])):
+        warnings.warn(
+            f"images of {what} change from one reading to the next and are read once: give random transforms to "
+            "distill, as augment=",
+            stacklevel=4,
+        )
+    images, labels = [], []
+    for row in range(len(dataset)):
+        image, label, *_ = dataset[row]
+        images.append(_pixels(image))
+        labels.append(label.item() if isinstance(label, Tensor | np.generic) else label)
+        if images[-1].shape != images[0].shape:
+            sizes = f"{tuple(images[0].shape)} and {tuple(images[-1].shape)}"
+            raise ValueError(f"images of {what} have different sizes, {sizes}: give the data set a transform, "
+                             "such as torchvision.transforms.v2.Resize((32, 32))")  # fmt: skip
+    return torch.stack(images), labels
+
+
+def _pixels(image: Any) -> Tensor:
+    """One image, a PIL image, array or tensor, as uint8 (C, H, W)."""
+    if isinstance(image, Image.Image):
+        image = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+    return as_pixels(image[None])[0]

@@ -1,0 +1,168 @@
+"""What has to fit together in a training, found out before anything costs time."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .. import views
+from ..datasets import Dataset
+from ..evaluation import evaluate
+from ..methods import Method
+from ..methods.base import require_method
+from ..models import Classifier, Preprocessed, with_preprocessing
+from ..recipes import Recipe
+from ..runs import Run
+from .callbacks import Callback
+
+MOST_SHIFT = 0.15  # of a standard deviation, between the constants of a teacher and of the data it is shown
+MEASURED_IMAGES = 256  # of a teacher on data that it did not learn from
+EVENTS = tuple(name for name in vars(Callback) if name.startswith("on_") or name == "teardown")
+
+
+def require_parts(
+    student: object, teacher: object, data: object, method: object, callbacks: object, loggers: object
+) -> None:  # fmt: skip
+    """Raises TypeError, naming the argument and what it may be, for one of another kind."""
+    for name, model in (("student", student), ("teacher", teacher)):
+        if isinstance(model, Classifier) or (name == "teacher" and model is None):
+            continue
+        what = (
+            "an nn.Module is made one by as_classifier(network)" if isinstance(model, nn.Module) else "see create_model"
+        )
+        others = ", a Run or None" * (name == "teacher")
+        raise TypeError(f"{name} must be a Classifier{others}, got {type(model).__name__}: {what}")
+    if not isinstance(data, Dataset):
+        hint = "Dataset.from_torch(train, test) makes one of a torch Dataset"
+        raise TypeError(f"data must be a Dataset or the name of one, got {type(data).__name__}: {hint}")
+    require_method(method)
+    if not isinstance(callbacks, list | tuple):
+        raise TypeError(f"callbacks must be a list, got {type(callbacks).__name__}: write callbacks=[...]")
+    if not isinstance(loggers, list | tuple) or not all(hasattr(logger, "log_metrics") for logger in loggers):
+        raise TypeError("loggers must be a list of loggers of lightning_fabric, such as [TensorBoardLogger('logs')]")
+    for callback in callbacks:
+        if isinstance(callback, type):
+            raise TypeError(f"a callback must be an object: write {callback.__name__}(), not {callback.__name__}")
+        if not any(callable(getattr(callback, event, None)) for event in EVENTS):
+            raise TypeError(f"{type(callback).__name__} is no callback: it has none of {', '.join(EVENTS)}")
+
+
+def check_training(
+    student: Classifier, teacher: Classifier | None, data: Dataset, method: Method, recipe: Recipe, seed: int,
+    devices: int, nodes: int,
+) -> None:  # fmt: skip
+    """Raises ValueError for everything that can be known to go wrong before the first step."""
+    if not (isinstance(seed, int) and 0 <= seed < 2**31):
+        raise ValueError(f"seed must be a whole number from 0 to {2**31 - 1}, got {seed}")
+    if method.uses_teacher and teacher is None:
+        raise ValueError(f"{method.title} needs a teacher")
+    if teacher is student:
+        raise ValueError("the teacher is the student itself: it has to be another network, or a copy")
+    if recipe.augment:
+        views.find_transform(recipe.augment)
+    if recipe.mix:
+        views.find_mix(recipe.mix, data.num_classes)
+    height, width = data.size
+    if method.views > 1 and height != width:
+        raise ValueError(f"rotated views need square images, {data.name} has {height}×{width}: use views=1")
+    for what, count in (("devices", devices), ("nodes", nodes)):
+        if not (isinstance(count, int) and count >= 1):
+            raise ValueError(f"{what} must be a whole number, at least 1, got {count}")
+    processes = devices * nodes
+    smallest = len(data.train) // views.steps(len(data.train), recipe.batch_size) // processes
+    if smallest < 1 or len(data.test) < processes:
+        raise ValueError(f"{processes} processes are more than a batch, or the test set of {data.name}, has images for")
+    if smallest == 1 and has_batchnorm(student):
+        whose = f" for one of {processes} processes" * (processes > 1)
+        batch = f"batch_size {recipe.batch_size} leaves a batch of one image{whose}"
+        raise ValueError(f"{batch}: BatchNorm needs 2 at least")
+    for who, model in (("student", student), ("teacher", teacher if method.uses_teacher else None)):
+        if model is None:
+            continue
+        if model.num_classes != data.num_classes:
+            raise ValueError(f"the {who} knows {model.num_classes} classes, {data.name} has {data.num_classes}")
+        _try(model, who, data)
+
+
+def same_folder(one: str | Path, other: str | Path) -> bool:
+    """Whether two paths lead to one folder."""
+    return Path(one).resolve() == Path(other).resolve()
+
+
+def has_batchnorm(model: nn.Module) -> bool:
+    """Whether a layer of it normalises by its batch."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+@torch.no_grad()
+def _try(model: Classifier, who: str, data: Dataset) -> None:
+    """One image through the network, so that a wrong number of channels is found before anything starts."""
+    was_training = model.training
+    device = next(model.parameters()).device
+    try:
+        model.eval()(torch.zeros(1, data.channels, *data.size, device=device))
+    except (RuntimeError, AssertionError, ValueError) as error:  # timm asserts sizes, the wrapper raises ValueError
+        shape = "×".join(map(str, (data.channels, *data.size)))
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"the {who} can't take images of {shape} pixels from {data.name}: {reason}") from error
+    finally:
+        model.train(was_training)
+
+
+def fed_as_it_learned(teacher: Classifier, run: Run, data: Dataset) -> Classifier:
+    """The teacher of a run, with its input scaled and normalised as it was when it learned, if `data` does otherwise.
+
+    Where `data` is other data than the run's, the teacher is measured on some of its test images, and a warning says if
+    it falls from its record. Raises ValueError where its classes are others than those of `data`.
+    """
+    learned = run.settings["data"]
+    if learned["classes"] != list(data.classes):
+        raise ValueError(f"the teacher learned other categories, of {learned['name']}, than {data.name} has")
+    pixels = {"mean": learned["mean"], "std": learned["std"], "size": learned["image_size"]}
+    if (
+        not isinstance(teacher, Preprocessed)
+        and len(learned["mean"]) == data.channels
+        and sees_differently(learned, data)
+    ):
+        adapted = with_preprocessing(teacher, data, **pixels)
+        if adapted is not teacher:
+            height, width = pixels["size"]
+            warnings.warn(
+                f"the teacher learned from {height}×{width} pixels with mean {rounded(pixels['mean'])} and std "
+                f"{rounded(pixels['std'])}: its input is scaled and normalised so",
+                stacklevel=3,
+            )
+        teacher = adapted
+    if data.fingerprint != run.data_fingerprint:
+        rows = np.linspace(0, len(data.test) - 1, min(MEASURED_IMAGES, len(data.test))).round().astype(int)
+        top1 = evaluate(teacher, dataclasses.replace(data, test=data.test.take(rows)), accelerator="cpu").top1
+        spread = 3 * (run.accuracy * (100 - run.accuracy) / len(rows)) ** 0.5  # of so many images, three deviations
+        if top1 < run.accuracy - max(spread, 1):
+            warnings.warn(
+                f"the teacher has {top1:.1f} % on {len(rows)} test images of {data.name}, "
+                f"{run.accuracy:.1f} % in its record",
+                stacklevel=3,
+            )
+    return teacher
+
+
+def sees_differently(learned: Mapping[str, Any], data: Dataset) -> bool:
+    """Whether images of `data` reach a network at another size, or more than 15 % of a standard deviation away from how
+    it learned them. Constants that were computed on another part of the same images differ by less."""
+    if list(learned["image_size"]) != list(data.size):
+        return True
+    ours, theirs = (np.array([pair.mean, pair.std]) for pair in (data, SimpleNamespace(**learned)))
+    moved, stretched = abs(ours[0] - theirs[0]) / theirs[1], abs(ours[1] / theirs[1] - 1)
+    return bool(max(moved.max(), stretched.max()) > MOST_SHIFT)
+
+
+def rounded(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)

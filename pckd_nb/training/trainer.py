@@ -1,0 +1,314 @@
+"""The training loop, from top to bottom. Whatever else happens during a training lives in `callbacks`."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .. import hardware, ranks, recording, resuming, runs, views
+from ..compiling import compiled
+from ..datasets import Dataset
+from ..downloads import one_line
+from ..evaluation import pixel_statistics, predict
+from ..methods import Batch, Method, Terms
+from ..models import Classifier, FeatureMaps, Output
+from ..recipes import Recipe
+from ..recording import Recorder
+from ..runs import Run
+from .callbacks import Callback
+from .optimization import Optimization
+from .teacher import Teacher
+
+
+class Learner(nn.Module):
+    """Student and method as one module. The student processes this rank's rows, the method gets the gathered batch."""
+
+    student_forward: Callable[[Tensor], Output]
+
+    def __init__(self, student: Classifier, method: Method, forward: Callable[[Tensor], Output], fabric: Fabric):
+        super().__init__()
+        self.student, self.method, self.fabric = student, method, fabric
+        vars(self)["student_forward"] = forward  # it may be the student itself, which must not be registered twice
+
+    def forward(self, x: Tensor, teacher: Output | None, batch: Batch, epoch: int) -> tuple[Tensor, Terms]:
+        """x: this rank's rows; teacher, batch: of all. Returns which images were classified right, and the terms."""
+        with self.fabric.autocast():  # entered in every step: its copies of the weights would become stale
+            output = self.student_forward(x).float()
+        output = ranks.gather(output, len(batch.labels), self.fabric)
+        correct = output.logits[: len(batch.labels)].argmax(1) == batch.labels
+        terms = self.method(output, teacher, batch, epoch)
+        if not isinstance(terms, Terms):
+            kind = type(terms).__name__
+            raise TypeError(f"forward of {type(self.method).__name__} must return methods.Terms(...), got {kind}")
+        return correct, terms
+
+
+class Trainer:
+    """Trains a student. `train` is the loop, `step` is one step, `state` and `resume` write and read a checkpoint.
+
+    Attributes
+    ----------
+    student : Classifier
+        The network that learns.
+    method : Method
+        The objective.
+    teacher : Teacher or None
+        Whom it learns from; None for a method without teacher.
+    data : Dataset
+        On the device that trains.
+    recipe : Recipe
+    recorder : Recorder
+        Where the training stands: `epoch` (from 1), `step` (steps of this epoch that are done, from 0), and what every
+        step and epoch gave.
+    optimization : Optimization
+        Optimizer, learning-rate schedule, gradient clipping and averaged weights.
+    callbacks : list of Callback
+    folder : pathlib.Path or None
+        The run folder.
+    settings : dict
+        What run.json says of this training.
+    should_stop : bool
+        Set it to True to end after the current step. The run can be resumed.
+    finished_early : str
+        Set it to a reason to end for good after the current epoch. The run then counts as finished.
+    """
+
+    def __init__(
+        self,
+        student: Classifier,
+        teacher: Teacher | None,
+        data: Dataset,
+        method: Method,
+        recipe: Recipe,
+        seed: int,
+        fabric: Fabric,
+        folder: Path | None,
+        settings: dict[str, Any],
+        callbacks: Sequence[Callback] = (),
+    ):
+        self.fabric, self.recipe, self.seed, self.folder, self.settings = fabric, recipe, seed, folder, settings
+        self.data, self.teacher = data, teacher
+        self.mean, self.std = pixel_statistics(data, fabric.device)
+        self.method = method.to(fabric.device)
+        self.student = student.to(fabric.device).to(memory_format=torch.channels_last)
+        forward: Callable[[Tensor], Output] = compiled(self.student) if settings["compile"] else self.student
+        if method.needs_maps:
+            maps, plain = FeatureMaps(self.student, torch.zeros(1, data.channels, *data.size), method.layers), forward
+            forward = lambda x: maps(plain, x)  # noqa: E731
+        self.learner: nn.Module = Learner(self.student, self.method, forward, fabric)
+        if fabric.world_size > 1:
+            device = [fabric.device] if fabric.device.type == "cuda" else None
+            self.learner = DistributedDataParallel(
+                self.learner, device_ids=device, find_unused_parameters=method.needs_maps
+            )
+        self.augment = views.find_transform(recipe.augment) if recipe.augment else None
+        self.mix = views.find_mix(recipe.mix, data.num_classes) if recipe.mix else None
+        self.steps_per_epoch = views.steps(len(data.train), recipe.batch_size)
+        self.optimization = Optimization(self.student, self.method, recipe, self.steps_per_epoch, fabric)
+        self.recorder = Recorder.empty(recipe.epochs, len(data.train), fabric.device)
+        self.callbacks = list(callbacks)
+        self.should_stop, self.finished_early = False, ""
+
+    # ---------------------------------------------------------------------------------------------------- the loop
+
+    def train(self) -> Run:
+        """Do what is left of the epochs, and return the run."""
+        recorder, stopped = self.recorder, False  # stopped: agreed on by all ranks, as should_stop is not
+        try:
+            self.call("on_run_start")
+            while recorder.epoch <= self.recipe.epochs and not stopped and not self.finished_early:
+                self.student.train()
+                self.method.train()
+                self.call("on_epoch_start")
+                self.started = time.perf_counter()
+                for images, index in self.batches(recorder.epoch):
+                    correct, terms = self.step(images, index, recorder.epoch, recorder.step)
+                    recorder.note(index, correct, terms)
+                    self.call("on_step_end")
+                    if stopped := ranks.any_rank(self.should_stop, recorder.step, self.fabric):
+                        break
+                self.check_finite()
+                self.add_time()
+                if self.teacher:
+                    self.teacher.end_epoch()
+                if recorder.step == self.steps_per_epoch:
+                    self.end_epoch()
+                    self.call("on_epoch_end")
+                    stopped = stopped or ranks.any_rank(self.should_stop, 0, self.fabric)
+                    if ranks.any_rank(bool(self.finished_early), 0, self.fabric) and not self.finished_early:
+                        self.finished_early = "another process ended the training"
+            early = bool(self.finished_early) and recorder.step == 0
+            run = self.save("finished" if recorder.epoch > self.recipe.epochs or early else "interrupted")
+            self.call("on_run_end", run)
+            return run
+        finally:
+            self.tear_down()
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """What is left of an epoch: this rank's part of the images of a batch, and the positions of the whole batch."""
+        if self.teacher:
+            self.teacher.begin_epoch(epoch)
+        self.order = views.batches(len(self.data.train), self.recipe.batch_size, self.seed, epoch)
+        left = self.order[self.recorder.step :]
+        mine = [ranks.part(index, self.fabric) for index in left]
+        for index, images in zip(left, self.data.train.read(mine, seed=self.seed, epoch=epoch), strict=True):
+            yield images, index.to(self.fabric.device)
+
+    def step(self, images: Tensor, index: Tensor, epoch: int, step: int) -> tuple[Tensor, Terms]:
+        """One step of gradient descent on the training images at `index`, of which this rank has been given its part,
+        `images`; also says which were classified right."""
+        views.seed_everything(views.noise_seed(self.seed, epoch, step, self.fabric.global_rank))
+        x, targets = self.inputs(images, index, epoch)
+        teacher_output = self.teacher.answer(x, index) if self.teacher else None
+        batch = Batch(self.data.train.labels[index], index, targets)
+        correct, terms = self.learner(x, teacher_output, batch, epoch)
+
+        self.optimization.zero_grad()
+        self.fabric.backward(terms.total)
+        self.optimization.step()
+        return correct, terms
+
+    def inputs(self, images: Tensor, index: Tensor, epoch: int) -> tuple[Tensor, Tensor | None]:
+        """Network input: all views of the stored `images`, augmented as they are in this epoch; and soft targets for
+        the whole batch at `index`, where the recipe smooths or mixes labels."""
+        recipe, train = self.recipe, self.data.train
+        mine = ranks.part(index, self.fabric)
+        images = views.augment(images, self.seed, epoch, mine, train.padding if recipe.crop else 0, recipe.flip)
+        if self.augment:
+            images = views.transform(self.augment, images, self.seed, epoch, mine)
+        x, targets = views.normalise(images, self.mean, self.std), None
+        if self.mix or recipe.label_smoothing:
+            labels, smoothing = train.labels[mine], recipe.label_smoothing
+            x, targets = views.soften(x, labels, self.data.num_classes, self.mix, smoothing)
+            targets = ranks.gather_rows(targets, len(index), self.fabric)
+        return views.rotate(x, self.method.views), targets
+
+    def end_epoch(self) -> None:
+        """Test the student, and write the epoch's row of history.csv."""
+        started = time.perf_counter()
+        model = self.optimization.evaluated
+        ranks.share_buffers(model, self.fabric)
+        scores: dict[str, float] = {}
+        for split in self.data.held_out:
+            measured = predict(model, self.data, split, fabric=self.fabric).scores()
+            scores |= {f"{split}_{name}": value for name, value in measured._asdict().items()}
+        seconds = time.perf_counter() - started
+        self.recorder.end_epoch(self.optimization.lr, self.method.epsilon, scores, seconds)
+
+    # -------------------------------------------------------------------------------------------- around the loop
+
+    def call(self, event: str, *arguments: Any) -> None:
+        """Call this method of every callback that has it."""
+        for callback in self.callbacks:
+            if action := getattr(callback, event, None):
+                action(self, *arguments)
+
+    def tear_down(self) -> None:
+        """Call `teardown` of every callback. An error in one of them becomes a warning, so that it hides no other."""
+        for callback in self.callbacks:
+            try:
+                if action := getattr(callback, "teardown", None):
+                    action(self)
+            except Exception as error:
+                warnings.warn(f"teardown of {type(callback).__name__} failed: {one_line(error)}", stacklevel=2)
+
+    def add_time(self) -> None:
+        """Add the time that has passed since the last call to the seconds of this epoch."""
+        now = time.perf_counter()
+        self.recorder.seconds, self.started = self.recorder.seconds + now - self.started, now
+
+    def check_finite(self) -> None:
+        """Raises FloatingPointError where a loss of this epoch is not finite, or a weight after its last step:
+        gradients can be bad where the loss is not."""
+        self.recorder.check_finite(self.order)
+        for name, weight in [*self.student.named_parameters(), *self.method.named_parameters()]:
+            if not weight.isfinite().all():
+                step = self.recorder.step
+                where = self.recorder.place(step, self.order[step - 1].tolist(), self.order)
+                if self.settings["precision"] != "32-true":
+                    where += ", and so may precision 32-true"
+                raise FloatingPointError(f"the gradient of the loss is not finite, by the weight {name}, {where}")
+
+    def save(self, status: str) -> Run:
+        """The record so far, written to the run folder if there is one, with a checkpoint until it is finished."""
+        recorder, data, model = self.recorder, self.data, self.optimization.evaluated
+        cpu = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+        heads = {name: value.detach().cpu().clone() for name, value in self.method.state_dict().items()}
+        truth = data.train.difficulty
+        early = {"finished_early": self.finished_early} if self.finished_early else {}
+        run = Run(
+            settings={**self.settings, "status": status, "fingerprint": runs.fingerprint(cpu), **early},
+            history=recorder.history_table(),
+            timing=recorder.timing_table(),
+            student_state=cpu,
+            method_state=heads,
+            cross_entropy=recorder.cross_entropy.cpu().numpy(),
+            difficulty=recorder.difficulty.cpu().numpy(),
+            labels=data.train.labels.cpu().numpy(),
+            ground_truth=None if truth is None else truth.half().cpu().numpy(),
+            ids=data.train.ids,
+            path=self.folder,
+        )
+        if recorder.history and status != "running":
+            run.gallery = recording.gallery(data, run.difficulty[len(recorder.history) - 1])
+            run.embedding = recording.embedding(model, predict(model, data, fabric=self.fabric))
+        if status == "finished":
+            self.optimization.finish()
+        if self.folder:
+            if status != "finished":
+                resuming.write_checkpoint(self.folder, self.state())
+            run.save(self.folder)
+            if status == "finished":
+                resuming.remove_checkpoints(self.folder)
+        return run
+
+    def state(self) -> dict[str, Any]:
+        """All that `resume` needs to go on from here."""
+        return {
+            "student": self.student.state_dict(),
+            "method": self.method.state_dict(),
+            **self.optimization.state(),
+            "recorder": vars(self.recorder),
+            "finished_early": self.finished_early,
+            "callbacks": {
+                name: kept for name, callback in self.stateful() if (kept := callback.state_dict()) is not None
+            },
+        }
+
+    def stateful(self) -> list[tuple[str, Callback]]:
+        """The callbacks that a checkpoint may keep something of, each with a name of its own."""
+        found = [one for one in self.callbacks if hasattr(one, "state_dict") and hasattr(one, "load_state_dict")]
+        return [(f"{number} {type(callback).__name__}", callback) for number, callback in enumerate(found)]
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint. Raises ValueError where it is not one of this training."""
+        try:
+            runs.load_weights(self.student, state["student"], "student")
+            runs.load_weights(self.method, state["method"], "heads of the method")
+            self.optimization.load(state)
+            recorder = Recorder(**state["recorder"])
+            self.finished_early, kept = str(state["finished_early"]), dict(state["callbacks"])
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a damaged file can raise anything
+            what = one_line(error)
+            raise ValueError(f"the checkpoint in '{self.folder}' can't be used: {what}; overwrite the run") from error
+        self.recorder = recorder.to(self.fabric.device)
+        for name, callback in self.stateful():
+            if name in kept:
+                callback.load_state_dict(kept[name])
+
+
+def configure_process(device: torch.device) -> None:
+    """Set up memory and threads of this process for a training on `device`."""
+    if device.type == "cpu":
+        hardware.keep_freed_memory()
+        hardware.share_cores()

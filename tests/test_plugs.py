@@ -1,0 +1,874 @@
+"""What users put into a training: it acts, is recorded, is held on resume, and a bad one is refused in one line."""
+
+import dataclasses
+import re
+import warnings
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+from torchvision.transforms import v2
+
+import pckd_nb as pckd
+from pckd_nb import datasets, experiments, losses, methods, provenance, views
+from pckd_nb.datasets import Dataset, Split
+from pckd_nb.training import callbacks
+
+from .conftest import make_data
+from .test_methods import ThreeLines
+from .test_training import assert_same_run
+
+QUIET = {"progress": False, "precision": "32-true"}
+SHORT = {"epochs": 2, "batch_size": 16, **QUIET}
+
+
+def networks(data):
+    return pckd.create_model("resnet8", data, seed=1), pckd.create_model("resnet14", data, seed=2)
+
+
+def train(data, method="kd", **options):
+    return pckd.distill(*networks(data), data, method, **{**SHORT, **options})
+
+
+def cut(data, folder, method="kd", step=3, **options):
+    """The same training, stopped after a step."""
+
+    class Stop(pckd.Callback):
+        done = 0
+
+        def on_step_end(self, trainer):
+            Stop.done += 1
+            trainer.should_stop = Stop.done == step
+
+    stop = Stop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callbacks.StopOnSignal, "on_step_end", lambda self, trainer: stop.on_step_end(trainer))
+        run = train(data, method, out=folder, **options)
+    assert not run.finished
+    return run
+
+
+# ---------------------------------------------------------------------------------------------- methods
+
+
+def test_an_attribute_set_after_construction_acts_and_is_recorded(data):
+    method = pckd.PCKD()
+    method.beta_kd = 7
+    run = train(data, method)
+    assert run.settings["method"]["settings"]["beta_kd"] == {"value": 7, "from": "attribute"}
+    assert run.fingerprint == train(data, pckd.PCKD(beta_kd=7)).fingerprint != train(data, "pckd").fingerprint
+    method.beta_kd = -7
+    with pytest.raises(ValueError, match="beta_kd must be 0 or more, and finite, got -7"):
+        train(data, method)
+
+
+class Decorated(pckd.PCKD):
+    @methods.remember_arguments
+    def __init__(self, gamma=1.0):
+        super().__init__()
+        self.gamma = gamma
+
+
+class Own(pckd.PCKD):
+    def __init__(self, gamma=1.0, beta_fa=3, **settings):
+        super().__init__(beta_fa=beta_fa, beta_kd=2, **settings)
+        self.gamma = gamma
+
+
+@pytest.mark.parametrize("make", [Decorated, Own])
+def test_a_subclass_takes_from_recipe_and_data_what_it_leaves_open(make):
+    method, settings = methods.resolve(make(gamma=5), {"beta_cc": 0.01, "beta_fa": 9}, {"views": 1})
+    assert (method.gamma, method.beta_cc, method.views, method.beta_fa) == (5, 0.01, 1, 9)
+    assert settings["gamma"] == {"value": 5, "from": "argument"}
+    assert settings["beta_cc"]["from"] == "recipe" and settings["views"]["from"] == "data set"
+    if make is Own:
+        assert settings["beta_kd"] == {"value": 2, "from": "argument"}
+        held, _ = methods.resolve(make(beta_fa=4), {"beta_fa": 9}, {})
+        assert held.beta_fa == 4
+
+
+def test_a_recipe_that_sets_what_a_method_does_not_keep_is_refused():
+    class Forgetful(pckd.KD):
+        def __init__(self, sharpness=1.0):
+            super().__init__()
+
+    with pytest.raises(ValueError, match="the recipe sets sharpness, which Forgetful does not keep"):
+        methods.resolve(Forgetful(), {"sharpness": 2}, {})
+
+
+def test_settings_of_a_plain_module_are_held_on_resume(data, tmp_path):
+    options = dict(out=tmp_path / "run", resume=True, **SHORT)
+    first = pckd.distill(networks(data)[0], None, data, ThreeLines(1.0), **options)
+    assert first.method_settings == {"scale": 1.0}
+    with pytest.raises(ValueError, match=r"was started with scale 1\.0, not 9\.0"):
+        pckd.distill(networks(data)[0], None, data, ThreeLines(9.0), **options)
+
+
+def test_a_sweep_over_an_own_setting_has_an_arm_per_value(data):
+    name = "three_lines"
+    if name not in methods.METHODS:
+        methods.register_method(name, ThreeLines)
+    arms = experiments.sweep_arms("scale", [1, 2, 3], experiments.parse_arm(f"{name}-scale=1"))
+    recipe = pckd.get_recipe("classroom")
+    assert len({arm.without_defaults(recipe, data) for arm in arms}) == 3
+    with pytest.raises(ValueError, match="there is a method 'three_lines' already"):
+        methods.register_method(name, ThreeLines)
+
+
+def test_two_functions_of_one_name_are_two_strategies(data, tmp_path):
+    first, second = (lambda ce, gamma, t, c=c: torch.full_like(gamma, c) for c in (0.5, 0.25))
+    run = train(data, pckd.PCKD(strategy=first), out=tmp_path / "run")
+    assert run.method_settings["strategy"] != provenance.describe(second)
+    with pytest.raises(ValueError, match="was started with strategy"):
+        train(data, pckd.PCKD(strategy=second), out=tmp_path / "run", resume=True)
+
+
+SCALE = 1.0
+
+
+def scaled(x):
+    return SCALE * x
+
+
+def times(k):
+    return lambda x: k * x
+
+
+def test_descriptions_tell_apart_what_acts_differently(monkeypatch):
+    describe = provenance.describe
+    around = [partial(lambda k, x: k * x, k) for k in (1, 2)] + [times(k) for k in (1, 2)]
+    different = [
+        *around, scaled, partial(scaled, 1), partial(scaled, 2), v2.RandAugment(), v2.RandAugment(magnitude=3),
+        torch.ones(2), torch.zeros(2), torch.zeros(3), np.ones(2), ThreeLines, ThreeLines(1.0), ThreeLines(2.0), 1, "a",
+        nn.Linear(2, 2), {"a": 1}, [1, 2], None,
+    ]  # fmt: skip
+    texts = [str(describe(value)) for value in different]
+    assert len(set(texts)) == len(texts)
+    assert texts == [str(describe(value)) for value in different]
+    before = describe(scaled)
+    monkeypatch.setattr(f"{__name__}.SCALE", 2.0)
+    assert describe(scaled) != before
+    assert describe(iter([1])).endswith("(not recorded)")
+    assert describe(pckd.preview.STRATEGIES["focal"]) == "focal"
+
+
+def test_code_of_an_own_method_is_held_on_resume(data, tmp_path):
+    def make(factor):
+        class Mine(pckd.KD):
+            def forward(self, student, teacher, batch, epoch):
+                terms = super().forward(student, teacher, batch, epoch)
+                return terms._replace(total=factor * terms.total)
+
+        return Mine()
+
+    train(data, make(1), out=tmp_path / "run")
+    train(data, make(1), out=tmp_path / "run", resume=True)
+    with pytest.raises(ValueError, match="was started with code of the method"):
+        train(data, make(2), out=tmp_path / "run", resume=True)
+
+
+def test_what_cannot_be_copied_is_named(data):
+    method = pckd.KD()
+    method.lock = (x for x in ())
+    with pytest.raises(TypeError, match="method KD can't be copied for this training: .*generator"):
+        train(data, method)
+
+
+def test_a_method_shows_its_settings():
+    assert repr(pckd.KD(temperature=2)) == "KD(temperature=2)" and repr(pckd.Supervised()) == "Supervised()"
+
+
+def test_temperatures_of_the_contrast_are_settings(data):
+    assert train(data, pckd.PCKD(contrast_temperature=1.0)).fingerprint != train(data, "pckd").fingerprint
+    with pytest.raises(ValueError, match="base_temperature must be positive"):
+        pckd.PCKD(base_temperature=0)
+
+
+# ---------------------------------------------------------------------------------------------- the recipe's plugs
+
+PLUGS = {
+    "adamw": dict(optimizer="adamw", lr=1e-3),
+    "own optimizer": dict(optimizer=partial(torch.optim.RMSprop, lr=1e-3)),
+    "cosine": dict(schedule="cosine", warmup_epochs=0.5),
+    "one cycle": dict(schedule=lambda optimizer, steps: lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)),
+    "clipping": dict(clip_norm=0.1),
+    "smoothing": dict(label_smoothing=0.2),
+    "averaging": dict(ema=0.8),
+    "augmentation": dict(augment=v2.RandomErasing(p=0.5)),
+    "augmentation by name": dict(augment="RandAugment", crop=False),
+    "mixup": dict(mix="mixup"),
+    "cutmix": dict(mix=v2.CutMix(num_classes=3)),
+    "validation": dict(val=0.25),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plug", PLUGS)
+def test_a_plug_acts_is_recorded_and_a_cut_run_goes_on_to_the_same_bits(plug, data, tmp_path):
+    options = PLUGS[plug]
+    whole = train(data, **options)
+    assert whole.fingerprint != train(data).fingerprint
+    cut(data, tmp_path / "run", **options)
+    resumed = train(data, out=tmp_path / "run", resume=True, **options)
+    assert_same_run(resumed, whole)
+    cut(data, tmp_path / "other", **options)
+    with pytest.raises(ValueError, match="was started with"):
+        train(data, out=tmp_path / "other", resume=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plug", [name for name in PLUGS if name not in ("mixup", "cutmix")])
+def test_the_teacher_cache_gives_the_same_bits(plug, data, tmp_path):
+    plain = train(data, **PLUGS[plug])
+    for _ in range(2):
+        assert_same_run(train(data, teacher_cache=tmp_path / "cache", **PLUGS[plug]), plain)
+    assert train(data, teacher_cache=tmp_path / "cache").fingerprint == train(data).fingerprint
+
+
+def test_mixed_images_are_not_cached(data, tmp_path):
+    with pytest.warns(UserWarning, match="mixed images are not cached"):
+        run = train(data, teacher_cache=tmp_path / "cache", mix="mixup")
+    assert run.fingerprint == train(data, mix="mixup").fingerprint and not (tmp_path / "cache").exists()
+
+
+def test_augmentation_depends_on_seed_epoch_and_index_alone():
+    images = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8)
+    index = torch.tensor([4, 9, 2, 7, 0, 5])
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    drawn = views.transform(v2.RandAugment(), images, 0, 1, index)
+    assert torch.equal(torch.get_rng_state(), before)
+    order = torch.tensor([5, 0, 3, 1, 2, 4])
+    assert torch.equal(views.transform(v2.RandAugment(), images[order], 0, 1, index[order]), drawn[order])
+    for seed, epoch in ((1, 1), (0, 2)):
+        assert not torch.equal(views.transform(v2.RandAugment(), images, seed, epoch, index), drawn)
+
+
+@pytest.mark.parametrize(
+    "options, error, words",
+    [
+        ({"optimizer": "adam"}, ValueError, r"unknown optimizer 'adam'; known: sgd, adamw, file\.py:NAME, or a"),
+        ({"optimizer": 3}, TypeError, "optimizer must be a name or a callable, got int"),
+        ({"optimizer": lambda parameters: None}, TypeError, "optimizer must return a torch.optim.Optimizer"),
+        ({"schedule": "linear"}, ValueError, "unknown schedule 'linear'"),
+        ({"schedule": lambda optimizer, steps: 1}, TypeError, "schedule must return a torch.optim.lr_scheduler"),
+        ({"augment": "RandAug"}, ValueError, "unknown transform 'RandAug'"),
+        ({"augment": lambda image: image.float()}, TypeError, "augment must return a uint8 tensor .* torch.float32"),
+        ({"augment": lambda image: image[:, 1:]}, ValueError, "augment must keep the shape of an image"),
+        ({"mix": lambda x, y: (x, y)}, ValueError, "mix must return images .* and probabilities"),
+        ({"mix": "mix"}, ValueError, "unknown mix 'mix'; known: mixup, cutmix"),
+        ({"label_smoothing": 1}, ValueError, r"label_smoothing must be in \[0, 1\), got 1"),
+        ({"clip_norm": 0}, ValueError, "clip_norm must be positive"),
+        ({"ema": 1}, ValueError, r"ema must be in \[0, 1\)"),
+        ({"val": 1.5}, ValueError, "val must be a share of the training images between 0 and 1, got 1.5"),
+        ({"val": 0.01}, ValueError, r"val=0.01 of tiny leaves .* each part needs one per class"),
+        ({"callbacks": [print]}, TypeError, "builtin_function_or_method is no callback"),
+        ({"callbacks": [pckd.EarlyStopping]}, TypeError, r"write EarlyStopping\(\), not EarlyStopping"),
+        ({"callbacks": [pckd.EarlyStopping()]}, ValueError, "no column 'val_top1'.* val=0.1"),
+        ({"warmup": 3}, ValueError, "a recipe has no field 'warmup'"),
+    ],
+)  # fmt: skip
+def test_a_bad_plug_fails_in_one_line_and_leaves_nothing(options, error, words, data, tmp_path):
+    with pytest.raises(error, match=words) as caught:
+        train(data, out=tmp_path / "run", **options)
+    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (lambda s, t, d: (nn.Linear(1, 1), t, d, "kd"), r"student must be a Classifier, .* as_classifier\(network\)"),
+        (lambda s, t, d: (s, "teacher", d, "kd"), "teacher must be a Classifier, a Run or None, got str"),
+        (lambda s, t, d: (s, t, [1], "kd"), "data must be a Dataset or the name of one, got list"),
+        (lambda s, t, d: (s, t, d, pckd.PCKD), r"write PCKD\(\), not PCKD"),
+        (lambda s, t, d: (s, t, d, nn.Linear(1, 1)), "method Linear has no bind"),
+        (lambda s, t, d: (s, t, d, 3), r"method must be an nn.Module such as PCKD\(\), got int"),
+    ],
+)
+def test_an_argument_of_another_kind_is_named(arguments, words, data):
+    with pytest.raises(TypeError, match=words):
+        pckd.distill(*arguments(*networks(data), data), **SHORT)
+
+
+# ---------------------------------------------------------------------------------------------- callbacks
+
+
+def test_callbacks_are_told_of_everything_in_order_and_see_history_on_disk(data, tmp_path):
+    told, rows = [], []
+
+    class Listener:
+        def on_run_start(self, trainer):
+            told.append("run")
+
+        def on_epoch_start(self, trainer):
+            told.append("epoch")
+
+        def on_step_end(self, trainer):
+            told.append("step")
+
+        def on_epoch_end(self, trainer):
+            told.append("epoch end")
+            file = tmp_path / "run" / "history.csv"
+            rows.append(len(file.read_text().splitlines()) - 1 if file.exists() else 0)
+
+        def on_run_end(self, trainer, run):
+            told.append(f"end {run.finished}")
+
+        def teardown(self, trainer):
+            told.append("teardown")
+
+    train(data, callbacks=[Listener()], out=tmp_path / "run", epochs=3)
+    epoch = ["epoch", *["step"] * 3, "epoch end"]
+    assert told == ["run", *epoch * 3, "end True", "teardown"]
+    assert rows == [0, 1, 2]  # this callback comes before the one that writes
+
+
+def test_history_is_on_disk_after_every_epoch(data, tmp_path):
+    seen = []
+
+    class Look(pckd.Callback):
+        def on_epoch_start(self, trainer):
+            if trainer.recorder.epoch > 1:
+                seen.append(len(pckd.load_run(tmp_path / "run").history))
+
+    train(data, callbacks=[Look()], out=tmp_path / "run", epochs=4)
+    assert seen == [1, 2, 3]
+
+
+def test_callbacks_are_held_on_resume_and_keep_their_state(data, tmp_path):
+    options = dict(val=0.25, epochs=6, callbacks=[pckd.EarlyStopping("test_cross_entropy", 1, min_delta=1e3)])
+    whole = train(data, **options)
+    assert len(whole.history) == 2 and whole.finished
+    cut(data, tmp_path / "run", step=4, **options)
+    with pytest.raises(ValueError, match="was started with callbacks"):
+        train(data, out=tmp_path / "run", resume=True, **{**options, "callbacks": []})
+    resumed = train(data, out=tmp_path / "run", resume=True, **options)
+    assert resumed.history.equals(whole.history) and resumed.fingerprint == whole.fingerprint
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+
+class Noisy(Split):
+    """Augmentation in a split of one's own."""
+
+    def read(self, batches, *, seed=None, epoch=None):
+        for images in super().read(batches, seed=seed, epoch=epoch):
+            yield images if epoch is None else 255 - images
+
+
+def test_a_split_of_ones_own_acts_and_is_no_other_data(data, tmp_path):
+    own = dataclasses.replace(data, train=Noisy(data.train.images, data.train.labels))
+    assert type(own.to("cpu").train) is type(own.train.take(np.arange(5))) is Noisy
+    assert own.fingerprint != data.fingerprint
+    train(data, "pckd", teacher_cache=tmp_path)
+    live, cached = (train(own, "pckd", **options) for options in ({}, {"teacher_cache": tmp_path}))
+    assert live.history.equals(cached.history)
+
+
+def test_labels_are_made_int64_and_counted():
+    images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    for labels in (torch.arange(4, dtype=torch.int32), np.arange(4), [0, 1, 2, 3]):
+        assert Split(images, labels).labels.dtype == torch.int64
+    with pytest.raises(ValueError, match="one label per image: 4 images, 3 labels"):
+        Split(images, torch.arange(3))
+    with pytest.raises(TypeError, match=r"labels must be whole numbers .*labels\.argmax\(1\)"):
+        Split(images, torch.eye(4, dtype=torch.int64))
+    with pytest.raises(TypeError, match="images must be a uint8 tensor"):
+        Split(images.float(), torch.arange(4))
+
+
+def test_options_of_own_data_are_recorded_and_the_run_can_be_loaded(data, tmp_path):
+    own = dataclasses.replace(data, options={"fold": 3})
+    train(own, out=tmp_path / "run")
+    run = pckd.load_run(tmp_path / "run")
+    assert run.settings["data"]["options"] == {"fold": 3}
+    with pytest.raises(ValueError, match="tiny is data of your own, with option 'fold'"):
+        datasets.rebuild(run.settings["data"])
+    with pytest.raises(TypeError, match="options of a data set are recorded as JSON"):
+        dataclasses.replace(data, options={"fold": object()})
+    with pytest.raises(ValueError, match="can't have 'root'"):
+        dataclasses.replace(data, options={"root": "/"})
+
+
+def test_images_that_do_not_fit_on_the_device_stay_where_they_are(data, monkeypatch):
+    whole = train(data)
+    monkeypatch.setattr(datasets, "device_memory", lambda device: data.train.images.nbytes - 1)
+    moved = data.train.to("meta")
+    assert moved.images.device.type == "cpu" and moved.labels.device.type == "meta"
+    assert data.test.to("meta").images.device.type == "meta"
+    assert_same_run(train(data), whole)
+    (batch,) = data.train.to("cpu").read([torch.arange(3)])
+    assert torch.equal(batch, data.train.images[:3])
+
+
+def test_a_validation_split_is_stratified_and_takes_nothing_from_the_test_images():
+    data = make_data(train=60).with_validation(0.2)
+    assert data.val.labels.bincount().tolist() == [4, 4, 4] and data.train.labels.bincount().tolist() == [16, 16, 16]
+    assert data.fingerprint != make_data(train=60).fingerprint
+    again = make_data(train=60).with_validation(0.2)
+    assert torch.equal(again.val.images, data.val.images)
+    with pytest.raises(ValueError, match="has a validation split already"):
+        data.with_validation(0.2)
+
+
+def test_data_from_arrays_in_every_layout():
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 10, 12, 3), np.uint8)
+    labels = ["cat", "dog", "cat", "dog", "cat", "dog"]
+    data = Dataset.from_arrays((pixels, labels), (torch.from_numpy(pixels).permute(0, 3, 1, 2), labels))
+    assert data.classes == ("cat", "dog") and torch.equal(data.train.images, data.test.images)
+    assert data.default_views == 1  # not square
+    grey = Dataset.from_arrays((pixels[..., 0] / 255, [0, 1] * 3), (pixels[..., 0], [0, 1] * 3))
+    assert torch.equal(grey.train.images, grey.test.images) and grey.channels == 1
+    with pytest.raises(ValueError, match="leave the normalisation out"):
+        Dataset.from_arrays((pixels / 100.0, labels), (pixels, labels))
+    with pytest.raises(ValueError, match="label 'bird' is none of the classes cat, dog"):
+        Dataset.from_arrays((pixels, ["bird"] * 6), (pixels, labels), classes=["cat", "dog"])
+
+
+def test_a_torch_dataset_that_cannot_be_used_is_named():
+    from torch.utils.data import TensorDataset
+
+    good = TensorDataset(torch.rand(4, 1, 8, 8), torch.arange(4))
+    with pytest.raises(TypeError, match="train must be a torch.utils.data.Dataset"):
+        Dataset.from_torch(iter([1]), good)
+    uneven = [(torch.rand(1, 8 + row, 8), 0) for row in range(2)]
+    with pytest.raises(ValueError, match=r"images of train have different sizes, .*v2\.Resize"):
+        Dataset.from_torch(uneven, good)
+
+    class Random(TensorDataset):
+        def __getitem__(self, row):
+            return torch.rand(1, 8, 8), 0
+
+    with pytest.warns(UserWarning, match="change from one reading to the next .* augment="):
+        Dataset.from_torch(Random(torch.rand(4, 1, 8, 8), torch.arange(4)), good)
+
+
+# ---------------------------------------------------------------------------------------------- teachers
+
+
+def test_a_teacher_is_fed_as_it_learned(data, tmp_path):
+    teacher = pckd.create_model("resnet14", data, seed=1)
+    run = pckd.fit(teacher, data, epochs=6, batch_size=8, out=tmp_path / "teacher", **QUIET)
+    other = dataclasses.replace(data, mean=(0.1,), std=(0.9,))
+    student = pckd.create_model("resnet8", data, seed=1)
+    with pytest.warns(UserWarning, match=r"learned from 8×8 pixels with mean 0\.500 and std 0\.250"):
+        trained = pckd.distill(student, run, other, pckd.KD(), **SHORT)
+    assert trained.settings["teacher"]["preprocessing"] == {"mean": [0.5], "std": [0.25], "size": [8, 8]}
+    adapted = pckd.with_preprocessing(run.model(), other, mean=data.mean, std=data.std)
+    assert pckd.evaluate(adapted, other, precision="32-true").top1 == run.accuracy > 80
+    assert pckd.with_preprocessing(run.model(), data) is not adapted
+    large = dataclasses.replace(
+        data,
+        train=Split(data.train.images.repeat_interleave(2, 2).repeat_interleave(2, 3), data.train.labels),
+        test=Split(data.test.images.repeat_interleave(2, 2).repeat_interleave(2, 3), data.test.labels),
+    )
+    small = pckd.with_preprocessing(run.model(), large, size=8)
+    assert pckd.evaluate(small, large, precision="32-true").top1 == pytest.approx(run.accuracy, abs=5)
+
+
+def test_a_teacher_that_falls_from_its_record_is_said_to(data, tmp_path):
+    run = pckd.fit(pckd.create_model("resnet14", data, seed=1), data, epochs=6, batch_size=8, **QUIET)
+    wrong = Split(data.test.images, (data.test.labels + 1) % 3)
+    with pytest.warns(UserWarning, match=r"the teacher has .* % on 24 test images of tiny, .* % in its record"):
+        pckd.distill(pckd.create_model("resnet8", data), run, dataclasses.replace(data, test=wrong), "kd", **SHORT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pckd.distill(pckd.create_model("resnet8", data), run, data, "kd", **SHORT)
+
+
+# ---------------------------------------------------------------------------------------------- what is shown
+
+
+def test_a_run_shows_what_it_is(data):
+    run = train(data)
+    assert re.fullmatch(
+        r"Run\('KD resnet8' on 'tiny', seed 0, finished, 2 of 2 epochs, test top-1 [\d.]+ %\)", repr(run)
+    )
+    page = run._repr_html_()
+    assert all(words in page for words in ("KD resnet8", "temperature = 4", "<svg", "test top1")) and len(page) < 3000
+    run.settings["data"]["name"] = "<script>"
+    assert "<script>" not in run._repr_html_()
+
+
+# ---------------------------------------------------------------------------------------------- losses, grids
+
+
+def test_the_contrast_asks_nothing_of_a_gpu():
+    """A tensor on "meta" has no values: whatever has to wait for them fails there."""
+    scores, labels = torch.empty(8, 5, device="meta"), torch.empty(8, dtype=torch.int64, device="meta")
+    assert losses.category_center_contrast_plain(scores, scores, labels).shape == (8,)
+    sums, counts = losses._sum_over_positives(torch.cat([scores, scores]), labels)  # what the other one shares with it
+    assert sums.shape == counts.shape == (16,)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), MemoryError("no room")])
+def test_an_error_in_one_point_leaves_the_others(error, data, tmp_path, monkeypatch):
+    pckd.fit(pckd.create_model("resnet14", data, seed=1), data, out=tmp_path / "teacher", **SHORT)
+    monkeypatch.setattr(experiments, "load_dataset", lambda *_, **__: data)
+    recipe = pckd.get_recipe("classroom", epochs=1, batch_size=16)
+    arms = [experiments.parse_arm(text) for text in ("supervised", "kd")]
+    grid = experiments.Grid("tiny", [(tmp_path / "teacher", "resnet8")], arms, [0], tmp_path / "grid", recipe)
+    monkeypatch.setattr(pckd.KD, "forward", lambda *_: (_ for _ in ()).throw(error))
+    said = []
+    with pytest.raises(RuntimeError, match=f"1 of 2 points went wrong, all others were trained; .*{error}"):
+        experiments.run_grid(grid, progress=False, say=said.append)
+    assert experiments.results(grid)["arm"].tolist() == ["supervised"] and str(error) in said[-2]
+
+
+def test_names_of_ones_own_that_cannot_be_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def network(num_classes): ...\nclass Method: ...\n")
+    (tmp_path / "bad.py").write_text("1 / 0")
+    for name, words in {
+        "none.py:Name": "there is no file",
+        "mine.py:Name": "has no 'Name'; it has Method, network",
+        "bad.py:Name": "can't be imported: ZeroDivisionError",
+        "no_such_module:Name": "unknown method 'no_such_module:Name'",
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            methods.make(name)
+    with pytest.raises(ValueError, match="must take num_classes and in_channels"):
+        pckd.create_model("mine.py:network", num_classes=3)
+    with pytest.raises(ValueError, match="must return a Dataset, got"):
+        (tmp_path / "data_.py").write_text("def make(): return 3")
+        pckd.load_dataset("data_.py:make")
+
+
+# ---------------------------------------------------------------------------------------------- a stranger's findings
+
+
+class Brighter(nn.Module):
+    def __init__(self, step):
+        super().__init__()
+        self._step = step
+
+    def forward(self, image):
+        return (image.int() + self._step).clamp(0, 255).to(torch.uint8)
+
+
+class Slotted:
+    __slots__ = ("step",)
+
+    def __init__(self, step):
+        self.step = step
+
+    def __call__(self, image):
+        return Brighter(self.step)(image)
+
+
+OFFSET = torch.tensor(0)
+
+
+def by_global(image):
+    return Brighter(int(OFFSET))(image)
+
+
+class Helper:
+    def shift(self, image):
+        return Brighter(3)(image)
+
+
+def by_helper_class(image):
+    return Helper().shift(image)
+
+
+AUGMENTS = {
+    "private attribute": lambda step: Brighter(step),
+    "inside a sequence": lambda step: nn.Sequential(Brighter(step)),
+    "inside a transform": lambda step: v2.RandomApply(nn.ModuleList([Brighter(step)]), p=1.0),
+    "slots": lambda step: Slotted(step),
+    "closure over an object": lambda step: (lambda part: lambda image: part(image))(Slotted(step)),
+    "bound method": lambda step: Slotted(step).__call__,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", AUGMENTS)
+def test_the_teacher_cache_tells_augmentations_apart(kind, data, tmp_path):
+    make = AUGMENTS[kind]
+    for step in (40, 90):
+        cached = train(data, augment=make(step), teacher_cache=tmp_path / "cache")
+        assert_same_run(cached, train(data, augment=make(step)))
+    train(data, augment=make(40), out=tmp_path / "run")
+    with pytest.raises(ValueError, match="was started with augment"):
+        train(data, augment=make(90), out=tmp_path / "run", resume=True)
+
+
+def test_what_a_function_uses_counts(monkeypatch):
+    before = provenance.describe(by_global)
+    monkeypatch.setattr(f"{__name__}.OFFSET", torch.tensor(5))
+    assert provenance.describe(by_global) != before
+    before = provenance.describe(by_helper_class)
+    monkeypatch.setattr(Helper, "shift", lambda self, image: image)
+    assert provenance.describe(by_helper_class) != before
+
+
+def test_an_augmentation_that_cannot_be_recorded_is_not_cached(data, tmp_path):
+    generator = iter(range(10**9))
+    with pytest.warns(UserWarning, match="can't be recorded, so it is not cached"):
+        train(data, augment=lambda image: image if next(generator) else image, teacher_cache=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_file_of_ones_own_counts_by_what_is_in_it(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = []
+    for step in (3, 30):
+        (tmp_path / f"aug{step}.py").write_text(f"def dim(image):\n    return image // {step}\n")
+        settings.append(pckd.get_recipe("classroom", augment=f"aug{step}.py:dim").settings()["augment"].split(" = ")[1])
+    assert settings[0].partition("[")[2] != settings[1].partition("[")[2]
+
+
+def net(k, tanh=False):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.body, self.fc, self.k = nn.Conv2d(1, 4, 3), nn.Linear(4, 3), k
+
+        def forward(self, x):
+            x = self.k * self.body(x).mean((2, 3))
+            return self.fc(x.tanh() if tanh else x.relu())
+
+    return pckd.as_classifier(Net())
+
+
+def test_a_teacher_of_ones_own_counts_by_its_code_and_attributes(data, tmp_path):
+    def distil(teacher, **options):
+        return pckd.distill(networks(data)[0], teacher, data, pckd.KD(), **SHORT, **options)
+
+    for teacher in ((1,), (9,), (1, True)):
+        live = distil(net(*teacher))
+        assert_same_run(distil(net(*teacher), teacher_cache=tmp_path / "cache"), live)
+    distil(net(1), out=tmp_path / "run")
+    with pytest.raises(ValueError, match="was started with code of the teacher"):
+        distil(net(9), out=tmp_path / "run", resume=True)
+
+
+def test_a_student_with_preprocessing_is_loaded_with_it(data, tmp_path):
+    student = pckd.with_preprocessing(pckd.create_model("resnet8", data, seed=0), data, mean=[0.9], std=[0.1], size=12)
+    run = pckd.fit(student, data, out=tmp_path / "run", epochs=4, batch_size=8, **QUIET)
+    loaded = pckd.load_run(tmp_path / "run").model()
+    assert pckd.evaluate(loaded, data, precision="32-true").top1 == run.accuracy
+    twice = pckd.with_preprocessing(pckd.with_preprocessing(student, data, size=16), data, mean=[0.2], std=[0.3])
+    assert twice.preprocessing["inner"]["size"] == [16, 16] and "inner" in twice.preprocessing["inner"]
+    for wrong in ({"size": 0}, {"size": -4}, {"mean": [float("nan")]}, {"std": [0.0]}):
+        with pytest.raises(ValueError, match="size must be|mean must be finite"):
+            pckd.with_preprocessing(student, data, **wrong)
+
+
+class SetsAfterwards(pckd.PCKD):
+    def __init__(self):
+        super().__init__()
+        self.views, self.epsilon, self.beta_cc = 1, 1.1, 0.5
+
+
+class ByClass(pckd.PCKD):
+    beta_fa, views = 5, 1
+
+
+def test_what_a_subclass_sets_itself_is_kept():
+    method, settings = methods.resolve(SetsAfterwards(), {"beta_cc": 0.01, "epsilon": 1.8}, {"views": 4})
+    assert (method.views, method.epsilon, method.beta_cc) == (1, 1.1, 0.5)
+    assert settings["beta_cc"] == {"value": 0.5, "from": "argument"}
+    method, settings = methods.resolve(ByClass(), {"beta_fa": 9}, {"views": 4})
+    assert (method.beta_fa, method.views) == (5, 1) == (settings["beta_fa"]["value"], settings["views"]["value"])
+    assert methods.resolve(ByClass(beta_fa=2), {}, {})[0].beta_fa == 2
+
+
+def test_every_attribute_that_acts_is_recorded(data):
+    plain = pckd.KD()
+    plain.views = 2
+    attention = methods.baseline("AT")
+    attention.warmup_epochs, attention.cross_entropy_weight = 50, 0.5
+    for method, names in ((plain, {"views"}), (attention, {"warmup_epochs", "cross_entropy_weight"})):
+        _, settings = methods.resolve(method, {}, {})
+        assert {name for name, about in settings.items() if about["from"] == "attribute"} == names
+    assert not [about for about in methods.resolve(pckd.PCKD(), {}, {})[1].values() if about["from"] == "attribute"]
+
+
+class WithPart(pckd.KD):
+    def __init__(self):
+        super().__init__()
+        self.part = Brighter(1)
+
+
+def test_parts_of_a_method_count():
+    one, other = WithPart(), WithPart()
+    other.part._step = 2
+    assert methods.resolve(one, {}, {})[1] != methods.resolve(other, {}, {})[1]
+
+
+def test_a_setting_that_a_recipe_has_too_is_the_methods():
+    recipe = pckd.get_recipe("classroom")
+    method, same_recipe = experiments.parse_arm("DKD-warmup_epochs=5").build(recipe)
+    assert method.warmup_epochs == 5 and same_recipe == recipe
+    _, changed = experiments.parse_arm("kd-warmup_epochs=1").build(pckd.get_recipe(recipe, schedule="cosine"))
+    assert changed.warmup_epochs == 1
+
+
+def test_what_would_be_ignored_is_refused(data):
+    with pytest.raises(ValueError, match="lr is for optimizers by name"):
+        train(data, optimizer=torch.optim.Adam, lr=0.5)
+    assert train(data, optimizer=torch.optim.Adam).settings["recipe"]["lr"] is None
+    with pytest.raises(ValueError, match="the recipe sets betacc, which is a setting of no method"):
+        train(data, recipe=pckd.get_recipe("classroom", method={"betacc": 3}))
+    with pytest.raises(ValueError, match="layers and teacher_layers pair up"):
+        methods.baseline("AT", layers=["layer1"], teacher_layers=["layer1", "layer2"])
+
+
+def test_numpys_numbers_are_numbers_in_a_recipe(data, tmp_path):
+    recipe = pckd.get_recipe("classroom", epochs=np.int64(2), batch_size=16, lr=np.logspace(-2, -1, 2)[0])
+    cut(data, tmp_path / "run", lr=np.float64(0.01))
+    assert recipe.lr == 0.01 and train(data, out=tmp_path / "run", resume=True, lr=0.01).finished
+
+
+class Slow(lr_scheduler.LRScheduler):
+    def __init__(self, optimizer, steps):
+        self.table = np.linspace(1, 0, steps + 1)
+        super().__init__(optimizer)
+
+    def get_lr(self):
+        return [base * float(self.table[self.last_epoch]) for base in self.base_lrs]
+
+
+def test_a_schedule_that_no_checkpoint_can_keep_is_refused_before_the_first_step(data, tmp_path):
+    assert train(data, schedule=Slow).finished
+    with pytest.raises(TypeError, match="optimizer and schedule must keep nothing but tensors and plain numbers"):
+        train(data, schedule=Slow, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    plateau = partial(lambda optimizer, steps: lr_scheduler.ReduceLROnPlateau(optimizer))
+    with pytest.raises(TypeError, match="can't be ReduceLROnPlateau"):
+        train(data, schedule=plateau)
+
+
+def test_averaged_weights_of_any_network_go_on(data, tmp_path):
+    def averaged(**options):
+        return pckd.fit(net(1), data, ema=0.9, **SHORT, **options)
+
+    whole = averaged()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            callbacks.StopOnSignal, "on_step_end", lambda self, trainer: setattr(trainer, "should_stop", True)
+        )
+        assert not averaged(out=tmp_path / "run").finished
+    assert_same_run(averaged(out=tmp_path / "run", resume=True), whole)
+
+
+def by_numpy(x, labels):
+    shares = torch.tensor(np.random.beta(1, 1), dtype=x.dtype)
+    targets = nn.functional.one_hot(labels, 3).float()
+    return shares * x + (1 - shares) * x.roll(1, 0), shares * targets + (1 - shares) * targets.roll(1, 0)
+
+
+def test_numpys_random_numbers_are_seeded_and_given_back(data, tmp_path):
+    np.random.seed(5)
+    expected = np.random.RandomState(5).rand()
+    whole = train(data, mix=by_numpy)
+    assert np.random.rand() == expected
+    cut(data, tmp_path / "run", mix=by_numpy)
+    assert_same_run(train(data, out=tmp_path / "run", resume=True, mix=by_numpy), whole)
+
+
+def test_a_log_is_whole_after_a_resume(data, tmp_path):
+    from lightning_fabric.loggers import CSVLogger
+
+    def logger():
+        return [CSVLogger(tmp_path / "logs", name="kd", version="")]
+
+    cut(data, tmp_path / "run", step=8, epochs=3, loggers=logger())
+    train(data, out=tmp_path / "run", resume=True, epochs=3, loggers=logger())
+    assert pd_rows(tmp_path / "logs" / "kd" / "metrics.csv") == 3
+
+
+def pd_rows(path):
+    import pandas as pd
+
+    return len(pd.read_csv(path))
+
+
+def test_numbers_of_two_torch_datasets_mean_their_own_names():
+    class Named(list):
+        classes: list
+
+    train_set, test_set = (
+        Named((np.full((8, 8), 9, np.uint8), label) for label in labels) for labels in ([0, 1, 2], [0, 1])
+    )
+    train_set.classes, test_set.classes = ["ant", "bee", "cat"], ["ant", "cat"]
+    data = Dataset.from_torch(train_set, test_set)
+    assert data.test.labels.tolist() == [0, 2]
+    with pytest.raises(TypeError, match=r"labels\.argmax\(1\)"):
+        Dataset.from_arrays((np.zeros((2, 8, 8), np.uint8), np.eye(2, dtype=int)), (np.zeros((1, 8, 8), np.uint8), [0]))
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"classes": ("a", "a", "b")}, "two classes are called 'a'"),
+        ({"std": (0.0,)}, "std must be positive"),
+        (
+            {"test": Split(torch.zeros(0, 1, 8, 8, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))},
+            "has no images",
+        ),
+    ],
+)
+def test_data_that_cannot_be_right(change, words, data):
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(data, **change)
+
+
+def test_beginners_slips(data):
+    class Loss(pckd.KD):
+        def forward(self, student, teacher, batch, epoch):
+            return student.logits.sum()
+
+    with pytest.raises(TypeError, match=r"forward of Loss must return methods\.Terms\(\.\.\.\), got Tensor"):
+        train(data, Loss())
+    with pytest.raises(TypeError, match=r"callbacks must be a list, got EarlyStopping: write callbacks=\[\.\.\.\]"):
+        train(data, callbacks=pckd.EarlyStopping())
+    with pytest.raises(TypeError, match="loggers must be a list of loggers of lightning_fabric"):
+        train(data, loggers="tensorboard")
+    with pytest.raises(TypeError, match=r"augment must be an object: write RandAugment\(\), not RandAugment"):
+        train(data, augment=v2.RandAugment)
+
+
+def test_two_methods_of_one_name_in_a_grid(data, tmp_path, monkeypatch):
+    pckd.fit(pckd.create_model("resnet14", data, seed=1), data, out=tmp_path / "teacher", **SHORT)
+    monkeypatch.setattr(experiments, "load_dataset", lambda *_, **__: data)
+    for folder in ("p1", "p2"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "w.py").write_text("import pckd_nb\nclass Mine(pckd_nb.KD): pass\n")
+    arms = [experiments.parse_arm(f"{tmp_path / folder}/w.py:Mine") for folder in ("p1", "p2")]
+    with pytest.raises(ValueError, match="'Mine' is .*p1.* and .*p2.*: give one of them another name"):
+        experiments.Grid("tiny", [(tmp_path / "teacher", "resnet8")], arms, [0], tmp_path / "grid")
+
+
+def test_an_error_in_a_teardown_hides_no_other(data):
+    class Bad(pckd.Callback):
+        def on_step_end(self, trainer):
+            raise KeyError("the first")
+
+        def teardown(self, trainer):
+            raise KeyError("the second")
+
+    with (
+        pytest.warns(UserWarning, match="teardown of Bad failed: .*the second"),
+        pytest.raises(KeyError, match="first"),
+    ):
+        train(data, callbacks=[Bad()])
+
+
+def test_a_subclass_has_its_own_title_and_a_run_its_own_weights(data):
+    class Mine(pckd.PCKD):
+        pass
+
+    assert Mine.title == Mine().title == "Mine" and methods.baseline("AT").title == "AT"
+    student = networks(data)[0]
+    run = pckd.fit(student, data, **SHORT)
+    before = {name: value.clone() for name, value in run.student_state.items()}
+    pckd.fit(student, data, **SHORT)
+    assert all(torch.equal(run.student_state[name], value) for name, value in before.items())
