@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 from nbconvert import HTMLExporter
 
-from . import files, frozen, hardware, resuming, runs, training, views
+from . import files, hardware, resuming, runs, training, views
 from .datasets import load_dataset
 from .evaluation import make_fabric
 from .methods import KD, PCKD, Method, Supervised
@@ -24,6 +24,7 @@ from .notebooks import REPOSITORY, execute
 from .progress import Share, make_bar
 from .recipes import Recipe, get_recipe
 from .runs import Run
+from .training import teacher as teaching
 
 NOTEBOOK = REPOSITORY / "notebooks" / "00_start_here.ipynb"
 RECORDED, RECORD = REPOSITORY / "data" / "runs", Path("teachers") / "shapes100"
@@ -120,7 +121,7 @@ def measure_steps(plan: Plan | None = None) -> dict[str, float]:
     for name, (_, model, method) in plan.stages().items():
         network, clock = create_model(model, data, seed=plan.seed), Clock()
         # a teacher that knows nothing yet takes the form of one that does: only its speed matters here
-        with mock.patch.object(frozen, "TOLERANCE", math.inf), warnings.catch_warnings():
+        with mock.patch.object(teaching, "TOLERANCE", math.inf), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             training.distill(network, teacher, data, method, recipe, progress=clock)
         seconds[name] = clock.seconds
