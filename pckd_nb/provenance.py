@@ -1,8 +1,9 @@
-"""What run.json says of a setting that is no number or text: enough to tell two of them apart.
+"""How run.json records a setting that is not a number or text, so that two different ones can be told apart.
 
-`describe` turns a setting into JSON. Functions, classes and objects are named, with a fingerprint of all that decides
-what they do: code, attributes, weights, and the variables around them. Two lambdas, or one function before and after a
-change, differ. What can't be looked into, an open file for example, is marked as not recorded.
+`describe` turns a setting into JSON. Functions, classes and objects get a name and a fingerprint, which covers
+all that decides what they do: code, attributes, weights, and the variables that the code uses. So two lambdas differ,
+and so does one function before and after a change. An object that cannot be inspected, such as an open file, is marked
+"(not recorded)".
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Run:
 
     cross_entropy, difficulty: float16 (epochs, samples), by position in the training set; NaN in rows of epochs not
     reached · labels: (samples,) · ground_truth: float16 (samples,) known difficulty in [0, 1], for made data sets
-    · ids: (samples,) what each image is called, such as its file name, where that is known.
+    · ids: (samples,) identifiers of the images, such as file names, where they are known.
     """
 
     settings: dict[str, Any]

@@ -48,20 +48,27 @@ class Terms(NamedTuple):
 
 
 def remember_arguments(init: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
-    """Let an `__init__` write down which of its settings the caller chose: a recipe may replace only the others.
+    """Let an `__init__` record which settings the caller chose. A recipe may replace only the others.
 
-    Subclasses of `Method` have it without asking. What an outer `__init__` hands to an inner one counts as chosen,
-    unless it is a setting of the outer one too, which its caller has left open. So does what a subclass sets itself: an
-    attribute after `super().__init__()`, or a class attribute of that name.
+    `Method` does this for all of its subclasses. A plain nn.Module needs the decorator.
 
-    Example: with `def __init__(self, gamma=1.0, beta_fa=3): super().__init__(beta_fa=beta_fa, beta_kd=2)` in a subclass
-    of PCKD, `Mine(gamma=5)` has chosen gamma and beta_kd; beta_fa and all else is left open.
+    Settings that a subclass passes to `super().__init__` count as chosen. The exception is a setting that is also an
+    argument of the subclass: it is chosen only if the caller of the subclass gave it. A value that a subclass assigns
+    after `super().__init__()`, or as a class attribute, counts as chosen too.
+
+    Examples
+    --------
+    >>> class Mine(PCKD):
+    ...     def __init__(self, gamma=1.0, beta_fa=3):
+    ...         super().__init__(beta_fa=beta_fa, beta_kd=2)
+    ...         self.gamma = gamma
+
+    `Mine(gamma=5)` has chosen gamma and beta_kd. A recipe may replace beta_fa and all other settings.
     """
     if getattr(init, "remembers", False):
         return init
     parameters = list(inspect.signature(init).parameters.values())[1:]
     own = [about for about in parameters if about.kind not in (about.VAR_POSITIONAL, about.VAR_KEYWORD)]
-
     own_names = {about.name for about in own}
 
     @wraps(init)
@@ -81,7 +88,8 @@ def remember_arguments(init: Callable[Concatenate[Any, P], None]) -> Callable[Co
         for name, value in set_by_subclass(type(self), wrapped):
             if name in left_open:  # a class attribute of a subclass stands for an argument
                 setattr(self, name, value)
-                chosen[name] = left_open.pop(name) if value is left_open[name] else value
+                del left_open[name]
+                chosen[name] = value
         self._chosen, self._open = chosen, left_open
         known = [*(about.name for about in own), *vars(self).get("_order", [])]
         self._order = list(dict.fromkeys(name for name in known if name in chosen or name in left_open))
@@ -93,7 +101,7 @@ def remember_arguments(init: Callable[Concatenate[Any, P], None]) -> Callable[Co
 
 
 def set_by_subclass(cls: type, init: Callable[..., None]) -> Iterator[tuple[str, Any]]:
-    """Class attributes of those classes that come before the one whose `__init__` this is."""
+    """Class attributes of the subclasses of the class that has this `__init__`."""
     for base in cls.__mro__:
         if vars(base).get("__init__") is init:
             return
@@ -153,8 +161,8 @@ class Method(nn.Module):
         return dict(vars(self).get("_chosen", {}))
 
     def check(self) -> None:
-        """Raises ValueError or TypeError for settings that can't be. Called when a training begins, since settings may
-        have changed after construction."""
+        """Raise ValueError or TypeError for invalid settings. Called again when a training begins, because attributes
+        may have changed since construction."""
 
     def _bind(self, student: Classifier, teacher: Classifier | None = None, *example: Tensor) -> object:
         """Make the parts that train with the student. No reference to a network may be kept."""
@@ -164,7 +172,7 @@ class Method(nn.Module):
         """The objective of one batch. Rows of both outputs are view-major; epochs count from 1."""
         raise NotImplementedError
 
-    # As nn.Module does: a subclass may say more exactly what it takes.
+    # Declared as callables, as nn.Module declares forward: a subclass may then take other arguments for type checkers.
     bind: Callable[..., object] = _bind
     forward: Callable[..., Terms] = _forward
 
@@ -290,9 +298,9 @@ def resolve(
     Raises
     ------
     TypeError
-        For what is no method, or can't be copied.
+        If `method` is not a method, or cannot be copied.
     ValueError
-        For a setting that can't be, or that a recipe sets and the method does not keep.
+        If a setting is invalid, or if a recipe sets one that the method does not keep under its name.
     """
     require_method(method)
     own = vars(method)

@@ -100,9 +100,9 @@ def distill(
     loggers : sequence of Lightning Fabric's loggers
         They get every row of history.csv when its epoch is over.
     accelerator, precision : str
-        Lightning Fabric's names. "auto" finds the device, and takes bf16-mixed where the hardware computes in bfloat16,
-        else 32-true for the student. The teacher takes the cheapest form whose logits stay within 2 % of float32, see
-        `training.teacher`, unless precision is given as 32-true: then nothing is approximated.
+        Lightning Fabric's names. "auto" finds the device. It takes bf16-mixed if the hardware computes in bfloat16,
+        else 32-true. The teacher then takes the fastest form whose logits stay within 2 % of float32, see
+        `training.teacher`. With precision="32-true" the teacher is not approximated.
     devices, nodes : int
         Processes on each machine, and machines, see `ranks`; None takes one, or what torchrun or srun have started.
         Each gets its part of every batch of the recipe's size. Where nothing has started them, the running script is
@@ -123,14 +123,14 @@ def distill(
     Raises
     ------
     ValueError
-        For settings that do not fit together.
+        If settings do not fit together.
     TypeError
-        For an argument of another kind.
+        If an argument has the wrong type.
     FloatingPointError
-        For a loss that is not finite.
+        If a loss is not finite.
     OSError
-        Where the run folder can't be written. BlockingIOError: another process trains in it. ConnectionError: another
-        process of this training is gone. FileExistsError and others: as `resuming.prepare`.
+        If the run folder cannot be written. BlockingIOError: another process trains in it. ConnectionError: another
+        process of this training is gone. FileExistsError and others: see `resuming.prepare`.
     """
     data = load_dataset(data) if isinstance(data, str) else data
     method = make(method) if isinstance(method, str) else method

@@ -1,4 +1,4 @@
-"""What has to fit together in a training, found out before anything costs time."""
+"""Checks of the arguments of a training, made before the first step."""
 
 from __future__ import annotations
 
