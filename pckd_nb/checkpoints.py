@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .datasets import default_root
 from .downloads import check_address, download, one_line
 from .models import Classifier
-from .runs import HEADS, load_run, load_weights
+from .runs import BEST, HEADS, load_run, load_weights
 
 PLACES = ("model", "state_dict", "model_state_dict", "net", "state_dict_ema")  # of the weights in a file, best first
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
@@ -237,8 +237,8 @@ def _fit(model: nn.Module, state: Mapping[str, Tensor], label: str) -> dict[str,
     """
     own = model.state_dict()
     names = dict(zip(_unwrapped(own), own, strict=True))
-    if not any(name.startswith(HEADS) for name in names):
-        state = {name: value for name, value in state.items() if not name.startswith(HEADS)}
+    if not any(name.startswith((HEADS, BEST)) for name in names):
+        state = {name: value for name, value in state.items() if not name.startswith((HEADS, BEST))}
     state = dict(zip(_unwrapped(state), state.values(), strict=True))
     student = {name.removeprefix(STUDENT): value for name, value in state.items() if name.startswith(STUDENT)}
     if student and not any(name.startswith(STUDENT) for name in names):

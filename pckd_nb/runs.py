@@ -4,7 +4,8 @@
     history.csv           a row an epoch: learning rate, threshold, every loss term, accuracies, preview weights
     timing.csv            seconds an epoch (kept apart: the rest is the same on every repetition)
     samples.npz           raw cross-entropy and difficulty γ of every training sample at every epoch, 16 bit; labels
-    student.safetensors   the trained network, and the method's heads under the prefix "method."; records may lack it
+    student.safetensors   the trained network; under prefixes the method's heads ("method.") and, with a validation
+                          split, the network of its best epoch ("best."); records may lack it
     checkpoint.pt         all that --resume needs; gone once the run is finished
     previous.pt           the checkpoint before it, in case that can't be read; gone likewise
     gallery.npz           at most 100 training images, easy to hard
@@ -37,7 +38,7 @@ from .models import Classifier, create_model, preprocessed
 from .plugs import is_plug
 
 FORMAT = 1
-HEADS = "method."
+HEADS, BEST = "method.", "best."  # prefixes in student.safetensors
 SYMBOLS = {f"beta_{term}": f"β_{term}" for term in ("kd", "fa", "ca", "cc")} | {"epsilon": "ε", "temperature": "T"}
 
 
@@ -59,6 +60,7 @@ class Run:
     timing: pd.DataFrame
     student_state: dict[str, Tensor]
     method_state: dict[str, Tensor] = field(default_factory=dict)
+    best_state: dict[str, Tensor] = field(default_factory=dict)
     cross_entropy: np.ndarray | MaybeNone = None
     difficulty: np.ndarray | MaybeNone = None
     labels: np.ndarray | MaybeNone = None
@@ -143,17 +145,32 @@ class Run:
         """Of the data set, as `data_fingerprint` makes it comparable."""
         return data_fingerprint(self.settings)
 
-    def model(self) -> Classifier:
-        """The trained network. Raises ValueError where its weights were not kept or are another network's, or it has
-        no name `create_model` knows."""
-        about = self.settings["model"]
-        if not self.student_state:
+    def model(self, which: str = "last") -> Classifier:
+        """The trained network.
+
+        Parameters
+        ----------
+        which : {"last", "best"}
+            The network after the last epoch, or after the epoch with the best validation accuracy.
+
+        Raises
+        ------
+        ValueError
+            If its weights were not kept or belong to another network, if `create_model` does not know its name, or if
+            the best one is asked for and there was no validation split.
+        """
+        if which not in ("last", "best"):
+            raise ValueError(f"which must be 'last' or 'best', got {which!r}")
+        about, state = self.settings["model"], self.student_state if which == "last" else self.best_state
+        if which == "best" and not state:
+            raise ValueError(f"the run {self.title} has no best epoch: it needs a validation split, val=0.1")
+        if not state:
             raise ValueError(f"'{self.path}' is a record without weights")
         library, colon, _ = (about["name"] or "").partition(":")
         if about["name"] is None or (colon and library not in LIBRARIES and is_plug(about["name"])):
             raise ValueError("this run's network is your own: build it, then load_state_dict(run.student_state)")
         model = create_model(about["name"], num_classes=about["num_classes"], in_channels=about["in_channels"])
-        load_weights(model, self.student_state, str(self.path or "this run"))
+        load_weights(model, state, str(self.path or "this run"))
         if "preprocessing" in about:
             data = self.settings["data"]
             shown = SimpleNamespace(mean=data["mean"], std=data["std"], size=tuple(data["image_size"]))
@@ -167,7 +184,8 @@ class Run:
         self.path = folder
         if weights:
             heads = {HEADS + name: value for name, value in self.method_state.items()}
-            state = {name: value.contiguous() for name, value in {**self.student_state, **heads}.items()}
+            best = {BEST + name: value for name, value in self.best_state.items()}
+            state = {name: value.contiguous() for name, value in {**self.student_state, **heads, **best}.items()}
             files.write(folder / "student.safetensors", lambda temporary: temporary.write_bytes(save(state)))
         files.write(folder / "history.csv", lambda temporary: self.history.to_csv(temporary, index=False))
         files.write(folder / "timing.csv", lambda temporary: self.timing.to_csv(temporary, index=False))
@@ -256,13 +274,17 @@ def load_run(path: str | Path, tables_only: bool = False) -> Run:
             return _whole(Run(settings=settings, **tables, student_state={}, path=folder))
         kept = folder / "student.safetensors"
         weights = load(kept.read_bytes()) if kept.exists() else {}  # load_file can't take every name of a folder
-        heads = {name.removeprefix(HEADS): weights.pop(name) for name in list(weights) if name.startswith(HEADS)}
+        heads, best = (
+            {name.removeprefix(prefix): weights.pop(name) for name in list(weights) if name.startswith(prefix)}
+            for prefix in (HEADS, BEST)
+        )
         return _whole(
             Run(
                 settings=settings,
                 **tables,
                 student_state=weights,
                 method_state=heads,
+                best_state=best,
                 gallery=_loadz(folder / "gallery.npz"),
                 embedding=_loadz(folder / "embedding.npz"),
                 path=folder,

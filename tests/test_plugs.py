@@ -872,3 +872,23 @@ def test_a_subclass_has_its_own_title_and_a_run_its_own_weights(data):
     before = {name: value.clone() for name, value in run.student_state.items()}
     pckd.fit(student, data, **SHORT)
     assert all(torch.equal(run.student_state[name], value) for name, value in before.items())
+
+
+def test_the_best_epoch_by_validation_is_kept_beside_the_last(data, tmp_path):
+    options = dict(val=0.25, epochs=5, lr=0.3)
+    run = train(data, out=tmp_path / "run", **options)
+    scores = run.history["val_top1"]
+    assert run.settings["best"]["epoch"] == scores.idxmax() + 1 and run.settings["best"]["val_top1"] == scores.max()
+    loaded = pckd.load_run(tmp_path / "run")
+    held_out = data.with_validation(0.25)
+    for which, place in (("last", -1), ("best", scores.idxmax())):
+        top1 = pckd.evaluate(loaded.model(which), held_out, "val", precision="32-true").top1
+        assert top1 == scores.iloc[place]
+    assert loaded.student_state.keys() == run.student_state.keys() == loaded.best_state.keys()
+    cut(data, tmp_path / "cut", step=8, **options)
+    resumed = train(data, out=tmp_path / "cut", resume=True, **options)
+    assert resumed.settings["best"] == run.settings["best"]
+    assert all(torch.equal(resumed.best_state[name], value) for name, value in run.best_state.items())
+    with pytest.raises(ValueError, match="has no best epoch: it needs a validation split"):
+        train(data).model("best")
+    assert pckd.load_checkpoint(networks(data)[0], tmp_path / "run").weights_from

@@ -23,6 +23,7 @@ from ..runs import Run
 from .callbacks import (
     Callback,
     EarlyStopping,
+    KeepBest,
     LogMetrics,
     SaveCheckpoints,
     ShowProgress,
@@ -94,7 +95,8 @@ def distill(
     resume, overwrite : bool
         resume: go on with the run in `out`, or start it where there is none. overwrite: replace the run in `out`.
     val : float
-        Share of the training images that is held out as a validation split, if `data` has none.
+        Share of the training images that is held out as a validation split. Its scores are in history.csv, and
+        run.model("best") is the network of its best epoch.
     callbacks : sequence of Callback
         What else to do, see `Callback`. Their classes and public attributes are recorded, and compared on resume.
     loggers : sequence of Lightning Fabric's loggers
@@ -201,7 +203,7 @@ def distill(
             maps = method.needs_maps, method.teacher_layers
             asked = Teacher(FrozenTeacher(known, data, method.views, fabric, exact, *maps), fabric)
             held.callback(asked.close)
-        own = [ShowProgress(progress), SaveCheckpoints(), StopOnSignal()]
+        own = [KeepBest(), ShowProgress(progress), SaveCheckpoints(), StopOnSignal()]
         every = [*callbacks, *([LogMetrics(loggers)] if loggers else []), *own]
         trainer = Trainer(student, asked, data, method, recipe, seed, fabric, folder, about, every)
         if asked:

@@ -15,6 +15,8 @@ from contextlib import AbstractContextManager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from .. import progress, ranks, resuming
 from ..progress import Progress
 from ..provenance import describe
@@ -115,6 +117,33 @@ class EarlyStopping(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._best, self._waited = state["best"], state["waited"]
+
+
+class KeepBest(Callback):
+    """Keeps the network of the epoch with the best validation accuracy, if there is a validation split; of several
+    equal ones the first."""
+
+    def __init__(self) -> None:
+        self._best: dict[str, float] = {}
+        self._weights: dict[str, Tensor] = {}
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        row = trainer.recorder.history[-1]
+        if "val_top1" in row and row["val_top1"] > self._best.get("val_top1", -1):
+            self._best = {name: row[name] for name in ("epoch", "val_top1", "test_top1")}
+            state = trainer.optimization.evaluated.state_dict()
+            self._weights = {name: value.detach().cpu().clone() for name, value in state.items()}
+
+    def complete(self, run: Run) -> None:
+        """Give a run its best epoch."""
+        if self._best:
+            run.settings["best"], run.best_state = dict(self._best), self._weights
+
+    def state_dict(self) -> dict[str, Any] | None:
+        return {"best": self._best, "weights": self._weights} if self._best else None
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._best, self._weights = state["best"], state["weights"]
 
 
 class LogMetrics(Callback):

@@ -23,7 +23,7 @@ from ..models import Classifier, FeatureMaps, Output
 from ..recipes import Recipe
 from ..recording import Recorder
 from ..runs import Run
-from .callbacks import Callback
+from .callbacks import Callback, KeepBest
 from .optimization import Optimization
 from .teacher import Teacher
 
@@ -260,6 +260,9 @@ class Trainer:
         if recorder.history and status != "running":
             run.gallery = recording.gallery(data, run.difficulty[len(recorder.history) - 1])
             run.embedding = recording.embedding(model, predict(model, data, fabric=self.fabric))
+        for callback in self.callbacks:
+            if isinstance(callback, KeepBest):
+                callback.complete(run)
         if status == "finished":
             self.optimization.finish()
         if self.folder:
