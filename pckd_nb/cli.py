@@ -70,7 +70,7 @@ Devices = Annotated[
     int | None,
     on_machine(help="Processes of this training per machine, each with its GPU. Default: 1, or as torchrun started."),
 ]
-Precision = Annotated[str, on_machine(help="auto, 32-true or bf16-mixed.")]
+Precision = Annotated[str, on_machine(help="auto, 32-true, bf16-mixed, or on a CUDA device 16-mixed.")]
 Reference = Annotated[str, in_method(help="The arm that the others are compared with, seed by seed.")]
 
 

@@ -15,7 +15,7 @@ from .models import Classifier
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-PRECISIONS = ("32-true", "bf16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 EVALUATION_PIXELS = 500 * 32 * 32  # of one batch
 
 for talks in ("rank_zero", "distributed"):  # announces every precision; every process
@@ -106,6 +106,8 @@ def make_fabric(
             precision = hardware.default_precision(device)
         if precision not in PRECISIONS:
             raise ValueError(f"unknown precision '{precision}'; known: auto, {', '.join(PRECISIONS)}")
+        if precision == "16-mixed" and Fabric(accelerator=accelerator, devices=1, **alone).device.type != "cuda":
+            raise ValueError("precision 16-mixed, float16 with scaled gradients, needs a CUDA device")
         how: dict[str, Any] = dict(accelerator=accelerator, precision=precision)
         if devices * nodes == 1:
             return Fabric(**how, devices=1, **alone), precision

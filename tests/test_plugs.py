@@ -4,6 +4,7 @@ import dataclasses
 import re
 import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import pckd_nb as pckd
 from pckd_nb import datasets, experiments, losses, methods, provenance, views
 from pckd_nb.datasets import Dataset, Split
 from pckd_nb.training import callbacks
+from pckd_nb.training.optimization import Optimization
 
 from .conftest import make_data
 from .test_methods import ThreeLines
@@ -892,3 +894,41 @@ def test_the_best_epoch_by_validation_is_kept_beside_the_last(data, tmp_path):
     with pytest.raises(ValueError, match="has no best epoch: it needs a validation split"):
         train(data).model("best")
     assert pckd.load_checkpoint(networks(data)[0], tmp_path / "run").weights_from
+
+
+class HalfOnCpu:
+    """What Fabric gives for 16-mixed on a CUDA device, here on the CPU."""
+
+    def __init__(self, scale):
+        from lightning_fabric.plugins.precision.amp import MixedPrecision
+
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1)
+        precision = MixedPrecision("16-mixed", "cpu", scaler)
+        self.strategy = SimpleNamespace(precision=precision, optimizer_step=precision.optimizer_step)
+        self.scaler = scaler
+
+
+def test_scaled_gradients_give_the_same_steps_and_the_scale_is_kept():
+    recipe = pckd.get_recipe("classroom", epochs=1, clip_norm=0.1)
+    weights, states = [], []
+    for scale in (1.0, 1024.0):
+        torch.manual_seed(0)
+        student, fabric = nn.Linear(4, 2), HalfOnCpu(scale)
+        steps = Optimization(student, nn.Module(), recipe, 5, fabric)
+        for number in range(3):
+            steps.zero_grad()
+            loss = (student(torch.full((8, 4), 0.1 * (number + 1))) - 1).square().mean()
+            fabric.scaler.scale(loss).backward()
+            steps.step()
+        weights.append(student.weight.detach().clone())
+        states.append(steps.state()["scaler"])
+    assert torch.allclose(*weights, rtol=1e-5) and states[1]["scale"] > 1024
+    other = HalfOnCpu(2.0)
+    again = Optimization(student, nn.Module(), recipe, 5, other)
+    again.load(steps.state())
+    assert other.scaler.get_scale() == states[1]["scale"] and again.lr == steps.lr
+
+
+def test_float16_needs_a_cuda_device(data):
+    with pytest.raises(ValueError, match="precision 16-mixed, float16 with scaled gradients, needs a CUDA device"):
+        train(data, precision="16-mixed", accelerator="cpu")
