@@ -33,6 +33,7 @@ def test_the_same_seed_gives_the_same_map(clusters):
     assert np.array_equal(first, again)
 
 
+@pytest.mark.slow
 def test_the_neighbours_behind_a_map_are_exact_however_many_points():
     """openTSNE's own choice beyond 1000 points is approximate, and differs with the number of cores."""
     random = np.random.default_rng(0)

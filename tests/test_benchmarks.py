@@ -102,6 +102,7 @@ def run(parts: list[str], settings: Settings, folder: Path) -> dict:
     return found
 
 
+@pytest.mark.slow
 def test_quick_parts(settings, tmp_path, monkeypatch):
     monkeypatch.delitem(pieces.CONTRASTS, "plain")  # a process less
     monkeypatch.setattr(pieces, "IMPORTS", {"pckd_nb": "import json", "torch": "import csv"})

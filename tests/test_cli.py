@@ -304,6 +304,7 @@ def test_ctrl_c_in_a_real_process_saves_and_resumes(tmp_path):
     interrupt(tmp_path / "run", "train", *SMALL, "--epochs", "2000", "--model", "resnet8")
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_workers_read_ends_as_if_nothing_had_happened(run, tmp_path):
     make_imagenet(tmp_path)
     arguments = ["train", "--data", f"imagenet:{tmp_path / 'imagenet'}", "--image-size", "32", "--workers", "1"]

@@ -57,7 +57,7 @@ def test_the_reference_is_found_under_any_of_its_names(run, teacher):  # noqa: F
     assert status == 0 and not said
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_point_whose_loss_is_not_finite_does_not_stop_the_others(teacher, jobs, tmp_path, monkeypatch, capsys):  # noqa: F811
     monkeypatch.chdir(tmp_path)
     arms = "kd-lr=1e30,kd,kd-temperature=2"

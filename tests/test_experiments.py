@@ -157,6 +157,7 @@ def test_a_point_is_the_run_that_distill_makes(teacher, tmp_path, data):
     assert experiments._operations(grid, grid.points()[0]) == training_flops(point)
 
 
+@pytest.mark.slow
 def test_shards_make_the_same_table(teacher, tmp_path):
     whole, _ = quiet(make_grid(teacher, tmp_path / "whole", seeds=(0, 1, 2)))
     grid = make_grid(teacher, tmp_path / "parts", seeds=(0, 1, 2))
@@ -189,6 +190,7 @@ def test_impossible_shards_and_jobs(teacher, tmp_path, shard):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_processes_make_the_same_table(teacher, tmp_path, monkeypatch):
     one, _ = quiet(make_grid(teacher, tmp_path / "one"))
     monkeypatch.setattr(Grid, "train", lambda *_: pytest.fail("trained in this process"))
