@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ def from_arrays(
     classes = classes_of([labels for _, labels in given.values()], classes)
     splits = {what: Split(as_pixels(images), numbered(labels, classes)) for what, (images, labels) in given.items()}
     if ids is not None:
-        splits["train"] = Split(splits["train"].images, splits["train"].labels, ids=np.asarray(ids))
+        splits["train"] = dataclasses.replace(splits["train"], ids=np.asarray(ids))
     return assemble(name, splits, classes, mean, std, default_views)
 
 

@@ -32,7 +32,7 @@ OF_A_CLASS = {
     "__static_attributes__",
     "_abc_impl",
 }
-OF_A_MODULE = set(vars(nn.Module())) | {"_built", "_chosen", "_open", "_order", "_attributes", "_parts"}
+OF_A_MODULE = set(vars(nn.Module())) | {"_built", "_chosen", "_open", "_order", "_parts"}
 
 
 def describe(value: Any) -> Any:

@@ -446,6 +446,11 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     model.load_state_dict(state)
 
 
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of a module's state on the CPU, which training it further does not change."""
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
 def fingerprint(state: Mapping[str, Tensor]) -> str:
     """16 hexadecimal digits that change when any name or weight does."""
     digest = hashlib.sha256()

@@ -5,7 +5,7 @@ nor restart can change how a sample is cropped, and a resumed run is the same ru
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral
 
@@ -143,23 +143,17 @@ def transform(augment: Transform, images: Tensor, seed: int, epoch: int, index: 
     _pictures(images, "uint8")
     keys = random_bits(seed, epoch, index.cpu(), TRANSFORM).tolist()
     result = torch.empty_like(images)
-    states = random.getstate(), np.random.get_state()
-    devices = [images.device] if images.device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            for row, (image, key) in enumerate(zip(images, keys, strict=True)):
-                seed_everything(key)
-                changed = augment(image)
-                if not isinstance(changed, Tensor) or changed.dtype != torch.uint8:
-                    kind = changed.dtype if isinstance(changed, Tensor) else type(changed).__name__
-                    raise TypeError(f"augment must return a uint8 tensor for a uint8 tensor, got {kind}")
-                if changed.shape != image.shape:
-                    got = f"{tuple(changed.shape)} of {tuple(image.shape)}"
-                    raise ValueError(f"augment must keep the shape of an image, (C, H, W), got {got}")
-                result[row] = changed
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
+    with callers_random_numbers([images.device] if images.device.type == "cuda" else []):
+        for row, (image, key) in enumerate(zip(images, keys, strict=True)):
+            seed_everything(key)
+            changed = augment(image)
+            if not isinstance(changed, Tensor) or changed.dtype != torch.uint8:
+                kind = changed.dtype if isinstance(changed, Tensor) else type(changed).__name__
+                raise TypeError(f"augment must return a uint8 tensor for a uint8 tensor, got {kind}")
+            if changed.shape != image.shape:
+                got = f"{tuple(changed.shape)} of {tuple(image.shape)}"
+                raise ValueError(f"augment must keep the shape of an image, (C, H, W), got {got}")
+            result[row] = changed
     return result
 
 
@@ -171,11 +165,12 @@ def seed_everything(seed: int) -> None:
 
 
 @contextmanager
-def callers_random_numbers() -> Iterator[None]:
-    """Within the block random numbers may be seeded; after it all generators are as they were."""
+def callers_random_numbers(devices: Sequence[torch.device] | None = None) -> Iterator[None]:
+    """Within the block random numbers may be seeded; after it all generators are as they were. devices: the GPUs whose
+    generators count, besides the CPU's; None means all."""
     states = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices):
             yield
     finally:
         random.setstate(states[0])

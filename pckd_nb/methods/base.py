@@ -180,10 +180,8 @@ class Method(nn.Module):
         return ", ".join(f"{name}={describe(value)!r}" for name, value in self.explicit.items())
 
 
-PROTOCOL: dict[str, Any] = {
-    "views": 1, "uses_teacher": True, "needs_maps": False, "layers": None, "teacher_layers": None, "epsilon": None,
-    "left_out": {},
-}  # fmt: skip
+# What a plain nn.Module need not say of itself.
+OPTIONAL = ("views", "uses_teacher", "needs_maps", "layers", "teacher_layers", "epsilon", "left_out")
 
 
 def require_method(method: object) -> None:
@@ -304,12 +302,13 @@ def resolve(
     """
     require_method(method)
     own = vars(method)
-    if unknown := [name for name in recipe if name not in known_settings() and name not in own.get("_order", [])]:
+    known = known_settings().union(own.get("_order", []))
+    if unknown := [name for name in recipe if name not in known]:
         raise ValueError(f"the recipe sets {unknown[0]}, which is a setting of no method")
     built, chosen, left_open = (own.get(name, {}) for name in ("_built", "_chosen", "_open"))
     changed = {name for name, value in built.items() if not same(getattr(method, name, None), value)}
     copied = copy_of(method)
-    for name, value in {**PROTOCOL, "title": type(method).__name__}.items():
+    for name, value in {**{name: getattr(Method, name) for name in OPTIONAL}, "title": type(method).__name__}.items():
         if not hasattr(copied, name):
             setattr(copied, name, value)
     settings = {}

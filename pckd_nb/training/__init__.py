@@ -207,7 +207,7 @@ def distill(
         every = [*callbacks, *([LogMetrics(loggers)] if loggers else []), *own]
         trainer = Trainer(student, asked, data, method, recipe, seed, fabric, folder, about, every)
         if asked:
-            asked.choose(usable_cache(teacher_cache, recipe), teacher_cache_gb, cache_key(about, data, recipe, fabric))
+            asked.choose(usable_cache(teacher_cache, about), teacher_cache_gb, cache_key(about, data, recipe, fabric))
             about["teacher"].update(asked.chosen)
         try:
             state = ranks.by_first(fabric, lambda: _begin(folder, about, resume) if folder else None)

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .. import progress, ranks, resuming
+from .. import progress, ranks, resuming, runs
 from ..progress import Progress
-from ..provenance import describe
+from ..provenance import attributes_of, describe
 
 if TYPE_CHECKING:
     from lightning_fabric.loggers.logger import Logger
@@ -52,6 +52,9 @@ class Callback:
     def on_epoch_end(self, trainer: Trainer) -> None:
         """After every whole epoch: `trainer.recorder.history[-1]` is its row of history.csv."""
 
+    def on_save(self, trainer: Trainer, run: Run) -> None:
+        """Before a run is written, also while it is running: what is added to it here is kept with it."""
+
     def on_run_end(self, trainer: Trainer, run: Run) -> None:
         """After the last step, also of a run that was interrupted."""
 
@@ -68,10 +71,7 @@ class Callback:
 
 def describe_callback(callback: object) -> str:
     """What run.json says of a callback: its class, its code if it is your own, and its public attributes."""
-    try:
-        attributes = vars(callback).items()
-    except TypeError:
-        attributes = {}.items()
+    attributes = attributes_of(callback).items()
     given = ", ".join(f"{name}={describe(value)}" for name, value in attributes if not name.startswith("_"))
     return f"{describe(type(callback))}({given})"
 
@@ -131,11 +131,9 @@ class KeepBest(Callback):
         row = trainer.recorder.history[-1]
         if "val_top1" in row and row["val_top1"] > self._best.get("val_top1", -1):
             self._best = {name: row[name] for name in ("epoch", "val_top1", "test_top1")}
-            state = trainer.optimization.evaluated.state_dict()
-            self._weights = {name: value.detach().cpu().clone() for name, value in state.items()}
+            self._weights = runs.weights_of(trainer.optimization.evaluated)
 
-    def complete(self, run: Run) -> None:
-        """Give a run its best epoch."""
+    def on_save(self, trainer: Trainer, run: Run) -> None:
         if self._best:
             run.settings["best"], run.best_state = dict(self._best), self._weights
 

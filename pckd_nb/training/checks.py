@@ -132,15 +132,13 @@ def fed_as_it_learned(teacher: Classifier, run: Run, data: Dataset) -> Classifie
         and len(learned["mean"]) == data.channels
         and sees_differently(learned, data)
     ):
-        adapted = with_preprocessing(teacher, data, **pixels)
-        if adapted is not teacher:
-            height, width = pixels["size"]
-            warnings.warn(
-                f"the teacher learned from {height}×{width} pixels with mean {rounded(pixels['mean'])} and std "
-                f"{rounded(pixels['std'])}: its input is scaled and normalised so",
-                stacklevel=3,
-            )
-        teacher = adapted
+        teacher = with_preprocessing(teacher, data, **pixels)
+        height, width = pixels["size"]
+        warnings.warn(
+            f"the teacher learned from {height}×{width} pixels with mean {rounded(pixels['mean'])} and std "
+            f"{rounded(pixels['std'])}: its input is scaled and normalised so",
+            stacklevel=3,
+        )
     if data.fingerprint != run.data_fingerprint:
         rows = np.linspace(0, len(data.test) - 1, min(MEASURED_IMAGES, len(data.test))).round().astype(int)
         top1 = evaluate(teacher, dataclasses.replace(data, test=data.test.take(rows)), accelerator="cpu").top1

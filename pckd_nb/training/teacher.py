@@ -153,13 +153,14 @@ class Teacher:
         return self.frozen.output(features)
 
 
-def usable_cache(root: str | Path | None, recipe: Recipe) -> str | Path | None:
+def usable_cache(root: str | Path | None, settings: dict[str, Any]) -> str | Path | None:
     """The folder of the teacher cache, or None, with a warning, where the images that the teacher sees depend on the
-    batch, or on what can't be recorded."""
-    if root and recipe.mix:
+    batch, or on what can't be recorded. settings: run.json of the training."""
+    recipe = settings["recipe"]
+    if root and recipe["mix"]:
         warnings.warn("mixed images are not cached: the teacher is asked at every step", stacklevel=3)
         return None
-    if root and NOT_RECORDED in str(recipe.settings()["augment"]):
+    if root and NOT_RECORDED in str(recipe["augment"]):
         warnings.warn("this augmentation can't be recorded, so it is not cached: the teacher is asked", stacklevel=3)
         return None
     return root

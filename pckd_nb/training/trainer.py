@@ -23,7 +23,7 @@ from ..models import Classifier, FeatureMaps, Output
 from ..recipes import Recipe
 from ..recording import Recorder
 from ..runs import Run
-from .callbacks import Callback, KeepBest
+from .callbacks import Callback
 from .optimization import Optimization
 from .teacher import Teacher
 
@@ -240,16 +240,14 @@ class Trainer:
     def save(self, status: str) -> Run:
         """The record so far, written to the run folder if there is one, with a checkpoint until it is finished."""
         recorder, data, model = self.recorder, self.data, self.optimization.evaluated
-        cpu = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-        heads = {name: value.detach().cpu().clone() for name, value in self.method.state_dict().items()}
-        truth = data.train.difficulty
+        weights, truth = runs.weights_of(model), data.train.difficulty
         early = {"finished_early": self.finished_early} if self.finished_early else {}
         run = Run(
-            settings={**self.settings, "status": status, "fingerprint": runs.fingerprint(cpu), **early},
+            settings={**self.settings, "status": status, "fingerprint": runs.fingerprint(weights), **early},
             history=recorder.history_table(),
             timing=recorder.timing_table(),
-            student_state=cpu,
-            method_state=heads,
+            student_state=weights,
+            method_state=runs.weights_of(self.method),
             cross_entropy=recorder.cross_entropy.cpu().numpy(),
             difficulty=recorder.difficulty.cpu().numpy(),
             labels=data.train.labels.cpu().numpy(),
@@ -260,9 +258,7 @@ class Trainer:
         if recorder.history and status != "running":
             run.gallery = recording.gallery(data, run.difficulty[len(recorder.history) - 1])
             run.embedding = recording.embedding(model, predict(model, data, fabric=self.fabric))
-        for callback in self.callbacks:
-            if isinstance(callback, KeepBest):
-                callback.complete(run)
+        self.call("on_save", run)
         if status == "finished":
             self.optimization.finish()
         if self.folder:
