@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import pckd_nb as pckd
 from pckd_nb import compiling, losses, preview
-from pckd_nb.datasets import Dataset, Split
+from pckd_nb.data import Dataset, Split
 from pckd_nb.methods import Batch, Terms
 from pckd_nb.models import Classifier, Output
 

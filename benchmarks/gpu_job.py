@@ -18,7 +18,7 @@ from torch import Tensor, distributed, nn
 
 import pckd_nb as pckd
 from pckd_nb import training
-from pckd_nb.datasets import Dataset, Split
+from pckd_nb.data import Dataset, Split
 from pckd_nb.models import Classifier, Output
 from pckd_nb.training.callbacks import StopOnSignal
 

@@ -20,7 +20,7 @@ from unittest import mock
 import torch
 
 import pckd_nb as pckd
-from pckd_nb.datasets import Dataset
+from pckd_nb.data import Dataset
 from pckd_nb.training import Trainer
 
 from .settings import Settings

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 from torchvision import transforms
 
-from pckd_nb.datasets import Dataset, Split
+from pckd_nb.data import Dataset, Split
 from pckd_nb.methods import PCKD
 from pckd_nb.models import Classifier, Output
 from pckd_nb.recipes import Recipe

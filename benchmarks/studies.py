@@ -20,7 +20,7 @@ from sklearn.neighbors import NearestNeighbors
 import pckd_nb as pckd
 from pckd_nb import views
 from pckd_nb.analysis import directions
-from pckd_nb.datasets import Dataset
+from pckd_nb.data import Dataset
 from pckd_nb.models import Classifier
 
 from .measure import spread

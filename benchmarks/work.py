@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 import pckd_nb as pckd
 from pckd_nb import compiling, hardware, training, views
-from pckd_nb.datasets import Dataset, default_root
+from pckd_nb.data import Dataset
+from pckd_nb.downloads import default_root
 from pckd_nb.evaluation import pixel_statistics
 from pckd_nb.models import Classifier
 from pckd_nb.training.trainer import Learner

@@ -21,7 +21,7 @@ elsewhere = ["builtins", "collections", "contextlib", "matplotlib", "nbformat", 
 elsewhere += ["Fabric", "PIL", "ipywidgets", "jupyter_client", "lightning", "lightning_fabric", "torch", "torchvision"]
 elsewhere += ["tqdm", "typer", "typing"]
 unsaid = ["methods.baselines.Baseline", "models.HasClasses", "models.preprocessing.HasStatistics"]  # no docstring
-unsaid += ["checkpoints.Network", "ranks.T", "streams.T"]  # type variables
+unsaid += ["checkpoints.Network", "ranks.T", "data.streaming.T"]  # type variables
 nitpick_ignore_regex = [(r"py:.*", rf"({'|'.join(map(re.escape, elsewhere))})(\..*)?")]
 nitpick_ignore = [("py:class", f"pckd_nb.{name}") for name in unsaid] + [("py:class", "P")]  # parameters of methods
 # In a module that imports some names for type checkers only, annotations stay text.

@@ -16,7 +16,7 @@ NUMPY = re.compile(r"^(Parameters|Attributes|Returns|Raises)\n-+$", re.M)
 # What the site documents, by the floors of the house (CONTRIBUTING.md): title → modules.
 API: dict[str, Sequence[str]] = {
     "The paper's equations": ("losses", "preview"),
-    "Images": ("views", "shapes", "datasets", "own_data", "streams", "downloads"),
+    "Images": ("views", "data", "data.streaming", "data.folders", "data.shapes", "downloads"),
     "Methods and networks": ("methods", "models", "recipes", "checkpoints"),
     "Training": (
         "training",
@@ -37,7 +37,7 @@ API: dict[str, Sequence[str]] = {
     "Figures": ("figures", "figures.arms", "figures.collection", "widgets"),
     "Studies": ("experiments", "demo", "doctor"),
     "The course": ("course", "notebooks"),
-    "The command line": ("catalogue", "console", "plugs"),
+    "The command line": ("catalogue", "plugs"),
 }
 
 

@@ -20,9 +20,9 @@ from . import hardware
 hardware.prepare()  # before torch is loaded
 
 if TYPE_CHECKING:
-    from . import analysis, course, experiments, figures, losses, methods, models, preview, runs, views, widgets
+    from . import analysis, course, data, experiments, figures, losses, methods, models, preview, runs, views, widgets
     from .checkpoints import load_checkpoint
-    from .datasets import Dataset, load_dataset
+    from .data import Dataset, load_dataset
     from .evaluation import evaluate, predict
     from .methods import KD, PCKD, Supervised
     from .models import Output, as_classifier, create_model, with_preprocessing
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KD", "PCKD", "Callback", "Dataset", "EarlyStopping", "Output", "Recipe", "Run", "Supervised", "analysis",
-    "as_classifier", "course", "create_model", "distill", "evaluate", "experiments", "figures", "fit", "get_recipe",
-    "load_checkpoint", "load_dataset", "load_run", "losses", "methods", "models", "predict", "preview", "runs",
-    "transfer", "transfer_table", "views", "widgets", "with_preprocessing",
+    "as_classifier", "course", "create_model", "data", "distill", "evaluate", "experiments", "figures", "fit",
+    "get_recipe", "load_checkpoint", "load_dataset", "load_run", "losses", "methods", "models", "predict", "preview",
+    "runs", "transfer", "transfer_table", "views", "widgets", "with_preprocessing",
 ]  # fmt: skip
 
 # module → the names of it that are names of the package, too
 _NAMES = {
     "checkpoints": ("load_checkpoint",),
-    "datasets": ("Dataset", "load_dataset"),
+    "data": ("Dataset", "load_dataset"),
     "evaluation": ("evaluate", "predict"),
     "methods": ("KD", "PCKD", "Supervised"),
     "models": ("Output", "as_classifier", "create_model", "with_preprocessing"),

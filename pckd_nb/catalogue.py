@@ -91,6 +91,7 @@ NOT_BUILT: dict[str, str] = {  # baselines that are not there, and why
     "them itself",
 }
 REGISTERED: set[str] = set()  # names that `methods.register_method` has added
+RECIPES = ("classroom", "cifar100_paper", "imagenet_paper")  # `recipes.RECIPES` has their settings
 STRATEGIES = ("preview", "uniform", "constant", "curriculum", "focal")  # `preview.STRATEGIES` computes their weights
 
 

@@ -18,15 +18,14 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from .datasets import default_root
-from .downloads import check_address, download, one_line
+from .downloads import check_address, default_root, download, one_line
 from .models import Classifier
 from .runs import BEST, HEADS, load_run, load_weights
 
 PLACES = ("model", "state_dict", "model_state_dict", "net", "state_dict_ema")  # of the weights in a file, best first
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
 STUDENT = "student."  # mdistiller saves teacher and student in one
-MOST_PACKED = 50  # times that the weights in a zip archive may be larger than the archive
+MAX_PACKED = 50  # times that the weights in a zip archive may be larger than the archive
 WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<[!?a-zA-Z]")
 NOT_RUN = "and code is never run from a checkpoint; ask its author for a file of weights (safetensors)"
 
@@ -164,7 +163,7 @@ def _read(path: Path, label: str) -> Any:
             if not any(entry.filename.endswith("/data.pkl") for entry in entries):
                 raise ValueError(f"{label} is a zip archive, but not one of PyTorch's: unpack it")
             unpacked = sum(entry.file_size for entry in entries)
-            if unpacked > MOST_PACKED * path.stat().st_size:
+            if unpacked > MAX_PACKED * path.stat().st_size:
                 raise ValueError(f"{label} was refused: it would unpack to {unpacked:,} bytes, more than weights can")
             # mapped, only what is used is read; what somebody has compressed would be read as noise
             return _unpickle(path, label, mmap=all(entry.compress_type == zipfile.ZIP_STORED for entry in entries))

@@ -16,7 +16,7 @@ import numpy as np
 from nbconvert import HTMLExporter
 
 from . import files, hardware, resuming, runs, training, views
-from .datasets import load_dataset
+from .data import load_dataset
 from .evaluation import make_fabric
 from .methods import KD, PCKD, Method, Supervised
 from .models import create_model

@@ -18,6 +18,30 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 PAUSES = (1.0, 4.0)  # seconds between one try of a download and the next
 
 
+def default_root() -> Path:
+    """Return the folder of downloads and caches.
+
+    It is the one that the environment variable PCKD_DATA names. Its default is data/downloads in the clone of the
+    repository that this package runs from, or without a clone in the current folder.
+    """
+    clone = Path(__file__).resolve().parents[1]
+    here = clone if (clone / "pyproject.toml").is_file() else Path()
+    return Path(os.environ.get("PCKD_DATA") or here / "data" / "downloads").expanduser()
+
+
+def md5_of(path: Path) -> str:
+    """Return the md5 sum of a file, 32 hexadecimal digits."""
+    from torchvision.datasets.utils import calculate_md5
+
+    return str(calculate_md5(path))
+
+
+def check_md5(path: Path, expected: str, remedy: str = "delete it to fetch it") -> None:
+    """Raise OSError if the md5 sum of a file is not `expected`."""
+    if (found := md5_of(path)) != expected:
+        raise OSError(f"{path} is damaged: its md5 is {found}, expected {expected}; {remedy}")
+
+
 def download(url: str, path: Path, check: Callable[[Path], None], most: int | None = None) -> None:
     """Fetch the file at `url` to `path`, which is there only when all of it is and `check` has found it right.
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import hardware, ranks, views
-from .datasets import Dataset
+from .data import Dataset
 from .models import Classifier
 
 if TYPE_CHECKING:

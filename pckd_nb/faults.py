@@ -38,6 +38,17 @@ def sound_strides(module: nn.Module) -> Iterator[None]:
             del layer._conv_forward
 
 
+@contextmanager
+def sound_gradients(model: nn.Module, example: Tensor, precision: str, device: torch.device) -> Iterator[None]:
+    """Within the block, `zero_unseen_gradients` holds if the precision and the device need it."""
+    hooks = zero_unseen_gradients(model, example) if (precision, device.type) == ("bf16-mixed", "cpu") else []
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 @torch.no_grad()
 def zero_unseen_gradients(model: nn.Module, example: Tensor) -> list[RemovableHandle]:
     """Let weights of convolutions that meet nothing but padding on images like `example`, (1, C, H, W), have the

@@ -22,6 +22,18 @@ def started() -> tuple[int, int]:
     return 1, 1
 
 
+def asked(devices: int | None, nodes: int) -> tuple[int, int]:
+    """Return how many processes per machine, and machines, a training is to have: as given, else as `started`.
+
+    Raises ValueError if `nodes` is given without `devices`.
+    """
+    if devices is not None:
+        return devices, nodes
+    if nodes != 1:
+        raise ValueError("nodes needs devices: how many processes each machine runs")
+    return started()
+
+
 def is_first(devices: int | None = None, nodes: int = 1) -> bool:
     """Return whether this process speaks and writes for all of a training, before the processes have met.
 

@@ -20,7 +20,7 @@ from . import files
 REPOSITORY = Path(__file__).resolve().parent.parent
 FOLDER = REPOSITORY / "notebooks"
 CELL_SECONDS = 600  # a cell that takes longer hangs
-DRAWING = ("analysis.py", "figures/*.py", "widgets/*.py")  # what decides how a stored figure looks
+DRAWING = ("analysis/*.py", "figures/*.py", "widgets/*.py")  # what decides how a stored figure looks
 
 
 class ThisInterpreter(AsyncKernelManager):

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
+from .launcher import asked as asked
 from .launcher import is_first as is_first
 from .launcher import started as started
 from .models import Output

@@ -1,131 +1,115 @@
-"""Recipes: the optimiser's settings, and what a short training must change in a method."""
+"""Recipes: how a network is trained, and what a short training changes in a method."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
-from numbers import Real
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import SkipValidation
 
 from .plugs import is_plug, load_plug
+from .validation import Count, Fraction, NotNegative, Positive, check_fields, plain
 
 OPTIMIZERS, SCHEDULES = ("sgd", "adamw"), ("step", "cosine", "constant")  # `training.optimization` builds them
 MIXES = ("mixup", "cutmix")  # `views.find_mix` does
 PUBLISHED_FINAL_THRESHOLD = 1.005**240  # 3.31: where the paper's threshold ends
-MOST = 10**9  # epochs, or images a step: whoever asks for more has slipped
-
-
-def _number(name: str, value: float) -> float:
-    """As a float, infinite where that overflows. Raises TypeError for text, truth values and what else is no number."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    try:
-        return float(value)
-    except OverflowError:
-        return inf if value > 0 else -inf
+Plug = Annotated[str | Callable[..., Any], SkipValidation]  # a name, or what the name stands for
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained: optimizer, learning-rate schedule, batches and augmentation.
 
-    epochs · batch_size: images a step, whatever the number of views · lr: learning rate, times lr_decay after every
-    milestone, a fraction of `epochs` · flip: mirror images at random · method: settings a method takes from this
-    recipe unless its caller gave them · final_threshold: chooses ε so that the preview threshold ends there, however
-    short the training (ε = final_threshold^(1/epochs)); None leaves ε alone · network_lr: the learning rate of
-    networks, by name, that need another one.
-    optimizer: "sgd" or "adamw", which take lr, momentum and weight_decay from here; or a callable that makes a
-    torch.optim.Optimizer of a list of parameters · schedule: "step" (lr_decay and milestones), "cosine" or "constant";
-    or a callable (optimizer, number of steps) that makes a torch.optim.lr_scheduler, stepped after every step ·
-    warmup_epochs: how long the learning rate of a schedule by name rises linearly · clip_norm: largest norm of all
-    gradients together · ema: decay per step of an exponential moving average of the weights, which is then what is
-    tested and kept · label_smoothing: share of a target that is spread over all classes · crop: zero padding and random
-    crop · augment: after crop and flip, see `views.transform`; or the name of a transform of torchvision.transforms.v2,
-    such as "RandAugment" · mix: "mixup" or "cutmix", or see `views.soften`. Every name may also be "module:Name" or
-    "file.py:Name" of your own.
-    Raises ValueError for numbers that can't train, TypeError for what is no number.
+    Every name of an optimizer, schedule, augmentation or mix may also be "module:Name" or "file.py:Name" of your own.
+
+    Parameters
+    ----------
+    name : str
+    epochs : int
+    batch_size : int
+        Images per step, whatever the number of views.
+    lr : float
+        Learning rate. The schedule "step" multiplies it by lr_decay after every milestone.
+    momentum, weight_decay : float
+        Of the optimizer.
+    milestones : sequence of float
+        Fractions of `epochs`.
+    lr_decay : float
+    flip : bool
+        Mirror images at random.
+    method : dict
+        Settings that a method takes from this recipe unless its caller gave them.
+    final_threshold : float, optional
+        Where the preview threshold ends, however short the training: ε = final_threshold^(1/epochs). None leaves ε
+        alone.
+    network_lr : dict
+        Learning rates of networks that need another one, by the name of the network.
+    optimizer : "sgd", "adamw" or callable
+        By name they take lr, momentum and weight_decay from here. A callable makes a torch.optim.Optimizer of a list of
+        parameters.
+    schedule : "step", "cosine", "constant" or callable
+        A callable makes a torch.optim.lr_scheduler of the optimizer and the number of steps. It is stepped after every
+        step.
+    warmup_epochs : float
+        How long the learning rate of a schedule by name rises linearly.
+    clip_norm : float, optional
+        Largest norm of all gradients together.
+    ema : float, optional
+        Decay per step of an exponential moving average of the weights. The average is then what is tested and kept.
+    label_smoothing : float
+        Share of a target that is spread over all classes.
+    crop : bool
+        Zero padding and random crop.
+    augment : name of a transform of torchvision.transforms.v2, or callable, optional
+        Applied after crop and flip, see `views.transform`.
+    mix : "mixup", "cutmix" or callable, optional
+        See `views.soften`.
+
+    Raises
+    ------
+    TypeError
+        If a field has another type.
+    ValueError
+        If a value cannot train.
     """
 
     name: str
-    epochs: int
-    batch_size: int = 64
-    lr: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    milestones: tuple[float, ...] = (150 / 240, 180 / 240, 210 / 240)
-    lr_decay: float = 0.1
+    epochs: Count
+    batch_size: Count = 64
+    lr: Positive = 0.05
+    momentum: Fraction = 0.9
+    weight_decay: NotNegative = 5e-4
+    milestones: Sequence[NotNegative] = (150 / 240, 180 / 240, 210 / 240)
+    lr_decay: Positive = 0.1
     flip: bool = False
     method: Mapping[str, Any] = field(default_factory=dict)
-    final_threshold: float | None = None
-    network_lr: Mapping[str, float] = field(default_factory=dict)
-    optimizer: str | Callable[..., Any] = "sgd"
-    schedule: str | Callable[..., Any] = "step"
-    warmup_epochs: float = 0
-    clip_norm: float | None = None
-    ema: float | None = None
-    label_smoothing: float = 0
+    final_threshold: Positive | None = None
+    network_lr: Mapping[str, Positive] = field(default_factory=dict)
+    optimizer: Plug = "sgd"
+    schedule: Plug = "step"
+    warmup_epochs: NotNegative = 0
+    clip_norm: Positive | None = None
+    ema: Fraction | None = None
+    label_smoothing: Fraction = 0
     crop: bool = True
-    augment: str | Callable[..., Any] | None = None
-    mix: str | Callable[..., Any] | None = None
+    augment: Plug | None = None
+    mix: Plug | None = None
 
     def __post_init__(self) -> None:
-        for about in dataclasses.fields(self):
-            value = getattr(self, about.name)
-            if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () and hasattr(value, "item"):
-                object.__setattr__(self, about.name, value.item())  # checkpoints and run.json keep plain numbers
-        for name, kind in (("name", str), ("flip", bool), ("crop", bool), ("method", Mapping), ("network_lr", Mapping)):
-            if not isinstance(value := getattr(self, name), kind):
-                raise TypeError(f"{name} of a recipe must be a {kind.__name__}, got {type(value).__name__}")
-        for name in ("epochs", "batch_size"):
-            number = _number(name, getattr(self, name))
-            if not (isinstance(getattr(self, name), int) and 1 <= number <= MOST):
-                raise ValueError(f"{name} must be a whole number, at least 1 and at most {MOST:,}, got {number:.10g}")
-        rates = {f"network_lr of {network!r}": rate for network, rate in self.network_lr.items()}
-        end = {} if self.final_threshold is None else {"final_threshold": self.final_threshold}
-        for name, value in {"lr": self.lr, "lr_decay": self.lr_decay, **end, **rates}.items():
-            if not 0 < (number := _number(name, value)) < inf:
-                raise ValueError(f"{name} must be positive and finite, got {number:.10g}")
-        if not 0 <= (number := _number("momentum", self.momentum)) < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {number:.10g}")
-        if not 0 <= (number := _number("weight_decay", self.weight_decay)) < inf:
-            raise ValueError(f"weight_decay must be 0 or more, and finite, got {number:.10g}")
-        self._check_plugs()
-        if not isinstance(self.milestones, tuple | list):
-            raise TypeError(f"milestones must be a tuple of numbers, got {type(self.milestones).__name__}")
-        for milestone in self.milestones:
-            if not 0 <= (number := _number("each of milestones", milestone)) < inf:
-                raise ValueError(f"milestones are fractions of the epochs, 0 or more, got {number:.10g}")
-
-    def _check_plugs(self) -> None:
-        names = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "augment": (), "mix": MIXES}
-        for name, known in names.items():
-            plug = getattr(self, name)
-            if plug is None and name in ("augment", "mix"):
-                continue
-            if isinstance(plug, type) and name in ("augment", "mix"):
-                raise TypeError(f"{name} must be an object: write {plug.__name__}(), not {plug.__name__}")
-            if not callable(plug) and not isinstance(plug, str):
-                raise TypeError(f"{name} must be a name or a callable, got {type(plug).__name__}")
-            if isinstance(plug, str) and not plug.strip():
-                raise ValueError(f"{name} must be a name or a callable, got an empty text")
-            if isinstance(plug, str) and known and plug not in known and not is_plug(plug):
-                raise ValueError(f"unknown {name} {plug!r}; known: {', '.join(known)}, file.py:NAME, or a callable")
-        if not 0 <= (number := _number("warmup_epochs", self.warmup_epochs)) < inf:
-            raise ValueError(f"warmup_epochs must be 0 or more, and finite, got {number:.10g}")
+        for name, value in vars(self).copy().items():
+            object.__setattr__(self, name, plain(value))  # checkpoints and run.json keep plain numbers
+        check_fields(self)
+        known = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "augment": (), "mix": MIXES}
+        for name, names in known.items():
+            _check_plug(name, getattr(self, name), names)
         if self.warmup_epochs and self.schedule not in SCHEDULES:
             raise ValueError("warmup_epochs goes with a schedule by name: let your own schedule warm up")
-        if self.clip_norm is not None and not 0 < (number := _number("clip_norm", self.clip_norm)) < inf:
-            raise ValueError(f"clip_norm must be positive and finite, got {number:.10g}")
-        if self.ema is not None and not 0 <= (number := _number("ema", self.ema)) < 1:
-            raise ValueError(f"ema must be in [0, 1), got {number:.10g}")
-        if not 0 <= (number := _number("label_smoothing", self.label_smoothing)) < 1:
-            raise ValueError(f"label_smoothing must be in [0, 1), got {number:.10g}")
 
     def settings(self) -> dict[str, Any]:
         """What run.json says of this recipe. Plugs are described, see `provenance.describe`."""
         from .provenance import describe  # loads torch, which the command line's help can do without
 
-        values = {about.name: describe(getattr(self, about.name)) for about in dataclasses.fields(self)}
+        values = {name: describe(value) for name, value in vars(self).items()}
         for name in ("optimizer", "schedule", "augment", "mix"):
             if is_plug(values[name]):  # the name alone would not tell a file from what it is after a change
                 values[name] += f" = {describe(load_plug(values[name]))}"
@@ -151,6 +135,21 @@ class Recipe:
         if self.final_threshold is not None:
             settings["epsilon"] = self.final_threshold ** (1 / self.epochs)
         return settings
+
+
+def _check_plug(name: str, plug: Any, known: Sequence[str]) -> None:
+    """Raise TypeError or ValueError unless a field is a name or a callable, or None where that is allowed."""
+    optional = name in ("augment", "mix")
+    if plug is None and optional:
+        return
+    if isinstance(plug, type) and optional:
+        raise TypeError(f"{name} must be an object: write {plug.__name__}(), not {plug.__name__}")
+    if not callable(plug) and not isinstance(plug, str):
+        raise TypeError(f"{name} must be a name or a callable, got {type(plug).__name__}")
+    if isinstance(plug, str) and not plug.strip():
+        raise ValueError(f"{name} must be a name or a callable, got an empty text")
+    if isinstance(plug, str) and known and plug not in known and not is_plug(plug):
+        raise ValueError(f"unknown {name} {plug!r}; known: {', '.join(known)}, file.py:NAME, or a callable")
 
 
 RECIPES = {

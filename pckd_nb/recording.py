@@ -1,27 +1,21 @@
 """The books of a training: what every step and epoch gave, and what resuming needs."""
 
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from . import files, hardware, preview, runs
-from .datasets import Dataset
+from . import files, preview
+from .data import Dataset
 from .evaluation import Predictions
-from .methods import Method, Terms
-from .models import Classifier, Preprocessed, WrappedClassifier
-from .provenance import code_fingerprint, describe, name_of, structure_fingerprint
-from .recipes import Recipe
+from .methods import Terms
+from .models import Classifier
 
 GALLERY_SIZE = 100
 THUMBNAIL = 96  # pixels, at most
@@ -118,86 +112,6 @@ class Recorder:
         self.history.append({"epoch": self.epoch, "lr": lr, **threshold, **terms, **scores})
         self.timing.append({"epoch": self.epoch, "seconds": self.seconds, "evaluation_seconds": evaluation_seconds})
         self.epoch, self.step, self.seconds, self.log, self.sizes = self.epoch + 1, 0, 0.0, [], []
-
-
-def settings_of(
-    student: Classifier, teacher: Classifier | None, data: Dataset, method: Method, settings: dict[str, Any],
-    recipe: Recipe, seed: int, device: torch.device, precision: str, exact: bool = False, ranks: int = 1,
-) -> dict[str, Any]:  # fmt: skip
-    """run.json of a training that is about to begin. settings: as `methods.resolve` returned them; exact: whether the
-    teacher computes as it is; ranks: processes."""
-
-    packages = ["pckd_nb", "torch", "torchvision", "lightning-fabric"]
-    packages += ["torchdistill"] * ("torchdistill" in sys.modules)
-    packages += ["timm"] * any(str(model.name).startswith("timm:") for model in (student, teacher) if model)
-
-    return {
-        "format": runs.FORMAT,
-        "status": "running",
-        "method": {
-            "name": type(method).__name__,
-            "title": method.title,
-            "views": method.views,
-            "settings": {name: {**about, "value": describe(about["value"])} for name, about in settings.items()},
-            "left_out": dict(method.left_out),
-            **_source(method),
-        },
-        "model": {**_describe_model(student, data), "start": runs.fingerprint(student.state_dict())},
-        "teacher": {**_describe_teacher(teacher, data), "exact": exact} if teacher else None,
-        "data": {
-            "name": data.name,
-            "options": data.options,
-            "fingerprint": data.fingerprint,
-            "train_images": len(data.train.labels),
-            "test_images": len(data.test.labels),
-            **({} if data.val is None else {"val_images": len(data.val)}),
-            "image_size": list(data.size),
-            "mean": list(data.mean),
-            "std": list(data.std),
-            "normalisation": data.normalisation,
-            "classes": list(data.classes),
-            "groups": {name: list(groups) for name, groups in data.groups.items()},
-        },
-        "recipe": recipe.settings(),
-        "seed": seed,
-        "precision": precision,
-        "hardware": f"{ranks} × " * (ranks > 1) + hardware.describe(device),
-        "ranks": ranks,
-        "versions": {name: metadata.version(name) for name in packages},
-    }
-
-
-def _source(method: Method) -> dict[str, str]:
-    """Where a method that is not this package's comes from, and a fingerprint of its code."""
-    code = code_fingerprint(type(method))
-    return {} if code is None else {"source": name_of(type(method)), "code": code}
-
-
-def _describe_model(model: Classifier, data: Dataset) -> dict[str, Any]:
-    inner: Classifier | nn.Module = model
-    while isinstance(inner, Preprocessed | WrappedClassifier):
-        inner = inner.module if isinstance(inner, WrappedClassifier) else inner.model
-    own = {"code": structure_fingerprint(inner)} if code_fingerprint(type(inner)) is not None else {}
-    seen = {"preprocessing": model.preprocessing} if isinstance(model, Preprocessed) else {}
-    return {
-        **own,
-        **seen,
-        "name": model.name,
-        "num_classes": model.num_classes,
-        "in_channels": data.channels,
-        "feature_width": model.feature_width,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "weights_from": model.weights_from,
-    }
-
-
-def _describe_teacher(teacher: Classifier, data: Dataset) -> dict[str, Any]:
-    return {**_describe_model(teacher, data), "fingerprint": runs.fingerprint(teacher.state_dict())}
-
-
-def relative_path(path: Path, start: Path) -> str:
-    """`path` as seen from `start`, so that two run folders can move together."""
-    return Path(os.path.relpath(path, start)).as_posix()
 
 
 def gallery(data: Dataset, difficulty: np.ndarray) -> dict[str, np.ndarray]:

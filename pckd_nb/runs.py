@@ -31,13 +31,16 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from . import files, shapes
+from . import files
 from .catalogue import LIBRARIES
+from .config import FORMAT, check_settings
+from .data import shapes
 from .downloads import one_line
+from .html import table as html_table
+from .html import value_text
 from .models import Classifier, create_model, preprocessed
 from .plugs import is_plug
 
-FORMAT = 1
 HEADS, BEST = "method.", "best."  # prefixes in student.safetensors
 SYMBOLS = {f"beta_{term}": f"β_{term}" for term in ("kd", "fa", "ca", "cc")} | {"epsilon": "ε", "temperature": "T"}
 
@@ -83,17 +86,12 @@ class Run:
         rows = {
             "data": about["data"]["name"],
             "teacher": teacher,
-            "method": ", ".join(f"{name} = {_number(value)}" for name, value in self.method_settings.items()),
+            "method": ", ".join(f"{name} = {value_text(value)}" for name, value in self.method_settings.items()),
             "seed": about["seed"],
             "epochs": f"{len(self.history)} of {about['recipe']['epochs']}, {about['status']}",
-            **{name.replace("_", " "): _number(value) for name, value in last.items() if name.startswith("test_")},
+            **{name.replace("_", " "): value_text(value) for name, value in last.items() if name.startswith("test_")},
         }
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{escape(str(name))}</th>"
-            f"<td style='text-align:left'>{escape(str(value))}</td></tr>"
-            for name, value in rows.items()
-        )
-        return f"<table><caption><b>{escape(self.title)}</b></caption>{cells}</table>{_curve(self.history)}"
+        return html_table(self.title, rows) + _curve(self.history)
 
     @property
     def title(self) -> str:
@@ -115,7 +113,7 @@ class Run:
     def variant(self) -> str:
         """The method's settings that its caller chose, "β_cc = 0, views = 1"; "" where all were left open."""
         chosen = self.chosen_settings.items()
-        return ", ".join(f"{SYMBOLS.get(name, name)} = {_number(value)}" for name, value in chosen)
+        return ", ".join(f"{SYMBOLS.get(name, name)} = {value_text(value)}" for name, value in chosen)
 
     @property
     def finished(self) -> bool:
@@ -217,23 +215,6 @@ RUN_FILES = (
     "run.json", "history.csv", "timing.csv", "samples.npz", "gallery.npz", "embedding.npz", "student.safetensors",
 )  # fmt: skip
 SAMPLES = ("cross_entropy", "difficulty", "labels", "ground_truth", "ids")
-KINDS: dict[str, Any] = {  # what all that reads a run.json relies on
-    "status": str,
-    "seed": int,
-    "hardware": str,
-    "method": {"name": str, "title": str, "views": int, "settings": dict},
-    "model": {"name": str | None, "num_classes": int, "in_channels": int, "parameters": int},
-    "teacher": dict | None,
-    "data": {
-        "name": str, "options": dict, "fingerprint": str, "train_images": int, "test_images": int, "image_size": list,
-        "mean": list, "std": list, "normalisation": str, "classes": list, "groups": dict,
-    },
-    "recipe": {"epochs": int, "method": dict},
-}  # fmt: skip
-OF_TEACHER = {"name": str | None, "fingerprint": str}
-DATA_OPTIONS = {"train_size", "test_size", "image_size", "seed", "val", "val_seed"}  # that `datasets.rebuild` knows
-FORBIDDEN_OPTIONS = {"name", "root", "workers"}  # a run.json does not choose where data is read, and by how many
-MOST_CHANNELS = 4096  # a network with more is not built on a run.json's word
 KEPT = {"samples": SAMPLES[:3], "gallery": ("gallery",), "embedding": ("embedding",)}  # what a record may lack
 
 
@@ -339,41 +320,11 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if version != FORMAT:
         version = reprlib.repr(version)
         raise ValueError(f"'{folder}' is a run of format {version}; this version reads format {FORMAT}")
-    if wrong := _misfit(settings, KINDS):
-        raise ValueError(f"'{folder / 'run.json'}' is damaged: {wrong}")
+    try:
+        check_settings(settings)
+    except ValueError as error:
+        raise ValueError(f"'{folder / 'run.json'}' is damaged: {error}") from None
     return settings
-
-
-def _misfit(settings: Mapping[str, Any], kinds: Mapping[str, Any], place: str = "") -> str:
-    """The first of the settings that is not of its kind; "" if all are."""
-    for name, kind in kinds.items():
-        if name not in settings:
-            return f"{place}{name} is missing"
-        value = settings[name]
-        if not isinstance(value, dict if isinstance(kind, Mapping) else kind):
-            return f"{place}{name} is {reprlib.repr(value)}"
-        if isinstance(kind, Mapping) and (wrong := _misfit(value, kind, f"{place}{name}.")):
-            return wrong
-    if not place:
-        model, data, teacher = settings["model"], settings["data"], settings["teacher"]
-        classes, options = data["classes"], data["options"]
-        if teacher is not None and (wrong := _misfit(teacher, OF_TEACHER, "teacher.")):
-            return wrong
-        if settings["status"] != "running" and not isinstance(settings.get("fingerprint"), str):
-            return "fingerprint is missing"
-        for name, value in options.items():
-            if name in FORBIDDEN_OPTIONS or (name in DATA_OPTIONS and not isinstance(value, int | float | None)):
-                return f"data.options.{name} is {reprlib.repr(value)}"
-        if len(data["image_size"]) != 2 or not all(isinstance(side, int) for side in data["image_size"]):
-            return f"data.image_size is {reprlib.repr(data['image_size'])}"
-        if not all(isinstance(name, str) for name in classes) or len(classes) != model["num_classes"]:
-            return f"data.classes has not {reprlib.repr(model['num_classes'])} names"
-        if not 1 <= model["in_channels"] <= MOST_CHANNELS:
-            return f"model.in_channels is {reprlib.repr(model['in_channels'])}"
-        for name, about in settings["method"]["settings"].items():
-            if not (isinstance(about, dict) and {"value", "from"} <= about.keys()):
-                return f"method.settings.{name} is {reprlib.repr(about)}"
-    return ""
 
 
 def summary(runs: list[Run]) -> pd.DataFrame:
@@ -476,7 +427,3 @@ def _loadz(path: Path) -> dict[str, np.ndarray] | None:
         return None
     with np.load(path, allow_pickle=False) as file:
         return dict(file)
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
-from .datasets import Dataset, Split
+from .data import Dataset, Split
 from .evaluation import Predictions, predict
 from .models import Classifier, create_model
 from .runs import Run

@@ -18,10 +18,10 @@ from .plugs import is_plug, load_plug
 
 # One stream of random numbers for every use, so that they are independent of each other.
 ORDER, SHIFT_Y, SHIFT_X, FLIP, NOISE = range(5)
-TRANSFORM = 17  # 16 is the random crop of `streams`
+TRANSFORM = 17  # 16 is the random crop of `data.streaming`
 Transform = Callable[[Tensor], Tensor]
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-MOST_PADDING = 1024  # pixels
+MAX_PADDING = 1024  # pixels
 
 
 def random_bits(seed: int, epoch: int, index: Tensor, stream: int) -> Tensor:
@@ -81,7 +81,7 @@ def augment(images: Tensor, seed: int, epoch: int, index: Tensor, padding: int =
     Raises ValueError for what does not fit, TypeError for what is of another kind.
     """
     _pictures(images, "uint8")
-    _whole("padding", padding, 0, MOST_PADDING)
+    _whole("padding", padding, 0, MAX_PADDING)
     if not isinstance(index, Tensor) or index.shape != images.shape[:1]:
         raise ValueError(f"index must be a tensor of one position an image, {len(images)} of them")
     height, width = images.shape[2:]

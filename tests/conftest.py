@@ -13,7 +13,7 @@ import torch
 
 import pckd_nb as pckd
 from pckd_nb import hardware
-from pckd_nb.datasets import Dataset, Split
+from pckd_nb.data import Dataset, Split
 
 torch.set_num_threads(1)  # the networks here are tiny: more threads only wait for each other
 if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)) > 1:  # the tests share the cores: so does what they start

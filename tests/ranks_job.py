@@ -13,7 +13,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 import pckd_nb as pckd
-from pckd_nb.datasets import Split
+from pckd_nb.data import Split
 from pckd_nb.training.callbacks import StopOnSignal
 
 from .conftest import make_data

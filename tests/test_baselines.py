@@ -357,8 +357,8 @@ def test_names_and_settings():
         (lambda: baseline("ft"), "FT is not built: a paraphraser"),
         (lambda: baseline("CRD"), "CRD is not built: its memory bank"),
         (lambda: baseline("AT", beta=3), "AT has no setting 'beta'; it has weight"),
-        (lambda: baseline("AT", weight=-1), "weight must be 0 or more"),
-        (lambda: baseline("DIST", temperature=0), "temperature must be positive"),
+        (lambda: baseline("AT", weight=-1), "weight must be at least 0"),
+        (lambda: baseline("DIST", temperature=0), "temperature must be greater than 0"),
         (lambda: baseline("DKD", warmup_epochs=0.5), "warmup_epochs must be a whole number"),
     ]:
         with pytest.raises(ValueError, match=match):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pckd_nb import catalogue, methods, models, preview
+from pckd_nb import catalogue, methods, models, preview, recipes
 from pckd_nb.catalogue import NETWORKS, Network
 
 
@@ -26,6 +26,7 @@ def test_methods_and_strategies_are_those_that_can_be_built():
     assert catalogue.METHODS == tuple(methods.METHODS)
     assert catalogue.BASELINES == tuple(methods.BASELINES)
     assert catalogue.NOT_BUILT is methods.NOT_BUILT
+    assert catalogue.RECIPES == tuple(recipes.RECIPES)
     assert catalogue.STRATEGIES == tuple(preview.STRATEGIES)
 
 

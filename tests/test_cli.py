@@ -15,6 +15,7 @@ from PIL import Image
 
 import pckd_nb as pckd
 from pckd_nb import cli
+from pckd_nb.cli import start
 
 SMALL = ["--data", "digits", "--train-size", "60", "--test-size", "40", "--epochs", "1"]
 
@@ -185,7 +186,7 @@ def test_lists(run):
     line = next(line for line in out.splitlines() if line.startswith("vgg13"))
     assert line.split()[1:4] == ["9,462,180", "570", "512"] and line.endswith("> vgg8, > MobileNetV2")
     status, out, _ = run("datasets")
-    assert status == 0 and all(name in out for name in pckd.datasets.DATASETS)
+    assert status == 0 and all(name in out for name in pckd.data.DATASETS)
 
 
 @pytest.mark.parametrize("command", ["", "train", "distill", "evaluate", "transfer", "demo", "doctor"])
@@ -203,7 +204,7 @@ def test_unknown_names(refused, teacher):
     refused("unknown strategy 'easy'.*preview", *distill, "--method", "pckd-strategy=easy")
     refused("--strategy must be auto or ddp, got fsdp$", *distill, "--strategy", "fsdp")
     refused("got uniform; .*--method pckd-strategy=uniform", *distill, "--strategy", "uniform")
-    refused("devices must be a whole number, at least 1, got 0", *distill, "--devices", "0")
+    refused("devices must be at least 1, got 0", *distill, "--devices", "0")
     refused("unknown recipe 'short'.*classroom", *distill, "--recipe", "short")
     refused("method kd has no setting 'beta_cc'.*temperature", *distill, "--method", "kd", "--beta-cc", "1")
     refused("unknown precision '8-bit'", *distill, "--precision", "8-bit")
@@ -220,7 +221,7 @@ def test_unknown_names(refused, teacher):
     + [("--batch-size", "1", "BatchNorm"), ("--lr", "-1", "lr"), ("--lr", "0", "lr"), ("--views", "5", "views")]
     + [
         ("--seed", "-1", "seed"),
-        ("--train-size", "0", "is 0: it has to be at least 10"),
+        ("--train-size", "0", "train_size must be at least 10, the number of classes, got 0"),
         ("--train-size", "99999", "99999"),
         ("--beta-cc", "x", "beta-cc"),
     ],
@@ -274,7 +275,7 @@ def test_errors_of_our_own_making_are_one_line_too_and_debug_shows_them(refused,
     def broken(*_, **__):
         raise ZeroDivisionError("oh\nno")
 
-    monkeypatch.setattr(cli, "print_table", broken)
+    monkeypatch.setattr(start, "print_table", broken)
     refused("ZeroDivisionError: oh no", "models")
     with pytest.raises(ZeroDivisionError):
         cli.main(["models", "--debug"])

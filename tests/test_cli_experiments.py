@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from pckd_nb import cli
+from pckd_nb.cli.options import parse_seeds
 
 from .test_cli import SMALL, refused, run, teacher  # noqa: F401
 
@@ -107,4 +108,4 @@ def test_figures_need_runs(refused):  # noqa: F811
 
 
 def test_seeds():
-    assert cli.parse_seeds("0,1,5-7") == [0, 1, 5, 6, 7]
+    assert parse_seeds("0,1,5-7") == [0, 1, 5, 6, 7]

@@ -1,5 +1,6 @@
 """Loading: right tensors, honest sizes, and errors that say what to do. Nothing here touches the network."""
 
+import dataclasses
 import gzip
 import json
 import os
@@ -19,9 +20,9 @@ import torchvision.datasets as tvd
 from PIL import Image
 from torchvision.datasets import utils as tv_utils
 
-from pckd_nb import datasets, downloads, shapes
-from pckd_nb.datasets import DATASETS, default_root, load_dataset
-from pckd_nb.streams import Streamed
+from pckd_nb import downloads
+from pckd_nb.data import DATASETS, dataset, folders, load_dataset, loading, published, shapes
+from pckd_nb.data.streaming import Streamed
 
 
 @pytest.fixture(autouse=True)
@@ -134,9 +135,10 @@ def test_part_of_a_data_set(tmp_path):
 @pytest.mark.parametrize("size", [0, -5, 9, 2.5, "many"])
 def test_impossible_sizes(tmp_path, name, size):
     for which in ("train_size", "test_size"):
-        with pytest.raises(ValueError, match=f"{which} is") as error:
+        kind = ValueError if type(size) is int else TypeError
+        with pytest.raises(kind, match=f"{which} must be .*got {size!r}") as error:
             load_dataset(name, tmp_path, **{which: size})
-        assert "at least" in message_of(error) or "whole number" in message_of(error)
+        assert message_of(error)
 
 
 def test_more_than_there_is(tmp_path):
@@ -146,7 +148,7 @@ def test_more_than_there_is(tmp_path):
 
 @pytest.mark.parametrize("seed", [-1, 0.5, None])
 def test_impossible_seed(tmp_path, seed):
-    with pytest.raises(ValueError, match="seed is"):
+    with pytest.raises(ValueError if seed == -1 else TypeError, match=f"seed must be .*got {seed}"):
         load_dataset("digits", tmp_path, seed=seed)
 
 
@@ -158,17 +160,17 @@ def test_fingerprint_sees_pixels_labels_and_names(tmp_path):
     images[7, 0, 3, 3] ^= 1
     labels[0] = (labels[0] + 1) % 10
     changed = [
-        {"test": datasets.Split(images, data.test.labels)},
-        {"test": datasets.Split(data.test.images, labels)},
+        {"test": dataset.Split(images, data.test.labels)},
+        {"test": dataset.Split(data.test.images, labels)},
         {"classes": (*data.classes[:9], "nine")},
     ]
-    prints = [datasets.dataclasses.replace(data, **change).fingerprint for change in changed]
+    prints = [dataclasses.replace(data, **change).fingerprint for change in changed]
     assert len({data.fingerprint, *prints}) == 4
 
 
 def test_images_of_one_colour_can_be_normalised():
-    black = datasets.Split(torch.full((3, 2, 4, 4), 51, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
-    mean, std, _ = datasets.statistics(black)
+    black = dataset.Split(torch.full((3, 2, 4, 4), 51, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
+    mean, std, _ = dataset.statistics(black)
     assert mean == pytest.approx((0.2, 0.2)) and min(std) > 0
 
 
@@ -196,9 +198,9 @@ def test_image_size_of_what_is_no_photograph(tmp_path, name):
 
 @pytest.mark.parametrize("wrong", [{"image_size": 7}, {"image_size": 32.0}, {"workers": -1}, {"workers": "all"}])
 def test_impossible_image_size_or_workers(tmp_path, wrong):
-    with pytest.raises(ValueError, match="at least|whole number") as error:
+    (name, value), *_ = wrong.items()
+    with pytest.raises(ValueError if type(value) is int else TypeError, match=f"{name} must be .*got {value!r}"):
         load_dataset(f"folder:{tmp_path}", **wrong)
-    assert next(iter(wrong)) in message_of(error)
 
 
 def test_own_image_size_is_no_error(tmp_path):
@@ -222,9 +224,9 @@ def test_unknown_name_lists_all(name):
 def test_default_root(monkeypatch, tmp_path):
     monkeypatch.delenv("PCKD_DATA", raising=False)
     monkeypatch.chdir(tmp_path)  # a notebook runs in notebooks/, a command anywhere
-    assert default_root() == Path(__file__).parents[1] / "data" / "downloads"
-    monkeypatch.setattr(datasets, "__file__", str(tmp_path / "site-packages" / "pckd_nb" / "datasets.py"))
-    assert default_root().absolute() == tmp_path / "data" / "downloads"
+    assert downloads.default_root() == Path(__file__).parents[1] / "data" / "downloads"
+    monkeypatch.setattr(downloads, "__file__", str(tmp_path / "site-packages" / "pckd_nb" / "downloads.py"))
+    assert downloads.default_root().absolute() == tmp_path / "data" / "downloads"
     monkeypatch.setenv("PCKD_DATA", str(tmp_path))
     load_dataset("shapes100", train_size=100, test_size=100)
     assert len(list(tmp_path.glob("*.npz"))) == 2
@@ -279,7 +281,7 @@ def test_cifar100(tmp_path, monkeypatch):
 
 
 def test_cifar100_superclasses():
-    coarse = datasets._groups("cifar100")["superclass"]
+    coarse = loading._groups("cifar100")["superclass"]
     assert len(coarse) == 100 and len(set(coarse)) == 20
     assert all(coarse.count(name) == 5 for name in coarse)
     # alphabetical: 0 apple, 1 aquarium fish, 2 baby, 8 bicycle, 47 maple tree, 54 orchid, 97 wolf, 99 worm
@@ -491,7 +493,7 @@ def tiny_imagenet_archive(root: Path, monkeypatch, per_class: int = 12) -> dict[
         }.items():
             file.writestr(f"tiny-imagenet-200/{name}", content)
     md5 = tv_utils.calculate_md5(archive)
-    monkeypatch.setattr(datasets, "_TINY_IMAGENET_MD5", md5)
+    monkeypatch.setattr(published, "_TINY_IMAGENET_MD5", md5)
     return photographs
 
 
@@ -519,7 +521,7 @@ def test_damaged_tiny_imagenet(tmp_path, monkeypatch):
         archive.write_bytes(damaged)
         with pytest.raises(OSError, match="is damaged: its md5") as error:
             load_dataset("tinyimagenet", tmp_path)
-        for part in (str(archive), datasets._TINY_IMAGENET_MD5, tv_utils.calculate_md5(archive)):
+        for part in (str(archive), published._TINY_IMAGENET_MD5, tv_utils.calculate_md5(archive)):
             assert part in message_of(error)
         assert archive.is_file()
 
@@ -717,9 +719,9 @@ def test_a_folder_too_big_for_memory_is_streamed_and_the_same(tree, monkeypatch)
     name = f"folder:{tree}"
     whole = load_dataset(name)
     needed = (5 + 3) * 3 * 8 * 8
-    monkeypatch.setattr(datasets, "memory_limit", lambda: needed)
-    assert isinstance(load_dataset(name).train, datasets.Split)
-    monkeypatch.setattr(datasets, "memory_limit", lambda: needed - 1)
+    monkeypatch.setattr(folders, "memory_limit", lambda: needed)
+    assert isinstance(load_dataset(name).train, dataset.Split)
+    monkeypatch.setattr(folders, "memory_limit", lambda: needed - 1)
     data = load_dataset(name, workers=0)
     assert isinstance(data.train, Streamed) and isinstance(data.test, Streamed)
     assert repr(data) == repr(whole) and data.classes == whole.classes and data.size == whole.size
@@ -731,11 +733,11 @@ def test_a_folder_too_big_for_memory_is_streamed_and_the_same(tree, monkeypatch)
     assert data.mean == whole.mean and data.std == whole.std
     assert data.normalisation == "computed on 5 of the training images, evenly spread"
     assert data.options == whole.options and data.train.workers == 0
-    assert isinstance(load_dataset(name, train_size=2).train, datasets.Split), "a part may fit again"
+    assert isinstance(load_dataset(name, train_size=2).train, dataset.Split), "a part may fit again"
 
 
 def test_fingerprint_of_a_streamed_folder(tree, monkeypatch):
-    monkeypatch.setattr(datasets, "memory_limit", lambda: 0)
+    monkeypatch.setattr(folders, "memory_limit", lambda: 0)
 
     def load(**options) -> str:
         return load_dataset(f"folder:{tree}", workers=0, **options).fingerprint
@@ -756,9 +758,9 @@ def test_fingerprint_of_a_streamed_folder(tree, monkeypatch):
 
 
 def test_memory_limit(monkeypatch):
-    assert 2**28 < datasets.memory_limit() < 2**45
+    assert 2**28 < folders.memory_limit() < 2**45
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}.get)
-    assert datasets.memory_limit() == 1_024_000
+    assert folders.memory_limit() == 1_024_000
 
 
 @pytest.fixture

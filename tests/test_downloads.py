@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torchvision.datasets as tvd
 
-from pckd_nb import datasets, downloads
-from pckd_nb.datasets import load_dataset
+from pckd_nb import downloads
+from pckd_nb.data import load_dataset, published
 from pckd_nb.downloads import download, unpack
 
 from .test_checkpoints import Evil
@@ -127,9 +127,9 @@ def test_where_a_redirection_may_lead(start, target, fetched):
 
 def test_every_address_of_a_data_set_is_https_and_has_a_sum_and_a_size():
     sums = {source.filename: source.tgz_md5 for source in (tvd.CIFAR10, tvd.CIFAR100, tvd.STL10)}
-    sums |= {"tiny-imagenet-200.zip": datasets._TINY_IMAGENET_MD5, **dict(tvd.FashionMNIST.resources)}
-    assert datasets._SOURCES.keys() == sums.keys()
-    for file, (url, size) in datasets._SOURCES.items():
+    sums |= {"tiny-imagenet-200.zip": published._TINY_IMAGENET_MD5, **dict(tvd.FashionMNIST.resources)}
+    assert published._SOURCES.keys() == sums.keys()
+    for file, (url, size) in published._SOURCES.items():
         downloads.check_address(url)
         assert url.startswith("https://") and url.endswith(f"/{file}") and size > 5000
         assert len(sums[file]) == 32 and int(sums[file], 16)
@@ -137,8 +137,8 @@ def test_every_address_of_a_data_set_is_https_and_has_a_sum_and_a_size():
 
 def from_here(server, monkeypatch) -> None:
     """Let every data set be fetched from the server on this machine."""
-    here = {file: (f"{server.address}/{file}", size) for file, (_, size) in datasets._SOURCES.items()}
-    monkeypatch.setattr(datasets, "_SOURCES", here)
+    here = {file: (f"{server.address}/{file}", size) for file, (_, size) in published._SOURCES.items()}
+    monkeypatch.setattr(published, "_SOURCES", here)
 
 
 def test_a_data_set_is_fetched_checked_and_unpacked(server, tmp_path, monkeypatch):
@@ -160,7 +160,7 @@ def test_fashion_mnist_is_fetched_file_by_file(server, tmp_path, monkeypatch):
     for name, _ in tvd.FashionMNIST.resources:
         if not (raw / name).is_file():
             (raw / name).write_bytes(gzip.compress((raw / name).with_suffix("").read_bytes()))
-    sums = [(name, datasets._md5(raw / name)) for name, _ in tvd.FashionMNIST.resources]
+    sums = [(name, downloads.md5_of(raw / name)) for name, _ in tvd.FashionMNIST.resources]
     monkeypatch.setattr(tvd.FashionMNIST, "resources", sums)
     server.files = {f"/{name}": (raw / name).read_bytes() for name, _ in sums}
     assert len(load_dataset("fashion_mnist", tmp_path / "here").train) == 40
@@ -185,7 +185,7 @@ def test_fashion_mnist_is_fetched_file_by_file(server, tmp_path, monkeypatch):
 )
 def test_a_download_that_is_not_the_data_set_leaves_nothing(server, tmp_path, monkeypatch, answer, said):
     url = f"{server.address}/cifar-10-python.tar.gz"
-    monkeypatch.setattr(datasets, "_SOURCES", {"cifar-10-python.tar.gz": (url, 200_000)})
+    monkeypatch.setattr(published, "_SOURCES", {"cifar-10-python.tar.gz": (url, 200_000)})
     server.files = {"/cifar-10-python.tar.gz": answer}
     message = refused(ConnectionError, load_dataset, "cifar10", tmp_path)
     assert said in message and f"or put cifar-10-python.tar.gz (md5 {tvd.CIFAR10.tgz_md5}) from {url}" in message
@@ -265,7 +265,7 @@ def test_the_sum_is_looked_at_before_an_archive_is_opened(tmp_path, monkeypatch)
 
     archives = {"cifar10": tvd.CIFAR10.filename, "stl10": tvd.STL10.filename, "tinyimagenet": "tiny-imagenet-200.zip"}
     monkeypatch.setattr(tarfile, "open", opened)
-    monkeypatch.setattr(datasets.zipfile, "ZipFile", opened)
+    monkeypatch.setattr(published.zipfile, "ZipFile", opened)
     for name, file in archives.items():
         (tmp_path / file).write_bytes(b"another archive")
         assert "is damaged: its md5 is" in refused(OSError, load_dataset, name, tmp_path)
@@ -273,7 +273,7 @@ def test_the_sum_is_looked_at_before_an_archive_is_opened(tmp_path, monkeypatch)
 
 def test_a_data_set_with_the_right_sum_is_still_unpacked_with_care(tmp_path, monkeypatch):
     archive = tar(tmp_path / tvd.CIFAR10.filename, member("../escaped"))
-    monkeypatch.setattr(tvd.CIFAR10, "tgz_md5", datasets._md5(archive))
+    monkeypatch.setattr(tvd.CIFAR10, "tgz_md5", downloads.md5_of(archive))
     assert "was not unpacked" in refused(OSError, load_dataset, "cifar10", tmp_path)
     assert files(tmp_path) == [tvd.CIFAR10.filename] and not (tmp_path.parent / "escaped").exists()
 
@@ -285,7 +285,7 @@ def test_a_pickle_in_a_data_set_with_the_right_sum_still_calls_nothing(tmp_path,
     canary = tmp_path / "canary"
     for evil in (Evil(os.system, f"touch {canary}"), Evil(eval, f"open({str(canary)!r}, 'w')")):
         batch.write_bytes(pickle.dumps({"data": evil, "labels": []}))
-        monkeypatch.setattr(tvd.CIFAR10, "test_list", [["test_batch", datasets._md5(batch)]])
+        monkeypatch.setattr(tvd.CIFAR10, "test_list", [["test_batch", downloads.md5_of(batch)]])
         message = refused(OSError, load_dataset, "cifar10", tmp_path)
         assert "test_batch was refused: it wants to call '" in message
         assert not canary.exists() and archive.is_file()
@@ -304,7 +304,7 @@ def test_malicious_archives_of_imagenet(imagenet, tmp_path, monkeypatch, part, k
             info.size = len(content)
             outer.addfile(info, io.BytesIO(content))
     meta = tvd.imagenet.ARCHIVE_META
-    monkeypatch.setitem(meta, name, (archives[name].name, datasets._md5(archives[name])))
+    monkeypatch.setitem(meta, name, (archives[name].name, downloads.md5_of(archives[name])))
     before, of_tarfile = files(tmp_path), vars(tarfile.TarFile)["extraction_filter"]
     assert "were not unpacked" in refused(OSError, load_dataset, "imagenet", tmp_path)
     photographs = re.compile(r"imagenet/train/n0\d/n0\d_\d\.JPEG" if name == "val" else "$")  # of the good archive

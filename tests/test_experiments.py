@@ -14,7 +14,7 @@ import pytest
 import pckd_nb as pckd
 from pckd_nb import experiments, runs
 from pckd_nb.analysis import paired_difference, summarise
-from pckd_nb.experiments import Arm, Grid, parse_arm, run_grid
+from pckd_nb.experiments import Arm, Grid, parse_arm, projection, run_grid
 from pckd_nb.figures.arms import training_flops
 
 from .conftest import time_limit
@@ -154,7 +154,7 @@ def test_a_point_is_the_run_that_distill_makes(teacher, tmp_path, data):
     alone = pckd.distill(student, pckd.load_run(teacher), data, method, grid.recipe, seed=3, progress=False)
     point = pckd.load_run(grid.points()[0].folder)
     assert point.fingerprint == alone.fingerprint and point.history.equals(alone.history)
-    assert experiments._operations(grid, grid.points()[0]) == training_flops(point)
+    assert projection.operations(grid, grid.points()[0]) == training_flops(point)
 
 
 @pytest.mark.slow
@@ -177,7 +177,7 @@ def test_shards_have_the_same_work(teacher, tmp_path):
         assert all(part == sorted(part, key=place.get) for part in parts)
     one, other = experiments.dealt(grid, 2)  # two seeds: each part has every arm once
     assert {point.arm for point in one} == {point.arm for point in other} == set(grid.arms)
-    work = [sum(experiments._operations(grid, point) for point in part) for part in experiments.dealt(grid, 3)]
+    work = [sum(projection.operations(grid, point) for point in part) for part in experiments.dealt(grid, 3)]
     assert max(work) <= 1.1 * sum(work) / 3
 
 
@@ -231,7 +231,7 @@ def test_a_grid_of_nothing_and_of_twins(teacher, tmp_path):
 
 
 def test_the_projection_counts_steps(teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "_seconds_a_step", lambda grid, point: {"kd": 2, "pckd": 5}[point.arm.method])
+    monkeypatch.setattr(projection, "_seconds_a_step", lambda grid, point: {"kd": 2, "pckd": 5}[point.arm.method])
     grid = make_grid(teacher, tmp_path, "kd,pckd,kd-epochs=3", [0])
     kd, pckd_, longer = grid.points()
     assert experiments.projected_seconds(grid, [kd]) == 2 * 3  # 60 images in batches of 20
@@ -247,7 +247,7 @@ def test_durations_are_said_in_the_largest_unit_that_fits_twice():
 
 def test_a_step_is_measured_without_a_trace(teacher, tmp_path):
     grid = make_grid(teacher, tmp_path, "pckd", [0])
-    assert 0 < experiments._seconds_a_step(grid, grid.points()[0]) < time_limit(20)
+    assert 0 < projection._seconds_a_step(grid, grid.points()[0]) < time_limit(20)
     assert not list(tmp_path.iterdir())
 
 

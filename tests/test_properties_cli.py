@@ -7,8 +7,8 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pckd_nb import cli, datasets, demo, experiments, models, preview, recipes, training
-from pckd_nb.console import name_of
+from pckd_nb import cli, data, demo, experiments, models, preview, recipes, training
+from pckd_nb.cli.console import name_of
 
 from .properties import examples, within
 from .test_cli import SMALL, teacher  # noqa: F401
@@ -93,7 +93,7 @@ network = but(models.MODELS)
 recipe = but(recipes.RECIPES)
 arm = text.filter(lambda value: not is_arm(value))
 run = text  # no folder of runs is here
-data = but(datasets.DATASETS, text.filter(lambda value: not value.startswith("folder:"))) | text.map("folder:{}".format)
+data = but(data.DATASETS, text.filter(lambda value: not value.startswith("folder:"))) | text.map("folder:{}".format)
 positive = floats | st.sampled_from(["0", "-0.0", "-3"])
 place = st.sampled_from(["notes.txt", "notes.txt/x", "/dev/null", "/dev/null/x", "\x00", "x" * 5000])
 

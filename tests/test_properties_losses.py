@@ -347,7 +347,7 @@ CASES = {
         views.augment,
         {"images": images, "seed": 0, "epoch": 1, "index": torch.arange(2)},
         {"images": ("images|index", bad_images), "index": ("index", index_of.filter(is_here)), "seed": ("seed", key),
-         "epoch": ("epoch", key), "padding": ("padding", bad_whole(0, views.MOST_PADDING))},
+         "epoch": ("epoch", key), "padding": ("padding", bad_whole(0, views.MAX_PADDING))},
     ),
     "normalise": Case(
         views.normalise,

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pckd_nb import catalogue, cli, experiments, methods, preview
+from pckd_nb import catalogue, experiments, methods, preview
+from pckd_nb.cli.options import parse_seeds
+from pckd_nb.experiments import execution
 from pckd_nb.recipes import RECIPES, Recipe, get_recipe
 
 from .properties import Case, bad_number, bad_whole, examples, refused
@@ -133,11 +135,11 @@ CASES = {
         run_grid, {"shard": (1, 1), "jobs": 1},
         {"jobs": ("jobs", bad_whole(1)), "shard": ("shard", st.one_of(
             st.tuples(st.integers(-3, 3), st.integers(-3, 0)), st.tuples(st.integers(4, 9), st.integers(0, 3)),
-            st.tuples(bad_whole(1), st.just(4)), st.tuples(st.just(1), bad_whole(1, experiments.MOST_SHARDS)),
+            st.tuples(bad_whole(1), st.just(4)), st.tuples(st.just(1), bad_whole(1, execution.MAX_SHARDS)),
             st.sampled_from([None, 1, "1/2", (1,), (1, 2, 3)])))},
     ),
     "parse_seeds": Case(
-        cli.parse_seeds, {"text": "0-2,7"},
+        parse_seeds, {"text": "0-2,7"},
         {"text": ("seeds", NO_TEXT | st.text(max_size=20).filter(lambda text: not set(text) & set("0123456789"))
                   | st.sampled_from(["1-", "-1", "5-2", "0,5-2", "0-99999999999", "0-4294967296", "9" * 5000, "1,,2",
                                      "1.5", "1e3", "0x1", "1_0", "٣", "1;2", "2147483648", "0-2147483647", "0-1-2"]))},
@@ -185,4 +187,4 @@ def test_the_name_of_an_arm_leads_back_to_it(settings):
 @given(st.lists(st.tuples(st.integers(0, 2**31 - 20), st.integers(0, 9)), min_size=1, max_size=5))
 def test_seeds_are_what_was_written(ranges):
     text = ",".join(f"{low}-{low + more}" if more else str(low) for low, more in ranges)
-    assert cli.parse_seeds(text) == [seed for low, more in ranges for seed in range(low, low + more + 1)]
+    assert parse_seeds(text) == [seed for low, more in ranges for seed in range(low, low + more + 1)]

@@ -48,7 +48,7 @@ def test_a_short_recipe_keeps_the_end_of_the_schedule(epochs):
     + [{"final_threshold": 0}],
 )
 def test_impossible_recipes_are_refused(change):
-    with pytest.raises(ValueError, match=next(iter(change))):
+    with pytest.raises(TypeError if change == {"epochs": 1.5} else ValueError, match=next(iter(change))):
         get_recipe("classroom", **change)
 
 

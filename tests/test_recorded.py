@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import pckd_nb as pckd
-from pckd_nb import shapes
+from pckd_nb.data import shapes
 from pckd_nb.figures.arms import study_of
 from pckd_nb.figures.collection import FIGURES, draw_all
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy._core._multiarray_umath import __cpu_dispatch__
 
-from pckd_nb import shapes
+from pckd_nb.data import shapes
 
 
 def test_format_and_balance():
@@ -66,7 +66,8 @@ def test_rounding_to_grey_levels_leaves_room_for_any_processor(seed):
 def test_images_do_not_depend_on_what_numpy_finds_in_the_processor():
     """numpy's sines and exponentials with the vector instructions that this processor has, and without them."""
     script = (
-        "import hashlib\nfrom pckd_nb import shapes\nprint(hashlib.sha256(shapes.generate(1000, 5)[0]).hexdigest())"
+        "import hashlib\nfrom pckd_nb.data import shapes\n"
+        "print(hashlib.sha256(shapes.generate(1000, 5)[0]).hexdigest())"
     )
     features = " ".join(__cpu_dispatch__)
 

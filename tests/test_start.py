@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from pckd_nb import cli
-from pckd_nb.console import GROUPS, print_table, wrapped
+from pckd_nb.cli.console import GROUPS, print_table, wrapped
 
 COMMANDS = typer.main.get_command(cli.app).commands
 SLOW = ["torch", "numpy", "pandas", "lightning_fabric", "matplotlib", "sklearn", "rich"]

@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pckd_nb import streams, views
-from pckd_nb.streams import Streamed
+from pckd_nb import views
+from pckd_nb.data import streaming as streams
+from pckd_nb.data.streaming import Streamed
 
 
 @pytest.fixture(autouse=True)

@@ -284,7 +284,8 @@ def test_what_can_not_be_trained_is_refused_before_anything_is_made(data, studen
     refused("teacher knows 5 classes", student, pckd.create_model("resnet8", data, num_classes=5), data, KD(), recipe)
     refused("student can't take", pckd.create_model("resnet8", data, in_channels=3), teacher, data, KD(), recipe)
     refused("seed", student, teacher, data, KD(), recipe, seed=-1)
-    refused("seed", student, teacher, data, KD(), recipe, seed=1.5)
+    with pytest.raises(TypeError, match="seed must be a whole number, got 1.5"):
+        pckd.distill(student, teacher, data, KD(), recipe, seed=1.5, **QUIET)
     refused("precision 'half'", student, teacher, data, KD(), recipe, precision="half")
     refused("accelerator", student, teacher, data, KD(), recipe, accelerator="abacus")
     refused("accelerator 'tpu' can't be used", student, teacher, data, KD(), recipe, accelerator="tpu")

@@ -16,7 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 from matplotlib.path import Path
 
-from .. import preview, shapes
+from .. import preview
+from ..data import shapes
 from ..runs import Run, having
 from .canvas import COLORS, INK, MORE_COLORS, PALE, Drawing, as_rgb, canvas, checked, color_of, epoch_axis
 

@@ -4,8 +4,6 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
-from numbers import Real
-from sys import float_info
 from types import MappingProxyType
 from typing import Any, Concatenate, NamedTuple, ParamSpec, cast
 
@@ -17,6 +15,7 @@ from .. import losses, preview
 from ..downloads import one_line
 from ..models import Classifier, Output
 from ..provenance import code_fingerprint, describe, public, structure_fingerprint
+from ..validation import NotNegative, Positive, check
 
 P = ParamSpec("P")
 
@@ -391,13 +390,17 @@ def needs_teacher(method: nn.Module, output: Output | None) -> None:
 
 
 def check_settings(not_negative: dict[str, float], positive: dict[str, float]) -> None:
-    """Raises ValueError for values that a method can't take, TypeError for what is no number."""
-    for name, value in {**not_negative, **positive}.items():
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-        if name in not_negative and not 0 <= value <= float_info.max:
-            raise ValueError(f"{name} must be 0 or more, and finite, got {value}")
-        if name in positive and not 0 < value <= float_info.max:
-            raise ValueError(f"{name} must be positive and finite, got {value}")
+    """Raise TypeError for a value that is not a number, and ValueError for one outside its range, both with its name.
+
+    Parameters
+    ----------
+    not_negative : dict
+        Values that must be 0 or more, and finite.
+    positive : dict
+        Values that must be positive and finite. Temperatures have a range, see `losses.TEMPERATURES`.
+    """
+    check(NotNegative, **not_negative)
+    check(Positive, **positive)
+    for name, value in positive.items():
         if name.endswith("temperature"):
             losses.check_temperature(name, value)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from .. import losses
 from ..catalogue import NOT_BUILT
 from ..models import Classifier, FeatureMaps, Output
+from ..validation import Count, check
 from .base import (
     Batch,
     Method,
@@ -464,8 +465,6 @@ def similarities(maps: Tensor) -> Tensor:
 
 
 def whole(epochs: int) -> int:
-    """`epochs`, if it is a whole number of 1 or more. Raises ValueError or TypeError if not."""
-    check_settings({"warmup_epochs": epochs}, {})
-    if not (isinstance(epochs, int) and epochs >= 1):
-        raise ValueError(f"warmup_epochs must be a whole number, at least 1, got {epochs}")
+    """Return `epochs`, if it is a whole number of 1 or more. Raises ValueError or TypeError if not."""
+    check(Count, warmup_epochs=epochs)
     return epochs

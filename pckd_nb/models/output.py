@@ -5,6 +5,8 @@ from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 
+from ..html import table
+
 
 class Output(NamedTuple):
     """One forward pass, seen from the last fully connected layer.
@@ -59,6 +61,17 @@ class Classifier(nn.Module):
     def head(self) -> nn.Linear:
         """The last layer, whose weight holds the category centers."""
         return cast(nn.Linear, self.get_submodule(self.head_name))
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows for a cell that ends in a network."""
+        rows = {
+            "parameters": f"{sum(parameter.numel() for parameter in self.parameters()):,}",
+            "features": self.feature_width,
+            "classes": self.num_classes,
+            "last layer": self.head_name,
+            "weights": self.weights_from or "not loaded from a file",
+        }
+        return table(self.name or type(self).__name__, rows)
 
     @property
     def feature_width(self) -> int:

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from .. import faults, files, ranks, recording, resuming, runs, views
-from ..compiling import compiles
-from ..datasets import Dataset, load_dataset
+from .. import faults, ranks, runs, views
+from ..data import Dataset
 from ..evaluation import make_fabric
-from ..methods import Method, Supervised, make, resolve
+from ..methods import Method, Supervised
 from ..models import Classifier
 from ..progress import Progress
 from ..recipes import Recipe, get_recipe
 from ..runs import Run
-from .callbacks import (
-    Callback,
-    EarlyStopping,
-    KeepBest,
-    LogMetrics,
-    SaveCheckpoints,
-    ShowProgress,
-    StopOnSignal,
-    describe_callback,
-)
-from .checks import check_training, fed_as_it_learned, has_batchnorm, require_parts, same_folder
-from .teacher import FrozenTeacher, Teacher, cache_key, usable_cache
+from .callbacks import Callback, EarlyStopping, KeepBest, LogMetrics, SaveCheckpoints, ShowProgress, StopOnSignal
+from .checks import check_task, require_callbacks
+from .folder import begin, claim, finished_run, hold, same_folder, tidied_after_errors
+from .task import describe_task, make_task
+from .teacher import Teacher, cache_key, usable_cache
 from .trainer import Trainer, configure_process
 
 if TYPE_CHECKING:
@@ -134,113 +125,37 @@ def distill(
         If the run folder cannot be written. BlockingIOError: another process trains in it. ConnectionError: another
         process of this training is gone. FileExistsError and others: see `resuming.prepare`.
     """
-    data = load_dataset(data) if isinstance(data, str) else data
-    method = make(method) if isinstance(method, str) else method
-    recipe = get_recipe(recipe, **changes)
-    teacher_run = teacher if isinstance(teacher, Run) else None
-    known = teacher.model() if isinstance(teacher, Run) else teacher
-    if devices is None:
-        if nodes != 1:
-            raise ValueError("nodes needs devices: how many processes each machine runs")
-        devices, nodes = ranks.started()
-    require_parts(student, known, data, method, callbacks, loggers)
-    data = data.with_validation(val) if val else data
-    recipe = recipe.for_network(student.name)
-    method, settings = resolve(method, recipe.method_settings(), {"views": data.default_views})
-    if teacher_run and known and method.uses_teacher:
-        known = fed_as_it_learned(known, teacher_run, data)
-    check_training(student, known, data, method, recipe, seed, devices, nodes)
-    if out is not None and overwrite and teacher_run and teacher_run.path and same_folder(teacher_run.path, out):
-        raise ValueError(f"the teacher's run lies in '{out}', which would be overwritten: choose another folder")
+    task = make_task(student, teacher, data, method, get_recipe(recipe, **changes), seed, val)
+    devices, nodes = ranks.asked(devices, nodes)
+    check_task(task, devices, nodes)
+    require_callbacks(callbacks, loggers)
     writes = out is not None and ranks.is_first(devices, nodes)
-    folder = resuming.prepare(out, resume=resume, overwrite=overwrite) if out is not None and writes else None
+    folder = claim(out, task, resume=resume, overwrite=overwrite) if out is not None and writes else None
     exact = precision == "32-true"
     fabric, precision = make_fabric(accelerator, precision, devices, nodes)
     fabric.launch()
-    with views.callers_random_numbers(), ExitStack() as held:
-
-        def hold() -> None:
-            assert folder is not None
-            held.enter_context(files.locked(folder))
-            resuming.prepare(folder, resume=resume, overwrite=overwrite)  # another process may have been here meanwhile
-
+    with views.callers_random_numbers(), ExitStack() as stack:
         if out is not None:
-            ranks.by_first(fabric, hold)
+            ranks.by_first(fabric, lambda: stack.enter_context(hold(folder, resume=resume, overwrite=overwrite)))
         torch.manual_seed(seed)
-        example = torch.zeros(1, data.channels, *data.size)
-        method.bind(student, known, *([example] if method.needs_maps else []))
-        for term, reason in method.left_out.items():
-            warnings.warn(f"{term} is left out: {reason}", stacklevel=2)
-        known = known if method.uses_teacher else None
-        if fabric.world_size > 1 and has_batchnorm(student):
-            if fabric.device.type == "cuda":
-                nn.SyncBatchNorm.convert_sync_batchnorm(student)
-            elif fabric.is_global_zero:
-                warnings.warn("BatchNorm sees its process's part of a batch: only GPUs synchronise it", stacklevel=2)
-        how = fabric.device, precision, exact, fabric.world_size
-        about = recording.settings_of(student, known, data, method, settings, recipe, seed, *how)
-        about["callbacks"] = [describe_callback(callback) for callback in callbacks]
-        ranks.check_one_job(fabric, about)
-        rows = recipe.epochs * len(data.train) * method.views
-        shape = data.train.shape
-        about["compile"] = compiles(compile, student, rows, shape, fabric.device, precision, method.needs_maps)
-        if teacher_run and known:
-            about["teacher"]["test_top1"] = teacher_run.accuracy
-            if teacher_run.path and folder:
-                about["teacher"]["run"] = recording.relative_path(teacher_run.path, folder)
-        run = ranks.by_first(fabric, lambda: _finished(folder, about) if resume and folder else None)
-        if run:
+        task.bind(fabric)
+        config = describe_task(task, fabric, precision, exact=exact, compile=compile, callbacks=callbacks, out=out)
+        ranks.check_one_job(fabric, config.dump())
+        if run := ranks.by_first(fabric, lambda: finished_run(folder, config) if resume and folder else None):
             runs.load_weights(student, run.student_state, str(run.path))
             return run
-        if fabric.device.type == "cpu" and precision == "bf16-mixed":
-            for hook in faults.zero_unseen_gradients(student, example):
-                held.callback(hook.remove)
         configure_process(fabric.device)
-        data = data.to(fabric.device)
-        asked = None
-        if known:
-            held.callback(known.train, known.training)  # the caller may want to train it on
-            maps = method.needs_maps, method.teacher_layers
-            asked = Teacher(FrozenTeacher(known, data, method.views, fabric, exact, *maps), fabric)
-            held.callback(asked.close)
+        example = torch.zeros(1, *task.data.train.shape)
+        stack.enter_context(faults.sound_gradients(student, example, precision, fabric.device))
+        task = task.to(fabric.device)
+        frozen = stack.enter_context(Teacher.of(task, fabric, exact)) if task.teacher else None
         own = [KeepBest(), ShowProgress(progress), SaveCheckpoints(), StopOnSignal()]
         every = [*callbacks, *([LogMetrics(loggers)] if loggers else []), *own]
-        trainer = Trainer(student, asked, data, method, recipe, seed, fabric, folder, about, every)
-        if asked:
-            asked.choose(usable_cache(teacher_cache, about), teacher_cache_gb, cache_key(about, data, recipe, fabric))
-            about["teacher"].update(asked.chosen)
-        try:
-            state = ranks.by_first(fabric, lambda: _begin(folder, about, resume) if folder else None)
-            if state:
+        trainer = Trainer(task, frozen, fabric, folder, config, every)
+        if frozen and config.teacher:
+            root, key = usable_cache(teacher_cache, config), cache_key(config, task, fabric.device)
+            config.teacher = config.teacher.model_copy(update=frozen.choose(root, teacher_cache_gb, key))
+        with tidied_after_errors(folder, fabric):
+            if state := ranks.by_first(fabric, lambda: begin(folder, config, resume) if folder else None):
                 trainer.resume(state)
             return trainer.train()
-        except BaseException as error:
-            with suppress(OSError):
-                if folder and not resuming.worth_keeping(folder):
-                    resuming.clear(folder)  # nothing to go on with: leave nothing half-written
-                elif folder and isinstance(error, OSError) and error.strerror and resuming.has_checkpoint(folder):
-                    error.strerror += "; the last checkpoint is as it was, --resume goes on from it"
-            if fabric.world_size > 1 and isinstance(error, RuntimeError) and ranks.lost(error):
-                raise ConnectionError(
-                    "another process of this training is gone: the same command with --resume goes on"
-                ) from error
-            raise
-
-
-def _finished(folder: Path, about: dict[str, Any]) -> Run | None:
-    """The run in a `locked` folder, if it has these settings and is done. Raises ValueError where they differ."""
-    if not (folder / "run.json").exists():
-        return None
-    resuming.check_same(folder, about)
-    if runs.read_settings(folder)["status"] != "finished":
-        return None
-    resuming.remove_checkpoints(folder)
-    return runs.load_run(folder)
-
-
-def _begin(folder: Path, about: dict[str, Any], resume: bool) -> dict[str, Any] | None:
-    """The checkpoint to go on from; or begin the run in a `locked` folder, and None."""
-    if resume and resuming.has_checkpoint(folder):
-        return resuming.read_checkpoint(folder)
-    resuming.begin(folder, about)
-    return None

@@ -20,6 +20,7 @@ from torch import Tensor
 from .. import progress, ranks, resuming, runs
 from ..progress import Progress
 from ..provenance import attributes_of, describe
+from ..validation import Count, check
 
 if TYPE_CHECKING:
     from lightning_fabric.loggers.logger import Logger
@@ -90,8 +91,7 @@ class EarlyStopping(Callback):
     """
 
     def __init__(self, monitor: str = "val_top1", patience: int = 5, min_delta: float = 0.0):
-        if patience < 1:
-            raise ValueError(f"patience must be 1 or more, got {patience}")
+        check(Count, patience=patience)
         self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
         self._best, self._waited = -math.inf, 0
 
@@ -184,7 +184,7 @@ class ShowProgress(Callback):
     def on_run_start(self, trainer: Trainer) -> None:
         recorder, steps = trainer.recorder, trainer.steps_per_epoch
         done = (recorder.epoch - 1) * steps + recorder.step
-        title = f"{trainer.method.title} {trainer.settings['model']['name'] or 'network'}"
+        title = f"{trainer.method.title} {trainer.student.name or 'network'}"
         show = self.show if trainer.fabric.is_global_zero else False
         self.bar = progress.shown(show, trainer.recipe.epochs * steps, title, done)
         self.shown = self.bar.__enter__()

@@ -5,45 +5,47 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from .. import views
-from ..datasets import Dataset
+from ..data import Dataset
 from ..evaluation import evaluate
-from ..methods import Method
 from ..methods.base import require_method
 from ..models import Classifier, Preprocessed, with_preprocessing
-from ..recipes import Recipe
 from ..runs import Run
+from ..validation import Count, Seed, check
 from .callbacks import Callback
 
-MOST_SHIFT = 0.15  # of a standard deviation, between the constants of a teacher and of the data it is shown
+if TYPE_CHECKING:
+    from .task import Task
+
+MAX_SHIFT = 0.15  # of a standard deviation, between the constants of a teacher and of the data it is shown
 MEASURED_IMAGES = 256  # of a teacher on data that it did not learn from
 EVENTS = tuple(name for name in vars(Callback) if name.startswith("on_") or name == "teardown")
 
 
-def require_parts(
-    student: object, teacher: object, data: object, method: object, callbacks: object, loggers: object
-) -> None:  # fmt: skip
-    """Raises TypeError, naming the argument and what it may be, for one of another kind."""
+def require_parts(student: object, teacher: object, data: object, method: object) -> None:
+    """Raise TypeError, naming the argument and what it may be, if one of them has another type."""
     for name, model in (("student", student), ("teacher", teacher)):
         if isinstance(model, Classifier) or (name == "teacher" and model is None):
             continue
-        what = (
-            "an nn.Module is made one by as_classifier(network)" if isinstance(model, nn.Module) else "see create_model"
-        )
+        module = isinstance(model, nn.Module)
+        hint = "as_classifier(network) makes one of an nn.Module" if module else "see create_model"
         others = ", a Run or None" * (name == "teacher")
-        raise TypeError(f"{name} must be a Classifier{others}, got {type(model).__name__}: {what}")
+        raise TypeError(f"{name} must be a Classifier{others}, got {type(model).__name__}: {hint}")
     if not isinstance(data, Dataset):
         hint = "Dataset.from_torch(train, test) makes one of a torch Dataset"
         raise TypeError(f"data must be a Dataset or the name of one, got {type(data).__name__}: {hint}")
     require_method(method)
+
+
+def require_callbacks(callbacks: object, loggers: object) -> None:
+    """Raise TypeError unless these are lists of callbacks and of loggers."""
     if not isinstance(callbacks, list | tuple):
         raise TypeError(f"callbacks must be a list, got {type(callbacks).__name__}: write callbacks=[...]")
     if not isinstance(loggers, list | tuple) or not all(hasattr(logger, "log_metrics") for logger in loggers):
@@ -55,16 +57,14 @@ def require_parts(
             raise TypeError(f"{type(callback).__name__} is no callback: it has none of {', '.join(EVENTS)}")
 
 
-def check_training(
-    student: Classifier, teacher: Classifier | None, data: Dataset, method: Method, recipe: Recipe, seed: int,
-    devices: int, nodes: int,
-) -> None:  # fmt: skip
-    """Raises ValueError for everything that can be known to go wrong before the first step."""
-    if not (isinstance(seed, int) and 0 <= seed < 2**31):
-        raise ValueError(f"seed must be a whole number from 0 to {2**31 - 1}, got {seed}")
-    if method.uses_teacher and teacher is None:
+def check_task(task: Task, devices: int, nodes: int) -> None:
+    """Raise ValueError or TypeError for everything that can be known to go wrong before the first step."""
+    data, method, recipe = task.data, task.method, task.recipe
+    check(Seed, seed=task.seed)
+    check(Count, devices=devices, nodes=nodes)
+    if method.uses_teacher and task.teacher is None:
         raise ValueError(f"{method.title} needs a teacher")
-    if teacher is student:
+    if task.teacher is task.student:
         raise ValueError("the teacher is the student itself: it has to be another network, or a copy")
     if recipe.augment:
         views.find_transform(recipe.augment)
@@ -73,18 +73,8 @@ def check_training(
     height, width = data.size
     if method.views > 1 and height != width:
         raise ValueError(f"rotated views need square images, {data.name} has {height}×{width}: use views=1")
-    for what, count in (("devices", devices), ("nodes", nodes)):
-        if not (isinstance(count, int) and count >= 1):
-            raise ValueError(f"{what} must be a whole number, at least 1, got {count}")
-    processes = devices * nodes
-    smallest = len(data.train) // views.steps(len(data.train), recipe.batch_size) // processes
-    if smallest < 1 or len(data.test) < processes:
-        raise ValueError(f"{processes} processes are more than a batch, or the test set of {data.name}, has images for")
-    if smallest == 1 and has_batchnorm(student):
-        whose = f" for one of {processes} processes" * (processes > 1)
-        batch = f"batch_size {recipe.batch_size} leaves a batch of one image{whose}"
-        raise ValueError(f"{batch}: BatchNorm needs 2 at least")
-    for who, model in (("student", student), ("teacher", teacher if method.uses_teacher else None)):
+    check_batches(task, devices * nodes)
+    for who, model in (("student", task.student), ("teacher", task.teacher)):
         if model is None:
             continue
         if model.num_classes != data.num_classes:
@@ -92,13 +82,19 @@ def check_training(
         _try(model, who, data)
 
 
-def same_folder(one: str | Path, other: str | Path) -> bool:
-    """Whether two paths lead to one folder."""
-    return Path(one).resolve() == Path(other).resolve()
+def check_batches(task: Task, processes: int) -> None:
+    """Raise ValueError if a process would get too small a part of a batch."""
+    data, batch_size = task.data, task.recipe.batch_size
+    smallest = len(data.train) // views.steps(len(data.train), batch_size) // processes
+    if smallest < 1 or len(data.test) < processes:
+        raise ValueError(f"{processes} processes are more than a batch, or the test set of {data.name}, has images for")
+    if smallest == 1 and has_batchnorm(task.student):
+        whose = f" for one of {processes} processes" * (processes > 1)
+        raise ValueError(f"batch_size {batch_size} leaves a batch of one image{whose}: BatchNorm needs 2 at least")
 
 
 def has_batchnorm(model: nn.Module) -> bool:
-    """Whether a layer of it normalises by its batch."""
+    """Return whether a layer of the network normalises by its batch."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
@@ -117,7 +113,7 @@ def _try(model: Classifier, who: str, data: Dataset) -> None:
         model.train(was_training)
 
 
-def fed_as_it_learned(teacher: Classifier, run: Run, data: Dataset) -> Classifier:
+def feed_as_it_learned(teacher: Classifier, run: Run, data: Dataset) -> Classifier:
     """The teacher of a run, with its input scaled and normalised as it was when it learned, if `data` does otherwise.
 
     Where `data` is other data than the run's, the teacher is measured on some of its test images, and a warning says if
@@ -159,7 +155,7 @@ def sees_differently(learned: Mapping[str, Any], data: Dataset) -> bool:
         return True
     ours, theirs = (np.array([pair.mean, pair.std]) for pair in (data, SimpleNamespace(**learned)))
     moved, stretched = abs(ours[0] - theirs[0]) / theirs[1], abs(ours[1] / theirs[1] - 1)
-    return bool(max(moved.max(), stretched.max()) > MOST_SHIFT)
+    return bool(max(moved.max(), stretched.max()) > MAX_SHIFT)
 
 
 def rounded(values: Sequence[float]) -> str:

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
 from .. import hardware, ranks, views
-from ..datasets import Dataset
+from ..config import RunConfig
+from ..data import Dataset
 from ..evaluation import pixel_statistics
 from ..models import Classifier, FeatureMaps, Output
 from ..provenance import NOT_RECORDED
-from ..recipes import Recipe
+from .task import Task
 from .teacher_cache import TeacherCache
 
 TOLERANCE = 0.02  # of a form's logits, ‖Δ‖ / ‖logits‖, against float32
@@ -96,17 +97,35 @@ class FrozenTeacher:
 class Teacher:
     """A `FrozenTeacher` as a training asks it: every process for its part of a batch, and a cache before the network.
 
-    chosen: the form that the teacher has taken and how far its logits are from float32, for run.json.
+    Use it in a `with` block. At its end no file is left half-written, and the network is in its earlier mode again.
     """
 
-    def __init__(self, frozen: FrozenTeacher, fabric: Fabric):
-        self.frozen, self.fabric = frozen, fabric
+    def __init__(self, frozen: FrozenTeacher, fabric: Fabric, mode: bool = False):
+        self.frozen, self.fabric, self.mode = frozen, fabric, mode
         self.cache: TeacherCache | None = None
-        self.chosen: dict[str, Any] = {}
 
-    def choose(self, root: str | Path | None, gigabytes: float, key: dict[str, Any]) -> None:
-        """Take a form, and keep what is said under the folder `root`, if there is one. key: all that decides what the
-        teacher says. A teacher whose features are all in the cache is not asked for its form."""
+    @classmethod
+    def of(cls, task: Task, fabric: Fabric, exact: bool) -> Teacher:
+        """Return the teacher of a task, whose data are on the device that trains. exact: see `FrozenTeacher`."""
+        model, method = task.teacher, task.method
+        assert model is not None
+        mode, maps = model.training, (method.needs_maps, method.teacher_layers)
+        return cls(FrozenTeacher(model, task.data, method.views, fabric, exact, *maps), fabric, mode)
+
+    def __enter__(self) -> Teacher:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.cache:
+            self.cache.close()
+        self.frozen.model.train(self.mode)
+
+    def choose(self, root: str | Path | None, gigabytes: float, key: dict[str, Any]) -> dict[str, Any]:
+        """Take a form, and keep what is said under the folder `root`, if there is one.
+
+        key: all that decides what the teacher says. A teacher whose features are all in the cache is not asked for its
+        form. Returns the form that was taken, and how far its logits are from float32, for run.json.
+        """
         frozen = self.frozen
         if root and frozen.maps:
             warnings.warn("feature maps are not cached: the teacher is asked at every step", stacklevel=2)
@@ -120,7 +139,7 @@ class Teacher:
             kept = {"form": frozen.form, "logits_error": frozen.error}
             if self.cache:
                 self.cache.keep_form(kept)
-        self.chosen = kept
+        return kept
 
     def begin_epoch(self, epoch: int) -> None:
         """Open the cache's file of an epoch, counted from 1."""
@@ -131,11 +150,6 @@ class Teacher:
         """Keep the file of the epoch if it is whole."""
         if self.cache:
             self.cache.end()
-
-    def close(self) -> None:
-        """Leave nothing half-written."""
-        if self.cache:
-            self.cache.close()
 
     def answer(self, x: Tensor, index: Tensor) -> Output:
         """What the teacher says of all views of the whole batch.
@@ -153,10 +167,10 @@ class Teacher:
         return self.frozen.output(features)
 
 
-def usable_cache(root: str | Path | None, settings: dict[str, Any]) -> str | Path | None:
-    """The folder of the teacher cache, or None, with a warning, where the images that the teacher sees depend on the
-    batch, or on what can't be recorded. settings: run.json of the training."""
-    recipe = settings["recipe"]
+def usable_cache(root: str | Path | None, config: RunConfig) -> str | Path | None:
+    """Return the folder of the teacher cache, or None where the images that the teacher sees depend on the batch, or on
+    what can't be recorded. Warns then. config: of the training."""
+    recipe = config.recipe.model_dump()
     if root and recipe["mix"]:
         warnings.warn("mixed images are not cached: the teacher is asked at every step", stacklevel=3)
         return None
@@ -166,18 +180,19 @@ def usable_cache(root: str | Path | None, settings: dict[str, Any]) -> str | Pat
     return root
 
 
-def cache_key(settings: dict[str, Any], data: Dataset, recipe: Recipe, fabric: Fabric) -> dict[str, Any]:
-    """All that decides what a teacher says of a training image. settings: run.json of the training."""
+def cache_key(config: RunConfig, task: Task, device: torch.device) -> dict[str, Any]:
+    """Return all that decides what a teacher says of a training image. config: of the training."""
+    settings, recipe = config.dump(), task.recipe
     key = {
         "teacher": settings["teacher"]["fingerprint"],
         "precision": settings["precision"],
         "exact": settings["teacher"]["exact"],
-        "hardware": hardware.describe(fabric.device),
+        "hardware": hardware.describe(device),
         "data": settings["data"]["fingerprint"],
         "normalisation": [settings["data"]["mean"], settings["data"]["std"]],
         "seed": settings["seed"],
         "views": settings["method"]["views"],
-        "padding": data.train.padding if recipe.crop else 0,
+        "padding": task.data.train.padding if recipe.crop else 0,
         "flip": recipe.flip,
         "torch": torch.__version__,
     }

@@ -15,16 +15,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .. import hardware, ranks, recording, resuming, runs, views
 from ..compiling import compiled
-from ..datasets import Dataset
+from ..config import RunConfig
 from ..downloads import one_line
 from ..evaluation import pixel_statistics, predict
 from ..methods import Batch, Method, Terms
 from ..models import Classifier, FeatureMaps, Output
-from ..recipes import Recipe
 from ..recording import Recorder
 from ..runs import Run
 from .callbacks import Callback
 from .optimization import Optimization
+from .task import Task
 from .teacher import Teacher
 
 
@@ -73,7 +73,7 @@ class Trainer:
     callbacks : list of Callback
     folder : pathlib.Path or None
         The run folder.
-    settings : dict
+    config : RunConfig
         What run.json says of this training.
     should_stop : bool
         Set it to True to end after the current step. The run can be resumed.
@@ -83,23 +83,19 @@ class Trainer:
 
     def __init__(
         self,
-        student: Classifier,
+        task: Task,
         teacher: Teacher | None,
-        data: Dataset,
-        method: Method,
-        recipe: Recipe,
-        seed: int,
         fabric: Fabric,
         folder: Path | None,
-        settings: dict[str, Any],
+        config: RunConfig,
         callbacks: Sequence[Callback] = (),
     ):
-        self.fabric, self.recipe, self.seed, self.folder, self.settings = fabric, recipe, seed, folder, settings
-        self.data, self.teacher = data, teacher
+        self.teacher, self.fabric, self.folder, self.config = teacher, fabric, folder, config
+        self.data, self.recipe, self.seed = data, recipe, _ = task.data, task.recipe, task.seed
         self.mean, self.std = pixel_statistics(data, fabric.device)
-        self.method = method.to(fabric.device)
-        self.student = student.to(fabric.device).to(memory_format=torch.channels_last)
-        forward: Callable[[Tensor], Output] = compiled(self.student) if settings["compile"] else self.student
+        self.method = method = task.method.to(fabric.device)
+        self.student = task.student.to(fabric.device).to(memory_format=torch.channels_last)
+        forward: Callable[[Tensor], Output] = compiled(self.student) if config.compile else self.student
         if method.needs_maps:
             maps, plain = FeatureMaps(self.student, torch.zeros(1, data.channels, *data.size), method.layers), forward
             forward = lambda x: maps(plain, x)  # noqa: E731
@@ -233,7 +229,7 @@ class Trainer:
             if not weight.isfinite().all():
                 step = self.recorder.step
                 where = self.recorder.place(step, self.order[step - 1].tolist(), self.order)
-                if self.settings["precision"] != "32-true":
+                if self.config.precision != "32-true":
                     where += ", and so may precision 32-true"
                 raise FloatingPointError(f"the gradient of the loss is not finite, by the weight {name}, {where}")
 
@@ -243,7 +239,7 @@ class Trainer:
         weights, truth = runs.weights_of(model), data.train.difficulty
         early = {"finished_early": self.finished_early} if self.finished_early else {}
         run = Run(
-            settings={**self.settings, "status": status, "fingerprint": runs.fingerprint(weights), **early},
+            settings={**self.config.dump(), "status": status, "fingerprint": runs.fingerprint(weights), **early},
             history=recorder.history_table(),
             timing=recorder.timing_table(),
             student_state=weights,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .. import analysis
-from ..datasets import Dataset, load_dataset
+from ..data import Dataset, load_dataset
 from ..figures.canvas import CLASS_COLORS, PALE, Drawing, label_of, thumbnail
 from ..figures.space import with_embeddings
 from ..runs import Run

@@ -18,8 +18,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .datasets import Dataset, Split, in_memory, memory_limit, statistics
-from .streams import Streamed
+from .dataset import Dataset, Split, statistics
+from .folders import read_what_fits
+from .streaming import Streamed
 
 CHANNELS = (1, 3, 4)
 Pair = tuple[Any, Any]  # images and labels
@@ -100,10 +101,8 @@ def from_table(
         labels = torch.as_tensor(numbered(part[label].tolist(), chosen))
         return Streamed(folder, names, labels, image_size, workers=workers)
 
-    splits: dict[str, Any] = {what: streamed(part) for what, part in parts.items() if len(part)}
-    if len(rows) * 3 * image_size**2 <= memory_limit():
-        splits = {what: in_memory(part) for what, part in splits.items()}
-    return assemble(name or "table", splits, chosen, mean, std, default_views)
+    splits = {what: streamed(part) for what, part in parts.items() if len(part)}
+    return assemble(name or "table", read_what_fits(splits), chosen, mean, std, default_views)
 
 
 def assemble(

@@ -1,4 +1,4 @@
-"""How the command line writes: help in groups, tables, and all missing options at once. Plain text, no torch.
+"""How the command line writes: help in groups, tables, and errors in one line. Plain text, no torch.
 
 An option belongs to the group that its `rich_help_panel` names. Lines break between words only, so that names stay
 whole at every width of the terminal.
@@ -6,12 +6,15 @@ whole at every width of the terminal.
 
 import inspect
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from .. import launcher
 
 GROUPS = ("Arguments", "Networks", "Data", "Method", "Training", "Grid", "Machine", "Options")  # in this order
 MAX_NAME = 30  # characters; the explanation of a longer name starts on the next line
@@ -143,3 +146,33 @@ def print_table(rows: Iterable[Sequence[str]], right: Sequence[int] = (), fit: b
 def print_text(text: str) -> None:
     """Print a paragraph in lines that fit into the terminal."""
     print("\n".join(wrapped(text, min(shutil.get_terminal_size().columns, 80))))
+
+
+def cell_text(value: Any) -> str:
+    """Return a number with two decimals, or a dash for NaN."""
+    return str(value) if not isinstance(value, float) else "-" if value != value else f"{value:.2f}"
+
+
+def describe(error: Exception) -> str:
+    """The message in one line; without the errno that OSError puts before it."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(text.split()) or type(error).__name__
+
+
+def one_line(text: str) -> str:
+    """Without line breaks, with what a terminal would obey made visible, and its middle left out where it is long."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+    return text if len(text) <= 600 else f"{text[:400]} … {text[-150:]}"
+
+
+def complain(message: str, status: int) -> int:
+    """One line on stderr. Of several processes only the first says what all find before they have met."""
+    distributed = sys.modules.get("torch.distributed")  # processes meet through it
+    together = distributed is not None and distributed.is_initialized()
+    if launcher.is_first() or together:
+        # the first process may have died in the middle of a line, its progress bar
+        who = f"\npckd-nb, process {distributed.get_rank()}" if distributed and together else "pckd-nb"
+        print(f"{who}: {one_line(message)}", file=sys.stderr)
+    return status

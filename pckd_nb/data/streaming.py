@@ -19,8 +19,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from pckd_nb import views
-from pckd_nb.downloads import one_line
+from .. import views
+from ..downloads import one_line
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ CROP = 16  # the random crop's stream of random numbers, beside those of `views`
 
 @dataclass(frozen=True, eq=False)
 class Streamed:
-    """A split whose images are read when they are asked for, with the same interface as `datasets.Split`.
+    """A split whose images are read when they are asked for, with the same interface as `dataset.Split`.
 
     names: (N,) bytes, file names as seen from `folder`: one array, where a million Path objects would be copied into
     every worker · labels: int64 (N,) · images are uint8 (3, side, side) · workers: how many processes read, 0 for none;

@@ -1,0 +1,12 @@
+"""Numbers behind the figures: maps of features, geometry of category centers, difficulty, statistics over seeds."""
+
+from .difficulty import KINDS, difficulty_vs_truth, kinds_of_samples, last_difficulty
+from .embedding import chance_purity, check_matrix, directions, embed, embed_centers, neighbourhood_purity, tsne_map
+from .geometry import center_agreement, center_cka, center_similarity, difference_of_pairs, logit_correlation
+from .statistics import Summary, paired_difference, summarise
+
+__all__ = [
+    "KINDS", "Summary", "center_agreement", "center_cka", "center_similarity", "chance_purity", "check_matrix",
+    "difference_of_pairs", "difficulty_vs_truth", "directions", "embed", "embed_centers", "kinds_of_samples",
+    "last_difficulty", "logit_correlation", "neighbourhood_purity", "paired_difference", "summarise", "tsne_map",
+]  # fmt: skip

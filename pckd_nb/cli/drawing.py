@@ -1,0 +1,26 @@
+"""The command that draws figures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import command
+
+
+@command()
+def figures(
+    runs_folder: Annotated[Path, typer.Option("--runs", help="Folder of runs to draw.")] = Path("data/runs"),
+    out: Annotated[Path, typer.Option(help="Folder for the figures and their captions.")] = Path("figures"),
+    only: Annotated[str | None, typer.Option(help="Comma-separated names, or beginnings such as 05.")] = None,
+) -> None:
+    """Draw every figure that the runs are enough for, from their folders alone."""
+    chosen = None if only is None else only.split(",")
+    if chosen is not None and not all(chosen):
+        raise ValueError(f"--only must be names of figures or their beginnings, comma-separated, got {only!r}")
+    from ..experiments import check_writable
+    from ..figures.collection import draw_all
+
+    check_writable(out)
+    for path in draw_all(runs_folder, out, chosen):
+        print(path)

@@ -1,0 +1,146 @@
+"""Commands that train one network."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .. import catalogue, launcher
+from ..html import value_text
+from .app import command
+from .options import (
+    METHOD_HELP,
+    DataOptions,
+    Init,
+    RecipeOptions,
+    TrainingOptions,
+    check_names,
+    given,
+    in_method,
+    in_networks,
+    on_machine,
+)
+from .sources import load_run_unless, make_network
+
+if TYPE_CHECKING:
+    from ..runs import Run
+
+
+@command()
+def train(
+    model: Annotated[str, in_networks(help="Network: a name that `pckd-nb models` lists.")],
+    data: DataOptions,
+    options: TrainingOptions,
+    recipe: RecipeOptions,
+    init: Init = None,
+) -> None:
+    """Train a network on labels alone: a teacher."""
+    catalogue.check_network(model)
+    from .. import training
+    from ..data import load_dataset
+
+    prepare(options, init)
+    name, sizes = data
+    loaded = load_dataset(name, **sizes)
+    network = make_network(model, loaded, options["seed"], init)
+    report(training.fit(network, loaded, recipe, **with_callbacks(options)), options)
+
+
+@command()
+def distill(
+    student: Annotated[str, in_networks(help="Network to train: a name that `pckd-nb models` lists.")],
+    data: DataOptions,
+    options: TrainingOptions,
+    recipe: RecipeOptions,
+    teacher: Annotated[str | None, in_networks(help="The teacher: a run folder; or a checkpoint file or URL.")] = None,
+    teacher_model: Annotated[
+        str | None, in_networks(help="The teacher's network, if --teacher is a checkpoint.")
+    ] = None,
+    method: Annotated[str, in_method(help=METHOD_HELP)] = "pckd",
+    beta_kd: Annotated[float | None, in_method(help="Weight of L_KD, the distillation of logits.")] = None,
+    beta_fa: Annotated[float | None, in_method(help="Weight of L_FA, feature alignment.")] = None,
+    beta_ca: Annotated[float | None, in_method(help="Weight of L_CA, category center alignment.")] = None,
+    beta_cc: Annotated[float | None, in_method(help="Weight of L_CC, category center contrast.")] = None,
+    temperature: Annotated[float | None, in_method(help="T of L_KD.")] = None,
+    epsilon: Annotated[float | None, in_method(help="Preview threshold: epsilon to the power of the epoch.")] = None,
+    views: Annotated[int | None, in_method(help="Rotations of every image, 1 to 4.")] = None,
+    init: Init = None,
+    teacher_cache: Annotated[
+        Path | None, on_machine(help="Folder that keeps the teacher's features, for other runs.")
+    ] = None,
+    teacher_cache_gb: Annotated[float, on_machine(help="Its size at most, in gigabytes.")] = 20,
+) -> None:
+    """Train a student, by default with PCKD. Weights and views left open come from recipe, data set and paper."""
+    settings = given(beta_kd=beta_kd, beta_fa=beta_fa, beta_ca=beta_ca, beta_cc=beta_cc, temperature=temperature,
+                     epsilon=epsilon, views=views)  # fmt: skip
+    check_names(networks=[student, teacher_model], arms=[method])
+    from .. import training
+    from ..data import load_dataset
+    from ..experiments import parse_arm
+
+    arm = parse_arm(method)
+    for name, value in settings.items():
+        arm = arm.plus(name, value)
+    trained_by, recipe = arm.build(recipe)
+    if trained_by.uses_teacher and teacher is None:
+        raise ValueError(f"method {method} needs --teacher, the run folder of a trained network")
+    prepare(options, init, teacher)
+    teacher_run = load_run_unless(teacher_model, teacher, "--teacher-model") if teacher else None
+    name, sizes = data
+    loaded = load_dataset(name, **sizes)
+    knows = teacher_run or (
+        make_network(teacher_model, loaded, options["seed"], teacher) if teacher and teacher_model else None
+    )
+    network = make_network(student, loaded, options["seed"], init)
+    if not teacher_cache_gb > 0:
+        raise ValueError(f"--teacher-cache-gb must be more than 0, got {teacher_cache_gb}")
+    options.update(given(teacher_cache=teacher_cache), teacher_cache_gb=teacher_cache_gb)
+    report(training.distill(network, knows, loaded, trained_by, recipe, **with_callbacks(options)), options)
+
+
+def prepare(options: dict[str, Any], *used: str | None) -> None:
+    """Check the run folder before the images are read; of several processes, the first does. used: where weights come
+    from, which must not be overwritten."""
+    from .. import resuming, training
+
+    for source in used:
+        if options["overwrite"] and source and training.same_folder(source, options["out"]):
+            raise ValueError(f"'{source}' is used by this training, which would overwrite it: choose another --out")
+    if speaks(options):
+        resuming.prepare(options["out"], resume=options["resume"], overwrite=options["overwrite"])
+
+
+def with_callbacks(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of `distill`, with callbacks and loggers in place of the words of the command line that ask for them."""
+    from ..training import EarlyStopping
+
+    made = {name: value for name, value in options.items() if name not in ("early_stopping", "logger")}
+    if "early_stopping" in options:
+        made["callbacks"] = [EarlyStopping("val_top1", options["early_stopping"])]
+    if "logger" in options:
+        from lightning_fabric import loggers
+
+        kind = loggers.TensorBoardLogger if options["logger"] == "tensorboard" else loggers.CSVLogger
+        made["loggers"] = [kind(options["out"].parent / "logs", name=options["out"].name, version="")]
+    return made
+
+
+def speaks(options: dict[str, Any]) -> bool:
+    """Whether this process is the first of a training with these options of `distill`."""
+    return launcher.is_first(options.get("devices"), options["nodes"])
+
+
+def report(run: "Run", options: dict[str, Any]) -> None:
+    """Say how a training went; leave with 130, as after any Ctrl-C, where it was cut short."""
+    if not speaks(options):  # whose exit status counts: for any other than 0 here Fabric would kill it while it saves
+        return
+    settings = run.settings["method"]["settings"].items()
+    if settings:
+        shown = (f"{name} {value_text(about['value'])} ({about['from']})" for name, about in settings)
+        print("settings: " + ", ".join(shown))
+    if not run.finished:
+        print(f"interrupted after {len(run.history)} whole epochs; the same command with --resume goes on")
+        raise typer.Exit(130)
+    top5 = run.history["test_top5"].iloc[-1]
+    print(f"{run.title}: top-1 {run.accuracy:.2f} %, top-5 {top5:.2f} % after {len(run.history)} epochs")
+    print(f"{run.seconds:.0f} s on {run.settings['hardware']}, saved in {run.path}")

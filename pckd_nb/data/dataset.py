@@ -1,0 +1,372 @@
+"""Data sets as plain tensors: every image of a split in one uint8 tensor, ready to be moved to a device.
+
+What is too large for that stays in files (`streaming.Streamed`). Both kinds of splits are read in the same way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..html import table
+from ..provenance import code_fingerprint
+from ..validation import Share, check
+from .streaming import Streamed
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images, uint8 (N, C, H, W); labels, int64 (N,); where known, difficulty, float32 (N,) in [0, 1], and ids, (N,):
+    what each image is called, such as its file name."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    difficulty: torch.Tensor | None = None
+    ids: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.images, torch.Tensor) or self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise TypeError(f"images must be a uint8 tensor of shape (N, C, H, W), got {_kind(self.images)}")
+        object.__setattr__(self, "labels", _checked_labels(self.labels, len(self.images)))
+        if self.ids is not None and len(self.ids) != len(self.images):
+            raise ValueError(f"there must be one id per image: {len(self.images)} images, {len(self.ids)} ids")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    @property
+    def device(self) -> torch.device:
+        return self.labels.device
+
+    @property
+    def padding(self) -> int:
+        """By how many pixels to pad for the random crop: 4 of 32."""
+        return min(self.shape[1:]) // 8
+
+    def read(
+        self, batches: Iterable[torch.Tensor], *, seed: int | None = None, epoch: int | None = None
+    ) -> Iterator[torch.Tensor]:
+        """For every index tensor, int64 (B,), its images on `device`: uint8 (B, C, H, W), in that order.
+
+        seed and epoch matter only to images that are cropped while they are read, see `Streamed`.
+        """
+        return (self.images[index.to(self.images.device)].to(self.device, non_blocking=True) for index in batches)
+
+    def to(self, device: torch.device | str) -> Split:
+        """The same split with its tensors on `device`. Images that do not fit into the memory of a GPU stay where they
+        are: `read` then brings them there batch by batch."""
+        difficulty = None if self.difficulty is None else self.difficulty.to(device)
+        images = self.images.to(device) if self.images.nbytes <= device_memory(device) else self.images
+        return dataclasses.replace(self, images=images, labels=self.labels.to(device), difficulty=difficulty)
+
+    def take(self, rows: np.ndarray) -> Split:
+        """The part of the split at `rows`, int64 (n,), in that order."""
+        difficulty = None if self.difficulty is None else self.difficulty[rows]
+        ids = None if self.ids is None else self.ids[rows]
+        return dataclasses.replace(
+            self, images=self.images[rows], labels=self.labels[rows], difficulty=difficulty, ids=ids
+        )
+
+    def feed(self, digest: Any) -> None:
+        """Update a hashlib `digest` with every pixel and label, and with the code of a class of your own."""
+        if code := code_fingerprint(type(self)):
+            digest.update(code.encode())
+        for tensor in (self.images, self.labels):
+            digest.update(str(tuple(tensor.shape)).encode())
+            digest.update(tensor.cpu().contiguous().numpy())
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    """A training and a test split, and what has to be known about them.
+
+    `groups` maps the name of a grouping to the coarse name of every class. `mean` and `std` are per channel,
+    of pixels scaled to [0, 1]; `normalisation` says where they are from. `default_views` is 4 where a quarter
+    turn leaves the class as it is, else 1. `options` is what `load_dataset` needs, besides name and root, to
+    build the same data again.
+    """
+
+    name: str
+    train: Split | Streamed
+    test: Split | Streamed
+    classes: tuple[str, ...]
+    groups: dict[str, tuple[str, ...]]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    normalisation: str
+    default_views: int = 4
+    options: dict = field(default_factory=dict)
+    val: Split | Streamed | None = None
+
+    def __post_init__(self) -> None:
+        if doubled := [name for name, count in Counter(self.classes).items() if count > 1]:
+            raise ValueError(f"two classes are called {doubled[0]!r}")
+        for name in ("train", *self.held_out):
+            if not len(getattr(self, name)):
+                raise ValueError(f"{name} of {self.name} has no images")
+        if not all(value > 0 for value in self.std):
+            raise ValueError(f"std must be positive, got {self.std}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise ValueError(f"{name} must have one number per channel, {self.channels}, got {len(values)}")
+        for name in ("train", *self.held_out):
+            labels = getattr(self, name).labels
+            if (
+                labels.device.type == "cpu"
+                and len(labels)
+                and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes
+            ):
+                found = f"{int(labels.min())} to {int(labels.max())}"
+                raise ValueError(f"labels of {name} must be from 0 to {self.num_classes - 1}, got {found}")
+        try:
+            json.dumps(self.options)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"options of a data set are recorded as JSON: {error}") from error
+        if wrong := self.options.keys() & {"name", "root", "workers"}:
+            raise ValueError(f"options of a data set can't have {min(wrong)!r}: they go with the run to other machines")
+
+    @classmethod
+    def from_arrays(cls, train: tuple[Any, Any], test: tuple[Any, Any], **options: Any) -> Dataset:
+        """A data set of images and labels in memory.
+
+        Parameters
+        ----------
+        train, test : pair (images, labels)
+            images: array or tensor of shape (N, H, W), (N, C, H, W) or (N, H, W, C), uint8 or floats in [0, 1];
+            labels: N whole numbers, or N names of classes.
+        val : pair, optional
+            A validation split.
+        classes : sequence of str, optional
+            Names of the classes. Default: the labels themselves if they are text, else their numbers.
+        name : str
+        mean, std : sequence of float, optional
+            Per channel, of pixels in [0, 1]. Default: computed on the training images.
+        default_views : int
+            4 where a quarter turn leaves the class as it is, else 1. Images that are not square have 1.
+        ids : sequence of str, optional
+            What every training image is called. It is kept with the run.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For what is of another kind, does not fit together, or has been normalised.
+
+        Examples
+        --------
+        >>> data = Dataset.from_arrays((x_train, y_train), (x_test, y_test), classes=["cat", "dog"])
+        """
+        from .own import from_arrays
+
+        return from_arrays(train, test, **options)
+
+    @classmethod
+    def from_torch(cls, train: Any, test: Any, **options: Any) -> Dataset:
+        """A data set of two `torch.utils.data.Dataset`, read once into memory.
+
+        Parameters
+        ----------
+        train, test : torch.utils.data.Dataset
+            Items (image, label): a PIL image, an array or a tensor, all of one size, uint8 or floats in [0, 1]. Random
+            transforms belong into `distill(..., augment=...)`.
+        val : torch.utils.data.Dataset, optional
+            A validation split.
+        classes, name, mean, std, default_views
+            As in `from_arrays`. Default of classes: `train.classes`, if there are such.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For what is of another kind, or images of different sizes.
+
+        Examples
+        --------
+        >>> data = Dataset.from_torch(FashionMNIST("data"), FashionMNIST("data", train=False))
+        """
+        from .own import from_torch
+
+        return from_torch(train, test, **options)
+
+    @classmethod
+    def from_table(cls, table: Any, **options: Any) -> Dataset:
+        """A data set of image files that a table lists: one row per image, with its path, class and split.
+
+        Parameters
+        ----------
+        table : path of a CSV file, or DataFrame
+        image, label, split : str
+            Names of the columns, by default "path", "class" and "split". The last one has "train", "test" or "val".
+        root : path, optional
+            The folder that the paths start from. Default: the folder of the CSV file.
+        image_size : int
+            Side in pixels to which images are scaled and cut. Default 32.
+        workers : int, optional
+            Processes that read images where these do not fit into memory.
+        classes, name, mean, std, default_views
+            As in `from_arrays`.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the table or an image is missing.
+        ValueError
+            For a column that is missing, or empty cells.
+
+        Examples
+        --------
+        >>> data = Dataset.from_table("birds.csv", image="file", label="species", image_size=64)
+        """
+        from .own import from_table
+
+        return from_table(table, **options)
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """The names of the splits that no network learns from: "test", and "val" if there is one."""
+        return ("test",) if self.val is None else ("test", "val")
+
+    def with_validation(self, share: float, seed: int = 0) -> Dataset:
+        """The same data set with a part of its training images held out as `val`.
+
+        Parameters
+        ----------
+        share : float in (0, 1)
+            Of the training images; classes are as evenly spread as possible.
+        seed : int
+            Decides which.
+
+        Raises
+        ------
+        ValueError
+            If there is a validation split already, or one of the parts would have fewer images than classes.
+        """
+        if self.val is not None:
+            raise ValueError(f"{self.name} has a validation split already, of {len(self.val):,} images")
+        check(Share, val=share)
+        count = round(share * len(self.train))
+        if min(count, len(self.train) - count) < self.num_classes:
+            fewer = f"{len(self.train) - count} + {count} images for {self.num_classes} classes"
+            raise ValueError(f"val={share:g} of {self.name} leaves {fewer}: each part needs one per class")
+        chosen = evenly_spread(self.train.labels, count, self.num_classes, seed)
+        rest = np.setdiff1d(np.arange(len(self.train)), chosen)
+        options = {**self.options, "val": share, "val_seed": seed}
+        return dataclasses.replace(self, train=self.train.take(rest), val=self.train.take(chosen), options=options)
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        images = f"{len(self.train):,} + {len(self.test):,} images of {self.channels}×{height}×{width}"
+        return f"Dataset({self.name!r}: {images}, {self.num_classes} classes)"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows for a cell that ends in a data set."""
+        height, width = self.size
+        shown = ", ".join(self.classes[:10]) + ", …" * (self.num_classes > 10)
+        rows = {
+            **{f"{name} images": f"{len(getattr(self, name)):,}" for name in ("train", *self.held_out)},
+            "image": f"{self.channels} × {height} × {width}",
+            "classes": f"{self.num_classes}: {shown}",
+            "mean": ", ".join(f"{value:.4f}" for value in self.mean),
+            "std": ", ".join(f"{value:.4f}" for value in self.std),
+            "mean and std": self.normalisation,
+            "views": self.default_views,
+            "fingerprint": self.fingerprint,
+        }
+        return table(self.name, rows)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def channels(self) -> int:
+        return self.train.shape[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.train.shape[1:]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with any pixel, label or class name.
+
+        Of a streamed data set they are taken from file names within the folder, file sizes in bytes, labels, class
+        names and image size instead: another image of the same name and size is not seen, and the same images in
+        memory have another fingerprint.
+        """
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        for name in ("train", *self.held_out):
+            getattr(self, name).feed(digest)
+        return digest.hexdigest()[:16]
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """The same data set with its tensors on `device`."""
+        moved = {name: getattr(self, name).to(device) for name in ("train", *self.held_out)}
+        return dataclasses.replace(self, **moved)
+
+
+def device_memory(device: torch.device | str) -> float:
+    """How many bytes of images a device may keep: half of what is free on a GPU, all that there are elsewhere."""
+    device = torch.device(device)
+    return torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else math.inf
+
+
+def _checked_labels(labels: Any, count: int) -> torch.Tensor:
+    """Labels as int64. Raises TypeError or ValueError unless there is one whole number per image."""
+    labels = torch.as_tensor(labels)
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.ndim != 1:
+        hint = ": one-hot labels become numbers by labels.argmax(1)" * (labels.ndim == 2)
+        raise TypeError(f"labels must be whole numbers of shape (N,), got {_kind(labels)}{hint}")
+    if len(labels) != count:
+        raise ValueError(f"there must be one label per image: {count} images, {len(labels)} labels")
+    numbers: torch.Tensor = labels.long()
+    return numbers
+
+
+def _kind(value: Any) -> str:
+    shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+    return f"{getattr(value, 'dtype', type(value).__name__)}{shape}"
+
+
+def evenly_spread(labels: torch.Tensor, count: int, num_classes: int, seed: int) -> np.ndarray:
+    """The places of `count` random samples, in order, with classes as evenly spread as there are samples."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    shuffled = labels.cpu().numpy()[order]
+    turn = np.empty(len(labels), np.int64)  # a sample's place among those of its class, in random order
+    for label in range(num_classes):
+        turn[shuffled == label] = np.arange((shuffled == label).sum())
+    places: np.ndarray = np.sort(order[np.argsort(turn, kind="stable")[:count]])
+    return places
+
+
+def statistics(train: Split | Streamed) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+    """Mean and standard deviation of every channel; the latter at least 1/255, for images of one colour."""
+    if isinstance(train, Streamed):
+        sample = torch.linspace(0, len(train) - 1, min(1000, len(train))).round().long()
+        images = torch.cat(list(train.read(sample.split(50))))
+        source = f"computed on {len(sample):,} of the training images, evenly spread"
+    else:
+        images, source = train.images, "computed on the training images"
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means, stds = [], []
+    for channel in images.unbind(1):
+        share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
+        mean = (share * values).sum()
+        means.append(mean.item())
+        stds.append(max((share * (values - mean) ** 2).sum().sqrt().item(), 1 / 255))
+    return tuple(means), tuple(stds), source

@@ -1,0 +1,159 @@
+"""Folders of images: one sub-folder per class, and ImageNet as its archives unpack."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import shutil
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .. import downloads
+from .dataset import Split
+from .streaming import Streamed, fit, read_image
+
+_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_TREE = "folder:PATH needs PATH/train/CLASS and PATH/test/CLASS"
+
+
+def read_folder(
+    folder: Path, image_size: int | None, workers: int | None
+) -> tuple[Streamed, Streamed, tuple[str, ...]]:
+    """PATH/train/CLASS/* and PATH/test/CLASS/* as RGB images of one size, still in their files.
+
+    Unless given, the size is the most frequent one among the training images if that is square and at most 64×64,
+    else 32×32; images of another size are scaled until the shorter side fits, and cut to the middle.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}: {_TREE}")
+    train, test, classes = _class_folders(folder / "train", folder / "test", side=image_size or 32, workers=workers)
+    if image_size is None:
+        sizes = Counter(read_image(train.path(row), lambda image: image.size) for row in range(len(train)))
+        (width, height), _ = sizes.most_common(1)[0]
+        if width == height <= 64:
+            train, test = (dataclasses.replace(part, side=width) for part in (train, test))
+    return train, test, classes
+
+
+def read_imagenet(folder: Path, side: int, workers: int | None) -> tuple[Streamed, Streamed, tuple[str, ...]]:
+    """PATH/train/CLASS/* and PATH/val/CLASS/*, or test for val; unpacked first where only the archives are there."""
+    names = {"train": ("train",), "val": ("val", "test")}
+    if missing := [part for part in names if not any((folder / name).is_dir() for name in names[part])]:
+        _unpack_imagenet(folder, missing)
+    test = folder / "val" if (folder / "val").is_dir() else folder / "test"
+    return _class_folders(folder / "train", test, side=side, random_crop=True, workers=workers)
+
+
+def _unpack_imagenet(folder: Path, parts: list[str]) -> None:
+    """Let torchvision verify and unpack the archives of `parts`, train or val or both, through tarfile's data filter.
+
+    A part gets its name when it is complete, so that one whose unpacking was interrupted is not taken for whole.
+    """
+    from torchvision.datasets import imagenet
+
+    downloads.check_tarfile()  # before anybody is sent for the archives
+    archives = {folder / file: md5 for file, md5 in imagenet.ARCHIVE_META.values()}
+    needed = [folder / imagenet.ARCHIVE_META[part][0] for part in (*parts, *["devkit"] * ("val" in parts))]
+    if not all(archive.is_file() for archive in needed):
+        raise FileNotFoundError(
+            f"there is no {' and no '.join(str(folder / part) for part in parts)}: ImageNet has to be obtained by "
+            f"hand, from image-net.org; put {', '.join(archive.name for archive in archives)} into {folder}, "
+            f"or images into {folder / 'train' / 'CLASS'} and {folder / 'val' / 'CLASS'}"
+        )
+    try:
+        with downloads.careful_tarfile():
+            if "val" in parts:
+                imagenet.parse_devkit_archive(folder)
+            for part in parts:
+                unfinished = folder / f"{part}.unfinished"
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unpack = imagenet.parse_train_archive if part == "train" else imagenet.parse_val_archive
+                try:
+                    unpack(folder, folder=unfinished.name)
+                    unfinished.rename(folder / part)
+                finally:
+                    shutil.rmtree(unfinished, ignore_errors=True)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise OSError(f"the archives in {folder} were not unpacked: {downloads.one_line(error)}") from error
+    except RuntimeError:  # which does not say what it found
+        for archive in needed:
+            downloads.check_md5(archive, archives[archive], "obtain it again")
+        raise
+
+
+def _class_folders(train: Path, test: Path, **options: Any) -> tuple[Streamed, Streamed, tuple[str, ...]]:
+    """The splits in two folders of class folders, and the classes. options: of `Streamed`."""
+    train_files, test_files = _files_by_class(train), _files_by_class(test)
+    classes = tuple(train_files)
+    if len(classes) < 2:
+        raise ValueError(f"{train} has one class folder, {classes[0]}: two or more are needed")
+    if unknown := [name for name in test_files if name not in train_files]:
+        raise ValueError(f"{test} has class folders that train lacks: {', '.join(unknown)}")
+
+    def split(folder: Path, files: dict[str, list[str]]) -> Streamed:
+        names = np.array([os.fsencode(f"{name}/{file}") for name in files for file in files[name]])
+        counts = torch.tensor([len(files.get(name, ())) for name in classes])
+        return Streamed(folder, names, torch.arange(len(classes)).repeat_interleave(counts), **options)
+
+    return split(train, train_files), split(test, test_files), classes
+
+
+def _files_by_class(folder: Path) -> dict[str, list[str]]:
+    """The image files of every class, both sorted by name; what is hidden or no image is left out."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}: {_TREE}")
+    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+    if not classes:
+        raise ValueError(f"{folder} has no class folder: images belong into {folder / 'CLASS'}")
+    for name in (str(folder), *classes):
+        if not _is_utf8(name):  # run.json could not name it
+            raise ValueError(f"the name of the folder {ascii(name)} is not in UTF-8: rename it")
+    files = {}
+    for name in classes:
+        names = sorted(entry.name for entry in os.scandir(folder / name) if entry.is_file())
+        files[name] = [n for n in names if n[0] != "." and n.lower().endswith(_EXTENSIONS)]
+        if not files[name]:
+            raise ValueError(f"{folder / name} has no image: expected are files in {', '.join(_EXTENSIONS)}")
+    return files
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether a name, as the system gave it, can be written down."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def memory_limit() -> float:
+    """Return how many bytes the images of a folder may fill: a quarter of the machine's memory."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return math.inf
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 4
+
+
+def read_what_fits(splits: Mapping[str, Streamed]) -> dict[str, Streamed | Split]:
+    """Return the splits in memory if all of them together fit into `memory_limit`, else as they are."""
+    needed = sum(len(split) * math.prod(split.shape) for split in splits.values())
+    return {name: in_memory(split) if needed <= memory_limit() else split for name, split in splits.items()}
+
+
+def in_memory(split: Streamed) -> Split:
+    """Return the same split with its images in memory, scaled and cut by `streaming.fit`."""
+    images = (read_image(split.path(row), partial(fit, side=split.side)) for row in range(len(split)))
+    return Split(stack(images, len(split), split.side), split.labels, ids=split.names)
+
+
+def stack(images: Iterable[Image.Image], count: int, side: int) -> torch.Tensor:
+    """RGB images of one size as uint8 (count, 3, side, side)."""
+    pixels = np.empty((count, 3, side, side), np.uint8)
+    for row, image in enumerate(images):  # one thread: for small images a pool was measured to be twice as slow
+        pixels[row] = np.asarray(image).transpose(2, 0, 1)
+    return torch.from_numpy(pixels)

@@ -1,0 +1,200 @@
+"""`load_dataset`: a data set by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from .. import downloads
+from ..catalogue import DATASETS, WITH_PATH, check_dataset
+from ..plugs import is_plug, load_plug
+from ..validation import Seed, check, plain
+from . import shapes
+from .dataset import Dataset, Split, evenly_spread, statistics
+from .folders import read_folder, read_imagenet, read_what_fits
+from .published import SUPERCLASS_OF_CLASS, SUPERCLASSES, read_cifar, read_fashion_mnist, read_stl10, read_tiny_imagenet
+from .streaming import Streamed
+from .synthetic import read_digits, read_shapes100
+
+Workers = Annotated[int, Field(ge=0)] | None
+ImageSize = Annotated[int, Field(ge=8)] | None
+
+
+def load_dataset(
+    name: str,
+    root: str | Path | None = None,
+    *,
+    train_size: int | None = None,
+    test_size: int | None = None,
+    image_size: int | None = None,
+    workers: int | None = None,
+    seed: int = 0,
+    val: float = 0,
+    val_seed: int = 0,
+) -> Dataset:
+    """Load one of `DATASETS`.
+
+    shapes100 is drawn with `train_size` and `test_size` images (10,000 and 2,000 unless said); of any other
+    data set these take a random part with its classes as evenly spread as possible. `seed` decides what is
+    drawn or taken: the same arguments give the same data. `image_size` is the side in pixels, at least 8, to which
+    stl10, tinyimagenet, imagenet and folders are scaled. imagenet, and a folder that would fill more than a quarter
+    of the memory, stay in files, which `workers` processes read (None: one a CPU core, at most 8; 0: none).
+    `val` and `val_seed`: see `Dataset.with_validation`.
+
+    Raises ValueError (unknown name, impossible size, unusable folder), TypeError (a size that is no whole number),
+    FileNotFoundError (no such folder) or OSError (failed download, damaged file).
+    """
+    if is_plug(name) and not name.startswith(WITH_PATH):
+        return _plugged(name, train_size=train_size, test_size=test_size, image_size=image_size, workers=workers)
+    root = downloads.default_root() if root is None else Path(root).expanduser()
+    sizes = map(plain, (train_size, test_size, image_size, workers, seed))
+    train_size, test_size, image_size, workers, seed = sizes
+    check(Seed, seed=seed)
+    check(Workers, workers=workers)
+    image_size = _image_size(name, image_size)
+    train: Split | Streamed
+    test: Split | Streamed
+    if name == "shapes100":
+        classes = shapes.CLASSES
+        train_size = 10_000 if train_size is None else train_size
+        test_size = 2_000 if test_size is None else test_size
+        _check_size("train_size", train_size, len(classes))
+        _check_size("test_size", test_size, len(classes))
+        train, test = read_shapes100(root, train_size, test_size, seed)
+    else:
+        train, test, classes = _load(name, root, image_size, workers)
+        train = _part("train_size", train, train_size, len(classes), seed)
+        test = _part("test_size", test, test_size, len(classes), seed)
+        if name.startswith("folder:"):
+            assert isinstance(train, Streamed) and isinstance(test, Streamed)  # as folders are
+            train, test = read_what_fits({"train": train, "test": test}).values()
+    mean, std, normalisation = _PUBLISHED_STATISTICS.get(name.split(":")[0]) or statistics(train)
+    data = Dataset(
+        name=name,
+        train=train,
+        test=test,
+        classes=classes,
+        groups=_groups(name),
+        mean=mean,
+        std=std,
+        normalisation=normalisation,
+        default_views=1 if name == "digits" else 4,  # a 6 upside down is a 9
+        options={"train_size": train_size, "test_size": test_size, "image_size": image_size, "seed": seed},
+    )
+    return data.with_validation(val, val_seed) if val else data
+
+
+def _plugged(name: str, **sizes: int | None) -> Dataset:
+    """The data set that a function of your own makes, "module:Name" or "file.py:Name"."""
+    if given := [option for option, value in sizes.items() if value is not None]:
+        raise ValueError(f"{given[0]} is not for data of your own: let '{name}' make it so")
+    data = load_plug(name)()
+    if not isinstance(data, Dataset):
+        raise ValueError(f"'{name}' must return a Dataset, got {type(data).__name__}; see Dataset.from_torch")
+    return data
+
+
+def rebuild(about: Mapping[str, Any], root: str | Path | None = None, **changes: Any) -> Dataset:
+    """The data set of a run once more.
+
+    Parameters
+    ----------
+    about : dict
+        "data" of its run.json.
+    root, **changes
+        As in `load_dataset`, in place of what the run had.
+
+    Raises
+    ------
+    ValueError
+        If the run was trained on data of your own; and what `load_dataset` raises.
+    """
+    options = {**about["options"], **changes}
+    known = {"train_size", "test_size", "image_size", "workers", "seed", "val", "val_seed"}
+    if unknown := options.keys() - known:
+        raise ValueError(
+            f"{about['name']} is data of your own, with option {min(unknown)!r}: hand over the data itself"
+        )
+    if not str(about["name"]).startswith(WITH_PATH) and about["name"] not in DATASETS:
+        raise ValueError(
+            f"there is no data set {about['name']!r}: if it is data of your own, hand over the data itself"
+        )
+    return load_dataset(about["name"], root, **options)
+
+
+def _load(
+    name: str, root: Path, image_size: int | None, workers: int | None
+) -> tuple[Split | Streamed, Split | Streamed, tuple[str, ...]]:
+    if name == "digits":
+        return read_digits()
+    if name in ("cifar10", "cifar100"):
+        return read_cifar(name, root)
+    if name == "fashion_mnist":
+        return read_fashion_mnist(root)
+    if name == "stl10":
+        return read_stl10(root, image_size or 32)
+    if name == "tinyimagenet":
+        return read_tiny_imagenet(root, image_size or 32)
+    if name == "imagenet":
+        return read_imagenet(root / "imagenet", image_size or 224, workers)
+    if isinstance(name, str) and name.startswith("imagenet:"):
+        return read_imagenet(_path_in(name), image_size or 224, workers)
+    if isinstance(name, str) and name.startswith("folder:"):
+        return read_folder(_path_in(name), image_size, workers)
+    check_dataset(name)  # says which names are known
+    raise AssertionError(f"{name!r} is known, and not built")
+
+
+def _check_size(what: str, size: int, num_classes: int) -> None:
+    check(int, **{what: size})
+    if size < num_classes:
+        raise ValueError(f"{what} must be at least {num_classes}, the number of classes, got {size}")
+
+
+_FIXED_SIZES = {"shapes100": 32, "digits": 16, "cifar10": 32, "cifar100": 32, "fashion_mnist": 28}
+
+
+def _image_size(name: str, size: int | None) -> int | None:
+    check(ImageSize, image_size=size)
+    if size is not None and size != _FIXED_SIZES.get(name, size):
+        raise ValueError(f"image_size is {size}: {name} has images of {_FIXED_SIZES[name]} pixels only")
+    return size
+
+
+def _part(what: str, split: Split | Streamed, size: int | None, num_classes: int, seed: int) -> Split | Streamed:
+    """A random part in the original order, classes as evenly spread as the split allows."""
+    if size is None:
+        return split
+    _check_size(what, size, num_classes)
+    if size > len(split):
+        raise ValueError(f"{what} is {size}: there are only {len(split)} images")
+    return split.take(evenly_spread(split.labels, size, num_classes, seed))
+
+
+_PUBLISHED_STATISTICS = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), "CIFAR-10, the usual published values"),
+    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), "CIFAR-100, as in RepDistiller"),
+    "tinyimagenet": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262), "TinyImageNet, as in mdistiller"),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "ImageNet, as torchvision's published networks"),
+}
+
+
+def _groups(name: str) -> dict[str, tuple[str, ...]]:
+    if name == "shapes100":
+        return {
+            "shape": tuple(shape for shape in shapes.SHAPES for _ in shapes.PATTERNS),
+            "pattern": tuple(pattern for _ in shapes.SHAPES for pattern in shapes.PATTERNS),
+        }
+    if name == "cifar100":
+        return {"superclass": tuple(SUPERCLASSES[coarse] for coarse in SUPERCLASS_OF_CLASS)}
+    return {}
+
+
+def _path_in(name: str) -> Path:
+    kind, _, path = name.partition(":")
+    if not path:
+        raise ValueError(f"'{name}' lacks a path: write {kind}:PATH")
+    return Path(path).expanduser()

@@ -1,0 +1,73 @@
+"""The folder of a run, around its training: claimed, held, begun or gone on with, and tidied up after an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+
+from .. import files, ranks, resuming, runs
+from ..config import RunConfig
+from ..runs import Run
+from .task import Task
+
+
+def claim(out: str | Path, task: Task, *, resume: bool, overwrite: bool) -> Path:
+    """Return the run folder, if the run may be written there. Raises what `resuming.prepare` does."""
+    run = task.teacher_run
+    if overwrite and run and run.path and same_folder(run.path, out):
+        raise ValueError(f"the teacher's run lies in '{out}', which would be overwritten: choose another folder")
+    return resuming.prepare(out, resume=resume, overwrite=overwrite)
+
+
+def same_folder(one: str | Path, other: str | Path) -> bool:
+    """Return whether two paths lead to one folder."""
+    return Path(one).resolve() == Path(other).resolve()
+
+
+@contextmanager
+def hold(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Within the block no other process trains in `folder`. Raises BlockingIOError if one does already."""
+    with files.locked(folder):
+        resuming.prepare(folder, resume=resume, overwrite=overwrite)  # another process may have been here meanwhile
+        yield
+
+
+def finished_run(folder: Path, config: RunConfig) -> Run | None:
+    """Return the run in a folder, if it is finished. Raises ValueError if it has other settings than `config`."""
+    if not (folder / "run.json").exists():
+        return None
+    resuming.check_same(folder, config.dump())
+    if runs.read_settings(folder)["status"] != "finished":
+        return None
+    resuming.remove_checkpoints(folder)
+    return runs.load_run(folder)
+
+
+def begin(folder: Path, config: RunConfig, resume: bool) -> dict[str, Any] | None:
+    """Return the checkpoint to go on from; or begin the run in `folder`, and return None."""
+    if resume and resuming.has_checkpoint(folder):
+        return resuming.read_checkpoint(folder)
+    resuming.begin(folder, config.dump())
+    return None
+
+
+@contextmanager
+def tidied_after_errors(folder: Path | None, fabric: Fabric) -> Iterator[None]:
+    """After an error in the block, leave a checkpoint to go on from, or nothing; and say what is left."""
+    try:
+        yield
+    except BaseException as error:
+        with suppress(OSError):
+            if folder and not resuming.worth_keeping(folder):
+                resuming.clear(folder)
+            elif folder and isinstance(error, OSError) and error.strerror and resuming.has_checkpoint(folder):
+                error.strerror += "; the last checkpoint is as it was, --resume goes on from it"
+        if fabric.world_size > 1 and isinstance(error, RuntimeError) and ranks.lost(error):
+            raise ConnectionError(
+                "another process of this training is gone: the same command with --resume goes on"
+            ) from error
+        raise

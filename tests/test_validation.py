@@ -1,0 +1,107 @@
+"""Errors of declared settings: their kind, and one line that says what was given and what is valid."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from pckd_nb.config import RunConfig, check_settings
+from pckd_nb.validation import Count, Fraction, NotNegative, Positive, Seed, Share, check, check_fields
+
+
+@pytest.mark.parametrize(
+    ("kind", "good"),
+    [(Count, [1, 10**9, np.int64(3)]), (Seed, [0, 2**31 - 1]), (Positive, [1e-300, 5, np.float32(2)])]
+    + [(NotNegative, [0, 0.5]), (Fraction, [0, 0.999]), (Share, [0.5])],
+)
+def test_values_that_fit(kind, good):
+    for value in good:
+        check(kind, value=value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "error", "message"),
+    [
+        (Count, 0, ValueError, "epochs must be at least 1, got 0"),
+        (Count, 10**9 + 1, ValueError, "epochs must be at most 1000000000, got 1000000001"),
+        (Count, 1.5, TypeError, "epochs must be a whole number, got 1.5"),
+        (Count, True, TypeError, "epochs must be a whole number, got True"),
+        (Count, "3", TypeError, "epochs must be a whole number, got '3'"),
+        (Positive, float("nan"), ValueError, "epochs must be a finite number, got nan"),
+        (Positive, None, TypeError, "epochs must be a number, got None"),
+        (Share, 1.0, ValueError, "epochs must be less than 1, got 1.0"),
+        (Seed, np.arange(2), TypeError, "epochs must be a whole number, got ndarray"),
+        (Seed, "a\nb" * 90, TypeError, None),
+    ],
+)
+def test_values_that_do_not_fit(kind, value, error, message):
+    with pytest.raises(error) as caught:
+        check(kind, epochs=value)
+    assert type(caught.value) is error and not isinstance(caught.value, ValidationError)
+    text = str(caught.value)
+    assert "\n" not in text and len(text) < 120 and text.startswith("epochs must be")
+    assert message is None or text == message
+
+
+def test_fields_of_a_dataclass_are_named():
+    @dataclass
+    class Settings:
+        sizes: dict[str, Count]
+        rate: Positive = 0.1
+
+    check_fields(Settings({"train": 3}))
+    with pytest.raises(ValueError, match=r"^sizes\.train must be at least 1, got 0$"):
+        check_fields(Settings({"train": 0}))
+    with pytest.raises(TypeError, match=r"^rate must be a number, got 'x'$"):
+        check_fields(Settings({}, "x"))
+
+
+def settings() -> dict:
+    """A run.json with the least that one has."""
+    data = {"name": "digits", "options": {"seed": 0}, "fingerprint": "ab", "train_images": 3, "test_images": 2}
+    data |= {"image_size": [16, 16], "mean": [0.1], "std": [0.2], "normalisation": "x", "classes": ["a", "b"]}
+    model = {"name": "resnet8", "num_classes": 2, "in_channels": 1, "parameters": 9}
+    method = {"name": "KD", "title": "KD", "views": 1, "settings": {"beta_kd": {"value": 1.0, "from": "default"}}}
+    recipe = {"epochs": 1, "method": {}}
+    return {"format": 1, "status": "finished", "method": method, "model": model, "teacher": None, "seed": 0,
+            "data": {**data, "groups": {}}, "recipe": recipe, "hardware": "CPU", "fingerprint": "cd"}  # fmt: skip
+
+
+def test_a_run_json_is_the_dump_of_its_config():
+    whole = {**settings(), "of another version": [1]}
+    config = RunConfig.model_validate(whole)
+    assert config.dump() == whole
+    assert config.method.settings["beta_kd"].source == "default"
+    config.compile = True
+    assert config.dump() == {**whole, "compile": True}
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("seed", None, "seed is missing"),
+        ("seed", "0", "seed must be a whole number, got '0'"),
+        ("model.in_channels", 10**6, "model.in_channels must be at most 4096"),
+        ("model.num_classes", 3, "data.classes has not 3 names"),
+        ("data.image_size", [16], "data.image_size: List should have at least 2 items"),
+        ("data.options", {"root": "/"}, "data.options.root is not allowed"),
+        ("data.options", {"seed": "0"}, "data.options.seed is not allowed to be '0'"),
+        ("method.settings", {"beta_kd": 1.0}, "method.settings.beta_kd"),
+        ("teacher", {"name": "resnet20"}, "teacher.fingerprint is missing"),
+        ("fingerprint", None, "fingerprint is missing"),
+    ],
+)
+def test_what_is_wrong_in_a_run_json_is_named(place, value, message):
+    whole = settings()
+    *way, name = place.split(".")
+    part = whole
+    for step in way:
+        part = part[step]
+    if value is None:
+        del part[name]
+    else:
+        part[name] = value
+    with pytest.raises(ValueError) as error:
+        check_settings(whole)
+    assert message in str(error.value) and "\n" not in str(error.value)
