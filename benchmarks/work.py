@@ -139,7 +139,7 @@ class PackageLoop:
         trainer, train = self.trainer, self.trainer.data.train
         while True:
             batches = views.batches(len(train), trainer.recipe.batch_size, trainer.seed, 1)
-            yield from zip(batches, train.read(batches, seed=trainer.seed, epoch=1), strict=True)
+            yield from zip(batches, trainer.images(batches, 1), strict=True)
 
     def read(self) -> tuple[Tensor, Tensor]:
         """The next batch: its positions in the training set, and its images on the device."""
@@ -149,7 +149,7 @@ class PackageLoop:
     def input(self) -> Tensor:
         """The next batch as the networks get it: cropped, normalised, turned, channels_last."""
         index, images = self.read()
-        return self.trainer.inputs(images, index, 1)[0]
+        return self.trainer.inputs(images, index)[0]
 
     def step(self) -> None:
         index, images = self.read()

@@ -7,6 +7,7 @@ nor restart can change how a sample is cropped, and a resumed run is the same ru
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from numbers import Integral
 
 import numpy as np
@@ -94,6 +95,33 @@ def augment(images: Tensor, seed: int, epoch: int, index: Tensor, padding: int =
         mirrored = random_bits(seed, epoch, index, FLIP) % 2 == 1
         cropped = torch.where(mirrored[:, None, None, None], cropped.flip(3), cropped)
     return cropped
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """All that happens to stored images in training before they are normalised: crop, flip and any other transform.
+
+    It is a pure function of (seed, epoch, index), so it can be applied by any process, and in any order.
+
+    Parameters
+    ----------
+    seed : int
+    padding : int
+        Of the random crop; 0 for none.
+    flip : bool
+    transform : callable, optional
+        See `transform`.
+    """
+
+    seed: int
+    padding: int
+    flip: bool
+    transform: Transform | None = None
+
+    def __call__(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
+        """Return the images as they are in an epoch. images: uint8 (B, C, H, W); index: int64 (B,)."""
+        images = augment(images, self.seed, epoch, index, self.padding, self.flip)
+        return transform(self.transform, images, self.seed, epoch, index) if self.transform else images
 
 
 def find_transform(name: str | Transform) -> Transform:

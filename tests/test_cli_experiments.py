@@ -34,6 +34,12 @@ def test_compare_prints_a_table_with_intervals(run, teacher):  # noqa: F811
     assert status == 0 and "6 points, 6 finished, 0 to train" in out and "projected" not in out
 
 
+def test_a_grid_can_hold_out_a_validation_split(run, teacher):  # noqa: F811
+    status, _, _ = run("compare", *grid(teacher, "--methods", "supervised", "--val", "0.2", "--epochs", "1"))
+    table = pd.read_csv("grid/results.csv")
+    assert status == 0 and table["val_top1"].between(0, 100).all() and len(table) == 2
+
+
 def test_a_dry_run_only_counts(run, teacher, tmp_path):  # noqa: F811
     status, out, _ = run("sweep", *grid(teacher, "--factor", "beta_fa=0,20", "--factor", "views=1,2", "--dry-run"))
     assert status == 0

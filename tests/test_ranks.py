@@ -181,8 +181,8 @@ def test_what_can_not_be_split_is_refused(data, student, tmp_path, monkeypatch):
             pckd.fit(student, data, recipe, accelerator="cpu", out=tmp_path / "run", progress=False, **options)
         assert not list(tmp_path.iterdir())
 
-    refused("devices must be a whole number, at least 1, got 0", devices=0)
-    refused("nodes must be a whole number, at least 1, got 1.5", devices=2, nodes=1.5)
+    refused("devices must be at least 1, got 0", devices=0)
+    refused("nodes must be at least 1, got 0", devices=2, nodes=0)
     refused("17 processes are more than a batch", devices=17)
     refused("a batch of one image for one of 16 processes: BatchNorm", devices=16)
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)

@@ -6,6 +6,7 @@ import pickle
 import signal
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,33 @@ def test_workers_leave_ctrl_c_to_the_main_process(tmp_path):
 
 def test_what_workers_get_can_be_sent_to_them(tmp_path, monkeypatch):
     """Where Python does not fork they are sent everything; labels on a GPU are not for them."""
-    reader = streams._Reader(make(tmp_path, random_crop=True).to("meta"), streams._rgb, 1, 1)
+    augment = partial(views.Augmentation(1, 2, True), epoch=1)
+    reader = streams._Reader(make(tmp_path, random_crop=True).to("meta"), streams._rgb, 1, 1, augment)
     assert pickle.loads(pickle.dumps(reader)).files.labels.device.type == "cpu"
-    assert all(pickle.loads(pickle.dumps(function)) for function in (streams._start, streams._collate))
+    assert all(pickle.loads(pickle.dumps(function)) for function in (streams._start, streams._as_it_is))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_augment_as_the_main_process_does(tmp_path, workers):
+    split, batches = make(tmp_path, workers=workers), (torch.tensor([5, 2, 9]), torch.tensor([0, 11]))
+    augmentation = views.Augmentation(3, 2, True, lambda image: image.roll(int(torch.randint(16, ())), 1))
+    augment = partial(augmentation, epoch=4)
+    plain = split.read(batches)
+    found = split.read(batches, seed=3, epoch=4, augment=augment)
+    for index, images, stored in zip(batches, found, plain, strict=True):
+        assert torch.equal(images, augmentation(stored, index, 4)) and not torch.equal(images, stored)
+
+
+def test_an_error_of_an_augmentation_is_one_line(tmp_path):
+    split = make(tmp_path, workers=2)
+    with pytest.raises(TypeError, match="^augment must return a uint8 tensor") as error:
+        list(split.read([torch.tensor([1])], augment=partial(views.Augmentation(0, 0, False, str), epoch=1)))
+    assert "\n" not in str(error.value)
+
+
+def test_an_augmentation_that_can_not_be_sent_is_applied_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(streams.multiprocessing, "get_start_method", lambda: "spawn")
+    split = make(tmp_path, workers=2)
+    with pytest.warns(UserWarning, match="workers can't be sent augment .*: this process reads"):
+        (images,) = split.read([torch.tensor([1])], augment=lambda images, index: 255 - images)
+    assert torch.equal(images, 255 - next(iter(split.read([torch.tensor([1])]))))

@@ -37,6 +37,7 @@ Root = Annotated[Path | None, in_data(help="Where data sets are kept. Default: $
 TestSize = Annotated[int | None, in_data(help="Use that many test images.")]
 ImageSize = Annotated[int | None, in_data(help="Side of the images in pixels, for photographs.")]
 Workers = Annotated[int | None, in_data(help="Processes that read images, if these do not fit into memory.")]
+Val = Annotated[float, in_data(help="Share of the training images held out as a validation split.")]
 Init = Annotated[str | None, in_networks(help="Start from other weights: a run folder, a checkpoint file or URL.")]
 Overwrite = Annotated[bool, in_training("--overwrite", help="Replace the run in --out.")]
 Accelerator = Annotated[str, on_machine(help="auto, cpu, cuda or mps.")]
@@ -111,7 +112,7 @@ DataOptions = Annotated[tuple[str, dict[str, Any]], Depends(data_options)]
 def training_options(
     out: Annotated[Path, in_training(help="The run folder to make.")],
     seed: Annotated[int, in_training(help="Decides the first weights, and order and crops of the images.")] = 0,
-    val: Annotated[float, in_data(help="Share of the training images held out as a validation split.")] = 0,
+    val: Val = 0,
     early_stopping: Annotated[
         int | None, in_training(help="End after so many epochs without a better validation accuracy.")
     ] = None,
@@ -165,6 +166,7 @@ def grid_options(
     data: DataOptions,
     recipe: RecipeOptions,
     seeds: Annotated[str, in_grid(help="Such as 0,1,2 or 0-4.")] = "0-2",
+    val: Val = 0,
     accelerator: Accelerator = "auto",
     precision: Precision = "auto",
     compile: Compile = None,
@@ -194,7 +196,7 @@ def grid_options(
         seeds=parse_seeds(seeds),
         out=out,
         recipe=recipe,
-        data_options=data[1],
+        data_options={**data[1], **({"val": val} if val else {})},
         options=options,
         teacher_cache=cache,
     )

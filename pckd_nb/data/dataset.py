@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -60,13 +60,27 @@ class Split:
         return min(self.shape[1:]) // 8
 
     def read(
-        self, batches: Iterable[torch.Tensor], *, seed: int | None = None, epoch: int | None = None
+        self,
+        batches: Iterable[torch.Tensor],
+        *,
+        seed: int | None = None,
+        epoch: int | None = None,
+        augment: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     ) -> Iterator[torch.Tensor]:
-        """For every index tensor, int64 (B,), its images on `device`: uint8 (B, C, H, W), in that order.
+        """Yield the images of every batch, on `device`: uint8 (B, C, H, W).
 
-        seed and epoch matter only to images that are cropped while they are read, see `Streamed`.
+        Parameters
+        ----------
+        batches : iterable of int64 Tensor of shape (B,)
+            Positions of images.
+        seed, epoch : int, optional
+            They matter only to images that are cropped while they are read, see `Streamed`.
+        augment : callable, optional
+            From images, uint8 (B, C, H, W), and their positions, int64 (B,), to images.
         """
-        return (self.images[index.to(self.images.device)].to(self.device, non_blocking=True) for index in batches)
+        for index in batches:
+            images = self.images[index.to(self.images.device)].to(self.device, non_blocking=True)
+            yield augment(images, index) if augment else images
 
     def to(self, device: torch.device | str) -> Split:
         """The same split with its tensors on `device`. Images that do not fit into the memory of a GPU stay where they

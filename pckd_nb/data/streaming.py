@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
+import pickle
 import signal
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -17,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
 from .. import views
 from ..downloads import one_line
@@ -89,43 +91,74 @@ class Streamed:
     def path(self, index: int) -> Path:
         return self.folder / os.fsdecode(self.names[index])
 
-    def read(self, batches: Iterable[Tensor], *, seed: int | None = None, epoch: int | None = None) -> Iterator[Tensor]:
-        """For every index tensor, int64 (B,), its images on `device`: uint8 (B, 3, side, side), in that order.
+    def _workers(self, augment: object) -> int:
+        """How many processes read: none where they would have to be sent an `augment` that can't be pickled."""
+        wanted = min(8, cores()) if self.workers is None else self.workers
+        if wanted and multiprocessing.get_start_method() != "fork":
+            try:
+                pickle.dumps(augment)
+            except Exception as error:  # whatever an object raises that can't be pickled
+                warnings.warn(f"workers can't be sent augment ({one_line(error)}): this process reads", stacklevel=3)
+                return 0
+        return wanted
 
-        With `random_crop` and an epoch, torchvision's RandomResizedCrop as a pure function of (seed, epoch, index);
-        with `random_crop` alone, its usual counterpart in evaluation, the middle of the image scaled to 256 pixels
-        for 224; without, as `fit`. `batches` is read ahead. The workers end with the iterator, also when it is left
-        early; where Python does not fork, scripts need the usual `if __name__ == "__main__"`.
-        Raises OSError, in one line, for a file that can't be read.
+    def read(
+        self,
+        batches: Iterable[Tensor],
+        *,
+        seed: int | None = None,
+        epoch: int | None = None,
+        augment: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield the images of every batch, on `device`: uint8 (B, 3, side, side).
+
+        Images are read ahead, by `workers` processes. These end with the iterator, also when it is left early. Where
+        Python does not fork, scripts need the usual `if __name__ == "__main__"`, and `augment` has to be picklable.
+
+        Parameters
+        ----------
+        batches : iterable of int64 Tensor of shape (B,)
+            Positions of images.
+        seed, epoch : int, optional
+            With `random_crop` and both, images are cut as by torchvision's RandomResizedCrop, as a pure function of
+            (seed, epoch, index). With `random_crop` alone, as it is usual for a test: the middle of the image scaled to
+            256 pixels for 224. Without `random_crop`, as by `fit`.
+        augment : callable, optional
+            From images, uint8 (B, 3, side, side), and their positions, int64 (B,), to images. The workers apply it.
+
+        Raises
+        ------
+        OSError
+            In one line, for a file that can't be read.
         """
         from torchvision.transforms import v2  # slow to import: only when asked for
 
         if not self.random_crop:
-            steps: list[Callable[..., Image.Image]] = [partial(fit, side=self.side)]
+            steps: Callable[[Image.Image], Image.Image] = partial(fit, side=self.side)
         elif epoch is None:
-            steps = [_rgb, v2.Resize(self.side * 256 // 224), v2.CenterCrop(self.side)]
+            steps = v2.Compose([_rgb, v2.Resize(self.side * 256 // 224), v2.CenterCrop(self.side)])
         elif seed is None:
             raise ValueError("the random crops of an epoch need a seed too")
         else:
-            steps = [_rgb, v2.RandomResizedCrop(self.side)]
+            steps = v2.Compose([_rgb, v2.RandomResizedCrop(self.side)])
         pinned = self.device.type == "cuda"
         loader = DataLoader(
-            _Reader(self, v2.Compose([*steps, v2.PILToTensor()]), seed, epoch),
+            _Reader(self, steps, seed, epoch, augment),
             batch_sampler=(batch.tolist() for batch in batches),
-            num_workers=min(8, cores()) if self.workers is None else self.workers,
-            collate_fn=_collate,
+            num_workers=self._workers(augment),
+            collate_fn=_as_it_is,
             pin_memory=pinned,
             worker_init_fn=_start,
             generator=torch.Generator(),  # else it takes a number from the caller's
         )
         for images in loader:
-            if isinstance(images, OSError):
+            if isinstance(images, Exception):
                 raise images
             yield images.to(self.device, non_blocking=pinned)
 
 
 def cores() -> int:
-    """How many CPU cores this process may use."""
+    """Return how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -164,33 +197,53 @@ def _rgb(image: Image.Image) -> Image.Image:
         raise ValueError(f"it has numbers of 32 bits (mode {image.mode}): convert it to 8 bits")
     if max(image.size) > LONGEST * min(image.size):  # scaled to a small side it would fill the memory
         raise ValueError(f"it has {image.width}×{image.height} pixels, one side more than {LONGEST} times the other")
-    return image.convert("RGB")
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    image.load()  # as `convert` does
+    return image
 
 
 class _Reader(torch.utils.data.Dataset):
     """What a worker needs of a split, without its labels, which may be on a GPU."""
 
     def __init__(
-        self, split: Streamed, transform: Callable[[Image.Image], Tensor], seed: int | None, epoch: int | None
+        self,
+        split: Streamed,
+        transform: Callable[[Image.Image], Image.Image],
+        seed: int | None,
+        epoch: int | None,
+        augment: Callable[[Tensor, Tensor], Tensor] | None,
     ):
         self.files = dataclasses.replace(split, labels=torch.empty(0))
-        self.transform, self.seed, self.epoch = transform, seed, epoch
+        self.transform, self.seed, self.epoch, self.augment = transform, seed, epoch, augment
 
-    def __getitem__(self, index: int) -> Tensor | OSError:
-        """An image, uint8 (3, side, side), or what is wrong with it: raised here, that would arrive as a traceback."""
-        with torch.random.fork_rng(devices=[]):
-            if self.files.random_crop and self.seed is not None and self.epoch is not None:
-                bits = views.random_bits(self.seed, self.epoch, torch.tensor([index]), CROP)
-                torch.default_generator.manual_seed(int(bits))  # torch.manual_seed would change GPUs' generators too
-            try:
-                return read_image(self.files.path(index), self.transform)
-            except OSError as error:
-                return error
+    def __getitems__(self, rows: list[int]) -> Tensor | Exception:
+        """Return a batch, uint8 (B, 3, side, side), or what is wrong: an error raised here would be a traceback."""
+        index = torch.tensor(rows)
+        images = torch.empty(len(rows), *self.files.shape, dtype=torch.uint8)
+        if torch.utils.data.get_worker_info() and not self.augment:
+            images.share_memory_()  # where it is sent from, before it is filled: else it would be copied there
+        try:
+            with torch.random.fork_rng(devices=[]):
+                for pixels, row, seed in zip(images.numpy(), rows, self._seeds(index), strict=True):
+                    if seed is not None:
+                        torch.default_generator.manual_seed(seed)  # torch.manual_seed would change GPUs' generators too
+                    image = read_image(self.files.path(row), self.transform)
+                    pixels[:] = np.asarray(image).transpose(2, 0, 1)  # numpy is faster at that than torch
+            return self.augment(images, index) if self.augment else images
+        except (OSError, TypeError, ValueError) as error:
+            return error
+
+    def _seeds(self, index: Tensor) -> Sequence[int | None]:
+        """What decides the random crop of every image; None where there is none."""
+        if not self.files.random_crop or self.seed is None or self.epoch is None:
+            return [None] * len(index)
+        seeds: list[int] = views.random_bits(self.seed, self.epoch, index, CROP).tolist()
+        return seeds
 
 
-def _collate(images: list[Tensor | OSError]) -> Tensor | OSError:
-    damaged = next((image for image in images if isinstance(image, OSError)), None)
-    return damaged or default_collate(images)
+def _as_it_is(batch: Tensor | Exception) -> Tensor | Exception:
+    return batch
 
 
 def _start(worker: int) -> None:

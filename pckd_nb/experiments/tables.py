@@ -7,14 +7,20 @@ from .grid import Grid, is_finished
 
 
 def results(grid: Grid) -> pd.DataFrame:
-    """A row a finished point of the grid, in its order: data, teacher, student, pair, arm, seed, epochs, top1, top5
-    (percent), cross_entropy (nats). Nothing in it depends on when or how fast a point was trained."""
+    """Return one row per finished point of the grid, in its order.
+
+    The columns are data, teacher, student, pair, arm, seed, epochs, top1, top5 (percent) and cross_entropy (nats), and
+    val_top1 (percent) if there is a validation split. Nothing in them depends on when or how fast a point was trained.
+    """
     rows = []
     for point in grid.points():
         if is_finished(point):
-            row = runs.table([runs.load_run(point.folder, tables_only=True)]).iloc[0]
+            run = runs.load_run(point.folder, tables_only=True)
+            row = runs.table([run]).iloc[0]
             shared = {name: row[name] for name in ("data", "teacher", "student")}
             scores = {name: row[name] for name in ("epochs", "top1", "top5", "cross_entropy")}
+            if "val_top1" in run.history:
+                scores["val_top1"] = run.history["val_top1"].iloc[-1]
             rows.append({**shared, "pair": point.folder.parts[-3], "arm": str(point.arm), "seed": point.seed, **scores})
     return pd.DataFrame(rows)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,9 @@ class Trainer:
             self.learner = DistributedDataParallel(
                 self.learner, device_ids=device, find_unused_parameters=method.needs_maps
             )
-        self.augment = views.find_transform(recipe.augment) if recipe.augment else None
+        transform = views.find_transform(recipe.augment) if recipe.augment else None
+        padding = data.train.padding if recipe.crop else 0
+        self.augmentation = views.Augmentation(task.seed, padding, recipe.flip, transform)
         self.mix = views.find_mix(recipe.mix, data.num_classes) if recipe.mix else None
         self.steps_per_epoch = views.steps(len(data.train), recipe.batch_size)
         self.optimization = Optimization(self.student, self.method, recipe, self.steps_per_epoch, fabric)
@@ -155,14 +158,19 @@ class Trainer:
         self.order = views.batches(len(self.data.train), self.recipe.batch_size, self.seed, epoch)
         left = self.order[self.recorder.step :]
         mine = [ranks.part(index, self.fabric) for index in left]
-        for index, images in zip(left, self.data.train.read(mine, seed=self.seed, epoch=epoch), strict=True):
+        for index, images in zip(left, self.images(mine, epoch), strict=True):
             yield images, index.to(self.fabric.device)
+
+    def images(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
+        """Yield the training images of every batch, uint8 (B, C, H, W), augmented as they are in this epoch."""
+        augment = partial(self.augmentation, epoch=epoch)
+        return self.data.train.read(batches, seed=self.seed, epoch=epoch, augment=augment)
 
     def step(self, images: Tensor, index: Tensor, epoch: int, step: int) -> tuple[Tensor, Terms]:
         """One step of gradient descent on the training images at `index`, of which this rank has been given its part,
         `images`; also says which were classified right."""
         views.seed_everything(views.noise_seed(self.seed, epoch, step, self.fabric.global_rank))
-        x, targets = self.inputs(images, index, epoch)
+        x, targets = self.inputs(images, index)
         teacher_output = self.teacher.answer(x, index) if self.teacher else None
         batch = Batch(self.data.train.labels[index], index, targets)
         correct, terms = self.learner(x, teacher_output, batch, epoch)
@@ -172,17 +180,15 @@ class Trainer:
         self.optimization.step()
         return correct, terms
 
-    def inputs(self, images: Tensor, index: Tensor, epoch: int) -> tuple[Tensor, Tensor | None]:
-        """Network input: all views of the stored `images`, augmented as they are in this epoch; and soft targets for
-        the whole batch at `index`, where the recipe smooths or mixes labels."""
-        recipe, train = self.recipe, self.data.train
-        mine = ranks.part(index, self.fabric)
-        images = views.augment(images, self.seed, epoch, mine, train.padding if recipe.crop else 0, recipe.flip)
-        if self.augment:
-            images = views.transform(self.augment, images, self.seed, epoch, mine)
+    def inputs(self, images: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the network input of this rank's part of a batch, and soft targets of the whole batch.
+
+        The input is all views of `images`. The targets are None unless the recipe smooths or mixes labels.
+        """
         x, targets = views.normalise(images, self.mean, self.std), None
-        if self.mix or recipe.label_smoothing:
-            labels, smoothing = train.labels[mine], recipe.label_smoothing
+        if self.mix or self.recipe.label_smoothing:
+            labels = self.data.train.labels[ranks.part(index, self.fabric)]
+            smoothing = self.recipe.label_smoothing
             x, targets = views.soften(x, labels, self.data.num_classes, self.mix, smoothing)
             targets = ranks.gather_rows(targets, len(index), self.fabric)
         return views.rotate(x, self.method.views), targets
