@@ -20,8 +20,8 @@ from ..recipes import Recipe, get_recipe
 from ..runs import Run
 from .callbacks import Callback, EarlyStopping, KeepBest, LogMetrics, SaveCheckpoints, ShowProgress, StopOnSignal
 from .checks import check_task, require_callbacks
+from .config import describe_task, make_task
 from .folder import begin, claim, finished_run, hold, same_folder, tidied_after_errors
-from .task import describe_task, make_task
 from .teacher import Teacher, cache_key, usable_cache
 from .trainer import Trainer, configure_process
 

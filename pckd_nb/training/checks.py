@@ -6,7 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +20,7 @@ from ..models import Classifier, Preprocessed, with_preprocessing
 from ..runs import Run
 from ..validation import Count, Seed, check
 from .callbacks import Callback
-
-if TYPE_CHECKING:
-    from .task import Task
+from .task import Task, has_batchnorm
 
 MAX_SHIFT = 0.15  # of a standard deviation, between the constants of a teacher and of the data it is shown
 MEASURED_IMAGES = 256  # of a teacher on data that it did not learn from
@@ -91,11 +89,6 @@ def check_batches(task: Task, processes: int) -> None:
     if smallest == 1 and has_batchnorm(task.student):
         whose = f" for one of {processes} processes" * (processes > 1)
         raise ValueError(f"batch_size {batch_size} leaves a batch of one image{whose}: BatchNorm needs 2 at least")
-
-
-def has_batchnorm(model: nn.Module) -> bool:
-    """Return whether a layer of the network normalises by its batch."""
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
 @torch.no_grad()
