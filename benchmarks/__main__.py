@@ -24,6 +24,7 @@ from .settings import Settings
 PARTS: dict[str, Callable] = {
     "steps": steps.run,
     "data": pieces.data,
+    "folders": pieces.folders,
     "contrast": pieces.contrast,
     "import": pieces.imports,
     "sweep": studies.sweep,

@@ -1,6 +1,7 @@
 """Single pieces beside what they replace: the data path, the contrast, the import."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -9,14 +10,19 @@ from collections.abc import Callable
 from functools import partial
 from math import inf
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 import pckd_nb as pckd
 from pckd_nb import losses
+from pckd_nb.data import Streamed
 
 from . import reference
 from .measure import Variant, interleave, per_second, ratio, spread
@@ -25,6 +31,7 @@ from .work import PackageLoop, load_shapes, make_trainer
 
 ROOT = Path(__file__).parents[1]
 VIEWS, CLASSES = 4, 100
+CROPPED_FROM = 100  # pixels: larger images are cut at random, as ImageNet's are
 CONTRASTS = {"pckd_nb": losses.category_center_contrast, "plain": reference.contrast}
 IMPORTS = {"pckd_nb": "import pckd_nb", "torch": "import torch"}
 # The package loads torch when a name that needs it is used for the first time, so the first use is timed as well.
@@ -63,6 +70,60 @@ def data(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
         "ratio": faster,
     }
     return {"data_path_ratio": faster["value"]}, details
+
+
+def folders(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
+    """Images per second that are read from a folder of JPEG files, beside torchvision's ImageFolder.
+
+    Small images are read as they are, large ones cut at random, both by the same number of worker processes.
+    """
+    values: dict[str, float] = {}
+    details: dict[str, Any] = {"workers": settings.workers, "batch_size": settings.batch_sizes[0], "sides": {}}
+    for side, count in settings.folder_images.items():
+        with TemporaryDirectory() as folder:
+            write_folder(Path(folder), int(side), count)
+            variants = {
+                "pckd_nb": Variant(partial(read_streamed, Path(folder), int(side), settings)),
+                "ImageFolder": Variant(partial(read_image_folder, Path(folder), int(side), settings)),
+            }
+            limit = 0.5 * settings.planned.get("folders", inf) / len(settings.folder_images)
+            seconds = interleave(variants, settings.repetitions, warmup=1, seconds=limit)
+        speeds = {name: per_second(times, count) for name, times in seconds.items()}
+        faster = ratio(seconds["ImageFolder"], seconds["pckd_nb"])
+        details["sides"][side] = {"images": count, "images_per_second": speeds, "ratio": faster}
+        values[f"folder_{side}_ratio"] = faster["value"]
+    return values, details
+
+
+def write_folder(folder: Path, side: int, count: int) -> None:
+    """Write smooth random pictures in two class folders: of `side` pixels, or of 256 for a larger crop."""
+    rng = np.random.default_rng(0)
+    size = (side, side) if side < CROPPED_FROM else (282, 256)
+    for number in range(count):
+        place = folder / f"class{number % 2}" / f"{number}.jpg"
+        place.parent.mkdir(exist_ok=True)
+        picture = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        picture.resize(size, Image.Resampling.BICUBIC).save(place, quality=90)
+
+
+def read_streamed(folder: Path, side: int, settings: Settings) -> None:
+    """Read all images of a folder once, in random order, as a training does."""
+    names = np.array([os.fsencode(path.relative_to(folder)) for path in sorted(folder.rglob("*.jpg"))])
+    labels = torch.zeros(len(names), dtype=torch.int64)
+    split = Streamed(folder, names, labels, side, random_crop=side >= CROPPED_FROM, workers=settings.workers)
+    for _ in split.read(torch.randperm(len(names)).split(settings.batch_sizes[0]), seed=0, epoch=1):
+        pass
+
+
+def read_image_folder(folder: Path, side: int, settings: Settings) -> None:
+    """The same by torchvision."""
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    crop = [v2.RandomResizedCrop(side)] if side >= CROPPED_FROM else [v2.Resize(side), v2.CenterCrop(side)]
+    images = ImageFolder(folder, v2.Compose([*crop, v2.PILToTensor()]))
+    for _ in DataLoader(images, settings.batch_sizes[0], shuffle=True, num_workers=settings.workers):
+        pass
 
 
 def contrast(settings: Settings) -> tuple[dict[str, float | None], dict[str, Any]]:

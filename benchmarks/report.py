@@ -22,6 +22,8 @@ BARS = (
     Bar("resnet56 → resnet20, teacher cache: samples/s over the plain loop's", "resnet_cached_ratio", "≥", 4, 2.9),
     Bar("a whole step over its bare networks, WRN pair, live teacher", "step_over_bare", "≤", 1.10),
     Bar("data path: images/s over a DataLoader's with 2 workers", "data_path_ratio", "≥", 10),
+    Bar("folder of 64-pixel JPEG images, 2 workers: images/s over ImageFolder's", "folder_64_ratio", "≥", 1),
+    Bar("folder of JPEG images cut to 224 pixels, 2 workers: images/s over ImageFolder's", "folder_224_ratio", "≥", 1),
     Bar("five trials with a shared teacher cache over five single runs: time", "sweep_over_single_runs", "≤", 0.7),
     Bar("contrast, batch 1024: extra memory, GiB", "contrast_extra_gib", "≤", 0.5),
     Bar("contrast: time of a pair at batch 1024 over batch 64", "contrast_pair_ratio", "≤", 1),
@@ -68,8 +70,8 @@ def native_bfloat16(parts: dict[str, Any]) -> bool:
 def render(report: dict[str, Any]) -> str:
     parts = report["parts"]
     sections = {
-        "steps": steps, "data": data, "contrast": contrast, "import": imports, "sweep": sweep, "tsne": tsne,
-        "accuracy": accuracy, "memory": memory,
+        "steps": steps, "data": data, "folders": folders, "contrast": contrast, "import": imports, "sweep": sweep,
+        "tsne": tsne, "accuracy": accuracy, "memory": memory,
     }  # fmt: skip
     text = [
         "# How fast pckd_nb is",
@@ -229,6 +231,16 @@ def data(part: dict[str, Any]) -> str:
     speeds = found["images_per_second"].items()
     rows = [(names[name], interval(speed, ",.0f")) for name, speed in speeds]
     return "## Data path\n\n" + table((f"batches of {found['batch_size']} × 4 views", "images/s"), rows)
+
+
+def folders(part: dict[str, Any]) -> str:
+    found = part["details"]
+    rows = [
+        (f"{side} pixels", *(interval(speed, ",.0f") for speed in by["images_per_second"].values()))
+        for side, by in found["sides"].items()
+    ]
+    heads = f"JPEG files, {found['workers']} workers", "pckd_nb, images/s", "ImageFolder, images/s"
+    return "## Folders of images\n\n" + table(heads, rows)
 
 
 def contrast(part: dict[str, Any]) -> str:

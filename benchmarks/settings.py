@@ -15,6 +15,7 @@ USED = {  # the settings that each part's numbers depend on
         "peak_seconds", "copied_mebibytes", "teacher_train_size", "teacher_epochs",
     ),
     "data": ("repetitions", "batch_sizes", "train_size", "data_batches"),
+    "folders": ("repetitions", "batch_sizes", "workers", "folder_images"),
     "contrast": ("repetitions", "contrast_batches"),
     "import": ("import_repetitions",),
     "sweep": (
@@ -32,7 +33,8 @@ PAIRS = {"wrn": ("wrn_40_2", "wrn_16_2"), "resnet": ("resnet56", "resnet20")}
 # Seconds planned for each part on two cores with AVX2 alone: 20 minutes together. A part that takes turns makes fewer
 # rounds, three at least, where the planned time runs out.
 PLANNED = {
-    "steps": 480, "data": 30, "contrast": 60, "import": 60, "sweep": 180, "tsne": 90, "accuracy": 180, "memory": 120,
+    "steps": 420, "data": 30, "folders": 60, "contrast": 60, "import": 60, "sweep": 180, "tsne": 90, "accuracy": 180,
+    "memory": 120,
 }  # fmt: skip
 
 
@@ -73,6 +75,8 @@ class Settings:
         The copy that defines the speed of memory.
     data_batches : int
         Batches in each round of the data part.
+    folder_images : dict of str to int
+        Images in a folder of JPEG files, by their side in pixels.
     contrast_batches : tuple of int
         Images of four views each, the smaller batch first.
     import_repetitions : int
@@ -107,6 +111,7 @@ class Settings:
     copied_mebibytes: int = 128
 
     data_batches: int = 32
+    folder_images: dict[str, int] = field(default_factory=lambda: {"64": 2000, "224": 600})
     contrast_batches: tuple[int, int] = (64, 1024)
     import_repetitions: int = 5
 

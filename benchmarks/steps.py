@@ -173,7 +173,6 @@ def profile(loop: PackageLoop, steps: int) -> dict[str, float]:
     trainer, watch = loop.trainer, Stopwatch()
     calls = [
         ("data", loop, "read"),
-        ("data", views, "augment"),
         ("data", views, "normalise"),
         ("data", views, "rotate"),
         ("teacher", trainer.teacher, "answer"),

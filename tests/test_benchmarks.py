@@ -24,7 +24,7 @@ def settings(tmp_path) -> Settings:
         teacher_train_size=100, teacher_epochs={"resnet8": 1, "resnet14": 1},
         pairs={"wrn": ("resnet8", "resnet8"), "resnet": ("resnet8", "resnet8")}, batch_sizes=(10,), train_size=100,
         steps=1, peak_side=64, peak_seconds=0.01, data_batches=2, contrast_batches=(2, 8),
-        import_repetitions=1,
+        import_repetitions=1, folder_images={"16": 12, "112": 8},
         sweep_networks=("resnet8", "resnet8"), sweep_train_size=100, sweep_epochs=1, sweep_beta_cc=(0.005, 0.01),
         tsne_points=150, tsne_repetitions=1, accuracy_networks=("resnet8", "resnet8"), accuracy_data="shapes100",
         accuracy_train_size=100,
@@ -107,9 +107,9 @@ def test_quick_parts(settings, tmp_path, monkeypatch):
     monkeypatch.delitem(pieces.CONTRASTS, "plain")  # a process less
     monkeypatch.setattr(pieces, "IMPORTS", {"pckd_nb": "import json", "torch": "import csv"})
     monkeypatch.setattr(pieces, "FIRST_USE", {"first use": "import json"})
-    found = run(["data", "contrast", "import"], settings, tmp_path)
+    found = run(["data", "folders", "contrast", "import"], settings, tmp_path)
     keys = {"data_path_ratio", "contrast_extra_gib", "contrast_pair_ratio", "import_over_torch", "help_seconds"}
-    keys |= {"first_use_over_torch"}
+    keys |= {"first_use_over_torch", "folder_16_ratio", "folder_112_ratio"}
     assert keys <= found.keys()
     assert found["parts"]["data"]["environment"]["versions"]["torch"]
     assert found["data_path_ratio"] > 0 and found["import_over_torch"] > 0
