@@ -61,13 +61,14 @@ def measure_pair(
     seconds = interleave(variants, settings.repetitions, settings.warmup, SHARE_OF_ROUNDS * planned)
     plain.close()
 
-    compiled, frozen = live.trainer.settings["compile"], live.trainer.settings["teacher"]
+    config = live.trainer.config.dump()
+    compiled, frozen = config["compile"], config["teacher"]
     count, shape = live.trainer.method.views, (work.data.channels, *work.data.size)
     forward: dict[str, int] = {
         "teacher": count * count_flops(work.teacher, shape),
         "student": count * count_flops(work.student, shape),
     }
-    fast = BFLOAT16 if live.trainer.settings["precision"] == "bf16-mixed" else FLOAT32
+    fast = BFLOAT16 if config["precision"] == "bf16-mixed" else FLOAT32
     lines: dict[str, dict[str, Any]] = {}
     for name, times in seconds.items():
         precision = FLOAT32 if name == "plain" else fast

@@ -135,7 +135,10 @@ def rst(text: str, arguments: Sequence[str] = (), target: Callable[[str], str | 
 def numpy_style(text: str, target: Callable[[str], str | None] = lambda word: None) -> str:
     """A docstring with NumPy's sections as reStructuredText, by napoleon; `code` as in `rst`."""
     config = Config(napoleon_use_ivar=True, napoleon_use_param=False, napoleon_use_rtype=False)
-    lines = (_inline(line.replace("``", "`"), "(?!)", target) for line in text.split("\n"))
+    lines, example = [], False
+    for line in text.split("\n"):
+        example = line.lstrip().startswith(">>>") or (example and bool(line.strip()))  # code, and what it prints
+        lines.append(line if example else _inline(line.replace("``", "`"), "(?!)", target))
     return str(NumpyDocstring("\n".join(lines), config))  # type: ignore[arg-type]  # its own Config serves
 
 

@@ -1,4 +1,4 @@
-"""Recipes: how a network is trained, and what a short training changes in a method."""
+"""Recipes: how a network is trained, and how a short training changes the settings of a method."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -10,10 +10,10 @@ from pydantic import SkipValidation
 from .plugs import is_plug, load_plug
 from .validation import Count, Fraction, NotNegative, Positive, check_fields, plain
 
-OPTIMIZERS, SCHEDULES = ("sgd", "adamw"), ("step", "cosine", "constant")  # `training.optimization` builds them
-MIXES = ("mixup", "cutmix")  # `views.find_mix` does
-PUBLISHED_FINAL_THRESHOLD = 1.005**240  # 3.31: where the paper's threshold ends
-Plug = Annotated[str | Callable[..., Any], SkipValidation]  # a name, or what the name stands for
+OPTIMIZERS, SCHEDULES = ("sgd", "adamw"), ("step", "cosine", "constant")  # built by `training.optimization`
+MIXES = ("mixup", "cutmix")  # built by `views.find_mix`
+PUBLISHED_FINAL_THRESHOLD = 1.005**240  # 3.31: the final threshold in the paper
+Plug = Annotated[str | Callable[..., Any], SkipValidation]  # a name, or the object of this name
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).copy().items():
-            object.__setattr__(self, name, plain(value))  # checkpoints and run.json keep plain numbers
+            object.__setattr__(self, name, plain(value))  # checkpoints and run.json store plain numbers
         check_fields(self)
         known = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "augment": (), "mix": MIXES}
         for name, names in known.items():
@@ -106,31 +106,74 @@ class Recipe:
             raise ValueError("warmup_epochs goes with a schedule by name: let your own schedule warm up")
 
     def settings(self) -> dict[str, Any]:
-        """What run.json says of this recipe. Plugs are described, see `provenance.describe`."""
-        from .provenance import describe  # loads torch, which the command line's help can do without
+        """Return this recipe as it is written to run.json.
+
+        Returns
+        -------
+        dict
+            Field → value. Callables and names of your own are described, see `provenance.describe`. The fields lr,
+            momentum and weight_decay are None for an optimizer of your own, which does not receive them.
+        """
+        from .provenance import describe  # imports torch, which the help of the command line does not need
 
         values = {name: describe(value) for name, value in vars(self).items()}
         for name in ("optimizer", "schedule", "augment", "mix"):
-            if is_plug(values[name]):  # the name alone would not tell a file from what it is after a change
+            if is_plug(values[name]):  # the name stays the same when the file changes
                 values[name] += f" = {describe(load_plug(values[name]))}"
-        if self.optimizer not in OPTIMIZERS:  # which does not get them
+        if self.optimizer not in OPTIMIZERS:  # a user-defined optimizer does not receive them
             values |= dict.fromkeys(("lr", "momentum", "weight_decay"))
         return values
 
     def for_network(self, name: str | None) -> "Recipe":
-        """This recipe with the learning rate it has for the network called `name`."""
+        """Return this recipe with the learning rate for a network.
+
+        Parameters
+        ----------
+        name : str or None
+            Name of the network. A name that `network_lr` does not have, or None, keeps `lr`.
+
+        Returns
+        -------
+        Recipe
+        """
         return dataclasses.replace(self, lr=self.network_lr.get(name or "", self.lr), network_lr={})
 
     def decays_before(self, epoch: int) -> int:
-        """How many milestones lie before an epoch, counted from 1."""
+        """Return the number of milestones before an epoch.
+
+        Parameters
+        ----------
+        epoch : int
+            Counted from 1.
+
+        Returns
+        -------
+        int
+        """
         return sum(epoch > milestone * self.epochs for milestone in self.milestones)
 
     def lr_at(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 1, by the schedule "step" without warm-up."""
+        """Return the learning rate of an epoch in the schedule "step", without warm-up.
+
+        Parameters
+        ----------
+        epoch : int
+            Counted from 1.
+
+        Returns
+        -------
+        float
+        """
         return self.lr * self.lr_decay ** self.decays_before(epoch)
 
     def method_settings(self) -> dict[str, Any]:
-        """What this recipe has to say about a method's settings."""
+        """Return the settings that a method takes from this recipe.
+
+        Returns
+        -------
+        dict
+            Name → value. With a `final_threshold`, it has epsilon = final_threshold^(1/epochs).
+        """
         settings = dict(self.method)
         if self.final_threshold is not None:
             settings["epsilon"] = self.final_threshold ** (1 / self.epochs)
@@ -138,7 +181,7 @@ class Recipe:
 
 
 def _check_plug(name: str, plug: Any, known: Sequence[str]) -> None:
-    """Raise TypeError or ValueError unless a field is a name or a callable, or None where that is allowed."""
+    """Raise TypeError or ValueError unless a field is a name, a callable, or None if that is allowed."""
     optional = name in ("augment", "mix")
     if plug is None and optional:
         return
@@ -155,19 +198,19 @@ def _check_plug(name: str, plug: Any, known: Sequence[str]) -> None:
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        # A short training needs many steps, and gains more from several small cuts of its rate than from deep ones.
+        # A short training needs many steps. Several small learning-rate decays help it more than a few large ones.
         Recipe(
             "classroom",
             epochs=10,
             batch_size=32,
             milestones=(0.5, 0.65, 0.8, 0.9),
             lr_decay=0.3,
-            method={"beta_cc": 0.005, "warmup_epochs": 1},  # of baselines that have one: 20 of 240 epochs, as published
+            method={"beta_cc": 0.005, "warmup_epochs": 1},  # for baselines with warm-up; published: 20 of 240 epochs
             final_threshold=PUBLISHED_FINAL_THRESHOLD,
         ),
         Recipe("cifar100_paper", epochs=240, network_lr=dict.fromkeys(("MobileNetV2", "ShuffleV1", "ShuffleV2"), 0.01)),
-        # The authors' settings for ImageNet are not published. These are the field's since CRD (arXiv 1910.10699);
-        # the threshold ends where the 240 epochs of CIFAR-100 take it.
+        # The authors' settings for ImageNet are not published. These are the usual ones since CRD (arXiv 1910.10699).
+        # The final threshold is the one after 240 epochs on CIFAR-100.
         Recipe(
             "imagenet_paper",
             epochs=100,
@@ -183,9 +226,26 @@ RECIPES = {
 
 
 def get_recipe(recipe: str | Recipe, **changes: Any) -> Recipe:
-    """A recipe by name, with some fields changed: get_recipe("classroom", epochs=5). A new lr holds for every network.
+    """Return a recipe, with some fields changed: get_recipe("classroom", epochs=5).
 
-    Raises ValueError for an unknown name or field, and what `Recipe` raises.
+    Parameters
+    ----------
+    recipe : str or Recipe
+        A key of RECIPES, or a recipe.
+    **changes
+        Fields of `Recipe` and their new values. A new lr applies to every network.
+
+    Returns
+    -------
+    Recipe
+
+    Raises
+    ------
+    ValueError
+        If the name or a field is unknown, if a value is not valid, or if lr, momentum or weight_decay is given for an
+        optimizer of your own.
+    TypeError
+        If `recipe` is neither a name nor a Recipe, or if a field has another type.
     """
     if isinstance(recipe, str):
         if recipe not in RECIPES:

@@ -56,9 +56,10 @@ def check(kind: Any, /, **values: Any) -> None:
 
 def check_fields(value: Any) -> None:
     """Raise the error of the first field of a dataclass that does not fit its annotation, as `check` does."""
+    cls: Any = type(value)
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     try:
-        _model_of(type(value)).model_validate(fields)
+        _model_of(cls).model_validate(fields)
     except ValidationError as error:
         raise first_error(error) from None
 
@@ -95,9 +96,8 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 @cache
-def _model_of(cls: type) -> type[BaseModel]:
+def _model_of(cls: Any) -> type[BaseModel]:
     hints = get_type_hints(cls, include_extras=True)
-    model: type[BaseModel] = create_model(
-        cls.__name__, __config__=STRICT, **{field.name: (hints[field.name], ...) for field in dataclasses.fields(cls)}
-    )
+    fields: dict[str, Any] = {field.name: (hints[field.name], ...) for field in dataclasses.fields(cls)}
+    model: type[BaseModel] = create_model(cls.__name__, __config__=STRICT, **fields)
     return model

@@ -549,6 +549,11 @@ def test_names_of_ones_own_that_cannot_be_found(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="must return a Dataset, got"):
         (tmp_path / "data_.py").write_text("def make(): return 3")
         pckd.load_dataset("data_.py:make")
+    (tmp_path / "data_2.py").write_text(
+        "import numpy, pckd_nb\ndef make():\n    pair = numpy.zeros((9, 8, 8), 'uint8'), [0, 1, 2] * 3\n"
+        "    return pckd_nb.Dataset.from_arrays(pair, pair)\n"
+    )
+    assert len(pckd.load_dataset("data_2.py:make", val=0.34).val) == 3
 
 
 # ---------------------------------------------------------------------------------------------- a stranger's findings

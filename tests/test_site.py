@@ -321,6 +321,12 @@ def test_docstrings_become_markup_that_shows_them_as_they_are():
     assert rst("lr: rate · seed: of all", ["lr", "seed"]) == "- **lr**: rate\n\n- **seed**: of all"
 
 
+def test_code_of_an_example_stays_as_it_is():
+    text = "Do a_b.\n\nExamples\n--------\n>>> from_arrays(x_train, *rest)\na_b: 1\n\nThen c_d."
+    found = module_of("docstrings").numpy_style(text)
+    assert ">>> from_arrays(x_train, *rest)\na_b: 1" in found and r"a\_b." in found and r"c\_d." in found
+
+
 def test_docstrings_with_sections_become_lists_of_fields():
     text = "Do it.\n\nParameters\n----------\nname : str\n    As ``a_b`` or `weight`.\n"
     text += "\nRaises\n------\nValueError\n    If x_1."

@@ -1,4 +1,7 @@
-"""Maps of features and category centers: directions from the mean, t-SNE, and how pure neighbourhoods are."""
+"""Features and class centers in a common space: directions from the mean, t-SNE maps and neighbourhood purity.
+
+Class centers are the rows of the last layer's weight, one per class. The paper calls them category centers.
+"""
 
 import hashlib
 from collections.abc import MutableMapping, Sequence
@@ -10,7 +13,20 @@ from sklearn.neighbors import NearestNeighbors
 
 
 def check_matrix(name: str, values: np.ndarray) -> None:
-    """Raises ValueError unless values are finite numbers, (rows, columns), and there are some."""
+    """Raise ValueError unless `values` is a non-empty matrix of finite numbers.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the error message.
+    values : array of shape (rows, columns)
+
+    Raises
+    ------
+    ValueError
+        If the rows have unequal lengths, if there are no values, if the dtype is neither integer nor float, if the
+        array does not have two dimensions, or if a value is not finite.
+    """
     try:
         found = np.asarray(values)
     except ValueError:  # rows of unequal length
@@ -22,13 +38,26 @@ def check_matrix(name: str, values: np.ndarray) -> None:
 
 
 def directions(vectors: np.ndarray) -> np.ndarray:
-    """Rows as unit vectors from their common mean, float32. vectors: (N, D).
+    """Return the rows as unit vectors that point away from their common mean.
 
-    Features are not negative and lie far from the origin, centers do not: only after this can the two be compared.
-    Raises ValueError for anything but finite numbers.
+    Features are not negative and lie far from the origin. Class centers do not. The two can be compared only after
+    this step.
+
+    Parameters
+    ----------
+    vectors : array of shape (N, D)
+
+    Returns
+    -------
+    float32 array of shape (N, D)
+
+    Raises
+    ------
+    ValueError
+        If `vectors` is not a non-empty matrix of finite numbers.
     """
     check_matrix("vectors", vectors)
-    vectors = np.asarray(vectors, np.float64)  # the last bits differ between processors, and are rounded away
+    vectors = np.asarray(vectors, np.float64)  # the last bits differ between processors; float32 rounds them away
     vectors = vectors - vectors.mean(0)
     return (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)).astype(np.float32)
 
@@ -40,12 +69,36 @@ def embed(
     perplexity: float = 30,
     memo: MutableMapping[str, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One t-SNE map of features (N, D) and category centers (C, D): their positions, (N, 2) and (C, 2).
+    """Compute one t-SNE map of features and class centers.
 
-    Both are taken as `directions`, then embedded together, so that a center lands among the samples of its class.
-    t-SNE amplifies rounding errors, so two kinds of processors give two different maps of the same points. `memo` keeps
-    maps by their input, and is asked first: with the arrays of a run's embedding a figure looks the same everywhere.
-    Raises ValueError for centers of another width, or a perplexity that is not below a third of the points.
+    Both are converted with `directions` and then embedded together. So a center lands among the samples of its class.
+
+    t-SNE amplifies rounding errors. Two types of processors give two different maps of the same points. With the arrays
+    of a run's embedding as `memo`, a figure looks the same on every machine.
+
+    Parameters
+    ----------
+    features : array of shape (N, D)
+    centers : array of shape (C, D)
+    seed : int
+    perplexity : float
+        Greater than 0 and less than (N + C) / 3.
+    memo : dict of str to array, optional
+        Maps that were computed before, by their input. A map is read from it if it is there, and stored in it
+        otherwise.
+
+    Returns
+    -------
+    features_xy : float32 array of shape (N, 2)
+        Positions of the features.
+    centers_xy : float32 array of shape (C, 2)
+        Positions of the class centers.
+
+    Raises
+    ------
+    ValueError
+        If an array is not a matrix of finite numbers, if features and centers have different widths, or if `perplexity`
+        is outside its range.
     """
     check_matrix("features", features)
     check_matrix("centers", centers)
@@ -61,9 +114,27 @@ def embed(
 def embed_centers(
     centers: np.ndarray, seed: int = 0, memo: MutableMapping[str, np.ndarray] | None = None
 ) -> np.ndarray:
-    """A t-SNE map (C, 2) of category centers alone, taken as `directions`. centers: (C, D). memo: as in `embed`.
+    """Compute a t-SNE map of class centers only.
 
-    Raises ValueError below 30 centers: so few have no neighbourhoods to keep, their `center_similarity` says more.
+    The centers are converted with `directions` first. Fewer than 30 centers have no neighbourhoods to preserve. Show
+    their `center_similarity` instead.
+
+    Parameters
+    ----------
+    centers : array of shape (C, D)
+        C ≥ 30.
+    seed : int
+    memo : dict of str to array, optional
+        As in `embed`.
+
+    Returns
+    -------
+    float32 array of shape (C, 2)
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 30 centers, or if `centers` is not a matrix of finite numbers.
     """
     check_matrix("centers", centers)
     if len(centers) < 30:
@@ -74,7 +145,7 @@ def embed_centers(
 def _remembered(
     memo: MutableMapping[str, np.ndarray] | None, parts: Sequence[np.ndarray], seed: int, perplexity: float
 ) -> np.ndarray:
-    """The map of all parts, float32, from `memo` where it was drawn before."""
+    """Return the float32 map of all parts. Read it from `memo` if it was computed before."""
     arrays = [np.asarray(part) for part in parts]
     digest = hashlib.sha256(repr((seed, float(perplexity), [(x.shape, x.dtype.str) for x in arrays])).encode())
     for array in arrays:
@@ -88,17 +159,46 @@ def _remembered(
 
 
 def tsne_map(points: np.ndarray, seed: int = 0, perplexity: float = 30) -> np.ndarray:
-    """t-SNE of points (N, D) as they are: (N, 2). The same on every number of cores."""
-    # openTSNE's maps are as good as scikit-learn's, sooner: benchmarks/report.md. Exact neighbours and one thread: the
-    # approximate ones, and so the map, depend on how many cores there are.
+    """Compute a t-SNE map of the points as they are. The result does not depend on the number of cores.
+
+    Parameters
+    ----------
+    points : array of shape (N, D)
+    seed : int
+    perplexity : float
+
+    Returns
+    -------
+    array of shape (N, 2)
+    """
+    # openTSNE's maps are as good as scikit-learn's and take less time, see benchmarks/report.md. Approximate
+    # neighbours, and therefore the map, would depend on the number of cores. So use exact neighbours and one thread.
     tsne = TSNE(perplexity=perplexity, initialization="pca", neighbors="exact", random_state=seed, n_jobs=1)
     return np.asarray(tsne.fit(points))
 
 
 def neighbourhood_purity(features: np.ndarray, labels: np.ndarray, k: int = 5) -> float:
-    """How often the k nearest neighbours of a sample (by cosine) are of its class, from 0 to 1. features: (N, D).
+    """Return the share of a sample's k nearest neighbours that belong to its class, averaged over the samples.
 
-    It is measured among the features themselves, not on a map of them. Raises ValueError unless 1 ≤ k < N.
+    Neighbours are found by cosine similarity among the `directions` of the features, not on a map of them.
+
+    Parameters
+    ----------
+    features : array of shape (N, D)
+    labels : array of shape (N,)
+    k : int
+        Number of neighbours, 1 ≤ k < N.
+
+    Returns
+    -------
+    float
+        From 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        If `k` is outside its range, if the number of labels is not N, or if `features` is not a matrix of finite
+        numbers.
     """
     check_matrix("features", features)
     if np.shape(labels) != (len(features),):
@@ -110,8 +210,23 @@ def neighbourhood_purity(features: np.ndarray, labels: np.ndarray, k: int = 5) -
 
 
 def chance_purity(labels: Sequence[int] | Sequence[str] | np.ndarray) -> float:
-    """What `neighbourhood_purity` would be on average if labels were dealt out at random, from 0 to 1. labels: (N,),
-    N ≥ 2. Raises ValueError for fewer, or another shape."""
+    """Return the average `neighbourhood_purity` for labels that are assigned at random.
+
+    Parameters
+    ----------
+    labels : sequence of int or str, of shape (N,)
+        N ≥ 2.
+
+    Returns
+    -------
+    float
+        From 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two labels, or if `labels` is not one-dimensional.
+    """
     if np.ndim(labels) != 1:
         raise ValueError(f"labels must be a list, one a sample, got shape {np.shape(labels)}")
     _, counts = np.unique(np.asarray(labels), return_counts=True)

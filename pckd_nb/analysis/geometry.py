@@ -1,4 +1,7 @@
-"""The geometry of category centers: how alike two networks see the categories."""
+"""Geometry of class centers: how similarly two networks arrange the classes.
+
+Class centers are the rows of the last layer's weight, one per class. The paper calls them category centers.
+"""
 
 import numpy as np
 
@@ -6,16 +9,47 @@ from .embedding import check_matrix, directions
 
 
 def center_similarity(centers: np.ndarray) -> np.ndarray:
-    """Cosine similarity of all pairs of category centers, as seen from their mean. centers: (C, D). Returns (C, C)."""
+    """Return the cosine similarity of all pairs of class centers, measured from their mean.
+
+    Parameters
+    ----------
+    centers : array of shape (C, D)
+
+    Returns
+    -------
+    float64 array of shape (C, C)
+
+    Raises
+    ------
+    ValueError
+        If `centers` is not a matrix of finite numbers.
+    """
     check_matrix("centers", centers)
     unit = directions(centers).astype(np.float64)
     return unit @ unit.T
 
 
 def center_agreement(a: np.ndarray, b: np.ndarray) -> float:
-    """Do two networks find the same categories alike? Correlation, -1 to 1, of their `center_similarity` over pairs.
+    """Return how far two networks agree on which classes are similar.
 
-    a: (C, D), b: (C, D'), the widths may differ. Raises ValueError unless both have the same C ≥ 3.
+    This is the correlation of their `center_similarity` over all pairs of classes.
+
+    Parameters
+    ----------
+    a : array of shape (C, D)
+        Class centers of the first network.
+    b : array of shape (C, D')
+        Class centers of the second network. The widths D and D' may differ.
+
+    Returns
+    -------
+    float
+        From -1 to 1.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of classes differ or are below 3, or if an argument is not a matrix of finite numbers.
     """
     check_matrix("centers", a)
     check_matrix("centers", b)
@@ -26,10 +60,29 @@ def center_agreement(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def center_cka(a: np.ndarray, b: np.ndarray) -> float:
-    """Linear CKA, 0 to 1, of two networks' category centers: another agreement that ignores rotation and width.
+    """Return the linear CKA of two networks' class centers.
 
-    |AᵀB|² / (|AᵀA| · |BᵀB|) in Frobenius norms, of centers less their mean; unlike `center_agreement` it gives long
-    centers more say. a: (C, D), b: (C, D'). Raises ValueError unless both have the same C ≥ 3.
+        |AᵀB|² / (|AᵀA| · |BᵀB|)
+
+    The norms are Frobenius norms, and A and B are the centers minus their mean. Like `center_agreement`, CKA ignores
+    rotation and width. Unlike it, CKA gives more weight to long centers.
+
+    Parameters
+    ----------
+    a : array of shape (C, D)
+        Class centers of the first network.
+    b : array of shape (C, D')
+        Class centers of the second network. The widths D and D' may differ.
+
+    Returns
+    -------
+    float
+        From 0 to 1, or NaN if the denominator is 0.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of classes differ or are below 3, or if an argument is not a matrix of finite numbers.
     """
     check_matrix("centers", a)
     check_matrix("centers", b)
@@ -41,11 +94,25 @@ def center_cka(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def logit_correlation(features: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """Correlation of every two logits over samples. features: (N, D), centers: (C, D), N ≥ 2. Returns (C, C).
+    """Return the correlation of all pairs of logits over the samples.
 
-    The logits are features · centers less the bias, which shifts a logit by the same for every sample and so changes
-    no correlation. A logit that does not vary is correlated with itself alone.
-    Raises ValueError for other widths or fewer than two samples.
+    The logits are features · centers, without the bias. The bias shifts a logit by the same amount for every sample, so
+    it does not change the correlations. A logit that does not vary has correlation 1 with itself and 0 with all others.
+
+    Parameters
+    ----------
+    features : array of shape (N, D)
+        N ≥ 2.
+    centers : array of shape (C, D)
+
+    Returns
+    -------
+    float64 array of shape (C, C)
+
+    Raises
+    ------
+    ValueError
+        If the widths differ, if there are fewer than two samples, or if an argument is not a matrix of finite numbers.
     """
     check_matrix("features", features)
     check_matrix("centers", centers)
@@ -62,9 +129,24 @@ def logit_correlation(features: np.ndarray, centers: np.ndarray) -> np.ndarray:
 
 
 def difference_of_pairs(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """How two symmetric (C, C) matrices differ over pairs of categories: mean |a − b|, and their correlation.
+    """Compare two symmetric matrices over all pairs of classes.
 
-    The correlation is NaN where one of them is the same for all pairs. Raises ValueError unless C ≥ 2 is shared.
+    Parameters
+    ----------
+    a, b : array of shape (C, C)
+        C ≥ 2.
+
+    Returns
+    -------
+    difference : float
+        Mean of |a − b|.
+    correlation : float
+        Correlation of a and b. NaN if one of them has the same value for all pairs.
+
+    Raises
+    ------
+    ValueError
+        If the matrices are not square, if their shapes differ, if C < 2, or if a value is not a finite number.
     """
     check_matrix("matrices", a)
     check_matrix("matrices", b)

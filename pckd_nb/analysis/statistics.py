@@ -1,4 +1,4 @@
-"""Statistics over seeds: mean, spread, interval, and differences paired by seed."""
+"""Statistics over seeds: mean, standard deviation, confidence interval, and differences paired by seed."""
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -12,14 +12,27 @@ from ..validation import Share, check
 
 
 class Summary(NamedTuple):
-    """Of repeated measurements: mean, standard deviation (n − 1), and the interval that holds the true mean in 95 % of
-    such experiments (Student's t), from `low` to `high`. Of a single one: the value, and NaN for the rest."""
+    """Summary of repeated measurements.
+
+    For a single measurement, `sd`, `low` and `high` are NaN.
+
+    Attributes
+    ----------
+    mean : float
+    sd : float
+        Standard deviation, with n − 1 in the denominator.
+    low, high : float
+        Bounds of the confidence interval (Student's t). At the default level, the interval contains the true mean in 95
+        % of such experiments.
+    count : int
+        Number of measurements.
+    """
 
     mean: float
     sd: float
     low: float
     high: float
-    count: int  # type: ignore[assignment]  # hides tuple.count, which counts values
+    count: int  # type: ignore[assignment]  # replaces tuple.count, which counts values
 
     def __str__(self) -> str:
         if self.count == 1:
@@ -28,7 +41,26 @@ class Summary(NamedTuple):
 
 
 def summarise(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Summary:
-    """Mean, spread and interval of measurements, one a seed. Raises ValueError for none, or one that is not finite."""
+    """Return mean, standard deviation and confidence interval of measurements.
+
+    Parameters
+    ----------
+    values : sequence of float
+        One measurement per seed.
+    level : float
+        Confidence level, between 0 and 1.
+
+    Returns
+    -------
+    Summary
+
+    Raises
+    ------
+    ValueError
+        If there are no measurements, if one of them is not a finite number, or if `level` is outside its range.
+    TypeError
+        If `level` is not a number.
+    """
     try:
         found = np.asarray(values, float)
     except (TypeError, ValueError):
@@ -47,9 +79,29 @@ def summarise(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Summ
 def paired_difference(
     a: Mapping[int, float] | pd.Series, b: Mapping[int, float] | pd.Series, level: float = 0.95
 ) -> Summary:
-    """`summarise` of a − b seed by seed: what a seed does to both alike (order and crops of the images, first weights)
-    falls out of it. a, b: seed → measurement. Raises ValueError where they share no seed, TypeError for what is no
-    mapping."""
+    """Return `summarise` of the differences a − b, computed seed by seed.
+
+    A seed affects both measurements in the same way, for example by the order of the images, their crops and the
+    initial weights. The difference removes this common effect. Only seeds that both have are used.
+
+    Parameters
+    ----------
+    a, b : mapping of int to float, or Series
+        Measurements by seed.
+    level : float
+        Confidence level, between 0 and 1.
+
+    Returns
+    -------
+    Summary
+
+    Raises
+    ------
+    ValueError
+        If `a` and `b` have no seed in common, or as in `summarise`.
+    TypeError
+        If `a` or `b` is not a mapping or a Series, or if a measurement is not a number.
+    """
     if not all(isinstance(measured, Mapping | pd.Series) for measured in (a, b)):
         raise TypeError(f"measurements must be given by seed, got {type(a).__name__} and {type(b).__name__}")
     shared = sorted(set(a.keys()) & set(b.keys()))

@@ -1,4 +1,4 @@
-"""The app that commands belong to."""
+"""The typer app to which the commands belong."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -18,11 +18,33 @@ app = InjectingTyper(
 
 
 def command(name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a function a command of the app, called `name` or as the function is."""
+    """Return a decorator that makes a function a command of the app.
+
+    Parameters
+    ----------
+    name : str, optional
+        Name of the command. The default is the name of the function.
+
+    Returns
+    -------
+    callable
+    """
     return app.command(name, cls=Command)
 
 
 def show_version(asked: bool) -> None:
+    """Print the version and exit, if the option --version is given.
+
+    Parameters
+    ----------
+    asked : bool
+        Whether the option is given.
+
+    Raises
+    ------
+    typer.Exit
+        After the version is printed.
+    """
     if asked:
         from importlib.metadata import version
 

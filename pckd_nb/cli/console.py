@@ -1,7 +1,7 @@
-"""How the command line writes: help in groups, tables, and errors in one line. Plain text, no torch.
+"""Output of the command line: help in groups, tables, and one-line errors. Plain text, without torch.
 
-An option belongs to the group that its `rich_help_panel` names. Lines break between words only, so that names stay
-whole at every width of the terminal.
+The `rich_help_panel` of an option names its group. Lines break only between words, so that names stay whole at every
+width of the terminal.
 """
 
 import inspect
@@ -16,26 +16,53 @@ from typer.core import TyperCommand, TyperGroup
 
 from .. import launcher
 
-GROUPS = ("Arguments", "Networks", "Data", "Method", "Training", "Grid", "Machine", "Options")  # in this order
+GROUPS = ("Arguments", "Networks", "Data", "Method", "Training", "Grid", "Machine", "Options")  # the order in the help
 MAX_NAME = 30  # characters; the explanation of a longer name starts on the next line
-TOGETHER = "\u00a0"  # a space at which no line is broken; printed as a plain one
+TOGETHER = "\u00a0"  # a non-breaking space; printed as a plain space
 
 
 class Command(TyperCommand):
-    """A command with its help in groups. Names all missing options at once."""
+    """A command that shows its help in groups and reports all missing options at once."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help of the command.
+
+        Parameters
+        ----------
+        ctx : Context
+        formatter : HelpFormatter
+            Receives the text.
+        """
         formatter.write(help_page(self, ctx, formatter.width, options_by_group(self, ctx)))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As click does, but if something required is missing, say all of it in one line."""
+        """Parse arguments as click does, but report all missing options and arguments in one line.
+
+        Other errors are those of click.
+
+        Parameters
+        ----------
+        ctx : Context
+        args : list of str
+            The words of the command line.
+
+        Returns
+        -------
+        list of str
+            The words that are left.
+
+        Raises
+        ------
+        UsageError
+            If required options or arguments are missing.
+        """
         given = list(args)
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
             if not hasattr(error, "param_type"):  # only click's MissingParameter has it
                 raise
-        ctx.resilient_parsing = True  # once more, now without an error
+        ctx.resilient_parsing = True  # parse again, without errors
         super().parse_args(ctx, given)
         required = (parameter for parameter in self.params if parameter.required)
         missing = [name_of(each) for each in required if ctx.params.get(each.name) in (None, (), [])]
@@ -44,9 +71,17 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """The list of commands, with the whole first sentence of each."""
+    """A group of commands. Its help lists the whole first sentence of every command."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help of the group.
+
+        Parameters
+        ----------
+        ctx : Context
+        formatter : HelpFormatter
+            Receives the text.
+        """
         commands = [(name, command) for name in self.list_commands(ctx) if (command := self.get_command(ctx, name))]
         rows = [(name, command.get_short_help_str(1000)) for name, command in commands if not command.hidden]
         sections = {**options_by_group(self, ctx), "Commands": rows}
@@ -54,7 +89,18 @@ class Group(TyperGroup):
 
 
 def options_by_group(command: TyperCommand | TyperGroup, ctx: Any) -> dict[str, list[tuple[str, str]]]:
-    """Return group → (option, explanation) of every option and argument that is not hidden."""
+    """Return the options and arguments of a command by their group in the help. Hidden ones are left out.
+
+    Parameters
+    ----------
+    command : TyperCommand or TyperGroup
+    ctx : Context
+
+    Returns
+    -------
+    dict
+        Name of the group → list of (option, explanation).
+    """
     groups: dict[str, list[tuple[str, str]]] = {name: [] for name in GROUPS}
     for parameter in command.get_params(ctx):
         record = parameter.get_help_record(ctx)
@@ -69,18 +115,21 @@ def options_by_group(command: TyperCommand | TyperGroup, ctx: Any) -> dict[str, 
 def help_page(
     command: TyperCommand | TyperGroup, ctx: Any, width: int, sections: dict[str, list[tuple[str, str]]]
 ) -> str:
-    """Return the help of a command: usage, explanation, and sections whose second columns stand below each other.
+    """Return the help of a command: usage, explanation, and sections with aligned second columns.
 
     Parameters
     ----------
     command : TyperCommand or TyperGroup
-        The command.
     ctx : Context
-        Its context.
+        The context of the command.
     width : int
-        Columns of the page.
+        Width of the page in characters.
     sections : dict
         Heading → (name, explanation) of each line.
+
+    Returns
+    -------
+    str
     """
     usage = ctx.make_formatter()
     command.format_usage(ctx, usage)
@@ -102,32 +151,66 @@ def help_page(
 
 
 def wrapped(text: str, width: int, **indent: Any) -> list[str]:
-    """Return `text` in lines of at most `width` characters, broken between words only."""
+    """Return `text` in lines that break only between words.
+
+    Parameters
+    ----------
+    text : str
+    width : int
+        Characters per line. Values below 12 count as 12. A longer word is not broken.
+    **indent
+        initial_indent and subsequent_indent, as in `textwrap.wrap`.
+
+    Returns
+    -------
+    list of str
+    """
     return textwrap.wrap(text, max(width, 12), break_long_words=False, break_on_hyphens=False, **indent)
 
 
 def name_of(parameter: Any) -> str:
-    """Return the name of an option or argument as its user writes it."""
+    """Return the name of an option or argument as the user types it.
+
+    Parameters
+    ----------
+    parameter : click.Parameter
+
+    Returns
+    -------
+    str
+        Such as "--out", or "SOURCE" for an argument.
+    """
     argument = parameter.param_type_name == "argument"
     return str((parameter.metavar or parameter.name.upper()) if argument else parameter.opts[0])
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return "a", "a and b", or "a, b and c"."""
+    """Return names as an enumeration.
+
+    Parameters
+    ----------
+    names : sequence of str
+        At least one name.
+
+    Returns
+    -------
+    str
+        "a", "a and b", or "a, b and c".
+    """
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def print_table(rows: Iterable[Sequence[str]], right: Sequence[int] = (), fit: bool = False) -> None:
-    """Print columns below each other.
+    """Print a table with aligned columns.
 
     Parameters
     ----------
     rows : iterable of sequences of str
-        The cells. `TOGETHER` is a space at which no line is broken.
+        The cells. `TOGETHER` stands for a non-breaking space.
     right : sequence of int
-        Columns that are flush right.
+        Indices of the columns that are aligned to the right.
     fit : bool
-        Break the last column into lines where it does not fit into the terminal.
+        Wrap the last column if it does not fit into the terminal.
     """
     rows = list(rows)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -144,17 +227,43 @@ def print_table(rows: Iterable[Sequence[str]], right: Sequence[int] = (), fit: b
 
 
 def print_text(text: str) -> None:
-    """Print a paragraph in lines that fit into the terminal."""
+    """Print a paragraph in lines that fit into the terminal.
+
+    Parameters
+    ----------
+    text : str
+        Lines have at most 80 characters.
+    """
     print("\n".join(wrapped(text, min(shutil.get_terminal_size().columns, 80))))
 
 
 def cell_text(value: Any) -> str:
-    """Return a number with two decimals, or a dash for NaN."""
+    """Return the text of a table cell.
+
+    Parameters
+    ----------
+    value : object
+
+    Returns
+    -------
+    str
+        A float with two decimals, a dash for NaN, and str(value) for anything else.
+    """
     return str(value) if not isinstance(value, float) else "-" if value != value else f"{value:.2f}"
 
 
 def describe(error: Exception) -> str:
-    """The message in one line; without the errno that OSError puts before it."""
+    """Return the message of an error in one line.
+
+    Parameters
+    ----------
+    error : Exception
+
+    Returns
+    -------
+    str
+        Without the error number of an OSError. The name of the error's class if there is no message.
+    """
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
@@ -162,17 +271,42 @@ def describe(error: Exception) -> str:
 
 
 def one_line(text: str) -> str:
-    """Without line breaks, with what a terminal would obey made visible, and its middle left out where it is long."""
+    """Return a text in one line that is safe to print in a terminal.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    str
+        Without line breaks. Control characters are shown as escape sequences. Of a text with more than 600 characters
+        the middle is left out.
+    """
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
     return text if len(text) <= 600 else f"{text[:400]} … {text[-150:]}"
 
 
 def complain(message: str, status: int) -> int:
-    """One line on stderr. Of several processes only the first says what all find before they have met."""
-    distributed = sys.modules.get("torch.distributed")  # processes meet through it
-    together = distributed is not None and distributed.is_initialized()
-    if launcher.is_first() or together:
-        # the first process may have died in the middle of a line, its progress bar
-        who = f"\npckd-nb, process {distributed.get_rank()}" if distributed and together else "pckd-nb"
-        print(f"{who}: {one_line(message)}", file=sys.stderr)
+    """Print an error as one line on stderr.
+
+    Before several processes are connected, all of them find the same error. Then only the first one prints it.
+
+    Parameters
+    ----------
+    message : str
+    status : int
+        Exit status of the command.
+
+    Returns
+    -------
+    int
+        `status`.
+    """
+    distributed = sys.modules.get("torch.distributed")  # connects the processes
+    connected = distributed is not None and distributed.is_initialized()
+    if launcher.is_first() or connected:
+        # start a new line: the first process may have failed in the middle of its progress bar
+        prefix = f"\npckd-nb, process {distributed.get_rank()}" if distributed and connected else "pckd-nb"
+        print(f"{prefix}: {one_line(message)}", file=sys.stderr)
     return status

@@ -1,4 +1,4 @@
-"""`main`: run one command. Every problem is one line on stderr and a non-zero exit status."""
+"""`main`: run one command. Every error is one line on stderr and gives a non-zero exit status."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from .. import launcher
 from .app import app
 from .console import complain, describe
 
-# The commands, in the order of the help.
+# Commands register themselves on import. The order of the imports is their order in the help.
 # isort: off
 from . import start as start
 from . import training as training
@@ -20,7 +20,24 @@ from . import drawing as drawing
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 2 for bad input, 130 after Ctrl-C, 1 for anything else."""
+    """Run one command of the command line.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        Words of the command line after the name of the program. The default is sys.argv[1:]. An empty list shows the
+        help.
+
+    Returns
+    -------
+    int
+        Exit status: 0 after success, 2 for bad input, 130 after Ctrl-C, 1 for any other error.
+
+    Raises
+    ------
+    Exception
+        Any error of the command, if --debug is among the arguments.
+    """
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in arguments
 
@@ -31,17 +48,17 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.showwarning = note
     try:
         status = app([argument for argument in arguments if argument != "--debug"], standalone_mode=False)
-        sys.stdout.flush()  # what its reader does not want should be known here, not at exit
+        sys.stdout.flush()  # raises BrokenPipeError here instead of at exit
         return status if isinstance(status, int) else 0
     except KeyboardInterrupt:
         return complain("interrupted", 130)
-    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+    except BrokenPipeError:  # the reader of our output has ended, such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         if debug:
             raise
-        if hasattr(error, "format_message"):  # the command line itself was wrong
+        if hasattr(error, "format_message"):  # an error of the command line itself
             return complain(f"{error.format_message()} (see --help)", 2)
         if isinstance(error, ValueError | OSError):
             return complain(describe(error), 2)

@@ -54,19 +54,19 @@ def evaluate(
     run = load_run_unless(model, source, "--model")
     if data is None and run is None:
         raise ValueError("a checkpoint needs --data, the data set to measure it on")
-    about = run.settings["data"] if run else {}
+    info = run.settings["data"] if run else {}
     options = given(test_size=test_size, image_size=image_size, workers=workers)
-    if run and data in (None, about["name"]):
-        loaded = rebuild(about, root, **options)
+    if run and data in (None, info["name"]):
+        loaded = rebuild(info, root, **options)
     else:
         loaded = load_dataset(cast(str, data), root, **options)
     network = run.model() if run else make_network(cast(str, model), loaded, 0, source)
     if network.num_classes != loaded.num_classes:
         raise ValueError(f"'{source}' knows {network.num_classes} classes, {loaded.name} has {loaded.num_classes}")
-    if run and data is None and loaded.fingerprint != about["fingerprint"]:
+    if run and data is None and loaded.fingerprint != info["fingerprint"]:
         print(f"note: {loaded.name} is not the same data that '{source}' was trained with", file=sys.stderr)
     if expect is not None and precision == "auto":
-        precision = "32-true"  # in which published accuracies were measured
+        precision = "32-true"  # published accuracies were measured in float32
     scores = evaluate_model(network, loaded, split, accelerator=accelerator, precision=precision)
     title = run.title if run else f"{model} from {source}"
     print(f"{title} on {len(getattr(loaded, split)):,} {split} images of {loaded.name}:")
@@ -91,7 +91,7 @@ def transfer(
 
     chosen = [load_run(folder) for folder in run_folders]
     for run in chosen:
-        run.model()  # whose weights can't be used is to be known before the images are read
+        run.model()  # raises before the images are read, if the weights cannot be used
     name, sizes = data
     loaded = load_dataset(name, **sizes)
     table = transfer_table(chosen, loaded, accelerator=accelerator, precision=precision)

@@ -2,7 +2,7 @@
 
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from .. import catalogue
 from .app import command
@@ -76,37 +76,61 @@ def sweep(
 
 
 def run_grid(request: GridRequest, arms: "list[Arm]", reference: str) -> None:
-    """Train a grid of `arms`, or list its points, and print its comparison."""
+    """Train a grid and print the comparison of its arms, or only list its points.
+
+    It also raises the errors of `experiments.Grid`, `experiments.parse_arm` and `experiments.run_grid`.
+
+    Parameters
+    ----------
+    request : GridRequest
+        The options of the command line.
+    arms : list of Arm
+    reference : str
+        The arm that the others are compared with. If the grid does not have it, a note says so on stderr.
+
+    Raises
+    ------
+    FloatingPointError
+        If points failed with a non-finite loss. The comparison of the finished points is printed first.
+    """
     from .. import experiments
 
     grid = experiments.Grid(**request.settings, arms=arms)
-    asked = experiments.parse_arm(reference)
-    asked.build(grid.recipe)
-    beside = asked.without_defaults(grid.recipe, grid.loaded)
-    if beside not in grid.arms:
-        arms_there = ", ".join(map(str, grid.arms))
-        print(f"note: --reference {reference} is not of this grid, no differences are shown; it has {arms_there}",
+    reference_arm = experiments.parse_arm(reference)
+    reference_arm.build(grid.recipe)
+    reference_arm = reference_arm.without_defaults(grid.recipe, grid.loaded)
+    if reference_arm not in grid.arms:
+        available = ", ".join(map(str, grid.arms))
+        print(f"note: --reference {reference} is not of this grid, no differences are shown; it has {available}",
               file=sys.stderr)  # fmt: skip
     if request.dry_run:
         points = experiments.my_points(grid, request.shard, request.jobs)
-        left = [point for point in points if not experiments.is_finished(point)]
-        print("\n".join(f"{'to train' if point in left else 'finished'}  {point}" for point in points))
-        needed = experiments.duration(experiments.projected_seconds(grid, left, request.jobs))
-        print(f"{len(points)} points, {len(left)} to train, projected: {needed}")
+        missing = [point for point in points if not experiments.is_finished(point)]
+        print("\n".join(f"{'to train' if point in missing else 'finished'}  {point}" for point in points))
+        needed = experiments.duration(experiments.projected_seconds(grid, missing, request.jobs))
+        print(f"{len(points)} points, {len(missing)} to train, projected: {needed}")
         return
-    options = dict(jobs=request.jobs, shard=request.shard, progress=request.jobs == 1)
+    options: dict[str, Any] = dict(jobs=request.jobs, shard=request.shard, progress=request.jobs == 1)
     failed = None
     try:
         table = experiments.run_grid(grid, **options, say=partial(print, flush=True))
     except FloatingPointError as error:
         failed, table = error, experiments.results(grid)
     if len(table):
-        print_comparison(experiments.comparison(table, str(beside)), reference)
+        print_comparison(experiments.comparison(table, str(reference_arm)), reference)
     if failed:
         raise failed
 
 
 def print_comparison(compared: "pd.DataFrame", reference: str) -> None:
-    """Print the table of `experiments.comparison`, one row per arm."""
+    """Print the comparison of arms.
+
+    Parameters
+    ----------
+    compared : DataFrame
+        The table of `experiments.comparison`. Each row is one line.
+    reference : str
+        The arm that the others are compared with.
+    """
     print(f"\ntop-1 accuracy in percent; 95 % intervals; difference to {reference}, paired by seed:")
     print_table([tuple(compared.columns), *(tuple(map(cell_text, row)) for row in compared.itertuples(index=False))])

@@ -1,7 +1,7 @@
 """Options that several commands share, in the groups of the help.
 
-A function whose name ends in `_options` reads a group of options. A command that has a parameter of the type below it,
-such as `data: DataOptions`, has these options, and gets what the function returns.
+A function whose name ends in `_options` defines a group of options. The type below it adds these options to a command:
+a parameter `data: DataOptions` receives what `data_options` returns.
 """
 
 import itertools
@@ -24,7 +24,7 @@ METHOD_HELP = (
     f"with settings as in AT-weight=500. pckd-strategy=NAME weighs samples by {', '.join(catalogue.STRATEGIES)}."
 )
 
-# Options by their group in the help.
+# Options of each group in the help.
 in_networks = partial(typer.Option, rich_help_panel="Networks")
 in_data = partial(typer.Option, rich_help_panel="Data")
 in_method = partial(typer.Option, rich_help_panel="Method")
@@ -78,7 +78,25 @@ def recipe_options(
     clip_norm: Annotated[float | None, in_training(help="Largest norm of all gradients together.")] = None,
     ema: Annotated[float | None, in_training(help="Decay of averaged weights, such as 0.999.")] = None,
 ) -> Any:
-    """Return the `Recipe` that these options ask for."""
+    """Return the recipe that the options describe.
+
+    Parameters
+    ----------
+    recipe : str
+        Name of a recipe.
+    epochs, batch_size, lr, flip, augment, mix, label_smoothing : optional
+    optimizer, weight_decay, schedule, warmup_epochs, clip_norm, ema : optional
+        Fields of the recipe. None keeps the value of the recipe.
+
+    Returns
+    -------
+    Recipe
+
+    Raises
+    ------
+    ValueError
+        If there is no recipe of this name, or if a value is not valid.
+    """
     from ..recipes import get_recipe
 
     plugs = given(augment=augment, mix=mix, optimizer=optimizer, schedule=schedule)
@@ -87,7 +105,7 @@ def recipe_options(
     return get_recipe(recipe, **numbers, **plugs)
 
 
-RecipeOptions = Annotated[Any, Depends(recipe_options)]  # a Recipe, whose module takes long to import
+RecipeOptions = Annotated[Any, Depends(recipe_options)]  # a Recipe; its module is slow to import
 
 
 def data_options(
@@ -100,7 +118,32 @@ def data_options(
     workers: Workers = None,
     root: Root = None,
 ) -> tuple[str, dict[str, Any]]:
-    """Return what to call `load_dataset` with. Images are read after everything that can be checked at once."""
+    """Return the arguments of `load_dataset`. No images are read yet, so that other options are checked first.
+
+    Parameters
+    ----------
+    data : str
+        Name of the data set.
+    train_size, test_size : int, optional
+        Number of training and test images.
+    image_size : int, optional
+        Side of the images in pixels.
+    workers : int, optional
+        Processes that read images.
+    root : Path, optional
+        Where data sets are kept.
+
+    Returns
+    -------
+    name : str
+    options : dict
+        The options that were given.
+
+    Raises
+    ------
+    ValueError
+        If there is no data set of this name.
+    """
     catalogue.check_dataset(data)
     sizes = dict(train_size=train_size, test_size=test_size, image_size=image_size, workers=workers)
     return data, given(**sizes, root=root)
@@ -130,7 +173,18 @@ def training_options(
     nodes: Annotated[int, on_machine(help="Machines that take part, with --devices.")] = 1,
     strategy: Annotated[str, on_machine(help="How processes work together: ddp, or auto, the same.")] = "auto",
 ) -> dict[str, Any]:
-    """Return options of `distill`."""
+    """Return the options of `distill` that the command line gives.
+
+    Returns
+    -------
+    dict
+        Option → value. early_stopping and logger are the words of the command line, see `with_callbacks`.
+
+    Raises
+    ------
+    ValueError
+        If strategy or logger has an unknown value, or if early_stopping is given without a validation split.
+    """
     if strategy not in ("auto", "ddp"):
         other = "; weights of samples go with the method, as in --method pckd-strategy=uniform"
         raise ValueError(f"--strategy must be auto or ddp, got {strategy}{other * (strategy in catalogue.STRATEGIES)}")
@@ -148,9 +202,18 @@ TrainingOptions = Annotated[dict[str, Any], Depends(training_options)]
 
 @dataclass
 class GridRequest:
-    """What the command line says about a grid, without its arms.
+    """The options of the command line that describe a grid. The arms are not among them.
 
-    settings: of `experiments.Grid` · jobs, shard: of `experiments.run_grid` · dry_run: only list its points.
+    Parameters
+    ----------
+    settings : dict
+        Arguments of `experiments.Grid`.
+    jobs : int
+        Points trained at the same time, see `experiments.run_grid`.
+    shard : (int, int)
+        (i, n) trains the i-th of n parts, see `experiments.run_grid`.
+    dry_run : bool
+        Whether to list the points without training them.
     """
 
     settings: dict[str, Any]
@@ -180,7 +243,17 @@ def grid_options(
     ] = "1/1",
     dry_run: Annotated[bool, in_grid("--dry-run", help="Only list the points and the projected time.")] = False,
 ) -> GridRequest:
-    """Return what compare, ablate and sweep share."""
+    """Return the options that compare, ablate and sweep share.
+
+    Returns
+    -------
+    GridRequest
+
+    Raises
+    ------
+    ValueError
+        If shard, seeds or teacher_cache_gb is not valid, or if there is no network of the given name.
+    """
     if not (match := re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)):
         raise ValueError(f"--shard must be i/n, such as 2/8, got {shard}")
     if not teacher_cache_gb >= 0:
@@ -207,9 +280,24 @@ GridOptions = Annotated[GridRequest, Depends(grid_options)]
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Return the seeds of a text such as "0,1,5-7": [0, 1, 5, 6, 7].
+    """Return the seeds that a text lists.
 
-    Raises TypeError if `text` is not a str, and ValueError if it does not have this form.
+    Parameters
+    ----------
+    text : str
+        Numbers and ranges, comma-separated, such as "0,1,5-7". A seed is less than 2³¹.
+
+    Returns
+    -------
+    list of int
+        Such as [0, 1, 5, 6, 7]. At most 10,000 seeds.
+
+    Raises
+    ------
+    ValueError
+        If `text` does not have this form, or if a range is empty or too large.
+    TypeError
+        If `text` is not a string.
     """
     if not isinstance(text, str):
         raise TypeError(f"--seeds must be text, got {type(text).__name__}")
@@ -227,12 +315,37 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """Return the options that were given on the command line: those that are not None."""
+    """Return the options that were given on the command line.
+
+    Parameters
+    ----------
+    **options
+        None means not given.
+
+    Returns
+    -------
+    dict
+        The options that are not None.
+    """
     return {name: value for name, value in options.items() if value is not None}
 
 
 def check_names(networks: Sequence[str | None] = (), arms: Sequence[str] = (), data: str | None = None) -> None:
-    """Raise ValueError for an unknown name, before anything slow is imported. None stands for an option not given."""
+    """Check that names are known, before anything slow is imported.
+
+    Parameters
+    ----------
+    networks : sequence of str or None
+        None stands for an option that was not given.
+    arms : sequence of str
+    data : str, optional
+        Name of a data set.
+
+    Raises
+    ------
+    ValueError
+        If a name is not known.
+    """
     for arm in arms:
         catalogue.check_arm(arm)
     for network in networks:

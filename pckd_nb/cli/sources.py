@@ -1,4 +1,4 @@
-"""Networks and runs that an option of the command line names."""
+"""Networks and runs that options of the command line refer to."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,29 @@ if TYPE_CHECKING:
 
 
 def load_run_unless(model: str | None, source: str, option: str) -> "Run | None":
-    """The run in the folder `source`; None where `model` says whose weights it holds, a checkpoint's."""
+    """Return the run in the folder `source`, unless the source is a checkpoint.
+
+    Parameters
+    ----------
+    model : str or None
+        Name of the network, if `source` is a checkpoint.
+    source : str
+        A run folder; or a checkpoint file or URL.
+    option : str
+        The option that gives `model`. The error message mentions it.
+
+    Returns
+    -------
+    Run or None
+        None if `model` is given.
+
+    Raises
+    ------
+    ValueError
+        If `source` is a file or URL and `model` is not given. Also if the run cannot be read.
+    FileNotFoundError
+        If there is no run in the folder.
+    """
     if model is not None:
         return None
     if "://" in source or Path(source).is_file():
@@ -21,7 +43,30 @@ def load_run_unless(model: str | None, source: str, option: str) -> "Run | None"
 
 
 def make_network(name: str, data: "Dataset", seed: int, init: str | None) -> "Classifier":
-    """A network for `data`, with fresh weights or those of the run or checkpoint `init`."""
+    """Return a network for a data set, with initial or loaded weights.
+
+    Parameters
+    ----------
+    name : str
+        Name of the network, as in `create_model`.
+    data : Dataset
+        Gives the number of classes and of input channels.
+    seed : int
+        Seed of the initial weights.
+    init : str or None
+        A run folder, or a checkpoint file or URL, whose weights are loaded. None keeps the initial weights.
+
+    Returns
+    -------
+    Classifier
+
+    Raises
+    ------
+    ValueError
+        If there is no network of this name, or if the weights do not fit.
+    OSError
+        If the weights cannot be read or downloaded.
+    """
     from ..checkpoints import load_checkpoint
     from ..models import create_model
 

@@ -1,4 +1,4 @@
-"""Commands to start with: the demo, what this machine is, and lists of data sets and networks."""
+"""Commands to start with: the demo, a check of this machine, and lists of data sets and networks."""
 
 from pathlib import Path
 from typing import Annotated

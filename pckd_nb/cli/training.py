@@ -81,26 +81,40 @@ def distill(
     arm = parse_arm(method)
     for name, value in settings.items():
         arm = arm.plus(name, value)
-    trained_by, recipe = arm.build(recipe)
-    if trained_by.uses_teacher and teacher is None:
+    built, recipe = arm.build(recipe)
+    if built.uses_teacher and teacher is None:
         raise ValueError(f"method {method} needs --teacher, the run folder of a trained network")
     prepare(options, init, teacher)
     teacher_run = load_run_unless(teacher_model, teacher, "--teacher-model") if teacher else None
     name, sizes = data
     loaded = load_dataset(name, **sizes)
-    knows = teacher_run or (
+    teacher_source = teacher_run or (
         make_network(teacher_model, loaded, options["seed"], teacher) if teacher and teacher_model else None
     )
     network = make_network(student, loaded, options["seed"], init)
     if not teacher_cache_gb > 0:
         raise ValueError(f"--teacher-cache-gb must be more than 0, got {teacher_cache_gb}")
     options.update(given(teacher_cache=teacher_cache), teacher_cache_gb=teacher_cache_gb)
-    report(training.distill(network, knows, loaded, trained_by, recipe, **with_callbacks(options)), options)
+    report(training.distill(network, teacher_source, loaded, built, recipe, **with_callbacks(options)), options)
 
 
 def prepare(options: dict[str, Any], *used: str | None) -> None:
-    """Check the run folder before the images are read; of several processes, the first does. used: where weights come
-    from, which must not be overwritten."""
+    """Check the run folder before the images are read. Of several processes, only the first checks it.
+
+    Parameters
+    ----------
+    options : dict
+        Options of `distill`, as `training_options` returns them.
+    *used : str or None
+        Sources of weights. They must not be overwritten.
+
+    Raises
+    ------
+    ValueError
+        If the training would overwrite a source of its weights.
+    OSError
+        If the run folder exists or cannot be written, see `resuming.prepare`.
+    """
     from .. import resuming, training
 
     for source in used:
@@ -111,32 +125,65 @@ def prepare(options: dict[str, Any], *used: str | None) -> None:
 
 
 def with_callbacks(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of `distill`, with callbacks and loggers in place of the words of the command line that ask for them."""
+    """Return options of `distill`, in which early_stopping and logger are replaced by callbacks and loggers.
+
+    Parameters
+    ----------
+    options : dict
+        The words of the command line, as `training_options` returns them.
+
+    Returns
+    -------
+    dict
+        Arguments of `distill`.
+    """
     from ..training import EarlyStopping
 
-    made = {name: value for name, value in options.items() if name not in ("early_stopping", "logger")}
+    arguments = {name: value for name, value in options.items() if name not in ("early_stopping", "logger")}
     if "early_stopping" in options:
-        made["callbacks"] = [EarlyStopping("val_top1", options["early_stopping"])]
+        arguments["callbacks"] = [EarlyStopping("val_top1", options["early_stopping"])]
     if "logger" in options:
         from lightning_fabric import loggers
 
         kind = loggers.TensorBoardLogger if options["logger"] == "tensorboard" else loggers.CSVLogger
-        made["loggers"] = [kind(options["out"].parent / "logs", name=options["out"].name, version="")]
-    return made
+        arguments["loggers"] = [kind(options["out"].parent / "logs", name=options["out"].name, version="")]
+    return arguments
 
 
 def speaks(options: dict[str, Any]) -> bool:
-    """Whether this process is the first of a training with these options of `distill`."""
+    """Return whether this process is the first one of a training. The first process prints the output.
+
+    Parameters
+    ----------
+    options : dict
+        Options of `distill`.
+
+    Returns
+    -------
+    bool
+    """
     return launcher.is_first(options.get("devices"), options["nodes"])
 
 
 def report(run: "Run", options: dict[str, Any]) -> None:
-    """Say how a training went; leave with 130, as after any Ctrl-C, where it was cut short."""
-    if not speaks(options):  # whose exit status counts: for any other than 0 here Fabric would kill it while it saves
+    """Print the settings and the result of a training. Only the first process prints.
+
+    Parameters
+    ----------
+    run : Run
+    options : dict
+        Options of `distill`.
+
+    Raises
+    ------
+    typer.Exit
+        With status 130, as after any Ctrl-C, if the training was interrupted.
+    """
+    if not speaks(options):  # exit with 0: at any other status Fabric would kill the first process while it saves
         return
     settings = run.settings["method"]["settings"].items()
     if settings:
-        shown = (f"{name} {value_text(about['value'])} ({about['from']})" for name, about in settings)
+        shown = (f"{name} {value_text(info['value'])} ({info['from']})" for name, info in settings)
         print("settings: " + ", ".join(shown))
     if not run.finished:
         print(f"interrupted after {len(run.history)} whole epochs; the same command with --resume goes on")

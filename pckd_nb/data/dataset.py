@@ -1,6 +1,7 @@
-"""Data sets as plain tensors: every image of a split in one uint8 tensor, ready to be moved to a device.
+"""Data sets as plain tensors: all images of a split in one uint8 tensor, ready to be moved to a device.
 
-What is too large for that stays in files (`streaming.Streamed`). Both kinds of splits are read in the same way.
+Images that are too large for that stay in their files (`streaming.Streamed`). Both kinds of splits have the same
+interface.
 """
 
 from __future__ import annotations
@@ -26,8 +27,24 @@ from .streaming import Streamed
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images, uint8 (N, C, H, W); labels, int64 (N,); where known, difficulty, float32 (N,) in [0, 1], and ids, (N,):
-    what each image is called, such as its file name."""
+    """A split whose images are in memory.
+
+    Parameters
+    ----------
+    images : uint8 Tensor of shape (N, C, H, W)
+    labels : int64 Tensor of shape (N,)
+    difficulty : float32 Tensor of shape (N,), in [0, 1], optional
+        Difficulty of each image, where it is known.
+    ids : array of shape (N,), optional
+        Name of each image, such as its file name.
+
+    Raises
+    ------
+    TypeError
+        If images are not a uint8 tensor with four dimensions, or labels are not whole numbers of shape (N,).
+    ValueError
+        If the number of labels or ids differs from the number of images.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -52,11 +69,12 @@ class Split:
 
     @property
     def device(self) -> torch.device:
+        """Device of the labels, where `read` puts the batches."""
         return self.labels.device
 
     @property
     def padding(self) -> int:
-        """By how many pixels to pad for the random crop: 4 of 32."""
+        """Pixels of padding for the random crop: an eighth of the shorter side, such as 4 for 32 pixels."""
         return min(self.shape[1:]) // 8
 
     def read(
@@ -67,30 +85,56 @@ class Split:
         epoch: int | None = None,
         augment: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     ) -> Iterator[torch.Tensor]:
-        """Yield the images of every batch, on `device`: uint8 (B, C, H, W).
+        """Yield the images of every batch, on `device`.
 
         Parameters
         ----------
         batches : iterable of int64 Tensor of shape (B,)
             Positions of images.
         seed, epoch : int, optional
-            They matter only to images that are cropped while they are read, see `Streamed`.
+            Not used here. They matter only for images that are cropped while they are read, see `Streamed.read`.
         augment : callable, optional
-            From images, uint8 (B, C, H, W), and their positions, int64 (B,), to images.
+            Maps images, uint8 (B, C, H, W), and their positions, int64 (B,), to images.
+
+        Yields
+        ------
+        images : uint8 Tensor of shape (B, C, H, W)
         """
         for index in batches:
             images = self.images[index.to(self.images.device)].to(self.device, non_blocking=True)
             yield augment(images, index) if augment else images
 
     def to(self, device: torch.device | str) -> Split:
-        """The same split with its tensors on `device`. Images that do not fit into the memory of a GPU stay where they
-        are: `read` then brings them there batch by batch."""
+        """Return the same split with its tensors on `device`.
+
+        Images that need more than `device_memory` stay where they are. `read` then moves them to the device batch by
+        batch.
+
+        Parameters
+        ----------
+        device : torch.device or str
+
+        Returns
+        -------
+        Split
+        """
         difficulty = None if self.difficulty is None else self.difficulty.to(device)
         images = self.images.to(device) if self.images.nbytes <= device_memory(device) else self.images
         return dataclasses.replace(self, images=images, labels=self.labels.to(device), difficulty=difficulty)
 
     def take(self, rows: np.ndarray) -> Split:
-        """The part of the split at `rows`, int64 (n,), in that order."""
+        """Return the part of the split at some positions, in the given order.
+
+        Parameters
+        ----------
+        rows : int64 array of shape (n,)
+            Positions of images.
+
+        Returns
+        -------
+        Split
+            It has n images.
+        """
         difficulty = None if self.difficulty is None else self.difficulty[rows]
         ids = None if self.ids is None else self.ids[rows]
         return dataclasses.replace(
@@ -98,7 +142,12 @@ class Split:
         )
 
     def feed(self, digest: Any) -> None:
-        """Update a hashlib `digest` with every pixel and label, and with the code of a class of your own."""
+        """Update a hash with every pixel and label, and with the code of the class if it is your own subclass.
+
+        Parameters
+        ----------
+        digest : hashlib object
+        """
         if code := code_fingerprint(type(self)):
             digest.update(code.encode())
         for tensor in (self.images, self.labels):
@@ -108,12 +157,35 @@ class Split:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """A training and a test split, and what has to be known about them.
+    """A training and a test split, with class names, statistics and other information about them.
 
-    `groups` maps the name of a grouping to the coarse name of every class. `mean` and `std` are per channel,
-    of pixels scaled to [0, 1]; `normalisation` says where they are from. `default_views` is 4 where a quarter
-    turn leaves the class as it is, else 1. `options` is what `load_dataset` needs, besides name and root, to
-    build the same data again.
+    Parameters
+    ----------
+    name : str
+    train, test : Split or Streamed
+    classes : tuple of str
+        Names of the classes, all different.
+    groups : dict of str to tuple of str
+        Maps the name of a grouping to the coarse name of every class.
+    mean, std : tuple of float
+        One number per channel, for pixels scaled to [0, 1].
+    normalisation : str
+        Where mean and std come from.
+    default_views : int
+        4 if a quarter turn does not change the class, else 1.
+    options : dict
+        Arguments that `load_dataset` needs, besides name and root, to build the same data again.
+    val : Split or Streamed, optional
+        A validation split.
+
+    Raises
+    ------
+    ValueError
+        If two classes have the same name, a split has no images, or a label is not the number of a class. If std is
+        not positive, or mean or std does not have one number per channel. If `options` contains "name", "root" or
+        "workers".
+    TypeError
+        If `options` cannot be written as JSON.
     """
 
     name: str
@@ -157,29 +229,37 @@ class Dataset:
 
     @classmethod
     def from_arrays(cls, train: tuple[Any, Any], test: tuple[Any, Any], **options: Any) -> Dataset:
-        """A data set of images and labels in memory.
+        """Build a data set from images and labels in memory.
 
         Parameters
         ----------
         train, test : pair (images, labels)
-            images: array or tensor of shape (N, H, W), (N, C, H, W) or (N, H, W, C), uint8 or floats in [0, 1];
-            labels: N whole numbers, or N names of classes.
+            images : array or tensor of shape (N, H, W), (N, C, H, W) or (N, H, W, C), uint8 or floats in [0, 1].
+            labels : N whole numbers, or N class names.
         val : pair, optional
             A validation split.
         classes : sequence of str, optional
             Names of the classes. Default: the labels themselves if they are text, else their numbers.
         name : str
+            Default "arrays".
         mean, std : sequence of float, optional
-            Per channel, of pixels in [0, 1]. Default: computed on the training images.
+            One number per channel, for pixels in [0, 1]. Default: computed on the training images.
         default_views : int
-            4 where a quarter turn leaves the class as it is, else 1. Images that are not square have 1.
+            4 if a quarter turn does not change the class, else 1. Default 4. It is always 1 if images are not square.
         ids : sequence of str, optional
-            What every training image is called. It is kept with the run.
+            Name of each training image. The names are kept with the run.
+
+        Returns
+        -------
+        Dataset
 
         Raises
         ------
-        TypeError, ValueError
-            For what is of another kind, does not fit together, or has been normalised.
+        TypeError
+            If a split is not a pair, or images or labels have another type.
+        ValueError
+            If shapes do not match, a label is not one of the classes, or images are floats outside [0, 1], as after
+            normalisation.
 
         Examples
         --------
@@ -191,22 +271,29 @@ class Dataset:
 
     @classmethod
     def from_torch(cls, train: Any, test: Any, **options: Any) -> Dataset:
-        """A data set of two `torch.utils.data.Dataset`, read once into memory.
+        """Build a data set from two `torch.utils.data.Dataset`, read once into memory.
 
         Parameters
         ----------
         train, test : torch.utils.data.Dataset
-            Items (image, label): a PIL image, an array or a tensor, all of one size, uint8 or floats in [0, 1]. Random
-            transforms belong into `distill(..., augment=...)`.
+            Their items are (image, label). An image is a PIL image, an array or a tensor, uint8 or floats in [0, 1].
+            All images have the same size. Pass random transforms to `distill(..., augment=...)` instead.
         val : torch.utils.data.Dataset, optional
             A validation split.
         classes, name, mean, std, default_views
-            As in `from_arrays`. Default of classes: `train.classes`, if there are such.
+            As in `from_arrays`. Default of classes: `train.classes`, if it exists. Default of name: the class name of
+            `train`.
+
+        Returns
+        -------
+        Dataset
 
         Raises
         ------
-        TypeError, ValueError
-            For what is of another kind, or images of different sizes.
+        TypeError
+            If a split is not a data set with `__getitem__` and `__len__`, or images or labels have another type.
+        ValueError
+            If a split has no images, images have different sizes, or a label is not one of the classes.
 
         Examples
         --------
@@ -218,28 +305,32 @@ class Dataset:
 
     @classmethod
     def from_table(cls, table: Any, **options: Any) -> Dataset:
-        """A data set of image files that a table lists: one row per image, with its path, class and split.
+        """Build a data set from a table of image files, with one row per image: its path, class and split.
 
         Parameters
         ----------
         table : path of a CSV file, or DataFrame
         image, label, split : str
-            Names of the columns, by default "path", "class" and "split". The last one has "train", "test" or "val".
+            Names of the columns. Default "path", "class" and "split". The split column has "train", "test" or "val".
         root : path, optional
-            The folder that the paths start from. Default: the folder of the CSV file.
+            The folder that the paths are relative to. Default: the folder of the CSV file.
         image_size : int
-            Side in pixels to which images are scaled and cut. Default 32.
+            Side in pixels to which images are scaled and cropped. Default 32.
         workers : int, optional
-            Processes that read images where these do not fit into memory.
+            Number of processes that read images if these do not fit into memory.
         classes, name, mean, std, default_views
-            As in `from_arrays`.
+            As in `from_arrays`. Default of name: the name of the CSV file, else "table".
+
+        Returns
+        -------
+        Dataset
 
         Raises
         ------
         FileNotFoundError
             If the table or an image is missing.
         ValueError
-            For a column that is missing, or empty cells.
+            If a column is missing, a cell is empty, the split column has another value, or train or test has no images.
 
         Examples
         --------
@@ -251,23 +342,30 @@ class Dataset:
 
     @property
     def held_out(self) -> tuple[str, ...]:
-        """The names of the splits that no network learns from: "test", and "val" if there is one."""
+        """Names of the splits that are not used for training: "test", and "val" if there is one."""
         return ("test",) if self.val is None else ("test", "val")
 
     def with_validation(self, share: float, seed: int = 0) -> Dataset:
-        """The same data set with a part of its training images held out as `val`.
+        """Return the same data set with a part of its training images held out as `val`.
 
         Parameters
         ----------
         share : float in (0, 1)
-            Of the training images; classes are as evenly spread as possible.
+            Share of the training images to hold out. They are spread as evenly over the classes as possible.
         seed : int
-            Decides which.
+            Decides which images are held out.
+
+        Returns
+        -------
+        Dataset
 
         Raises
         ------
         ValueError
-            If there is a validation split already, or one of the parts would have fewer images than classes.
+            If there is a validation split already, `share` is not in (0, 1), or one of the two parts would have fewer
+            images than classes.
+        TypeError
+            If `share` is not a number.
         """
         if self.val is not None:
             raise ValueError(f"{self.name} has a validation split already, of {len(self.val):,} images")
@@ -287,7 +385,7 @@ class Dataset:
         return f"Dataset({self.name!r}: {images}, {self.num_classes} classes)"
 
     def _repr_html_(self) -> str:
-        """Return what a notebook shows for a cell that ends in a data set."""
+        """Return the HTML that a notebook shows for a cell that ends in a data set."""
         height, width = self.size
         shown = ", ".join(self.classes[:10]) + ", …" * (self.num_classes > 10)
         rows = {
@@ -304,24 +402,26 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
+        """Number of classes."""
         return len(self.classes)
 
     @property
     def channels(self) -> int:
+        """Number of channels of an image."""
         return self.train.shape[0]
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
+        """Height and width of an image in pixels."""
         return self.train.shape[1:]
 
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any pixel, label or class name.
 
-        Of a streamed data set they are taken from file names within the folder, file sizes in bytes, labels, class
-        names and image size instead: another image of the same name and size is not seen, and the same images in
-        memory have another fingerprint.
+        For a streamed data set, they are computed from file names within the folder, file sizes in bytes, labels, class
+        names and image size instead. So a different image with the same name and size is not noticed. The same images
+        in memory have another fingerprint.
         """
         digest = hashlib.sha256("\n".join(self.classes).encode())
         for name in ("train", *self.held_out):
@@ -329,19 +429,38 @@ class Dataset:
         return digest.hexdigest()[:16]
 
     def to(self, device: torch.device | str) -> Dataset:
-        """The same data set with its tensors on `device`."""
+        """Return the same data set with its tensors on `device`.
+
+        Parameters
+        ----------
+        device : torch.device or str
+
+        Returns
+        -------
+        Dataset
+        """
         moved = {name: getattr(self, name).to(device) for name in ("train", *self.held_out)}
         return dataclasses.replace(self, **moved)
 
 
 def device_memory(device: torch.device | str) -> float:
-    """How many bytes of images a device may keep: half of what is free on a GPU, all that there are elsewhere."""
+    """Return how many bytes of images may be stored on a device.
+
+    Parameters
+    ----------
+    device : torch.device or str
+
+    Returns
+    -------
+    float
+        Half of the free memory of a GPU, in bytes. Infinity for any other device.
+    """
     device = torch.device(device)
     return torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else math.inf
 
 
 def _checked_labels(labels: Any, count: int) -> torch.Tensor:
-    """Labels as int64. Raises TypeError or ValueError unless there is one whole number per image."""
+    """Return labels as int64, or raise TypeError or ValueError unless there is one whole number per image."""
     labels = torch.as_tensor(labels)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.ndim != 1:
         hint = ": one-hot labels become numbers by labels.argmax(1)" * (labels.ndim == 2)
@@ -353,15 +472,30 @@ def _checked_labels(labels: Any, count: int) -> torch.Tensor:
 
 
 def _kind(value: Any) -> str:
+    """Describe the type and shape of a value, for error messages."""
     shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
     return f"{getattr(value, 'dtype', type(value).__name__)}{shape}"
 
 
 def evenly_spread(labels: torch.Tensor, count: int, num_classes: int, seed: int) -> np.ndarray:
-    """The places of `count` random samples, in order, with classes as evenly spread as there are samples."""
+    """Choose random samples, spread as evenly over the classes as the labels allow.
+
+    Parameters
+    ----------
+    labels : int64 Tensor of shape (N,)
+    count : int
+        Number of samples to choose.
+    num_classes : int
+    seed : int
+
+    Returns
+    -------
+    int64 array of shape (count,)
+        Positions of the samples, in ascending order.
+    """
     order = np.random.default_rng(seed).permutation(len(labels))
     shuffled = labels.cpu().numpy()[order]
-    turn = np.empty(len(labels), np.int64)  # a sample's place among those of its class, in random order
+    turn = np.empty(len(labels), np.int64)  # each sample's position within its class, in random order
     for label in range(num_classes):
         turn[shuffled == label] = np.arange((shuffled == label).sum())
     places: np.ndarray = np.sort(order[np.argsort(turn, kind="stable")[:count]])
@@ -369,7 +503,23 @@ def evenly_spread(labels: torch.Tensor, count: int, num_classes: int, seed: int)
 
 
 def statistics(train: Split | Streamed) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    """Mean and standard deviation of every channel; the latter at least 1/255, for images of one colour."""
+    """Compute the mean and standard deviation of every channel.
+
+    Of streamed images, at most 1,000 are read, evenly spaced over the split.
+
+    Parameters
+    ----------
+    train : Split or Streamed
+
+    Returns
+    -------
+    mean : tuple of float
+        One number per channel, for pixels scaled to [0, 1].
+    std : tuple of float
+        One number per channel. At least 1/255, so that images of a single colour can be normalised.
+    source : str
+        Which images the numbers were computed on.
+    """
     if isinstance(train, Streamed):
         sample = torch.linspace(0, len(train) - 1, min(1000, len(train))).round().long()
         images = torch.cat(list(train.read(sample.split(50))))

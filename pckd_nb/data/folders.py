@@ -1,4 +1,4 @@
-"""Folders of images: one sub-folder per class, and ImageNet as its archives unpack."""
+"""Folders of images: one sub-folder per class, and ImageNet as unpacked from its archives."""
 
 from __future__ import annotations
 
@@ -29,10 +29,31 @@ _TREE = "folder:PATH needs PATH/train/CLASS and PATH/test/CLASS"
 def read_folder(
     folder: Path, image_size: int | None, workers: int | None
 ) -> tuple[Streamed, Streamed, tuple[str, ...]]:
-    """PATH/train/CLASS/* and PATH/test/CLASS/* as RGB images of one size, still in their files.
+    """Read the file names in PATH/train/CLASS/ and PATH/test/CLASS/. The images stay in their files.
 
-    Unless given, the size is the most frequent one among the training images if that is square and at most 64×64,
-    else 32×32; images of another size are scaled until the shorter side fits, and cut to the middle.
+    Parameters
+    ----------
+    folder : Path
+    image_size : int or None
+        Side in pixels of the RGB images. The shorter side of an image is scaled to it, and the center is cropped. None
+        takes the most frequent size of the training images if it is square and at most 64×64, else 32.
+    workers : int or None
+        As in `Streamed`.
+
+    Returns
+    -------
+    train, test : Streamed
+    classes : tuple of str
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder is missing.
+    ValueError
+        If there are fewer than two classes, a class folder has no images, a folder name is not in UTF-8, or test has
+        classes that train lacks.
+    OSError
+        If `image_size` is None and a training image cannot be read.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}: {_TREE}")
@@ -46,7 +67,33 @@ def read_folder(
 
 
 def read_imagenet(folder: Path, side: int, workers: int | None) -> tuple[Streamed, Streamed, tuple[str, ...]]:
-    """PATH/train/CLASS/* and PATH/val/CLASS/*, or test for val; unpacked first where only the archives are there."""
+    """Read the file names of ImageNet in PATH/train/CLASS/ and PATH/val/CLASS/. The folder val may also be called test.
+
+    If a folder is missing, it is first unpacked from the archives.
+
+    Parameters
+    ----------
+    folder : Path
+    side : int
+        Height and width in pixels to which images are cropped when they are read.
+    workers : int or None
+        As in `Streamed`.
+
+    Returns
+    -------
+    train, test : Streamed
+        With `random_crop`.
+    classes : tuple of str
+
+    Raises
+    ------
+    FileNotFoundError
+        If neither the folders nor the archives are there.
+    ValueError
+        If the folders cannot be used, as in `read_folder`.
+    OSError
+        If an archive is damaged or cannot be unpacked.
+    """
     names = {"train": ("train",), "val": ("val", "test")}
     if missing := [part for part in names if not any((folder / name).is_dir() for name in names[part])]:
         _unpack_imagenet(folder, missing)
@@ -55,13 +102,13 @@ def read_imagenet(folder: Path, side: int, workers: int | None) -> tuple[Streame
 
 
 def _unpack_imagenet(folder: Path, parts: list[str]) -> None:
-    """Let torchvision verify and unpack the archives of `parts`, train or val or both, through tarfile's data filter.
+    """Let torchvision verify and unpack the archives of `parts`, with tarfile's data filter. parts: train, val or both.
 
-    A part gets its name when it is complete, so that one whose unpacking was interrupted is not taken for whole.
+    A part gets its final name only when it is complete, so that an interrupted one is not mistaken for a complete one.
     """
     from torchvision.datasets import imagenet
 
-    downloads.check_tarfile()  # before anybody is sent for the archives
+    downloads.check_tarfile()  # before the user is asked to obtain the archives
     archives = {folder / file: md5 for file, md5 in imagenet.ARCHIVE_META.values()}
     needed = [folder / imagenet.ARCHIVE_META[part][0] for part in (*parts, *["devkit"] * ("val" in parts))]
     if not all(archive.is_file() for archive in needed):
@@ -85,14 +132,14 @@ def _unpack_imagenet(folder: Path, parts: list[str]) -> None:
                     shutil.rmtree(unfinished, ignore_errors=True)
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise OSError(f"the archives in {folder} were not unpacked: {downloads.one_line(error)}") from error
-    except RuntimeError:  # which does not say what it found
+    except RuntimeError:  # its message does not say what was found
         for archive in needed:
             downloads.check_md5(archive, archives[archive], "obtain it again")
         raise
 
 
 def _class_folders(train: Path, test: Path, **options: Any) -> tuple[Streamed, Streamed, tuple[str, ...]]:
-    """The splits in two folders of class folders, and the classes. options: of `Streamed`."""
+    """Return the splits in two folders of class folders, and the classes; `options` are passed to `Streamed`."""
     train_files, test_files = _files_by_class(train), _files_by_class(test)
     classes = tuple(train_files)
     if len(classes) < 2:
@@ -109,14 +156,14 @@ def _class_folders(train: Path, test: Path, **options: Any) -> tuple[Streamed, S
 
 
 def _files_by_class(folder: Path) -> dict[str, list[str]]:
-    """The image files of every class, both sorted by name; what is hidden or no image is left out."""
+    """Return the image files of every class, both sorted by name, without hidden files and other files."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}: {_TREE}")
     classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
     if not classes:
         raise ValueError(f"{folder} has no class folder: images belong into {folder / 'CLASS'}")
     for name in (str(folder), *classes):
-        if not _is_utf8(name):  # run.json could not name it
+        if not _is_utf8(name):  # it could not be written into run.json
             raise ValueError(f"the name of the folder {ascii(name)} is not in UTF-8: rename it")
     files = {}
     for name in classes:
@@ -128,32 +175,82 @@ def _files_by_class(folder: Path) -> dict[str, list[str]]:
 
 
 def _is_utf8(name: str) -> bool:
-    """Whether a name, as the system gave it, can be written down."""
+    """Return whether a name from the file system can be encoded as UTF-8."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def memory_limit() -> float:
-    """Return how many bytes the images of a folder may fill: a quarter of the machine's memory."""
+    """Return how many bytes the images of a folder may fill.
+
+    Returns
+    -------
+    float
+        A quarter of the machine's memory, in bytes. Infinity on Windows.
+    """
     if not hasattr(os, "sysconf"):  # Windows
         return math.inf
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 4
 
 
 def read_what_fits(splits: Mapping[str, Streamed]) -> dict[str, Streamed | Split]:
-    """Return the splits in memory if all of them together fit into `memory_limit`, else as they are."""
+    """Read splits into memory if all of them together fit into `memory_limit`.
+
+    Parameters
+    ----------
+    splits : dict of str to Streamed
+
+    Returns
+    -------
+    dict of str to Split or Streamed
+        The splits in memory if they fit, else the given ones.
+
+    Raises
+    ------
+    OSError
+        If an image cannot be read.
+    """
     needed = sum(len(split) * math.prod(split.shape) for split in splits.values())
     return {name: in_memory(split) if needed <= memory_limit() else split for name, split in splits.items()}
 
 
 def in_memory(split: Streamed) -> Split:
-    """Return the same split with its images in memory, scaled and cut by `streaming.fit`."""
+    """Read the images of a split into memory, scaled and cropped by `streaming.fit`.
+
+    Parameters
+    ----------
+    split : Streamed
+
+    Returns
+    -------
+    Split
+        Its ids are the file names.
+
+    Raises
+    ------
+    OSError
+        If an image cannot be read.
+    """
     images = (read_image(split.path(row), partial(fit, side=split.side)) for row in range(len(split)))
     return Split(stack(images, len(split), split.side), split.labels, ids=split.names)
 
 
 def stack(images: Iterable[Image.Image], count: int, side: int) -> torch.Tensor:
-    """RGB images of one size as uint8 (count, 3, side, side)."""
+    """Stack RGB images of one size into one tensor.
+
+    Parameters
+    ----------
+    images : iterable of PIL.Image.Image
+        RGB images of side × side pixels.
+    count : int
+        Number of images.
+    side : int
+        Height and width in pixels.
+
+    Returns
+    -------
+    uint8 Tensor of shape (count, 3, side, side)
+    """
     pixels = np.empty((count, 3, side, side), np.uint8)
-    for row, image in enumerate(images):  # one thread: for small images a pool was measured to be twice as slow
+    for row, image in enumerate(images):  # one thread: a pool was measured to be twice as slow for small images
         pixels[row] = np.asarray(image).transpose(2, 0, 1)
     return torch.from_numpy(pixels)

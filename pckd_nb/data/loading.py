@@ -1,4 +1,4 @@
-"""`load_dataset`: a data set by its name."""
+"""Load a data set by its name."""
 
 from __future__ import annotations
 
@@ -35,20 +35,57 @@ def load_dataset(
     val: float = 0,
     val_seed: int = 0,
 ) -> Dataset:
-    """Load one of `DATASETS`.
+    """Load a data set by its name.
 
-    shapes100 is drawn with `train_size` and `test_size` images (10,000 and 2,000 unless said); of any other
-    data set these take a random part with its classes as evenly spread as possible. `seed` decides what is
-    drawn or taken: the same arguments give the same data. `image_size` is the side in pixels, at least 8, to which
-    stl10, tinyimagenet, imagenet and folders are scaled. imagenet, and a folder that would fill more than a quarter
-    of the memory, stay in files, which `workers` processes read (None: one a CPU core, at most 8; 0: none).
-    `val` and `val_seed`: see `Dataset.with_validation`.
+    The same arguments give the same data.
 
-    Raises ValueError (unknown name, impossible size, unusable folder), TypeError (a size that is no whole number),
-    FileNotFoundError (no such folder) or OSError (failed download, damaged file).
+    Parameters
+    ----------
+    name : str
+        A key of `DATASETS`, "imagenet:PATH" or "folder:PATH". For a data set of your own: "module:Name" or
+        "file.py:Name", a function that returns a `Dataset`.
+    root : path, optional
+        Folder of downloads and caches. Default: `downloads.default_root()`.
+    train_size, test_size : int, optional
+        Number of images, at least one per class. shapes100 is drawn with this many images, by default 10,000 and 2,000.
+        Of any other data set, a random part is taken, spread as evenly over the classes as possible. Default: all
+        images.
+    image_size : int, optional
+        Side in pixels, at least 8, to which images of stl10, tinyimagenet, imagenet and folders are scaled. Default: 32
+        for stl10 and tinyimagenet, 224 for imagenet. For folders see `folders.read_folder`.
+    workers : int, optional
+        Number of processes that read images that stay in files; 0 means none. Images of imagenet stay in files, and
+        those of a folder if they would fill more than a quarter of the memory. Default: one per CPU core, at most 8.
+    seed : int
+        Decides which images are drawn or taken.
+    val : float in [0, 1)
+        Share of the training images to hold out for validation, see `Dataset.with_validation`. Default 0: none.
+    val_seed : int
+        Decides which images are held out.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, a size is impossible, or the folder cannot be used. Also if the data set is your own and
+        `train_size`, `test_size`, `image_size` or `workers` is given.
+    TypeError
+        If a size is not a whole number.
+    FileNotFoundError
+        If the folder does not exist.
+    OSError
+        If a download fails or a file is damaged.
+
+    Examples
+    --------
+    >>> data = load_dataset("shapes100", train_size=4000)
     """
     if is_plug(name) and not name.startswith(WITH_PATH):
-        return _plugged(name, train_size=train_size, test_size=test_size, image_size=image_size, workers=workers)
+        own = _plugged(name, train_size=train_size, test_size=test_size, image_size=image_size, workers=workers)
+        return own.with_validation(val, val_seed) if val else own
     root = downloads.default_root() if root is None else Path(root).expanduser()
     sizes = map(plain, (train_size, test_size, image_size, workers, seed))
     train_size, test_size, image_size, workers, seed = sizes
@@ -69,7 +106,7 @@ def load_dataset(
         train = _part("train_size", train, train_size, len(classes), seed)
         test = _part("test_size", test, test_size, len(classes), seed)
         if name.startswith("folder:"):
-            assert isinstance(train, Streamed) and isinstance(test, Streamed)  # as folders are
+            assert isinstance(train, Streamed) and isinstance(test, Streamed)  # `read_folder` returns these
             train, test = read_what_fits({"train": train, "test": test}).values()
     mean, std, normalisation = _PUBLISHED_STATISTICS.get(name.split(":")[0]) or statistics(train)
     data = Dataset(
@@ -88,7 +125,7 @@ def load_dataset(
 
 
 def _plugged(name: str, **sizes: int | None) -> Dataset:
-    """The data set that a function of your own makes, "module:Name" or "file.py:Name"."""
+    """Return the data set that your own function makes, given as "module:Name" or "file.py:Name"."""
     if given := [option for option, value in sizes.items() if value is not None]:
         raise ValueError(f"{given[0]} is not for data of your own: let '{name}' make it so")
     data = load_plug(name)()
@@ -98,19 +135,25 @@ def _plugged(name: str, **sizes: int | None) -> Dataset:
 
 
 def rebuild(about: Mapping[str, Any], root: str | Path | None = None, **changes: Any) -> Dataset:
-    """The data set of a run once more.
+    """Load the data set of a run again.
 
     Parameters
     ----------
     about : dict
-        "data" of its run.json.
-    root, **changes
-        As in `load_dataset`, in place of what the run had.
+        The entry "data" of the run's run.json.
+    root : path, optional
+        As in `load_dataset`.
+    **changes
+        Arguments of `load_dataset` that replace those of the run.
+
+    Returns
+    -------
+    Dataset
 
     Raises
     ------
     ValueError
-        If the run was trained on data of your own; and what `load_dataset` raises.
+        If the run was trained on your own data. Other errors are those of `load_dataset`.
     """
     options = {**about["options"], **changes}
     known = {"train_size", "test_size", "image_size", "workers", "seed", "val", "val_seed"}
@@ -128,6 +171,7 @@ def rebuild(about: Mapping[str, Any], root: str | Path | None = None, **changes:
 def _load(
     name: str, root: Path, image_size: int | None, workers: int | None
 ) -> tuple[Split | Streamed, Split | Streamed, tuple[str, ...]]:
+    """Read both splits and the class names of a data set other than shapes100."""
     if name == "digits":
         return read_digits()
     if name in ("cifar10", "cifar100"):
@@ -144,11 +188,12 @@ def _load(
         return read_imagenet(_path_in(name), image_size or 224, workers)
     if isinstance(name, str) and name.startswith("folder:"):
         return read_folder(_path_in(name), image_size, workers)
-    check_dataset(name)  # says which names are known
+    check_dataset(name)  # its error lists the known names
     raise AssertionError(f"{name!r} is known, and not built")
 
 
 def _check_size(what: str, size: int, num_classes: int) -> None:
+    """Raise TypeError or ValueError unless `size` is a whole number of at least one image per class."""
     check(int, **{what: size})
     if size < num_classes:
         raise ValueError(f"{what} must be at least {num_classes}, the number of classes, got {size}")
@@ -158,6 +203,7 @@ _FIXED_SIZES = {"shapes100": 32, "digits": 16, "cifar10": 32, "cifar100": 32, "f
 
 
 def _image_size(name: str, size: int | None) -> int | None:
+    """Return `size`, or raise TypeError or ValueError if the data set has no images of this size."""
     check(ImageSize, image_size=size)
     if size is not None and size != _FIXED_SIZES.get(name, size):
         raise ValueError(f"image_size is {size}: {name} has images of {_FIXED_SIZES[name]} pixels only")
@@ -165,7 +211,7 @@ def _image_size(name: str, size: int | None) -> int | None:
 
 
 def _part(what: str, split: Split | Streamed, size: int | None, num_classes: int, seed: int) -> Split | Streamed:
-    """A random part in the original order, classes as evenly spread as the split allows."""
+    """Return a random part in the original order, spread as evenly over the classes as the split allows."""
     if size is None:
         return split
     _check_size(what, size, num_classes)
@@ -183,6 +229,7 @@ _PUBLISHED_STATISTICS = {
 
 
 def _groups(name: str) -> dict[str, tuple[str, ...]]:
+    """Return the groupings of the classes, by name."""
     if name == "shapes100":
         return {
             "shape": tuple(shape for shape in shapes.SHAPES for _ in shapes.PATTERNS),
@@ -194,6 +241,7 @@ def _groups(name: str) -> dict[str, tuple[str, ...]]:
 
 
 def _path_in(name: str) -> Path:
+    """Return the path in a name such as "folder:PATH"."""
     kind, _, path = name.partition(":")
     if not path:
         raise ValueError(f"'{name}' lacks a path: write {kind}:PATH")

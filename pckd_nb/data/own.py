@@ -1,6 +1,6 @@
-"""Data sets of your own: from arrays, from a `torch.utils.data.Dataset`, or from a table of image files.
+"""Your own data sets: from arrays, from a `torch.utils.data.Dataset`, or from a table of image files.
 
-`Dataset.from_arrays`, `Dataset.from_torch` and `Dataset.from_table` call these.
+`Dataset.from_arrays`, `Dataset.from_torch` and `Dataset.from_table` call these functions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def from_arrays(
     mean: Sequence[float] | None = None, std: Sequence[float] | None = None, default_views: int = 4,
     ids: Sequence[str] | None = None,
 ) -> Dataset:  # fmt: skip
-    """See `Dataset.from_arrays`."""
+    """Build a data set from images and labels in memory, see `Dataset.from_arrays`."""
     given = {"train": train, "test": test, **({} if val is None else {"val": val})}
     for what, pair in given.items():
         if not isinstance(pair, tuple | list) or len(pair) != 2:
@@ -47,12 +47,12 @@ def from_torch(
     train: Any, test: Any, *, val: Any = None, classes: Sequence[str] | None = None, name: str | None = None,
     mean: Sequence[float] | None = None, std: Sequence[float] | None = None, default_views: int = 4,
 ) -> Dataset:  # fmt: skip
-    """See `Dataset.from_torch`."""
+    """Build a data set from two `torch.utils.data.Dataset`, see `Dataset.from_torch`."""
     given = {"train": train, "test": test, **({} if val is None else {"val": val})}
     read = {what: _read_all(what, dataset) for what, dataset in given.items()}
     for what, dataset in given.items():
         names = getattr(dataset, "classes", None)
-        if names is not None and all(isinstance(label, int) for label in read[what][1]):  # numbers mean these names
+        if names is not None and all(isinstance(label, int) for label in read[what][1]):  # numbers are indices of these
             read[what] = read[what][0], [str(names[label]) for label in read[what][1]]
     if classes is None and getattr(train, "classes", None) is not None:
         classes = [str(label) for label in train.classes]
@@ -67,7 +67,7 @@ def from_table(
     classes: Sequence[str] | None = None, name: str | None = None, mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None, default_views: int = 4,
 ) -> Dataset:  # fmt: skip
-    """See `Dataset.from_table`."""
+    """Build a data set from a table of image files, see `Dataset.from_table`."""
     if isinstance(table, str | Path):
         path = Path(table).expanduser()
         if not path.is_file():
@@ -109,7 +109,29 @@ def assemble(
     name: str, splits: dict[str, Any], classes: tuple[str, ...], mean: Sequence[float] | None,
     std: Sequence[float] | None, default_views: int,
 ) -> Dataset:  # fmt: skip
-    """A data set of these splits; mean and std are computed on the training images unless both are given."""
+    """Build a data set from its splits.
+
+    Parameters
+    ----------
+    name : str
+    splits : dict of str to Split or Streamed
+        "train", "test" and optionally "val".
+    classes : tuple of str
+    mean, std : sequence of float or None
+        One number per channel, for pixels in [0, 1]. If both are None, they are computed on the training images.
+    default_views : int
+        Number of views for square images. It is 1 for all others.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    ValueError
+        If only one of mean and std is given, or images of two splits have different shapes. Also if `Dataset` raises
+        it.
+    """
     if (mean is None) != (std is None):
         raise ValueError("give both mean and std, per channel and of pixels in [0, 1], or neither")
     height, width = splits["train"].shape[1:]
@@ -126,7 +148,25 @@ def assemble(
 
 
 def classes_of(labels: Sequence[Any], classes: Sequence[str] | None) -> tuple[str, ...]:
-    """The names of the classes: as given, or the labels themselves if they are text, or their numbers."""
+    """Return the names of the classes.
+
+    Parameters
+    ----------
+    labels : sequence
+        The labels of every split: whole numbers or names.
+    classes : sequence of str or None
+
+    Returns
+    -------
+    tuple of str
+        `classes` if given. Else the sorted labels themselves if they are text, or the numbers from 0 to the largest
+        label.
+
+    Raises
+    ------
+    TypeError
+        If labels are not one number or name per image.
+    """
     if classes is not None:
         return tuple(map(str, classes))
     found = [value for part in labels for value in _listed(part)]
@@ -136,7 +176,26 @@ def classes_of(labels: Sequence[Any], classes: Sequence[str] | None) -> tuple[st
 
 
 def numbered(labels: Any, classes: Sequence[str]) -> Any:
-    """Labels as numbers; of names, their places among the classes. Raises ValueError for a name that is not there."""
+    """Convert labels to numbers.
+
+    Parameters
+    ----------
+    labels : array, tensor or sequence of shape (N,)
+        Whole numbers or class names.
+    classes : sequence of str
+
+    Returns
+    -------
+    array or Tensor of shape (N,)
+        Numbers are returned as they are. A name becomes its position in `classes`.
+
+    Raises
+    ------
+    ValueError
+        If a name is not one of the classes.
+    TypeError
+        If labels are not one number or name per image.
+    """
     values = _listed(labels)
     if not any(isinstance(value, str) for value in values):
         return labels if isinstance(labels, Tensor) else np.asarray(labels)
@@ -147,6 +206,7 @@ def numbered(labels: Any, classes: Sequence[str]) -> Any:
 
 
 def _listed(labels: Any) -> list[Any]:
+    """Return labels as a list, or raise TypeError if they are not one number or name per image."""
     values = labels.tolist() if hasattr(labels, "tolist") else list(labels)
     if values and isinstance(values[0], list | tuple):
         raise TypeError(
@@ -156,19 +216,25 @@ def _listed(labels: Any) -> list[Any]:
 
 
 def as_pixels(images: Any) -> Tensor:
-    """Images as uint8 of shape (N, C, H, W).
+    """Convert images to uint8.
 
     Parameters
     ----------
-    images : array or tensor
-        (N, H, W), (N, C, H, W) or (N, H, W, C); uint8, or floats in [0, 1].
+    images : array or tensor of shape (N, H, W), (N, C, H, W) or (N, H, W, C)
+        uint8, or floats in [0, 1].
+
+    Returns
+    -------
+    uint8 Tensor of shape (N, C, H, W)
 
     Raises
     ------
-    TypeError, ValueError
-        For what is of another kind, or has been normalised.
+    TypeError
+        If images are neither uint8 nor floats.
+    ValueError
+        If images have another number of dimensions, or are floats outside [0, 1], as after normalisation.
     """
-    channels_last_first = not isinstance(images, Tensor)  # numpy's custom, and torch's
+    channels_last_first = not isinstance(images, Tensor)  # NumPy's convention; torch puts channels first
     tensor = torch.as_tensor(np.asarray(images) if not isinstance(images, Tensor) else images)
     if tensor.ndim == 3:
         tensor = tensor[:, None]
@@ -186,7 +252,7 @@ def as_pixels(images: Any) -> Tensor:
 
 
 def _read_all(what: str, dataset: Any) -> tuple[Tensor, list[Any]]:
-    """Every image of a torch data set as uint8 (N, C, H, W), and its label."""
+    """Return every image of a torch data set as uint8 (N, C, H, W), and the list of labels."""
     for needed in ("__getitem__", "__len__"):
         if not hasattr(dataset, needed):
             raise TypeError(f"{what} must be a torch.utils.data.Dataset with __getitem__ and __len__, "
@@ -212,7 +278,7 @@ def _read_all(what: str, dataset: Any) -> tuple[Tensor, list[Any]]:
 
 
 def _pixels(image: Any) -> Tensor:
-    """One image, a PIL image, array or tensor, as uint8 (C, H, W)."""
+    """Convert one PIL image, array or tensor to uint8 (C, H, W)."""
     if isinstance(image, Image.Image):
         image = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
     return as_pixels(image[None])[0]

@@ -1,16 +1,16 @@
-"""shapes100: small pictures whose difficulty is known, drawn from a seed and nothing else.
+"""shapes100: small images of known difficulty, drawn from a seed alone.
 
-100 categories = 10 shapes × 10 fill patterns, 32×32 RGB like CIFAR-100. Objects stand
-upright, give or take half a radian, but no label depends on an angle: a rotated view keeps it. Nor on a hue.
+The 100 classes are 10 shapes × 10 fill patterns. Images are 32×32 RGB, as in CIFAR-100. Objects stand upright, to
+within half a radian. No label depends on an angle, so a rotated view keeps its label. No label depends on a hue either.
 
-A shape is a signed distance function: negative inside, in units of the object's radius. A pattern says how
-much of the second colour a point of the object has. Both are formulas on a grid of coordinates, evaluated for
-many images at once.
+A shape is a signed distance function. It is negative inside the object, in units of the object's radius. A pattern
+gives the share of the second colour at each point of the object. Both are formulas on a grid of coordinates, evaluated
+for many images at once.
 
-The same arguments give the same images on every processor. Sines and exponentials differ in their last bit from one
-processor to the next, so everything is evaluated in float64, where that bit is about 1e-13 grey levels, and rounded to
-a whole grey level once, at the end. A pixel could only differ if its value lay that close to the middle between two
-levels. A test measures the room that is left.
+The same arguments give the same images on every processor. Sines and exponentials can differ in their last bit between
+processors. So everything is evaluated in float64, where that bit is about 1e-13 grey levels. Values are rounded to
+whole grey levels once, at the end. A pixel could differ only if its value were that close to the middle between two
+levels. A test measures how far all values are from that.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 SIZE = 32
-VERSION = 2  # part of the cache's file name: raise it whenever the pixels change
-# Data sets of recorded runs, by fingerprint: as version 1 drew them, and the same pictures as this version draws them.
-# Version 1 was evaluated in float32, so it had one fingerprint per kind of processor; the ones of AVX-512 and AVX2 are
-# here. No pixel differs by more than one grey level. 4,000 + 2,000 images and 10,000 + 2,000, both of seed 0.
+VERSION = 2  # part of the cache's file name; increase it whenever the pixels change
+# Fingerprints of data sets in recorded runs: drawn by version 1 → the same images drawn by this version.
+# Version 1 was evaluated in float32, so its fingerprint depended on the kind of processor. Listed are those of AVX-512
+# and AVX2. No pixel differs by more than one grey level. The data sets have 4,000 + 2,000 and 10,000 + 2,000 images,
+# both with seed 0.
 REDRAWN = {
     "7df00250d5541187": "efb409a6a50bc353",
     "e3a696808d8c88b8": "efb409a6a50bc353",
@@ -43,17 +44,31 @@ CLASSES = tuple(f"{pattern} {shape}" for shape in SHAPES for pattern in PATTERNS
 def generate(
     count: int, seed: int | Sequence[int], difficulty: float | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw `count` images, classes as evenly spread as `count` allows, in random order.
+    """Draw images, spread as evenly over the classes as `count` allows, in random order.
 
-    The same arguments give the same images, to the bit. Difficulty is the mean of four severities in [0, 1]: lost
-    contrast, noise, occlusion, smallness. Images differ in it, with somewhat more easy than hard ones, unless
-    `difficulty` is given: then all four severities of every image are that, and a seed draws the same scenes
-    at any difficulty.
+    The same arguments give the same images, bit by bit.
 
-    Returns images, uint8 (count, 3, 32, 32); labels, int64 (count,), an index into `CLASSES`, that is
-    10 · shape + pattern; difficulty, float32 (count,) in [0, 1].
+    Parameters
+    ----------
+    count : int
+        Number of images, at least 1.
+    seed : int or sequence of int
+    difficulty : float in [0, 1], optional
+        Sets all four severities of every image. A seed then draws the same scenes at any difficulty. By default images
+        differ in difficulty, with somewhat more easy than hard ones.
 
-    Raises ValueError if `count` is not positive or `difficulty` is outside [0, 1].
+    Returns
+    -------
+    images : uint8 array of shape (count, 3, 32, 32)
+    labels : int64 array of shape (count,)
+        Index into `CLASSES`, which is 10 · shape + pattern.
+    difficulty : float32 array of shape (count,), in [0, 1]
+        Mean of four severities in [0, 1]: lost contrast, noise, occlusion and smallness.
+
+    Raises
+    ------
+    ValueError
+        If `count` is not positive or `difficulty` is outside [0, 1].
     """
     if count < 1:
         raise ValueError(f"count is {count}: at least one image has to be drawn")
@@ -74,10 +89,10 @@ def generate(
 
 
 def _grey_levels(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:
-    """The pixels of the scene with their noise, before they are rounded and clipped to whole grey levels from 0 to 255.
+    """Yield the pixels of a scene with noise, before they are rounded and clipped to whole grey levels from 0 to 255.
 
-    Yields the position of the first image and values of shape (n, 3, 32, 32), for `CHUNK` images at a time, in the
-    floating-point type of the scene.
+    Each item has the position of its first image and values of shape (n, 3, 32, 32), for up to `CHUNK` images. The
+    values have the floating-point type of the scene.
     """
     for start in range(0, len(scene["label"]), CHUNK):
         chunk = slice(start, start + CHUNK)
@@ -89,21 +104,21 @@ def _grey_levels(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[int, 
 # -------------------------------------------------------------------------------------------------- the scene
 
 
-Scene = dict[str, np.ndarray]  # by name: labels, and arrays of one floating-point type, with a row per image
+Scene = dict[str, np.ndarray]  # by name: labels, and arrays of one floating-point type, with one row per image
 
 
 def _random_scene(rng: np.random.Generator, labels: np.ndarray, severity: np.ndarray) -> Scene:
-    """Everything random about the images except the pixel noise, in float64; lengths in pixels."""
+    """Draw all random properties of the images except the pixel noise, in float64, with lengths in pixels."""
     n = len(labels)
     lost_contrast, noise, occlusion, smallness = severity.T
 
     def uniform(low: float, high: float, *shape: int) -> np.ndarray:
         return (
             rng.uniform(low, high, (n, *shape)).astype(np.float32).astype(float)
-        )  # numbers of 24 bits, as in version 1
+        )  # with the precision of float32, as in version 1
 
     radius = 13 - 4.5 * smallness
-    # A dark ground, and an object of a medium and a light colour in either order: always told apart.
+    # The background is dark. The object has a medium and a light colour, in either order, so all can be told apart.
     lightness = np.tile([0.5, 0.9, 0.17], (n, 1))
     lightness[:, :2] = rng.permuted(lightness[:, :2], axis=1)
     lightness += uniform(-0.07, 0.07, 3)
@@ -116,7 +131,7 @@ def _random_scene(rng: np.random.Generator, labels: np.ndarray, severity: np.nda
         "turn": uniform(-0.5, 0.5),
         "opacity": 1 - 0.55 * lost_contrast,
         "noise": (0.015 + 0.115 * noise)[:, None],
-        # the pattern: its own direction, period and place; the waves are for marble
+        # pattern: its own direction, period and phase; the waves are for the marbled pattern
         "pattern_turn": uniform(-0.5, 0.5),
         "period": uniform(0.62, 0.78),
         "phase": uniform(0, 2 * np.pi, 2),
@@ -126,7 +141,7 @@ def _random_scene(rng: np.random.Generator, labels: np.ndarray, severity: np.nda
         "first": _colour(lightness[:, 0], hue[:, 0], 0.2),
         "second": _colour(lightness[:, 1], hue[:, 1], 0.2),
         "ground": _colour(lightness[:, 2], hue[:, 2], 0.1),
-        # clutter behind the object: a colour gradient, soft blobs, line segments, pebbles
+        # clutter behind the object: a colour gradient, soft blobs, line segments and pebbles
         "slope": _polar(uniform(0, 0.008), uniform(0, 2 * np.pi)),
         "slope_colour": uniform(-1, 1, 3),
         "blob_center": uniform(0, SIZE, 3, 2),
@@ -138,7 +153,7 @@ def _random_scene(rng: np.random.Generator, labels: np.ndarray, severity: np.nda
         "pebble_center": uniform(0, SIZE, 3, 2),
         "pebble_radius": uniform(1.2, 2.8, 3),
         "pebble_colour": uniform(-0.18, 0.18, 3, 3),
-        # what hides a part of the object: two discs on its rim
+        # occlusion: two discs on the rim of the object
         "cover_offset": _polar(uniform(0.5, 0.95, 2), around),
         "cover_radius": occlusion[:, None] * uniform(0.25, 0.5, 2),
         "cover_colour": _colour(uniform(0.15, 0.85, 2), uniform(0, 2 * np.pi, 2), 0.15),
@@ -146,10 +161,12 @@ def _random_scene(rng: np.random.Generator, labels: np.ndarray, severity: np.nda
 
 
 def _polar(length: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Convert lengths and angles in radians to vectors (x, y)."""
     return np.stack([length * np.cos(angle), length * np.sin(angle)], -1)
 
 
 def _colour(lightness: np.ndarray, hue: np.ndarray, chroma: float) -> np.ndarray:
+    """Return RGB colours in [0, 1] from lightness, hue in radians, and chroma."""
     thirds = np.array([0, 2, 4]) * np.pi / 3
     return np.clip(lightness[..., None] + chroma * np.cos(hue[..., None] - thirds), 0, 1)
 
@@ -158,7 +175,7 @@ def _colour(lightness: np.ndarray, hue: np.ndarray, chroma: float) -> np.ndarray
 
 
 def _draw(scene: Scene) -> np.ndarray:
-    """Noise-free pictures, (n, 3, 32, 32), roughly in [0, 1], in the floating-point type of the scene."""
+    """Draw images without noise, (n, 3, 32, 32), roughly in [0, 1], in the floating-point type of the scene."""
     radius = _wide(scene["radius"])
     row, column = np.mgrid[:SIZE, :SIZE].astype(radius.dtype)
     picture = np.tile(scene["ground"][:, :, None, None], (1, 1, SIZE, SIZE))
@@ -192,7 +209,7 @@ def _draw(scene: Scene) -> np.ndarray:
 
 
 def _object(scene: Scene, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Signed distance to the object and the share of its second colour, both (n, 32, 32)."""
+    """Return the signed distance to the object and the share of its second colour, both (n, 32, 32)."""
     distance, mix = np.empty_like(x), np.zeros_like(x)
     shape, pattern = np.divmod(scene["label"], len(PATTERNS))
     for k, name in enumerate(SHAPES):
@@ -207,29 +224,33 @@ def _object(scene: Scene, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _wide(values: np.ndarray) -> np.ndarray:
+    """Reshape (n,) to (n, 1, 1)."""
     return values[:, None, None]
 
 
 def _rotate(x: np.ndarray, y: np.ndarray, angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the coordinates in a frame that is rotated by `angle`, in radians."""
     cos, sin = _wide(np.cos(angle)), _wide(np.sin(angle))
     return cos * x + sin * y, cos * y - sin * x
 
 
 def _inside(distance: np.ndarray) -> np.ndarray:
-    """How much of a pixel is covered, for a signed distance in pixels: this is the anti-aliasing."""
+    """Return the covered share of each pixel for a signed distance in pixels, which gives anti-aliasing."""
     return np.clip(0.5 - distance, 0, 1)
 
 
 def _lerp(start: np.ndarray, end: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Interpolate linearly from `start` to `end`."""
     return start + (end - start) * share
 
 
 def _tint(picture: np.ndarray, amount: np.ndarray, colour: np.ndarray) -> None:
+    """Add `amount` of a colour to the images in place."""
     picture += amount[:, None] * colour[:, :, None, None]
 
 
 def _segment(x: np.ndarray, y: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """Distance to the line segment from the origin to `step`."""
+    """Return the distance to the line segment from the origin to `step`."""
     dx, dy = _wide(step[:, 0]), _wide(step[:, 1])
     along = np.clip((x * dx + y * dy) / (dx * dx + dy * dy), 0, 1)
     return np.hypot(x - along * dx, y - along * dy)
@@ -266,7 +287,7 @@ def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _heart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    # Two quarter-turned lobes on the corner of a square that stands on its tip.
+    # Two round lobes on a square that stands on its tip.
     x, y = np.abs(x) * 0.62, y * 0.62 + 0.55
     lobe = np.hypot(x - 0.25, y - 0.75) - math.sqrt(2) / 4
     middle = np.maximum(x + y, 0) / 2
@@ -279,7 +300,7 @@ def _crescent(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _drop(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    # A disc, and the two tangents to it from the tip.
+    # A disc and the two tangents to it from the tip.
     low, size, tip = -0.33, 0.66, 1.12
     sin = size / (tip - low)
     cos = (1 - sin * sin) ** 0.5
@@ -315,12 +336,12 @@ _SHAPES = {
 
 
 def _soft(wave: np.ndarray) -> np.ndarray:
-    """A wave in [-1, 1] as two flat colours with a soft edge."""
+    """Turn a wave in [-1, 1] into two flat colours with a soft edge."""
     return np.clip(0.5 + 2 * wave, 0, 1)
 
 
 def _waves(x: np.ndarray, y: np.ndarray, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """The phases, in radians, of a wave along x and one along y."""
+    """Return the phases, in radians, of a wave along x and of one along y."""
     frequency = _wide(2 * np.pi / scene["period"])
     return frequency * x + _wide(scene["phase"][:, 0]), frequency * y + _wide(scene["phase"][:, 1])
 

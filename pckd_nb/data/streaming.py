@@ -1,4 +1,4 @@
-"""Images that stay in their files: a split too big for memory, which worker processes read batch by batch."""
+"""Images that stay in their files: a split too large for memory, which worker processes read batch by batch."""
 
 from __future__ import annotations
 
@@ -26,18 +26,31 @@ from ..downloads import one_line
 
 T = TypeVar("T")
 
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF")  # read by Pillow itself
-LONGEST = 100  # how many times an image may be longer than wide
-CROP = 16  # the random crop's stream of random numbers, beside those of `views`
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF")  # those that Pillow reads without other programs
+LONGEST = 100  # largest allowed ratio of the longer to the shorter side
+CROP = 16  # stream of random numbers for the random crop; `views` defines the other streams
 
 
 @dataclass(frozen=True, eq=False)
 class Streamed:
-    """A split whose images are read when they are asked for, with the same interface as `dataset.Split`.
+    """A split whose images are read on demand, with the same interface as `dataset.Split`.
 
-    names: (N,) bytes, file names as seen from `folder`: one array, where a million Path objects would be copied into
-    every worker · labels: int64 (N,) · images are uint8 (3, side, side) · workers: how many processes read, 0 for none;
-    None takes one a CPU core, at most 8. What `random_crop` does: see `read`.
+    Images are uint8 of shape (3, side, side).
+
+    Parameters
+    ----------
+    folder : Path
+    names : bytes array of shape (N,)
+        File names relative to `folder`. It is one array because a million Path objects would be copied into every
+        worker.
+    labels : int64 Tensor of shape (N,)
+    side : int
+        Height and width of the images in pixels.
+    random_crop : bool
+        Crop images while they are read, see `read`. Default False.
+    workers : int, optional
+        Number of processes that read images; 0 means that the main process reads them. Default: one per CPU core, at
+        most 8.
     """
 
     folder: Path
@@ -58,29 +71,56 @@ class Streamed:
 
     @property
     def ids(self) -> np.ndarray:
-        """What each image is called: its file name."""
+        """Name of each image: its file name."""
         return self.names
 
     @property
     def device(self) -> torch.device:
-        """Where labels are, and batches go."""
+        """Device of the labels, where `read` puts the batches."""
         return self.labels.device
 
     @property
     def padding(self) -> int:
-        """By how many pixels to pad for the random crop: 0 where `read` crops already."""
+        """Pixels of padding for the random crop: an eighth of the side, or 0 if `read` crops already."""
         return 0 if self.random_crop else self.side // 8
 
     def to(self, device: torch.device | str) -> Streamed:
-        """The same split with its labels, and the batches to come, on `device`."""
+        """Return the same split with its labels on `device`, where `read` then puts the batches.
+
+        Parameters
+        ----------
+        device : torch.device or str
+
+        Returns
+        -------
+        Streamed
+        """
         return dataclasses.replace(self, labels=self.labels.to(device))
 
     def take(self, rows: np.ndarray) -> Streamed:
-        """The part of the split at `rows`, int64 (n,), in that order."""
+        """Return the part of the split at some positions, in the given order.
+
+        Parameters
+        ----------
+        rows : int64 array of shape (n,)
+            Positions of images.
+
+        Returns
+        -------
+        Streamed
+            It has n images.
+        """
         return dataclasses.replace(self, names=self.names[rows], labels=self.labels[rows])
 
     def feed(self, digest: Any) -> None:
-        """Update a hashlib `digest` with names, sizes in bytes, labels and shape: pixels would take too long."""
+        """Update a hash with file names, file sizes in bytes, labels and shape.
+
+        Pixels are left out because reading them would take too long.
+
+        Parameters
+        ----------
+        digest : hashlib object
+        """
         folder = os.fsencode(self.folder)
         sizes = [os.stat(os.path.join(folder, name)).st_size for name in self.names]
         digest.update(str((len(self), *self.shape)).encode())
@@ -89,15 +129,26 @@ class Streamed:
         digest.update(self.labels.cpu().numpy())
 
     def path(self, index: int) -> Path:
+        """Return the path of an image file.
+
+        Parameters
+        ----------
+        index : int
+            Position of the image.
+
+        Returns
+        -------
+        Path
+        """
         return self.folder / os.fsdecode(self.names[index])
 
     def _workers(self, augment: object) -> int:
-        """How many processes read: none where they would have to be sent an `augment` that can't be pickled."""
+        """Return the number of reading processes: 0 if they would need an `augment` that cannot be pickled."""
         wanted = min(8, cores()) if self.workers is None else self.workers
         if wanted and multiprocessing.get_start_method() != "fork":
             try:
                 pickle.dumps(augment)
-            except Exception as error:  # whatever an object raises that can't be pickled
+            except Exception as error:  # pickling can raise any exception
                 warnings.warn(f"workers can't be sent augment ({one_line(error)}): this process reads", stacklevel=3)
                 return 0
         return wanted
@@ -110,28 +161,35 @@ class Streamed:
         epoch: int | None = None,
         augment: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Iterator[Tensor]:
-        """Yield the images of every batch, on `device`: uint8 (B, 3, side, side).
+        """Yield the images of every batch, on `device`.
 
-        Images are read ahead, by `workers` processes. These end with the iterator, also when it is left early. Where
-        Python does not fork, scripts need the usual `if __name__ == "__main__"`, and `augment` has to be picklable.
+        `workers` processes read images ahead. They end with the iterator, even if it is not exhausted. Where Python
+        does not fork, scripts need the usual `if __name__ == "__main__"`, and `augment` must be picklable.
 
         Parameters
         ----------
         batches : iterable of int64 Tensor of shape (B,)
             Positions of images.
         seed, epoch : int, optional
-            With `random_crop` and both, images are cut as by torchvision's RandomResizedCrop, as a pure function of
-            (seed, epoch, index). With `random_crop` alone, as it is usual for a test: the middle of the image scaled to
-            256 pixels for 224. Without `random_crop`, as by `fit`.
+            With `random_crop` and both given, images are cropped as by torchvision's RandomResizedCrop. The crop is a
+            pure function of (seed, epoch, index). With `random_crop` and no epoch, as usual for a test split, the
+            shorter side is scaled to side · 256 / 224 and the center is cropped. Without `random_crop`, images are
+            scaled and cropped by `fit`.
         augment : callable, optional
-            From images, uint8 (B, 3, side, side), and their positions, int64 (B,), to images. The workers apply it.
+            Maps images, uint8 (B, 3, side, side), and their positions, int64 (B,), to images. The workers apply it.
+
+        Yields
+        ------
+        images : uint8 Tensor of shape (B, 3, side, side)
 
         Raises
         ------
         OSError
-            In one line, for a file that can't be read.
+            If a file cannot be read. The message is one line.
+        ValueError
+            If `random_crop` is set and `epoch` is given without `seed`.
         """
-        from torchvision.transforms import v2  # slow to import: only when asked for
+        from torchvision.transforms import v2  # slow to import, so only when needed
 
         if not self.random_crop:
             steps: Callable[[Image.Image], Image.Image] = partial(fit, side=self.side)
@@ -149,7 +207,7 @@ class Streamed:
             collate_fn=_as_it_is,
             pin_memory=pinned,
             worker_init_fn=_start,
-            generator=torch.Generator(),  # else it takes a number from the caller's
+            generator=torch.Generator(),  # else it draws a number from the caller's generator
         )
         for images in loader:
             if isinstance(images, Exception):
@@ -158,28 +216,82 @@ class Streamed:
 
 
 def cores() -> int:
-    """Return how many CPU cores this process may use."""
+    """Return how many CPU cores this process may use.
+
+    Returns
+    -------
+    int
+    """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_image(path: Path, use: Callable[[Image.Image], T]) -> T:
-    """What `use` makes of the image in `path`. Raises OSError, in one line, where it can't be read."""
+    """Open an image file and return the result of a function of the image.
+
+    Parameters
+    ----------
+    path : Path
+    use : callable
+        Called with the PIL image.
+
+    Returns
+    -------
+    object
+        The return value of `use`.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read or `use` fails. The message is one line.
+    """
     try:
         with open_image(path.read_bytes()) as image:  # Pillow opens bytes faster than a path
             return use(image)
-    except Exception as error:  # whoever made the file decides what goes wrong
+    except Exception as error:  # a damaged file can raise almost any exception
         reason = "it is no image" if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise OSError(f"cannot read the image {path} ({reason}): replace or delete it") from error
 
 
 def open_image(data: bytes) -> Image.Image:
-    """The image that a file's bytes hold, in one of `FORMATS`, whatever its name says: Pillow has readers that run
-    other programs, PostScript's among them. Raises what Pillow raises."""
+    """Open the image in a file's bytes if its format is one of `FORMATS`, whatever the file name says.
+
+    Other formats are refused because some of Pillow's readers run other programs, such as the one for PostScript.
+
+    Parameters
+    ----------
+    data : bytes
+
+    Returns
+    -------
+    PIL.Image.Image
+
+    Raises
+    ------
+    Exception
+        Whatever Pillow raises.
+    """
     return Image.open(BytesIO(data), formats=FORMATS)
 
 
 def fit(image: Image.Image, side: int) -> Image.Image:
-    """`image` in RGB, scaled until its shorter side is `side`, and cut to the middle."""
+    """Convert an image to RGB, scale its shorter side to `side`, and crop the center.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+    side : int
+        Height and width of the result in pixels.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB image of side × side pixels.
+
+    Raises
+    ------
+    ValueError
+        If pixels have 32 bits, or one side is more than `LONGEST` times the other.
+    """
     image = _rgb(image)
     if image.size != (side, side):
         scale = side / min(image.size)
@@ -191,20 +303,21 @@ def fit(image: Image.Image, side: int) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    """Convert an image to 8-bit RGB."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):  # of which nobody says what is black and what is white; Pillow would cut off at 255
+    elif image.mode in ("I", "F"):  # their range is unknown, and Pillow would clip values at 255
         raise ValueError(f"it has numbers of 32 bits (mode {image.mode}): convert it to 8 bits")
-    if max(image.size) > LONGEST * min(image.size):  # scaled to a small side it would fill the memory
+    if max(image.size) > LONGEST * min(image.size):  # once scaled, it could fill the memory
         raise ValueError(f"it has {image.width}×{image.height} pixels, one side more than {LONGEST} times the other")
     if image.mode != "RGB":
         return image.convert("RGB")
-    image.load()  # as `convert` does
+    image.load()  # `convert` does this too
     return image
 
 
 class _Reader(torch.utils.data.Dataset):
-    """What a worker needs of a split, without its labels, which may be on a GPU."""
+    """The data that a worker needs from a split, without the labels, which may be on a GPU."""
 
     def __init__(
         self,
@@ -218,34 +331,37 @@ class _Reader(torch.utils.data.Dataset):
         self.transform, self.seed, self.epoch, self.augment = transform, seed, epoch, augment
 
     def __getitems__(self, rows: list[int]) -> Tensor | Exception:
-        """Return a batch, uint8 (B, 3, side, side), or what is wrong: an error raised here would be a traceback."""
+        """Return a batch, uint8 (B, 3, side, side), or the error.
+
+        The error is returned because raising it in a worker would print a traceback.
+        """
         index = torch.tensor(rows)
         images = torch.empty(len(rows), *self.files.shape, dtype=torch.uint8)
         if torch.utils.data.get_worker_info() and not self.augment:
-            images.share_memory_()  # where it is sent from, before it is filled: else it would be copied there
+            images.share_memory_()  # before it is filled: else sending it would copy it to shared memory
         try:
             with torch.random.fork_rng(devices=[]):
                 for pixels, row, seed in zip(images.numpy(), rows, self._seeds(index), strict=True):
                     if seed is not None:
-                        torch.default_generator.manual_seed(seed)  # torch.manual_seed would change GPUs' generators too
+                        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs
                     image = read_image(self.files.path(row), self.transform)
-                    pixels[:] = np.asarray(image).transpose(2, 0, 1)  # numpy is faster at that than torch
+                    pixels[:] = np.asarray(image).transpose(2, 0, 1)  # faster in numpy than in torch
             return self.augment(images, index) if self.augment else images
         except (OSError, TypeError, ValueError) as error:
             return error
 
     def _seeds(self, index: Tensor) -> Sequence[int | None]:
-        """What decides the random crop of every image; None where there is none."""
+        """Return the seed of every image's random crop, or None for images without one."""
         if not self.files.random_crop or self.seed is None or self.epoch is None:
             return [None] * len(index)
         seeds: list[int] = views.random_bits(self.seed, self.epoch, index, CROP).tolist()
         return seeds
 
 
-def _as_it_is(batch: Tensor | Exception) -> Tensor | Exception:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 
 def _start(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process: the main one decides when to stop
-    warnings.filterwarnings("ignore", module="PIL")  # odd EXIF data of an image would be told again by every worker
+    warnings.filterwarnings("ignore", module="PIL")  # else every worker repeats warnings about odd EXIF data

@@ -14,6 +14,21 @@ from .dataset import Split
 
 
 def read_shapes100(root: Path, train_size: int, test_size: int, seed: int) -> tuple[Split, Split]:
+    """Read shapes100 from its cache, or draw it.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the cache.
+    train_size, test_size : int
+        Number of images.
+    seed : int
+        Decides which images are drawn.
+
+    Returns
+    -------
+    train, test : Split
+    """
     return (
         _drawn(root / f"shapes100-v{shapes.VERSION}-seed{seed}-train{train_size}.npz", train_size, (seed, 0)),
         _drawn(root / f"shapes100-v{shapes.VERSION}-seed{seed}-test{test_size}.npz", test_size, (seed, 1)),
@@ -21,7 +36,7 @@ def read_shapes100(root: Path, train_size: int, test_size: int, seed: int) -> tu
 
 
 def _drawn(cache: Path, count: int, seed: tuple[int, int]) -> Split:
-    """The images in the cache; where it is missing or damaged they are drawn, and left there if possible."""
+    """Return the images in the cache; if it is missing or damaged, draw them and write the cache if possible."""
     try:
         with np.load(cache) as file:  # a zip archive: its checksums are verified while reading
             return Split(
@@ -29,11 +44,11 @@ def _drawn(cache: Path, count: int, seed: tuple[int, int]) -> Split:
                 torch.from_numpy(file["labels"]),
                 torch.from_numpy(file["difficulty"]),
             )
-    except Exception:  # there is none, or it is damaged, which may raise almost anything
+    except Exception:  # there is no cache, or it is damaged, which can raise almost any exception
         pass
     images, labels, difficulty = shapes.generate(count, seed)
     partial_file = cache.with_suffix(f".{os.getpid()}.tmp")
-    with suppress(OSError):  # a full or read-only disk: drawing again next time is no harm
+    with suppress(OSError):  # on a full or read-only disk, the images are drawn again next time
         cache.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(partial_file, "wb") as file:
@@ -45,8 +60,17 @@ def _drawn(cache: Path, count: int, seed: tuple[int, int]) -> Split:
 
 
 def read_digits() -> tuple[Split, Split, tuple[str, ...]]:
-    """1,797 digits of 8×8 pixels in 17 shades, enlarged to 16×16: the networks halve them twice."""
-    from sklearn.datasets import load_digits  # slow to import: only when asked for
+    """Read the digits of scikit-learn: 1,797 images of 8×8 pixels in 17 grey levels, enlarged to 16×16.
+
+    They are enlarged because the networks halve the image size twice.
+
+    Returns
+    -------
+    train, test : Split
+        The test split has 450 images.
+    classes : tuple of str
+    """
+    from sklearn.datasets import load_digits  # slow to import, so only when needed
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
@@ -58,10 +82,11 @@ def read_digits() -> tuple[Split, Split, tuple[str, ...]]:
 
 
 def _enlarged(images: np.ndarray) -> np.ndarray:
-    """Images of 17 shades, int64 (N, H, W), in twice their size and 256 grey levels: uint8 (N, 2·H, 2·W).
+    """Double the size of images, int64 (N, H, W), and map their 17 grey levels to 256: uint8 (N, 2·H, 2·W).
 
-    Bilinear: along both axes every new pixel is three quarters of the nearest old one and a quarter of the next. In
-    whole numbers, so that it is the same on every processor; halves are rounded to the even level.
+    The interpolation is bilinear. Along both axes, a new pixel is three quarters of the nearest old pixel and one
+    quarter of the next one. It uses whole numbers, so that every processor gives the same result. Halves are rounded to
+    the even level.
     """
     for axis in (1, 2):
         before = np.take(images, [0, *range(images.shape[axis] - 1)], axis)

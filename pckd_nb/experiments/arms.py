@@ -1,4 +1,4 @@
-"""Arms: a method with the settings that differ from its defaults, written as its folder is called."""
+"""Arms: a method with the settings that differ from its defaults. The text of an arm is also its folder name."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,32 +15,60 @@ from ..recipes import Recipe, get_recipe
 
 PUBLISHED_EPOCHS = 240
 TERMS = ("kd", "fa", "ca", "cc")
-STRATEGIES = ("uniform", "constant", "curriculum", "focal")  # what preview is compared with
+STRATEGIES = ("uniform", "constant", "curriculum", "focal")  # strategies that preview is compared with
 SWEEPS: dict[str, tuple[float, ...]] = {
     "beta_cc": (0, 0.002, 0.005, 0.02, 0.05),
     "beta_fa": (0, 2, 5, 20, 50),
-    "beta_ca": (0, 1, 10, 100, 1000),  # at the published 1 it hardly acts in a short training
+    "beta_ca": (0, 1, 10, 100, 1000),  # the published value 1 has little effect in a short training
     "epsilon_240": (1, 1.0025, 1.005, 1.01, 1.015),
 }
-MAX_EPSILON = 10  # over 240 epochs; its 240th power is a number still
+MAX_EPSILON = 10  # over 240 epochs; its 240th power does not overflow
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A method and what differs from its defaults. str(arm) is its folder, `parse_arm` the way back."""
+    """A method and the settings that differ from its defaults.
+
+    str(arm) is the name of its folder. `parse_arm` turns such a name into an arm again.
+
+    Parameters
+    ----------
+    method : str
+        Name of the method.
+    settings : tuple of (str, value)
+        Names and values of the settings that differ from the defaults.
+    source : str
+        Where a method of your own comes from: "module:Name" or "file.py:Name". Empty for methods of this package.
+    """
 
     method: str
     settings: tuple[tuple[str, Any], ...] = ()
-    source: str = ""  # of a method of your own: "module:Name" or "file.py:Name"
+    source: str = ""
 
     def __str__(self) -> str:
         return "-".join([self.method, *(f"{name}={_text(value)}" for name, value in self.settings)])
 
     def build(self, recipe: Recipe) -> tuple[methods.Method, Recipe]:
-        """The method, and the recipe as this arm changes it. Raises ValueError for what either does not have."""
+        """Return the method of this arm, and the recipe with the changes that this arm makes.
+
+        Parameters
+        ----------
+        recipe : Recipe
+            The recipe before the changes.
+
+        Returns
+        -------
+        method : Method
+        recipe : Recipe
+
+        Raises
+        ------
+        ValueError
+            If neither the method nor the recipe has a setting of this name, or if a value is not valid.
+        """
         fields = {field.name for field in dataclasses.fields(Recipe)} - {"name", "method", "network_lr", "milestones"}
         settings = dict(self.settings)
-        fields -= methods.setting_names(self.source or self.method)  # a name that both have is the method's
+        fields -= methods.setting_names(self.source or self.method)  # if both have the name, it is the method's setting
         if settings.get("flip") in (0, 1):
             settings["flip"] = bool(settings["flip"])
         try:
@@ -53,31 +81,80 @@ class Arm:
             if "name" in settings:
                 raise ValueError(f"'{self}': {self.method} has no setting 'name'")
             return methods.make(self.source or self.method, **settings), recipe
-        except (TypeError, OverflowError) as error:  # text where a number should be, or one too large
+        except (TypeError, OverflowError) as error:  # text instead of a number, or a number that is too large
             raise ValueError(f"{str(self)!r}: {error}") from error
 
     def plus(self, name: str, value: Any) -> "Arm":
-        """This arm with one setting more, or another value of it."""
+        """Return this arm with one more setting, or with another value of a setting it has.
+
+        Parameters
+        ----------
+        name : str
+            Name of the setting.
+        value : object
+            Its value.
+
+        Returns
+        -------
+        Arm
+        """
         others = tuple(item for item in self.settings if item[0] != name)
         return dataclasses.replace(self, settings=(*others, (name, value)))
 
     def without_defaults(self, recipe: Recipe, data: Dataset) -> "Arm":
-        """The same arm under its shortest name: settings that say what holds anyway are left out, so that the point
-        all factors share is trained once."""
+        """Return the same arm without the settings that change nothing.
+
+        This is the arm with the shortest name. The point that several sweeps share is then trained only once. An arm
+        that cannot be built without its settings is returned as it is.
+
+        Parameters
+        ----------
+        recipe : Recipe
+        data : Dataset
+            Recipe and data set that give the default values.
+
+        Returns
+        -------
+        Arm
+
+        Raises
+        ------
+        ValueError
+            If this arm cannot be built.
+        """
         arm = dataclasses.replace(self, settings=())
         try:
             arm.build(recipe)
-        except ValueError:  # a method of one's own may need its settings
+        except ValueError:  # a user-defined method may have required settings
             return self
         for name, value in self.settings:
-            longer = arm.plus(name, value)
-            if resolved(longer, recipe, data) != resolved(arm, recipe, data):
-                arm = longer
+            candidate = arm.plus(name, value)
+            if resolved(candidate, recipe, data) != resolved(arm, recipe, data):
+                arm = candidate
         return arm
 
 
 def parse_arm(text: str) -> Arm:
-    """ "pckd-beta_cc=0.02-views=1" → Arm. Raises ValueError for what can't be read; `Arm.build` checks the names."""
+    """Return the arm of a text such as "pckd-beta_cc=0.02-views=1".
+
+    The names are not checked here. `Arm.build` does that.
+
+    Parameters
+    ----------
+    text : str
+        ``METHOD`` or ``METHOD-SETTING=VALUE``, with any number of settings.
+
+    Returns
+    -------
+    Arm
+
+    Raises
+    ------
+    ValueError
+        If the text cannot be read, or gives a setting twice.
+    TypeError
+        If `text` is not a string.
+    """
     method, settings = read_arm(text)
     if not is_plug(method):
         return Arm(method, tuple(settings.items()))
@@ -87,8 +164,14 @@ def parse_arm(text: str) -> Arm:
 
 
 def ablation_arms() -> list[Arm]:
-    """PCKD, PCKD without each of its terms, with each strategy that preview is compared with, and with one view; KD and
-    a student without teacher beside them."""
+    """Return the arms of the ablation study.
+
+    Returns
+    -------
+    list of Arm
+        A student without a teacher, KD, PCKD, PCKD without each of its terms, PCKD with each strategy that preview is
+        compared with, and PCKD with one view.
+    """
     pckd = Arm("pckd")
     without = [pckd.plus(f"beta_{term}", 0) for term in TERMS]
     strategies = [pckd.plus("strategy", name) for name in STRATEGIES]
@@ -96,9 +179,29 @@ def ablation_arms() -> list[Arm]:
 
 
 def sweep_arms(factor: str, values: Sequence[Any] = (), base: Arm | None = None) -> list[Arm]:
-    """One factor at a time: `base` (PCKD) with each value; without values, those of SWEEPS.
+    """Return `base` with each value of one setting.
 
-    Raises ValueError where there are no values, TypeError for what is no name or no list of them."""
+    Parameters
+    ----------
+    factor : str
+        Name of the setting.
+    values : sequence
+        Its values. If it is empty, the values in SWEEPS are used.
+    base : Arm, optional
+        The arm whose setting is varied. The default is PCKD.
+
+    Returns
+    -------
+    list of Arm
+        One arm per value.
+
+    Raises
+    ------
+    ValueError
+        If no values are given and SWEEPS has none for this factor.
+    TypeError
+        If `factor` is not a string, `values` not a list, or `base` not an arm.
+    """
     if not isinstance(factor, str):
         raise TypeError(f"a factor is the name of a setting, got {type(factor).__name__}")
     if not isinstance(values, Sequence) or isinstance(values, str):
@@ -111,11 +214,43 @@ def sweep_arms(factor: str, values: Sequence[Any] = (), base: Arm | None = None)
 
 
 def settings_of(method: methods.Method, recipe: Recipe, data: Dataset) -> dict[str, dict[str, Any]]:
+    """Return every setting of a method for this recipe and data set, as `methods.resolve` does.
+
+    Parameters
+    ----------
+    method : Method
+    recipe : Recipe
+    data : Dataset
+
+    Returns
+    -------
+    dict
+        Name of each setting → its value and where the value comes from.
+    """
     return methods.resolve(method, recipe.method_settings(), {"views": data.default_views})[1]
 
 
 def resolved(arm: Arm, recipe: Recipe, data: Dataset) -> tuple[dict[str, Any], Recipe]:
-    """All that decides what this arm trains: two arms with the same are one."""
+    """Return everything that decides what this arm trains. Two arms with equal results are the same arm.
+
+    Parameters
+    ----------
+    arm : Arm
+    recipe : Recipe
+    data : Dataset
+
+    Returns
+    -------
+    values : dict
+        The method's settings by name. Epsilon is rounded to 9 decimals.
+    recipe : Recipe
+        The recipe with the changes that the arm makes.
+
+    Raises
+    ------
+    ValueError
+        If the arm cannot be built.
+    """
     method, recipe = arm.build(recipe)
     values = runs.values_of(settings_of(method, recipe, data))
     if "epsilon" in values:

@@ -1,4 +1,4 @@
-"""Training what is missing of a grid: one point after the other, in several processes, or in shards."""
+"""Train the unfinished points of a grid: one after the other, in several processes, or in shards."""
 
 import multiprocessing
 import os
@@ -33,33 +33,62 @@ def run_grid(
     progress: bool = True,
     say: Callable[[str], None] = print,
 ) -> pd.DataFrame:
-    """Train what is missing of a grid, and return `results` of it, also written to OUT/results.csv.
+    """Train the unfinished points of a grid, and return its table of results.
 
-    jobs: points trained at a time, each in a process with its share of the cores. shard: (i, n), the i-th of n parts
-    with about the same work, for the jobs of an array. say: gets a line about what is to come, with the projected time,
-    and one a point. Raises KeyboardInterrupt after Ctrl-C, with all that was done on disk, RuntimeError where a
-    process was killed or, when all others are trained, where points failed, for example for want of memory;
-    FloatingPointError likewise, where all of these had a loss that is not finite; ValueError for impossible jobs or
-    shards or several processes that a launcher started, and what `distill` raises.
+    The table is also written to OUT/results.csv. The function also raises the errors of `distill`.
+
+    Parameters
+    ----------
+    grid : Grid
+    jobs : int
+        Points trained at the same time, each in its own process with an equal share of the CPU cores.
+    shard : (int, int)
+        (i, n) trains the i-th of n parts with about the same work, for job arrays.
+    progress : bool
+        Whether to show a progress bar. Points in several processes have none.
+    say : callable
+        Called with lines of text: the number of points, the projected time, one line per trained point, and a line
+        about points that are not finished.
+
+    Returns
+    -------
+    DataFrame
+        The table of `results`.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After Ctrl-C. Everything trained so far is on disk.
+    RuntimeError
+        If a process was killed. Also if points failed, for example for lack of memory. It is then raised after all
+        other points were trained.
+    FloatingPointError
+        If points failed and every one of them had a non-finite loss. It is raised after all other points were trained.
+    ValueError
+        If `jobs` or `shard` is not valid, or if a launcher has started several processes.
+    TypeError
+        If `jobs` or `shard` has the wrong type.
     """
-    if ranks.started() != (1, 1):  # each would train the same points, or take the others for ranks of its own
+    if ranks.started() != (1, 1):  # each process would train the same points, or treat the others as its own ranks
         raise ValueError(
             "a grid is run by one process: start it without torchrun or srun, with --jobs, or --shard in jobs"
         )
-    mine, points = my_points(grid, shard, jobs), grid.points()
-    left = [point for point in mine if not is_finished(point)]
-    part = f"shard {shard[0]} of {shard[1]}: " if shard[1] > 1 else ""
-    say(f"{part}{len(mine)} points, {len(mine) - len(left)} finished, {len(left)} to train")
-    for point in mine:
-        if point not in left:
-            grid.train(point)  # only compares its settings with the grid's: before anything costs time
-    if left:
-        say(f"projected: {duration(projected_seconds(grid, left, min(jobs, len(left))))}")
-    train = _in_processes(grid, left, jobs) if jobs > 1 and len(left) > 1 else _one_by_one(grid, left, progress)
+    shard_points, points = my_points(grid, shard, jobs), grid.points()
+    missing = [point for point in shard_points if not is_finished(point)]
+    prefix = f"shard {shard[0]} of {shard[1]}: " if shard[1] > 1 else ""
+    say(f"{prefix}{len(shard_points)} points, {len(shard_points) - len(missing)} finished, {len(missing)} to train")
+    for point in shard_points:
+        if point not in missing:
+            grid.train(point)  # trains nothing: compares the run's settings with the grid's, before long work starts
+    if missing:
+        say(f"projected: {duration(projected_seconds(grid, missing, min(jobs, len(missing))))}")
+    train = (
+        _in_processes(grid, missing, jobs) if jobs > 1 and len(missing) > 1 else _one_by_one(grid, missing, progress)
+    )
     failed = []
     for number, done in enumerate(train, 1):
-        how = done.failure or f"{done.accuracy:.2f} %, {done.seconds:.0f} s"
-        say(f"[{number}/{len(left)}] {done.point}: {how}")
+        outcome = done.failure or f"{done.accuracy:.2f} %, {done.seconds:.0f} s"
+        say(f"[{number}/{len(missing)}] {done.point}: {outcome}")
         failed += [done] if done.failure else []
     table = results(grid)
     if len(table) < len(points):
@@ -74,8 +103,27 @@ def run_grid(
 
 
 def my_points(grid: Grid, shard: tuple[int, int], jobs: int) -> list[Point]:
-    """The points of the i-th of n parts, shard = (i, n). Raises ValueError or TypeError for shards and jobs that can't
-    be."""
+    """Return the points of one shard of a grid.
+
+    Parameters
+    ----------
+    grid : Grid
+    shard : (int, int)
+        (i, n) is the i-th of n parts, 1 ≤ i ≤ n ≤ 10,000.
+    jobs : int
+        Points trained at the same time. It is only checked here.
+
+    Returns
+    -------
+    list of Point
+
+    Raises
+    ------
+    ValueError
+        If `shard` or `jobs` is out of range.
+    TypeError
+        If `shard` is not a pair of whole numbers, or `jobs` not a whole number.
+    """
     if not isinstance(shard, tuple) or len(shard) != 2:
         raise TypeError(f"shard must be a pair (i, n), got {type(shard).__name__}")
     number, count = shard
@@ -88,22 +136,48 @@ def my_points(grid: Grid, shard: tuple[int, int], jobs: int) -> list[Point]:
 
 
 def dealt(grid: Grid, count: int) -> list[list[Point]]:
-    """The points of a grid in `count` parts with about the same work: the longest first, each to the part that has the
-    least so far, an arm's seeds one after the other. Nothing but the grid decides, so that jobs need not ask each
-    other. A part keeps the grid's order."""
+    """Return the points of a grid in parts with about the same work.
+
+    The points with most work are assigned first, each to the part with the least work so far. Among points with the
+    same work, the seeds of an arm follow each other. The result depends only on the grid, so jobs need not communicate.
+
+    Parameters
+    ----------
+    grid : Grid
+    count : int
+        Number of parts.
+
+    Returns
+    -------
+    list of list of Point
+        Every part keeps the order of the grid.
+    """
     points = grid.points()
     work = [operations(grid, point) if count > 1 else 1 for point in points]
     parts: list[list[int]] = [[] for _ in range(count)]
     load = [0] * count
-    for place in sorted(range(len(points)), key=lambda place: (-work[place], str(points[place].arm))):
-        least = load.index(min(load))
-        parts[least].append(place)
-        load[least] += work[place]
-    return [[points[place] for place in sorted(part)] for part in parts]
+    for index in sorted(range(len(points)), key=lambda index: (-work[index], str(points[index].arm))):
+        lightest = load.index(min(load))
+        parts[lightest].append(index)
+        load[lightest] += work[index]
+    return [[points[index] for index in sorted(part)] for part in parts]
 
 
 class Done(NamedTuple):
-    """A point, its accuracy in percent and the seconds it took; or why there is no accuracy."""
+    """The outcome of training one point.
+
+    Parameters
+    ----------
+    point : Point
+    accuracy : float
+        Top-1 accuracy in percent. NaN if the point failed.
+    seconds : float
+        Seconds that the training took.
+    failure : str
+        Why the point failed. Empty if it did not.
+    not_finite : bool
+        Whether it failed with a non-finite loss.
+    """
 
     point: Point
     accuracy: float
@@ -113,14 +187,17 @@ class Done(NamedTuple):
 
 
 def _train(grid: Grid, point: Point, progress: bool = False) -> Done | None:
-    """None where it was interrupted. A loss that is not finite, or a lack of memory, is the point's own: others go on.
-    Raises ValueError that names the point."""
+    """Train a point and return its outcome, or None if it was interrupted.
+
+    A non-finite loss or a lack of memory is returned as an outcome, so that the other points are still trained. A
+    ValueError is raised again with the name of the point.
+    """
     started = time.monotonic()
     try:
         run = grid.train(point, progress)
     except OF_ONE_POINT as error:
-        seconds, what = time.monotonic() - started, one_line(error)
-        return Done(point, float("nan"), seconds, what, isinstance(error, FloatingPointError))
+        seconds, reason = time.monotonic() - started, one_line(error)
+        return Done(point, float("nan"), seconds, reason, isinstance(error, FloatingPointError))
     except ValueError as error:
         raise ValueError(f"{point}: {error}") from error
     return Done(point, run.accuracy, time.monotonic() - started) if run.finished else None
@@ -134,8 +211,11 @@ def _one_by_one(grid: Grid, points: Sequence[Point], progress: bool) -> Iterator
 
 
 def _in_processes(grid: Grid, points: Sequence[Point], jobs: int) -> Iterator[Done]:
-    """The same with `jobs` processes. Ctrl-C reaches this one alone, which passes it on once to those at work: they
-    finish their step and save. (An executor of the standard library can hang at that.)"""
+    """Train points in `jobs` processes, and yield their outcomes.
+
+    Ctrl-C reaches only this process. It is passed on once to the working processes, which finish their step and save.
+    An executor of the standard library can hang in this case.
+    """
     jobs = min(jobs, len(points))
     threads = max(1, torch.get_num_threads() // jobs)
     context = multiprocessing.get_context("spawn")
@@ -143,45 +223,48 @@ def _in_processes(grid: Grid, points: Sequence[Point], jobs: int) -> Iterator[Do
     working: dict[Connection, SpawnProcess] = {}
     idle: list[tuple[Connection, SpawnProcess]] = []
     try:
-        with _environment(OMP_NUM_THREADS=str(threads)):  # read when a process starts
+        with _environment(OMP_NUM_THREADS=str(threads)):  # read at the start of a process
             for _ in range(jobs):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, grid, threads))
+                connection, worker_connection = context.Pipe()
+                process = context.Process(target=_work, args=(worker_connection, grid, threads))
                 process.start()
-                theirs.close()
-                ours.send(waiting.popleft())
-                working[ours] = process
+                worker_connection.close()
+                connection.send(waiting.popleft())
+                working[connection] = process
         while working:
-            for ours in cast(list[Connection], wait(list(working))):
-                yield _received(ours)
+            for connection in cast(list[Connection], wait(list(working))):
+                yield _received(connection)
                 if waiting:
-                    ours.send(waiting.popleft())
+                    connection.send(waiting.popleft())
                 else:
-                    idle.append((ours, working.pop(ours)))
+                    idle.append((connection, working.pop(connection)))
     finally:
         for process in working.values():
             if process.pid and process.is_alive():
                 os.kill(process.pid, signal.SIGINT)
-        for ours, process in [*working.items(), *idle]:
-            ours.close()  # nothing more to do
+        for connection, process in [*working.items(), *idle]:
+            connection.close()  # tells the process that there is no more work
             process.join()
 
 
 def _received(connection: Connection) -> Done:
-    """Raises KeyboardInterrupt where the process was interrupted, RuntimeError where it is gone, and what it raised."""
+    """Return the outcome that a process sent.
+
+    Raises KeyboardInterrupt if the process was interrupted, RuntimeError if it was killed, and any error it sent.
+    """
     try:
-        said: Done | Exception | None = connection.recv()
+        message: Done | Exception | None = connection.recv()
     except EOFError as error:
         raise RuntimeError("a process of this grid was killed; the same command goes on from here") from error
-    if said is None:
+    if message is None:
         raise KeyboardInterrupt
-    if isinstance(said, Exception):
-        raise said
-    return said
+    if isinstance(message, Exception):
+        raise message
+    return message
 
 
 def _work(connection: Connection, grid: Grid, threads: int) -> None:
-    """A process: train the points that `connection` brings, until it is closed."""
+    """Train the points that arrive over `connection`, until it is closed. This is the main function of a process."""
     torch.set_num_threads(threads)
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # the terminal's Ctrl-C goes to the parent, which passes it on
@@ -189,16 +272,16 @@ def _work(connection: Connection, grid: Grid, threads: int) -> None:
     with suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
         while True:
             point = connection.recv()
-            said: Done | Exception | None
+            message: Done | Exception | None
             try:
-                said = _train(grid, point)
+                message = _train(grid, point)
             except Exception as error:
-                said = error
-            connection.send(said)
+                message = error
+            connection.send(message)
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed leaves nobody who wants the work, and another one may start on the same folders."""
+    """End this process when its parent ends, because a new parent may train in the same folders."""
     if parent := multiprocessing.parent_process():
         parent.join()
     os._exit(1)
@@ -206,6 +289,7 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _environment(**values: str) -> Iterator[None]:
+    """Set environment variables within the block."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

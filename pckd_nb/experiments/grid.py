@@ -1,4 +1,4 @@
-"""A grid of runs: arms × seeds × pairs of teacher and student. Every point is a run folder."""
+"""A grid of runs: arms × seeds × teacher-student pairs. Every point is a run folder."""
 
 import os
 import re
@@ -25,6 +25,20 @@ RESULTS = "results.csv"
 
 @dataclass(frozen=True)
 class Point:
+    """One run of a grid.
+
+    Parameters
+    ----------
+    teacher : Path
+        Run folder of the teacher.
+    student : str
+        Name of the student network.
+    arm : Arm
+    seed : int
+    folder : Path
+        Run folder of this point.
+    """
+
     teacher: Path
     student: str
     arm: Arm
@@ -37,12 +51,42 @@ class Point:
 
 @dataclass(frozen=True)
 class Grid:
-    """Arms × seeds × pairs of teacher and student, on one data set by one recipe.
+    """Arms × seeds × teacher-student pairs, on one data set with one recipe.
 
-    pairs: run folder of the teacher, and name of the student · data_options: of `load_dataset` · options: of `distill`
-    (accelerator, precision, compile, teacher_cache_gb) · teacher_cache: shared by all points; None for none.
-    Building it loads data and checks everything that can be known before the first step. Raises ValueError for arms
-    that can't be built or whose setting can't act, and what `load_run`, `load_dataset` and `create_model` raise.
+    Creating a grid loads the data and checks everything that can be checked before the first training step. It also
+    raises the errors of `load_run`, `load_dataset` and `create_model`.
+
+    Parameters
+    ----------
+    data : str
+        Name of the data set.
+    pairs : sequence of (Path, str)
+        Run folder of the teacher, and name of the student network.
+    arms : sequence of Arm
+        Settings that change nothing are removed, and duplicates too.
+    seeds : sequence of int
+        Duplicates are removed.
+    out : Path
+        Folder of the grid.
+    recipe : Recipe
+        The default is the recipe "classroom".
+    data_options : dict
+        Options of `load_dataset`.
+    options : dict
+        Options of `distill`: accelerator, precision, compile, teacher_cache_gb.
+    teacher_cache : Path, optional
+        Folder of the teacher cache that all points share. None: no cache.
+
+    Raises
+    ------
+    ValueError
+        If there are no pairs, arms or seeds, if an arm cannot be built, or if a setting of an arm has no effect. Also
+        if `out` is a run folder, or if two arms or two pairs have the same name.
+    TypeError
+        If a seed is not a whole number.
+    OSError
+        If nothing can be written to `out` or `teacher_cache`. IsADirectoryError: there is a folder in place of the
+        table of results.
     """
 
     data: str
@@ -91,13 +135,20 @@ class Grid:
 
     @cached_property
     def loaded(self) -> Dataset:
+        """The data set of this grid. It is loaded once per process."""
         return load_dataset(self.data, **self.data_options)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "loaded"}  # every process reads its own
+        return {name: value for name, value in vars(self).items() if name != "loaded"}  # each process loads the data
 
     def points(self) -> list[Point]:
-        """Seed by seed, so that a grid that is cut short has compared something."""
+        """Return the points of the grid.
+
+        Returns
+        -------
+        list of Point
+            Ordered by seed, so that an interrupted grid already has comparable runs.
+        """
         return [
             Point(teacher, student, arm, seed, self.out / self._pair_name(teacher, student) / str(arm) / f"seed{seed}")
             for seed in self.seeds
@@ -106,7 +157,25 @@ class Grid:
         ]
 
     def train(self, point: Point, progress: bool = False) -> Run:
-        """The run of a point: loaded where it is finished, resumed where it was cut, else trained."""
+        """Return the run of a point. A finished run is loaded, an interrupted one resumed, any other trained.
+
+        It also raises the errors of `distill`.
+
+        Parameters
+        ----------
+        point : Point
+        progress : bool
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        Run
+
+        Raises
+        ------
+        ValueError
+            If the folder has a finished run with other settings than the point.
+        """
         if is_finished(point) and not (point.folder / "student.safetensors").exists():
             return self._recorded(point)
         method, recipe = point.arm.build(self.recipe)
@@ -125,14 +194,14 @@ class Grid:
         )
 
     def _recorded(self, point: Point) -> Run:
-        """A finished run whose weights were not kept, if it is the point's."""
+        """Return a finished run without weights. Raise ValueError if its settings are not those of the point."""
         run = runs.load_run(point.folder)
         method, recipe = point.arm.build(self.recipe)
         recipe = recipe.for_network(point.student)
         wanted = runs.values_of(settings_of(method, recipe, self.loaded))
-        about = run.settings
-        settings = {**methods.default_settings(about["method"]["name"]), **run.method_settings}
-        found = settings, about["recipe"]["epochs"], about["seed"], run.data_fingerprint
+        info = run.settings
+        settings = {**methods.default_settings(info["method"]["name"]), **run.method_settings}
+        found = settings, info["recipe"]["epochs"], info["seed"], run.data_fingerprint
         if found != (wanted, recipe.epochs, point.seed, self.loaded.fingerprint):
             raise ValueError(f"'{point.folder}' holds another run than this grid asks for: choose another folder")
         return run
@@ -159,14 +228,40 @@ class Grid:
 
 
 def check_writable(folder: Path) -> None:
-    """Raises NotADirectoryError or PermissionError where no folder can be made, or nothing written in it."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise NotADirectoryError(f"'{there}' is a file; '{folder}' has to be a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise PermissionError(f"can't write to '{there}'")
+    """Check that a folder can be written to, or that it can be created.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Raises
+    ------
+    NotADirectoryError
+        If `folder`, or a path above it, is a file.
+    PermissionError
+        If nothing can be written there.
+    """
+    ancestor = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not ancestor.is_dir():
+        raise NotADirectoryError(f"'{ancestor}' is a file; '{folder}' has to be a folder")
+    if not os.access(ancestor, os.W_OK | os.X_OK):
+        raise PermissionError(f"can't write to '{ancestor}'")
 
 
 def is_finished(point: Point) -> bool:
-    """Whether the point's run folder says that its training came to its end."""
+    """Return whether the training of a point is finished, as its run folder records it.
+
+    Parameters
+    ----------
+    point : Point
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    ValueError
+        If the run.json of the point cannot be read.
+    """
     return (point.folder / "run.json").is_file() and runs.read_settings(point.folder)["status"] == "finished"

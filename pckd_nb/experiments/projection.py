@@ -1,4 +1,4 @@
-"""How long the points of a grid take: from finished points of the same kind, or a probe of a few steps."""
+"""Projected training time of a grid, from finished points of the same kind or from a probe of a few steps."""
 
 import dataclasses
 import warnings
@@ -16,56 +16,100 @@ from .arms import settings_of
 from .grid import Grid, Point, is_finished
 
 PROBE_STEPS = 4
-OF_ONE_POINT = FloatingPointError, RuntimeError, MemoryError  # errors that leave the other points of a grid alone
+OF_ONE_POINT = FloatingPointError, RuntimeError, MemoryError  # errors of one point; the other points still train
 
 
 def projected_seconds(grid: Grid, points: Sequence[Point], jobs: int = 1) -> float:
-    """How long training `points` should take: seconds a step of the grid's finished points of the same kind (their
-    median), else of a probe of a few steps, times the steps there are. Tests after every epoch are not counted; of a
-    probe, neither is what a teacher cache saves and what jobs cost each other."""
-    known: dict[tuple, list[float]] = {}
+    """Return how long the training of `points` should take.
+
+    The projection is seconds per step times the number of steps. Seconds per step are the median of the grid's finished
+    points of the same kind. If there are none, a probe of a few steps is timed. A probe does not include the tests
+    after every epoch, the time that a teacher cache saves, or the slowdown by parallel jobs.
+
+    Parameters
+    ----------
+    grid : Grid
+    points : sequence of Point
+        The points to train.
+    jobs : int
+        Points trained at the same time.
+
+    Returns
+    -------
+    float
+        Seconds.
+    """
+    measured: dict[tuple, list[float]] = {}
     for point in grid.points():
         if is_finished(point):
             kind, steps = work_of(grid, point)
-            known.setdefault(kind, []).append(runs.load_run(point.folder, tables_only=True).seconds / steps)
+            measured.setdefault(kind, []).append(runs.load_run(point.folder, tables_only=True).seconds / steps)
     total = 0.0
     for point in points:
         kind, steps = work_of(grid, point)
-        if kind not in known and (seconds := _seconds_a_step(grid, point)):
-            known[kind] = [seconds]
-        total += median(known.get(kind, [0])) * steps
+        if kind not in measured and (seconds := _seconds_a_step(grid, point)):
+            measured[kind] = [seconds]
+        total += median(measured.get(kind, [0])) * steps
     return total / jobs
 
 
 def work_of(grid: Grid, point: Point) -> tuple[tuple[Path, str, str, int, int], int]:
-    """What decides how long a step takes, and the number of steps."""
+    """Return what decides how long a step of a point takes, and the number of its steps.
+
+    Parameters
+    ----------
+    grid : Grid
+    point : Point
+
+    Returns
+    -------
+    kind : tuple
+        Run folder of the teacher, name of the student, name of the method, number of views and batch size. Points with
+        equal kinds need the same time per step.
+    steps : int
+        Steps in all epochs.
+    """
     method, recipe = point.arm.build(grid.recipe)
-    turns = settings_of(method, recipe, grid.loaded).get("views", {"value": method.views})["value"]
-    kind = point.teacher, point.student, point.arm.method, turns, recipe.batch_size
+    view_count = settings_of(method, recipe, grid.loaded).get("views", {"value": method.views})["value"]
+    kind = point.teacher, point.student, point.arm.method, view_count, recipe.batch_size
     return kind, views.steps(len(grid.loaded.train), recipe.batch_size) * recipe.epochs
 
 
 def operations(grid: Grid, point: Point) -> int:
-    """Of a point's networks in all its training: three forward passes of the student a row, which is forward and
-    backward, and one of the teacher. What a teacher cache saves is not known in advance."""
-    (*_, turns, batch_size), steps = work_of(grid, point)
+    """Return the number of floating point operations that the networks of a point need in the whole training.
+
+    A row costs three forward passes of the student, which stand for forward and backward pass. A method that uses a
+    teacher costs one forward pass of the teacher more. The savings of a teacher cache are not known in advance, and not
+    subtracted.
+
+    Parameters
+    ----------
+    grid : Grid
+    point : Point
+
+    Returns
+    -------
+    int
+        Floating point operations. A multiplication and an addition count as two.
+    """
+    (*_, view_count, batch_size), steps = work_of(grid, point)
     networks = [point.student] * 3
     if point.arm.build(grid.recipe)[0].uses_teacher:
         networks.append(runs.read_settings(point.teacher)["model"]["name"])
     shape = grid.loaded.channels, *grid.loaded.size
-    return steps * batch_size * turns * sum(flops_of(name, len(grid.loaded.classes), shape) for name in networks)
+    return steps * batch_size * view_count * sum(flops_of(name, len(grid.loaded.classes), shape) for name in networks)
 
 
 def _seconds_a_step(grid: Grid, point: Point) -> float:
-    """Measured on a few steps, after as many that don't count; 0 where a loss is not finite as early as that."""
+    """Return the seconds per step, measured after a warm-up epoch, or 0 if the probe fails (non-finite loss)."""
     method, recipe = point.arm.build(grid.recipe)
     data = grid.loaded
     images = min(PROBE_STEPS * recipe.batch_size, len(data.train))
-    some = np.arange(images), np.arange(min(recipe.batch_size, len(data.test)))
-    small = dataclasses.replace(data, train=data.train.take(some[0]), test=data.test.take(some[1]))
+    indices = np.arange(images), np.arange(min(recipe.batch_size, len(data.test)))
+    small = dataclasses.replace(data, train=data.train.take(indices[0]), test=data.test.take(indices[1]))
     teacher = runs.load_run(point.teacher) if method.uses_teacher else None
     with warnings.catch_warnings(), suppress(*OF_ONE_POINT):
-        warnings.simplefilter("ignore")  # the runs will say it again, of losses that are not finite too
+        warnings.simplefilter("ignore")  # the runs repeat these warnings, also about non-finite losses
         run = training.distill(
             create_model(point.student, data, seed=point.seed),
             teacher,
@@ -80,7 +124,17 @@ def _seconds_a_step(grid: Grid, point: Point) -> float:
 
 
 def duration(seconds: float) -> str:
-    """In words, in the largest unit of which there are two or more."""
+    """Return a duration as text, in the largest unit of which there are at least two.
+
+    Parameters
+    ----------
+    seconds : float
+
+    Returns
+    -------
+    str
+        Such as "2.5 hours", "3.0 minutes" or "40 seconds".
+    """
     for unit, length in (("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"

@@ -7,10 +7,18 @@ from .grid import Grid, is_finished
 
 
 def results(grid: Grid) -> pd.DataFrame:
-    """Return one row per finished point of the grid, in its order.
+    """Return a table of the finished points of a grid.
 
-    The columns are data, teacher, student, pair, arm, seed, epochs, top1, top5 (percent) and cross_entropy (nats), and
-    val_top1 (percent) if there is a validation split. Nothing in them depends on when or how fast a point was trained.
+    Parameters
+    ----------
+    grid : Grid
+
+    Returns
+    -------
+    DataFrame
+        One row per finished point, in the order of the grid. The columns are data, teacher, student, pair, arm, seed,
+        epochs, top1 and top5 (percent), and cross_entropy (nats). With a validation split there is also val_top1
+        (percent). Nothing in the table depends on when or how fast a point was trained.
     """
     rows = []
     for point in grid.points():
@@ -26,19 +34,38 @@ def results(grid: Grid) -> pd.DataFrame:
 
 
 def comparison(table: pd.DataFrame, reference: str = "kd") -> pd.DataFrame:
-    """`results`, or any table with pair, arm, seed and top1, as one row an arm of every pair: number of seeds, mean, sd
-    and 95 % interval (low, high) of top1 in percent, and the difference to the `reference` arm, paired by seed, with
-    its interval, and the number of seeds that both have (pairs); NaN, and 0 pairs, where there is no such arm."""
-    from ..analysis import paired_difference, summarise  # pulls in scikit-learn
+    """Return the mean accuracy of every arm, and its difference to a reference arm.
+
+    Parameters
+    ----------
+    table : DataFrame
+        `results`, or any table with the columns pair, arm, seed and top1 (percent).
+    reference : str
+        The arm that the others are compared with.
+
+    Returns
+    -------
+    DataFrame
+        One row per arm of every teacher-student pair. The columns are:
+
+        - pair and arm,
+        - seeds: the number of seeds,
+        - mean, sd, low and high: mean, standard deviation and 95 % interval of top1 in percent,
+        - difference, d_low and d_high: the difference to the reference arm, paired by seed, and its 95 % interval,
+        - pairs: the number of seeds that both arms have.
+
+        The difference is NaN, and pairs is 0, in rows of the reference arm itself and if no seed can be paired.
+    """
+    from ..analysis import paired_difference, summarise  # imports scikit-learn
 
     rows = []
     for (pair, arm), group in table.groupby(["pair", "arm"], sort=False):
         mean, sd, low, high, count = summarise(group["top1"].tolist())
         row = {"pair": pair, "arm": arm, "seeds": count, "mean": mean, "sd": sd, "low": low, "high": high, "pairs": 0}
-        beside = table[(table["pair"] == pair) & (table["arm"] == reference)]
-        if arm != reference and set(beside["seed"]) & set(group["seed"]):
-            ours, theirs = (dict(zip(part["seed"], part["top1"], strict=True)) for part in (group, beside))
-            difference = paired_difference(ours, theirs)
+        baseline = table[(table["pair"] == pair) & (table["arm"] == reference)]
+        if arm != reference and set(baseline["seed"]) & set(group["seed"]):
+            scores, baseline_scores = (dict(zip(part["seed"], part["top1"], strict=True)) for part in (group, baseline))
+            difference = paired_difference(scores, baseline_scores)
             row |= {"difference": difference.mean, "d_low": difference.low, "d_high": difference.high}
             row["pairs"] = difference.count
         rows.append(row)

@@ -1,4 +1,4 @@
-"""What all methods share, and the two plain ones: `Supervised` and `KD`."""
+"""The base class of all methods, and the two simplest ones: `Supervised` and `KD`."""
 
 import copy
 import inspect
@@ -21,22 +21,34 @@ P = ParamSpec("P")
 
 
 class Batch(NamedTuple):
-    """One batch, as a method sees it.
+    """One batch, as a method receives it.
 
-    labels : (B,) categories · index : (B,) positions of the images in the training set · targets : (B, C) probabilities
-    to learn in place of the labels, where these are smoothed or mixed; else None.
+    Attributes
+    ----------
+    labels : int Tensor of shape (B,)
+        Classes.
+    index : int64 Tensor of shape (B,)
+        Positions of the images in the training set.
+    targets : float Tensor of shape (B, C), or None
+        Class probabilities to learn instead of the labels, if labels are smoothed or mixed.
     """
 
     labels: Tensor
-    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which looks for a value
+    index: Tensor  # type: ignore[assignment]  # replaces tuple.index, which searches for a value
     targets: Tensor | None = None
 
 
 class Terms(NamedTuple):
-    """What one batch gave.
+    """The objective of one batch and the values to record.
 
-    total: the objective, a scalar · terms: every loss term by name, a scalar each, as it enters the objective but
-    before its β · cross_entropy, difficulty, weight: (B,), without gradient.
+    Attributes
+    ----------
+    total : scalar Tensor
+        The objective.
+    terms : dict of str to scalar Tensor
+        Every loss term by name, as in the objective but before it is multiplied by its β.
+    cross_entropy, difficulty, weight : float Tensor of shape (B,)
+        One value per sample, without gradient.
     """
 
     total: Tensor
@@ -47,13 +59,22 @@ class Terms(NamedTuple):
 
 
 def remember_arguments(init: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
-    """Let an `__init__` record which settings the caller chose. A recipe may replace only the others.
+    """Make an `__init__` record which settings the caller chose. A recipe may replace only the others.
 
     `Method` does this for all of its subclasses. A plain nn.Module needs the decorator.
 
     Settings that a subclass passes to `super().__init__` count as chosen. The exception is a setting that is also an
-    argument of the subclass: it is chosen only if the caller of the subclass gave it. A value that a subclass assigns
+    argument of the subclass. It is chosen only if the caller of the subclass passed it. A value that a subclass assigns
     after `super().__init__()`, or as a class attribute, counts as chosen too.
+
+    Parameters
+    ----------
+    init : callable
+        The `__init__` to decorate.
+
+    Returns
+    -------
+    callable
 
     Examples
     --------
@@ -67,30 +88,32 @@ def remember_arguments(init: Callable[Concatenate[Any, P], None]) -> Callable[Co
     if getattr(init, "remembers", False):
         return init
     parameters = list(inspect.signature(init).parameters.values())[1:]
-    own = [about for about in parameters if about.kind not in (about.VAR_POSITIONAL, about.VAR_KEYWORD)]
-    own_names = {about.name for about in own}
+    own = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    own_names = {parameter.name for parameter in own}
 
     @wraps(init)
     def wrapped(self: Any, *args: P.args, **kwargs: P.kwargs) -> None:
         given = inspect.signature(init).bind(self, *args, **kwargs).arguments
         init(self, *args, **kwargs)
-        # What the `__init__` of a base class has written down, without what is a setting of this one too.
+        # What the `__init__` of a base class has recorded, without the settings that are arguments of this one too.
         chosen = {name: value for name, value in vars(self).get("_chosen", {}).items() if name not in own_names}
         left_open = {name: value for name, value in vars(self).get("_open", {}).items() if name not in own_names}
         built = vars(self).get("_built", {})
-        for name in list(left_open):  # this `__init__` has set what the inner one left open
+        for name in list(left_open):  # this `__init__` set a value that the inner one left open
             if name in built and not same(getattr(self, name), built[name]):
                 chosen[name] = getattr(self, name)
                 del left_open[name]
-        for about in own:
-            (chosen if about.name in given else left_open)[about.name] = given.get(about.name, about.default)
+        for parameter in own:
+            (chosen if parameter.name in given else left_open)[parameter.name] = given.get(
+                parameter.name, parameter.default
+            )
         for name, value in set_by_subclass(type(self), wrapped):
-            if name in left_open:  # a class attribute of a subclass stands for an argument
+            if name in left_open:  # a class attribute of a subclass replaces an argument
                 setattr(self, name, value)
                 del left_open[name]
                 chosen[name] = value
         self._chosen, self._open = chosen, left_open
-        known = [*(about.name for about in own), *vars(self).get("_order", [])]
+        known = [*(parameter.name for parameter in own), *vars(self).get("_order", [])]
         self._order = list(dict.fromkeys(name for name in known if name in chosen or name in left_open))
         self._built = {name: getattr(self, name) for name in self._order if hasattr(self, name)}
         self._parts = list(self._modules)
@@ -100,7 +123,18 @@ def remember_arguments(init: Callable[Concatenate[Any, P], None]) -> Callable[Co
 
 
 def set_by_subclass(cls: type, init: Callable[..., None]) -> Iterator[tuple[str, Any]]:
-    """Class attributes of the subclasses of the class that has this `__init__`."""
+    """Find the class attributes that subclasses of the class with this `__init__` define.
+
+    Parameters
+    ----------
+    cls : type
+    init : callable
+
+    Yields
+    ------
+    name : str
+    value : object
+    """
     for base in cls.__mro__:
         if vars(base).get("__init__") is init:
             return
@@ -110,32 +144,34 @@ def set_by_subclass(cls: type, init: Callable[..., None]) -> Iterator[tuple[str,
 
 
 class Method(nn.Module):
-    """What makes a student learn: how the outputs of both networks become one objective.
+    """Base class of distillation methods: it combines the outputs of both networks into one objective.
 
-    A subclass computes the objective in `forward`, and may make parts that train with the student in `bind`. Arguments
-    of its `__init__` that are kept under their own names are its settings: run.json records them, and a recipe may
-    replace those that the caller left open. Any other nn.Module with `bind` and `forward` will do too; its attributes
-    are recorded, and no recipe changes them.
+    A subclass computes the objective in `forward`. It may create modules that are trained with the student in `bind`.
+    Arguments of its `__init__` that are stored under their own names are its settings. run.json records them, and a
+    recipe may replace those that the caller did not choose.
+
+    Any other nn.Module with `bind` and `forward` can be used too. Its attributes are recorded, and a recipe does not
+    change them.
 
     Attributes
     ----------
     title : str
-        Name in tables and legends. Default: the name of the class.
+        Name in tables and legends. Default: the class name.
     views : int
-        How many rotations of every image the networks see, 1 to 4.
+        Number of rotations of every image that the networks see, from 1 to 4.
     uses_teacher : bool
         Whether the teacher's output is needed.
     needs_maps : bool
-        Whether outputs must come with feature maps. Then `bind` gets an example image as a third argument.
+        Whether outputs must include feature maps. If so, `bind` gets an example image as a third argument.
     layers : list of str or None
-        The student's layers whose outputs are these maps; None finds the last one of every resolution, see
+        Layers of the student whose outputs are these maps. None finds the last one of every resolution, see
         `FeatureMaps`.
     teacher_layers : list of str or None
-        The teacher's likewise.
+        The same for the teacher.
     epsilon : float or None
-        Base of the preview threshold, which history.csv records for every epoch; None if the method has none.
+        Base of the preview threshold, which history.csv records for every epoch. None if the method has no threshold.
     left_out : dict
-        After `bind`: terms that are not computed for this pair of networks, and why.
+        After `bind`: terms that are not computed for this pair of networks, each with the reason.
     """
 
     title: str
@@ -160,18 +196,50 @@ class Method(nn.Module):
         return dict(vars(self).get("_chosen", {}))
 
     def check(self) -> None:
-        """Raise ValueError or TypeError for invalid settings. Called again when a training begins, because attributes
-        may have changed since construction."""
+        """Check the settings.
+
+        This runs again when a training begins, because attributes may have changed since construction.
+
+        Raises
+        ------
+        ValueError
+            If a setting is outside its range.
+        TypeError
+            If a setting has the wrong type.
+        """
 
     def _bind(self, student: Classifier, teacher: Classifier | None = None, *example: Tensor) -> object:
-        """Make the parts that train with the student. No reference to a network may be kept."""
+        """Create the modules that are trained with the student. Do not keep a reference to a network.
+
+        Parameters
+        ----------
+        student : Classifier
+        teacher : Classifier or None
+        *example : Tensor of shape (1, C, H, W)
+            An image, only if `needs_maps`.
+        """
         return self
 
     def _forward(self, student: Output, teacher: Output | None, batch: Batch, epoch: int) -> Terms:
-        """The objective of one batch. Rows of both outputs are view-major; epochs count from 1."""
+        """Compute the objective of one batch.
+
+        Parameters
+        ----------
+        student : Output
+            V·B rows, view-major: all rows of the upright view come first.
+        teacher : Output or None
+            The same rows of the teacher.
+        batch : Batch
+        epoch : int
+            Counted from 1.
+
+        Returns
+        -------
+        Terms
+        """
         raise NotImplementedError
 
-    # Declared as callables, as nn.Module declares forward: a subclass may then take other arguments for type checkers.
+    # Declared as callables, as nn.Module declares forward. Type checkers then accept other arguments in a subclass.
     bind: Callable[..., object] = _bind
     forward: Callable[..., Terms] = _forward
 
@@ -179,12 +247,22 @@ class Method(nn.Module):
         return ", ".join(f"{name}={describe(value)!r}" for name, value in self.explicit.items())
 
 
-# What a plain nn.Module need not say of itself.
+# Attributes that a plain nn.Module does not need to define.
 OPTIONAL = ("views", "uses_teacher", "needs_maps", "layers", "teacher_layers", "epsilon", "left_out")
 
 
 def require_method(method: object) -> None:
-    """Raises TypeError unless `method` can train a student."""
+    """Check that `method` can train a student.
+
+    Parameters
+    ----------
+    method : object
+
+    Raises
+    ------
+    TypeError
+        If it is a class, or is not an nn.Module with `bind` and `forward`.
+    """
     if isinstance(method, type):
         raise TypeError(f"method must be an object: write {method.__name__}(), not {method.__name__}")
     if not isinstance(method, nn.Module):
@@ -195,7 +273,12 @@ def require_method(method: object) -> None:
 
 
 class Supervised(Method):
-    """Cross-entropy of the upright view alone, and no teacher."""
+    """Cross-entropy of the upright view, without a teacher.
+
+    Examples
+    --------
+    >>> run = distill(student, None, data, Supervised())
+    """
 
     title = "supervised"
     uses_teacher = False
@@ -204,7 +287,10 @@ class Supervised(Method):
         super().__init__()
 
     def forward(self, student: Output, teacher: Output | None, batch: Batch, epoch: int) -> Terms:
-        """The objective of B upright rows; teacher and epoch are not looked at. Raises as `upright_cross_entropy`."""
+        """Compute the objective of B upright rows. `teacher` and `epoch` are ignored.
+
+        Raises the errors of `upright_cross_entropy`.
+        """
         cross_entropy = upright_cross_entropy(student, batch, self.views)
         total = classification_loss(student, batch, cross_entropy)
         terms = {"cross_entropy": total}
@@ -212,9 +298,27 @@ class Supervised(Method):
 
 
 class KD(Method):
-    """Hinton's distillation (arXiv 1503.02531): L = mean CE + β_kd · mean L_KD.
+    """Hinton's knowledge distillation (arXiv 1503.02531).
 
-    temperature from 1e-6 to 1e6, beta_kd ≥ 0; raises ValueError otherwise, TypeError for what is no number.
+        L = mean CE + β_kd · mean L_KD
+
+    Parameters
+    ----------
+    temperature : float
+        From 1e-6 to 1e6.
+    beta_kd : float
+        Weight of L_KD, at least 0.
+
+    Raises
+    ------
+    ValueError
+        If a setting is outside its range.
+    TypeError
+        If a setting is not a number.
+
+    Examples
+    --------
+    >>> run = distill(student, teacher, data, KD(temperature=2))
     """
 
     title = "KD"
@@ -228,13 +332,20 @@ class KD(Method):
         check_settings({"beta_kd": self.beta_kd}, {"temperature": self.temperature})
 
     def bind(self, student: Classifier, teacher: Classifier) -> "KD":
-        """Nothing to make: it has no heads. Raises ValueError where the networks know different numbers of classes."""
+        """Check that both networks have the same number of classes. Raises ValueError otherwise. KD has no heads."""
         same_classes(student, teacher)
         return self
 
     def forward(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Terms:
-        """The objective of B upright rows of both networks; the epoch, from 1, is not looked at. Raises ValueError for
-        what does not fit together, or without a teacher's output; TypeError for what is no tensor."""
+        """Compute the objective of B upright rows of both networks. `epoch` is ignored.
+
+        Raises
+        ------
+        ValueError
+            If shapes, dtypes or devices do not match, or if `teacher` is None.
+        TypeError
+            If an argument is not a tensor.
+        """
         cross_entropy = upright_cross_entropy(student, batch, self.views)
         needs_teacher(self, teacher)
         kl = losses.distillation_kl(student.logits, teacher.logits.detach(), self.temperature).mean()
@@ -244,9 +355,27 @@ class KD(Method):
 
 
 def upright_cross_entropy(student: Output, batch: Batch, views: int | None = None) -> Tensor:
-    """Per-sample cross-entropy of the upright view, (B,), in nats. views: so many there must be, if it is given.
+    """Return the cross-entropy of every sample in the upright view.
 
-    Raises ValueError for logits and labels that do not fit together, TypeError for what is no tensor.
+    Parameters
+    ----------
+    student : Output
+        Its logits have shape (V·B, C), the upright rows first.
+    batch : Batch
+    views : int, optional
+        The required number of views V.
+
+    Returns
+    -------
+    float Tensor of shape (B,)
+        In nats.
+
+    Raises
+    ------
+    ValueError
+        If logits and labels do not match.
+    TypeError
+        If logits or labels are not tensors.
     """
     logits, labels = student.logits, batch.labels
     if not isinstance(logits, Tensor) or not isinstance(labels, Tensor):
@@ -263,8 +392,23 @@ def upright_cross_entropy(student: Output, batch: Batch, views: int | None = Non
 
 
 def classification_loss(student: Output, batch: Batch, cross_entropy: Tensor) -> Tensor:
-    """The mean cross-entropy of the upright view that enters the objective, a scalar in nats: with the soft targets of
-    the batch where it has any, else the mean of `cross_entropy`, (B,), that of the labels."""
+    """Return the classification term of the objective for the upright view.
+
+    It is the mean cross-entropy with the soft targets of the batch. Without soft targets it is the mean of
+    `cross_entropy`.
+
+    Parameters
+    ----------
+    student : Output
+    batch : Batch
+    cross_entropy : float Tensor of shape (B,)
+        Cross-entropy of the labels, in nats.
+
+    Returns
+    -------
+    scalar Tensor
+        In nats.
+    """
     if batch.targets is None:
         return cross_entropy.mean()
     return F.cross_entropy(student.logits[: len(batch.labels)], batch.targets)
@@ -273,31 +417,31 @@ def classification_loss(student: Output, batch: Batch, cross_entropy: Tensor) ->
 def resolve(
     method: nn.Module, recipe: Mapping[str, Any], data: Mapping[str, Any]
 ) -> tuple[Method, dict[str, dict[str, Any]]]:
-    """A copy of `method` with all its settings, and where each of them is from.
+    """Return a copy of `method` with all settings decided, and the source of each setting.
 
-    A setting is the caller's argument or attribute, else the recipe's, else the data set's, else the default. Other
-    attributes of a method of your own are copied and recorded as they are.
+    A setting is the caller's argument or attribute. Otherwise it is the recipe's value, then the data set's, then the
+    default. Other attributes of your own method are copied and recorded unchanged.
 
     Parameters
     ----------
     method : Method, or nn.Module with bind and forward
     recipe, data : dict of str to value
-        What a recipe and a data set have to say about settings, by name.
+        Settings from a recipe and from a data set, by name.
 
     Returns
     -------
     method : Method
-        The copy. An nn.Module that is no `Method` has got the missing attributes of one.
+        The copy. An nn.Module that is not a `Method` gets the missing attributes.
     settings : dict
-        {"beta_cc": {"value": 0.005, "from": "recipe"}, …}, as run.json has it. "from" is "argument", "attribute"
-        (changed after construction), "recipe", "data set" or "default".
+        {"beta_cc": {"value": 0.005, "from": "recipe"}, …}, as in run.json. "from" is "argument", "attribute" (changed
+        after construction), "recipe", "data set" or "default".
 
     Raises
     ------
     TypeError
         If `method` is not a method, or cannot be copied.
     ValueError
-        If a setting is invalid, or if a recipe sets one that the method does not keep under its name.
+        If a setting is invalid, or if a recipe sets one that the method does not store under its name.
     """
     require_method(method)
     own = vars(method)
@@ -324,7 +468,7 @@ def resolve(
         value = getattr(copied, name) if source != "argument" and name in built else {**left_open, **chosen}[name]
         settings[name] = {"value": value, "from": source}
     others = {name: value for name, value in public(method).items() if name not in {*settings, "title", "left_out"}}
-    if code_fingerprint(type(method)) is None:  # of this package's methods: what was changed after construction
+    if code_fingerprint(type(method)) is None:  # methods of this package: only what was changed after construction
         others = {name: value for name, value in others.items() if hasattr(type(method), name)}
     else:
         parts = [(name, method._modules[name]) for name in own.get("_parts", method._modules)]
@@ -336,7 +480,7 @@ def resolve(
 
 
 def known_settings() -> set[str]:
-    """The names of all settings that methods of this package have."""
+    """Return the names of the settings of all methods in this package."""
     found, classes = set[str](), [Method]
     while classes:
         cls = classes.pop()
@@ -347,35 +491,70 @@ def known_settings() -> set[str]:
 
 
 def copy_of(method: nn.Module) -> nn.Module:
-    """A deep copy. Raises TypeError, naming the method, where there can be none."""
+    """Return a deep copy. Raises TypeError, with the method's name, if it cannot be copied."""
     try:
         return copy.deepcopy(method)
-    except Exception as error:  # whatever an attribute raises that can't be copied
+    except Exception as error:  # an attribute that can't be copied may raise anything
         what = one_line(error)
         raise TypeError(f"method {type(method).__name__} can't be copied for this training: {what}") from error
 
 
 def same(now: Any, before: Any) -> bool:
-    """Whether an attribute still has the value that it was given in `__init__`."""
+    """Return whether an attribute still has the value that `__init__` gave it."""
     return now is before or (type(now) is type(before) and describe(now) == describe(before))
 
 
 def unweighted(cross_entropy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The last three fields of `Terms`, (B,) each, for a method in which every sample counts alike: cross-entropy in
-    nats, difficulty γ ≥ 0, weight 1. cross_entropy: (B,). Raises as `preview.difficulty`."""
+    """Return the last three fields of `Terms` for a method that weights all samples equally.
+
+    Parameters
+    ----------
+    cross_entropy : float Tensor of shape (B,)
+        In nats.
+
+    Returns
+    -------
+    cross_entropy : float Tensor of shape (B,)
+        Without gradient.
+    difficulty : float Tensor of shape (B,)
+        γ ≥ 0.
+    weight : float Tensor of shape (B,)
+        All 1.
+
+    Raises
+    ------
+    ValueError
+        As in `preview.difficulty`.
+    TypeError
+        As in `preview.difficulty`.
+    """
     cross_entropy = cross_entropy.detach()
     return cross_entropy, preview.difficulty(cross_entropy), torch.ones_like(cross_entropy)
 
 
 def same_classes(student: Classifier, teacher: Classifier) -> None:
-    """Raises ValueError where the networks know different numbers of classes."""
+    """Raise ValueError if the networks have different numbers of classes."""
     if student.num_classes != teacher.num_classes:
         raise ValueError(f"the teacher knows {teacher.num_classes} classes, the student {student.num_classes}")
 
 
 def check_labels(labels: Tensor, logits: Tensor) -> None:
-    """Raises ValueError unless labels are categories of the logits, one a row; TypeError for no tensor. Labels
-    beyond the categories are found on a CPU alone: a GPU would have to wait for them."""
+    """Check that labels match the logits.
+
+    Labels outside the range of classes are detected only on a CPU. A GPU would have to wait for this check.
+
+    Parameters
+    ----------
+    labels : int Tensor of shape (B,)
+    logits : float Tensor of shape (B, C)
+
+    Raises
+    ------
+    ValueError
+        If the labels are not integers from 0 to C − 1, one per row and on the same device.
+    TypeError
+        If `labels` is not a tensor.
+    """
     losses.check_labels(labels, logits)
     if labels.device.type == "cpu":
         lowest, highest = map(int, labels.aminmax())
@@ -384,20 +563,27 @@ def check_labels(labels: Tensor, logits: Tensor) -> None:
 
 
 def needs_teacher(method: nn.Module, output: Output | None) -> None:
-    """Raises ValueError where there is no output of a teacher."""
+    """Raise ValueError if the teacher's output is None."""
     if output is None:
         raise ValueError(f"{method.title} compares the student's output with the teacher's, which is None")
 
 
 def check_settings(not_negative: dict[str, float], positive: dict[str, float]) -> None:
-    """Raise TypeError for a value that is not a number, and ValueError for one outside its range, both with its name.
+    """Check the types and ranges of settings. Errors name the setting.
 
     Parameters
     ----------
     not_negative : dict
-        Values that must be 0 or more, and finite.
+        Values that must be finite and at least 0.
     positive : dict
-        Values that must be positive and finite. Temperatures have a range, see `losses.TEMPERATURES`.
+        Values that must be finite and positive. Temperatures must also be in `losses.TEMPERATURES`.
+
+    Raises
+    ------
+    TypeError
+        If a value is not a number.
+    ValueError
+        If a value is outside its range.
     """
     check(NotNegative, **not_negative)
     check(Positive, **positive)

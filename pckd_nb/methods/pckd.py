@@ -1,4 +1,4 @@
-"""The paper's method: every term of `losses.py`, weighted by `preview.py`."""
+"""The paper's method: all terms of `losses.py`, with the sample weights of `preview.py`."""
 
 import torch.nn.functional as F
 from torch import nn
@@ -19,16 +19,38 @@ from .base import (
 
 
 class PCKD(Method):
-    """Preview-based category contrastive distillation, the paper's objective:
+    """Preview-based category contrastive distillation, the paper's objective.
 
         L = mean CE + β_kd · mean(v·L_KD) + β_fa · L_FA + β_ca · L_CA + β_cc · mean(v·L_CC)
 
-    Defaults are the published values, but β_kd: the published command has 0 ("PCKD without L_KD") and the full
-    method's value is unknown; 1 is ours. A term whose β is 0 is not computed.
-    temperature is T of L_KD; contrast_temperature and base_temperature are τ and τ0 of L_CC.
-    strategy: a name in `preview.STRATEGIES` or a function (cross_entropy, difficulty, threshold) -> weight.
-    Raises ValueError for a β that is negative or not finite, epsilon ≤ 0, temperature outside 1e-6 … 1e6, views
-    outside 1 … 4, or an unknown strategy; TypeError for what is no number.
+    A term whose β is 0 is not computed. Defaults are the published values, except β_kd. The published command has
+    β_kd = 0 ("PCKD without L_KD"), and the value of the full method is unknown. The default 1 is ours.
+
+    Parameters
+    ----------
+    beta_kd, beta_fa, beta_ca, beta_cc : float
+        Weights of the terms, finite and at least 0.
+    temperature : float
+        T of L_KD, from 1e-6 to 1e6.
+    epsilon : float
+        Base of the preview threshold, positive.
+    views : int
+        Number of rotations of every image, from 1 to 4.
+    strategy : str or callable
+        A name in `preview.STRATEGIES`, or a function (cross_entropy, difficulty, threshold) -> weight.
+    contrast_temperature, base_temperature : float
+        τ and τ0 of L_CC, from 1e-6 to 1e6.
+
+    Raises
+    ------
+    ValueError
+        If a setting is outside its range, or if the strategy is unknown.
+    TypeError
+        If a setting has the wrong type.
+
+    Examples
+    --------
+    >>> run = distill(student, teacher, data, PCKD(beta_kd=0))
     """
 
     title = "PCKD"
@@ -66,33 +88,49 @@ class PCKD(Method):
             check_strategy(self.strategy)
 
     def bind(self, student: Classifier, teacher: Classifier) -> "PCKD":
-        """Make the heads that train with the student: g from its width D_s over 16·D_t to the teacher's D_t, A_s to
-        D_s, A_t to D_t. Where L_CA is asked for and the centers differ in shape, `left_out` says that it is left out
-        and why. Raises ValueError where the networks know different numbers of classes."""
+        """Create the heads that are trained with the student. Raises ValueError if the numbers of classes differ.
+
+        They are g (from the student's width D_s over 16·D_t to the teacher's width D_t), A_s (to D_s) and A_t (to D_t).
+        If β_ca > 0 and the class centers differ in shape, L_CA is left out and `left_out` gives the reason.
+        """
         same_classes(student, teacher)
-        narrow, wide = student.feature_width, teacher.feature_width
+        student_dim, teacher_dim = student.feature_width, teacher.feature_width
         self.left_out = {}
         biased = student.head.bias is not None, teacher.head.bias is not None
-        if self.beta_ca and narrow != wide:
-            reason = f"student's category centers have width {narrow}, the teacher's {wide}"
+        if self.beta_ca and student_dim != teacher_dim:
+            reason = f"student's category centers have width {student_dim}, the teacher's {teacher_dim}"
             self.left_out["category_center_alignment"] = reason
         elif self.beta_ca and biased[0] != biased[1]:
             who = "student" if biased[0] else "teacher"
             self.left_out["category_center_alignment"] = f"only the {who}'s last layer has a bias"
         if self.beta_fa:
-            hidden = 16 * wide
+            hidden = 16 * teacher_dim
             self.projector = nn.Sequential(
-                nn.Linear(narrow, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, wide)
+                nn.Linear(student_dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, teacher_dim)
             )
         if self.beta_cc:
-            self.embed_student = nn.Linear(narrow, narrow)
-            self.embed_teacher = nn.Linear(narrow, wide)
+            self.embed_student = nn.Linear(student_dim, student_dim)
+            self.embed_teacher = nn.Linear(student_dim, teacher_dim)
         return self
 
     def forward(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Terms:
-        """The objective of V·B rows of both networks, view-major, the upright ones first. epoch: from 1, for the
-        threshold. Raises ValueError for what does not fit together, before `bind`, or without a teacher's output;
-        TypeError for what is no tensor."""
+        """Compute the objective of one batch.
+
+        Parameters
+        ----------
+        student, teacher : Output
+            V·B rows, view-major: the B rows of the upright view come first.
+        batch : Batch
+        epoch : int
+            Counted from 1, for the threshold.
+
+        Raises
+        ------
+        ValueError
+            If shapes, dtypes or devices do not match, before `bind`, or if `teacher` is None.
+        TypeError
+            If an argument is not a tensor.
+        """
         needs_teacher(self, teacher)
         if (self.beta_fa and not hasattr(self, "projector")) or (self.beta_cc and not hasattr(self, "embed_student")):
             raise ValueError("bind PCKD to student and teacher before the first step: its heads have their widths")
@@ -100,7 +138,7 @@ class PCKD(Method):
         cross_entropy = upright_cross_entropy(student, batch, self.views)
         images, views = len(batch.labels), self.views
 
-        # How hard is every sample right now, and how much does it count?
+        # The difficulty γ and the weight v of every sample.
         gamma = preview.difficulty(cross_entropy)
         weigh = self.strategy if callable(self.strategy) else preview.STRATEGIES[self.strategy]
         v = weigh(cross_entropy.detach(), gamma, preview.threshold(epoch, self.epsilon))

@@ -136,7 +136,7 @@ def distill(
     fabric.launch()
     with views.callers_random_numbers(), ExitStack() as stack:
         if out is not None:
-            ranks.by_first(fabric, lambda: stack.enter_context(hold(folder, resume=resume, overwrite=overwrite)))
+            ranks.by_first(fabric, lambda: stack.enter_context(hold(out, resume=resume, overwrite=overwrite)))
         torch.manual_seed(seed)
         task.bind(fabric)
         config = describe_task(task, fabric, precision, exact=exact, compile=compile, callbacks=callbacks, out=out)

@@ -1,7 +1,7 @@
-"""What a training tells others, and what the package itself does with it: progress, checkpoints, stopping.
+"""Callbacks of the training loop, and those of the package: progress, logging, early stopping and checkpoints.
 
-A callback is any object with one or more of the methods of `Callback`. Each gets the `Trainer`. With several processes
-the callbacks run in all of them.
+A callback is any object with one or more of the methods of `Callback`. Each method receives the `Trainer`. With several
+processes, the callbacks run in all of them.
 """
 
 from __future__ import annotations
@@ -29,65 +29,93 @@ if TYPE_CHECKING:
     from .trainer import Trainer
 
 SECONDS_BETWEEN_SAVES = 10
-SHARE_OF_SAVING = 0.05  # of the time, at most
+SHARE_OF_SAVING = 0.05  # maximum share of the time
 
 
 class Callback:
-    """What can be done during a training. Every method is optional; this class does nothing.
+    """Base class of callbacks. Every method is optional and does nothing here.
 
-    `trainer.recorder` says where the training stands: `epoch`, `step` and the rows of `history` so far. A callback with
-    `state_dict` and `load_state_dict` is part of every checkpoint. Public attributes are settings: run.json records
-    them at the start, and a resumed run needs the same. What changes during a training belongs under a name that begins
-    with an underscore.
+    `trainer.recorder` holds the progress of training: `epoch`, `step` and the rows of `history` so far.
+
+    A callback with `state_dict` and `load_state_dict` is part of every checkpoint. Public attributes are settings.
+    run.json records them at the start, and a resumed run needs the same values. Give values that change during training
+    a name that begins with an underscore.
+
+    Examples
+    --------
+    >>> class PrintAccuracy(Callback):
+    ...     def on_epoch_end(self, trainer):
+    ...         print(trainer.recorder.history[-1]["test_top1"])
     """
 
     def on_run_start(self, trainer: Trainer) -> None:
-        """Before the first epoch of this process: also called when a run is resumed."""
+        """Called before the first epoch of this process, and also when a run is resumed."""
 
     def on_epoch_start(self, trainer: Trainer) -> None:
-        """Before the first step of an epoch, or of what is left of it."""
+        """Called before the first step of an epoch, or before its remaining steps after a resume."""
 
     def on_step_end(self, trainer: Trainer) -> None:
-        """After every step, which the recorder has noted."""
+        """Called after every step. The recorder has already recorded it."""
 
     def on_epoch_end(self, trainer: Trainer) -> None:
-        """After every whole epoch: `trainer.recorder.history[-1]` is its row of history.csv."""
+        """Called after every complete epoch. `trainer.recorder.history[-1]` is its row of history.csv."""
 
     def on_save(self, trainer: Trainer, run: Run) -> None:
-        """Before a run is written, also while it is running: what is added to it here is kept with it."""
+        """Called before a run is written, also during training. Anything added to `run` here is saved with it."""
 
     def on_run_end(self, trainer: Trainer, run: Run) -> None:
-        """After the last step, also of a run that was interrupted."""
+        """Called after the last step, also if the run was interrupted."""
 
     def teardown(self, trainer: Trainer) -> None:
-        """At the very end, also after an error."""
+        """Called at the very end, also after an error."""
 
     def state_dict(self) -> dict[str, Any] | None:
-        """What a checkpoint has to keep of this callback: numbers, text and tensors; None for nothing."""
+        """Return numbers, text and tensors to save in a checkpoint, or None if there is nothing to save."""
         return None
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore the state that `state_dict` returned."""
 
 
 def describe_callback(callback: object) -> str:
-    """What run.json says of a callback: its class, its code if it is your own, and its public attributes."""
+    """Return the description of a callback for run.json.
+
+    Parameters
+    ----------
+    callback : object
+
+    Returns
+    -------
+    str
+        Its class, the code of that class if it is not part of this package, and its public attributes.
+    """
     attributes = attributes_of(callback).items()
     given = ", ".join(f"{name}={describe(value)}" for name, value in attributes if not name.startswith("_"))
     return f"{describe(type(callback))}({given})"
 
 
 class EarlyStopping(Callback):
-    """Ends a training when a column of history.csv has not improved for some epochs.
+    """End training when a column of history.csv has stopped improving.
 
     Parameters
     ----------
     monitor : str
-        The column, for example "val_top1". Columns that contain "top" should grow, all others should fall.
+        The column, for example "val_top1". Columns that contain "top" should increase, all others should decrease.
     patience : int
-        After so many epochs without improvement the training ends. The run then counts as finished.
+        Number of epochs without improvement after which training ends. The run then counts as finished.
     min_delta : float
-        Smaller changes are no improvement.
+        A change must be larger than this to count as an improvement.
+
+    Raises
+    ------
+    ValueError
+        If `patience` is below 1. During training: if history.csv has no column `monitor`.
+    TypeError
+        If `patience` is not an integer.
+
+    Examples
+    --------
+    >>> run = distill(student, teacher, data, PCKD(), val=0.1, callbacks=[EarlyStopping(patience=3)])
     """
 
     def __init__(self, monitor: str = "val_top1", patience: int = 5, min_delta: float = 0.0):
@@ -96,7 +124,7 @@ class EarlyStopping(Callback):
         self._best, self._waited = -math.inf, 0
 
     def on_run_start(self, trainer: Trainer) -> None:
-        if (trainer.recorder.epoch, trainer.recorder.step) == (1, 0):  # a new run: forget an earlier one
+        if (trainer.recorder.epoch, trainer.recorder.step) == (1, 0):  # a new run: forget the previous one
             self._best, self._waited = -math.inf, 0
 
     def on_epoch_end(self, trainer: Trainer) -> None:
@@ -120,8 +148,10 @@ class EarlyStopping(Callback):
 
 
 class KeepBest(Callback):
-    """Keeps the network of the epoch with the best validation accuracy, if there is a validation split; of several
-    equal ones the first."""
+    """Keep the network of the epoch with the best validation accuracy, if there is a validation split.
+
+    If several epochs are equally good, keep the first.
+    """
 
     def __init__(self) -> None:
         self._best: dict[str, float] = {}
@@ -145,20 +175,26 @@ class KeepBest(Callback):
 
 
 class LogMetrics(Callback):
-    """Hands every row of history.csv to loggers of Lightning Fabric, as soon as its epoch is over."""
+    """Send every row of history.csv to Fabric loggers when its epoch is over.
+
+    Parameters
+    ----------
+    loggers : sequence of Logger
+        Loggers of Lightning Fabric.
+    """
 
     def __init__(self, loggers: Sequence[Logger]):
         self.loggers, self._status = loggers, "failed"
 
     def on_run_start(self, trainer: Trainer) -> None:
-        for row in trainer.recorder.history:  # of a run that is resumed
+        for row in trainer.recorder.history:  # the epochs before a resume
             self.log(trainer, row)
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         self.log(trainer, trainer.recorder.history[-1])
 
     def log(self, trainer: Trainer, row: dict[str, float]) -> None:
-        """Hand over one row of history.csv."""
+        """Send one row of history.csv to all loggers."""
         if trainer.fabric.is_global_zero:
             metrics = {name: value for name, value in row.items() if name != "epoch"}
             for logger in self.loggers:
@@ -175,7 +211,14 @@ class LogMetrics(Callback):
 
 
 class ShowProgress(Callback):
-    """A progress bar, or lines where stderr is a file; or your own `Progress` object."""
+    """Show the progress of training.
+
+    Parameters
+    ----------
+    show : bool or Progress
+        True for a progress bar, or for lines of text if stderr is a file. False shows nothing. Or your own `Progress`
+        object.
+    """
 
     def __init__(self, show: bool | Progress):
         self.show = show
@@ -202,7 +245,7 @@ class ShowProgress(Callback):
 
 
 class StopOnSignal(Callback):
-    """Lets the first Ctrl-C end the training after its step; the second one raises KeyboardInterrupt as usual."""
+    """Stop training after the current step at the first Ctrl-C. The second Ctrl-C raises KeyboardInterrupt as usual."""
 
     previous: Any = None
 
@@ -212,7 +255,7 @@ class StopOnSignal(Callback):
                 raise KeyboardInterrupt
             trainer.should_stop = True
 
-        if threading.current_thread() is threading.main_thread():  # signals reach the main thread alone
+        if threading.current_thread() is threading.main_thread():  # only the main thread receives signals
             self.previous = signal.signal(signal.SIGINT, request)
 
     def teardown(self, trainer: Trainer) -> None:
@@ -221,7 +264,10 @@ class StopOnSignal(Callback):
 
 
 class SaveCheckpoints(Callback):
-    """Writes checkpoints, which take at most 5 % of the time, and history.csv and timing.csv after every epoch."""
+    """Write checkpoints, and write history.csv and timing.csv after every epoch.
+
+    Checkpoints take at most 5 % of the time.
+    """
 
     def on_run_start(self, trainer: Trainer) -> None:
         self.save_at = time.monotonic() + SECONDS_BETWEEN_SAVES
@@ -232,7 +278,7 @@ class SaveCheckpoints(Callback):
         step = trainer.recorder.step
         due = self.due(trainer) and step < trainer.steps_per_epoch and not trainer.should_stop
         if ranks.any_rank(due, step, trainer.fabric):
-            trainer.check_finite()  # in all processes, so that all stop together
+            trainer.check_finite()  # in all processes, so that they stop together
             trainer.add_time()
             if trainer.folder:
                 started = time.monotonic()

@@ -1,4 +1,4 @@
-"""Checks of the arguments of a training, made before the first step."""
+"""Checks of the arguments of a training, before the first step."""
 
 from __future__ import annotations
 
@@ -22,13 +22,24 @@ from ..validation import Count, Seed, check
 from .callbacks import Callback
 from .task import Task, has_batchnorm
 
-MAX_SHIFT = 0.15  # of a standard deviation, between the constants of a teacher and of the data it is shown
-MEASURED_IMAGES = 256  # of a teacher on data that it did not learn from
+MAX_SHIFT = 0.15  # in standard deviations: maximum difference between the constants of a teacher and of the data
+MEASURED_IMAGES = 256  # test images to evaluate a teacher on data that it was not trained on
 EVENTS = tuple(name for name in vars(Callback) if name.startswith("on_") or name == "teardown")
 
 
 def require_parts(student: object, teacher: object, data: object, method: object) -> None:
-    """Raise TypeError, naming the argument and what it may be, if one of them has another type."""
+    """Check the types of the arguments of a training. The error names the argument and the accepted types.
+
+    Parameters
+    ----------
+    student, teacher, data, method : object
+
+    Raises
+    ------
+    TypeError
+        If `student` or `teacher` is not a Classifier, `data` is not a Dataset, or `method` is not a method. The teacher
+        may be None.
+    """
     for name, model in (("student", student), ("teacher", teacher)):
         if isinstance(model, Classifier) or (name == "teacher" and model is None):
             continue
@@ -43,7 +54,17 @@ def require_parts(student: object, teacher: object, data: object, method: object
 
 
 def require_callbacks(callbacks: object, loggers: object) -> None:
-    """Raise TypeError unless these are lists of callbacks and of loggers."""
+    """Check the callbacks and loggers of a training.
+
+    Parameters
+    ----------
+    callbacks, loggers : object
+
+    Raises
+    ------
+    TypeError
+        If they are not lists of callback objects and of loggers.
+    """
     if not isinstance(callbacks, list | tuple):
         raise TypeError(f"callbacks must be a list, got {type(callbacks).__name__}: write callbacks=[...]")
     if not isinstance(loggers, list | tuple) or not all(hasattr(logger, "log_metrics") for logger in loggers):
@@ -56,7 +77,22 @@ def require_callbacks(callbacks: object, loggers: object) -> None:
 
 
 def check_task(task: Task, devices: int, nodes: int) -> None:
-    """Raise ValueError or TypeError for everything that can be known to go wrong before the first step."""
+    """Find all errors that can be detected before the first step.
+
+    Parameters
+    ----------
+    task : Task
+    devices : int
+        Processes per node.
+    nodes : int
+
+    Raises
+    ------
+    ValueError
+        If two parts of the task do not fit together, or if a value is outside its range.
+    TypeError
+        If a value has the wrong type.
+    """
     data, method, recipe = task.data, task.method, task.recipe
     check(Seed, seed=task.seed)
     check(Count, devices=devices, nodes=nodes)
@@ -81,7 +117,18 @@ def check_task(task: Task, devices: int, nodes: int) -> None:
 
 
 def check_batches(task: Task, processes: int) -> None:
-    """Raise ValueError if a process would get too small a part of a batch."""
+    """Check that every process gets enough images of every batch.
+
+    Parameters
+    ----------
+    task : Task
+    processes : int
+
+    Raises
+    ------
+    ValueError
+        If a process would get no image, or only one image for a student with BatchNorm.
+    """
     data, batch_size = task.data, task.recipe.batch_size
     smallest = len(data.train) // views.steps(len(data.train), batch_size) // processes
     if smallest < 1 or len(data.test) < processes:
@@ -93,7 +140,7 @@ def check_batches(task: Task, processes: int) -> None:
 
 @torch.no_grad()
 def _try(model: Classifier, who: str, data: Dataset) -> None:
-    """One image through the network, so that a wrong number of channels is found before anything starts."""
+    """Run one image through the network, to detect a wrong number of channels before training starts."""
     was_training = model.training
     device = next(model.parameters()).device
     try:
@@ -107,10 +154,27 @@ def _try(model: Classifier, who: str, data: Dataset) -> None:
 
 
 def feed_as_it_learned(teacher: Classifier, run: Run, data: Dataset) -> Classifier:
-    """The teacher of a run, with its input scaled and normalised as it was when it learned, if `data` does otherwise.
+    """Return a run's teacher with the input size and normalization that it was trained with.
 
-    Where `data` is other data than the run's, the teacher is measured on some of its test images, and a warning says if
-    it falls from its record. Raises ValueError where its classes are others than those of `data`.
+    The teacher is wrapped, with a warning, only if `data` uses another image size or normalization. If `data` is not
+    the data set of the run, the teacher is evaluated on some of its test images. A warning follows if its accuracy is
+    below the recorded one.
+
+    Parameters
+    ----------
+    teacher : Classifier
+    run : Run
+        The run that trained the teacher.
+    data : Dataset
+
+    Returns
+    -------
+    Classifier
+
+    Raises
+    ------
+    ValueError
+        If the classes of the run and of `data` differ.
     """
     learned = run.settings["data"]
     if learned["classes"] != list(data.classes):
@@ -131,7 +195,7 @@ def feed_as_it_learned(teacher: Classifier, run: Run, data: Dataset) -> Classifi
     if data.fingerprint != run.data_fingerprint:
         rows = np.linspace(0, len(data.test) - 1, min(MEASURED_IMAGES, len(data.test))).round().astype(int)
         top1 = evaluate(teacher, dataclasses.replace(data, test=data.test.take(rows)), accelerator="cpu").top1
-        spread = 3 * (run.accuracy * (100 - run.accuracy) / len(rows)) ** 0.5  # of so many images, three deviations
+        spread = 3 * (run.accuracy * (100 - run.accuracy) / len(rows)) ** 0.5  # three standard deviations
         if top1 < run.accuracy - max(spread, 1):
             warnings.warn(
                 f"the teacher has {top1:.1f} % on {len(rows)} test images of {data.name}, "
@@ -142,8 +206,21 @@ def feed_as_it_learned(teacher: Classifier, run: Run, data: Dataset) -> Classifi
 
 
 def sees_differently(learned: Mapping[str, Any], data: Dataset) -> bool:
-    """Whether images of `data` reach a network at another size, or more than 15 % of a standard deviation away from how
-    it learned them. Constants that were computed on another part of the same images differ by less."""
+    """Return whether images of `data` reach a network at another size or normalization than in its training.
+
+    Normalization counts as different if it differs by more than 15 % of a standard deviation. Constants that were
+    computed on another part of the same images differ by less.
+
+    Parameters
+    ----------
+    learned : mapping
+        Settings "image_size", "mean" and "std" of the data that the network was trained on.
+    data : Dataset
+
+    Returns
+    -------
+    bool
+    """
     if list(learned["image_size"]) != list(data.size):
         return True
     ours, theirs = (np.array([pair.mean, pair.std]) for pair in (data, SimpleNamespace(**learned)))

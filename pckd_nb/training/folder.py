@@ -29,9 +29,9 @@ def same_folder(one: str | Path, other: str | Path) -> bool:
 
 
 @contextmanager
-def hold(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
+def hold(folder: str | Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
     """Within the block no other process trains in `folder`. Raises BlockingIOError if one does already."""
-    with files.locked(folder):
+    with files.locked(Path(folder)):
         resuming.prepare(folder, resume=resume, overwrite=overwrite)  # another process may have been here meanwhile
         yield
 

@@ -23,30 +23,79 @@ if TYPE_CHECKING:
 
 
 def sgd(recipe: Recipe) -> Callable[..., Optimizer]:
-    """SGD with the recipe's learning rate, momentum and weight decay: the paper's optimizer."""
+    """Return a function that builds SGD for a list of parameters. SGD is the paper's optimizer.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Gives learning rate, momentum and weight decay.
+
+    Returns
+    -------
+    callable
+    """
     return partial(torch.optim.SGD, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
 
 def adamw(recipe: Recipe) -> Callable[..., Optimizer]:
-    """AdamW (arXiv 1711.05101) with the recipe's learning rate and weight decay; momentum is its β₁."""
+    """Return a function that builds AdamW (arXiv 1711.05101) for a list of parameters.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Gives learning rate and weight decay. Its momentum is β₁.
+
+    Returns
+    -------
+    callable
+    """
     betas = recipe.momentum, 0.999
     return partial(torch.optim.AdamW, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay)
 
 
 def step_decay(recipe: Recipe, steps_per_epoch: int, total: int, step: int) -> float:
-    """The learning rate's factor: `lr_decay` to the power of the milestones passed. Milestones are fractions of the
-    epochs."""
+    """Return the learning-rate factor: `lr_decay` to the power of the number of milestones passed.
+
+    Milestones are fractions of the number of epochs.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    steps_per_epoch : int
+    total : int
+        Number of steps in all epochs.
+    step : int
+        Counted from 0.
+
+    Returns
+    -------
+    float
+    """
     return recipe.lr_decay ** recipe.decays_before(step // steps_per_epoch + 1)
 
 
 def cosine(recipe: Recipe, steps_per_epoch: int, total: int, step: int) -> float:
-    """The learning rate's factor: half a cosine from 1 after the warm-up to 0 at the end (arXiv 1608.03983)."""
+    """Return the learning-rate factor: half a cosine from 1 after the warm-up to 0 at the end (arXiv 1608.03983).
+
+    Parameters
+    ----------
+    recipe : Recipe
+    steps_per_epoch : int
+    total : int
+        Number of steps in all epochs.
+    step : int
+        Counted from 0.
+
+    Returns
+    -------
+    float
+    """
     warmup = round(recipe.warmup_epochs * steps_per_epoch)
     return 0.5 * (1 + math.cos(math.pi * max(0, step - warmup) / max(1, total - warmup)))
 
 
 def constant(recipe: Recipe, steps_per_epoch: int, total: int, step: int) -> float:
-    """The learning rate's factor: always 1."""
+    """Return the learning-rate factor 1."""
     return 1.0
 
 
@@ -55,15 +104,15 @@ SCHEDULES = {"step": step_decay, "cosine": cosine, "constant": constant}
 
 
 class Optimization:
-    """What turns gradients into new weights: `zero_grad`, then a backward pass, then `step`.
+    """Update the weights from the gradients: call `zero_grad`, then a backward pass, then `step`.
 
     Parameters
     ----------
     student : Classifier
     method : Method
-        Modules whose parameters are trained together.
+        The parameters of both modules are trained together.
     recipe : Recipe
-        Names or callables for optimizer and schedule, and clip_norm, warmup_epochs and ema.
+        Gives optimizer and schedule (names or callables), clip_norm, warmup_epochs and ema.
     steps_per_epoch : int
     fabric : Fabric
         Scales gradients in 16-bit precision.
@@ -88,14 +137,14 @@ class Optimization:
 
     @property
     def evaluated(self) -> Classifier:
-        """The network to evaluate and to keep: the averaged one, if there is one."""
+        """The network to evaluate and save: the one with averaged weights if there is one, else the student."""
         return self.average.module if self.average else self.student  # type: ignore[return-value]
 
     def zero_grad(self) -> None:
         self.optimizer.zero_grad()
 
     def step(self) -> None:
-        """Change the weights by their gradients, then the learning rate."""
+        """Update the weights, then the learning rate, then the averaged weights."""
         if self.clip_norm is not None:
             self.fabric.strategy.precision.unscale_gradients(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
@@ -106,12 +155,12 @@ class Optimization:
             self.average.update_parameters(self.student)
 
     def finish(self) -> None:
-        """Leave the averaged weights, if there are any, in the student."""
+        """Copy the averaged weights, if there are any, to the student."""
         if self.average:
             self.student.load_state_dict(self.average.module.state_dict())
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: optimizer, schedule, gradient scaler and averaged weights."""
+        """Return the state for a checkpoint: optimizer, schedule, gradient scaler and averaged weights."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -122,7 +171,7 @@ class Optimization:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Restore the state that `state` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
@@ -133,7 +182,22 @@ class Optimization:
 
 
 def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> Optimizer:
-    """The recipe's optimizer, by its name or made by its callable."""
+    """Build the recipe's optimizer, by its name or with its callable.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    parameters : list of nn.Parameter
+
+    Returns
+    -------
+    torch.optim.Optimizer
+
+    Raises
+    ------
+    TypeError
+        If the callable does not return an optimizer.
+    """
     build = recipe.optimizer
     if isinstance(build, str):
         build = OPTIMIZERS[build](recipe) if build in OPTIMIZERS else load_plug(build)
@@ -145,7 +209,25 @@ def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> Optimizer:
 
 
 def make_schedule(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int, total: int) -> LRScheduler:
-    """The recipe's schedule, by its name or made by its callable; stepped after every step. total: steps in all."""
+    """Build the recipe's learning-rate schedule, by its name or with its callable. It advances after every step.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    optimizer : torch.optim.Optimizer
+    steps_per_epoch : int
+    total : int
+        Number of steps in all epochs.
+
+    Returns
+    -------
+    torch.optim.lr_scheduler.LRScheduler
+
+    Raises
+    ------
+    TypeError
+        If the callable does not return a learning-rate scheduler, or returns ReduceLROnPlateau.
+    """
     build = recipe.schedule
     if isinstance(build, str) and build in SCHEDULES:
         factor, warmup = SCHEDULES[build], round(recipe.warmup_epochs * steps_per_epoch)

@@ -1,4 +1,4 @@
-"""The frozen teacher, in the cheapest form that still says the same, and how a training asks it."""
+"""The frozen teacher: its numeric form, and how a training requests its outputs."""
 
 from __future__ import annotations
 
@@ -22,22 +22,51 @@ from ..provenance import NOT_RECORDED
 from .task import Task
 from .teacher_cache import TeacherCache
 
-TOLERANCE = 0.02  # of a form's logits, ‖Δ‖ / ‖logits‖, against float32
+TOLERANCE = 0.02  # maximum error of a form's logits against float32, ‖Δ‖ / ‖logits‖
 CHECKED_IMAGES = 256
 
 Features = Callable[[Tensor], Tensor]
 
 
 class FrozenTeacher:
-    """A teacher that is asked and never trained: network input in, a float32 `Output` out.
+    """A teacher for inference only: it maps network input to a float32 `Output`.
 
-    exact: it stays as it is, in float32. Else it takes the first form that its processor computes well, see `hardware`,
-    and whose logits on 256 training images stay within 2 % of float32: int8 (weights and activations, calibrated on
-    other training images), bfloat16, float32 with BatchNorm folded into the convolutions. Its features are then rounded
-    to 16 bits. kind: numpy's name of the numbers that features are, also where a `cache.TeacherCache` keeps them: what
-    is read is what would be said. needs_maps: its outputs come with feature maps, which hooks take from the network
-    itself (from `layers`, if they are named), so it is neither int8 nor rewritten, but runs under autocast where the
-    processor computes in bfloat16.
+    Unless `exact` is set, the teacher takes the first form that its processor computes fast (see `hardware`) and whose
+    logits on 256 training images stay within 2 % of float32:
+
+    1. int8 weights and activations, calibrated on other training images,
+    2. bfloat16,
+    3. float32 with BatchNorm folded into the convolutions.
+
+    Its features are then rounded to 16 bits.
+
+    Feature maps are taken by hooks from the network itself. With `needs_maps`, the teacher is therefore neither
+    quantized nor rewritten. It runs under autocast if the processor computes in bfloat16.
+
+    Parameters
+    ----------
+    model : Classifier
+    data : Dataset
+        Images to choose and calibrate the form.
+    turns : int
+        Number of rotations of every image.
+    fabric : Fabric
+    exact : bool
+        Keep the network as it is, in float32.
+    needs_maps : bool
+        Return feature maps with every output.
+    layers : sequence of str, optional
+        Layers whose outputs are the feature maps.
+
+    Attributes
+    ----------
+    kind : str
+        NumPy dtype of the features, "float32" or "float16". A `TeacherCache` stores the same dtype, so features that
+        are read equal features that are computed.
+    form : str
+        The chosen form. Empty until `choose`, which the first call runs.
+    error : float
+        Relative error of the form's logits, ‖Δ‖ / ‖logits‖.
     """
 
     def __init__(
@@ -48,12 +77,12 @@ class FrozenTeacher:
         self.maps = FeatureMaps(self.model, torch.zeros(1, data.channels, *data.size), layers) if needs_maps else None
         self.data, self.turns = data, turns
         self.kind = "float32" if exact else "float16"
-        self.form, self.error = "", 0.0  # until `choose`, which the first question calls
+        self.form, self.error = "", 0.0  # until `choose`, which the first call runs
         self._features: Features = self.model.features
 
     @torch.no_grad()
     def choose(self) -> None:
-        """Take a form. A teacher whose features are all in a cache never needs to."""
+        """Choose a form. This is not needed if all features are in a cache."""
         self.form = "float32"
         if self.kind == "float32":
             return
@@ -73,7 +102,7 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, D), of 16 bits unless it is exact."""
+        """Return the features (N, D) of network input (N, C, H, W), in float16 unless the teacher is exact."""
         if not self.form:
             self.choose()
         with torch.autocast(x.device.type, enabled=False):
@@ -82,7 +111,7 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def output(self, features: Tensor) -> Output:
-        """What the last layer says of features, (N, D), in float32 where they are of 16 bits."""
+        """Apply the last layer to features (N, D). 16-bit features are converted to float32 first."""
         with torch.autocast(features.device.type, enabled=False):
             return self.model.output(features.float() if features.itemsize == 2 else features)
 
@@ -95,9 +124,19 @@ class FrozenTeacher:
 
 
 class Teacher:
-    """A `FrozenTeacher` as a training asks it: every process for its part of a batch, and a cache before the network.
+    """A `FrozenTeacher` for training.
 
-    Use it in a `with` block. At its end no file is left half-written, and the network is in its earlier mode again.
+    Every process computes its part of a batch. If there is a cache, it is read before the network runs.
+
+    Use it in a `with` block. At the end of the block, incomplete cache files are removed and the network returns to its
+    previous mode.
+
+    Parameters
+    ----------
+    frozen : FrozenTeacher
+    fabric : Fabric
+    mode : bool
+        Training mode of the network at the end of the block.
     """
 
     def __init__(self, frozen: FrozenTeacher, fabric: Fabric, mode: bool = False):
@@ -106,7 +145,20 @@ class Teacher:
 
     @classmethod
     def of(cls, task: Task, fabric: Fabric, exact: bool) -> Teacher:
-        """Return the teacher of a task, whose data are on the device that trains. exact: see `FrozenTeacher`."""
+        """Return the teacher of a task.
+
+        Parameters
+        ----------
+        task : Task
+            Its data are on the training device.
+        fabric : Fabric
+        exact : bool
+            As in `FrozenTeacher`.
+
+        Returns
+        -------
+        Teacher
+        """
         model, method = task.teacher, task.method
         assert model is not None
         mode, maps = model.training, (method.needs_maps, method.teacher_layers)
@@ -121,10 +173,23 @@ class Teacher:
         self.frozen.model.train(self.mode)
 
     def choose(self, root: str | Path | None, gigabytes: float, key: dict[str, Any]) -> dict[str, Any]:
-        """Take a form, and keep what is said under the folder `root`, if there is one.
+        """Choose a form, and open the cache if there is one.
 
-        key: all that decides what the teacher says. A teacher whose features are all in the cache is not asked for its
-        form. Returns the form that was taken, and how far its logits are from float32, for run.json.
+        A form is not chosen again if the cache has recorded one.
+
+        Parameters
+        ----------
+        root : path or None
+            Folder of the teacher cache. None for no cache.
+        gigabytes : float
+            Maximum size of the cache.
+        key : dict
+            Everything that determines the teacher's outputs, see `cache_key`.
+
+        Returns
+        -------
+        dict
+            For run.json: "form", the chosen form, and "logits_error", the relative error of its logits against float32.
         """
         frozen = self.frozen
         if root and frozen.maps:
@@ -142,19 +207,29 @@ class Teacher:
         return kept
 
     def begin_epoch(self, epoch: int) -> None:
-        """Open the cache's file of an epoch, counted from 1."""
+        """Open the cache file of an epoch. Epochs count from 1."""
         if self.cache:
             self.cache.begin(epoch)
 
     def end_epoch(self) -> None:
-        """Keep the file of the epoch if it is whole."""
+        """Keep the cache file of the epoch if it is complete."""
         if self.cache:
             self.cache.end()
 
     def answer(self, x: Tensor, index: Tensor) -> Output:
-        """What the teacher says of all views of the whole batch.
+        """Return the teacher's output for all views of the whole batch.
 
-        x: network input, this process's rows · index: (B,) positions of the whole batch in the training set.
+        Parameters
+        ----------
+        x : float Tensor of shape (V·b, C, H, W)
+            Network input, this process's rows only.
+        index : int64 Tensor of shape (B,)
+            Positions of the whole batch in the training set.
+
+        Returns
+        -------
+        Output
+            V·B rows.
         """
         if self.frozen.maps:
             return ranks.gather(self.frozen(x), len(index), self.fabric)
@@ -163,13 +238,26 @@ class Teacher:
             features = self.frozen.features(x)
         features = ranks.gather_rows(features, len(index), self.fabric)
         if self.cache:
-            self.cache.write(index, features)  # if it has not been read there
+            self.cache.write(index, features)  # does nothing if the features were read from it
         return self.frozen.output(features)
 
 
 def usable_cache(root: str | Path | None, config: RunConfig) -> str | Path | None:
-    """Return the folder of the teacher cache, or None where the images that the teacher sees depend on the batch, or on
-    what can't be recorded. Warns then. config: of the training."""
+    """Return the folder of the teacher cache, or None if outputs cannot be cached.
+
+    The images that the teacher sees must not depend on the batch, or on code that cannot be recorded. Otherwise a
+    warning says why they are not cached.
+
+    Parameters
+    ----------
+    root : path or None
+    config : RunConfig
+        Of the training.
+
+    Returns
+    -------
+    path or None
+    """
     recipe = config.recipe.model_dump()
     if root and recipe["mix"]:
         warnings.warn("mixed images are not cached: the teacher is asked at every step", stacklevel=3)
@@ -181,7 +269,19 @@ def usable_cache(root: str | Path | None, config: RunConfig) -> str | Path | Non
 
 
 def cache_key(config: RunConfig, task: Task, device: torch.device) -> dict[str, Any]:
-    """Return all that decides what a teacher says of a training image. config: of the training."""
+    """Return everything that determines the teacher's output for a training image.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Of the training.
+    task : Task
+    device : torch.device
+
+    Returns
+    -------
+    dict
+    """
     settings, recipe = config.dump(), task.recipe
     key = {
         "teacher": settings["teacher"]["fingerprint"],
@@ -205,7 +305,7 @@ def cache_key(config: RunConfig, task: Task, device: torch.device) -> dict[str, 
 
 
 def _forms(device: torch.device, needs_maps: bool) -> dict[str, Callable[[Classifier, Tensor], Features | None]]:
-    """The forms that the hardware computes faster than the network as it is, the fastest first."""
+    """Return the forms that the hardware computes faster than the original network, the fastest first."""
     bfloat16 = hardware.computes_in_bfloat16(device)
     if needs_maps:
         return {"autocast": _autocast} if bfloat16 else {}
@@ -214,7 +314,7 @@ def _forms(device: torch.device, needs_maps: bool) -> dict[str, Callable[[Classi
 
 
 def _samples(data: Dataset, turns: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Two sets of at most 256 training images each as network input, evenly spread and in every rotation."""
+    """Return two sets of at most 256 training images as network input, evenly spaced and in all rotations."""
     count = min(2 * CHECKED_IMAGES, len(data.train))
     index = torch.linspace(0, len(data.train) - 1, count).round().long()
     images = torch.cat(list(data.train.to(device).read(index.split(32))))
@@ -225,26 +325,26 @@ def _samples(data: Dataset, turns: int, device: torch.device) -> tuple[Tensor, T
 
 
 def _bfloat16(model: Classifier, calibration: Tensor) -> Features:
-    """All in bfloat16, with BatchNorm folded where that can be done."""
+    """Compute in bfloat16, with BatchNorm folded if possible."""
     features = (_fused(model) or _Features(copy.deepcopy(model))).bfloat16()
     return lambda x: features(x.bfloat16())
 
 
 def _folded(model: Classifier, calibration: Tensor) -> Features | None:
-    """In float32 with BatchNorm folded. None where that can't be done."""
+    """Compute in float32 with BatchNorm folded. Return None if folding is not possible."""
     return _fused(model)
 
 
 def _fused(model: Classifier) -> nn.Module | None:
-    """The features of a copy, BatchNorm folded into the convolutions before it; None where torch.fx can't trace it."""
+    """Return the features of a copy with BatchNorm folded into the convolutions, or None if tracing fails."""
     try:
         return fuse(_Features(copy.deepcopy(model))).to(memory_format=torch.channels_last)
-    except Exception:  # whatever tracing stumbles over
+    except Exception:  # tracing can raise anything
         return None
 
 
 def _autocast(model: Classifier, calibration: Tensor) -> Features:
-    """The network as it is, computing in bfloat16 where that is precise enough."""
+    """Run the original network, in bfloat16 for the operations where autocast allows it."""
 
     def features(x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):
@@ -254,10 +354,10 @@ def _autocast(model: Classifier, calibration: Tensor) -> Features:
 
 
 def _int8(model: Classifier, calibration: Tensor) -> Features | None:
-    """Quantised by torch's FX mode, weights by channel and activations by tensor, with BatchNorm folded in.
+    """Quantize with torch's FX mode: weights per channel, activations per tensor, BatchNorm folded.
 
-    The first convolution, which sees the image, stays as it is. What is left of a shift and a scale in every feature
-    is taken out by least squares on the calibration images. None where torch or the network are not up to it.
+    The first convolution sees the image and is not quantized. The remaining shift and scale of every feature are
+    corrected by least squares on the calibration images. Returns None if torch or the network does not support this.
     """
     engine = torch.backends.quantized.engine
     try:
@@ -266,8 +366,8 @@ def _int8(model: Classifier, calibration: Tensor) -> Features | None:
 
         torch.backends.quantized.engine = "onednn"
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of deprecation: where it is gone, so is this form
-            # a running mean of the batches' ranges was measured to be closer than the default, a range by histogram
+            warnings.simplefilter("ignore")  # deprecation; without this API the form is skipped
+            # measured: the running mean of the batch ranges is more accurate than the default, a histogram
             ranges = quantization.MovingAverageMinMaxObserver.with_args(dtype=torch.quint8, averaging_constant=0.1)
             scheme = quantization.QConfig(ranges, quantization.default_per_channel_weight_observer)
             mapping = quantization.QConfigMapping().set_global(scheme)

@@ -1,4 +1,4 @@
-"""A frozen teacher's features on disk, for other trials with the same images."""
+"""Features of a frozen teacher on disk, shared by trials with the same images."""
 
 import hashlib
 import json
@@ -20,14 +20,34 @@ A_DAY = 24 * 3600  # seconds
 
 
 class TeacherCache:
-    """A frozen teacher's features of every training image at every epoch, in files, for trials to share.
+    """Cache a frozen teacher's features of every training image in every epoch, in files that trials share.
 
-    What a teacher says of a sample is a function of its weights, the hardware that it takes its form for, the data, the
-    seed of the augmentation and how that augments: `key`. Every key has a folder, every epoch in it a file (samples,
-    views, D), mapped into memory, and beside it the sum of its bytes, written when all of them are there: a file
-    without its sum, or with another one, is made again. root: where the folders are · gigabytes: what all of them may
-    fill; beyond, nothing is kept · kind: numpy's name of the numbers, float16 or float32 · writes: False leaves that to
-    another process. Raises ValueError for gigabytes that are none, OSError where no folder can be made.
+    The features of an image depend on the teacher's weights, the hardware for which it chooses its form, the data, the
+    seed and the augmentation. `key` holds all of this, and every key has its own folder.
+
+    Every epoch is one memory-mapped file of shape (samples, views, D). A second file holds its checksum and is written
+    when the first is complete. A file without its checksum, or with a wrong one, is computed again.
+
+    Parameters
+    ----------
+    root : path
+        Parent of the folders.
+    key : dict
+        Everything that determines the features.
+    shape : tuple of (samples, views, D)
+    gigabytes : float
+        Maximum size of all files under `root`. Beyond it, no new files are written.
+    kind : str
+        NumPy dtype of the features, "float16" or "float32".
+    writes : bool
+        False leaves writing to another process.
+
+    Raises
+    ------
+    ValueError
+        If `gigabytes` is not positive.
+    OSError
+        If the folder cannot be created.
     """
 
     def __init__(
@@ -41,15 +61,15 @@ class TeacherCache:
         self.kind, self.writes = np.dtype(kind), writes
         self.folder = self.root / hashlib.sha256(text.encode()).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.glob(".*.tmp"):  # by a process that was killed; another one may be at work
+        for left in self.folder.glob(".*.tmp"):  # of a killed process; recent files may be in use by another one
             with suppress(OSError):
                 if time.time() - left.stat().st_mtime > A_DAY:
                     left.unlink()
-        self.kept: np.ndarray | None = None  # of the epoch that was begun, if it is complete
-        self.new: np.memmap | None = None  # or being written
+        self.kept: np.ndarray | None = None  # features of the current epoch, if its file is complete
+        self.new: np.memmap | None = None  # the file of the current epoch, if it is being written
 
     def form(self) -> dict[str, Any] | None:
-        """What `keep_form` was told, by whichever trial was first; None if there is nothing of it."""
+        """Return what the first trial passed to `keep_form`, or None if there is no valid record."""
         try:
             kept = json.loads((self.folder / "teacher.json").read_text())
             return {"form": str(kept["form"]), "logits_error": float(kept["logits_error"])}
@@ -57,19 +77,19 @@ class TeacherCache:
             return None
 
     def keep_form(self, chosen: dict[str, Any]) -> None:
-        """Write down which form the teacher took, for `form`."""
+        """Record which form the teacher uses, for `form`."""
         if self.writes:
             files.write(self.folder / "teacher.json", lambda temporary: temporary.write_text(json.dumps(chosen)))
 
     def begin(self, epoch: int) -> None:
-        """Open the file of an epoch, or a new one in its place."""
+        """Open the file of an epoch, or start a new one if there is no valid file."""
         self.path = self.folder / f"epoch-{epoch:04d}.npy"
         self.kept, self.new = self._open(), None
         if self.kept is None and self.writes and self._room():
             self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
             try:
                 self.new = np.lib.format.open_memmap(self.temporary, "w+", self.kind, self.shape)
-                if hasattr(os, "posix_fallocate"):  # a disk that is full only later kills the process by SIGBUS
+                if hasattr(os, "posix_fallocate"):  # otherwise a disk that fills up later kills the process with SIGBUS
                     with open(self.temporary, "rb+") as file:
                         os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
             except OSError as error:
@@ -78,21 +98,40 @@ class TeacherCache:
             self.written = np.zeros(self.shape[0], bool)
 
     def read(self, index: Tensor) -> Tensor | None:
-        """The features of the training images at `index`, (B,), view-major (V·B, D) on its device, if kept."""
+        """Return cached features of training images.
+
+        Parameters
+        ----------
+        index : int64 Tensor of shape (B,)
+            Positions in the training set.
+
+        Returns
+        -------
+        Tensor of shape (V·B, D), or None
+            View-major, on the device of `index`. None if the epoch is not cached.
+        """
         if self.kept is None:
             return None
         features = torch.from_numpy(self.kept[index.cpu().numpy()])
         return features.transpose(0, 1).flatten(0, 1).to(index.device)
 
     def write(self, index: Tensor, features: Tensor) -> None:
-        """Keep what `read` did not find."""
+        """Store features that `read` did not find.
+
+        Parameters
+        ----------
+        index : int64 Tensor of shape (B,)
+            Positions in the training set.
+        features : Tensor of shape (V·B, D)
+            View-major.
+        """
         if self.new is not None:
             rows = index.cpu().numpy()
             self.new[rows] = features.unflatten(0, (-1, len(index))).transpose(0, 1).cpu().numpy()
             self.written[rows] = True
 
     def end(self) -> None:
-        """Put the new file in its place if it is whole, and remove it if not."""
+        """Move the new file into place if it is complete, and remove it otherwise."""
         if self.new is not None and self.written.all():
             try:
                 self.new.flush()
@@ -105,14 +144,14 @@ class TeacherCache:
         self.close()
 
     def close(self) -> None:
-        """Leave nothing of an epoch that did not come to its end."""
+        """Remove the file of an incomplete epoch."""
         if self.new is not None:
             self.new = None
             with suppress(OSError):
                 self.temporary.unlink(missing_ok=True)
 
     def _remove_temporary(self, error: OSError) -> None:
-        """After an error that the training can do without."""
+        """Clean up after an error. Training continues without the cache file."""
         with suppress(OSError):
             self.temporary.unlink(missing_ok=True)
         reason = error.strerror or error
@@ -123,7 +162,7 @@ class TeacherCache:
         return self.path.with_suffix(".json")
 
     def _open(self) -> np.ndarray | None:
-        if not (self.path.exists() and self._seal.exists()):  # another trial may be just between the two
+        if not (self.path.exists() and self._seal.exists()):  # another trial may have written only the first of the two
             return None
         try:
             seal = json.loads(self._seal.read_text())
@@ -138,7 +177,7 @@ class TeacherCache:
     def _room(self) -> bool:
         filled = 0
         for file in self.root.rglob("*"):
-            with suppress(OSError):  # another trial may rename or remove its own meanwhile
+            with suppress(OSError):  # another trial may rename or remove its files meanwhile
                 filled += file.stat().st_size if file.is_file() else 0
         needed = self.kind.itemsize * int(np.prod(self.shape))
         if filled + needed > self.limit:

@@ -1,4 +1,4 @@
-"""The training loop, from top to bottom. Whatever else happens during a training lives in `callbacks`."""
+"""The training loop, from top to bottom. Everything else that happens during training is in `callbacks`."""
 
 from __future__ import annotations
 
@@ -30,18 +30,21 @@ from .teacher import Teacher
 
 
 class Learner(nn.Module):
-    """Student and method as one module. The student processes this rank's rows, the method gets the gathered batch."""
+    """Student and method as one module. The student processes this rank's rows, the method the gathered batch."""
 
     student_forward: Callable[[Tensor], Output]
 
     def __init__(self, student: Classifier, method: Method, forward: Callable[[Tensor], Output], fabric: Fabric):
         super().__init__()
         self.student, self.method, self.fabric = student, method, fabric
-        vars(self)["student_forward"] = forward  # it may be the student itself, which must not be registered twice
+        vars(self)["student_forward"] = forward  # it may be the student, which must not be registered twice
 
     def forward(self, x: Tensor, teacher: Output | None, batch: Batch, epoch: int) -> tuple[Tensor, Terms]:
-        """x: this rank's rows; teacher, batch: of all. Returns which images were classified right, and the terms."""
-        with self.fabric.autocast():  # entered in every step: its copies of the weights would become stale
+        """Return which images were classified correctly, and the loss terms.
+
+        `x` has this rank's rows. `teacher` and `batch` are of the whole batch.
+        """
+        with self.fabric.autocast():  # enter it in every step: its cached copies of the weights become stale
             output = self.student_forward(x).float()
         output = ranks.gather(output, len(batch.labels), self.fabric)
         correct = output.logits[: len(batch.labels)].argmax(1) == batch.labels
@@ -53,33 +56,33 @@ class Learner(nn.Module):
 
 
 class Trainer:
-    """Trains a student. `train` is the loop, `step` is one step, `state` and `resume` write and read a checkpoint.
+    """Train a student. `train` is the loop, `step` is one step, `state` and `resume` write and read a checkpoint.
 
     Attributes
     ----------
     student : Classifier
-        The network that learns.
+        The network that is trained.
     method : Method
         The objective.
     teacher : Teacher or None
-        Whom it learns from; None for a method without teacher.
+        The frozen teacher. None for a method without teacher.
     data : Dataset
-        On the device that trains.
+        The data set, on the training device.
     recipe : Recipe
     recorder : Recorder
-        Where the training stands: `epoch` (from 1), `step` (steps of this epoch that are done, from 0), and what every
-        step and epoch gave.
+        The progress of training: `epoch` (from 1), `step` (steps done in this epoch, from 0), and the logged values of
+        every step and epoch.
     optimization : Optimization
         Optimizer, learning-rate schedule, gradient clipping and averaged weights.
     callbacks : list of Callback
     folder : pathlib.Path or None
         The run folder.
     config : RunConfig
-        What run.json says of this training.
+        The content of run.json.
     should_stop : bool
-        Set it to True to end after the current step. The run can be resumed.
+        Set it to True to stop after the current step. The run can be resumed.
     finished_early : str
-        Set it to a reason to end for good after the current epoch. The run then counts as finished.
+        Set it to a reason to end training after the current epoch. The run then counts as finished.
     """
 
     def __init__(
@@ -92,7 +95,8 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
     ):
         self.teacher, self.fabric, self.folder, self.config = teacher, fabric, folder, config
-        self.data, self.recipe, self.seed = data, recipe, _ = task.data, task.recipe, task.seed
+        data, recipe = task.data, task.recipe
+        self.data, self.recipe, self.seed = data, recipe, task.seed
         self.mean, self.std = pixel_statistics(data, fabric.device)
         self.method = method = task.method.to(fabric.device)
         self.student = task.student.to(fabric.device).to(memory_format=torch.channels_last)
@@ -119,8 +123,8 @@ class Trainer:
     # ---------------------------------------------------------------------------------------------------- the loop
 
     def train(self) -> Run:
-        """Do what is left of the epochs, and return the run."""
-        recorder, stopped = self.recorder, False  # stopped: agreed on by all ranks, as should_stop is not
+        """Train for the remaining epochs and return the run."""
+        recorder, stopped = self.recorder, False  # all ranks agree on stopped, but not on should_stop
         try:
             self.call("on_run_start")
             while recorder.epoch <= self.recipe.epochs and not stopped and not self.finished_early:
@@ -152,23 +156,40 @@ class Trainer:
             self.tear_down()
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """What is left of an epoch: this rank's part of the images of a batch, and the positions of the whole batch."""
+        """Yield this rank's images, and the whole batch's positions in the training set, for every remaining batch."""
         if self.teacher:
             self.teacher.begin_epoch(epoch)
         self.order = views.batches(len(self.data.train), self.recipe.batch_size, self.seed, epoch)
-        left = self.order[self.recorder.step :]
-        mine = [ranks.part(index, self.fabric) for index in left]
-        for index, images in zip(left, self.images(mine, epoch), strict=True):
+        remaining = self.order[self.recorder.step :]
+        parts = [ranks.part(index, self.fabric) for index in remaining]
+        for index, images in zip(remaining, self.images(parts, epoch), strict=True):
             yield images, index.to(self.fabric.device)
 
     def images(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
-        """Yield the training images of every batch, uint8 (B, C, H, W), augmented as they are in this epoch."""
+        """Yield the training images of every batch, uint8 (b, C, H, W), with the augmentation of this epoch."""
         augment = partial(self.augmentation, epoch=epoch)
         return self.data.train.read(batches, seed=self.seed, epoch=epoch, augment=augment)
 
     def step(self, images: Tensor, index: Tensor, epoch: int, step: int) -> tuple[Tensor, Terms]:
-        """One step of gradient descent on the training images at `index`, of which this rank has been given its part,
-        `images`; also says which were classified right."""
+        """Take one step of gradient descent.
+
+        Parameters
+        ----------
+        images : uint8 Tensor of shape (b, C, H, W)
+            This rank's part of the batch.
+        index : int64 Tensor of shape (B,)
+            Positions of the whole batch in the training set.
+        epoch : int
+            Counted from 1.
+        step : int
+            Counted from 0 in every epoch.
+
+        Returns
+        -------
+        correct : bool Tensor of shape (B,)
+            Whether each image was classified correctly.
+        terms : Terms
+        """
         views.seed_everything(views.noise_seed(self.seed, epoch, step, self.fabric.global_rank))
         x, targets = self.inputs(images, index)
         teacher_output = self.teacher.answer(x, index) if self.teacher else None
@@ -183,7 +204,7 @@ class Trainer:
     def inputs(self, images: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the network input of this rank's part of a batch, and soft targets of the whole batch.
 
-        The input is all views of `images`. The targets are None unless the recipe smooths or mixes labels.
+        The input contains all views of `images`. The targets are None unless the recipe smooths or mixes labels.
         """
         x, targets = views.normalise(images, self.mean, self.std), None
         if self.mix or self.recipe.label_smoothing:
@@ -194,7 +215,7 @@ class Trainer:
         return views.rotate(x, self.method.views), targets
 
     def end_epoch(self) -> None:
-        """Test the student, and write the epoch's row of history.csv."""
+        """Evaluate the student on the held-out splits and record the epoch's row of history.csv."""
         started = time.perf_counter()
         model = self.optimization.evaluated
         ranks.share_buffers(model, self.fabric)
@@ -208,13 +229,13 @@ class Trainer:
     # -------------------------------------------------------------------------------------------- around the loop
 
     def call(self, event: str, *arguments: Any) -> None:
-        """Call this method of every callback that has it."""
+        """Call the method named `event` of every callback that defines it."""
         for callback in self.callbacks:
             if action := getattr(callback, event, None):
                 action(self, *arguments)
 
     def tear_down(self) -> None:
-        """Call `teardown` of every callback. An error in one of them becomes a warning, so that it hides no other."""
+        """Call `teardown` of every callback. Errors become warnings, so that they do not hide another error."""
         for callback in self.callbacks:
             try:
                 if action := getattr(callback, "teardown", None):
@@ -223,13 +244,15 @@ class Trainer:
                 warnings.warn(f"teardown of {type(callback).__name__} failed: {one_line(error)}", stacklevel=2)
 
     def add_time(self) -> None:
-        """Add the time that has passed since the last call to the seconds of this epoch."""
+        """Add the time since the last call to the seconds of this epoch."""
         now = time.perf_counter()
         self.recorder.seconds, self.started = self.recorder.seconds + now - self.started, now
 
     def check_finite(self) -> None:
-        """Raises FloatingPointError where a loss of this epoch is not finite, or a weight after its last step:
-        gradients can be bad where the loss is not."""
+        """Raise FloatingPointError if a loss of this epoch, or a weight after its last step, is not finite.
+
+        A gradient can be non-finite even if the loss is finite. This is why the weights are checked too.
+        """
         self.recorder.check_finite(self.order)
         for name, weight in [*self.student.named_parameters(), *self.method.named_parameters()]:
             if not weight.isfinite().all():
@@ -240,7 +263,10 @@ class Trainer:
                 raise FloatingPointError(f"the gradient of the loss is not finite, by the weight {name}, {where}")
 
     def save(self, status: str) -> Run:
-        """The record so far, written to the run folder if there is one, with a checkpoint until it is finished."""
+        """Return the record so far as a run, and write it to the run folder if there is one.
+
+        Until the run is finished, a checkpoint is written with it.
+        """
         recorder, data, model = self.recorder, self.data, self.optimization.evaluated
         weights, truth = runs.weights_of(model), data.train.difficulty
         early = {"finished_early": self.finished_early} if self.finished_early else {}
@@ -272,7 +298,7 @@ class Trainer:
         return run
 
     def state(self) -> dict[str, Any]:
-        """All that `resume` needs to go on from here."""
+        """Return everything that `resume` needs to continue from here."""
         return {
             "student": self.student.state_dict(),
             "method": self.method.state_dict(),
@@ -285,12 +311,12 @@ class Trainer:
         }
 
     def stateful(self) -> list[tuple[str, Callback]]:
-        """The callbacks that a checkpoint may keep something of, each with a name of its own."""
+        """Return the callbacks that have a state to save, each with a unique name."""
         found = [one for one in self.callbacks if hasattr(one, "state_dict") and hasattr(one, "load_state_dict")]
         return [(f"{number} {type(callback).__name__}", callback) for number, callback in enumerate(found)]
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint. Raises ValueError where it is not one of this training."""
+        """Continue from a checkpoint. Raises ValueError if it is damaged or does not belong to this training."""
         try:
             runs.load_weights(self.student, state["student"], "student")
             runs.load_weights(self.method, state["method"], "heads of the method")
@@ -309,7 +335,7 @@ class Trainer:
 
 
 def configure_process(device: torch.device) -> None:
-    """Set up memory and threads of this process for a training on `device`."""
+    """Configure memory and threads of this process for training on `device`."""
     if device.type == "cpu":
         hardware.keep_freed_memory()
         hardware.share_cores()
