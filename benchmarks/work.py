@@ -139,7 +139,7 @@ class PackageLoop:
         trainer, train = self.trainer, self.trainer.data.train
         while True:
             batches = views.batches(len(train), trainer.recipe.batch_size, trainer.seed, 1)
-            yield from zip(batches, trainer.images(batches, 1), strict=True)
+            yield from zip(batches, trainer.read_images(batches, 1), strict=True)
 
     def read(self) -> tuple[Tensor, Tensor]:
         """The next batch: its positions in the training set, and its images on the device."""

@@ -21,7 +21,7 @@ API: dict[str, Sequence[str]] = {
     "Training": (
         "training",
         "training.task",
-        "training.config",
+        "training.prepare",
         "training.folder",
         "training.optimization",
         "training.teacher",

@@ -1,18 +1,18 @@
-"""Every setting of a run as one typed object. run.json is its dump, and is read against the same declaration."""
+"""The schema of run.json: every setting of a run as one typed object, which run.json is the dump of."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .validation import Count, Seed, first_error
 
 FORMAT = 1  # of run folders
-MAX_CHANNELS = 4096  # a network with more is not built because a run.json says so
+MAX_CHANNELS = 4096  # an upper limit, so that a damaged run.json can't ask for a network that fills the memory
 REBUILD_OPTIONS = {"train_size", "test_size", "image_size", "seed", "val", "val_seed"}  # that `data.rebuild` takes
-FORBIDDEN_OPTIONS = {"name", "root", "workers"}  # a run.json does not choose where and by how many data are read
+FORBIDDEN_OPTIONS = {"name", "root", "workers"}  # a run.json must not choose a path, or a number of processes
 
 
 class Part(BaseModel):
@@ -24,7 +24,7 @@ class Part(BaseModel):
 class Setting(Part):
     """A setting of a method: its value, and where that came from.
 
-    `source` is "from" in run.json: "argument", "attribute", "recipe", "data" or "default".
+    `source` is "from" in run.json: "argument", "attribute", "recipe", "data set" or "default".
     """
 
     value: Any
@@ -97,8 +97,7 @@ class RunConfig(Part):
     ----------
     format : int
         Of the run folder.
-    status : str
-        "running", "interrupted" or "finished".
+    status : "running", "interrupted" or "finished"
     seed : int
     hardware : str
         What trained.
@@ -117,11 +116,15 @@ class RunConfig(Part):
     data : DataConfig
     recipe : RecipeConfig
     fingerprint : str
-        Of the student's weights. It is missing as long as the run is running.
+        Of the student's weights. It is missing until the run is saved for the first time.
+    finished_early : str
+        Why the run ended before its last epoch; missing if it did not.
+    best : dict
+        Epoch and accuracies of the best epoch; missing without a validation split.
     """
 
     format: int = FORMAT
-    status: str
+    status: Literal["running", "interrupted", "finished"]
     method: MethodConfig
     model: NetworkConfig
     teacher: TeacherConfig | None
@@ -135,6 +138,8 @@ class RunConfig(Part):
     versions: dict[str, str] = {}
     callbacks: list[str] = []
     fingerprint: str | None = None
+    finished_early: str = ""
+    best: dict[str, float] = {}
 
     @model_validator(mode="after")
     def check_together(self) -> RunConfig:
@@ -151,9 +156,9 @@ class RunConfig(Part):
         return settings
 
 
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Raise ValueError, naming the first entry of a run.json that is missing or wrong."""
+def make_config(settings: Mapping[str, Any]) -> RunConfig:
+    """Return the config of a run.json. Raises ValueError, naming the first entry that is missing or wrong."""
     try:
-        RunConfig.model_validate(settings)
+        return RunConfig.model_validate(settings)
     except ValidationError as error:
         raise ValueError(str(first_error(error))) from None

@@ -90,6 +90,8 @@ class Share:
 @contextmanager
 def shown(progress: bool | Progress, total: int, title: str, done: int) -> Iterator[Progress]:
     """What a training of `total` steps reports to: `progress` itself, or a bar, invisible for False."""
+    if not isinstance(progress, bool) and not callable(getattr(progress, "update", None)):
+        raise TypeError(f"progress must be True, False or a progress bar, got {type(progress).__name__}")
     if not isinstance(progress, bool):
         progress.update(done)
         yield progress

@@ -108,5 +108,7 @@ def share_buffers(model: nn.Module, fabric: "Fabric") -> None:
 
 def lost(error: Exception) -> bool:
     """Whether `error` says that another rank is gone."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return False
     signs = "gloo", "nccl", "connection", "socket"
     return isinstance(error, distributed.DistError) or any(sign in str(error).lower() for sign in signs)

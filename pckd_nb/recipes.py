@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import SkipValidation
 
 from .plugs import is_plug, load_plug
-from .validation import Count, Fraction, NotNegative, Positive, check_fields, plain
+from .validation import Count, Fraction, NotNegative, Positive, check_fields
 
 OPTIMIZERS, SCHEDULES = ("sgd", "adamw"), ("step", "cosine", "constant")  # built by `training.optimization`
 MIXES = ("mixup", "cutmix")  # built by `views.find_mix`
@@ -96,8 +96,6 @@ class Recipe:
     mix: Plug | None = None
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).copy().items():
-            object.__setattr__(self, name, plain(value))  # checkpoints and run.json store plain numbers
         check_fields(self)
         known = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "augment": (), "mix": MIXES}
         for name, names in known.items():

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from . import files
 from .catalogue import LIBRARIES
-from .config import FORMAT, check_settings
+from .config import FORMAT, make_config
 from .data import shapes
 from .downloads import one_line
 from .html import table as html_table
@@ -321,7 +321,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         version = reprlib.repr(version)
         raise ValueError(f"'{folder}' is a run of format {version}; this version reads format {FORMAT}")
     try:
-        check_settings(settings)
+        make_config(settings)
     except ValueError as error:
         raise ValueError(f"'{folder / 'run.json'}' is damaged: {error}") from None
     return settings

@@ -113,7 +113,7 @@ def test_it_never_grows_beyond_its_room(train, tmp_path):
         assert train("first", teacher_cache_gb=30e-6) == expected
     size = sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*") if file.is_file())
     assert len(epochs(tmp_path)) == 1 and size <= 30e3
-    with pytest.raises(ValueError, match="needs room"):
+    with pytest.raises(ValueError, match="teacher_cache_gb must be greater than 0, got 0"):
         train("second", teacher_cache_gb=0)
 
 

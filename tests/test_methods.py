@@ -171,7 +171,7 @@ def test_bind_keeps_no_network(data):
 @pytest.mark.parametrize("settings", [{}, {"beta_fa": 0}, {"beta_cc": 0}])
 def test_heads_are_needed_before_the_first_step(settings, reference):
     ref = reference("one_view")
-    with pytest.raises(ValueError, match="bind PCKD to student and teacher"):
+    with pytest.raises(ValueError, match=r"call bind\(student, teacher\) before the first step"):
         PCKD(views=1, **settings)(*outputs(ref), batch_of(ref), 1)
 
 
@@ -239,7 +239,6 @@ def test_unequal_class_counts_are_refused():
         {"epsilon": 0},
         {"views": 0},
         {"views": 5},
-        {"views": 2.0},
         {"strategy": "random"},
     ],
 )
@@ -248,7 +247,9 @@ def test_impossible_settings_are_refused(settings):
         PCKD(**settings)
 
 
-@pytest.mark.parametrize("settings", [{"beta_cc": "1"}, {"temperature": None}, {"views": "4"}, {"strategy": 4}])
+@pytest.mark.parametrize(
+    "settings", [{"beta_cc": "1"}, {"temperature": None}, {"views": "4"}, {"views": 2.0}, {"strategy": 4}]
+)
 def test_settings_of_the_wrong_type_are_refused(settings):
     with pytest.raises(TypeError, match=next(iter(settings))):
         PCKD(**settings)

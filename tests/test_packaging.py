@@ -47,7 +47,7 @@ def test_conda_and_pip_install_the_same():
 
 def test_everything_the_package_imports_is_declared():
     names = {"sklearn": "scikit-learn", "PIL": "pillow", "lightning_fabric": "lightning-fabric", "zmq": "pyzmq"}
-    names |= {"openTSNE": "opentsne", "typer_injector": "typer-injector"}
+    names |= {"openTSNE": "opentsne", "typer_injector": "typer-injector", "pydantic_core": "pydantic"}
     imported = set()
     for file in (ROOT / "pckd_nb").rglob("*.py"):
         for node in ast.walk(parsed(file)):

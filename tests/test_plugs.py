@@ -827,7 +827,7 @@ def test_numbers_of_two_torch_datasets_mean_their_own_names():
     "change, words",
     [
         ({"classes": ("a", "a", "b")}, "two classes are called 'a'"),
-        ({"std": (0.0,)}, "std must be positive"),
+        ({"std": (0.0,)}, r"std\.0 must be greater than 0, got 0\.0"),
         (
             {"test": Split(torch.zeros(0, 1, 8, 8, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))},
             "has no images",

@@ -194,3 +194,20 @@ def test_an_augmentation_that_can_not_be_sent_is_applied_here(tmp_path, monkeypa
     with pytest.warns(UserWarning, match="workers can't be sent augment .*: this process reads"):
         (images,) = split.read([torch.tensor([1])], augment=lambda images, index: 255 - images)
     assert torch.equal(images, 255 - next(iter(split.read([torch.tensor([1])]))))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_any_error_of_an_augmentation_is_that_error(tmp_path, workers):
+    class Odd(Exception):
+        def __init__(self, one, two):
+            super().__init__(f"{one}\n{two}")
+
+    split = make(tmp_path, workers=workers)
+    with pytest.raises(AttributeError, match="^'Tensor' object has no attribute 'nothing'$"):
+        list(split.read([torch.tensor([1])], augment=lambda images, index: images.nothing))
+
+    def fail(images, index):
+        raise Odd("a", "b")
+
+    with pytest.raises(RuntimeError, match="^Odd: a$"):  # it can't be sent by a worker
+        list(split.read([torch.tensor([1])], augment=fail))

@@ -1,12 +1,17 @@
 """Errors of declared settings: their kind, and one line that says what was given and what is valid."""
 
+import json
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction as Half
 
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
-from pckd_nb.config import RunConfig, check_settings
+from pckd_nb import KD, get_recipe
+from pckd_nb.config import RunConfig, make_config
 from pckd_nb.validation import Count, Fraction, NotNegative, Positive, Seed, Share, check, check_fields
 
 
@@ -33,6 +38,9 @@ def test_values_that_fit(kind, good):
         (Share, 1.0, ValueError, "epochs must be less than 1, got 1.0"),
         (Seed, np.arange(2), TypeError, "epochs must be a whole number, got ndarray"),
         (Seed, "a\nb" * 90, TypeError, None),
+        (Positive, Decimal("0.5"), TypeError, "epochs must be a number, got Decimal"),
+        (Positive, torch.tensor(0.5), TypeError, "epochs must be a number, got Tensor"),
+        (Share, Half(1, 2), TypeError, "epochs must be a number, got Fraction"),
     ],
 )
 def test_values_that_do_not_fit(kind, value, error, message):
@@ -103,5 +111,22 @@ def test_what_is_wrong_in_a_run_json_is_named(place, value, message):
     else:
         part[name] = value
     with pytest.raises(ValueError) as error:
-        check_settings(whole)
+        make_config(whole)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_recipes_keep_plain_numbers():
+    recipe = get_recipe(
+        "classroom",
+        lr=np.float32(0.5),
+        milestones=[np.float64(0.5)],
+        network_lr={"resnet8": np.float32(2)},
+        epochs=np.int64(3),
+    )
+    assert json.loads(json.dumps(recipe.settings()))["epochs"] == 3
+    assert [type(value) for value in (recipe.lr, *recipe.milestones, *recipe.network_lr.values())] == [float] * 3
+    for name in ("lr", "momentum", "clip_norm", "warmup_epochs", "label_smoothing", "ema"):
+        with pytest.raises(TypeError, match=f"^{name} must be a number, got Decimal$"):
+            get_recipe("classroom", **{name: Decimal("0.5")})
+    with pytest.raises(TypeError, match="^temperature must be a number, got Tensor$"):
+        KD(torch.tensor(2.0))

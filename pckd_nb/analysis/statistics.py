@@ -63,7 +63,7 @@ def summarise(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Summ
     """
     try:
         found = np.asarray(values, float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("measurements must be numbers, in one list") from None
     if found.ndim != 1 or not len(found) or not np.isfinite(found).all():
         raise ValueError(f"need a list of one finite measurement or more, got {str(found.tolist())[:60]}")

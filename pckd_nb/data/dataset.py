@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 
 from ..html import table
 from ..provenance import code_fingerprint
-from ..validation import Share, check
+from ..validation import Positive, Real, Seed, Share, Views, check, checked
 from .streaming import Streamed
 
 
@@ -78,12 +78,7 @@ class Split:
         return min(self.shape[1:]) // 8
 
     def read(
-        self,
-        batches: Iterable[torch.Tensor],
-        *,
-        seed: int | None = None,
-        epoch: int | None = None,
-        augment: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        self, batches: Iterable[torch.Tensor], *, seed: int | None = None, epoch: int | None = None
     ) -> Iterator[torch.Tensor]:
         """Yield the images of every batch, on `device`.
 
@@ -92,17 +87,13 @@ class Split:
         batches : iterable of int64 Tensor of shape (B,)
             Positions of images.
         seed, epoch : int, optional
-            Not used here. They matter only for images that are cropped while they are read, see `Streamed.read`.
-        augment : callable, optional
-            Maps images, uint8 (B, C, H, W), and their positions, int64 (B,), to images.
+            They matter only to images that are cropped while they are read, see `Streamed`.
 
         Yields
         ------
-        images : uint8 Tensor of shape (B, C, H, W)
+        uint8 Tensor of shape (B, C, H, W)
         """
-        for index in batches:
-            images = self.images[index.to(self.images.device)].to(self.device, non_blocking=True)
-            yield augment(images, index) if augment else images
+        return (self.images[index.to(self.images.device)].to(self.device, non_blocking=True) for index in batches)
 
     def to(self, device: torch.device | str) -> Split:
         """Return the same split with its tensors on `device`.
@@ -206,11 +197,13 @@ class Dataset:
         for name in ("train", *self.held_out):
             if not len(getattr(self, name)):
                 raise ValueError(f"{name} of {self.name} has no images")
-        if not all(value > 0 for value in self.std):
-            raise ValueError(f"std must be positive, got {self.std}")
-        for name, values in (("mean", self.mean), ("std", self.std)):
+        check(str, name=self.name)
+        object.__setattr__(self, "default_views", checked(Views, "default_views", self.default_views))
+        for name, kind in (("mean", Real), ("std", Positive)):
+            values = checked(tuple[kind, ...], name, getattr(self, name))  # type: ignore[valid-type]
             if len(values) != self.channels:
                 raise ValueError(f"{name} must have one number per channel, {self.channels}, got {len(values)}")
+            object.__setattr__(self, name, values)
         for name in ("train", *self.held_out):
             labels = getattr(self, name).labels
             if (
@@ -369,7 +362,7 @@ class Dataset:
         """
         if self.val is not None:
             raise ValueError(f"{self.name} has a validation split already, of {len(self.val):,} images")
-        check(Share, val=share)
+        share, seed = checked(Share, "val", share), checked(Seed, "val_seed", seed)
         count = round(share * len(self.train))
         if min(count, len(self.train) - count) < self.num_classes:
             fewer = f"{len(self.train) - count} + {count} images for {self.num_classes} classes"

@@ -8,21 +8,24 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 
+from ..validation import checked
 from .dataset import Dataset, Split, statistics
 from .folders import read_what_fits
 from .streaming import Streamed
 
 CHANNELS = (1, 3, 4)
+LabelNumber = Annotated[int, Field(ge=0, lt=100_000)]  # of data without names of classes
 Pair = tuple[Any, Any]  # images and labels
 
 
@@ -138,6 +141,9 @@ def assemble(
     for what, part in splits.items():
         if part.shape != splits["train"].shape:
             raise ValueError(f"images of {what} have shape {part.shape}, those of train {splits['train'].shape}")
+    for what, values in (("mean", mean), ("std", std)):
+        if values is not None and not isinstance(values, Iterable):
+            raise TypeError(f"{what} must be a list of numbers, got {type(values).__name__}")
     if mean is None or std is None:
         mean, std, source = statistics(splits["train"])
     else:
@@ -167,12 +173,15 @@ def classes_of(labels: Sequence[Any], classes: Sequence[str] | None) -> tuple[st
     TypeError
         If labels are not one number or name per image.
     """
+    if isinstance(classes, set | frozenset):
+        raise TypeError("classes must be a list of names in the order of their numbers, got a set")
     if classes is not None:
         return tuple(map(str, classes))
     found = [value for part in labels for value in _listed(part)]
     if any(isinstance(value, str) for value in found):
         return tuple(sorted(set(map(str, found))))
-    return tuple(map(str, range(int(max(found)) + 1))) if found else ()
+    largest = checked(LabelNumber, "labels", max(found)) if found else -1
+    return tuple(map(str, range(largest + 1)))
 
 
 def numbered(labels: Any, classes: Sequence[str]) -> Any:

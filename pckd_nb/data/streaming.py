@@ -347,8 +347,8 @@ class _Reader(torch.utils.data.Dataset):
                     image = read_image(self.files.path(row), self.transform)
                     pixels[:] = np.asarray(image).transpose(2, 0, 1)  # faster in numpy than in torch
             return self.augment(images, index) if self.augment else images
-        except (OSError, TypeError, ValueError) as error:
-            return error
+        except Exception as error:  # of the caller's augment: any kind
+            return _sendable(error)
 
     def _seeds(self, index: Tensor) -> Sequence[int | None]:
         """Return the seed of every image's random crop, or None for images without one."""
@@ -356,6 +356,15 @@ class _Reader(torch.utils.data.Dataset):
             return [None] * len(index)
         seeds: list[int] = views.random_bits(self.seed, self.epoch, index, CROP).tolist()
         return seeds
+
+
+def _sendable(error: Exception) -> Exception:
+    """Return the error, or one with its text where it can't be pickled."""
+    try:
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {one_line(error)}")
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -16,7 +16,7 @@ from ..evaluation import make_fabric
 from ..models import create_model
 from ..recipes import Recipe, get_recipe
 from ..runs import Run
-from ..validation import Seed, check
+from ..validation import Seed, check, plain
 from .arms import Arm, settings_of
 
 IGNORE_THRESHOLD = ("uniform", "focal")
@@ -131,7 +131,7 @@ class Grid:
                 create_model(student, data)
         arms = dict.fromkeys(arm.without_defaults(self.recipe, self.loaded) for arm in self.arms)
         object.__setattr__(self, "arms", tuple(arms))
-        object.__setattr__(self, "seeds", tuple(dict.fromkeys(self.seeds)))
+        object.__setattr__(self, "seeds", tuple(dict.fromkeys(map(plain, self.seeds))))
 
     @cached_property
     def loaded(self) -> Dataset:

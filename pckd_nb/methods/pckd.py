@@ -6,6 +6,7 @@ from torch import nn
 from .. import losses, preview
 from ..catalogue import check_strategy
 from ..models import Classifier, Output
+from ..validation import Views, check, plain
 from .base import (
     Batch,
     Method,
@@ -71,7 +72,7 @@ class PCKD(Method):
     ):
         super().__init__()
         self.beta_kd, self.beta_fa, self.beta_ca, self.beta_cc = beta_kd, beta_fa, beta_ca, beta_cc
-        self.temperature, self.epsilon, self.views, self.strategy = temperature, epsilon, views, strategy
+        self.temperature, self.epsilon, self.views, self.strategy = temperature, epsilon, plain(views), strategy
         self.contrast_temperature, self.base_temperature = contrast_temperature, base_temperature
         self.left_out: dict[str, str] = {}
         self.check()
@@ -79,9 +80,8 @@ class PCKD(Method):
     def check(self) -> None:
         betas = {name: getattr(self, name) for name in ("beta_kd", "beta_fa", "beta_ca", "beta_cc")}
         positive = ("temperature", "contrast_temperature", "base_temperature", "epsilon")
-        check_settings({**betas, "views": self.views}, {name: getattr(self, name) for name in positive})
-        if self.views not in (1, 2, 3, 4) or not isinstance(self.views, int):
-            raise ValueError(f"views must be 1, 2, 3 or 4, got {self.views}")
+        check_settings(betas, {name: getattr(self, name) for name in positive})
+        check(Views, views=self.views)
         if not callable(self.strategy) and not isinstance(self.strategy, str):
             raise TypeError(f"strategy must be a name or a function, got {type(self.strategy).__name__}")
         if not callable(self.strategy):
@@ -90,8 +90,9 @@ class PCKD(Method):
     def bind(self, student: Classifier, teacher: Classifier) -> "PCKD":
         """Create the heads that are trained with the student. Raises ValueError if the numbers of classes differ.
 
-        They are g (from the student's width D_s over 16·D_t to the teacher's width D_t), A_s (to D_s) and A_t (to D_t).
-        If β_ca > 0 and the class centers differ in shape, L_CA is left out and `left_out` gives the reason.
+        If β_fa > 0: g, from the student's width D_s over 16·D_t to the teacher's width D_t. If β_cc > 0: A_s (to D_s)
+        and A_t (to D_t). If β_ca > 0 and the last layers differ in width, or only one has a bias, L_CA is left out and
+        `left_out` gives the reason.
         """
         same_classes(student, teacher)
         student_dim, teacher_dim = student.feature_width, teacher.feature_width
@@ -133,7 +134,7 @@ class PCKD(Method):
         """
         needs_teacher(self, teacher)
         if (self.beta_fa and not hasattr(self, "projector")) or (self.beta_cc and not hasattr(self, "embed_student")):
-            raise ValueError("bind PCKD to student and teacher before the first step: its heads have their widths")
+            raise ValueError("call bind(student, teacher) before the first step: it makes the heads")
         teacher = teacher.detach()
         cross_entropy = upright_cross_entropy(student, batch, self.views)
         images, views = len(batch.labels), self.views
@@ -142,6 +143,8 @@ class PCKD(Method):
         gamma = preview.difficulty(cross_entropy)
         weigh = self.strategy if callable(self.strategy) else preview.STRATEGIES[self.strategy]
         v = weigh(cross_entropy.detach(), gamma, preview.threshold(epoch, self.epsilon))
+        if v.shape != gamma.shape:
+            raise ValueError(f"strategy must give one weight per image, {tuple(gamma.shape)}, got {tuple(v.shape)}")
 
         terms = {"cross_entropy": classification_loss(student, batch, cross_entropy)}
         total = terms["cross_entropy"]

@@ -18,10 +18,11 @@ from ..models import Classifier
 from ..progress import Progress
 from ..recipes import Recipe, get_recipe
 from ..runs import Run
+from ..validation import Count, Positive, check, plain
 from .callbacks import Callback, EarlyStopping, KeepBest, LogMetrics, SaveCheckpoints, ShowProgress, StopOnSignal
 from .checks import check_task, require_callbacks
-from .config import describe_task, make_task
-from .folder import begin, claim, finished_run, hold, same_folder, tidied_after_errors
+from .folder import begin, claim, finished_run, hold, require_folder, same_folder, tidied_after_errors
+from .prepare import make_run_config, make_task
 from .teacher import Teacher, cache_key, usable_cache
 from .trainer import Trainer, configure_process
 
@@ -73,8 +74,8 @@ def distill(
         A network, the run of one, or None for a method that uses none.
     data : Dataset, or the name of one
     method : Method, nn.Module with bind and forward, or the name of one, such as "pckd"
-        Settings that its caller left open come from the recipe, then the data set, then the published values. It is
-        copied, not changed.
+        A setting that you did not pass is looked up in the recipe, then in the data set, and else has its default. The
+        method is copied, not changed.
     recipe : str or Recipe
     **changes
         Fields of the recipe to change: epochs=5, optimizer=partial(torch.optim.AdamW, lr=1e-3), schedule="cosine",
@@ -93,19 +94,20 @@ def distill(
     loggers : sequence of Lightning Fabric's loggers
         They get every row of history.csv when its epoch is over.
     accelerator, precision : str
-        Lightning Fabric's names. "auto" finds the device. It takes bf16-mixed if the hardware computes in bfloat16,
-        else 32-true. The teacher then takes the fastest form whose logits stay within 2 % of float32, see
-        `training.teacher`. With precision="32-true" the teacher is not approximated.
+        Lightning Fabric's names. "auto" finds the device, and takes bf16-mixed if the hardware computes in bfloat16,
+        else 32-true. The teacher takes the fastest form whose logits stay within 2 % of float32, see
+        `training.teacher`. Pass precision="32-true" for a teacher that is not approximated.
     devices, nodes : int
-        Processes on each machine, and machines, see `ranks`; None takes one, or what torchrun or srun have started.
-        Each gets its part of every batch of the recipe's size. Where nothing has started them, the running script is
-        started once more for each. The first process writes the run folder; all return the run.
+        Processes on each machine, and machines, see `ranks`. None takes one, or what torchrun or srun have started.
+        Each process gets its part of every batch; the recipe's batch_size is the total. Without torchrun or srun, your
+        script is started once more for every other process. The first process writes the run folder; all return the
+        run.
     compile : bool or "auto"
         Run the student through torch.compile; "auto" does so where that was measured to pay back within the run.
     teacher_cache : path, optional
         A folder that keeps the teacher's features for other trainings with the same teacher, data, seed and
-        augmentation, at most teacher_cache_gb gigabytes (10⁹ bytes) of them. A method that compares feature maps gets
-        them by hooks: then the student runs uncompiled and nothing is cached.
+        augmentation, at most teacher_cache_gb gigabytes (10⁹ bytes) of them. A method that compares feature maps
+        disables the cache and compile.
     progress : bool or Progress
         Whether to show a progress bar (lines, where stderr is a file); or what is to be told of every step.
 
@@ -126,12 +128,15 @@ def distill(
         process of this training is gone. FileExistsError and others: see `resuming.prepare`.
     """
     task = make_task(student, teacher, data, method, get_recipe(recipe, **changes), seed, val)
-    devices, nodes = ranks.asked(devices, nodes)
+    check(Count, nodes=nodes)
+    check(Positive, teacher_cache_gb=teacher_cache_gb)
+    devices, nodes = ranks.asked(plain(devices), plain(nodes))
     check_task(task, devices, nodes)
     require_callbacks(callbacks, loggers)
-    writes = out is not None and ranks.is_first(devices, nodes)
-    folder = claim(out, task, resume=resume, overwrite=overwrite) if out is not None and writes else None
-    exact = precision == "32-true"
+    require_folder(out, resume=resume, overwrite=overwrite)
+    is_writer = out is not None and ranks.is_first(devices, nodes)
+    folder = claim(out, task, resume=resume, overwrite=overwrite) if out is not None and is_writer else None
+    exact = precision == "32-true"  # as the caller has it, not what "auto" finds
     fabric, precision = make_fabric(accelerator, precision, devices, nodes)
     fabric.launch()
     with views.callers_random_numbers(), ExitStack() as stack:
@@ -139,7 +144,7 @@ def distill(
             ranks.by_first(fabric, lambda: stack.enter_context(hold(out, resume=resume, overwrite=overwrite)))
         torch.manual_seed(seed)
         task.bind(fabric)
-        config = describe_task(task, fabric, precision, exact=exact, compile=compile, callbacks=callbacks, out=out)
+        config = make_run_config(task, fabric, precision, exact=exact, compile=compile, callbacks=callbacks, out=out)
         ranks.check_one_job(fabric, config.dump())
         if run := ranks.by_first(fabric, lambda: finished_run(folder, config) if resume and folder else None):
             runs.load_weights(student, run.student_state, str(run.path))
@@ -149,9 +154,8 @@ def distill(
         stack.enter_context(faults.sound_gradients(student, example, precision, fabric.device))
         task = task.to(fabric.device)
         frozen = stack.enter_context(Teacher.of(task, fabric, exact)) if task.teacher else None
-        own = [KeepBest(), ShowProgress(progress), SaveCheckpoints(), StopOnSignal()]
-        every = [*callbacks, *([LogMetrics(loggers)] if loggers else []), *own]
-        trainer = Trainer(task, frozen, fabric, folder, config, every)
+        builtin = [*([LogMetrics(loggers)] if loggers else []), KeepBest(), ShowProgress(progress), SaveCheckpoints()]
+        trainer = Trainer(task, frozen, fabric, folder, config, [StopOnSignal(), *callbacks, *builtin])
         if frozen and config.teacher:
             root, key = usable_cache(teacher_cache, config), cache_key(config, task, fabric.device)
             config.teacher = config.teacher.model_copy(update=frozen.choose(root, teacher_cache_gb, key))

@@ -20,7 +20,7 @@ from torch import Tensor
 from .. import progress, ranks, resuming, runs
 from ..progress import Progress
 from ..provenance import attributes_of, describe
-from ..validation import Count, check
+from ..validation import Count, Real, check, checked
 
 if TYPE_CHECKING:
     from lightning_fabric.loggers.logger import Logger
@@ -119,8 +119,9 @@ class EarlyStopping(Callback):
     """
 
     def __init__(self, monitor: str = "val_top1", patience: int = 5, min_delta: float = 0.0):
-        check(Count, patience=patience)
-        self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
+        check(str, monitor=monitor)
+        self.monitor, self.patience = monitor, checked(Count, "patience", patience)
+        self.min_delta = checked(Real, "min_delta", min_delta)
         self._best, self._waited = -math.inf, 0
 
     def on_run_start(self, trainer: Trainer) -> None:

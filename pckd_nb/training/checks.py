@@ -16,7 +16,7 @@ from .. import views
 from ..data import Dataset
 from ..evaluation import evaluate
 from ..methods.base import require_method
-from ..models import Classifier, Preprocessed, with_preprocessing
+from ..models import Classifier, with_preprocessing
 from ..runs import Run
 from ..validation import Count, Seed, check
 from .callbacks import Callback
@@ -27,7 +27,7 @@ MEASURED_IMAGES = 256  # test images to evaluate a teacher on data that it was n
 EVENTS = tuple(name for name in vars(Callback) if name.startswith("on_") or name == "teardown")
 
 
-def require_parts(student: object, teacher: object, data: object, method: object) -> None:
+def check_argument_types(student: object, teacher: object, data: object, method: object) -> None:
     """Check the types of the arguments of a training. The error names the argument and the accepted types.
 
     Parameters
@@ -67,7 +67,9 @@ def require_callbacks(callbacks: object, loggers: object) -> None:
     """
     if not isinstance(callbacks, list | tuple):
         raise TypeError(f"callbacks must be a list, got {type(callbacks).__name__}: write callbacks=[...]")
-    if not isinstance(loggers, list | tuple) or not all(hasattr(logger, "log_metrics") for logger in loggers):
+    if not isinstance(loggers, list | tuple) or not all(
+        hasattr(logger, "log_metrics") and not isinstance(logger, type) for logger in loggers
+    ):
         raise TypeError("loggers must be a list of loggers of lightning_fabric, such as [TensorBoardLogger('logs')]")
     for callback in callbacks:
         if isinstance(callback, type):
@@ -98,7 +100,7 @@ def check_task(task: Task, devices: int, nodes: int) -> None:
     check(Count, devices=devices, nodes=nodes)
     if method.uses_teacher and task.teacher is None:
         raise ValueError(f"{method.title} needs a teacher")
-    if task.teacher is task.student:
+    if task.teacher and {*map(id, task.teacher.parameters())} & {*map(id, task.student.parameters())}:
         raise ValueError("the teacher is the student itself: it has to be another network, or a copy")
     if recipe.augment:
         views.find_transform(recipe.augment)
@@ -113,7 +115,9 @@ def check_task(task: Task, devices: int, nodes: int) -> None:
             continue
         if model.num_classes != data.num_classes:
             raise ValueError(f"the {who} knows {model.num_classes} classes, {data.name} has {data.num_classes}")
-        _try(model, who, data)
+        _check_forward(model, who, data)
+    if task.teacher and task.teacher_run:
+        compare_with_record(task.teacher, task.teacher_run, data)
 
 
 def check_batches(task: Task, processes: int) -> None:
@@ -131,15 +135,16 @@ def check_batches(task: Task, processes: int) -> None:
     """
     data, batch_size = task.data, task.recipe.batch_size
     smallest = len(data.train) // views.steps(len(data.train), batch_size) // processes
-    if smallest < 1 or len(data.test) < processes:
-        raise ValueError(f"{processes} processes are more than a batch, or the test set of {data.name}, has images for")
-    if smallest == 1 and has_batchnorm(task.student):
+    fewest = min(smallest, *(len(getattr(data, name)) // processes for name in data.held_out))
+    if fewest < 1:
+        raise ValueError(f"{processes} processes are too many: a batch or split of {data.name} has fewer images")
+    if smallest * task.method.views == 1 and has_batchnorm(task.student):
         whose = f" for one of {processes} processes" * (processes > 1)
         raise ValueError(f"batch_size {batch_size} leaves a batch of one image{whose}: BatchNorm needs 2 at least")
 
 
 @torch.no_grad()
-def _try(model: Classifier, who: str, data: Dataset) -> None:
+def _check_forward(model: Classifier, who: str, data: Dataset) -> None:
     """Run one image through the network, to detect a wrong number of channels before training starts."""
     was_training = model.training
     device = next(model.parameters()).device
@@ -153,12 +158,10 @@ def _try(model: Classifier, who: str, data: Dataset) -> None:
         model.train(was_training)
 
 
-def feed_as_it_learned(teacher: Classifier, run: Run, data: Dataset) -> Classifier:
+def match_teacher_input(teacher: Classifier, run: Run, data: Dataset) -> Classifier:
     """Return a run's teacher with the input size and normalization that it was trained with.
 
-    The teacher is wrapped, with a warning, only if `data` uses another image size or normalization. If `data` is not
-    the data set of the run, the teacher is evaluated on some of its test images. A warning follows if its accuracy is
-    below the recorded one.
+    The teacher is wrapped, with a warning, only if `data` uses another image size or normalization.
 
     Parameters
     ----------
@@ -178,20 +181,23 @@ def feed_as_it_learned(teacher: Classifier, run: Run, data: Dataset) -> Classifi
     """
     learned = run.settings["data"]
     if learned["classes"] != list(data.classes):
-        raise ValueError(f"the teacher learned other categories, of {learned['name']}, than {data.name} has")
+        raise ValueError(
+            f"the teacher was trained on the classes of {learned['name']}, which differ from those of {data.name}"
+        )
     pixels = {"mean": learned["mean"], "std": learned["std"], "size": learned["image_size"]}
-    if (
-        not isinstance(teacher, Preprocessed)
-        and len(learned["mean"]) == data.channels
-        and sees_differently(learned, data)
-    ):
+    if len(learned["mean"]) == data.channels and sees_differently(learned, data):
         teacher = with_preprocessing(teacher, data, **pixels)
         height, width = pixels["size"]
         warnings.warn(
             f"the teacher learned from {height}×{width} pixels with mean {rounded(pixels['mean'])} and std "
-            f"{rounded(pixels['std'])}: its input is scaled and normalised so",
+            f"{rounded(pixels['std'])}: its input is resized and normalised the same way",
             stacklevel=3,
         )
+    return teacher
+
+
+def compare_with_record(teacher: Classifier, run: Run, data: Dataset) -> None:
+    """Warn if a run's teacher is worse on `data` than it was on its own data, by a sample of the test images."""
     if data.fingerprint != run.data_fingerprint:
         rows = np.linspace(0, len(data.test) - 1, min(MEASURED_IMAGES, len(data.test))).round().astype(int)
         top1 = evaluate(teacher, dataclasses.replace(data, test=data.test.take(rows)), accelerator="cpu").top1
@@ -200,9 +206,8 @@ def feed_as_it_learned(teacher: Classifier, run: Run, data: Dataset) -> Classifi
             warnings.warn(
                 f"the teacher has {top1:.1f} % on {len(rows)} test images of {data.name}, "
                 f"{run.accuracy:.1f} % in its record",
-                stacklevel=3,
+                stacklevel=4,
             )
-    return teacher
 
 
 def sees_differently(learned: Mapping[str, Any], data: Dataset) -> bool:

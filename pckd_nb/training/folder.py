@@ -1,4 +1,4 @@
-"""The folder of a run, around its training: claimed, held, begun or gone on with, and tidied up after an error."""
+"""What `distill` does with a run folder: check, lock, start or resume, and clean up after an error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,19 @@ from lightning_fabric import Fabric
 from .. import files, ranks, resuming, runs
 from ..config import RunConfig
 from ..runs import Run
+from ..validation import check
 from .task import Task
+
+
+def require_folder(out: str | Path | None, *, resume: bool, overwrite: bool) -> None:
+    """Raise ValueError for `resume` or `overwrite` without a run folder, or for both; TypeError for other types."""
+    check(bool, resume=resume, overwrite=overwrite)
+    if not isinstance(out, str | Path | None):
+        raise TypeError(f"out must be a path, got {type(out).__name__}")
+    if resume and overwrite:
+        raise ValueError("resume and overwrite exclude each other: go on with the run, or replace it?")
+    if out is None and (resume or overwrite):
+        raise ValueError(f"{'resume' if resume else 'overwrite'} needs out, the run folder")
 
 
 def claim(out: str | Path, task: Task, *, resume: bool, overwrite: bool) -> Path:
@@ -32,19 +44,30 @@ def same_folder(one: str | Path, other: str | Path) -> bool:
 def hold(folder: str | Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
     """Within the block no other process trains in `folder`. Raises BlockingIOError if one does already."""
     with files.locked(Path(folder)):
-        resuming.prepare(folder, resume=resume, overwrite=overwrite)  # another process may have been here meanwhile
+        resuming.prepare(
+            folder, resume=resume, overwrite=overwrite
+        )  # once more, now that no other process can change it
         yield
 
 
 def finished_run(folder: Path, config: RunConfig) -> Run | None:
-    """Return the run in a folder, if it is finished. Raises ValueError if it has other settings than `config`."""
+    """Return the run in a folder, if it is finished; None if there is none, or one to go on with.
+
+    Raises ValueError if the run has other settings than `config`, or if its weights or checkpoint are missing.
+    """
     if not (folder / "run.json").exists():
         return None
     resuming.check_same(folder, config.dump())
-    if runs.read_settings(folder)["status"] != "finished":
+    status = runs.read_settings(folder)["status"]
+    if status == "interrupted" and not resuming.has_checkpoint(folder):
+        raise ValueError(f"'{folder}' was interrupted, and its checkpoint is missing: overwrite the run")
+    if status != "finished":
         return None
+    run = runs.load_run(folder)
+    if not run.student_state:
+        raise ValueError(f"'{folder}' is a finished record without weights: choose another folder")
     resuming.remove_checkpoints(folder)
-    return runs.load_run(folder)
+    return run
 
 
 def begin(folder: Path, config: RunConfig, resume: bool) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from .. import views
 from ..data import Dataset
 from ..methods import Method
 from ..models import Classifier
@@ -54,6 +55,11 @@ class Task:
         """Let the method make its heads for the networks, and synchronise BatchNorm between GPUs."""
         example = torch.zeros(1, self.data.channels, *self.data.size)
         self.method.bind(self.student, self.teacher, *([example] if self.method.needs_maps else []))
+        fewest = len(self.data.train) // views.steps(len(self.data.train), self.recipe.batch_size)
+        if fewest * self.method.views == 1 and has_batchnorm(self.method):
+            raise ValueError(
+                f"batch_size {self.recipe.batch_size} leaves a batch of one row: BatchNorm needs 2 at least"
+            )
         for term, reason in self.method.left_out.items():
             warnings.warn(f"{term} is left out: {reason}", stacklevel=3)
         if fabric.world_size > 1 and has_batchnorm(self.student):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,12 @@ from torch.nn.parallel import DistributedDataParallel
 from .. import hardware, ranks, recording, resuming, runs, views
 from ..compiling import compiled
 from ..config import RunConfig
+from ..data import Streamed
 from ..downloads import one_line
 from ..evaluation import pixel_statistics, predict
 from ..methods import Batch, Method, Terms
 from ..models import Classifier, FeatureMaps, Output
+from ..provenance import name_of
 from ..recording import Recorder
 from ..runs import Run
 from .callbacks import Callback
@@ -40,11 +43,11 @@ class Learner(nn.Module):
         vars(self)["student_forward"] = forward  # it may be the student, which must not be registered twice
 
     def forward(self, x: Tensor, teacher: Output | None, batch: Batch, epoch: int) -> tuple[Tensor, Terms]:
-        """Return which images were classified correctly, and the loss terms.
+        """Return (correct, terms): one truth value per image of the whole batch, and the loss terms.
 
         `x` has this rank's rows. `teacher` and `batch` are of the whole batch.
         """
-        with self.fabric.autocast():  # enter it in every step: its cached copies of the weights become stale
+        with self.fabric.autocast():  # in every step: within one block it reuses copies of the weights
             output = self.student_forward(x).float()
         output = ranks.gather(output, len(batch.labels), self.fabric)
         correct = output.logits[: len(batch.labels)].argmax(1) == batch.labels
@@ -119,15 +122,17 @@ class Trainer:
         self.recorder = Recorder.empty(recipe.epochs, len(data.train), fabric.device)
         self.callbacks = list(callbacks)
         self.should_stop, self.finished_early = False, ""
+        self.order: Sequence[Tensor] = ()  # batches of the epoch
+        self.started = time.perf_counter()
 
     # ---------------------------------------------------------------------------------------------------- the loop
 
     def train(self) -> Run:
         """Train for the remaining epochs and return the run."""
-        recorder, stopped = self.recorder, False  # all ranks agree on stopped, but not on should_stop
+        recorder, stopped = self.recorder, False  # `stopped` is the same on all ranks; `should_stop` may be set on one
         try:
             self.call("on_run_start")
-            while recorder.epoch <= self.recipe.epochs and not stopped and not self.finished_early:
+            while recorder.epoch <= self.recipe.epochs and not stopped and not self.ends_early():
                 self.student.train()
                 self.method.train()
                 self.call("on_epoch_start")
@@ -148,8 +153,8 @@ class Trainer:
                     stopped = stopped or ranks.any_rank(self.should_stop, 0, self.fabric)
                     if ranks.any_rank(bool(self.finished_early), 0, self.fabric) and not self.finished_early:
                         self.finished_early = "another process ended the training"
-            early = bool(self.finished_early) and recorder.step == 0
-            run = self.save("finished" if recorder.epoch > self.recipe.epochs or early else "interrupted")
+            ended = recorder.epoch > self.recipe.epochs or self.ends_early()
+            run = self.save("finished" if ended else "interrupted")
             self.call("on_run_end", run)
             return run
         finally:
@@ -162,13 +167,17 @@ class Trainer:
         self.order = views.batches(len(self.data.train), self.recipe.batch_size, self.seed, epoch)
         remaining = self.order[self.recorder.step :]
         parts = [ranks.part(index, self.fabric) for index in remaining]
-        for index, images in zip(remaining, self.images(parts, epoch), strict=True):
+        for index, images in zip(remaining, self.read_images(parts, epoch), strict=True):
             yield images, index.to(self.fabric.device)
 
-    def images(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
+    def read_images(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
         """Yield the training images of every batch, uint8 (b, C, H, W), with the augmentation of this epoch."""
-        augment = partial(self.augmentation, epoch=epoch)
-        return self.data.train.read(batches, seed=self.seed, epoch=epoch, augment=augment)
+        train, augment = self.data.train, partial(self.augmentation, epoch=epoch)
+        if isinstance(train, Streamed):  # its worker processes augment
+            yield from train.read(batches, seed=self.seed, epoch=epoch, augment=augment)
+            return
+        for index, images in zip(batches, train.read(batches, seed=self.seed, epoch=epoch), strict=True):
+            yield augment(images, index)
 
     def step(self, images: Tensor, index: Tensor, epoch: int, step: int) -> tuple[Tensor, Terms]:
         """Take one step of gradient descent.
@@ -227,6 +236,10 @@ class Trainer:
         self.recorder.end_epoch(self.optimization.lr, self.method.epsilon, scores, seconds)
 
     # -------------------------------------------------------------------------------------------- around the loop
+
+    def ends_early(self) -> bool:
+        """Return whether a callback has ended the training, and its last epoch is over."""
+        return bool(self.finished_early) and self.recorder.step == 0
 
     def call(self, event: str, *arguments: Any) -> None:
         """Call the method named `event` of every callback that defines it."""
@@ -312,8 +325,12 @@ class Trainer:
 
     def stateful(self) -> list[tuple[str, Callback]]:
         """Return the callbacks that have a state to save, each with a unique name."""
-        found = [one for one in self.callbacks if hasattr(one, "state_dict") and hasattr(one, "load_state_dict")]
-        return [(f"{number} {type(callback).__name__}", callback) for number, callback in enumerate(found)]
+        found, counts = [], Counter[type]()
+        for callback in self.callbacks:
+            if hasattr(callback, "state_dict") and hasattr(callback, "load_state_dict"):
+                found.append((f"{name_of(type(callback))} {counts[type(callback)]}", callback))
+                counts[type(callback)] += 1
+        return found
 
     def resume(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint. Raises ValueError if it is damaged or does not belong to this training."""
@@ -321,17 +338,16 @@ class Trainer:
             runs.load_weights(self.student, state["student"], "student")
             runs.load_weights(self.method, state["method"], "heads of the method")
             self.optimization.load(state)
-            recorder = Recorder(**state["recorder"])
+            self.recorder = Recorder(**state["recorder"]).to(self.fabric.device)
             self.finished_early, kept = str(state["finished_early"]), dict(state["callbacks"])
+            for name, callback in self.stateful():
+                if name in kept:
+                    callback.load_state_dict(kept[name])
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # a damaged file can raise anything
             what = one_line(error)
             raise ValueError(f"the checkpoint in '{self.folder}' can't be used: {what}; overwrite the run") from error
-        self.recorder = recorder.to(self.fabric.device)
-        for name, callback in self.stateful():
-            if name in kept:
-                callback.load_state_dict(kept[name])
 
 
 def configure_process(device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Every setting of a training, decided, and as run.json has it."""
+"""The task of a training and what run.json says of it, both made of the arguments of `distill`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from torch import nn
 
 from .. import hardware, runs
 from ..compiling import compiles
-from ..config import RunConfig
+from ..config import RunConfig, make_config
 from ..data import Dataset, load_dataset
 from ..methods import Method, make, resolve
 from ..models import Classifier, Preprocessed, WrappedClassifier
 from ..provenance import code_fingerprint, describe, name_of, structure_fingerprint
 from ..recipes import Recipe
 from ..runs import Run
+from ..validation import plain
 from .callbacks import Callback, describe_callback
-from .checks import feed_as_it_learned, require_parts
+from .checks import check_argument_types, match_teacher_input
 from .task import Task
 
 
@@ -31,20 +32,21 @@ def make_task(
     recipe: Recipe, seed: int, val: float,
 ) -> Task:  # fmt: skip
     """Return the task of these arguments of `distill`. Raises TypeError or ValueError as `distill` does."""
+    seed, val = plain(seed), plain(val)
     data = load_dataset(data) if isinstance(data, str) else data
     method = make(method) if isinstance(method, str) else method
     run, network = (teacher, teacher.model()) if isinstance(teacher, Run) else (None, teacher)
-    require_parts(student, network, data, method)
+    check_argument_types(student, network, data, method)
     data = data.with_validation(val) if val else data
     method, settings = resolve(method, recipe.method_settings(), {"views": data.default_views})
     if not method.uses_teacher:
         run = network = None
     elif run and network:
-        network = feed_as_it_learned(network, run, data)
+        network = match_teacher_input(network, run, data)
     return Task(student, network, data, method, recipe.for_network(student.name), seed, settings, run)
 
 
-def describe_task(
+def make_run_config(
     task: Task, fabric: Fabric, precision: str, *, exact: bool, compile: bool | str, callbacks: Sequence[Callback],
     out: str | Path | None,
 ) -> RunConfig:  # fmt: skip
@@ -94,7 +96,7 @@ def describe_task(
         "callbacks": [describe_callback(callback) for callback in callbacks],
         "compile": compiles(compile, task.student, rows, data.train.shape, fabric.device, precision, method.needs_maps),
     }
-    return RunConfig.model_validate({"format": runs.FORMAT, **about})
+    return make_config({"format": runs.FORMAT, **about})
 
 
 def describe_data(data: Dataset) -> dict[str, Any]:
