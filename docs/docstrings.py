@@ -23,6 +23,7 @@ API: dict[str, Sequence[str]] = {
         "training.task",
         "training.prepare",
         "training.folder",
+        "training.loggers",
         "training.optimization",
         "training.teacher",
         "training.teacher_cache",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import sys
 import warnings
 from functools import partial
 from types import SimpleNamespace
@@ -182,6 +183,21 @@ def test_what_cannot_be_copied_is_named(data):
 
 def test_a_method_shows_its_settings():
     assert repr(pckd.KD(temperature=2)) == "KD(temperature=2)" and repr(pckd.Supervised()) == "Supervised()"
+
+
+def test_a_tracking_library_gets_every_row(data, tmp_path, monkeypatch):
+    told = []
+    fake = SimpleNamespace(
+        init=lambda **options: told.append(options),
+        log=lambda row, step: told.append((step, sorted(row)[:1], row["test_top1"])),
+        finish=lambda: told.append("end"),
+    )
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    run = train(data, loggers=[pckd.training.TrackingLogger("trackio", project="mine")])
+    rows = [(step, told[step][1], score) for step, score in zip((1, 2), run.history["test_top1"], strict=True)]
+    assert told == [{"project": "mine"}, *rows, "end"]
+    with pytest.raises(ValueError, match="no_such_tracker is not installed: pip install no_such_tracker"):
+        pckd.training.TrackingLogger("no_such_tracker")
 
 
 def test_temperatures_of_the_contrast_are_settings(data):

@@ -18,6 +18,7 @@ from typer_injector import Depends
 from .. import catalogue
 
 MAX_SEEDS = 10_000
+LOGGERS = ("tensorboard", "csv", "trackio", "wandb")
 
 METHOD_HELP = (
     f"One of {', '.join(catalogue.METHODS)}; or of {', '.join(catalogue.BASELINES)}, "
@@ -160,7 +161,8 @@ def training_options(
         int | None, in_training(help="End after so many epochs without a better validation accuracy.")
     ] = None,
     logger: Annotated[
-        str | None, in_training(help="tensorboard or csv: also log every epoch, in logs beside --out.")
+        str | None,
+        in_training(help="tensorboard or csv: also log every epoch, in logs beside --out. Or trackio or wandb."),
     ] = None,
     resume: Annotated[
         bool, in_training("--resume", help="Go on with the run in --out; start it where there is none.")
@@ -188,8 +190,8 @@ def training_options(
     if strategy not in ("auto", "ddp"):
         other = "; weights of samples go with the method, as in --method pckd-strategy=uniform"
         raise ValueError(f"--strategy must be auto or ddp, got {strategy}{other * (strategy in catalogue.STRATEGIES)}")
-    if logger not in (None, "tensorboard", "csv"):
-        raise ValueError(f"--logger must be tensorboard or csv, got {logger}")
+    if logger not in (None, *LOGGERS):
+        raise ValueError(f"--logger must be one of {', '.join(LOGGERS)}, got {logger}")
     if early_stopping is not None and not val:
         raise ValueError("--early-stopping needs a validation split: add --val 0.1")
     options = dict(seed=seed, out=out, resume=resume, overwrite=overwrite, accelerator=accelerator, precision=precision)

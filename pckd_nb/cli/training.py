@@ -143,11 +143,20 @@ def with_callbacks(options: dict[str, Any]) -> dict[str, Any]:
     if "early_stopping" in options:
         arguments["callbacks"] = [EarlyStopping("val_top1", options["early_stopping"])]
     if "logger" in options:
-        from lightning_fabric import loggers
-
-        kind = loggers.TensorBoardLogger if options["logger"] == "tensorboard" else loggers.CSVLogger
-        arguments["loggers"] = [kind(options["out"].parent / "logs", name=options["out"].name, version="")]
+        arguments["loggers"] = [make_logger(options["logger"], options["out"])]
     return arguments
+
+
+def make_logger(name: str, out: Path) -> Any:
+    """Return the logger that `--logger` names, for the run in the folder `out`."""
+    from lightning_fabric import loggers
+
+    from ..training import TrackingLogger
+
+    if name not in ("tensorboard", "csv"):
+        return TrackingLogger(name, project=out.parent.name or "pckd_nb", name=out.name)
+    kind = loggers.TensorBoardLogger if name == "tensorboard" else loggers.CSVLogger
+    return kind(out.parent / "logs", name=out.name, version="")
 
 
 def speaks(options: dict[str, Any]) -> bool:

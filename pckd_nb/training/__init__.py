@@ -22,6 +22,7 @@ from ..validation import Count, Positive, check, plain
 from .callbacks import Callback, EarlyStopping, KeepBest, LogMetrics, SaveCheckpoints, ShowProgress, StopOnSignal
 from .checks import check_task, require_callbacks
 from .folder import begin, claim, finished_run, hold, require_folder, same_folder, tidied_after_errors
+from .loggers import TrackingLogger
 from .prepare import make_run_config, make_task
 from .teacher import Teacher, cache_key, usable_cache
 from .trainer import Trainer, configure_process
@@ -29,7 +30,7 @@ from .trainer import Trainer, configure_process
 if TYPE_CHECKING:
     from lightning_fabric.loggers.logger import Logger
 
-__all__ = ["Callback", "EarlyStopping", "LogMetrics", "Trainer", "distill", "fit", "same_folder"]
+__all__ = ["Callback", "EarlyStopping", "LogMetrics", "TrackingLogger", "Trainer", "distill", "fit", "same_folder"]
 
 
 def fit(model: Classifier, data: Dataset | str, recipe: str | Recipe = "classroom", **options: Any) -> Run:
@@ -91,7 +92,7 @@ def distill(
         run.model("best") is the network of its best epoch.
     callbacks : sequence of Callback
         What else to do, see `Callback`. Their classes and public attributes are recorded, and compared on resume.
-    loggers : sequence of Lightning Fabric's loggers
+    loggers : sequence of Lightning Fabric's loggers, or `TrackingLogger`
         They get every row of history.csv when its epoch is over.
     accelerator, precision : str
         Lightning Fabric's names. "auto" finds the device, and takes bf16-mixed if the hardware computes in bfloat16,
