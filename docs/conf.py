@@ -19,13 +19,14 @@ nitpicky = True
 # Other libraries' pages would have to be fetched.
 elsewhere = ["builtins", "collections", "contextlib", "matplotlib", "nbformat", "numpy", "pandas", "pathlib", "t"]
 elsewhere += ["Fabric", "PIL", "ipywidgets", "jupyter_client", "lightning", "lightning_fabric", "torch", "torchvision"]
-elsewhere += ["tqdm", "typer", "typing"]
+elsewhere += ["pydantic", "pydantic_core", "tqdm", "typer", "typing"]
 unsaid = ["methods.baselines.Baseline", "models.HasClasses", "models.preprocessing.HasStatistics"]  # no docstring
 unsaid += ["checkpoints.Network", "ranks.T", "data.streaming.T"]  # type variables
 nitpick_ignore_regex = [(r"py:.*", rf"({'|'.join(map(re.escape, elsewhere))})(\..*)?")]
 nitpick_ignore = [("py:class", f"pckd_nb.{name}") for name in unsaid] + [("py:class", "P")]  # parameters of methods
 # In a module that imports some names for type checkers only, annotations stay text.
 nitpick_ignore += [("py:class", name) for name in ("Logger", "Path", "nn.Module")]
+
 highlight_language = "none"
 smartquotes = False  # --out is no dash
 
@@ -40,6 +41,10 @@ autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+# Declared types under their names, not as what pydantic makes of them.
+declared = ["Channels", "Count", "Fraction", "NotNegative", "Plug", "Positive", "Seed", "Size"]
+autodoc_type_aliases = {name: name for name in declared}
+nitpick_ignore += [("py:class", name) for name in declared]
 python_maximum_signature_line_length = 88
 add_module_names = False
 toc_object_entries_show_parents = "hide"

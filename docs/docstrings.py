@@ -9,6 +9,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+from pydantic import BaseModel
 from sphinx.ext.napoleon import Config, NumpyDocstring
 
 NUMPY = re.compile(r"^(Parameters|Attributes|Returns|Raises)\n-+$", re.M)
@@ -87,9 +88,15 @@ def process(app: Any, what: str, name: str, thing: Any, options: Any, lines: lis
 def readable(
     app: Any, what: str, name: str, thing: Any, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """A signature that is Python, which a dataclass's is not where a default is made anew for every instance (event
-    autodoc-process-signature)."""
-    return (signature or "").replace("<factory>", "...") or None, returns
+    """Return a signature as it is written in Python (event autodoc-process-signature).
+
+    A dataclass shows a default that is made anew for every instance as <factory>. A declared type has its name, see
+    `declared` in conf.py. Pydantic's models are described by their fields alone.
+    """
+    if inspect.isclass(thing) and issubclass(thing, BaseModel):
+        return "", ""
+    written = re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", signature or "")
+    return written.replace("<factory>", "...") or None, returns
 
 
 def skip(app: Any, what: str, name: str, thing: Any, skipped: bool, options: Any) -> bool | None:

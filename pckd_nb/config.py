@@ -13,6 +13,8 @@ FORMAT = 1  # of run folders
 MAX_CHANNELS = 4096  # an upper limit, so that a damaged run.json can't ask for a network that fills the memory
 REBUILD_OPTIONS = {"train_size", "test_size", "image_size", "seed", "val", "val_seed"}  # that `data.rebuild` takes
 FORBIDDEN_OPTIONS = {"name", "root", "workers"}  # a run.json must not choose a path, or a number of processes
+Channels = Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
+Size = Annotated[list[int], Field(min_length=2, max_length=2)]  # height and width
 
 
 class Part(BaseModel):
@@ -46,7 +48,7 @@ class NetworkConfig(Part):
 
     name: str | None
     num_classes: int
-    in_channels: Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
+    in_channels: Channels
     parameters: int
 
 
@@ -66,7 +68,7 @@ class DataConfig(Part):
     fingerprint: str
     train_images: int
     test_images: int
-    image_size: Annotated[list[int], Field(min_length=2, max_length=2)]
+    image_size: Size
     mean: list[Any]
     std: list[Any]
     normalisation: str

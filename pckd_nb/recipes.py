@@ -1,5 +1,7 @@
 """Recipes: how a network is trained, and how a short training changes the settings of a method."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -122,7 +124,7 @@ class Recipe:
             values |= dict.fromkeys(("lr", "momentum", "weight_decay"))
         return values
 
-    def for_network(self, name: str | None) -> "Recipe":
+    def for_network(self, name: str | None) -> Recipe:
         """Return this recipe with the learning rate for a network.
 
         Parameters

@@ -29,7 +29,7 @@ class Recorder:
 
     Together with the weights and the optimizer, this is all that resuming needs.
 
-    Attributes
+    Parameters
     ----------
     cross_entropy, difficulty : float16 Tensor of shape (epochs, samples)
         Recorded values of every training sample. NaN where not reached yet.

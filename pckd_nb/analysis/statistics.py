@@ -16,7 +16,7 @@ class Summary(NamedTuple):
 
     For a single measurement, `sd`, `low` and `high` are NaN.
 
-    Attributes
+    Parameters
     ----------
     mean : float
     sd : float

@@ -23,7 +23,7 @@ P = ParamSpec("P")
 class Batch(NamedTuple):
     """One batch, as a method receives it.
 
-    Attributes
+    Parameters
     ----------
     labels : int Tensor of shape (B,)
         Classes.
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 class Terms(NamedTuple):
     """The objective of one batch and the values to record.
 
-    Attributes
+    Parameters
     ----------
     total : scalar Tensor
         The objective.
@@ -153,7 +153,7 @@ class Method(nn.Module):
     Any other nn.Module with `bind` and `forward` can be used too. Its attributes are recorded, and a recipe does not
     change them.
 
-    Attributes
+    Parameters
     ----------
     title : str
         Name in tables and legends. Default: the class name.
