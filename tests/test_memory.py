@@ -1,5 +1,6 @@
 """Long runs keep their memory, and what watches over it would see a leak."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -49,6 +50,7 @@ def trainings() -> dict[str, list[memory.Row]]:
     data = make_data()
     found = {}
     for name, method in METHODS.items():
+        gc.collect()  # copies of the last training's teacher, which torch.fx makes, go with the garbage alone
         recipe = pckd.get_recipe("classroom", epochs=LONG if name == "sound" else SHORT, batch_size=16)
         networks = pckd.create_model("resnet8", data, seed=0), pckd.create_model("resnet14", data, seed=1)
         options = {"accelerator": "cpu", "progress": False}
