@@ -20,6 +20,7 @@ from .downloads import one_line
 from .methods import default_settings
 from .recipes import Recipe
 from .runs import RUN_FILES, data_fingerprint, read_settings, values_of, write_settings
+from .validation import check
 
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "previous.pt"
 OF_A_RUN = {*RUN_FILES, CHECKPOINT, PREVIOUS}
@@ -33,8 +34,7 @@ def prepare(folder: str | Path, *, resume: bool, overwrite: bool) -> Path:
     FileNotFoundError on a link to nothing.
     """
     folder = Path(folder)
-    if resume and overwrite:
-        raise ValueError("resume and overwrite exclude each other: go on with the run, or replace it?")
+    check_flags(resume=resume, overwrite=overwrite)
     if folder.is_symlink() and not folder.exists():
         raise FileNotFoundError(f"'{folder}' is a link to a place that is not there")
     if folder.exists() and not folder.is_dir():
@@ -50,6 +50,13 @@ def prepare(folder: str | Path, *, resume: bool, overwrite: bool) -> Path:
     if not os.access(ancestor, os.W_OK | os.X_OK):
         raise PermissionError(f"can't write to '{ancestor}'")
     return folder
+
+
+def check_flags(*, resume: bool, overwrite: bool) -> None:
+    """Raise TypeError unless both are truth values, and ValueError if both are True."""
+    check(bool, resume=resume, overwrite=overwrite)
+    if resume and overwrite:
+        raise ValueError("resume and overwrite exclude each other: go on with the run, or replace it?")
 
 
 def begin(folder: Path, settings: dict[str, Any]) -> None:

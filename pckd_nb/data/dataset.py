@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..config import FORBIDDEN_OPTIONS
 from ..html import table
 from ..provenance import code_fingerprint
 from ..validation import Positive, Real, Seed, Share, Views, check, checked
@@ -217,7 +218,7 @@ class Dataset:
             json.dumps(self.options)
         except (TypeError, ValueError) as error:
             raise TypeError(f"options of a data set are recorded as JSON: {error}") from error
-        if wrong := self.options.keys() & {"name", "root", "workers"}:
+        if wrong := self.options.keys() & FORBIDDEN_OPTIONS:
             raise ValueError(f"options of a data set can't have {min(wrong)!r}: they go with the run to other machines")
 
     @classmethod

@@ -10,8 +10,9 @@ from pydantic import Field
 
 from .. import downloads
 from ..catalogue import DATASETS, WITH_PATH, check_dataset
+from ..config import REBUILD_OPTIONS
 from ..plugs import is_plug, load_plug
-from ..validation import Seed, check, plain
+from ..validation import Seed, checked
 from . import shapes
 from .dataset import Dataset, Split, evenly_spread, statistics
 from .folders import read_folder, read_imagenet, read_what_fits
@@ -20,6 +21,7 @@ from .streaming import Streamed
 from .synthetic import read_digits, read_shapes100
 
 Workers = Annotated[int, Field(ge=0)] | None
+Size = int | None  # of a split
 ImageSize = Annotated[int, Field(ge=8)] | None
 
 
@@ -87,10 +89,8 @@ def load_dataset(
         own = _plugged(name, train_size=train_size, test_size=test_size, image_size=image_size, workers=workers)
         return own.with_validation(val, val_seed) if val else own
     root = downloads.default_root() if root is None else Path(root).expanduser()
-    sizes = map(plain, (train_size, test_size, image_size, workers, seed))
-    train_size, test_size, image_size, workers, seed = sizes
-    check(Seed, seed=seed)
-    check(Workers, workers=workers)
+    seed, workers = checked(Seed, "seed", seed), checked(Workers, "workers", workers)
+    train_size, test_size = checked(Size, "train_size", train_size), checked(Size, "test_size", test_size)
     image_size = _image_size(name, image_size)
     train: Split | Streamed
     test: Split | Streamed
@@ -156,8 +156,7 @@ def rebuild(about: Mapping[str, Any], root: str | Path | None = None, **changes:
         If the run was trained on your own data. Other errors are those of `load_dataset`.
     """
     options = {**about["options"], **changes}
-    known = {"train_size", "test_size", "image_size", "workers", "seed", "val", "val_seed"}
-    if unknown := options.keys() - known:
+    if unknown := options.keys() - REBUILD_OPTIONS - {"workers"}:
         raise ValueError(
             f"{about['name']} is data of your own, with option {min(unknown)!r}: hand over the data itself"
         )
@@ -193,8 +192,7 @@ def _load(
 
 
 def _check_size(what: str, size: int, num_classes: int) -> None:
-    """Raise TypeError or ValueError unless `size` is a whole number of at least one image per class."""
-    check(int, **{what: size})
+    """Raise ValueError if there is not at least one image per class."""
     if size < num_classes:
         raise ValueError(f"{what} must be at least {num_classes}, the number of classes, got {size}")
 
@@ -204,7 +202,7 @@ _FIXED_SIZES = {"shapes100": 32, "digits": 16, "cifar10": 32, "cifar100": 32, "f
 
 def _image_size(name: str, size: int | None) -> int | None:
     """Return `size`, or raise TypeError or ValueError if the data set has no images of this size."""
-    check(ImageSize, image_size=size)
+    size = checked(ImageSize, "image_size", size)
     if size is not None and size != _FIXED_SIZES.get(name, size):
         raise ValueError(f"image_size is {size}: {name} has images of {_FIXED_SIZES[name]} pixels only")
     return size

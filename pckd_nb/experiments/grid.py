@@ -16,7 +16,7 @@ from ..evaluation import make_fabric
 from ..models import create_model
 from ..recipes import Recipe, get_recipe
 from ..runs import Run
-from ..validation import Seed, check, plain
+from ..validation import Seed, checked
 from .arms import Arm, settings_of
 
 IGNORE_THRESHOLD = ("uniform", "focal")
@@ -103,8 +103,7 @@ class Grid:
         for name, values in (("pair", self.pairs), ("arm", self.arms), ("seed", self.seeds)):
             if not values:
                 raise ValueError(f"a grid needs one {name} at least")
-        for seed in self.seeds:
-            check(Seed, seed=seed)
+        seeds = dict.fromkeys(checked(Seed, "seed", seed) for seed in self.seeds)
         for arm in self.arms:
             arm.build(self.recipe)
         if self.recipe.augment:
@@ -131,7 +130,7 @@ class Grid:
                 create_model(student, data)
         arms = dict.fromkeys(arm.without_defaults(self.recipe, self.loaded) for arm in self.arms)
         object.__setattr__(self, "arms", tuple(arms))
-        object.__setattr__(self, "seeds", tuple(dict.fromkeys(map(plain, self.seeds))))
+        object.__setattr__(self, "seeds", tuple(seeds))
 
     @cached_property
     def loaded(self) -> Dataset:

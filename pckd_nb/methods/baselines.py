@@ -58,7 +58,7 @@ class Baseline(Method):
 
     def check(self) -> None:
         check_settings({"weight": self.weight}, {})
-        whole(self.warmup_epochs)
+        check(Count, warmup_epochs=self.warmup_epochs)
         for name in ("layers", "teacher_layers"):
             chosen = getattr(self, name)
             if chosen is not None and (isinstance(chosen, str) or not all(isinstance(item, str) for item in chosen)):
@@ -462,9 +462,3 @@ def similarities(maps: Tensor) -> Tensor:
     """Inner products of all pairs of samples, each row over its L2 norm: (B, …) -> (B, B)."""
     flat = maps.flatten(1)
     return F.normalize(flat @ flat.T, dim=1)
-
-
-def whole(epochs: int) -> int:
-    """Return `epochs`, if it is a whole number of 1 or more. Raises ValueError or TypeError if not."""
-    check(Count, warmup_epochs=epochs)
-    return epochs

@@ -18,7 +18,7 @@ from ..models import Classifier
 from ..progress import Progress
 from ..recipes import Recipe, get_recipe
 from ..runs import Run
-from ..validation import Count, Positive, check, plain
+from ..validation import Count, Positive, Seed, check, checked
 from .callbacks import Callback, EarlyStopping, KeepBest, LogMetrics, SaveCheckpoints, ShowProgress, StopOnSignal
 from .checks import check_task, require_callbacks
 from .folder import begin, claim, finished_run, hold, require_folder, same_folder, tidied_after_errors
@@ -128,13 +128,14 @@ def distill(
         If the run folder cannot be written. BlockingIOError: another process trains in it. ConnectionError: another
         process of this training is gone. FileExistsError and others: see `resuming.prepare`.
     """
-    task = make_task(student, teacher, data, method, get_recipe(recipe, **changes), seed, val)
-    check(Count, nodes=nodes)
-    check(Positive, teacher_cache_gb=teacher_cache_gb)
-    devices, nodes = ranks.asked(plain(devices), plain(nodes))
-    check_task(task, devices, nodes)
     require_callbacks(callbacks, loggers)
     require_folder(out, resume=resume, overwrite=overwrite)
+    check(Positive, teacher_cache_gb=teacher_cache_gb)
+    devices, nodes = checked(Count | None, "devices", devices), checked(Count, "nodes", nodes)
+    devices, nodes = ranks.asked(devices, nodes)
+    seed = checked(Seed, "seed", seed)
+    task = make_task(student, teacher, data, method, get_recipe(recipe, **changes), seed, val)
+    check_task(task, devices * nodes)
     is_writer = out is not None and ranks.is_first(devices, nodes)
     folder = claim(out, task, resume=resume, overwrite=overwrite) if out is not None and is_writer else None
     exact = precision == "32-true"  # as the caller has it, not what "auto" finds

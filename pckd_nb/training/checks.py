@@ -18,7 +18,6 @@ from ..evaluation import evaluate
 from ..methods.base import require_method
 from ..models import Classifier, with_preprocessing
 from ..runs import Run
-from ..validation import Count, Seed, check
 from .callbacks import Callback
 from .task import Task, has_batchnorm
 
@@ -78,26 +77,21 @@ def require_callbacks(callbacks: object, loggers: object) -> None:
             raise TypeError(f"{type(callback).__name__} is no callback: it has none of {', '.join(EVENTS)}")
 
 
-def check_task(task: Task, devices: int, nodes: int) -> None:
+def check_task(task: Task, processes: int) -> None:
     """Find all errors that can be detected before the first step.
 
     Parameters
     ----------
     task : Task
-    devices : int
-        Processes per node.
-    nodes : int
+    processes : int
+        On all machines together.
 
     Raises
     ------
     ValueError
-        If two parts of the task do not fit together, or if a value is outside its range.
-    TypeError
-        If a value has the wrong type.
+        If two parts of the task do not fit together.
     """
     data, method, recipe = task.data, task.method, task.recipe
-    check(Seed, seed=task.seed)
-    check(Count, devices=devices, nodes=nodes)
     if method.uses_teacher and task.teacher is None:
         raise ValueError(f"{method.title} needs a teacher")
     if task.teacher and {*map(id, task.teacher.parameters())} & {*map(id, task.student.parameters())}:
@@ -109,7 +103,7 @@ def check_task(task: Task, devices: int, nodes: int) -> None:
     height, width = data.size
     if method.views > 1 and height != width:
         raise ValueError(f"rotated views need square images, {data.name} has {height}×{width}: use views=1")
-    check_batches(task, devices * nodes)
+    check_batches(task, processes)
     for who, model in (("student", task.student), ("teacher", task.teacher)):
         if model is None:
             continue
@@ -134,7 +128,7 @@ def check_batches(task: Task, processes: int) -> None:
         If a process would get no image, or only one image for a student with BatchNorm.
     """
     data, batch_size = task.data, task.recipe.batch_size
-    smallest = len(data.train) // views.steps(len(data.train), batch_size) // processes
+    smallest = task.smallest_batch // processes
     fewest = min(smallest, *(len(getattr(data, name)) // processes for name in data.held_out))
     if fewest < 1:
         raise ValueError(f"{processes} processes are too many: a batch or split of {data.name} has fewer images")

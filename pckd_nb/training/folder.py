@@ -12,17 +12,14 @@ from lightning_fabric import Fabric
 from .. import files, ranks, resuming, runs
 from ..config import RunConfig
 from ..runs import Run
-from ..validation import check
 from .task import Task
 
 
 def require_folder(out: str | Path | None, *, resume: bool, overwrite: bool) -> None:
     """Raise ValueError for `resume` or `overwrite` without a run folder, or for both; TypeError for other types."""
-    check(bool, resume=resume, overwrite=overwrite)
+    resuming.check_flags(resume=resume, overwrite=overwrite)
     if not isinstance(out, str | Path | None):
         raise TypeError(f"out must be a path, got {type(out).__name__}")
-    if resume and overwrite:
-        raise ValueError("resume and overwrite exclude each other: go on with the run, or replace it?")
     if out is None and (resume or overwrite):
         raise ValueError(f"{'resume' if resume else 'overwrite'} needs out, the run folder")
 
@@ -44,9 +41,8 @@ def same_folder(one: str | Path, other: str | Path) -> bool:
 def hold(folder: str | Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
     """Within the block no other process trains in `folder`. Raises BlockingIOError if one does already."""
     with files.locked(Path(folder)):
-        resuming.prepare(
-            folder, resume=resume, overwrite=overwrite
-        )  # once more, now that no other process can change it
+        # once more, now that no other process can change it
+        resuming.prepare(folder, resume=resume, overwrite=overwrite)
         yield
 
 

@@ -14,14 +14,13 @@ from torch import nn
 
 from .. import hardware, runs
 from ..compiling import compiles
-from ..config import RunConfig, make_config
+from ..config import FORMAT, RunConfig, make_config
 from ..data import Dataset, load_dataset
 from ..methods import Method, make, resolve
 from ..models import Classifier, Preprocessed, WrappedClassifier
 from ..provenance import code_fingerprint, describe, name_of, structure_fingerprint
 from ..recipes import Recipe
 from ..runs import Run
-from ..validation import plain
 from .callbacks import Callback, describe_callback
 from .checks import check_argument_types, match_teacher_input
 from .task import Task
@@ -32,7 +31,6 @@ def make_task(
     recipe: Recipe, seed: int, val: float,
 ) -> Task:  # fmt: skip
     """Return the task of these arguments of `distill`. Raises TypeError or ValueError as `distill` does."""
-    seed, val = plain(seed), plain(val)
     data = load_dataset(data) if isinstance(data, str) else data
     method = make(method) if isinstance(method, str) else method
     run, network = (teacher, teacher.model()) if isinstance(teacher, Run) else (None, teacher)
@@ -72,6 +70,7 @@ def make_run_config(
     rows = recipe.epochs * len(data.train) * method.views
     settings = {name: {**about, "value": describe(about["value"])} for name, about in task.method_settings.items()}
     about = {
+        "format": FORMAT,
         "status": "running",
         "method": {
             "name": type(method).__name__,
@@ -96,7 +95,7 @@ def make_run_config(
         "callbacks": [describe_callback(callback) for callback in callbacks],
         "compile": compiles(compile, task.student, rows, data.train.shape, fabric.device, precision, method.needs_maps),
     }
-    return make_config({"format": runs.FORMAT, **about})
+    return make_config(about)
 
 
 def describe_data(data: Dataset) -> dict[str, Any]:

@@ -47,6 +47,12 @@ class Task:
     method_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     teacher_run: Run | None = None
 
+    @property
+    def smallest_batch(self) -> int:
+        """Images in the smallest batch of an epoch, of all processes together."""
+        count = len(self.data.train)
+        return count // views.steps(count, self.recipe.batch_size)
+
     def to(self, device: torch.device) -> Task:
         """Return the same task with its data on `device`."""
         return replace(self, data=self.data.to(device))
@@ -55,8 +61,7 @@ class Task:
         """Let the method make its heads for the networks, and synchronise BatchNorm between GPUs."""
         example = torch.zeros(1, self.data.channels, *self.data.size)
         self.method.bind(self.student, self.teacher, *([example] if self.method.needs_maps else []))
-        fewest = len(self.data.train) // views.steps(len(self.data.train), self.recipe.batch_size)
-        if fewest * self.method.views == 1 and has_batchnorm(self.method):
+        if self.smallest_batch * self.method.views == 1 and has_batchnorm(self.method):
             raise ValueError(
                 f"batch_size {self.recipe.batch_size} leaves a batch of one row: BatchNorm needs 2 at least"
             )
