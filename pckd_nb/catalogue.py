@@ -5,6 +5,7 @@ things import from here what they say about them, or a test compares the two.
 """
 
 import difflib
+import math
 import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -23,6 +24,12 @@ DATASETS = {
     "folder:PATH": "your own images: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg",
 }
 WITH_PATH = ("imagenet:", "folder:")  # data sets whose name goes on with a folder
+NORMALISATIONS = {  # name → mean and std per channel, of pixels in [0, 1], and where they come from
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), "CIFAR-10, the usual published values"),
+    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), "CIFAR-100, as in RepDistiller"),
+    "tinyimagenet": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262), "TinyImageNet, as in mdistiller"),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "ImageNet, as torchvision's published networks"),
+}
 
 
 class Network(NamedTuple):
@@ -113,6 +120,37 @@ def check_dataset(name: str) -> None:
     near = difflib.get_close_matches(str(name).lower(), DATASETS, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise ValueError(f"there is no data set {name!r}: {hint}known are {', '.join(DATASETS)}")
+
+
+def read_normalisation(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the pixel constants that a text names or lists.
+
+    Parameters
+    ----------
+    text : str
+        A key of `NORMALISATIONS`, or MEAN/STD with one number per channel, such as "0.5,0.5,0.5/0.25,0.25,0.25".
+
+    Returns
+    -------
+    mean, std : tuple of float
+
+    Raises
+    ------
+    ValueError
+        If the text is neither, or if a std is not positive.
+    """
+    if text in NORMALISATIONS:
+        return NORMALISATIONS[text][:2]
+    try:
+        mean, std = (tuple(map(float, part.split(","))) for part in text.split("/"))
+    except ValueError:
+        mean, std = (), ()
+    if not mean or len(mean) != len(std) or not all(map(math.isfinite, mean + std)) or not all(x > 0 for x in std):
+        raise ValueError(
+            f"a normalisation must be {', '.join(NORMALISATIONS)}, or MEAN/STD such as 0.5,0.5,0.5/0.25,0.25,0.25, "
+            f"got {text!r}"
+        )
+    return mean, std
 
 
 def check_network(name: str) -> None:

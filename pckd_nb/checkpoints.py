@@ -5,6 +5,7 @@ and run folders.
 """
 
 import hashlib
+import json
 import pickle
 import re
 import warnings
@@ -19,13 +20,15 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from .downloads import check_address, default_root, download, one_line
-from .models import Classifier
-from .runs import BEST, HEADS, load_run, load_weights
+from .models import Classifier, TrainingData
+from .paths import user_path
+from .runs import BEST, HEADS, TRAINED_ON, load_run, load_weights
 
 PLACES = ("model", "state_dict", "model_state_dict", "net", "state_dict_ema")  # of the weights in a file, best first
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
 STUDENT = "student."  # mdistiller saves teacher and student in one
 MAX_PACKED = 50  # times that the weights in a zip archive may be larger than the archive
+MAX_HEADER = 100_000_000  # bytes of a safetensors header, as in the library
 WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<[!?a-zA-Z]")
 NOT_RUN = "and code is never run from a checkpoint; ask its author for a file of weights (safetensors)"
 
@@ -75,19 +78,22 @@ def load_checkpoint(
         path = fetch(source, sha256=sha256, size=size, root=root)
         label = f"'{source}' (kept as '{path}')"
     else:
-        path, label = Path(source).expanduser(), f"'{source}'"
+        path, label = user_path(source, "source"), f"'{source}'"
+    trained_on: TrainingData | None
     if path.is_dir():
         if sha256 is not None or size is not None:
             raise ValueError(f"{label} is a folder: sha256 and size are of a file")
-        state = load_run(path).student_state
+        run = load_run(path)
+        state, trained_on = run.student_state, run.trained_on
         if not state:
             raise ValueError(f"{label} is a record without weights")
+        run.check_weights()
     elif not path.is_file():
         raise FileNotFoundError(f"{label}: there is no such file")
     else:
         if wrong := _difference(path, sha256, size):
             raise OSError(f"{label} {wrong}")
-        state = _weights(_read(path, label), label)
+        state, trained_on = _weights(_read(path, label), label), training_data_of(path)
     state = _fit(model, state, label)
     try:
         load_weights(model, state, label)
@@ -95,6 +101,7 @@ def load_checkpoint(
         raise ValueError(f"{error}{_other_classes(model, state, str(error))}") from None
     if isinstance(model, Classifier):
         model.weights_from = str(source) if "://" in str(source) else Path(source).name
+        model.trained_on = trained_on
     return model
 
 
@@ -107,7 +114,7 @@ def fetch(url: str, *, sha256: str | None = None, size: int | None = None, root:
     """
     check_address(url)
     _check_sum(sha256)
-    folder = (default_root() if root is None else Path(root).expanduser()) / "checkpoints"
+    folder = (default_root() if root is None else user_path(root, "root")) / "checkpoints"
     name = re.sub(r"[^\w.-]", "_", urlsplit(url).path.rpartition("/")[2])[-80:] or "checkpoint"
     path = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}"
     if path.is_file():
@@ -155,7 +162,8 @@ def _read(path: Path, label: str) -> Any:
             raise ValueError(f"{label} is a web page, not a file of weights: download the file itself")
         if start.startswith(b"PK\3\4"):
             try:
-                entries = zipfile.ZipFile(file).infolist()
+                archive = zipfile.ZipFile(file)
+                entries = archive.infolist()
             except Exception as error:  # whoever made the file decides what goes wrong, here and below
                 raise ValueError(f"{label} is cut short or damaged: as a zip archive, {_one_line(error)}") from error
             if any(entry.filename.endswith("/constants.pkl") for entry in entries):
@@ -165,6 +173,8 @@ def _read(path: Path, label: str) -> Any:
             unpacked = sum(entry.file_size for entry in entries)
             if unpacked > MAX_PACKED * path.stat().st_size:
                 raise ValueError(f"{label} was refused: it would unpack to {unpacked:,} bytes, more than weights can")
+            if broken := _broken_entry(archive):
+                raise ValueError(f"{label} is damaged: {broken} is not what was written")
             # mapped, only what is used is read; what somebody has compressed would be read as noise
             return _unpickle(path, label, mmap=all(entry.compress_type == zipfile.ZIP_STORED for entry in entries))
         if start.startswith(b"\x80"):
@@ -175,6 +185,48 @@ def _read(path: Path, label: str) -> Any:
         except Exception as error:
             raise ValueError(f"{label} is cut short or damaged: as safetensors, {_one_line(error)}") from error
     raise ValueError(f"{label} is no file of weights: neither PyTorch's (.pth, .pt) nor safetensors")
+
+
+def _broken_entry(archive: zipfile.ZipFile) -> str | None:
+    """Return the first entry whose checksum is wrong. torch does not look at checksums."""
+    try:
+        return archive.testzip()
+    except Exception as error:  # whoever made the file decides what goes wrong
+        return f"an entry ({_one_line(error)})"
+
+
+def training_data_of(source: str | Path) -> TrainingData | None:
+    """Return what a run folder, or its student.safetensors, says of the training data of its network.
+
+    Parameters
+    ----------
+    source : path
+
+    Returns
+    -------
+    TrainingData or None
+        None if `source` is anything else.
+
+    Raises
+    ------
+    ValueError
+        If the run or the file is damaged.
+    """
+    path = user_path(source, "source")
+    if (path / "run.json").is_file():
+        return load_run(path, tables_only=True).trained_on
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if file.read(1) != b"{" or length > MAX_HEADER:
+            return None
+        file.seek(8)
+        try:
+            text = json.loads(file.read(length)).get("__metadata__", {}).get(TRAINED_ON)
+            return None if text is None else TrainingData.model_validate_json(text)
+        except ValueError as error:
+            raise ValueError(f"'{path}' is damaged: as {TRAINED_ON}, {one_line(error)}") from None
 
 
 def _unpickle(file: Any, label: str, mmap: bool = False) -> Any:
@@ -253,7 +305,7 @@ def _fit(model: nn.Module, state: Mapping[str, Tensor], label: str) -> dict[str,
             raise ValueError(f"{label}: weights of another kind, '{name}' is {kind} instead of {value.dtype}")
         # of another shape, which `load_weights` refuses, it may be a view that claims terabytes
         if found.shape == value.shape and value.is_floating_point() and not found.float().isfinite().all():
-            raise ValueError(f"{label}: '{name}' is not finite: the training that it comes from went wrong")
+            raise ValueError(f"{label}: '{name}' is not finite: the file is damaged, or its training went wrong")
     return state
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from . import hardware
+from .html import counted
 from .runs import Run, load_run, load_runs
 
 RECORDED = Path(__file__).resolve().parent.parent / "data" / "runs"
@@ -47,7 +48,8 @@ def live_epochs(epochs: int, least: int = 1) -> int:
     slowness = hardware.slowness()
     found = min(epochs, max(least, round(epochs / slowness)))
     if found < epochs:
-        print(f"This machine trains {slowness:.1f} times slower than most: {found} epochs in place of {epochs}.")
+        fewer = f"{counted(found, 'epoch')} in place of {epochs}"
+        print(f"This machine trains {slowness:.1f} times slower than most: {fewer}.")
     return found
 
 

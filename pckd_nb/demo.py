@@ -18,9 +18,11 @@ from nbconvert import HTMLExporter
 from . import files, hardware, resuming, runs, training, views
 from .data import load_dataset
 from .evaluation import make_fabric
+from .html import counted
 from .methods import KD, PCKD, Method, Supervised
 from .models import create_model
 from .notebooks import REPOSITORY, execute
+from .paths import user_path
 from .progress import Share, make_bar
 from .recipes import Recipe, get_recipe
 from .runs import Run
@@ -209,7 +211,7 @@ def run_demo(
     ValueError
         For an unknown size, and others as `distill`.
     """
-    out = Path(out)
+    out = user_path(out, "out")
     if size is not None and size not in SIZES:
         raise ValueError(f"--size must be one of {', '.join(SIZES)}, got {size}")
     for name in STAGES:  # before anything costs time
@@ -247,7 +249,9 @@ def run_demo(
                 raise KeyboardInterrupt
             planned += plan.steps(name) * step_seconds[name]
             bar.update(planned - bar.n)  # where a finished run was kept, or had begun
-            spent = f"{len(run.history)} epochs, {run.seconds:.0f} s of training on {run.settings['hardware']}"
+            spent = (
+                f"{counted(len(run.history), 'epoch')}, {run.seconds:.0f} s of training on {run.settings['hardware']}"
+            )
             bar.write(f"    {run.accuracy:.1f} % of the test images right, after {spent}")
             trained.append(run)
         bar.write("\n" + comparison(trained))
@@ -265,7 +269,9 @@ def describe_sizes(step_seconds: Mapping[str, float], chosen: str) -> list[str]:
     lines = []
     for name, plan in SIZES.items():
         minutes = projected_seconds(plan, step_seconds) / 60
-        teacher = "recorded teacher" if plan.record() else f"teacher trained for {plan.teacher_epochs} epochs"
+        teacher = (
+            "recorded teacher" if plan.record() else f"teacher trained for {counted(plan.teacher_epochs, 'epoch')}"
+        )
         what = f"{teacher}, students for {plan.epochs}"
         mark = "  ← this one" if name == chosen else f"  (--size {name})"
         lines.append(f"    {name:7} about {minutes:4.1f} minutes: {what}{mark}")
@@ -307,7 +313,11 @@ def find_runs() -> Path | None:
     """
     given = os.environ.get("PCKD_RUNS")
     here = Path.cwd()
-    folders = [Path(given)] if given else [place / DEFAULT_RUNS for place in (here, *here.parents, REPOSITORY)]
+    folders = (
+        [user_path(given, "PCKD_RUNS")]
+        if given
+        else [place / DEFAULT_RUNS for place in (here, *here.parents, REPOSITORY)]
+    )
     for folder in folders:
         if all(is_finished(folder / stage) for stage in STAGES):
             return folder

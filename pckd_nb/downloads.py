@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+from .paths import user_path
+
 LOCAL = ("localhost", "127.0.0.1", "::1")
 PAUSES = (1.0, 4.0)  # seconds between one try of a download and the next
 
@@ -26,7 +28,7 @@ def default_root() -> Path:
     """
     clone = Path(__file__).resolve().parents[1]
     here = clone if (clone / "pyproject.toml").is_file() else Path()
-    return Path(os.environ.get("PCKD_DATA") or here / "data" / "downloads").expanduser()
+    return user_path(os.environ.get("PCKD_DATA") or here / "data" / "downloads", "PCKD_DATA")
 
 
 def md5_of(path: Path) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import hardware, ranks, views
 from .data import Dataset
-from .models import Classifier
+from .models import Classifier, match_input
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -45,7 +45,6 @@ class Predictions(NamedTuple):
         return Scores(top1, top5, F.cross_entropy(self.logits, self.labels).item())
 
 
-@torch.no_grad()
 def predict(
     model: Classifier,
     data: Dataset,
@@ -55,11 +54,46 @@ def predict(
     precision: str = "auto",
     fabric: "Fabric | None" = None,
 ) -> Predictions:
-    """Run `model`, in eval mode, over data.test or data.train, upright and without augmentation.
+    """Run a network in eval mode over a split, upright and without augmentation.
 
-    accelerator, precision: as in `distill`; fabric: one that exists already, instead of both. Raises ValueError for
-    another split, and as `make_fabric`.
+    A network that was trained with other pixel constants or at another image size sees the images that way, see
+    `models.match_input`.
+
+    Parameters
+    ----------
+    model : Classifier
+    data : Dataset
+    split : {"test", "train", "val"}
+    accelerator, precision : str
+        As in `distill`.
+    fabric : Fabric, optional
+        Replaces accelerator and precision.
+
+    Returns
+    -------
+    Predictions
+
+    Raises
+    ------
+    ValueError
+        If there is no such split, or if the network was trained on other classes than those of `data`. Set
+        `model.trained_on = None` to use it all the same. Also the errors of `make_fabric`.
     """
+    if model.trained_on:
+        model.trained_on.check_classes(data, "network")
+    return compute_outputs(match_input(model, data), data, split, accelerator, precision, fabric)
+
+
+@torch.no_grad()
+def compute_outputs(
+    model: Classifier,
+    data: Dataset,
+    split: str,
+    accelerator: str = "auto",
+    precision: str = "auto",
+    fabric: "Fabric | None" = None,
+) -> Predictions:
+    """Return what `predict` returns, without a comparison of `data` with the training data of the network."""
     if split not in ("train", *data.held_out):
         raise ValueError(f"split must be {', '.join(map(repr, ('train', *data.held_out)))}, got {split!r}")
     fabric = fabric or make_fabric(accelerator, precision)[0]
@@ -82,7 +116,7 @@ def predict(
 
 
 def evaluate(model: Classifier, data: Dataset, split: str = "test", **options: Any) -> Scores:
-    """Accuracy of `model` on a split of `data`, "test" or "train"; options and errors as in `predict`."""
+    """Return the accuracy of a network on a split of `data`. Options and errors are those of `predict`."""
     return predict(model, data, split, **options).scores()
 
 
@@ -121,4 +155,5 @@ def make_fabric(
 
 def pixel_statistics(data: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
     """The data set's mean and std, each (C,), as tensors."""
-    return torch.tensor(data.mean, device=device), torch.tensor(data.std, device=device)
+    mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in (data.mean, data.std))
+    return mean, std

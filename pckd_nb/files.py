@@ -95,6 +95,27 @@ def locked(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
+def check_writable(folder: Path) -> None:
+    """Check that a folder can be written to, or that it can be created.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Raises
+    ------
+    NotADirectoryError
+        If `folder`, or a path above it, is a file.
+    PermissionError
+        If nothing can be written there.
+    """
+    ancestor = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not ancestor.is_dir():
+        raise NotADirectoryError(f"'{ancestor}' is a file; '{folder}' has to be a folder")
+    if not os.access(ancestor, os.W_OK | os.X_OK):
+        raise PermissionError(f"can't write to '{ancestor}'")
+
+
 def gone(folder: Path) -> bool:
     """Whether a folder is not there any more, or, if this process holds it, another one is in its place."""
     try:

@@ -18,3 +18,8 @@ def table(title: str, rows: Mapping[str, Any]) -> str:
 def value_text(value: Any) -> str:
     """Return a number with four digits, and anything else as text."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun, "1 epoch" or "2 epochs"."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"

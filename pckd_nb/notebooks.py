@@ -16,6 +16,7 @@ from nbconvert.preprocessors import ClearOutputPreprocessor, TagRemovePreprocess
 from nbformat import NotebookNode
 
 from . import files
+from .paths import user_path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FOLDER = REPOSITORY / "notebooks"
@@ -46,7 +47,7 @@ def execute(notebook: Path, runs_folder: str | Path | None = None, all_epochs: b
     if all_epochs:
         environment["PCKD_ALL_EPOCHS"] = "1"
     if runs_folder is not None:
-        environment["PCKD_RUNS"] = str(Path(runs_folder).resolve())
+        environment["PCKD_RUNS"] = str(user_path(runs_folder).resolve())
     client = NotebookClient(
         book,
         kernel_name="python3",
@@ -107,7 +108,7 @@ def student_version(notebook: Path) -> NotebookNode:
 
 def write_student_versions(out: str | Path) -> list[Path]:
     """`student_version` of every notebook of the course, in the folder `out`."""
-    out = Path(out)
+    out = user_path(out, "out")
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for notebook in sorted(FOLDER.glob("*.ipynb")):

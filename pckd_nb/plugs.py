@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .paths import user_path
+
 
 def is_plug(name: object) -> bool:
     """Whether a name has the form "module:Name", of a module that there is, or "file.py:Name"."""
@@ -35,7 +37,7 @@ def load_plug(name: str) -> Any:
         If there is no such file, module or name, or it can't be imported; the message says what was found.
     """
     module_name, _, attribute = name.rpartition(":")
-    module = _from_file(Path(module_name).expanduser()) if module_name.endswith(".py") else _imported(module_name)
+    module = _from_file(user_path(module_name, "file")) if module_name.endswith(".py") else _imported(module_name)
     found: Any = module
     if not hasattr(found, attribute):
         there = sorted(key for key, value in vars(module).items() if not key.startswith("_") and callable(value))

@@ -18,6 +18,7 @@ import torch
 from . import files
 from .downloads import one_line
 from .methods import default_settings
+from .paths import user_path
 from .recipes import Recipe
 from .runs import RUN_FILES, data_fingerprint, read_settings, values_of, write_settings
 from .validation import check
@@ -33,7 +34,7 @@ def prepare(folder: str | Path, *, resume: bool, overwrite: bool) -> Path:
     what is no run; PermissionError where nothing can be written; NotADirectoryError on a file in the way,
     FileNotFoundError on a link to nothing.
     """
-    folder = Path(folder)
+    folder = user_path(folder, "out")
     check_flags(resume=resume, overwrite=overwrite)
     if folder.is_symlink() and not folder.exists():
         raise FileNotFoundError(f"'{folder}' is a link to a place that is not there")
@@ -123,7 +124,7 @@ def check_same(folder: Path, settings: dict[str, Any]) -> None:
         if before.get(name) != now[name]:
             raise ValueError(
                 f"'{folder}' was started with {name} {before.get(name)}, not {now[name]}: "
-                "resume with the same settings, or overwrite it"
+                "resume with the same settings, choose another folder, or overwrite it"
             )
 
 

@@ -17,6 +17,7 @@
 import hashlib
 import json
 import reprlib
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,12 +37,14 @@ from .catalogue import LIBRARIES
 from .config import FORMAT, make_config
 from .data import shapes
 from .downloads import one_line
+from .html import counted, value_text
 from .html import table as html_table
-from .html import value_text
-from .models import Classifier, create_model, preprocessed
+from .models import Classifier, TrainingData, create_model, preprocessed
+from .paths import user_path
 from .plugs import is_plug
 
 HEADS, BEST = "method.", "best."  # prefixes in student.safetensors
+TRAINED_ON = "trained_on"  # its entry of metadata
 SYMBOLS = {f"beta_{term}": f"β_{term}" for term in ("kd", "fa", "ca", "cc")} | {"epsilon": "ε", "temperature": "T"}
 
 
@@ -75,7 +78,7 @@ class Run:
 
     def __repr__(self) -> str:
         about = self.settings
-        data, epochs = about["data"]["name"], f"{len(self.history)} of {about['recipe']['epochs']} epochs"
+        data, epochs = about["data"]["name"], f"{len(self.history)} of {counted(about['recipe']['epochs'], 'epoch')}"
         score = f", test top-1 {self.accuracy:.2f} %" if len(self.history) else ""
         return f"Run({self.title!r} on {data!r}, seed {about['seed']}, {about['status']}, {epochs}{score})"
 
@@ -143,6 +146,15 @@ class Run:
         """Of the data set, as `data_fingerprint` makes it comparable."""
         return data_fingerprint(self.settings)
 
+    @property
+    def trained_on(self) -> TrainingData:
+        """The classes that the student's weights were trained with, and the network input that they take."""
+        found, about = TrainingData.model_validate(self.settings["data"]), self.settings["model"].get("preprocessing")
+        while about:  # the innermost one is what the weights see
+            pixels = {"mean": tuple(about["mean"]), "std": tuple(about["std"]), "image_size": tuple(about["size"])}
+            found, about = found.model_copy(update=pixels), about.get("inner")
+        return found
+
     def model(self, which: str = "last") -> Classifier:
         """The trained network.
 
@@ -169,22 +181,43 @@ class Run:
             raise ValueError("this run's network is your own: build it, then load_state_dict(run.student_state)")
         model = create_model(about["name"], num_classes=about["num_classes"], in_channels=about["in_channels"])
         load_weights(model, state, str(self.path or "this run"))
+        if which == "last":
+            self.check_weights()
+        model.trained_on = self.trained_on
         if "preprocessing" in about:
             data = self.settings["data"]
             shown = SimpleNamespace(mean=data["mean"], std=data["std"], size=tuple(data["image_size"]))
             model = preprocessed(model, shown, about["preprocessing"])
         return model
 
+    def check_weights(self) -> None:
+        """Check the weights before they are used.
+
+        Warns if the training is not finished.
+
+        Raises
+        ------
+        ValueError
+            If the weights of a finished run are not those that its run.json records.
+        """
+        path = f"'{self.path}'" if self.path else "this run"
+        if not self.finished:
+            epochs = f"{len(self.history)} of {counted(self.settings['recipe']['epochs'], 'epoch')}"
+            warnings.warn(f"{path} is not finished: its weights are those after {epochs}", stacklevel=3)
+        elif fingerprint(self.student_state) != self.fingerprint:
+            raise ValueError(f"the weights in {path} are not those that its run.json records: one of them was replaced")
+
     def save(self, folder: str | Path, weights: bool = True) -> None:
         """Write everything but the checkpoint; a record for figures can do without weights."""
-        folder = Path(folder)
+        folder = user_path(folder, "folder")
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder
         if weights:
             heads = {HEADS + name: value for name, value in self.method_state.items()}
             best = {BEST + name: value for name, value in self.best_state.items()}
             state = {name: value.contiguous() for name, value in {**self.student_state, **heads, **best}.items()}
-            files.write(folder / "student.safetensors", lambda temporary: temporary.write_bytes(save(state)))
+            metadata = {TRAINED_ON: self.trained_on.model_dump_json()}
+            files.write(folder / "student.safetensors", lambda temporary: temporary.write_bytes(save(state, metadata)))
         files.write(folder / "history.csv", lambda temporary: self.history.to_csv(temporary, index=False))
         files.write(folder / "timing.csv", lambda temporary: self.timing.to_csv(temporary, index=False))
         samples = {name: getattr(self, name) for name in SAMPLES}
@@ -247,7 +280,7 @@ def load_run(path: str | Path, tables_only: bool = False) -> Run:
 
     Raises FileNotFoundError where there is no run, ValueError where its files can't be read.
     """
-    folder = Path(path)
+    folder = user_path(path)
     settings = read_settings(folder)
     try:
         tables = {name: pd.read_csv(folder / f"{name}.csv") for name in ("history", "timing")}
@@ -349,7 +382,7 @@ def load_runs(folder: str | Path) -> list[Run]:
 
     Raises FileNotFoundError where there is none, ValueError for a damaged one.
     """
-    folder = Path(folder)
+    folder = user_path(folder, "folder")
     folders = [file.parent for file in sorted(folder.rglob("run.json"))]
     found = [load_run(path) for path in folders if read_settings(path)["status"] == "finished"]
     if not found:

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from .data import Dataset, Split
-from .evaluation import Predictions, predict
+from .evaluation import Predictions, compute_outputs
 from .models import Classifier, create_model
 from .runs import Run
 
@@ -39,7 +39,7 @@ def transfer(run: Run, data: Dataset, *, model: Classifier | None = None, **opti
 
     model = model or run.model()
     data = as_learned(run, data)
-    train, test = (predict(model, data, split, **options) for split in ("train", "test"))
+    train, test = (compute_outputs(model, data, split, **options) for split in ("train", "test"))
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)  # an unfinished probe is no measurement

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
@@ -134,7 +135,7 @@ def find_transform(name: str | Transform) -> Transform:
     found = load_plug(name) if is_plug(name) else getattr(v2, name, None)
     if found is None:
         raise ValueError(f"unknown transform {name!r}: it must be a name in torchvision.transforms.v2, or file.py:NAME")
-    return found() if isinstance(found, type) else found  # type: ignore[no-any-return]
+    return _made(name, found)  # type: ignore[no-any-return]
 
 
 def find_mix(name: str | Mix, num_classes: int) -> Mix:
@@ -142,11 +143,20 @@ def find_mix(name: str | Mix, num_classes: int) -> Mix:
     if not isinstance(name, str):
         return name
     if is_plug(name):
-        found = load_plug(name)
-        return found(num_classes=num_classes) if isinstance(found, type) else found  # type: ignore[no-any-return]
+        return _made(name, load_plug(name), num_classes=num_classes)  # type: ignore[no-any-return]
     from torchvision.transforms import v2
 
     return {"mixup": v2.MixUp, "cutmix": v2.CutMix}[name](num_classes=num_classes)  # type: ignore[no-any-return]
+
+
+def _made(name: str, found: Any, **arguments: Any) -> Any:
+    """Return an object of a class, made with these arguments; anything but a class as it is."""
+    try:
+        return found(**arguments) if isinstance(found, type) else found
+    except Exception as error:
+        raise ValueError(
+            f"'{name}' can't be made without more arguments: write file.py:NAME of a function ({error})"
+        ) from error
 
 
 def transform(augment: Transform, images: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:

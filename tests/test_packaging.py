@@ -61,7 +61,7 @@ def test_everything_the_package_imports_is_declared():
 
 
 FLOORS = [
-    {"losses", "preview", "files", "hardware", "validation", "html"},
+    {"losses", "preview", "files", "hardware", "validation", "html", "paths"},
     {"progress", "faults", "launcher", "plugs", "provenance"},
     {"views", "catalogue", "downloads", "config"},
     {"methods", "models", "data", "recipes"},

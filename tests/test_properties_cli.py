@@ -7,7 +7,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pckd_nb import cli, data, demo, experiments, models, preview, recipes, training
+from pckd_nb import catalogue, cli, data, demo, experiments, models, preview, recipes, training
 from pckd_nb.cli.console import name_of
 
 from .properties import examples, within
@@ -97,6 +97,10 @@ data = but(data.DATASETS, text.filter(lambda value: not value.startswith("folder
 positive = floats | st.sampled_from(["0", "-0.0", "-3"])
 place = st.sampled_from(["notes.txt", "notes.txt/x", "/dev/null", "/dev/null/x", "\x00", "x" * 5000])
 
+constants = text.filter(lambda value: value not in catalogue.NORMALISATIONS and "/" not in value) | st.sampled_from(
+    ["0.5/0", "0.5/-1", "nan/1", "1/inf", "0.5,0.5/1", "1/2/3", "/", "a/b"]
+)
+
 BAD = {  # of every option
     "--model": network, "--student": network, "--teacher-model": network, "--recipe": recipe, "--data": data,
     "--teacher": run, "--init": run, "source": run, "run_folders": run,
@@ -115,6 +119,7 @@ BAD = {  # of every option
     **{f"--beta-{term}": floats for term in ("kd", "fa", "ca", "cc")},
     "--temperature": positive, "--epsilon": positive, "--views": at_least(1) | st.integers(5, 99).map(str),
     "--teacher-cache-gb": st.sampled_from(["nan", "-1", "-inf", "x", "", "-0.1", "1,5", "0x10"]),
+    "--normalisation": constants, "--teacher-normalisation": constants, "--teacher-image-size": at_least(1),
     "--expect": floats | st.just("100.1"),
     "--seeds": text.filter(lambda value: not value.strip().isdigit()),
     "--jobs": at_least(1), "--size": text.filter(lambda value: value not in demo.SIZES),

@@ -9,12 +9,14 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from .. import launcher
+from ..paths import user_path
 
 GROUPS = ("Arguments", "Networks", "Data", "Method", "Training", "Grid", "Machine", "Options")  # the order in the help
 MAX_NAME = 30  # characters; the explanation of a longer name starts on the next line
@@ -58,7 +60,9 @@ class Command(TyperCommand):
         """
         given = list(args)
         try:
-            return super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, args)
+            ctx.params.update({name: expanded(value) for name, value in ctx.params.items()})
+            return rest
         except typer.BadParameter as error:
             if not hasattr(error, "param_type"):  # only click's MissingParameter has it
                 raise
@@ -68,6 +72,13 @@ class Command(TyperCommand):
         missing = [name_of(each) for each in required if ctx.params.get(each.name) in (None, (), [])]
         ctx.fail(f"{ctx.info_name} needs {listed(missing)}")
         return []  # not reached: `fail` raises
+
+
+def expanded(value: Any) -> Any:
+    """Return a path, or a list of paths, with the home folder in place of "~"; any other value as it is."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(expanded, value))
+    return user_path(value) if isinstance(value, Path) else value
 
 
 class Group(TyperGroup):

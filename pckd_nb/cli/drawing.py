@@ -18,9 +18,9 @@ def figures(
     chosen = None if only is None else only.split(",")
     if chosen is not None and not all(chosen):
         raise ValueError(f"--only must be names of figures or their beginnings, comma-separated, got {only!r}")
-    from ..experiments import check_writable
+    from .. import files
     from ..figures.collection import draw_all
 
-    check_writable(out)
+    files.check_writable(out)
     for path in draw_all(runs_folder, out, chosen):
         print(path)

@@ -2,13 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from .. import catalogue
 from .app import command
 from .console import cell_text, complain, print_table
 from .options import (
+    NORMALISATION_HELP,
     Accelerator,
     DataOptions,
     ImageSize,
@@ -23,6 +25,10 @@ from .options import (
 )
 from .sources import load_run_unless, make_network
 
+if TYPE_CHECKING:
+    from ..data import Dataset
+    from ..models import Classifier
+
 TOLERANCE = 0.05  # of --expect, in percentage points
 
 
@@ -34,6 +40,7 @@ def evaluate(
     data: Annotated[str | None, in_data(help="Another data set than the run's own.")] = None,
     model: Annotated[str | None, in_networks(help="The network, if SOURCE is a checkpoint.")] = None,
     expect: Annotated[float | None, typer.Option(help=f"Fail unless top-1 is this, ± {TOLERANCE} points.")] = None,
+    normalisation: Annotated[str | None, in_data(help=NORMALISATION_HELP)] = None,
     split: Annotated[str, in_data(help="test or train.")] = "test",
     test_size: TestSize = None,
     image_size: ImageSize = None,
@@ -48,33 +55,75 @@ def evaluate(
     if split not in ("test", "train"):
         raise ValueError(f"--split must be test or train, got {split}")
     check_names(networks=[model], data=data)
+    constants = None if normalisation is None else catalogue.read_normalisation(normalisation)
+    from ..checkpoints import training_data_of
     from ..data import load_dataset, rebuild
+    from ..data.loading import has_sizes, same_data
     from ..evaluation import evaluate as evaluate_model
+    from ..models import with_preprocessing
 
     run = load_run_unless(model, source, "--model")
     if data is None and run is None:
         raise ValueError("a checkpoint needs --data, the data set to measure it on")
-    info = run.settings["data"] if run else {}
     options = given(test_size=test_size, image_size=image_size, workers=workers)
-    if run and data in (None, info["name"]):
-        loaded = rebuild(info, root, **options)
+    if run:
+        info = run.settings["data"]
+        loaded, network = rebuild(info, root, data, **options), run.model()
+        is_own = data is None or same_data(data, info["name"])
+        if is_own and not options.keys() & {"test_size", "image_size"} and loaded.fingerprint != info["fingerprint"]:
+            print(f"note: {loaded.name} is not the same data that '{source}' was trained with", file=sys.stderr)
     else:
-        loaded = load_dataset(cast(str, data), root, **options)
-    network = run.model() if run else make_network(cast(str, model), loaded, 0, source)
+        name = cast(str, data)
+        own = None if "://" in source else training_data_of(source)
+        if own and has_sizes(name) and own.image_size[0] == own.image_size[1]:
+            options = {"image_size": own.image_size[0], **options}
+        loaded = load_dataset(name, root, **options)
+        network = make_network(cast(str, model), loaded, 0, source)
     if network.num_classes != loaded.num_classes:
         raise ValueError(f"'{source}' knows {network.num_classes} classes, {loaded.name} has {loaded.num_classes}")
-    if run and data is None and loaded.fingerprint != info["fingerprint"]:
-        print(f"note: {loaded.name} is not the same data that '{source}' was trained with", file=sys.stderr)
+    if constants:
+        network = with_preprocessing(network, loaded, mean=constants[0], std=constants[1])
     if expect is not None and precision == "auto":
         precision = "32-true"  # published accuracies were measured in float32
     scores = evaluate_model(network, loaded, split, accelerator=accelerator, precision=precision)
     title = run.title if run else f"{model} from {source}"
     print(f"{title} on {len(getattr(loaded, split)):,} {split} images of {loaded.name}:")
     print(f"top-1 {scores.top1:.2f} %, top-5 {scores.top5:.2f} %, cross-entropy {scores.cross_entropy:.4f}")
-    print(f"pixels normalised by the constants of {loaded.normalisation}")
+    print(describe_input(network, loaded, source, normalisation))
     if expect is not None and not abs(scores.top1 - expect) <= TOLERANCE + 1e-9:
         message = f"top-1 is {scores.top1:.2f} %, not the expected {expect:.2f} ± {TOLERANCE}"
         raise typer.Exit(complain(message, 1))
+
+
+def describe_input(network: "Classifier", data: "Dataset", source: str, normalisation: str | None) -> str:
+    """Return one line that says how the pixels reach the network, and why.
+
+    Parameters
+    ----------
+    network : Classifier
+    data : Dataset
+    source : str
+        Where the weights come from.
+    normalisation : str or None
+        The option of the command line.
+
+    Returns
+    -------
+    str
+    """
+    from ..models import Preprocessed
+
+    trained_on = network.trained_on
+    height, width = (isinstance(network, Preprocessed) and network.resized) or data.size
+    if normalisation is not None:
+        return f"{height}×{width} pixels, normalised by {normalisation}, as --normalisation says"
+    if trained_on is None:
+        return (
+            f"{height}×{width} pixels, normalised by mean and std ({data.normalisation}); '{source}' does not say what "
+            "it was trained with: --normalisation sets other constants"
+        )
+    height, width = trained_on.image_size
+    return f"{height}×{width} pixels, normalised by the constants that the network was trained with"
 
 
 @command()

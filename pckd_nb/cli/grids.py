@@ -5,6 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from .. import catalogue
+from ..html import counted
 from .app import command
 from .console import cell_text, print_table
 from .options import GridOptions, GridRequest, Reference, check_names, given, in_method
@@ -61,7 +62,9 @@ def sweep(
     check_names(arms=[method, *given(reference=reference).values()])
     factors = []
     for text in factor:
-        name, _, values = text.partition("=")
+        name, equals, values = text.partition("=")
+        if equals and not all(values.split(",")):
+            raise ValueError(f"--factor must be NAME or NAME=VALUE,VALUE, got {text!r}")
         listed = [catalogue.parse_value(value) for value in values.split(",")] if values else []
         factors.append((name, listed))
         for value in listed if name == "strategy" else []:
@@ -108,7 +111,7 @@ def run_grid(request: GridRequest, arms: "list[Arm]", reference: str) -> None:
         missing = [point for point in points if not experiments.is_finished(point)]
         print("\n".join(f"{'to train' if point in missing else 'finished'}  {point}" for point in points))
         needed = experiments.duration(experiments.projected_seconds(grid, missing, request.jobs))
-        print(f"{len(points)} points, {len(missing)} to train, projected: {needed}")
+        print(f"{counted(len(points), 'point')}, {len(missing)} to train, projected: {needed}")
         return
     options: dict[str, Any] = dict(jobs=request.jobs, shard=request.shard, progress=request.jobs == 1)
     failed = None

@@ -25,6 +25,11 @@ METHOD_HELP = (
     f"with settings as in AT-weight=500. pckd-strategy=NAME weighs samples by {', '.join(catalogue.STRATEGIES)}."
 )
 
+NORMALISATION_HELP = (
+    f"Pixel constants that a checkpoint was trained with: {', '.join(catalogue.NORMALISATIONS)}, or MEAN/STD such as "
+    "0.5,0.5,0.5/0.25,0.25,0.25. Default: what its file says, else those of the data set."
+)
+
 # Options of each group in the help.
 in_networks = partial(typer.Option, rich_help_panel="Networks")
 in_data = partial(typer.Option, rich_help_panel="Data")
@@ -155,7 +160,9 @@ DataOptions = Annotated[tuple[str, dict[str, Any]], Depends(data_options)]
 
 def training_options(
     out: Annotated[Path, in_training(help="The run folder to make.")],
-    seed: Annotated[int, in_training(help="Decides the first weights, and order and crops of the images.")] = 0,
+    seed: Annotated[
+        int, in_training(min=0, max=2**31 - 1, help="Decides the first weights, and order and crops of the images.")
+    ] = 0,
     val: Val = 0,
     early_stopping: Annotated[
         int | None, in_training(help="End after so many epochs without a better validation accuracy.")

@@ -1,7 +1,8 @@
 """Networks and runs that options of the command line refer to."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ..paths import user_path
 
 if TYPE_CHECKING:
     from ..data import Dataset
@@ -35,7 +36,7 @@ def load_run_unless(model: str | None, source: str, option: str) -> "Run | None"
     """
     if model is not None:
         return None
-    if "://" in source or Path(source).is_file():
+    if "://" in source or user_path(source, "source").is_file():
         raise ValueError(f"'{source}' is no run folder: say whose weights these are by {option} NAME")
     from ..runs import load_run
 

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import catalogue, launcher
-from ..html import value_text
+from .. import catalogue, files, launcher
+from ..html import counted, value_text
 from .app import command
 from .options import (
     METHOD_HELP,
+    NORMALISATION_HELP,
     DataOptions,
     Init,
     RecipeOptions,
@@ -23,6 +24,7 @@ from .options import (
 from .sources import load_run_unless, make_network
 
 if TYPE_CHECKING:
+    from ..models import Classifier
     from ..runs import Run
 
 
@@ -56,6 +58,10 @@ def distill(
     teacher_model: Annotated[
         str | None, in_networks(help="The teacher's network, if --teacher is a checkpoint.")
     ] = None,
+    teacher_normalisation: Annotated[str | None, in_networks(help=NORMALISATION_HELP)] = None,
+    teacher_image_size: Annotated[
+        int | None, in_networks(help="Side of the images in pixels that a checkpoint was trained with.")
+    ] = None,
     method: Annotated[str, in_method(help=METHOD_HELP)] = "pckd",
     beta_kd: Annotated[float | None, in_method(help="Weight of L_KD, the distillation of logits.")] = None,
     beta_fa: Annotated[float | None, in_method(help="Weight of L_FA, feature alignment.")] = None,
@@ -74,9 +80,15 @@ def distill(
     settings = given(beta_kd=beta_kd, beta_fa=beta_fa, beta_ca=beta_ca, beta_cc=beta_cc, temperature=temperature,
                      epsilon=epsilon, views=views)  # fmt: skip
     check_names(networks=[student, teacher_model], arms=[method])
+    pixels: dict[str, Any] = given(size=teacher_image_size)
+    if teacher_normalisation is not None:
+        pixels["mean"], pixels["std"] = catalogue.read_normalisation(teacher_normalisation)
+    if pixels and teacher_model is None:
+        raise ValueError("--teacher-normalisation and --teacher-image-size are for a checkpoint: a run says its own")
     from .. import training
     from ..data import load_dataset
     from ..experiments import parse_arm
+    from ..models import with_preprocessing
 
     arm = parse_arm(method)
     for name, value in settings.items():
@@ -85,12 +97,16 @@ def distill(
     if built.uses_teacher and teacher is None:
         raise ValueError(f"method {method} needs --teacher, the run folder of a trained network")
     prepare(options, init, teacher)
+    if teacher_cache:
+        files.check_writable(teacher_cache)
     teacher_run = load_run_unless(teacher_model, teacher, "--teacher-model") if teacher else None
     name, sizes = data
     loaded = load_dataset(name, **sizes)
-    teacher_source = teacher_run or (
-        make_network(teacher_model, loaded, options["seed"], teacher) if teacher and teacher_model else None
-    )
+    teacher_source: Classifier | Run | None = teacher_run
+    if teacher and teacher_model:
+        teacher_source = make_network(teacher_model, loaded, options["seed"], teacher)
+        if pixels:
+            teacher_source = with_preprocessing(teacher_source, loaded, **pixels)
     network = make_network(student, loaded, options["seed"], init)
     if not teacher_cache_gb > 0:
         raise ValueError(f"--teacher-cache-gb must be more than 0, got {teacher_cache_gb}")
@@ -195,8 +211,8 @@ def report(run: "Run", options: dict[str, Any]) -> None:
         shown = (f"{name} {value_text(info['value'])} ({info['from']})" for name, info in settings)
         print("settings: " + ", ".join(shown))
     if not run.finished:
-        print(f"interrupted after {len(run.history)} whole epochs; the same command with --resume goes on")
+        print(f"interrupted after {counted(len(run.history), 'whole epoch')}; the same command with --resume goes on")
         raise typer.Exit(130)
     top5 = run.history["test_top5"].iloc[-1]
-    print(f"{run.title}: top-1 {run.accuracy:.2f} %, top-5 {top5:.2f} % after {len(run.history)} epochs")
+    print(f"{run.title}: top-1 {run.accuracy:.2f} %, top-5 {top5:.2f} % after {counted(len(run.history), 'epoch')}")
     print(f"{run.seconds:.0f} s on {run.settings['hardware']}, saved in {run.path}")

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from .. import downloads
-from ..catalogue import DATASETS, WITH_PATH, check_dataset
+from ..catalogue import DATASETS, NORMALISATIONS, WITH_PATH, check_dataset
 from ..config import REBUILD_OPTIONS
+from ..paths import user_path
 from ..plugs import is_plug, load_plug
 from ..validation import Seed, checked
 from . import shapes
@@ -88,7 +89,7 @@ def load_dataset(
     if is_plug(name) and not name.startswith(WITH_PATH):
         own = _plugged(name, train_size=train_size, test_size=test_size, image_size=image_size, workers=workers)
         return own.with_validation(val, val_seed) if val else own
-    root = downloads.default_root() if root is None else Path(root).expanduser()
+    root = downloads.default_root() if root is None else user_path(root, "root")
     seed, workers = checked(Seed, "seed", seed), checked(Workers, "workers", workers)
     train_size, test_size = checked(Size, "train_size", train_size), checked(Size, "test_size", test_size)
     image_size = _image_size(name, image_size)
@@ -108,7 +109,7 @@ def load_dataset(
         if name.startswith("folder:"):
             assert isinstance(train, Streamed) and isinstance(test, Streamed)  # `read_folder` returns these
             train, test = read_what_fits({"train": train, "test": test}).values()
-    mean, std, normalisation = _PUBLISHED_STATISTICS.get(name.split(":")[0]) or statistics(train)
+    mean, std, normalisation = NORMALISATIONS.get(name.split(":")[0]) or statistics(train)
     data = Dataset(
         name=name,
         train=train,
@@ -128,14 +129,19 @@ def _plugged(name: str, **sizes: int | None) -> Dataset:
     """Return the data set that your own function makes, given as "module:Name" or "file.py:Name"."""
     if given := [option for option, value in sizes.items() if value is not None]:
         raise ValueError(f"{given[0]} is not for data of your own: let '{name}' make it so")
-    data = load_plug(name)()
+    make = load_plug(name)
+    if not callable(make):
+        raise ValueError(f"'{name}' must be a function that returns a Dataset, got {type(make).__name__}")
+    data = make()
     if not isinstance(data, Dataset):
         raise ValueError(f"'{name}' must return a Dataset, got {type(data).__name__}; see Dataset.from_torch")
     return data
 
 
-def rebuild(about: Mapping[str, Any], root: str | Path | None = None, **changes: Any) -> Dataset:
-    """Load the data set of a run again.
+def rebuild(
+    about: Mapping[str, Any], root: str | Path | None = None, name: str | None = None, **changes: Any
+) -> Dataset:
+    """Load the data set of a run again, or another one as the run's network takes it.
 
     Parameters
     ----------
@@ -143,6 +149,9 @@ def rebuild(about: Mapping[str, Any], root: str | Path | None = None, **changes:
         The entry "data" of the run's run.json.
     root : path, optional
         As in `load_dataset`.
+    name : str, optional
+        As in `load_dataset`. Another data set is read at the image size of the run, where it can be. Default: the data
+        set of the run.
     **changes
         Arguments of `load_dataset` that replace those of the run.
 
@@ -155,16 +164,38 @@ def rebuild(about: Mapping[str, Any], root: str | Path | None = None, **changes:
     ValueError
         If the run was trained on your own data. Other errors are those of `load_dataset`.
     """
+    recorded = about["name"]
+    if name is not None and not same_data(name, recorded):
+        height, width = about["image_size"]
+        sizes = {"image_size": height} if height == width and has_sizes(name) else {}
+        return load_dataset(name, root, **{**sizes, **changes})
     options = {**about["options"], **changes}
     if unknown := options.keys() - REBUILD_OPTIONS - {"workers"}:
-        raise ValueError(
-            f"{about['name']} is data of your own, with option {min(unknown)!r}: hand over the data itself"
-        )
-    if not str(about["name"]).startswith(WITH_PATH) and about["name"] not in DATASETS:
-        raise ValueError(
-            f"there is no data set {about['name']!r}: if it is data of your own, hand over the data itself"
-        )
-    return load_dataset(about["name"], root, **options)
+        raise ValueError(f"{recorded} is data of your own, with option {min(unknown)!r}: hand over the data itself")
+    if not str(recorded).startswith(WITH_PATH) and recorded not in DATASETS:
+        raise ValueError(f"there is no data set {recorded!r}: if it is data of your own, hand over the data itself")
+    try:
+        return load_dataset(name or recorded, root, **options)
+    except FileNotFoundError as error:
+        if name or not recorded.startswith(WITH_PATH) or _path_in(recorded).is_absolute():
+            raise
+        raise FileNotFoundError(
+            f"{error}; the run names its data by this relative path, as seen from where it was trained: go there, or "
+            "give the data set"
+        ) from None
+
+
+def same_data(one: str, other: str) -> bool:
+    """Return whether two names of data sets mean the same one. A path may be written in several ways."""
+    kind = one.partition(":")[0]
+    if one == other or not (one.startswith(WITH_PATH) and other.startswith(f"{kind}:")):
+        return one == other
+    return _path_in(one).resolve() == _path_in(other).resolve()
+
+
+def has_sizes(name: str) -> bool:
+    """Return whether the images of a data set can be read at a size of your choice."""
+    return name.startswith(WITH_PATH) or (name in DATASETS and name not in _FIXED_SIZES)
 
 
 def _load(
@@ -218,14 +249,6 @@ def _part(what: str, split: Split | Streamed, size: int | None, num_classes: int
     return split.take(evenly_spread(split.labels, size, num_classes, seed))
 
 
-_PUBLISHED_STATISTICS = {
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), "CIFAR-10, the usual published values"),
-    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), "CIFAR-100, as in RepDistiller"),
-    "tinyimagenet": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262), "TinyImageNet, as in mdistiller"),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "ImageNet, as torchvision's published networks"),
-}
-
-
 def _groups(name: str) -> dict[str, tuple[str, ...]]:
     """Return the groupings of the classes, by name."""
     if name == "shapes100":
@@ -243,4 +266,4 @@ def _path_in(name: str) -> Path:
     kind, _, path = name.partition(":")
     if not path:
         raise ValueError(f"'{name}' lacks a path: write {kind}:PATH")
-    return Path(path).expanduser()
+    return user_path(path, kind)

@@ -19,6 +19,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
+from ..paths import user_path
 from ..validation import checked
 from .dataset import Dataset, Split, statistics
 from .folders import read_what_fits
@@ -72,14 +73,14 @@ def from_table(
 ) -> Dataset:  # fmt: skip
     """Build a data set from a table of image files, see `Dataset.from_table`."""
     if isinstance(table, str | Path):
-        path = Path(table).expanduser()
+        path = user_path(table, "table")
         if not path.is_file():
             raise FileNotFoundError(f"there is no table '{path}'")
         folder, rows = path.parent, pd.read_csv(path)
         name = name or path.stem
     else:
         folder, rows = Path(), table
-    folder = Path(root).expanduser() if root is not None else folder
+    folder = user_path(root, "root") if root is not None else folder
     for column in (image, label, split):
         if column not in rows:
             raise ValueError(f"the table has no column {column!r}, it has {', '.join(map(str, rows.columns))}")

@@ -14,11 +14,11 @@ threshold then ends where it ends after these 240 epochs (ε = epsilon_240^(240/
 
 from .arms import SWEEPS, Arm, ablation_arms, parse_arm, sweep_arms
 from .execution import dealt, my_points, run_grid
-from .grid import Grid, Point, check_writable, is_finished
+from .grid import Grid, Point, is_finished
 from .projection import duration, projected_seconds
 from .tables import comparison, results
 
 __all__ = [
-    "SWEEPS", "Arm", "Grid", "Point", "ablation_arms", "check_writable", "comparison", "dealt", "duration",
+    "SWEEPS", "Arm", "Grid", "Point", "ablation_arms", "comparison", "dealt", "duration",
     "is_finished", "my_points", "parse_arm", "projected_seconds", "results", "run_grid", "sweep_arms",
 ]  # fmt: skip

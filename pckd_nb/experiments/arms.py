@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 from .. import methods, runs
 from ..catalogue import read_arm
 from ..data import Dataset
+from ..paths import user_path
 from ..plugs import is_plug
 from ..recipes import Recipe, get_recipe
 
@@ -159,7 +159,7 @@ def parse_arm(text: str) -> Arm:
     if not is_plug(method):
         return Arm(method, tuple(settings.items()))
     module, _, name = method.rpartition(":")
-    place = str(Path(module).expanduser().resolve()) if module.endswith(".py") else module
+    place = str(user_path(module, "file").resolve()) if module.endswith(".py") else module
     return Arm(name, tuple(settings.items()), f"{place}:{name}")
 
 

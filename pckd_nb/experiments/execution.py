@@ -17,6 +17,7 @@ import torch
 
 from .. import files, ranks
 from ..downloads import one_line
+from ..html import counted
 from ..validation import Count, check
 from .grid import RESULTS, Grid, Point, is_finished
 from .projection import OF_ONE_POINT, duration, operations, projected_seconds
@@ -76,7 +77,8 @@ def run_grid(
     shard_points, points = my_points(grid, shard, jobs), grid.points()
     missing = [point for point in shard_points if not is_finished(point)]
     prefix = f"shard {shard[0]} of {shard[1]}: " if shard[1] > 1 else ""
-    say(f"{prefix}{len(shard_points)} points, {len(shard_points) - len(missing)} finished, {len(missing)} to train")
+    finished = len(shard_points) - len(missing)
+    say(f"{prefix}{counted(len(shard_points), 'point')}, {finished} finished, {len(missing)} to train")
     for point in shard_points:
         if point not in missing:
             grid.train(point)  # trains nothing: compares the run's settings with the grid's, before long work starts
@@ -93,7 +95,7 @@ def run_grid(
     table = results(grid)
     if len(table) < len(points):
         others = "they belong to other shards" if len(points) - len(table) > len(failed) else "see above"
-        say(f"{len(points) - len(table)} points of the grid are not finished: {others}")
+        say(f"not finished in this grid: {counted(len(points) - len(table), 'point')}; {others}")
     files.write(grid.out / RESULTS, lambda temporary: table.to_csv(temporary, index=False))
     if failed:
         first = f"{failed[0].point}: {failed[0].failure}"

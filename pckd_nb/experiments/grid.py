@@ -1,6 +1,5 @@
 """A grid of runs: arms × seeds × teacher-student pairs. Every point is a run folder."""
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,10 +9,11 @@ from typing import Any
 
 import torch
 
-from .. import methods, runs, training, views
+from .. import files, methods, runs, training, views
 from ..data import Dataset, load_dataset
 from ..evaluation import make_fabric
 from ..models import create_model
+from ..paths import user_path
 from ..recipes import Recipe, get_recipe
 from ..runs import Run
 from ..validation import Seed, checked
@@ -103,6 +103,10 @@ class Grid:
         for name, values in (("pair", self.pairs), ("arm", self.arms), ("seed", self.seeds)):
             if not values:
                 raise ValueError(f"a grid needs one {name} at least")
+        teachers = tuple((user_path(teacher, "teacher"), student) for teacher, student in self.pairs)
+        cache = None if self.teacher_cache is None else user_path(self.teacher_cache, "teacher_cache")
+        for name, value in {"out": user_path(self.out, "out"), "teacher_cache": cache, "pairs": teachers}.items():
+            object.__setattr__(self, name, value)
         seeds = dict.fromkeys(checked(Seed, "seed", seed) for seed in self.seeds)
         for arm in self.arms:
             arm.build(self.recipe)
@@ -113,7 +117,7 @@ class Grid:
         if (self.out / RESULTS).is_dir():
             raise IsADirectoryError(f"'{self.out / RESULTS}' is a folder: the table of the grid goes there")
         for folder in (self.out, *([] if self.teacher_cache is None else [self.teacher_cache])):
-            check_writable(folder)
+            files.check_writable(folder)
         make_fabric(**{name: value for name, value in self.options.items() if name in ("accelerator", "precision")})
         for arm in self.arms:
             if others := [other for other in self.arms if str(other) == str(arm) and other.source != arm.source]:
@@ -224,27 +228,6 @@ class Grid:
         method = methods.PCKD(beta_fa=0, beta_cc=0)
         method.bind(create_model(student, self.loaded), runs.load_run(teacher).model())
         return method.left_out.get("category_center_alignment")
-
-
-def check_writable(folder: Path) -> None:
-    """Check that a folder can be written to, or that it can be created.
-
-    Parameters
-    ----------
-    folder : Path
-
-    Raises
-    ------
-    NotADirectoryError
-        If `folder`, or a path above it, is a file.
-    PermissionError
-        If nothing can be written there.
-    """
-    ancestor = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not ancestor.is_dir():
-        raise NotADirectoryError(f"'{ancestor}' is a file; '{folder}' has to be a folder")
-    if not os.access(ancestor, os.W_OK | os.X_OK):
-        raise PermissionError(f"can't write to '{ancestor}'")
 
 
 def is_finished(point: Point) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..files import write
+from ..paths import user_path
 from ..runs import Run, load_run, load_runs, table
 from . import diagrams, results, samples, space
 from .arms import METHODS
@@ -34,7 +35,7 @@ def draw_all(
     Returns the files. Raises FileNotFoundError where there is no run, ValueError for an unknown name, or where no
     figure can be drawn.
     """
-    out = Path(out)
+    out = user_path(out, "out")
     if out.exists() and not out.is_dir():
         raise ValueError(f"'{out}' is a file; figures need a folder")
     todo = list(_plan(table(load_runs(runs_folder))))

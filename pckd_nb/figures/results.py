@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from ..paths import user_path
 from ..runs import SYMBOLS, Run
 from .arms import (
     FACTORS,
@@ -264,7 +265,7 @@ def published_table(folder: str | Path | None = None) -> pd.DataFrame:
     folder: with the files of the repository's data/paper, where it is looked for if left out; an installed package
     has none. Raises ValueError where a file is missing.
     """
-    folder = PAPER if folder is None else Path(folder)
+    folder = PAPER if folder is None else user_path(folder, "folder")
     for name in ("cifar100_same_family.csv", "other_published.csv"):
         if not (folder / name).is_file():
             raise ValueError(f"no {name} in '{folder}': published numbers lie in data/paper of the repository")

@@ -16,18 +16,19 @@ from ..plugs import is_plug, load_plug
 from .maps import FeatureMaps
 from .mobilenet_v2 import MobileNetV2
 from .output import Classifier, Output
-from .preprocessing import Preprocessed, preprocessed, with_preprocessing
+from .preprocessing import Preprocessed, match_input, preprocessed, with_preprocessing
 from .resnet import ResNet
 from .resnet50 import ResNet50
 from .shufflenet_v1 import ShuffleNetV1
 from .shufflenet_v2 import ShuffleNetV2
+from .training_data import TrainingData
 from .vgg import CONVOLUTIONS, VGG
 from .wide_resnet import WideResNet
 from .wrapper import WrappedClassifier, as_classifier
 
 __all__ = [
-    "MODELS", "PAIRS", "Classifier", "FeatureMaps", "Output", "Preprocessed", "WrappedClassifier", "as_classifier",
-    "count_flops", "create_model", "flops_of", "preprocessed", "with_preprocessing",
+    "MODELS", "PAIRS", "Classifier", "FeatureMaps", "Output", "Preprocessed", "TrainingData", "WrappedClassifier",
+    "as_classifier", "count_flops", "create_model", "flops_of", "match_input", "preprocessed", "with_preprocessing",
 ]  # fmt: skip
 
 LOADING = ("pretrained", "checkpoint", "weights", "cache_dir", "file")  # what a library's options that load begin with

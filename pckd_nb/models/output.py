@@ -6,6 +6,7 @@ from typing import NamedTuple, cast
 from torch import Tensor, nn
 
 from ..html import table
+from .training_data import TrainingData
 
 
 class Output(NamedTuple):
@@ -43,6 +44,7 @@ class Classifier(nn.Module):
     head_name = "fc"  # where the published checkpoints keep the last layer
     name: str | None = None  # what `create_model` calls the network
     weights_from: str | None = None  # the checkpoint or run it was loaded from
+    trained_on: TrainingData | None = None  # None: not trained, or loaded from a file that does not say
 
     def features(self, x: Tensor) -> Tensor:
         """(N, channels, height, width), normalised images -> (N, D), the input of the last layer."""
@@ -70,6 +72,7 @@ class Classifier(nn.Module):
             "classes": self.num_classes,
             "last layer": self.head_name,
             "weights": self.weights_from or "not loaded from a file",
+            **({"trained on": self.trained_on.name} if self.trained_on else {}),
         }
         return table(self.name or type(self).__name__, rows)
 

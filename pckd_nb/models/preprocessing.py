@@ -1,14 +1,19 @@
 """A network that learned from other pixels than a data set gives it: another normalisation, or another resolution."""
 
+import warnings
 from collections.abc import Sequence
 from math import inf, isfinite
 from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .output import Classifier, Output
+from .training_data import TrainingData
+
+MAX_SHIFT = 0.15  # in standard deviations: maximum difference between the constants of a network and of the data
 
 
 class HasStatistics(Protocol):
@@ -72,14 +77,15 @@ def with_preprocessing(
     data : Dataset
         What the teacher will be shown.
     mean, std : sequence of float, optional
-        Per channel, of pixels in [0, 1]: what the network learned with. Default: those of `data`.
+        Per channel, of pixels in [0, 1]: what the network learned with. Default: those of `model.trained_on`, else
+        those of `data`.
     size : int or (height, width), optional
-        Pixels that the network learned at. Default: those of `data`.
+        Pixels that the network learned at. The default is found in the same way.
 
     Returns
     -------
     Classifier
-        The same network, with a linear map and a bilinear scaling before it. `model` itself where nothing differs.
+        The same network, with a linear map and a bilinear scaling before it. `model` itself if nothing differs.
 
     Raises
     ------
@@ -90,16 +96,20 @@ def with_preprocessing(
     --------
     >>> teacher = with_preprocessing(teacher, data, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), size=224)
     """
-    given = {"mean": tuple(data.mean if mean is None else mean), "std": tuple(data.std if std is None else std)}
+    own = model.trained_on
+    defaults = own or data
+    given = {"mean": tuple(defaults.mean if mean is None else mean), "std": tuple(defaults.std if std is None else std)}
     for name, values in given.items():
         if len(values) != len(data.mean):
             raise ValueError(f"{name} must have one number per channel, {len(data.mean)}, got {len(values)}")
     if not all(0 < value < inf for value in given["std"]) or not all(map(isfinite, given["mean"])):
         raise ValueError(f"mean must be finite, and std positive and finite, got {given['mean']} and {given['std']}")
-    height, width = (size, size) if isinstance(size, int) else data.size if size is None else tuple(size)
+    size = (own.image_size if own else data.size) if size is None else size
+    height, width = (size, size) if isinstance(size, int) else tuple(size)
     if not all(isinstance(side, int) and side >= 1 for side in (height, width)):
         raise ValueError(f"size must be whole numbers of pixels, 1 or more, got {size}")
-    if (given["mean"], given["std"], (height, width)) == (tuple(data.mean), tuple(data.std), tuple(data.size)):
+    same = (given["mean"], given["std"], (height, width)) == (tuple(data.mean), tuple(data.std), tuple(data.size))
+    if same and not (own and sees_differently(own, data, 0)):
         return model
     ours, theirs = (
         torch.tensor(pair, dtype=torch.float64) for pair in ((data.mean, data.std), (given["mean"], given["std"]))
@@ -108,6 +118,9 @@ def with_preprocessing(
     resized = (height, width) if (height, width) != tuple(data.size) else None
     wrapped = Preprocessed(model, scale.float(), shift.float(), resized)
     inner = {"inner": model.preprocessing} if isinstance(model, Preprocessed) else {}
+    if own:  # what reaches the wrapper is now as `data` has it
+        shown = {"mean": tuple(data.mean), "std": tuple(data.std), "image_size": tuple(data.size)}
+        wrapped.trained_on = own.model_copy(update=shown)
     wrapped.preprocessing = {**inner, "mean": list(given["mean"]), "std": list(given["std"]), "size": [height, width]}
     return wrapped
 
@@ -117,3 +130,66 @@ def preprocessed(model: Classifier, data: HasStatistics, recorded: dict[str, Any
     if "inner" in recorded:
         model = preprocessed(model, data, recorded["inner"])
     return with_preprocessing(model, data, mean=recorded["mean"], std=recorded["std"], size=recorded["size"])
+
+
+def match_input(model: Classifier, data: HasStatistics, who: str = "network", max_shift: float = 0) -> Classifier:
+    """Return a network that sees `data` with the image size and normalization that it was trained with.
+
+    Parameters
+    ----------
+    model : Classifier
+    data : Dataset
+    who : str
+        How a warning names the network, such as "teacher".
+    max_shift : float
+        Difference between the constants that is left as it is, in standard deviations.
+
+    Returns
+    -------
+    Classifier
+        `model` itself if its training data are unknown or reach it the same way as `data`. Otherwise the network gets
+        a linear map and a bilinear scaling before it. A warning says so if the image size or the constants differ
+        clearly.
+    """
+    trained_on = model.trained_on
+    if trained_on is None or not sees_differently(trained_on, data, max_shift):
+        return model
+    if sees_differently(trained_on, data, MAX_SHIFT):
+        height, width = trained_on.image_size
+        warnings.warn(
+            f"the {who} learned from {height}×{width} pixels with mean {rounded(trained_on.mean)} and std "
+            f"{rounded(trained_on.std)}: its input is resized and normalised the same way",
+            stacklevel=3,
+        )
+    return with_preprocessing(model, data, mean=trained_on.mean, std=trained_on.std, size=trained_on.image_size)
+
+
+def sees_differently(trained_on: TrainingData, data: HasStatistics, max_shift: float = MAX_SHIFT) -> bool:
+    """Return whether images of `data` reach a network at another size or normalization than in its training.
+
+    Parameters
+    ----------
+    trained_on : TrainingData
+        Of the network.
+    data : Dataset
+    max_shift : float
+        Largest difference between the constants that does not count, in standard deviations. Constants that were
+        computed on another part of the same images differ by less than the default.
+
+    Returns
+    -------
+    bool
+        False if the number of channels differs: then the network can't take the images at all.
+    """
+    if len(trained_on.mean) != len(data.mean):
+        return False
+    if trained_on.image_size != tuple(data.size):
+        return True
+    ours, theirs = (np.array([pair.mean, pair.std]) for pair in (data, trained_on))
+    moved, stretched = abs(ours[0] - theirs[0]) / theirs[1], abs(ours[1] / theirs[1] - 1)
+    return bool(max(moved.max(), stretched.max()) > max_shift)
+
+
+def rounded(values: Sequence[float]) -> str:
+    """Return the numbers with three decimals, separated by commas."""
+    return ", ".join(f"{value:.3f}" for value in values)

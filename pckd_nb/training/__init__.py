@@ -14,14 +14,23 @@ from .. import faults, ranks, runs, views
 from ..data import Dataset
 from ..evaluation import make_fabric
 from ..methods import Method, Supervised
-from ..models import Classifier
+from ..models import Classifier, TrainingData
 from ..progress import Progress
 from ..recipes import Recipe, get_recipe
 from ..runs import Run
 from ..validation import Count, Positive, Seed, check, checked
 from .callbacks import Callback, EarlyStopping, KeepBest, LogMetrics, SaveCheckpoints, ShowProgress, StopOnSignal
 from .checks import check_task, require_callbacks
-from .folder import begin, claim, finished_run, hold, require_folder, same_folder, tidied_after_errors
+from .folder import (
+    begin,
+    claim,
+    finished_run,
+    hold,
+    require_cache_folder,
+    require_folder,
+    same_folder,
+    tidied_after_errors,
+)
 from .loggers import TrackingLogger
 from .prepare import make_run_config, make_task
 from .teacher import Teacher, cache_key, usable_cache
@@ -129,7 +138,8 @@ def distill(
         process of this training is gone. FileExistsError and others: see `resuming.prepare`.
     """
     require_callbacks(callbacks, loggers)
-    require_folder(out, resume=resume, overwrite=overwrite)
+    out = require_folder(out, resume=resume, overwrite=overwrite)
+    teacher_cache = require_cache_folder(teacher_cache)
     check(Positive, teacher_cache_gb=teacher_cache_gb)
     devices, nodes = checked(Count | None, "devices", devices), checked(Count, "nodes", nodes)
     devices, nodes = ranks.asked(devices, nodes)
@@ -141,11 +151,12 @@ def distill(
     exact = precision == "32-true"  # as the caller has it, not what "auto" finds
     fabric, precision = make_fabric(accelerator, precision, devices, nodes)
     fabric.launch()
-    with views.callers_random_numbers(), ExitStack() as stack:
+    with torch.inference_mode(False), torch.enable_grad(), views.callers_random_numbers(), ExitStack() as stack:
         if out is not None:
             ranks.by_first(fabric, lambda: stack.enter_context(hold(out, resume=resume, overwrite=overwrite)))
         torch.manual_seed(seed)
         task.bind(fabric)
+        student.trained_on = TrainingData.of(task.data)
         config = make_run_config(task, fabric, precision, exact=exact, compile=compile, callbacks=callbacks, out=out)
         ranks.check_one_job(fabric, config.dump())
         if run := ranks.by_first(fabric, lambda: finished_run(folder, config) if resume and folder else None):

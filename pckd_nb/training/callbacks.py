@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .. import progress, ranks, resuming, runs
+from ..html import counted
 from ..progress import Progress
 from ..provenance import attributes_of, describe
 from ..validation import Count, Real, check, checked
@@ -139,7 +140,7 @@ class EarlyStopping(Callback):
         else:
             self._waited += 1
         if self._waited >= self.patience:
-            trainer.finished_early = f"{self.monitor} has not improved for {self.patience} epochs"
+            trainer.finished_early = f"{self.monitor} has not improved for {counted(self.patience, 'epoch')}"
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self._best, "waited": self._waited}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -14,14 +13,16 @@ from torch import nn
 
 from .. import views
 from ..data import Dataset
+from ..downloads import one_line
 from ..evaluation import evaluate
+from ..html import counted
 from ..methods.base import require_method
-from ..models import Classifier, with_preprocessing
+from ..models import Classifier
+from ..models.preprocessing import sees_differently
 from ..runs import Run
 from .callbacks import Callback
 from .task import Task, has_batchnorm
 
-MAX_SHIFT = 0.15  # in standard deviations: maximum difference between the constants of a teacher and of the data
 MEASURED_IMAGES = 256  # test images to evaluate a teacher on data that it was not trained on
 EVENTS = tuple(name for name in vars(Callback) if name.startswith("on_") or name == "teardown")
 
@@ -96,10 +97,13 @@ def check_task(task: Task, processes: int) -> None:
         raise ValueError(f"{method.title} needs a teacher")
     if task.teacher and {*map(id, task.teacher.parameters())} & {*map(id, task.student.parameters())}:
         raise ValueError("the teacher is the student itself: it has to be another network, or a copy")
-    if recipe.augment:
-        views.find_transform(recipe.augment)
-    if recipe.mix:
-        views.find_mix(recipe.mix, data.num_classes)
+    check_plugs(task)
+    if 0 < recipe.epochs <= recipe.warmup_epochs:
+        warnings.warn(
+            f"the learning rate rises for {recipe.warmup_epochs:g} of {counted(recipe.epochs, 'epoch')}: it never "
+            f"reaches lr = {recipe.lr:g}",
+            stacklevel=3,
+        )
     height, width = data.size
     if method.views > 1 and height != width:
         raise ValueError(f"rotated views need square images, {data.name} has {height}×{width}: use views=1")
@@ -109,9 +113,77 @@ def check_task(task: Task, processes: int) -> None:
             continue
         if model.num_classes != data.num_classes:
             raise ValueError(f"the {who} knows {model.num_classes} classes, {data.name} has {data.num_classes}")
+        check_numbers(model, who)
         _check_forward(model, who, data)
+    before = task.student.trained_on
+    if before and sees_differently(before, data):
+        warnings.warn(
+            f"the student's first weights were trained on {before.name}, with other pixel constants or another image "
+            f"size than {data.name} has",
+            stacklevel=3,
+        )
     if task.teacher and task.teacher_run:
         compare_with_record(task.teacher, task.teacher_run, data)
+
+
+def check_plugs(task: Task) -> None:
+    """Try the augmentation and the mixing of a recipe on one black image.
+
+    Parameters
+    ----------
+    task : Task
+
+    Raises
+    ------
+    ValueError
+        If one of them cannot be used.
+    """
+    recipe, data = task.recipe, task.data
+    black, index = torch.zeros(1, data.channels, *data.size, dtype=torch.uint8), torch.zeros(1, dtype=torch.long)
+    if recipe.augment:
+        augment = views.find_transform(recipe.augment)
+        with naming("augment"):
+            views.transform(augment, black, task.seed, 1, index)
+    if recipe.mix:
+        mix = views.find_mix(recipe.mix, data.num_classes)
+        with naming("mix"), views.callers_random_numbers():
+            views.soften(black.float(), index, data.num_classes, mix, recipe.label_smoothing)
+
+
+@contextmanager
+def naming(argument: str) -> Iterator[None]:
+    """Raise any error in the block as a ValueError that names the argument that caused it."""
+    try:
+        yield
+    except Exception as error:  # the code of users may raise anything
+        raise ValueError(f"{argument} can't be used: {one_line(error)}") from error
+
+
+def check_numbers(model: Classifier, who: str) -> None:
+    """Check that a network computes in float32, and that a student has something to train.
+
+    Parameters
+    ----------
+    model : Classifier
+    who : {"student", "teacher"}
+
+    Raises
+    ------
+    ValueError
+        If the parameters have another dtype, cannot be trained, or if torch's default dtype is not float32.
+    """
+    if torch.get_default_dtype() != torch.float32:
+        raise ValueError(
+            f"torch's default dtype is {torch.get_default_dtype()}, training needs float32: "
+            "torch.set_default_dtype(torch.float32)"
+        )
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise ValueError(f"the {who} has {name} in {parameter.dtype}, training needs float32: write {who}.float()")
+        if parameter.is_inference():
+            raise ValueError(f"the {who} was made within torch.inference_mode(): make it outside")
+    if who == "student" and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("no parameter of the student can be trained: write student.requires_grad_()")
 
 
 def check_batches(task: Task, processes: int) -> None:
@@ -152,44 +224,6 @@ def _check_forward(model: Classifier, who: str, data: Dataset) -> None:
         model.train(was_training)
 
 
-def match_teacher_input(teacher: Classifier, run: Run, data: Dataset) -> Classifier:
-    """Return a run's teacher with the input size and normalization that it was trained with.
-
-    The teacher is wrapped, with a warning, only if `data` uses another image size or normalization.
-
-    Parameters
-    ----------
-    teacher : Classifier
-    run : Run
-        The run that trained the teacher.
-    data : Dataset
-
-    Returns
-    -------
-    Classifier
-
-    Raises
-    ------
-    ValueError
-        If the classes of the run and of `data` differ.
-    """
-    learned = run.settings["data"]
-    if learned["classes"] != list(data.classes):
-        raise ValueError(
-            f"the teacher was trained on the classes of {learned['name']}, which differ from those of {data.name}"
-        )
-    pixels = {"mean": learned["mean"], "std": learned["std"], "size": learned["image_size"]}
-    if len(learned["mean"]) == data.channels and sees_differently(learned, data):
-        teacher = with_preprocessing(teacher, data, **pixels)
-        height, width = pixels["size"]
-        warnings.warn(
-            f"the teacher learned from {height}×{width} pixels with mean {rounded(pixels['mean'])} and std "
-            f"{rounded(pixels['std'])}: its input is resized and normalised the same way",
-            stacklevel=3,
-        )
-    return teacher
-
-
 def compare_with_record(teacher: Classifier, run: Run, data: Dataset) -> None:
     """Warn if a run's teacher is worse on `data` than it was on its own data, by a sample of the test images."""
     if data.fingerprint != run.data_fingerprint:
@@ -202,30 +236,3 @@ def compare_with_record(teacher: Classifier, run: Run, data: Dataset) -> None:
                 f"{run.accuracy:.1f} % in its record",
                 stacklevel=4,
             )
-
-
-def sees_differently(learned: Mapping[str, Any], data: Dataset) -> bool:
-    """Return whether images of `data` reach a network at another size or normalization than in its training.
-
-    Normalization counts as different if it differs by more than 15 % of a standard deviation. Constants that were
-    computed on another part of the same images differ by less.
-
-    Parameters
-    ----------
-    learned : mapping
-        Settings "image_size", "mean" and "std" of the data that the network was trained on.
-    data : Dataset
-
-    Returns
-    -------
-    bool
-    """
-    if list(learned["image_size"]) != list(data.size):
-        return True
-    ours, theirs = (np.array([pair.mean, pair.std]) for pair in (data, SimpleNamespace(**learned)))
-    moved, stretched = abs(ours[0] - theirs[0]) / theirs[1], abs(ours[1] / theirs[1] - 1)
-    return bool(max(moved.max(), stretched.max()) > MAX_SHIFT)
-
-
-def rounded(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.3f}" for value in values)

@@ -11,17 +11,28 @@ from lightning_fabric import Fabric
 
 from .. import files, ranks, resuming, runs
 from ..config import RunConfig
+from ..paths import user_path
 from ..runs import Run
 from .task import Task
 
 
-def require_folder(out: str | Path | None, *, resume: bool, overwrite: bool) -> None:
-    """Raise ValueError for `resume` or `overwrite` without a run folder, or for both; TypeError for other types."""
+def require_folder(out: str | Path | None, *, resume: bool, overwrite: bool) -> Path | None:
+    """Return the run folder that the caller gave; None if the run is kept in memory.
+
+    Raises ValueError for `resume` or `overwrite` without a run folder, or for both. Raises TypeError for other types.
+    """
     resuming.check_flags(resume=resume, overwrite=overwrite)
-    if not isinstance(out, str | Path | None):
-        raise TypeError(f"out must be a path, got {type(out).__name__}")
     if out is None and (resume or overwrite):
         raise ValueError(f"{'resume' if resume else 'overwrite'} needs out, the run folder")
+    return None if out is None else user_path(out, "out")
+
+
+def require_cache_folder(teacher_cache: str | Path | None) -> Path | None:
+    """Return the folder of the teacher cache, or None. Raises OSError if it cannot be a folder that is written to."""
+    if teacher_cache is None:
+        return None
+    files.check_writable(folder := user_path(teacher_cache, "teacher_cache"))
+    return folder
 
 
 def claim(out: str | Path, task: Task, *, resume: bool, overwrite: bool) -> Path:
@@ -34,7 +45,7 @@ def claim(out: str | Path, task: Task, *, resume: bool, overwrite: bool) -> Path
 
 def same_folder(one: str | Path, other: str | Path) -> bool:
     """Return whether two paths lead to one folder."""
-    return Path(one).resolve() == Path(other).resolve()
+    return user_path(one).resolve() == user_path(other).resolve()
 
 
 @contextmanager

@@ -17,12 +17,13 @@ from ..compiling import compiles
 from ..config import FORMAT, RunConfig, make_config
 from ..data import Dataset, load_dataset
 from ..methods import Method, make, resolve
-from ..models import Classifier, Preprocessed, WrappedClassifier
+from ..models import Classifier, Preprocessed, WrappedClassifier, match_input
+from ..models.preprocessing import MAX_SHIFT
 from ..provenance import code_fingerprint, describe, name_of, structure_fingerprint
 from ..recipes import Recipe
 from ..runs import Run
 from .callbacks import Callback, describe_callback
-from .checks import check_argument_types, match_teacher_input
+from .checks import check_argument_types
 from .task import Task
 
 
@@ -39,8 +40,10 @@ def make_task(
     method, settings = resolve(method, recipe.method_settings(), {"views": data.default_views})
     if not method.uses_teacher:
         run = network = None
-    elif run and network:
-        network = match_teacher_input(network, run, data)
+    elif network:
+        if network.trained_on:
+            network.trained_on.check_classes(data, "teacher")
+        network = match_input(network, data, "teacher", MAX_SHIFT)
     return Task(student, network, data, method, recipe.for_network(student.name), seed, settings, run)
 
 

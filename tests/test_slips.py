@@ -1,0 +1,328 @@
+"""Slips of users: paths with "~", networks on data they were not trained on, terminals of another encoding."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pckd_nb as pckd
+from pckd_nb import checkpoints, evaluation, paths, runs
+from pckd_nb.data import Dataset, rebuild
+from pckd_nb.figures import collection
+
+from .test_cli import SMALL, refused, run, teacher  # noqa: F401
+
+SHORT = ["--epochs", "1", "--batch-size", "4"]
+QUIET = dict(progress=False, precision="32-true", accelerator="cpu")
+
+
+def make_images(root: Path, names: str, side: int = 24, images: int = 8) -> Path:
+    """A folder of images, in which a class is a band of noise at a height of its own."""
+    random = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in names:
+            (root / split / name).mkdir(parents=True)
+            for number in range(images):
+                pixels = np.full((side, side, 3), 30, np.uint8)
+                band, place = side // 4, "abcd".index(name)
+                pixels[place * band : (place + 1) * band] = random.integers(150, 255, (band, side, 3))
+                Image.fromarray(pixels).save(root / split / name / f"{number}.png")
+    return root
+
+
+# ---------------------------------------------------------------------------------------------- paths
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home folder, beside the folder in which the commands run."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    return home
+
+
+def test_a_tilde_is_the_home_folder_in_every_option(run, home, tmp_path):  # noqa: F811
+    assert run("train", *SMALL, "--model", "resnet8", "--out=~/teacher")[0] == 0
+    distill = ["distill", *SMALL, "--student", "resnet8", "--method", "kd", "--teacher=~/teacher", "--init=~/teacher"]
+    assert run(*distill, "--teacher-cache=~/cache", "--out=~/student", "--logger", "csv")[0] == 0
+    assert run(*distill, "--teacher-cache=~/cache", "--out=~/student", "--resume")[0] == 0
+    for source in (["~/student"], ["~/student/student.safetensors", "--model", "resnet8", "--data", "digits"]):
+        assert run("evaluate", *source)[0] == 0
+    assert run("transfer", "~/student", *SMALL[:-2])[0] == 0
+    grid = ["--student", "resnet8", "--seeds", "0", "--teacher=~/teacher", "--out=~/grid", "--teacher-cache=~/cache"]
+    assert run("compare", *SMALL, *grid, "--methods", "kd")[0] == 0
+    make_images(home / "images", "ab")
+    assert run("train", "--data", "folder:~/images", *SHORT, "--model", "resnet8", "--out=~/run")[0] == 0
+    assert {path.name for path in home.iterdir()} == {
+        "teacher", "student", "cache", "logs", "grid", "images", "run",
+    }  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_a_tilde_is_the_home_folder_in_python(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = pckd.load_dataset("digits", train_size=20, test_size=20)
+    made = pckd.fit(pckd.create_model("resnet8", data), data, epochs=1, out="~/run", **QUIET)
+    assert made.path == home / "run"
+    student = pckd.create_model("resnet8", data)
+    options = dict(epochs=1, out="~/student", teacher_cache="~/cache", **QUIET)
+    assert pckd.distill(student, made, data, "kd", **options).path == home / "student"
+    assert pckd.load_run("~/run").path == home / "run" and len(runs.load_runs("~")) == 2
+    assert checkpoints.training_data_of("~/run/student.safetensors").name == "digits"
+    pckd.load_checkpoint(student, "~/run")
+    made.save("~/copy")
+    with pytest.raises(ValueError, match="no figure begins with 'x'"):
+        collection.draw_all("~", "~/figures", only=["x"])
+    assert {path.name for path in home.iterdir()} == {"run", "student", "cache", "copy"}
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_paths_that_are_none(home):
+    for value, error, says in [
+        (5, TypeError, "out must be a path, got int"),
+        (b"x", TypeError, "out must be a path, got bytes"),
+        ("", ValueError, "out must be a path, got ''"),
+        ("a\0b", ValueError, "out must be a path"),
+        ("~nobody9/x", ValueError, "out '~nobody9/x' begins with a home folder that is not known"),
+    ]:
+        with pytest.raises(error, match=says):
+            paths.user_path(value, "out")
+    assert paths.user_path("~") == home and paths.user_path("a~/~b") == Path("a~/~b")
+
+
+def test_an_unknown_home_is_refused_before_anything_is_made(refused):  # noqa: F811
+    refused("'~nobody9/x' begins with a home folder", "train", *SMALL, "--model", "resnet8", "--out", "~nobody9/x")
+
+
+# ---------------------------------------------------------------------------------------------- what a network learned
+
+
+@pytest.fixture
+def trained(run, tmp_path):  # noqa: F811
+    """A run in the folder "abc.run", trained on "folder:abc" at 24 pixels. Beside it the images of other classes."""
+    make_images(tmp_path / "abc", "abc"), make_images(tmp_path / "bcd", "bcd")
+    command = ["train", "--data", "folder:abc", "--image-size", "24", "--model", "resnet8", "--batch-size", "4"]
+    assert run(*command, "--epochs", "4", "--out", "abc.run")[0] == 0
+    return "abc.run"
+
+
+def measured(out: str) -> str:
+    return out.splitlines()[1]
+
+
+def test_evaluate_compares_classes_by_name(refused, trained):  # noqa: F811
+    says = "trained on the classes of folder:abc, which differ from those of folder:bcd: class 0 is 'a' there and 'b'"
+    weights = f"{trained}/student.safetensors"
+    refused(says, "evaluate", trained, "--data", "folder:bcd")
+    refused(says, "evaluate", weights, "--model", "resnet8", "--data", "folder:bcd")
+    distill = ["distill", "--data", "folder:bcd", "--student", "resnet8", *SHORT, "--out", "x"]
+    for source in (trained, weights):
+        refused(f"the teacher was {says}", *distill, "--teacher", source, "--teacher-model", "resnet8")
+    refused(f"the teacher was {says}", *distill, "--teacher", trained)
+
+
+def test_a_folder_may_be_written_in_several_ways(run, trained, tmp_path):  # noqa: F811
+    expected = measured(run("evaluate", trained)[1])
+    assert pckd.load_run(trained).accuracy > 60  # so that a wrong image size would show
+    for name in ("abc", "abc/", "./abc", "bcd/../abc", str(tmp_path / "abc")):
+        status, out, err = run("evaluate", trained, "--data", f"folder:{name}")
+        assert status == 0 and measured(out) == expected and not err, name
+        assert out.splitlines()[2] == "24×24 pixels, normalised by the constants that the network was trained with"
+    file = [f"{trained}/student.safetensors", "--model", "resnet8"]
+    assert measured(run("evaluate", *file, "--data", "folder:abc")[1]) == expected
+    assert measured(run("evaluate", trained, *file[1:], "--data", "folder:abc")[1]) == expected
+
+
+def test_other_data_are_read_as_the_network_was_trained(run, trained, tmp_path):  # noqa: F811
+    make_images(tmp_path / "more", "abc", side=48)
+    status, out, err = run("evaluate", trained, "--data", "folder:more")
+    assert status == 0 and "24 test images of folder:more" in out and "24×24 pixels" in out and not err
+    status, _, err = run("evaluate", trained, "--data", "folder:more", "--image-size", "48")
+    assert status == 0 and len(err) == 1 and "the network learned from 24×24 pixels" in err[0]
+
+
+def test_a_relative_path_of_a_run_is_said_to_be_one(refused, trained, tmp_path, monkeypatch):  # noqa: F811
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    refused("no folder abc: .* relative path, as seen from where it was trained", "evaluate", tmp_path / trained)
+
+
+def test_constants_of_a_foreign_checkpoint_can_be_given(run, trained, refused, tmp_path):  # noqa: F811
+    data = pckd.load_dataset("folder:abc", image_size=24)
+    dark = dataclasses.replace(data, mean=(0.9, 0.9, 0.9), std=(0.1, 0.1, 0.1), options={})
+    network = pckd.create_model("resnet8", data, seed=1)
+    accuracy = pckd.fit(network, dark, epochs=6, batch_size=4, **QUIET).accuracy
+    assert accuracy > 60
+    torch.save(network.state_dict(), tmp_path / "foreign.pth")  # does not say what it was trained with
+    evaluate = ["evaluate", "foreign.pth", "--model", "resnet8", "--data", "folder:abc", "--image-size", "24"]
+    status, out, _ = run(*evaluate)
+    assert status == 0 and "'foreign.pth' does not say what it was trained with: --normalisation" in out
+    assert float(out.split("top-1 ")[1].split()[0]) < accuracy - 20
+    constants = "0.9,0.9,0.9/0.1,0.1,0.1"
+    status, out, _ = run(*evaluate, "--normalisation", constants, "--precision", "32-true")
+    assert status == 0 and f"top-1 {accuracy:.2f} %" in out
+    assert f"24×24 pixels, normalised by {constants}, as --normalisation says" in out
+    distill = ["distill", "--data", "folder:abc", "--image-size", "24", "--student", "resnet8", "--method", "kd"]
+    distill += ["--teacher", "foreign.pth", *SHORT]
+    pixels = ["--teacher-normalisation", constants, "--teacher-image-size", "24"]
+    assert run(*distill, "--teacher-model", "resnet8", *pixels, "--out", "kd")[0] == 0
+    preprocessing = pckd.load_run("kd").settings["teacher"]["preprocessing"]
+    assert preprocessing == {"mean": [0.9] * 3, "std": [0.1] * 3, "size": [24, 24]}
+    refused("for a checkpoint: a run says its own", *distill[:-6], "--teacher", trained, *SHORT, *pixels, "--out", "x")
+    refused("a normalisation must be cifar10, .* got 'vgg'", *evaluate, "--normalisation", "vgg")
+    refused("one number per channel, 3, got 1", *evaluate, "--normalisation", "0.5/0.5")
+
+
+@pytest.fixture
+def data():
+    return pckd.load_dataset("digits", train_size=60, test_size=40)
+
+
+def test_a_network_and_its_file_say_what_it_was_trained_with(data, tmp_path):
+    network = pckd.create_model("resnet8", data)
+    assert network.trained_on is None
+    run = pckd.fit(network, data, epochs=1, out=tmp_path / "run", **QUIET)  # noqa: F811
+    expected = pckd.models.TrainingData.of(data)
+    assert network.trained_on == expected == run.model().trained_on == pckd.load_run(run.path).model().trained_on
+    for source in (run.path, run.path / "student.safetensors"):
+        loaded = pckd.load_checkpoint(pckd.create_model("resnet8", data), source)
+        assert loaded.trained_on == expected == checkpoints.training_data_of(source)
+    torch.save(run.student_state, tmp_path / "plain.pth")
+    assert pckd.load_checkpoint(loaded, tmp_path / "plain.pth").trained_on is None
+    assert checkpoints.training_data_of(tmp_path / "plain.pth") is None is checkpoints.training_data_of(tmp_path / "x")
+
+
+def test_a_network_sees_pixels_as_in_its_training_whatever_the_data_say(data):
+    network = pckd.create_model("resnet8", data, seed=1)
+    run = pckd.fit(network, data, epochs=10, batch_size=8, **QUIET)  # noqa: F811
+    assert run.accuracy > 40
+    other = dataclasses.replace(data, mean=(0.9,), std=(0.05,))
+    with pytest.warns(UserWarning, match="the network learned from 16×16 pixels"):
+        scores = pckd.evaluate(network, other, accelerator="cpu", precision="32-true")
+    assert scores.top1 == run.accuracy
+    network.trained_on = None
+    assert pckd.evaluate(network, other, accelerator="cpu", precision="32-true").top1 < run.accuracy
+    near = dataclasses.replace(data, mean=(data.mean[0] + 0.01,))  # close: no warning, and the same numbers as ever
+    network.trained_on = run.trained_on
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = pckd.predict(network, near, accelerator="cpu", precision="32-true")
+    expected = pckd.predict(network, data, accelerator="cpu", precision="32-true")
+    assert torch.allclose(found.logits, expected.logits, atol=1e-4)
+    plain = evaluation.compute_outputs(network, near, "test", "cpu", "32-true")
+    assert not torch.allclose(plain.logits, expected.logits, atol=1e-4)
+
+
+def test_classes_in_another_order_are_other_classes(data):
+    network = pckd.create_model("resnet8", data)
+    names = tuple("abcdefghij")
+    named = dataclasses.replace(data, classes=names)
+    pckd.fit(network, named, epochs=1, **QUIET)
+    with pytest.raises(ValueError, match="which differ from those of digits: in another order"):
+        pckd.predict(network, dataclasses.replace(data, classes=names[::-1]))
+    with pytest.raises(ValueError, match="class 9 is 'j' there and 'k' here"):
+        pckd.distill(
+            pckd.create_model("resnet8", data), network, dataclasses.replace(data, classes=(*names[:9], "k")), "kd"
+        )
+    pckd.evaluate(network, data)  # "0", "1", … are no names
+
+
+def test_a_student_with_weights_for_other_pixels_is_warned_of(data):
+    network = pckd.create_model("resnet8", data)
+    pckd.fit(network, data, epochs=1, **QUIET)
+    other = dataclasses.replace(data, mean=(0.9,), std=(0.05,))
+    with pytest.warns(UserWarning, match="the student's first weights were trained on digits, with other pixel"):
+        pckd.fit(network, other, epochs=1, **QUIET)
+    assert network.trained_on.mean == (0.9,)
+
+
+def test_a_student_with_preprocessing_remembers_what_its_weights_see(data, tmp_path):
+    network = pckd.with_preprocessing(pckd.create_model("resnet8", data, seed=1), data, mean=(0.5,), std=(0.25,))
+    run = pckd.fit(network, data, epochs=3, out=tmp_path / "run", **QUIET)  # noqa: F811
+    assert run.trained_on.mean == (0.5,) and run.model().trained_on.mean == data.mean
+    plain = pckd.load_checkpoint(pckd.create_model("resnet8", data), tmp_path / "run" / "student.safetensors")
+    assert plain.trained_on.mean == (0.5,)
+    with pytest.warns(UserWarning, match="the network learned from 16×16 pixels with mean 0.500"):
+        assert pckd.evaluate(plain, data, accelerator="cpu", precision="32-true").top1 == run.accuracy
+
+
+def test_preprocessing_that_is_given_outweighs_the_record(data):
+    network = pckd.create_model("resnet8", data)
+    pckd.fit(network, data, epochs=1, **QUIET)
+    other = dataclasses.replace(data, mean=(0.9,), std=(0.05,))
+    same = pckd.with_preprocessing(network, other, mean=other.mean, std=other.std)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        shown = pckd.predict(same, other, accelerator="cpu", precision="32-true")
+    plain = evaluation.compute_outputs(network, other, "test", "cpu", "32-true")
+    assert torch.allclose(shown.logits, plain.logits, atol=1e-5)
+
+
+def test_other_data_of_a_run_have_its_image_size(tmp_path):
+    make_images(tmp_path / "a", "ab", side=40)
+    about = {"name": "digits", "options": {"train_size": 20}, "image_size": [16, 16]}
+    assert rebuild(about, name=f"folder:{tmp_path / 'a'}").size == (16, 16)
+    assert rebuild(about, name=f"folder:{tmp_path / 'a'}", image_size=20).size == (20, 20)
+    assert len(rebuild(about, name="digits").train) == 20
+    with pytest.raises(ValueError, match="hand over the data itself"):
+        rebuild({**about, "name": "mine"})
+
+
+def test_unnamed_classes_match_any_names(data):
+    images = torch.zeros(10, 1, 16, 16)
+    unnamed = Dataset.from_arrays((images, torch.arange(10)), (images, torch.arange(10)))
+    network = pckd.create_model("resnet8", data)
+    pckd.fit(network, dataclasses.replace(data, classes=tuple("abcdefghij")), epochs=1, **QUIET)
+    with pytest.warns(UserWarning, match="learned from 16×16 pixels"):
+        assert pckd.evaluate(network, unnamed).top1 >= 0
+
+
+# ---------------------------------------------------------------------------------------------- terminals
+
+
+def started(*arguments: str, **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pckd_nb", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1"])
+def test_a_terminal_that_lacks_a_character_costs_nothing(encoding, tmp_path):
+    out = tmp_path / "猫"
+    with started("train", *SMALL, "--model", "resnet8", "--out", str(out), PYTHONIOENCODING=encoding) as process:
+        printed, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert rb"saved in" in printed and rb"\u732b" in printed
+    assert pckd.load_run(out).finished
+    with started("datasets", PYTHONIOENCODING=encoding) as process:
+        printed, errors = process.communicate(timeout=300)
+    assert process.returncode == 0 and b"shapes100" in printed and not errors
+
+
+def test_ctrl_c_while_torch_is_imported_is_one_line(tmp_path):
+    with started("train", *SMALL, "--model", "resnet8", "--out", str(tmp_path / "run")) as process:
+        mapped, deadline = Path(f"/proc/{process.pid}/maps"), time.monotonic() + 120
+        while "libtorch" not in mapped.read_text() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and errors.decode().split("\n") == ["", "pckd-nb: interrupted", ""]
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_of_something_is_no_plural(run):  # noqa: F811
+    out = run("train", *SMALL, "--model", "resnet8", "--out", "run")[1]
+    assert "after 1 epoch\n" in out
+    assert "1 of 1 epoch," in repr(pckd.load_run("run"))
