@@ -17,6 +17,7 @@ from PIL import Image
 import pckd_nb as pckd
 from pckd_nb import checkpoints, evaluation, paths, runs
 from pckd_nb.data import Dataset, rebuild
+from pckd_nb.data.dataset import evenly_spread, stratified
 from pckd_nb.figures import collection
 
 from .test_cli import SMALL, refused, run, teacher  # noqa: F401
@@ -326,3 +327,141 @@ def test_one_of_something_is_no_plural(run):  # noqa: F811
     out = run("train", *SMALL, "--model", "resnet8", "--out", "run")[1]
     assert "after 1 epoch\n" in out
     assert "1 of 1 epoch," in repr(pckd.load_run("run"))
+
+
+# ---------------------------------------------------------------------------------------------- trainings
+
+
+def student_of(data):
+    return pckd.create_model("resnet8", data, seed=0)
+
+
+def test_weights_that_were_replaced_are_not_measured_as_the_runs(refused, run, data):  # noqa: F811
+    for seed in (0, 1):
+        assert run("train", *SMALL, "--model", "resnet8", "--seed", seed, "--out", f"run{seed}")[0] == 0
+    Path("run1/student.safetensors").replace("run0/student.safetensors")
+    says = "the weights in 'run0' are not those that its run.json records"
+    refused(says, "evaluate", "run0")
+    refused(says, "distill", *SMALL, "--student", "resnet8", "--teacher", "run0", "--method", "kd", "--out", "x")
+    refused(says, "train", *SMALL, "--model", "resnet8", "--init", "run0", "--out", "x")
+
+
+def test_an_unfinished_run_is_said_to_be_one(data, tmp_path):
+    class Stop(pckd.Callback):
+        def on_epoch_end(self, trainer):
+            trainer.should_stop = True
+
+    made = pckd.fit(student_of(data), data, epochs=9, out=tmp_path / "run", callbacks=[Stop()], **QUIET)
+    assert not made.finished
+    says = "is not finished: its weights are those after 1 of 9 epochs"
+    with pytest.warns(UserWarning, match=says):
+        made.model()
+    with pytest.warns(UserWarning, match=says):
+        pckd.load_checkpoint(student_of(data), tmp_path / "run")
+
+
+def test_a_checkpoint_with_flipped_bytes_is_damaged(data, tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save(student_of(data).state_dict(), path)
+    content = bytearray(path.read_bytes())
+    place = content.find(student_of(data).fc.weight.detach().numpy().tobytes()) + 1
+    assert place > 0
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="weights.pt' is damaged: .* is not what was written"):
+        pckd.load_checkpoint(student_of(data), path)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_training_needs_gradients_whatever_surrounds_it(data, mode):
+    network = student_of(data)
+    with mode():
+        inside = pckd.fit(network, data, epochs=1, **QUIET)
+        assert not torch.is_grad_enabled()
+    outside = pckd.fit(student_of(data), data, epochs=1, **QUIET)
+    assert inside.fingerprint == outside.fingerprint
+
+
+def test_numbers_that_cannot_be_trained(data):
+    teacher = student_of(data)  # noqa: F811
+    with torch.inference_mode():
+        made_inside = student_of(data)
+    for network, says in [
+        (student_of(data).double(), r"the student has conv1.weight in torch.float64, .* write student.float\(\)"),
+        (student_of(data).half(), "the student has conv1.weight in torch.float16"),
+        (student_of(data).requires_grad_(False), r"no parameter .* write student.requires_grad_\(\)"),
+        (made_inside, "the student was made within torch.inference_mode"),
+    ]:
+        with pytest.raises(ValueError, match=says):
+            pckd.distill(network, teacher, data, "kd", epochs=1, **QUIET)
+    with pytest.raises(ValueError, match=r"the teacher has conv1.weight in torch.float64"):
+        pckd.distill(student_of(data), teacher.double(), data, "kd", epochs=1, **QUIET)
+    network = student_of(data)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(ValueError, match="default dtype is torch.float64, training needs float32"):
+            pckd.fit(network, data, epochs=1, **QUIET)
+        assert pckd.evaluate(network, data, accelerator="cpu", precision="32-true").top1 >= 0
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_plug_that_cannot_be_used_is_named_before_the_first_step(data, tmp_path, refused):  # noqa: F811
+    from torchvision.transforms import v2
+
+    for options, says in [
+        (dict(augment="Normalize"), "'Normalize' can't be made without more arguments: write file.py:NAME"),
+        (dict(augment=lambda one, two: one), "augment can't be used: .*missing 1 required positional"),
+        (dict(augment=v2.ToDtype(torch.float32)), "augment can't be used: augment must return a uint8 tensor"),
+        (dict(mix=v2.MixUp(num_classes=3)), "mix can't be used: "),
+        (dict(mix=v2.MixUp()), "mix can't be used: .*num_classes must be passed"),
+    ]:
+        with pytest.raises(ValueError, match=says):
+            pckd.fit(student_of(data), data, epochs=1, out=tmp_path / "run", **QUIET, **options)
+        assert not (tmp_path / "run").exists()
+    train = ["train", *SMALL, "--model", "resnet8", "--out", "x"]
+    refused("'Normalize' can't be made without more arguments", *train, "--augment", "Normalize")
+    (tmp_path / "mine.py").write_text("x = 1\n")
+    own = ["train", "--data", "mine.py:x", *train[-4:]]
+    refused("'mine.py:x' must be a function that returns a Dataset, got int", *own)
+
+
+def test_a_warm_up_that_never_ends_is_said(data):
+    with pytest.warns(UserWarning, match="rises for 5 of 1 epoch: it never reaches lr = 0.05"):
+        pckd.fit(student_of(data), data, epochs=1, warmup_epochs=5, **QUIET)
+
+
+def test_options_out_of_range_are_refused_by_their_names(refused, tmp_path, teacher):  # noqa: F811
+    (tmp_path / "file").write_text("x")
+    train = ["train", *SMALL, "--model", "resnet8", "--out", "x"]
+    refused("--seed.*greater than or equal to 0", *train, "--seed", "-1")
+    refused("--seed.*less than or equal to 2147483647", *train, "--seed", "2147483648")
+    refused("source must be a path, got ''", *train, "--init", "")
+    distill = ["distill", *SMALL, "--student", "resnet8", "--teacher", teacher, "--out", "x"]
+    refused("file' is a file; .* has to be a folder", *distill, "--teacher-cache", "file")
+    sweep = ["sweep", *SMALL, "--student", "resnet8", "--teacher", teacher, "--out", "x"]
+    refused("--factor must be NAME or NAME=VALUE,VALUE, got 'beta_cc='", *sweep, "--factor", "beta_cc=")
+
+
+def test_a_part_of_the_runs_own_data_is_no_other_data(run, teacher):  # noqa: F811
+    status, out, err = run("evaluate", teacher, "--test-size", "20")
+    assert status == 0 and "on 20 test images" in out and not err
+
+
+def test_a_validation_split_has_the_same_share_of_every_class():
+    labels = torch.tensor([0] * 100 + [1] * 80 + [2] * 4)
+    images = torch.zeros(len(labels), 1, 8, 8)
+    data = Dataset.from_arrays((images, labels), (images, labels), mean=(0.5,), std=(0.5,))
+    held_out = data.with_validation(0.1)
+    assert held_out.val.labels.bincount().tolist() == [9, 8, 1]  # 18 of 184 images
+    assert held_out.train.labels.bincount().tolist() == [91, 72, 3]
+    assert data.with_validation(0.9).train.labels.bincount().tolist() == [9, 8, 1]
+    few = dataclasses.replace(data, train=data.train.take(np.arange(181)))
+    with pytest.raises(ValueError, match="needs two training images of every class, arrays has 1 of '2'"):
+        few.with_validation(0.1)
+
+
+def test_a_validation_split_of_equal_classes_is_the_one_of_earlier_versions():
+    labels = torch.arange(60) % 3
+    for seed in range(5):
+        assert (stratified(labels, 12, 3, seed) == evenly_spread(labels, 12, 3, seed)).all()

@@ -345,7 +345,8 @@ class Dataset:
         Parameters
         ----------
         share : float in (0, 1)
-            Share of the training images to hold out. They are spread as evenly over the classes as possible.
+            Share of the training images to hold out. It is the same for all classes, as far as whole images allow, and
+            both parts get at least one image of every class.
         seed : int
             Decides which images are held out.
 
@@ -356,8 +357,8 @@ class Dataset:
         Raises
         ------
         ValueError
-            If there is a validation split already, `share` is not in (0, 1), or one of the two parts would have fewer
-            images than classes.
+            If there is a validation split already, `share` is not in (0, 1), one of the two parts would have fewer
+            images than classes, or a class has fewer than two images.
         TypeError
             If `share` is not a number.
         """
@@ -368,7 +369,14 @@ class Dataset:
         if min(count, len(self.train) - count) < self.num_classes:
             fewer = f"{len(self.train) - count} + {count} images for {self.num_classes} classes"
             raise ValueError(f"val={share:g} of {self.name} leaves {fewer}: each part needs one per class")
-        chosen = evenly_spread(self.train.labels, count, self.num_classes, seed)
+        counts = torch.bincount(self.train.labels.cpu(), minlength=self.num_classes).tolist()
+        if min(counts) < 2:
+            few = counts.index(min(counts))
+            raise ValueError(
+                f"val={share:g} needs two training images of every class, {self.name} has {counts[few]} of "
+                f"{self.classes[few]!r}"
+            )
+        chosen = stratified(self.train.labels, count, self.num_classes, seed)
         rest = np.setdiff1d(np.arange(len(self.train)), chosen)
         options = {**self.options, "val": share, "val_seed": seed}
         return dataclasses.replace(self, train=self.train.take(rest), val=self.train.take(chosen), options=options)
@@ -487,13 +495,45 @@ def evenly_spread(labels: torch.Tensor, count: int, num_classes: int, seed: int)
     int64 array of shape (count,)
         Positions of the samples, in ascending order.
     """
-    order = np.random.default_rng(seed).permutation(len(labels))
-    shuffled = labels.cpu().numpy()[order]
+    order, shuffled = _shuffled(labels, seed)
     turn = np.empty(len(labels), np.int64)  # each sample's position within its class, in random order
     for label in range(num_classes):
         turn[shuffled == label] = np.arange((shuffled == label).sum())
     places: np.ndarray = np.sort(order[np.argsort(turn, kind="stable")[:count]])
     return places
+
+
+def stratified(labels: torch.Tensor, count: int, num_classes: int, seed: int) -> np.ndarray:
+    """Choose random samples, about the same share of every class, and at least one of every class but not all.
+
+    If all classes have the same number of samples, these are the samples that `evenly_spread` chooses.
+
+    Parameters
+    ----------
+    labels : int64 Tensor of shape (N,)
+        At least two samples of every class.
+    count : int
+        Number of samples to choose, from num_classes to N − num_classes.
+    num_classes : int
+    seed : int
+
+    Returns
+    -------
+    int64 array of shape (count,)
+        Positions of the samples, in ascending order.
+    """
+    order, shuffled = _shuffled(labels, seed)
+    place = np.empty(len(labels))  # in [0, 1], each sample's relative position within its class, in random order
+    for label in range(num_classes):
+        place[shuffled == label] = np.linspace(0, 1, (shuffled == label).sum())
+    places: np.ndarray = np.sort(order[np.argsort(place, kind="stable")[:count]])
+    return places
+
+
+def _shuffled(labels: torch.Tensor, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a random order of the samples, and their labels in this order."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    return order, labels.cpu().numpy()[order]
 
 
 def statistics(train: Split | Streamed) -> tuple[tuple[float, ...], tuple[float, ...], str]:
