@@ -93,7 +93,14 @@ def load_checkpoint(
     else:
         if wrong := _difference(path, sha256, size):
             raise OSError(f"{label} {wrong}")
-        state, trained_on = _weights(_read(path, label), label), training_data_of(path)
+        try:
+            content = _read(path, label)
+        except ValueError as error:
+            if "://" not in str(source):
+                raise
+            path.unlink()  # or every later call would find it
+            raise ValueError(f"{error}; it was not kept") from error
+        state, trained_on = _weights(content, label), training_data_of(path)
     state = _fit(model, state, label)
     try:
         load_weights(model, state, label)

@@ -63,6 +63,8 @@ def download(url: str, path: Path, check: Callable[[Path], None], most: int | No
     path.parent.mkdir(parents=True, exist_ok=True)
     pooch.get_logger().setLevel("WARNING")
     pooch.retrieve(url, None, fname=path.name, path=path.parent, downloader=fill)
+    os.umask(mask := os.umask(0))
+    path.chmod(0o666 & ~mask)  # pooch makes temporary files for their owner alone
 
 
 def check_address(url: str) -> None:

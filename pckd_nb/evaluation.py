@@ -76,11 +76,14 @@ def predict(
     Raises
     ------
     ValueError
-        If there is no such split, or if the network was trained on other classes than those of `data`. Set
-        `model.trained_on = None` to use it all the same. Also the errors of `make_fabric`.
+        If there is no such split, if the network cannot take the images, or if it was trained on other classes than
+        those of `data`. Set `model.trained_on = None` to use it all the same. Also the errors of `make_fabric`.
     """
+    if model.num_classes != data.num_classes:
+        raise ValueError(f"the network knows {model.num_classes} classes, {data.name} has {data.num_classes}")
     if model.trained_on:
         model.trained_on.check_classes(data, "network")
+    check_input(model, "network", data)
     return compute_outputs(match_input(model, data), data, split, accelerator, precision, fabric)
 
 
@@ -113,6 +116,37 @@ def compute_outputs(
     features = ranks.gather_rows(torch.cat([output.features for output in outputs]), len(part), fabric)
     logits = ranks.gather_rows(torch.cat([output.logits for output in outputs]), len(part), fabric)
     return Predictions(features.cpu(), logits.cpu(), part.labels.cpu())
+
+
+@torch.no_grad()
+def check_input(model: Classifier, who: str, data: Dataset) -> None:
+    """Run one image through a network, to detect a wrong number of channels or size.
+
+    Parameters
+    ----------
+    model : Classifier
+    who : str
+        How the error names the network, such as "student".
+    data : Dataset
+
+    Raises
+    ------
+    ValueError
+        If the network cannot take images of this shape, or does not compute in float32.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise ValueError(f"the {who} has {name} in {parameter.dtype} instead of float32: write {who}.float()")
+    was_training = model.training
+    device = next(model.parameters()).device
+    try:
+        model.eval()(torch.zeros(1, data.channels, *data.size, dtype=torch.float32, device=device))
+    except (RuntimeError, AssertionError, ValueError) as error:  # timm asserts sizes, the wrapper raises ValueError
+        shape = "×".join(map(str, (data.channels, *data.size)))
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"the {who} can't take images of {shape} pixels from {data.name}: {reason}") from error
+    finally:
+        model.train(was_training)
 
 
 def evaluate(model: Classifier, data: Dataset, split: str = "test", **options: Any) -> Scores:

@@ -406,6 +406,26 @@ def test_a_wrong_sum_or_size_keeps_nothing(server, content, tmp_path):
     assert len(server.requests) == 3
 
 
+@pytest.mark.parametrize("keep", [0, 100])
+def test_a_download_that_was_cut_is_fetched_again(server, content, tmp_path, keep):
+    server.files["/x.pth"] = content[:keep]  # a server that states no length
+    url = f"{server.address}/x.pth"
+    with pytest.raises(ValueError, match="it was not kept"):
+        load_checkpoint(network(), url, root=tmp_path)
+    assert not list((tmp_path / "checkpoints").iterdir())
+    server.files["/x.pth"] = content
+    assert same(load_checkpoint(network(), url, root=tmp_path)) and len(server.requests) == 2
+
+
+def test_a_download_can_be_read_by_those_whom_the_umask_allows(server, content, tmp_path):
+    server.files["/x.pth"] = content
+    before = os.umask(0o027)
+    try:
+        assert fetch(f"{server.address}/x.pth", root=tmp_path).stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(before)
+
+
 def test_a_stale_file_is_fetched_again_once(server, content, tmp_path):
     server.files["/x.pth"] = b"before"
     url, digest = f"{server.address}/x.pth", hashlib.sha256(content).hexdigest()

@@ -387,7 +387,10 @@ def test_numbers_that_cannot_be_trained(data):
     with torch.inference_mode():
         made_inside = student_of(data)
     for network, says in [
-        (student_of(data).double(), r"the student has conv1.weight in torch.float64, .* write student.float\(\)"),
+        (
+            student_of(data).double(),
+            r"conv1.weight in torch.float64 instead of float32: write student.float\(\)",
+        ),
         (student_of(data).half(), "the student has conv1.weight in torch.float16"),
         (student_of(data).requires_grad_(False), r"no parameter .* write student.requires_grad_\(\)"),
         (made_inside, "the student was made within torch.inference_mode"),
@@ -465,3 +468,36 @@ def test_a_validation_split_of_equal_classes_is_the_one_of_earlier_versions():
     labels = torch.arange(60) % 3
     for seed in range(5):
         assert (stratified(labels, 12, 3, seed) == evenly_spread(labels, 12, 3, seed)).all()
+
+
+def test_tensorboard_shows_every_epoch_once_after_resume_and_overwrite(run, tmp_path):  # noqa: F811
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train = ["train", *SMALL[:-2], "--model", "resnet8", "--out", "run", "--logger", "tensorboard"]
+    assert run(*train, "--epochs", "3")[0] == 0
+    assert run(*train, "--epochs", "2", "--overwrite")[0] == 0
+    events = EventAccumulator(str(tmp_path / "logs" / "run")).Reload()
+    assert [event.step for event in events.Scalars("test_top1")] == [1, 2]
+
+
+def test_a_network_for_other_images_is_refused_by_evaluate(data):
+    with pytest.raises(ValueError, match="the network knows 20 classes, digits has 10"):
+        pckd.evaluate(pckd.create_model("resnet8", num_classes=20, in_channels=1), data)
+    with pytest.raises(ValueError, match="the network can't take images of 1×16×16 pixels from digits"):
+        pckd.evaluate(pckd.create_model("resnet8", num_classes=10, in_channels=3), data)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        (dict(num_classes="10"), TypeError, "num_classes must be a whole number, got '10'"),
+        (dict(num_classes=1), ValueError, "num_classes must be at least 2, got 1"),
+        (dict(num_classes=10, in_channels=0), ValueError, "in_channels must be at least 1, got 0"),
+        (dict(num_classes=10, seed=1.5), TypeError, "seed must be a whole number, got 1.5"),
+        (dict(num_classes=10, seed=-1), ValueError, "seed must be at least 0, got -1"),
+    ],
+)
+def test_numbers_of_a_network(options, error, says):
+    with pytest.raises(error, match=says):
+        pckd.create_model("resnet8", **options)
+    assert pckd.create_model("resnet8", num_classes=np.int64(3), seed=np.int16(1)).num_classes == 3

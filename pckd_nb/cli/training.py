@@ -171,8 +171,10 @@ def make_logger(name: str, out: Path) -> Any:
 
     if name not in ("tensorboard", "csv"):
         return TrackingLogger(name, project=out.parent.name or "pckd_nb", name=out.name)
-    kind = loggers.TensorBoardLogger if name == "tensorboard" else loggers.CSVLogger
-    return kind(out.parent / "logs", name=out.name, version="")
+    place: dict[str, Any] = dict(root_dir=out.parent / "logs", name=out.name, version="")
+    if name == "csv":
+        return loggers.CSVLogger(**place)
+    return loggers.TensorBoardLogger(**place, purge_step=0)  # hides what an earlier run logged there
 
 
 def speaks(options: dict[str, Any]) -> bool:

@@ -6,13 +6,15 @@ Each call of one gives an `Output`.
 import ast
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
+from pydantic import BeforeValidator, Field
 from torch import nn
 
 from ..catalogue import LIBRARIES, PAIRS, check_library, find_name
 from ..plugs import is_plug, load_plug
+from ..validation import Count, checked, plain
 from .maps import FeatureMaps
 from .mobilenet_v2 import MobileNetV2
 from .output import Classifier, Output
@@ -45,6 +47,10 @@ MODELS: dict[str, Callable[..., Classifier]] = {
     "ShuffleV1": ShuffleNetV1,
     "ShuffleV2": ShuffleNetV2,
 }
+
+
+AtLeastTwo = Annotated[int, BeforeValidator(plain), Field(ge=2, le=10**9)]
+LongSeed = Annotated[int, BeforeValidator(plain), Field(ge=0, lt=2**63)]
 
 
 class HasClasses(Protocol):
@@ -88,10 +94,9 @@ def create_model(
         builder = MODELS[find_name("model", name, MODELS)]
     if num_classes is None:
         raise ValueError(f"create_model('{name}') needs a data set or num_classes=…")
-    if num_classes < 2 or in_channels < 1:
-        raise ValueError(f"a classifier needs 2 classes and 1 channel at least, got {num_classes} and {in_channels}")
-    if seed is not None and not 0 <= seed < 2**63:
-        raise ValueError(f"seed must be from 0 to {2**63 - 1}, got {seed}")
+    num_classes = checked(AtLeastTwo, "num_classes", num_classes)
+    in_channels = checked(Count, "in_channels", in_channels)
+    seed = checked(LongSeed | None, "seed", seed)
     with torch.random.fork_rng(enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)

@@ -14,7 +14,7 @@ from torch import nn
 from .. import views
 from ..data import Dataset
 from ..downloads import one_line
-from ..evaluation import evaluate
+from ..evaluation import check_input, evaluate
 from ..html import counted
 from ..methods.base import require_method
 from ..models import Classifier
@@ -114,7 +114,7 @@ def check_task(task: Task, processes: int) -> None:
         if model.num_classes != data.num_classes:
             raise ValueError(f"the {who} knows {model.num_classes} classes, {data.name} has {data.num_classes}")
         check_numbers(model, who)
-        _check_forward(model, who, data)
+        check_input(model, who, data)
     before = task.student.trained_on
     if before and sees_differently(before, data):
         warnings.warn(
@@ -160,7 +160,7 @@ def naming(argument: str) -> Iterator[None]:
 
 
 def check_numbers(model: Classifier, who: str) -> None:
-    """Check that a network computes in float32, and that a student has something to train.
+    """Check that gradients can be computed, in float32, and that a student has something to train.
 
     Parameters
     ----------
@@ -170,16 +170,14 @@ def check_numbers(model: Classifier, who: str) -> None:
     Raises
     ------
     ValueError
-        If the parameters have another dtype, cannot be trained, or if torch's default dtype is not float32.
+        If the parameters cannot be trained, or if torch's default dtype is not float32.
     """
     if torch.get_default_dtype() != torch.float32:
         raise ValueError(
             f"torch's default dtype is {torch.get_default_dtype()}, training needs float32: "
             "torch.set_default_dtype(torch.float32)"
         )
-    for name, parameter in model.named_parameters():
-        if parameter.dtype != torch.float32:
-            raise ValueError(f"the {who} has {name} in {parameter.dtype}, training needs float32: write {who}.float()")
+    for parameter in model.parameters():
         if parameter.is_inference():
             raise ValueError(f"the {who} was made within torch.inference_mode(): make it outside")
     if who == "student" and not any(parameter.requires_grad for parameter in model.parameters()):
@@ -207,21 +205,6 @@ def check_batches(task: Task, processes: int) -> None:
     if smallest * task.method.views == 1 and has_batchnorm(task.student):
         whose = f" for one of {processes} processes" * (processes > 1)
         raise ValueError(f"batch_size {batch_size} leaves a batch of one image{whose}: BatchNorm needs 2 at least")
-
-
-@torch.no_grad()
-def _check_forward(model: Classifier, who: str, data: Dataset) -> None:
-    """Run one image through the network, to detect a wrong number of channels before training starts."""
-    was_training = model.training
-    device = next(model.parameters()).device
-    try:
-        model.eval()(torch.zeros(1, data.channels, *data.size, device=device))
-    except (RuntimeError, AssertionError, ValueError) as error:  # timm asserts sizes, the wrapper raises ValueError
-        shape = "×".join(map(str, (data.channels, *data.size)))
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"the {who} can't take images of {shape} pixels from {data.name}: {reason}") from error
-    finally:
-        model.train(was_training)
 
 
 def compare_with_record(teacher: Classifier, run: Run, data: Dataset) -> None:

@@ -20,7 +20,7 @@ from ..compiling import compiled
 from ..config import RunConfig
 from ..data import Streamed
 from ..downloads import one_line
-from ..evaluation import pixel_statistics, predict
+from ..evaluation import compute_outputs, pixel_statistics
 from ..methods import Batch, Method, Terms
 from ..models import Classifier, FeatureMaps, Output
 from ..provenance import name_of
@@ -230,7 +230,7 @@ class Trainer:
         ranks.share_buffers(model, self.fabric)
         scores: dict[str, float] = {}
         for split in self.data.held_out:
-            measured = predict(model, self.data, split, fabric=self.fabric).scores()
+            measured = compute_outputs(model, self.data, split, fabric=self.fabric).scores()
             scores |= {f"{split}_{name}": value for name, value in measured._asdict().items()}
         seconds = time.perf_counter() - started
         self.recorder.end_epoch(self.optimization.lr, self.method.epsilon, scores, seconds)
@@ -298,7 +298,7 @@ class Trainer:
         )
         if recorder.history and status != "running":
             run.gallery = recording.gallery(data, run.difficulty[len(recorder.history) - 1])
-            run.embedding = recording.embedding(model, predict(model, data, fabric=self.fabric))
+            run.embedding = recording.embedding(model, compute_outputs(model, data, "test", fabric=self.fabric))
         self.call("on_save", run)
         if status == "finished":
             self.optimization.finish()
