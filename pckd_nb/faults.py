@@ -101,8 +101,8 @@ def _conv2d(
 
 
 def _conv_transpose2d(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
-    groups: int = 1, dilation: Any = 1,
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
+    output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
 ) -> Tensor | None:  # fmt: skip
     """Convolve without stride and spread the pixels out. Return None if the stride needs no care."""
     if not isinstance(input, Tensor) or input.device.type != "cpu" or _pair(padding) != (0, 0):
