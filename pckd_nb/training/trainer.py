@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .. import hardware, ranks, recording, resuming, runs, views
+from .. import faults, hardware, ranks, recording, resuming, runs, views
 from ..compiling import compiled
 from ..config import RunConfig
 from ..data import Streamed
@@ -108,6 +108,7 @@ class Trainer:
             maps, plain = FeatureMaps(self.student, torch.zeros(1, data.channels, *data.size), method.layers), forward
             forward = lambda x: maps(plain, x)  # noqa: E731
         self.learner: nn.Module = Learner(self.student, self.method, forward, fabric)
+        self.sound_steps = faults.SoundSteps(self.learner, fabric.device, config.compile)
         if fabric.world_size > 1:
             device = [fabric.device] if fabric.device.type == "cuda" else None
             self.learner = DistributedDataParallel(
@@ -203,10 +204,10 @@ class Trainer:
         x, targets = self.inputs(images, index)
         teacher_output = self.teacher.answer(x, index) if self.teacher else None
         batch = Batch(self.data.train.labels[index], index, targets)
-        correct, terms = self.learner(x, teacher_output, batch, epoch)
-
-        self.optimization.zero_grad()
-        self.fabric.backward(terms.total)
+        with self.sound_steps:
+            correct, terms = self.learner(x, teacher_output, batch, epoch)
+            self.optimization.zero_grad()
+            self.fabric.backward(terms.total)
         self.optimization.step()
         return correct, terms
 
