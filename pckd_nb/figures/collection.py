@@ -130,8 +130,8 @@ def weights(table: pd.DataFrame) -> Drawing:
 
 
 def trajectories(table: pd.DataFrame) -> Drawing:
-    """Single training samples through training: cross-entropy (above) and difficulty γ (below) of some that were always
-    easy, learned late or never learned, before the middle half of all samples (grey)."""
+    """Single training samples through training: cross-entropy (above) and difficulty γ (below) of some that were
+    learned early, late or never, before the middle half of all samples (grey)."""
     return samples.trajectories(_pckd(table, "cross_entropy"))
 
 
