@@ -247,16 +247,16 @@ def is_teacher(run: Run, runs: Sequence[Run]) -> bool:
     A lone student with the teacher's network, seed and recipe has the teacher's weights too. It is told from the
     teacher by the folder that a taught student names; without folders the first run with these weights is the teacher.
     """
-    taught = (other for other in runs if (other.settings["teacher"] or {}).get("fingerprint") == run.fingerprint)
-    student = next(taught, None)
-    if student is None:
-        return False
+    taught = [other for other in runs if (other.settings["teacher"] or {}).get("fingerprint") == run.fingerprint]
+    students = [other for other in taught if other.settings["model"]["name"] == run.settings["model"]["name"]]
+    if not students:
+        return bool(taught)
     same = [other for other in runs if other.fingerprint == run.fingerprint]
-    if folder := teacher_folder(student):
+    if folder := teacher_folder(students[0]):
         named = [other for other in same if other.path and other.path.resolve() == folder.resolve()]
         if named:
             return run is named[0]
-        if run.settings["model"]["name"] == student.settings["model"]["name"] and (folder / "run.json").is_file():
+        if (folder / "run.json").is_file():
             return False  # the teacher is not among `runs`
     return len(same) < 2 or run is same[0]
 
