@@ -120,7 +120,7 @@ def test_kinds_of_samples():
     low, high = 0.1, 3.0
     # thirds of eight epochs: from the third on; halves: up to the fourth; quarters: from the seventh on
     ce = {
-        "always easy": [[low] * 8, [high, high] + [low] * 6],
+        "learned early": [[low] * 8, [high, high] + [low] * 6],
         "learned late": [[high] * 4 + [low] * 4, [high] * 4 + [low, high, low, low]],
         "never learned": [[high] * 8, [0.7] * 8],  # ln 2 is 0.693
         None: [[high] * 3 + [low] * 5, [high] * 7 + [low], [low] * 7 + [high], [low, high] * 4],

@@ -9,6 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import pckd_nb as pckd
 from pckd_nb import figures
+from pckd_nb.figures import canvas as canvas_module
+from pckd_nb.figures.arms import studies
 from pckd_nb.figures.canvas import canvas, color_of, lines
 
 from .conftest import make_data
@@ -140,6 +142,74 @@ def test_accuracy_shows_numbers_and_the_spread_over_seeds(runs):
 def test_the_teacher_has_its_own_colour_only_beside_its_students(runs):
     assert color_of(runs[0], runs) == figures.COLORS["teacher"]
     assert color_of(runs[0], runs[:1]) == figures.COLORS["supervised"]
+
+
+def test_a_lone_student_with_the_teachers_weights_is_no_second_teacher(runs, tmp_path):
+    data, recipe = make_data(train=60, test=30), pckd.get_recipe("classroom", epochs=1, batch_size=20)
+
+    def network():
+        return pckd.create_model("resnet8", data, seed=0)
+
+    teacher = pckd.fit(network(), data, recipe, seed=0, progress=False)
+    methods = {"a_supervised": pckd.Supervised(), "kd": pckd.KD()}
+    alone, taught = (
+        pckd.distill(network(), teacher, data, method, recipe, seed=0, progress=False) for method in methods.values()
+    )
+    assert alone.fingerprint == teacher.fingerprint
+    three = [teacher, alone, taught]
+    names = ["teacher resnet8", "supervised resnet8", "KD resnet8"]
+    assert [line["label"] for line in lines(three)] == names
+    assert len(figures.center_geometry(three).axes) > 0  # it asks for exactly one teacher
+
+    teacher.save(tmp_path / "z_teacher")  # in a folder the lone student comes first
+    taught.settings["teacher"]["run"] = "../z_teacher"
+    for name, run in zip(methods, three[1:], strict=True):
+        run.save(tmp_path / name)
+    loaded = pckd.runs.load_runs(tmp_path)
+    assert [line["label"] for line in lines(loaded)] == ["supervised resnet8", "KD resnet8", "teacher resnet8"]
+    assert [line["label"] for line in lines(loaded[:2])] == ["supervised resnet8", "KD resnet8"]
+    assert [run.path.name for run in studies(loaded)[-1]] == ["kd", "a_supervised"]
+
+
+@pytest.fixture
+def told_of_no_glyph(monkeypatch):
+    monkeypatch.setattr(canvas_module, "_without_glyphs", [])
+
+
+def named(run, classes):
+    return dataclasses.replace(run, settings={**run.settings, "data": {**run.settings["data"], "classes": classes}})
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_the_font_lacks_is_drawn_in_the_users_fonts(runs, told_of_no_glyph, caplog):
+    """STIXGeneral comes with matplotlib, and has U+20DD, which DejaVu Sans lacks."""
+    run = named(runs[3], ["\u20dd", "b", "c"])
+    with mpl.rc_context({"font.family": ["serif", "no such font"], "font.serif": ["STIXGeneral"]}):
+        with figures.style():
+            assert mpl.rcParams["font.family"][:2] == ["DejaVu Sans", "STIXGeneral"]
+            with figures.style():
+                assert mpl.rcParams["font.family"] == canvas_module.fonts()
+        FigureCanvasAgg(figures.feature_map(run)).draw()
+    assert not caplog.records
+
+
+def test_fonts_are_those_that_are_installed_cjk_ones_last(monkeypatch):
+    monkeypatch.setattr(canvas_module, "CJK_FONTS", ("no such font", "STIXGeneral"))
+    with mpl.rc_context({"font.family": "monospace", "font.monospace": ["no such font", "cmtt10"]}):
+        assert canvas_module.fonts() == ["DejaVu Sans", "cmtt10", "STIXGeneral"]
+
+
+def test_names_that_no_font_can_draw_are_said_once(runs, told_of_no_glyph):
+    """U+10FFFD is for private use: no font has it."""
+    run = named(runs[3], ["\U0010fffd one", "\U0010fffd two", "three"])
+    with pytest.warns(UserWarning) as said:
+        for draw in (figures.feature_map, figures.feature_weight_matrix):
+            figure = draw(run)
+            FigureCanvasAgg(figure).draw()
+            figure.get_tightbbox()
+    (message,) = (str(warning.message) for warning in said)
+    assert message.startswith("no installed font can draw '\U0010fffd one', '\U0010fffd two': install one that can")
+    assert "fonts-noto-cjk" in message and "\n" not in message and "three" not in message
 
 
 def test_two_networks_of_a_method_differ_in_dashes(runs):

@@ -165,3 +165,20 @@ def test_the_main_comparison_is_the_one_with_most_runs(folder):
     assert rows["method"].value_counts().to_dict() == {"PCKD": 5, "KD": 2, "supervised": 2}
     with pytest.raises(ValueError, match="no distilled run"):
         collection._main(pd.DataFrame({"teacher": [None], "data": ["tiny"]}))
+
+
+def test_a_teacher_of_the_students_network_and_seed_is_drawn_once(tmp_path):
+    data, recipe = make_data(train=60, test=40, classes=4), pckd.get_recipe("classroom", epochs=1, batch_size=20)
+    root = tmp_path / "runs"
+    teacher = pckd.fit(pckd.create_model("resnet8", data, seed=0), data, recipe, progress=False, out=root / "a_teacher")
+    for name, method in {"supervised": pckd.Supervised(), "kd": pckd.KD(), "pckd": pckd.PCKD()}.items():
+        student = pckd.create_model("resnet8", data, seed=0)
+        pckd.distill(student, teacher, data, method, recipe, progress=False, out=root / "resnet8-resnet8" / name)
+    everything = records.table(records.load_runs(root))
+    chosen = [(run.title, run.path.name) for run in collection._side_by_side(everything)]
+    students = [("supervised resnet8", "supervised"), ("KD resnet8", "kd"), ("PCKD resnet8", "pckd")]
+    assert chosen == [("supervised resnet8", "a_teacher"), *students]
+    only_students = records.table(records.load_runs(root / "resnet8-resnet8"))
+    assert [(run.title, run.path.name) for run in collection._side_by_side(only_students)] == chosen
+    drawn = names(draw_all(root, tmp_path / "out", only=["08", "10"]))
+    assert drawn == ["08_logit_correlation", "08_center_geometry", "10_published"]

@@ -113,6 +113,22 @@ def test_no_arrow_crosses_a_text_and_every_text_fits_its_box(name, drawn):
         assert not cut, text
 
 
+@pytest.mark.parametrize("name", ["framework", "framework without a run"])
+def test_labels_lead_to_cross_entropy_and_to_the_contrast(name, drawn):
+    (ax,) = drawn[name].axes
+    boxes = [patch.get_path().get_extents(patch.get_transform() - ax.transData)
+             for patch in ax.patches if isinstance(patch, FancyBboxPatch)]  # fmt: skip
+
+    def box_of(point):
+        (found,) = (box for box in boxes if box.padded(0.01).contains(*point) and box.width < 20)
+        inside = (text.get_text() for text in ax.texts if found.contains(*text.get_position()))
+        return " ".join(inside).replace("\n", " ")
+
+    ends = [line.get_xydata()[[0, -1]] for line in ax.lines if line.get_linestyle() != "-"]
+    ends = [(start, end) for start, end in ends if any(box.padded(0.01).contains(*start) for box in boxes)]
+    assert {box_of(end) for start, end in ends if "label" in box_of(start)} == {"L_CE upright", "L_CC all views"}
+
+
 def test_framework_names_every_term_and_both_networks(drawn):
     words = {text.get_text() for text, _ in written(drawn["framework"])}
     for term, rows in (

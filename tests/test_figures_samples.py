@@ -14,7 +14,7 @@ LOW, HIGH = 0.1, 3.0
 
 
 def sampled(name="made", truth=False, gallery=20, epochs=8, threshold=False):
-    """50 samples: 30 always easy, 10 learned late, 6 never learned, 4 of no kind; those from 5 on are harder by a
+    """50 samples: 30 learned early, 10 learned late, 6 never learned, 4 of no kind; those from 5 on are harder by a
     little each. The gallery has every second one, easy to hard by γ of the last epoch."""
     step = np.arange(1, epochs + 1)[:, None]
     easy, late = np.full((epochs, 30), LOW), np.where(step > 0.6 * epochs, LOW, HIGH).repeat(10, 1)
@@ -176,7 +176,7 @@ def test_trajectories_are_those_of_their_kinds():
     assert [len(found) for found in kinds.values()] == [30, 10, 6]
     figure = figures.trajectories(run)
     titles = [ax.get_title(loc="left") for ax in figure.axes[:3]]
-    assert titles == ["always easy: 30 (60.0 %)", "learned late: 10 (20.0 %)", "never learned: 6 (12.0 %)"]
+    assert titles == ["learned early: 30 (60.0 %)", "learned late: 10 (20.0 %)", "never learned: 6 (12.0 %)"]
     kept = set(run.gallery["index"].tolist())
     for column, found in enumerate(kinds.values()):
         pictures, above, below = figure.axes[column::3]

@@ -122,6 +122,24 @@ def test_the_readme_follows_them(runs, others):
         make_readme.fill(readme, {"other": ""})
 
 
+@pytest.mark.parametrize("place", ["README.md", "docs/instructors.md", "notebooks/10_comparisons.ipynb"])
+def test_the_comparison_with_focal_is_said_to_differ_in_the_mean_weight(runs, place):
+    """Mean weights of the last epoch, as the text gives them: "0.22 to 0.26 … 0.90 to 0.92"."""
+    plain = [run for run in runs if run.title == "PCKD resnet8" and len(run.history) == 10]
+    plain = [run for run in plain if run.settings["data"]["name"] == "shapes100"]
+    ranges = []
+    for variant in ("strategy = focal", ""):
+        found = [run.history["mean_weight"].iloc[-1] for run in plain if run.variant == variant]
+        assert len(found) == 5
+        ranges.append(f"{min(found):.2f} to {max(found):.2f}")
+    paragraphs = [
+        line for line in (ROOT / place).read_text("utf-8").splitlines() if "ocal" in line and "1.1 to 4.2" in line
+    ]
+    assert paragraphs
+    for paragraph in paragraphs:
+        assert all(range_ in paragraph for range_ in ranges) and "mean weight" in paragraph
+
+
 def test_a_record_keeps_what_figures_need_and_nothing_else(tmp_path, data, recipe, teacher, student):
     record = load_script(RECORDED / "record.py")
     source, target = tmp_path / "source", tmp_path / "target"

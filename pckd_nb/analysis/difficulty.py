@@ -49,7 +49,7 @@ def last_difficulty(run: Run) -> np.ndarray:
     return run.difficulty[len(run.history) - 1].astype(np.float32)
 
 
-KINDS = ("always easy", "learned late", "never learned")
+KINDS = ("learned early", "learned late", "never learned")
 
 
 def kinds_of_samples(run: Run) -> dict[str, np.ndarray]:
@@ -57,7 +57,7 @@ def kinds_of_samples(run: Run) -> dict[str, np.ndarray]:
 
     A sample counts as *learned* in an epoch if its class has a probability above one half, so CE < ln 2. The kinds are:
 
-    - "always easy": learned in every epoch after the first third.
+    - "learned early": learned in every epoch after the first third.
     - "learned late": learned in every epoch of the last quarter, but in no epoch of the first half. If the number of
       epochs is odd, the middle epoch belongs to the first half.
     - "never learned": learned in no epoch.

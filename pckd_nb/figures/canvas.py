@@ -1,17 +1,24 @@
 """What all figures share: one style, a colour for every method, captions."""
 
+import logging
 import textwrap
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import LogFormatterMathtext, LogFormatterSciNotation, MaxNLocator
+from matplotlib.transforms import Bbox
 
 from ..runs import Run, having
 
@@ -26,10 +33,29 @@ CLASS_COLORS = (
 )  # fmt: skip
 
 
+# Fonts with Chinese, Japanese or Korean characters, by their family names: free ones, Windows', macOS'.
+CJK_FONTS = (
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK TC", "Noto Sans CJK KR", "Noto Sans JP", "Noto Sans SC",
+    "Noto Sans TC", "Noto Sans KR", "Source Han Sans", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "IPAexGothic",
+    "IPAGothic", "TakaoGothic", "VL Gothic", "NanumGothic", "UnDotum", "Droid Sans Fallback", "Microsoft YaHei",
+    "SimHei", "Yu Gothic", "Meiryo", "MS Gothic", "Malgun Gothic", "PingFang SC", "Hiragino Sans", "Heiti TC",
+    "Apple SD Gothic Neo", "AppleGothic", "Arial Unicode MS",
+)  # fmt: skip
+
+
+def fonts() -> list[str]:
+    """The font of all figures, then those that draw what it lacks: the user's in rcParams, and installed CJK fonts."""
+    settings, installed = cast("dict[str, Any]", mpl.rcParams), set(font_manager.get_font_names())
+    kinds = {kind: settings[f"font.{kind}"] for kind in ("serif", "sans-serif", "cursive", "fantasy", "monospace")}
+    users = [name for family in settings["font.family"] for name in kinds.get(family, [family])]
+    return [name for name in dict.fromkeys(["DejaVu Sans", *users, *CJK_FONTS]) if name in installed]
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """matplotlib settings of every figure here, for the length of a `with` block. Names are written as they are, never
-    read as formulas; so log axes of the pyplot figures made in it get labels that are no formulas."""
+    read as formulas; so log axes of the pyplot figures made in it get labels that are no formulas. The font is DejaVu
+    Sans; `fonts` says which others draw the characters that it lacks."""
     plt.draw_if_interactive()  # loads the backend: loaded inside, a notebook's would stop to draw at the end
     before = plt.get_fignums()
     with mpl.rc_context(
@@ -38,7 +64,7 @@ def style() -> Iterator[None]:
             "savefig.dpi": 160,
             "figure.facecolor": "white",
             "axes.facecolor": "white",
-            "font.family": "DejaVu Sans",
+            "font.family": fonts(),
             "font.size": 9,
             "axes.titlesize": 10,
             "axes.titleweight": "bold",
@@ -87,10 +113,61 @@ POWERS = "-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"
 
 
 class Drawing(Figure):
-    """A matplotlib Figure that knows what it shows: `runs`, and a widget's in words, `alt`."""
+    """A matplotlib Figure that knows what it shows: `runs`, and a widget's in words, `alt`.
+
+    matplotlib's warnings about glyphs and bold fonts are left out: `canvas` gives one that says what to do.
+    """
 
     runs: list[Run]
     alt: str
+
+    def draw(self, renderer: RendererBase) -> None:
+        with _no_font_warnings():
+            super().draw(renderer)
+
+    def get_tightbbox(self, *args: Any, **kwargs: Any) -> Bbox:
+        with _no_font_warnings():
+            return super().get_tightbbox(*args, **kwargs)
+
+
+@contextmanager
+def _no_font_warnings() -> Iterator[None]:
+    logger = logging.getLogger("matplotlib.font_manager")  # "Failed to find font weight bold", for every size
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+_without_glyphs: list[str] = []  # the words that this process has warned of
+
+
+def _warn_of_missing_glyphs(figure: Figure, runs: list[Run]) -> None:
+    """Say once per process which words no font of `fonts` can draw, and how to get one that can."""
+    known = [font_manager.get_font(font_manager.findfont(name)) for name in fonts()]
+
+    def lacks(text: str) -> bool:
+        return any(
+            not any(font.get_char_index(ord(character)) for font in known) for character in set("".join(text.split()))
+        )
+
+    written = " ".join(text.get_text() for text in figure.findobj(Text))
+    if _without_glyphs or not lacks(written):
+        return
+    names = [name for run in runs for name in run.settings["data"]["classes"]]
+    others = [word for word in written.split() if not any(word in name for name in names)]
+    _without_glyphs.extend(filter(lacks, dict.fromkeys([*names, *others])))
+    first = ", ".join(f"'{word}'" for word in _without_glyphs[:5])
+    more = f" and {len(_without_glyphs) - 5} more" if len(_without_glyphs) > 5 else ""
+    warnings.warn(
+        f"no installed font can draw {first}{more}: install one that can (on Debian and Ubuntu: apt-get install "
+        f"fonts-noto-cjk), and delete matplotlib's list of fonts in '{mpl.get_cachedir()}'",
+        stacklevel=2,
+    )
 
 
 def plain_log_labels(figure: Figure) -> None:
@@ -141,6 +218,7 @@ def canvas(runs: list[Run], width: float, height: float, note: str = "") -> Iter
         try:
             yield figure
             plain_log_labels(figure)
+            _warn_of_missing_glyphs(figure, runs)
             text = textwrap.fill(f"{note} {caption(runs, 8)}".strip() if runs or not note else note, int(width * 17))
             figure.runs = runs  # what `collection` names in the file
             figure.supxlabel(text, x=0.01, ha="left", fontsize=6.5, color="#777777")
@@ -164,9 +242,29 @@ def checked(runs: Run | Sequence[Run], *parts: str, whole_epoch: bool = False) -
 
 
 def is_teacher(run: Run, runs: Sequence[Run]) -> bool:
-    """Whether one of `runs` was taught by `run`."""
-    taught_by = {other.settings["teacher"]["fingerprint"] for other in runs if other.settings["teacher"]}
-    return bool(taught_by) and run.fingerprint in taught_by
+    """Whether one of `runs` was taught by `run`.
+
+    A lone student with the teacher's network, seed and recipe has the teacher's weights too. It is told from the
+    teacher by the folder that a taught student names; without folders the first run with these weights is the teacher.
+    """
+    taught = [other for other in runs if (other.settings["teacher"] or {}).get("fingerprint") == run.fingerprint]
+    students = [other for other in taught if other.settings["model"]["name"] == run.settings["model"]["name"]]
+    if not students:
+        return bool(taught)
+    same = [other for other in runs if other.fingerprint == run.fingerprint]
+    if folder := teacher_folder(students[0]):
+        named = [other for other in same if other.path and other.path.resolve() == folder.resolve()]
+        if named:
+            return run is named[0]
+        if (folder / "run.json").is_file():
+            return False  # the teacher is not among `runs`
+    return len(same) < 2 or run is same[0]
+
+
+def teacher_folder(student: Run) -> Path | None:
+    """Where a student says that its teacher's run is."""
+    folder = student.settings["teacher"].get("run")
+    return student.path / folder if student.path and folder else None
 
 
 def label_of(run: Run, runs: Sequence[Run]) -> str:

@@ -18,7 +18,7 @@ from ..paths import user_path
 from ..runs import Run, load_run, load_runs, table
 from . import diagrams, results, samples, space
 from .arms import METHODS
-from .canvas import Drawing, caption, style
+from .canvas import Drawing, caption, is_teacher, style, teacher_folder
 
 
 def draw_all(
@@ -131,8 +131,8 @@ def weights(table: pd.DataFrame) -> Drawing:
 
 
 def trajectories(table: pd.DataFrame) -> Drawing:
-    """Single training samples through training: cross-entropy (above) and difficulty γ (below) of some that were always
-    easy, learned late or never learned, before the middle half of all samples (grey)."""
+    """Single training samples through training: cross-entropy (above) and difficulty γ (below) of some that were
+    learned early, late or never, before the middle half of all samples (grey)."""
     return samples.trajectories(_pckd(table, "cross_entropy"))
 
 
@@ -245,9 +245,10 @@ def _side_by_side(table: pd.DataFrame) -> list[Run]:
     """Teacher and every method without options, of one seed, as far as they have embeddings."""
     pckd = _pckd(table, "embedding")
     rows = _main(table)
-    rows = rows[(rows["variant"] == "") & (rows["seed"] == pckd.settings["seed"])]
-    found = [run for run in _by_method(rows.drop_duplicates("method")) if run.embedding is not None]
     teacher = _teacher_of(pckd, table)
+    rows = rows[(rows["variant"] == "") & (rows["seed"] == pckd.settings["seed"])]
+    rows = rows[[run is not teacher for run in rows["run"]]]  # it may be of the student's network and seed
+    found = [run for run in _by_method(rows.drop_duplicates("method")) if run.embedding is not None]
     if teacher is None or teacher.embedding is None:
         return found
     return [teacher, *found] if teacher.data_fingerprint == pckd.data_fingerprint else found
@@ -262,11 +263,11 @@ def _by_method(rows: pd.DataFrame) -> list[Run]:
 
 def _teacher_of(run: Run, table: pd.DataFrame) -> Run | None:
     """Among the runs of the table, else where the run says that it lies; None where it is neither."""
-    about = run.settings["teacher"]
+    about, runs = run.settings["teacher"], [run, *table["run"]]
     for other in table["run"]:
-        if other.fingerprint == about["fingerprint"]:
+        if other.fingerprint == about["fingerprint"] and is_teacher(other, runs):
             return other
     try:
-        return load_run(run.path / about["run"]) if run.path and about.get("run") else None
+        return load_run(folder) if (folder := teacher_folder(run)) else None
     except (FileNotFoundError, ValueError):
         return None

@@ -144,6 +144,10 @@ def framework(run: Run | None = None) -> Drawing:
                               (68.8, "L_KD", "upright")):  # fmt: skip
             _box(ax, (x, middle), (6.4, 5), f"{name}\n{rows}", INK, fill=INK)
 
+        # The contrast takes labels too: rows of one category are positives.
+        _box(ax, (55.8, upper), (4, 3.8), "label\ny", PALE, fill="white")
+        _arrow(ax, [(54.6, upper - 1.9), (54.6, middle + 1.2), (52.2, middle + 1.2)], gradient=False)
+
         # Cross-entropy tells how hard an image is, and that how much it counts.
         x = 79.9
         _box(ax, (x, 39.8), (7, 3), "label y", PALE, fill="white")
@@ -157,7 +161,8 @@ def framework(run: Run | None = None) -> Drawing:
         _arrow(ax, [(x, lower + 2.4), (x, middle - 3.1)], gradient=False)
         _box(ax, (x, lower), (12.4, 4.8), "threshold\nεₜ = ε^epoch", PREVIEW)
         _arrow(ax, [(x - 5.3, middle), (72, middle)], gradient=False, color=PREVIEW)
-        _arrow(ax, [(75.4, middle - 3.1), (75.4, 14.4), (53.9, 14.4), (53.9, middle), (52.2, middle)], gradient=False,
+        _arrow(ax, [(75.4, middle - 3.1), (75.4, 14.4), (53.9, 14.4), (53.9, middle - 1), (52.2, middle - 1)],
+               gradient=False,
                color=PREVIEW)  # fmt: skip
 
         objective = "L  =  mean CE  +  β_kd · mean(v · L_KD)  +  β_fa · L_FA  +  β_ca · L_CA  +  β_cc · mean(v · L_CC)"

@@ -146,7 +146,7 @@ def _strategies_or_labels(runs: list[Run]) -> list[str]:
 
 
 def trajectories(run: Run, each: int = 3) -> Drawing:
-    """Cross-entropy and γ of single training samples by epoch: always easy, learned late and never learned ones.
+    """Cross-entropy and γ of single training samples by epoch: learned early, learned late and never learned ones.
 
     The kinds are those of `analysis.kinds_of_samples`. Of each, up to `each` (1 to 5) samples are shown: those in the
     run's gallery, and others only where it has too few; of these, evenly spaced ranks of mean cross-entropy. A frame
@@ -164,7 +164,7 @@ def trajectories(run: Run, each: int = 3) -> Drawing:
     }
     note = (
         f"Of {run.cross_entropy.shape[1]:,} training images; got: more than half of the probability on the label. "
-        "Always easy: got in every epoch after the first third; learned late: never in the first half, always in the "
+        "Learned early: got in every epoch after the first third; learned late: never in the first half, always in the "
         "last quarter; never learned: never got."
     )
     with canvas(runs, PAGE, 5.6, note) as figure:

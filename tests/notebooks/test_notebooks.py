@@ -1,6 +1,7 @@
 """The notebooks as they are stored, and executed from scratch."""
 
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -9,6 +10,8 @@ import nbformat
 import pytest
 
 from pckd_nb import demo, notebooks
+from pckd_nb.analysis import KINDS
+from pckd_nb.experiments import SWEEPS
 
 from ..conftest import time_limit
 from ..test_browser import START, WIDGETS
@@ -71,6 +74,42 @@ def test_it_opens_with_what_it_teaches_and_how_long_it_takes(notebook):
     assert first.cell_type == "markdown" and first.source.startswith("# ")
     for words in ("What you learn", "What you need", "How long it takes"):
         assert words in first.source
+
+
+@every_notebook
+def test_g_a_and_b_mean_what_they_mean_in_the_method(notebook):
+    """g is the projector, A_s and A_t are the layers of the contrast, B is the number of images in a batch."""
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            assert not re.search(r"gradients? \$[gAB]\b", cell.source)
+            for formula in re.findall(r"\$\$.+?\$\$|\$[^$\n]+\$", cell.source, re.S):
+                symbols = re.sub(r"\\(text|mathrm)\{.*?\}", "", formula)
+                assert not re.search(r"(?<![\\A-Za-z])(g(?![(:$A-Za-z])|A(?!_[st])|[A-Za-z]_[AB]\b)", symbols), formula
+
+
+def source_of(start):
+    (notebook,) = notebooks.FOLDER.glob(f"{start}_*.ipynb")
+    return "\n".join(cell.source for cell in nbformat.read(notebook, as_version=4).cells)
+
+
+def test_one_seed_is_not_called_a_difference():
+    """Notebook 11 trains each method with one seed: it says so where it compares them, and how far seeds scatter."""
+    assert not re.search(r'"an? (clear )?difference"', source_of("11"))
+    assert "one seed shows no difference between methods" in source_of("11")
+
+
+def test_epsilon_is_named_by_its_value_in_the_sweep():
+    """Four digits would make 1.0025 a value that nobody swept, 1.002."""
+    assert "ε₂₄₀ = {group['epsilon'].iloc[0] ** (classroom.epochs / 240):g}" in source_of("09")
+    assert {f"{(value ** (240 / 10)) ** (10 / 240):g}" for value in SWEEPS["epsilon_240"]} == {
+        "1", "1.0025", "1.005", "1.01", "1.015"
+    }  # fmt: skip
+
+
+def test_kinds_of_samples_have_the_names_of_the_package():
+    text = source_of("08")
+    assert all(f"**{kind.capitalize()}**" in text and f'"{kind}"' in text for kind in KINDS)
+    assert "lways easy" not in text
 
 
 @pytest.mark.slow
