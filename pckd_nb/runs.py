@@ -394,7 +394,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
             raise ValueError(f"{source}: weights of another network, '{name}' has shape {found} instead of {wanted}")
     if extra := next((name for name in state if name not in expected), None):
         raise ValueError(f"{source}: weights of another network, '{extra}' has no place in this one")
-    model.load_state_dict(state)
+    expected.update(state)  # with the versions of the modules, which a plain dict lacks and MNASNet asks for
+    model.load_state_dict(expected)
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

@@ -285,6 +285,7 @@ def test_any_damage_gives_one_line_or_loads(legacy, tmp_path):
     "content, found",
     [
         ({"epoch": 3, "optimizer": OPTIMIZER}, "found 'epoch', 'optimizer'"),
+        (OPTIMIZER, "found 'state', 'param_groups', which are an optimizer's"),
         ({}, "found nothing"),
         ({"model": {}}, "found 'model'"),
         ({0: STATE, "x": 1}, "found a key of type int, 'x'"),
@@ -294,9 +295,10 @@ def test_any_damage_gives_one_line_or_loads(legacy, tmp_path):
     ],
 )
 def test_what_was_found_instead_of_weights_is_named(content, found, tmp_path):
-    assert f"holds no weights: expected names and tensors, or such under 'model', {found}" in refusal(
-        saved(content, tmp_path / "file.pth")
-    )
+    places = "'model', 'state_dict', 'model_state_dict', 'net', 'network', 'student', 'weights', 'params', "
+    places += "'state_dict_ema', 'model_ema' or 'ema'"
+    message = refusal(saved(content, tmp_path / "file.pth"))
+    assert f"holds no weights: expected names and tensors, or such under {places}, {found}" in message
 
 
 def test_weights_of_another_network_are_named(tmp_path):
