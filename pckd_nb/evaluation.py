@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import hardware, ranks, views
+from .arguments import Network, as_dataset, as_network
 from .data import Dataset
-from .models import Classifier
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -47,8 +47,8 @@ class Predictions(NamedTuple):
 
 @torch.no_grad()
 def predict(
-    model: Classifier,
-    data: Dataset,
+    model: Network,
+    data: Dataset | str,
     split: str = "test",
     *,
     accelerator: str = "auto",
@@ -57,9 +57,11 @@ def predict(
 ) -> Predictions:
     """Run `model`, in eval mode, over data.test or data.train, upright and without augmentation.
 
+    model: a network, a Run or its folder. data: a data set, or the name of one.
     accelerator, precision: as in `distill`; fabric: one that exists already, instead of both. Raises ValueError for
     another split, and as `make_fabric`.
     """
+    model, data = as_network("model", model), as_dataset(data)
     if split not in ("train", *data.held_out):
         raise ValueError(f"split must be {', '.join(map(repr, ('train', *data.held_out)))}, got {split!r}")
     fabric = fabric or make_fabric(accelerator, precision)[0]
@@ -81,7 +83,7 @@ def predict(
     return Predictions(features.cpu(), logits.cpu(), part.labels.cpu())
 
 
-def evaluate(model: Classifier, data: Dataset, split: str = "test", **options: Any) -> Scores:
+def evaluate(model: Network, data: Dataset | str, split: str = "test", **options: Any) -> Scores:
     """Accuracy of `model` on a split of `data`, "test" or "train"; options and errors as in `predict`."""
     return predict(model, data, split, **options).scores()
 

@@ -6,7 +6,7 @@
     samples.npz           raw cross-entropy and difficulty γ of every training sample at every epoch, 16 bit; labels
     student.safetensors   the trained network; under prefixes the method's heads ("method.") and, with a validation
                           split, the network of its best epoch ("best."); records may lack it
-    checkpoint.pt         all that --resume needs; gone once the run is finished
+    checkpoint.pt         all that resuming needs; gone once the run is finished
     previous.pt           the checkpoint before it, in case that can't be read; gone likewise
     gallery.npz           at most 100 training images, easy to hard
     embedding.npz         features of test images and the category centers, 16 bit; where they were drawn, t-SNE maps

@@ -14,6 +14,7 @@ from torch import nn
 from ..catalogue import LIBRARIES, PAIRS, check_library, find_name
 from ..downloads import one_line
 from ..plugs import is_plug, load_plug
+from ..validation import checked
 from .maps import FeatureMaps
 from .mobilenet_v2 import MobileNetV2
 from .output import Classifier, Output
@@ -78,6 +79,8 @@ def create_model(
     """
     if not isinstance(name, str):
         raise TypeError(f"a network is chosen by its name, got {type(name).__name__}; as_classifier takes a module")
+    if isinstance(data, str):
+        raise TypeError(f"data must be a Dataset, got the name of one: load_dataset('{data}') loads it")
     num_classes = num_classes if num_classes is not None else getattr(data, "num_classes", None)
     in_channels = in_channels if in_channels is not None else getattr(data, "channels", 3)
     library, colon, rest = name.partition(":")
@@ -90,6 +93,7 @@ def create_model(
         builder = MODELS[find_name("model", name, MODELS)]
     if num_classes is None:
         raise ValueError(f"create_model('{name}') needs a data set or num_classes=…")
+    num_classes, in_channels = checked(int, "num_classes", num_classes), checked(int, "in_channels", in_channels)
     if num_classes < 2 or in_channels < 1:
         raise ValueError(f"a classifier needs 2 classes and 1 channel at least, got {num_classes} and {in_channels}")
     if seed is not None and not 0 <= seed < 2**63:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .output import Classifier, Output
+from .wrapper import as_classifier
 
 
 class HasStatistics(Protocol):
@@ -61,14 +62,14 @@ class Preprocessed(Classifier):
 
 
 def with_preprocessing(
-    model: Classifier, data: HasStatistics, *, mean: Sequence[float] | None = None,
+    model: nn.Module, data: HasStatistics, *, mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None, size: int | Sequence[int] | None = None,
 ) -> Classifier:  # fmt: skip
     """A teacher for `data` that learned with other constants or at another resolution than `data` has.
 
     Parameters
     ----------
-    model : Classifier
+    model : Classifier, or any nn.Module that ends in a linear layer
     data : Dataset
         What the teacher will be shown.
     mean, std : sequence of float, optional
@@ -90,6 +91,7 @@ def with_preprocessing(
     --------
     >>> teacher = with_preprocessing(teacher, data, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), size=224)
     """
+    model = as_classifier(model)
     given = {"mean": tuple(data.mean if mean is None else mean), "std": tuple(data.std if std is None else std)}
     for name, values in given.items():
         if len(values) != len(data.mean):
