@@ -172,9 +172,8 @@ def take_teacher(record: Run, folder: Path, overwrite: bool) -> Run:
     """A copy of the recorded run in a folder of the demo. Raises ValueError where another teacher is there."""
     if (folder / "run.json").is_file() and not overwrite:
         if runs.read_settings(folder).get("fingerprint") != record.fingerprint:
-            raise ValueError(
-                f"'{folder}' holds another teacher than this size needs: overwrite=True replaces it, another out=… keeps it"
-            )
+            how = "overwrite=True replaces it, another out=… keeps it"
+            raise ValueError(f"'{folder}' holds another teacher than this size needs: {how}")
     else:
         if folder.is_dir():
             resuming.clear(folder)
