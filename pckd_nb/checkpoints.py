@@ -8,7 +8,6 @@ import hashlib
 import os
 import pickle
 import re
-import tarfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -39,6 +38,7 @@ RENAMED = {  # old names in torchvision's files → the names of today, as torch
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in folders of the Hugging Face hub
 ARCHIVES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")
 UNPACK = "unpack it, and give the file of weights that is in it"
+OLD_TAR = (b"sys_info\0", b"pickle\0", b"tensors\0", b"storages\0")  # how PyTorch's first files begin
 LFS_POINTER = b"version https://git-lfs.github.com/"
 MAX_PACKED = 50  # times that the weights in a zip archive may be larger than the archive
 WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<[!?a-zA-Z]")
@@ -183,7 +183,7 @@ def _difference(path: Path, sha256: str | None, size: int | None) -> str:
 def _read(path: Path, label: str) -> Any:
     """What a file holds, with `Ignored` where it is not weights. Raises ValueError where it can't be read safely."""
     with path.open("rb") as file:
-        start = file.read(64)
+        start = file.read(512)
         file.seek(0)
         if not start:
             raise ValueError(f"{label} is empty")
@@ -205,7 +205,7 @@ def _read(path: Path, label: str) -> Any:
             return _unpickle(path, label, mmap=all(entry.compress_type == zipfile.ZIP_STORED for entry in entries))
         if start.startswith(b"\x80"):
             return _unpickle(file, label)
-        if start.startswith(ARCHIVES) or tarfile.is_tarfile(file):
+        if start.startswith(ARCHIVES) or (start[257:262] == b"ustar" and not start.startswith(OLD_TAR)):
             raise ValueError(f"{label} is an archive: {UNPACK}")
         if start.startswith(LFS_POINTER):
             raise ValueError(f"{label} only points to the weights: get the file itself by git lfs pull")
