@@ -1,11 +1,12 @@
 """Weights that others saved, from a file or a web address, into a network of ours. No code in a file is ever run.
 
-Read are PyTorch files, zip or legacy (RepDistiller/CRD, the PCKD release, mdistiller, timm, torchvision), safetensors,
-and run folders.
+Read are PyTorch files, zip or legacy (RepDistiller/CRD, the PCKD release, mdistiller, timm, torchvision, Lightning),
+safetensors, run folders, and folders as on the Hugging Face hub.
 """
 
 import hashlib
 import json
+import os
 import pickle
 import re
 import warnings
@@ -24,13 +25,30 @@ from .models import Classifier, TrainingData
 from .paths import user_path
 from .runs import BEST, HEADS, TRAINED_ON, load_run, load_weights
 
-PLACES = ("model", "state_dict", "model_state_dict", "net", "state_dict_ema")  # of the weights in a file, best first
-WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
-STUDENT = "student."  # mdistiller saves teacher and student in one
+PLACES = (  # of the weights in a file, best first
+    "model", "state_dict", "model_state_dict", "net", "network", "student", "weights", "params", "state_dict_ema",
+    "model_ema", "ema",
+)  # fmt: skip
+# put before names by DataParallel, torch.compile, Lightning, and mdistiller, which saves teacher and student in one
+WRAPPERS = re.compile(r"(?:(?:module|_orig_mod|model|net|network|student)\.)+")
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads of GoogLeNet and Inception v3 that only their training uses
+RENAMED = {  # old names in torchvision's files → the names of today, as torchvision itself changes them
+    r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)": r"\1\2",
+    r"(mlp\.)linear_1\.": r"\g<1>0.",
+    r"(mlp\.)linear_2\.": r"\g<1>3.",
+}
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in folders of the Hugging Face hub
+ARCHIVES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")
+UNPACK = "unpack it, and give the file of weights that is in it"
+OLD_TAR = (b"sys_info\0", b"pickle\0", b"tensors\0", b"storages\0")  # how PyTorch's first files begin
+LFS_POINTER = b"version https://git-lfs.github.com/"
 MAX_PACKED = 50  # times that the weights in a zip archive may be larger than the archive
 MAX_HEADER = 100_000_000  # bytes of a safetensors header, as in the library
 WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<[!?a-zA-Z]")
-NOT_RUN = "and code is never run from a checkpoint; ask its author for a file of weights (safetensors)"
+NOT_RUN = (
+    "and code is never run from a checkpoint; ask its author for a file of weights (safetensors), or, if you have the "
+    "network, save model.state_dict() alone"
+)
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -65,12 +83,18 @@ def load_checkpoint(
 ) -> Network:
     """Load the weights in `source`, a file, a run folder or an https address, into `model`, and return it.
 
-    Every weight must fit, but for counters of batches that old files lack; where anything fails the model is left as
-    it was. sha256 (64 hexadecimal digits) and size (bytes) are of the file, an address may also end in #sha256=…;
-    root is `fetch`'s.
+    Every weight must fit, but for counters of batches that old files lack, and auxiliary heads that `model` lacks.
+    Prefixes of wrappers, such as "module." or Lightning's "model.", are removed; what is beside the wrapped network is
+    not read. Where anything fails the model is left as it was.
+    sha256 (64 hexadecimal digits) and size (bytes) are of the file, an address may also end in #sha256=…; root is
+    `fetch`'s.
     Raises ValueError (weights of another network, a file that can't be read or holds more than weights),
     FileNotFoundError (no such file, a folder that is no run) or OSError (failed download, wrong sum or size).
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a network, got {type(model).__name__}: create_model(name, data) makes one")
+    if not isinstance(source, str | Path):
+        raise TypeError(f"source must be a path or an address, got {type(source).__name__}")
     _check_sum(sha256)
     if "://" in str(source):
         source, _, fragment = str(source).partition("#sha256=")  # pip's way to write it
@@ -79,6 +103,11 @@ def load_checkpoint(
         label = f"'{source}' (kept as '{path}')"
     else:
         path, label = user_path(source, "source"), f"'{source}'"
+    if path.is_dir() and not (path / "run.json").is_file():
+        hub = next((path / name for name in HUB_FILES if (path / name).is_file()), None)
+        if hub is None:
+            raise FileNotFoundError(f"{label} is not a run: it has no run.json, nor {' or '.join(HUB_FILES)}")
+        path, label = hub, f"'{hub}'"
     trained_on: TrainingData | None
     if path.is_dir():
         if sha256 is not None or size is not None:
@@ -101,11 +130,18 @@ def load_checkpoint(
             path.unlink()  # or every later call would find it
             raise ValueError(f"{error}; it was not kept") from error
         state, trained_on = _weights(content, label), training_data_of(path)
+    had_auxiliary = any(name.startswith(AUXILIARY) for name in _unwrapped(state))
     state = _fit(model, state, label)
     try:
         load_weights(model, state, label)
     except ValueError as error:
-        raise ValueError(f"{error}{_other_classes(model, state, str(error))}") from None
+        raise ValueError(f"{error}{_explain(model, state, str(error))}") from None
+    if had_auxiliary and any(getattr(module, "transform_input", True) is False for module in model.modules()):
+        warnings.warn(
+            f"{label} has auxiliary heads: if it is torchvision's own file, the network needs transform_input=True, "
+            "as in torchvision:googlenet,transform_input=True",
+            stacklevel=2,
+        )
     if isinstance(model, Classifier):
         model.weights_from = str(source) if "://" in str(source) else Path(source).name
         model.trained_on = trained_on
@@ -161,7 +197,7 @@ def _difference(path: Path, sha256: str | None, size: int | None) -> str:
 def _read(path: Path, label: str) -> Any:
     """What a file holds, with `Ignored` where it is not weights. Raises ValueError where it can't be read safely."""
     with path.open("rb") as file:
-        start = file.read(64)
+        start = file.read(512)
         file.seek(0)
         if not start:
             raise ValueError(f"{label} is empty")
@@ -176,7 +212,7 @@ def _read(path: Path, label: str) -> Any:
             if any(entry.filename.endswith("/constants.pkl") for entry in entries):
                 raise ValueError(f"{label} was refused: it is a TorchScript program, {NOT_RUN}")
             if not any(entry.filename.endswith("/data.pkl") for entry in entries):
-                raise ValueError(f"{label} is a zip archive, but not one of PyTorch's: unpack it")
+                raise ValueError(f"{label} is a zip archive, but not one of PyTorch's: {UNPACK}")
             unpacked = sum(entry.file_size for entry in entries)
             if unpacked > MAX_PACKED * path.stat().st_size:
                 raise ValueError(f"{label} was refused: it would unpack to {unpacked:,} bytes, more than weights can")
@@ -186,6 +222,10 @@ def _read(path: Path, label: str) -> Any:
             return _unpickle(path, label, mmap=all(entry.compress_type == zipfile.ZIP_STORED for entry in entries))
         if start.startswith(b"\x80"):
             return _unpickle(file, label)
+        if start.startswith(ARCHIVES) or (start[257:262] == b"ustar" and not start.startswith(OLD_TAR)):
+            raise ValueError(f"{label} is an archive: {UNPACK}")
+        if start.startswith(LFS_POINTER):
+            raise ValueError(f"{label} only points to the weights: get the file itself by git lfs pull")
     if path.suffix == ".safetensors" or start[8:9] == b"{":
         try:
             return load(path.read_bytes())
@@ -239,8 +279,8 @@ def training_data_of(source: str | Path) -> TrainingData | None:
 def _unpickle(file: Any, label: str, mmap: bool = False) -> Any:
     """torch.load of a path or an open file, weights alone."""
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(IGNORED):
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(record=True) as said, torch.serialization.safe_globals(IGNORED):
+            warnings.simplefilter("always")
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
         reason = _one_line(error)
@@ -249,6 +289,11 @@ def _unpickle(file: Any, label: str, mmap: bool = False) -> Any:
         if found := re.search(r"GLOBAL (.+) (?:was not an allowed global|whose module)", str(error), re.DOTALL):
             called = re.sub(r"^commands\.", "subprocess.", found[1][:100])  # its name in Python 2, which pickles keep
             raise ValueError(f"{label} was refused: it is a pickle that wants to call {called!r}, {NOT_RUN}") from None
+        if protocol := re.search(r"pickle protocol ([345]) ", " ".join(str(warning.message) for warning in said)):
+            raise ValueError(
+                f"{label} was refused: it is a pickle of protocol {protocol[1]}, from which PyTorch reads no weights "
+                "without running code: save it again without pickle_protocol=…, or as safetensors"
+            ) from None
         if isinstance(error, pickle.UnpicklingError):
             raise ValueError(
                 f"{label} was refused: it is a pickle, damaged or of more than weights ({reason}), {NOT_RUN}"
@@ -276,7 +321,10 @@ def _weights(content: Any, label: str) -> dict[str, Tensor]:
             for key in list(content)[:8]
         )
         found = ", ".join(keys) or "nothing"
-    raise ValueError(f"{label} holds no weights: expected names and tensors, or such under 'model', found {found}")
+        if {"state", "param_groups"} <= {*content}:
+            found += ", which are an optimizer's"
+    places = f"{', '.join(map(repr, PLACES[:-1]))} or {PLACES[-1]!r}"
+    raise ValueError(f"{label} holds no weights: expected names and tensors, or such under {places}, found {found}")
 
 
 def _is_state(value: Any) -> TypeGuard[Mapping[str, Tensor]]:
@@ -295,12 +343,13 @@ def _fit(model: nn.Module, state: Mapping[str, Tensor], label: str) -> dict[str,
     """
     own = model.state_dict()
     names = dict(zip(_unwrapped(own), own, strict=True))
-    if not any(name.startswith((HEADS, BEST)) for name in names):
-        state = {name: value for name, value in state.items() if not name.startswith((HEADS, BEST))}
-    state = dict(zip(_unwrapped(state), state.values(), strict=True))
-    student = {name.removeprefix(STUDENT): value for name, value in state.items() if name.startswith(STUDENT)}
-    if student and not any(name.startswith(STUDENT) for name in names):
-        state = dict(zip(_unwrapped(student), student.values(), strict=True))
+    for old, new in RENAMED.items():
+        if not any(re.search(old, name) for name in names):
+            state = {re.sub(old, new, name): value for name, value in state.items()}
+    state = _of_network(state, names, label)
+    for beside in ((HEADS, BEST), AUXILIARY):
+        if not any(name.startswith(beside) for name in names):
+            state = {name: value for name, value in state.items() if not name.startswith(beside)}
     state = {names.get(name, name): value for name, value in state.items()}
     for name, value in own.items():
         if name.endswith("num_batches_tracked"):
@@ -319,16 +368,38 @@ def _fit(model: nn.Module, state: Mapping[str, Tensor], label: str) -> dict[str,
 def _unwrapped(names: Iterable[str]) -> list[str]:
     """The names without what wrappers put before every one of them."""
     names = list(names)
-    while names and (prefix := next((p for p in WRAPPERS if all(name.startswith(p) for name in names)), None)):
-        names = [name.removeprefix(prefix) for name in names]
-    return names
+    found = WRAPPERS.match(os.path.commonprefix(names))
+    return [name.removeprefix(found[0]) for name in names] if found else names
 
 
-def _other_classes(model: nn.Module, state: Mapping[str, Tensor], error: str) -> str:
-    """To be added to `error` where it is of the classifier and only the number of classes is wrong."""
-    heads = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
-    for name, layer in heads[-1:]:
-        shape = tuple(state[weight].shape) if (weight := f"{name}.weight") in state else ()
-        if f"'{weight}' has shape" in error and shape[1:] == (layer.in_features,):
-            return f": the file has {shape[0]} classes, the network {layer.out_features}"
+def _of_network(state: Mapping[str, Tensor], names: Iterable[str], label: str) -> dict[str, Tensor]:
+    """The weights of the network with these names, without the prefix that they have in the file.
+
+    Where no prefix fits, or there is none, it is all of `state`: `load_weights` says what is missing or has no place.
+    """
+    first, *others = [name for name in names if not name.endswith("num_batches_tracked")] or [""]
+    prefixes = [name.removesuffix(first) for name in state if name.endswith(first)]
+    fitting = [p for p in prefixes if p[-1:] in ("", ".") and all(p + name in state for name in others)]
+    usable = [p for p in fitting if WRAPPERS.fullmatch(p) or all(name.startswith(p) for name in state)]
+    usable = [""] if "" in fitting else [p for p in usable if "student." in p] or usable
+    if len(usable) > 1:
+        raise ValueError(f"{label} has the network {len(usable)} times, {' and '.join(map(repr, usable))}: keep one")
+    if not usable:
+        return dict(zip(_unwrapped(state), state.values(), strict=True))
+    return {name.removeprefix(p): value for p in usable for name, value in state.items() if name.startswith(p)}
+
+
+def _explain(model: nn.Module, state: Mapping[str, Tensor], error: str) -> str:
+    """To be added to `error`: what the file has instead of what is missing, or how many classes it is for."""
+    own = model.state_dict(keep_vars=True)
+    if "is missing" in error and (others := [repr(name) for name in state if name not in own]):
+        return f"; the file has {', '.join([*others[:3], '…'] if len(others) > 3 else others)} instead"
+    names = {id(value): name for name, value in own.items()}
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    for layer in layers:
+        weight = names.get(id(layer.weight), "")
+        shape = tuple(state[weight].shape) if weight in state else ()
+        if layer.out_features == layers[-1].out_features and f"'{weight}' has shape" in error:
+            if shape[1:] == (layer.in_features,):
+                return f": the file has {shape[0]} classes, the network {layer.out_features}"
     return ""

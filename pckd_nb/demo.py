@@ -174,7 +174,8 @@ def take_teacher(record: Run, folder: Path, overwrite: bool) -> Run:
     """A copy of the recorded run in a folder of the demo. Raises ValueError where another teacher is there."""
     if (folder / "run.json").is_file() and not overwrite:
         if runs.read_settings(folder).get("fingerprint") != record.fingerprint:
-            raise ValueError(f"'{folder}' holds another teacher than this size needs: --overwrite, or another --out")
+            how = "overwrite=True replaces it, another out=… keeps it"
+            raise ValueError(f"'{folder}' holds another teacher than this size needs: {how}")
     else:
         if folder.is_dir():
             resuming.clear(folder)
@@ -213,7 +214,7 @@ def run_demo(
     """
     out = user_path(out, "out")
     if size is not None and size not in SIZES:
-        raise ValueError(f"--size must be one of {', '.join(SIZES)}, got {size}")
+        raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size}")
     for name in STAGES:  # before anything costs time
         resuming.prepare(out / name, resume=not overwrite, overwrite=overwrite)
     begun = None if overwrite else size_of(out)
@@ -273,7 +274,7 @@ def describe_sizes(step_seconds: Mapping[str, float], chosen: str) -> list[str]:
             "recorded teacher" if plan.record() else f"teacher trained for {counted(plan.teacher_epochs, 'epoch')}"
         )
         what = f"{teacher}, students for {plan.epochs}"
-        mark = "  ← this one" if name == chosen else f"  (--size {name})"
+        mark = "  ← this one" if name == chosen else f"  (size {name})"
         lines.append(f"    {name:7} about {minutes:4.1f} minutes: {what}{mark}")
     return lines
 

@@ -43,14 +43,14 @@ def _precision(device: torch.device) -> str:
 def _teacher(device: torch.device) -> str:
     spelled_out = {"folded": "float32 with BatchNorm folded"}
     forms = ", else ".join(spelled_out.get(form, form) for form in _forms(device, needs_maps=False))
-    return f"{forms}: the first whose logits stay within {100 * TOLERANCE:.0f} % (--precision 32-true: as it is)"
+    return f"{forms}: the first whose logits stay within {100 * TOLERANCE:.0f} % (precision 32-true: as it is)"
 
 
 def _compile(device: torch.device) -> str:
     if device.type == "cpu" and hardware.computes_in_bfloat16(device):
         large = f"{FLOPS_WORTH_COMPILING:.0e} FLOPs per image, in runs of more than {RUN_WORTH_COMPILING:.0e}"
         return f"students of more than {large}"
-    return "off: not measured to pay back here (--compile switches it on)"
+    return "off: not measured to pay back here (compile switches it on)"
 
 
 def _threads() -> str:

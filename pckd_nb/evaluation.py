@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import hardware, ranks, views
+from .arguments import Network, as_dataset, as_network
 from .data import Dataset
 from .models import Classifier, match_input
 
@@ -46,8 +47,8 @@ class Predictions(NamedTuple):
 
 
 def predict(
-    model: Classifier,
-    data: Dataset,
+    model: Network,
+    data: Dataset | str,
     split: str = "test",
     *,
     accelerator: str = "auto",
@@ -61,8 +62,9 @@ def predict(
 
     Parameters
     ----------
-    model : Classifier
-    data : Dataset
+    model : Classifier, Run, nn.Module or path
+        A path is the folder of a run.
+    data : Dataset, or the name of one
     split : {"test", "train", "val"}
     accelerator, precision : str
         As in `distill`.
@@ -79,12 +81,13 @@ def predict(
         If there is no such split, if the network cannot take the images, or if it was trained on other classes than
         those of `data`. Set `model.trained_on = None` to use it all the same. Also the errors of `make_fabric`.
     """
-    if model.num_classes != data.num_classes:
-        raise ValueError(f"the network knows {model.num_classes} classes, {data.name} has {data.num_classes}")
-    if model.trained_on:
-        model.trained_on.check_classes(data, "network")
-    check_input(model, "network", data)
-    return compute_outputs(match_input(model, data), data, split, accelerator, precision, fabric)
+    network, data = as_network("model", model), as_dataset(data)
+    if network.num_classes != data.num_classes:
+        raise ValueError(f"the network knows {network.num_classes} classes, {data.name} has {data.num_classes}")
+    if network.trained_on:
+        network.trained_on.check_classes(data, "network")
+    check_input(network, "network", data)
+    return compute_outputs(match_input(network, data), data, split, accelerator, precision, fabric)
 
 
 @torch.no_grad()
@@ -149,7 +152,7 @@ def check_input(model: Classifier, who: str, data: Dataset) -> None:
         model.train(was_training)
 
 
-def evaluate(model: Classifier, data: Dataset, split: str = "test", **options: Any) -> Scores:
+def evaluate(model: Network, data: Dataset | str, split: str = "test", **options: Any) -> Scores:
     """Return the accuracy of a network on a split of `data`. Options and errors are those of `predict`."""
     return predict(model, data, split, **options).scores()
 

@@ -30,7 +30,7 @@ OF_A_RUN = {*RUN_FILES, CHECKPOINT, PREVIOUS}
 def prepare(folder: str | Path, *, resume: bool, overwrite: bool) -> Path:
     """Check, before anything costs time, that a run may be written here. Nothing is made or removed yet.
 
-    Raises FileExistsError where something is there and neither flag is given, or where --overwrite would replace
+    Raises FileExistsError where something is there and neither flag is given, or where overwrite would replace
     what is no run; PermissionError where nothing can be written; NotADirectoryError on a file in the way,
     FileNotFoundError on a link to nothing.
     """
@@ -44,7 +44,8 @@ def prepare(folder: str | Path, *, resume: bool, overwrite: bool) -> Path:
         if not (folder / "run.json").is_file():
             raise FileExistsError(f"'{folder}' exists and is not a run; choose another folder")
         if not (resume or overwrite):
-            raise FileExistsError(f"run folder '{folder}' exists: --resume goes on with it, --overwrite replaces it")
+            how = "resume=True goes on with it, overwrite=True replaces it"
+            raise FileExistsError(f"run folder '{folder}' exists: {how}")
     ancestor = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not ancestor.is_dir():
         raise NotADirectoryError(f"'{ancestor}' is a file; '{folder}' can't be made below it")

@@ -6,7 +6,7 @@
     samples.npz           raw cross-entropy and difficulty γ of every training sample at every epoch, 16 bit; labels
     student.safetensors   the trained network; under prefixes the method's heads ("method.") and, with a validation
                           split, the network of its best epoch ("best."); records may lack it
-    checkpoint.pt         all that --resume needs; gone once the run is finished
+    checkpoint.pt         all that resuming needs; gone once the run is finished
     previous.pt           the checkpoint before it, in case that can't be read; gone likewise
     gallery.npz           at most 100 training images, easy to hard
     embedding.npz         features of test images and the category centers, 16 bit; where they were drawn, t-SNE maps
@@ -427,7 +427,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
             raise ValueError(f"{source}: weights of another network, '{name}' has shape {found} instead of {wanted}")
     if extra := next((name for name in state if name not in expected), None):
         raise ValueError(f"{source}: weights of another network, '{extra}' has no place in this one")
-    model.load_state_dict(state)
+    expected.update(state)  # with the versions of the modules, which a plain dict lacks and MNASNet asks for
+    model.load_state_dict(expected)
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

@@ -5,11 +5,14 @@ The paper's protocol: the network is frozen, and a linear probe on its features 
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 
+from .arguments import as_dataset, as_run
 from .data import Dataset, Split
 from .evaluation import Predictions, compute_outputs
 from .models import Classifier, create_model
@@ -23,13 +26,16 @@ class TransferScores(NamedTuple):
     train_top1: float
 
 
-def transfer(run: Run, data: Dataset, *, model: Classifier | None = None, **options: Any) -> TransferScores:
+def transfer(
+    run: Run | str | Path, data: Dataset | str, *, model: Classifier | None = None, **options: Any
+) -> TransferScores:
     """Freeze the network of `run` and train a linear probe on its features of `data`.
 
     The images are shown as the network learned to see: grey ones repeated over its channels, scaled to its image
     size, normalised by the constants of its own training data. The probe is scikit-learn's LogisticRegression (L2,
     C = 1) on features standardised by the training images; no augmentation, nothing random.
-    model: another network to probe in place of the run's. options: accelerator and precision, as in `evaluate`.
+    run: a Run or its folder. data: a data set, or the name of one. model: another network to probe in place of the
+    run's. options: accelerator and precision, as in `evaluate`.
     Raises ValueError where the images can't be shown to this network, or as `Run.model`.
     """
     from sklearn.exceptions import ConvergenceWarning  # slow to import: only when asked for
@@ -37,8 +43,9 @@ def transfer(run: Run, data: Dataset, *, model: Classifier | None = None, **opti
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    run = as_run(run)
     model = model or run.model()
-    data = as_learned(run, data)
+    data = as_learned(run, as_dataset(data))
     train, test = (compute_outputs(model, data, split, **options) for split in ("train", "test"))
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     with warnings.catch_warnings():
@@ -47,14 +54,15 @@ def transfer(run: Run, data: Dataset, *, model: Classifier | None = None, **opti
     return TransferScores(*(100 * _accuracy(probe, seen) for seen in (test, train)))
 
 
-def transfer_table(runs: list[Run], data: Dataset, **options: Any) -> pd.DataFrame:
+def transfer_table(runs: Sequence[Run | str | Path], data: Dataset | str, **options: Any) -> pd.DataFrame:
     """`transfer` of several runs, a row each, and for every kind of network one with its first, random weights.
 
     What random features reach is the height above which something was learned.
     """
     rows: list[dict[str, Any]] = []
     untrained: dict[str, Run] = {}
-    for run in runs:
+    data = as_dataset(data)
+    for run in map(as_run, runs):
         about = run.settings["model"]
         scores = transfer(run, data, **options)
         rows.append(_row(run, run.settings["method"]["title"], scores, run.accuracy))

@@ -4,7 +4,10 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import subprocess
+import tarfile
+import warnings
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -13,11 +16,12 @@ import numpy as np
 import pooch
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
 import pckd_nb as pckd
-from pckd_nb.checkpoints import fetch, load_checkpoint
+from pckd_nb.checkpoints import PLACES, fetch, load_checkpoint
 
 from .web import serving
 
@@ -86,6 +90,17 @@ FILES = {
     "torch.compile": prefixed("_orig_mod."),
     "DataParallel of torch.compile": prefixed("module._orig_mod."),
     "mdistiller of torch.compile": {"model": prefixed("module.student._orig_mod.")},
+    "Lightning": {"state_dict": {**prefixed("model."), "loss.weight": torch.ones(3)}, "pytorch-lightning_version": "2"},
+    "Lightning's net": {"state_dict": prefixed("net.")},
+    "Lightning with a teacher": {"state_dict": {**prefixed("student.model."), **prefixed("teacher.model.", TEACHER)}},
+    "Lightning with an average": {
+        "state_dict": {**prefixed("model."), **prefixed("ema_model.", network(3).state_dict())}
+    },
+    "Lightning of torch.compile": {"state_dict": prefixed("model._orig_mod.")},
+    "torch.compile of DataParallel": prefixed("_orig_mod.module."),
+    "a prefix of one's own": prefixed("encoder."),
+    "AveragedModel": {"model_ema": {"n_averaged": torch.tensor(3), **prefixed("module.")}},
+    **{f"under {place!r}": {"epoch": 3, place: STATE} for place in PLACES},
 }
 
 
@@ -95,6 +110,107 @@ def test_every_format_gives_the_weights(name, legacy, tmp_path):
     model = network()
     assert load_checkpoint(model, saved(FILES[name], tmp_path / "file.pth", legacy)) is model
     assert same(model)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "module.net.", "student."])
+def test_prefixes_in_safetensors(prefix, tmp_path):
+    save_file(prefixed(prefix), tmp_path / "file.safetensors")
+    assert same(load_checkpoint(network(), tmp_path / "file.safetensors"))
+
+
+def test_a_network_that_is_in_a_file_twice_is_refused(tmp_path):
+    state = {**prefixed("model."), **prefixed("net.", network(3).state_dict())}
+    assert "has the network 2 times, 'model.' and 'net.': keep one" in refusal(saved(state, tmp_path / "file.pth"))
+    single = nn.Sequential(nn.Linear(2, 2))  # a weight of a longer name ends the same, and is not a prefix
+    state = {"10.weight": torch.ones(2, 2), "10.bias": torch.ones(2)}
+    assert "'0.weight' is missing" in refusal(saved(state, tmp_path / "file.pth"), model=single)
+
+
+# what torchvision's own files are called in, and how it would load them
+OLD_NAMES = {
+    "densenet121": lambda name: re.sub(r"(denselayer\d+\.(?:norm|relu|conv))([12]\.)", r"\1.\2", name),
+    "vit_b_16,image_size=32": lambda name: name.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."),
+    "mnasnet0_5": lambda name: name,  # asks for the version of the module, which a plain dict lacks
+}
+
+
+@pytest.mark.parametrize("name", OLD_NAMES)
+def test_old_names_in_files_of_torchvision(name, tmp_path):
+    state = pckd.create_model(f"torchvision:{name}", num_classes=3, seed=1).state_dict()
+    old = {OLD_NAMES[name](key): value for key, value in state.items()}
+    assert name == "mnasnet0_5" or old.keys() != state.keys()
+    model = pckd.create_model(f"torchvision:{name}", num_classes=3, seed=2)
+    assert same(load_checkpoint(model, saved(old, tmp_path / "file.pth")), state)
+
+
+@pytest.mark.parametrize("name, heads", [("googlenet", 2), ("inception_v3", 1)])
+def test_auxiliary_heads_are_left_out_or_loaded(name, heads, tmp_path):
+    build = getattr(torchvision.models, name)
+    state = build(num_classes=3, aux_logits=True, init_weights=False).state_dict()
+    file = saved({"state_dict": prefixed("module.", state)}, tmp_path / "file.pth")
+    model = pckd.create_model(f"torchvision:{name}", num_classes=3)
+    with pytest.warns(UserWarning, match="torchvision's own file, the network needs transform_input=True"):
+        load_checkpoint(model, file)
+    ours = model.state_dict()
+    left = {key.partition(".")[0] for key in state.keys() - ours.keys()}
+    assert left == ({"aux1", "aux2"} if heads == 2 else {"AuxLogits"})
+    assert all(torch.equal(ours[key], state[key]) for key in ours)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_checkpoint(pckd.create_model(f"torchvision:{name},transform_input=True", num_classes=3), file)
+    whole = pckd.create_model(f"torchvision:{name},aux_logits=True,transform_input=True", num_classes=3)
+    assert whole.head_name == "fc" and same(load_checkpoint(whole, file), state)
+    other = pckd.create_model(f"torchvision:{name},aux_logits=True", num_classes=5)
+    assert refusal(file, model=other).endswith(": the file has 3 classes, the network 5")
+
+
+def test_a_folder_of_the_hugging_face_hub(tmp_path):
+    assert "no run.json, nor model.safetensors or pytorch_model.bin" in refusal(tmp_path, FileNotFoundError)
+    saved(STATE, tmp_path / "pytorch_model.bin")
+    model = load_checkpoint(network(), tmp_path)
+    assert same(model) and model.weights_from == tmp_path.name
+    save_file(TEACHER, tmp_path / "model.safetensors")
+    assert same(load_checkpoint(pckd.create_model("resnet14", num_classes=10), tmp_path), TEACHER)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_a_newer_pickle_protocol_is_named(protocol, legacy, tmp_path):
+    file = tmp_path / "file.pth"
+    torch.save({"model": STATE}, file, pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy)
+    assert (
+        f"it is a pickle of protocol {protocol}, from which PyTorch reads no weights without running code: "
+        "save it again without pickle_protocol=…, or as safetensors"
+    ) in refusal(file)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_an_archive_is_to_be_unpacked(mode, tmp_path):
+    with tarfile.open(tmp_path / "teachers.tar.gz", mode) as archive:
+        archive.add(saved(STATE, tmp_path / "file.pth"), "file.pth")
+    message = refusal(tmp_path / "teachers.tar.gz")
+    assert message.endswith("teachers.tar.gz' is an archive: unpack it, and give the file of weights that is in it")
+
+
+def test_a_pointer_of_git_lfs_is_not_the_weights(tmp_path):
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n")
+    assert "only points to the weights: get the file itself by git lfs pull" in refusal(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "torchvision:densenet121", "timm:test_resnet"])
+def test_a_wrapped_network_says_how_many_classes_a_file_has(name, tmp_path):
+    many = saved(pckd.create_model(name, num_classes=12).state_dict(), tmp_path / "file.pth")
+    model = pckd.create_model(name, num_classes=5)
+    for each in (model, nn.DataParallel(model)):
+        assert refusal(many, model=each).endswith(": the file has 12 classes, the network 5")
+
+
+@pytest.mark.parametrize("model, source", [("resnet8", "file.pth"), (network(), None), (type(network()), "file.pth")])
+def test_arguments_of_another_type_are_named(model, source):
+    with pytest.raises(
+        TypeError, match="model must be a network, got|source must be a path or an address, got NoneType"
+    ):
+        load_checkpoint(model, source)
 
 
 @pytest.mark.parametrize("name", ["numpy.core.multiarray", "numpy._core.multiarray"])
@@ -211,6 +327,7 @@ def test_a_bare_pickle_is_refused_and_not_run(called, protocol, tmp_path):
 def test_a_whole_pickled_network_is_refused(tmp_path):
     message = refusal(saved({"model": network()}, tmp_path / "file.pth"))
     assert "wants to call 'pckd_nb.models.resnet.ResNet'" in message
+    assert message.endswith("or, if you have the network, save model.state_dict() alone")
 
 
 def test_a_name_made_to_garble_the_terminal_is_escaped(tmp_path):
@@ -285,6 +402,7 @@ def test_any_damage_gives_one_line_or_loads(legacy, tmp_path):
     "content, found",
     [
         ({"epoch": 3, "optimizer": OPTIMIZER}, "found 'epoch', 'optimizer'"),
+        (OPTIMIZER, "found 'state', 'param_groups', which are an optimizer's"),
         ({}, "found nothing"),
         ({"model": {}}, "found 'model'"),
         ({0: STATE, "x": 1}, "found a key of type int, 'x'"),
@@ -294,9 +412,10 @@ def test_any_damage_gives_one_line_or_loads(legacy, tmp_path):
     ],
 )
 def test_what_was_found_instead_of_weights_is_named(content, found, tmp_path):
-    assert f"holds no weights: expected names and tensors, or such under 'model', {found}" in refusal(
-        saved(content, tmp_path / "file.pth")
-    )
+    places = "'model', 'state_dict', 'model_state_dict', 'net', 'network', 'student', 'weights', 'params', "
+    places += "'state_dict_ema', 'model_ema' or 'ema'"
+    message = refusal(saved(content, tmp_path / "file.pth"))
+    assert f"holds no weights: expected names and tensors, or such under {places}, {found}" in message
 
 
 def test_weights_of_another_network_are_named(tmp_path):
@@ -308,6 +427,10 @@ def test_weights_of_another_network_are_named(tmp_path):
 
     assert "'layer1.0.conv1.weight' is missing" in message(
         **{"layer1.0.conv1.weight": None, "layer2.0.conv1.weight": None}
+    )
+    assert "'layer1.1.conv1.weight' is missing; the file has 'body.0.weight' instead" in refusal(
+        saved({"model": {**STATE, "body.0.weight": torch.ones(1)}}, file),
+        model=pckd.create_model("resnet14", num_classes=10),
     )
     assert "'layer9.weight' has no place in this one" in message(**{"layer9.weight": torch.ones(1)})
     assert "'conv1.weight' has shape (16, 1, 3, 3) instead of (16, 3, 3, 3)" in message(

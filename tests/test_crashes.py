@@ -395,7 +395,7 @@ def test_a_run_that_appears_meanwhile_is_not_replaced(recipe, tmp_path, monkeypa
         return hold(folder)
 
     monkeypatch.setattr(files, "locked", late)
-    with pytest.raises(FileExistsError, match="--resume goes on with it"):
+    with pytest.raises(FileExistsError, match="resume=True goes on with it"):
         pckd.distill(*fresh(), pckd.KD(), recipe, out=tmp_path / "run", **QUIET)
     assert pckd.load_run(tmp_path / "run").fingerprint == first.fingerprint
 

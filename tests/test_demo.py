@@ -241,7 +241,9 @@ def test_the_recorded_teacher_is_copied_and_another_one_is_kept(finished, tmp_pa
     shutil.copytree(finished[0] / "runs" / "teacher", folder)
     assert demo.size_of(folder.parent) == "full"
     before = pckd.load_run(folder).fingerprint
-    with pytest.raises(ValueError, match="another teacher than this size needs: --overwrite, or another --out"):
+    with pytest.raises(
+        ValueError, match="another teacher than this size needs: overwrite=True replaces it, another out=…"
+    ):
         demo.take_teacher(record, folder, overwrite=False)
     assert pckd.load_run(folder).fingerprint == before
     assert demo.take_teacher(record, folder, overwrite=True).fingerprint == record.fingerprint
@@ -251,7 +253,7 @@ def test_an_unknown_size_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["demo", "--size", "tiny"]) == 2
     out, err = capsys.readouterr()
-    assert err == "pckd-nb: --size must be one of small, medium, full, got tiny\n" and not out
+    assert err == "pckd-nb: size must be one of small, medium, full, got tiny\n" and not out
     assert not list(tmp_path.iterdir())
 
 
@@ -302,4 +304,4 @@ def test_the_doctor_says_how_long_each_size_of_the_demo_takes(examined):
     assert marks == [size == demo.choose_size(STEP_SECONDS) for size in demo.SIZES]
     for size, plan in demo.SIZES.items():
         assert f"{demo.projected_seconds(plan, STEP_SECONDS) / 60:.1f} minutes" in found[size]
-        assert "this one" in found[size] or f"--size {size}" in found[size]
+        assert "this one" in found[size] or f"(size {size})" in found[size]

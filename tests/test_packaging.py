@@ -65,7 +65,7 @@ FLOORS = [
     {"progress", "faults", "launcher", "plugs", "provenance"},
     {"views", "catalogue", "downloads", "config"},
     {"methods", "models", "data", "recipes"},
-    {"runs", "resuming", "ranks", "evaluation"},
+    {"runs", "resuming", "ranks", "arguments", "evaluation"},
     {"recording", "checkpoints", "transfer"},
     {"compiling"},
     {"training", "analysis"},

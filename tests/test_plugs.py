@@ -299,10 +299,10 @@ def test_a_bad_plug_fails_in_one_line_and_leaves_nothing(options, error, words, 
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (lambda s, t, d: (nn.Linear(1, 1), t, d, "kd"), r"student must be a Classifier, .* as_classifier\(network\)"),
-        (lambda s, t, d: (s, "teacher", d, "kd"), "teacher must be a Classifier, a Run or None, got str"),
+        (lambda s, t, d: (nn.Linear, t, d, "kd"), r"student must be a network, .*: write Linear\(...\), not Linear"),
+        (lambda s, t, d: (s, 3, d, "kd"), "teacher must be a network, a Run or the folder of one, got int"),
         (lambda s, t, d: (s, t, [1], "kd"), "data must be a Dataset or the name of one, got list"),
-        (lambda s, t, d: (s, t, d, pckd.PCKD), r"write PCKD\(\), not PCKD"),
+        (lambda s, t, d: (s, t, d, nn.Bilinear), r"write Bilinear\(...\), not Bilinear"),
         (lambda s, t, d: (s, t, d, nn.Linear(1, 1)), "method Linear has no bind"),
         (lambda s, t, d: (s, t, d, 3), r"method must be an nn.Module such as PCKD\(\), got int"),
     ],

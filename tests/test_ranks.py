@@ -312,7 +312,7 @@ def test_a_killed_rank_ends_the_job_with_one_line_and_it_resumes(launcher, victi
             os.killpg(job.pid, signal.SIGKILL)
     assert job.returncode != 0
     said = [line for line in errors.splitlines() if line.startswith("pckd-nb")]
-    gone = "another process of this training is gone: the same command with --resume goes on"
+    gone = "another process of this training is gone: start the training again with --resume"
     if launcher == "torchrun":  # says itself who was killed, and may end the other before that can speak
         assert "SIGKILL" in errors and set(said) <= {f"pckd-nb, process {1 - victim}: {gone}"}
     else:

@@ -17,7 +17,7 @@ def test_prepare(run, tmp_path):
         with pytest.raises(error, match=match):
             resuming.prepare(folder, **{"resume": False, "overwrite": False, **flags})
 
-    refused(FileExistsError, "--resume.*--overwrite", run.path)
+    refused(FileExistsError, "resume=True .* overwrite=True ", run.path)
     assert resuming.prepare(run.path, resume=True, overwrite=False) == run.path
     assert resuming.prepare(run.path, resume=False, overwrite=True) == run.path
     (tmp_path / "photos").mkdir()

@@ -117,9 +117,41 @@ def test_names_and_options_of_other_libraries():
         ("keras:resnet", "unknown library 'keras'"),
         ("timm:test_vit,img_size", "'img_size' is not an option"),
         ("timm:test_vit,img=32", "'test_vit' does not take the options img=32"),
+        ("timm:test_vit,depth=two", "'test_vit' does not take the options depth=two"),
+        ("timm:resnet18,num_classes=7", "^'num_classes=7' is not an option: the numbers of classes and channels are"),
+        ("timm:resnet18,in_chans=1", "^'in_chans=1' is not an option: the numbers of classes and channels are"),
+        ("torchvision:resnet18,num_classes=7", "^'num_classes=7' is not an option: the numbers of classes and"),
+        ("timm:test_resnet,head=head", "no linear layer 'head'; it has 'fc'"),
     ]:
         with pytest.raises(ValueError, match=match):
             pckd.create_model(name, num_classes=5)
+
+
+def test_the_last_layer_is_an_option_of_a_network_by_its_name():
+    name = "timm:deit_tiny_distilled_patch16_224,img_size=32,depth=1"
+    with pytest.raises(
+        ValueError, match="'head', 'head_dist': does a softmax follow the last one, or an average of two"
+    ):
+        pckd.create_model(name, num_classes=5)  # in evaluation, it averages both
+    chosen = pckd.create_model(f"{name}, head=head_dist", num_classes=5)
+    assert chosen.head_name == "head_dist"
+    with pytest.raises(ValueError, match="not what its layer 'head_dist' gives.* an average of heads"):
+        chosen.eval()(torch.zeros(1, 3, 32, 32))
+    clear = pckd.create_model("torchvision:googlenet,aux_logits=True", num_classes=5)  # three heads, one of them used
+    assert clear.head_name == "fc"
+    assert clear.train()(torch.zeros(2, 3, 224, 224)).logits.shape == (2, 5)  # from a namedtuple of three
+
+
+def test_what_is_no_module_is_named_and_wrappers_are_seen_through():
+    model = pckd.create_model("resnet8", num_classes=5)
+    assert pckd.as_classifier(nn.DataParallel(model)) is model
+    assert pckd.as_classifier(torch.compile(model)) is model
+    for given, words in {
+        Own: r"got type: write Own\(...\), not Own",
+        "resnet18": "got str: create_model makes one",
+    }.items():
+        with pytest.raises(TypeError, match=words):
+            pckd.as_classifier(given)
 
 
 def test_one_channel_and_the_same_weights_from_the_same_seed():

@@ -1,9 +1,12 @@
 """`main`: run one command. Every error is one line on stderr and gives a non-zero exit status."""
 
 import os
+import re
 import sys
 import warnings
 from typing import Any
+
+import typer
 
 from .. import launcher
 from .app import app
@@ -60,8 +63,36 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         if hasattr(error, "format_message"):  # an error of the command line itself
             return complain(f"{error.format_message()} (see --help)", 2)
+        message = with_options(describe(error))
         if isinstance(error, ValueError | OSError):
-            return complain(describe(error), 2)
+            return complain(message, 2)
         if isinstance(error, FloatingPointError):
-            return complain(describe(error), 1)
-        return complain(f"{type(error).__name__}: {describe(error)} (--debug shows where)", 1)
+            return complain(message, 1)
+        return complain(f"{type(error).__name__}: {message} (--debug shows where)", 1)
+
+
+def with_options(message: str) -> str:
+    """Return an error of the Python API with options in place of arguments.
+
+    Parameters
+    ----------
+    message : str
+        Such as "run folder 'x' exists: resume=True goes on with it". Only arguments that are an option of some command
+        are replaced.
+
+    Returns
+    -------
+    str
+        Such as "run folder 'x' exists: --resume goes on with it".
+    """
+    commands: Any = typer.main.get_command(app)
+    options = {parameter.name for command in commands.commands.values() for parameter in command.params}
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        if name not in options:
+            return found[0]
+        return f"--{name.replace('_', '-')}" + ("" if value == "True" else f" {value}")
+
+    # not in names and paths, such as pckd-views=1 or 'runs/lr=0.1'
+    return re.sub(r"(?<![\w'/.,-])(\w+)=(True|…|\d+(?:\.\d+)?)(?![\w'/.-])", option, message)

@@ -78,7 +78,7 @@ def evaluate(
         if own and has_sizes(name) and own.image_size[0] == own.image_size[1]:
             options = {"image_size": own.image_size[0], **options}
         loaded = load_dataset(name, root, **options)
-        network = make_network(cast(str, model), loaded, 0, source)
+        network = make_network(cast(str, model), loaded, 0, source, root)
     if network.num_classes != loaded.num_classes:
         raise ValueError(f"'{source}' knows {network.num_classes} classes, {loaded.name} has {loaded.num_classes}")
     if constants:

@@ -1,5 +1,6 @@
 """Networks and runs that options of the command line refer to."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..paths import user_path
@@ -43,7 +44,7 @@ def load_run_unless(model: str | None, source: str, option: str) -> "Run | None"
     return load_run(source)
 
 
-def make_network(name: str, data: "Dataset", seed: int, init: str | None) -> "Classifier":
+def make_network(name: str, data: "Dataset", seed: int, init: str | None, root: Path | None = None) -> "Classifier":
     """Return a network for a data set, with initial or loaded weights.
 
     Parameters
@@ -56,6 +57,8 @@ def make_network(name: str, data: "Dataset", seed: int, init: str | None) -> "Cl
         Seed of the initial weights.
     init : str or None
         A run folder, or a checkpoint file or URL, whose weights are loaded. None keeps the initial weights.
+    root : Path, optional
+        Folder of downloads.
 
     Returns
     -------
@@ -72,4 +75,4 @@ def make_network(name: str, data: "Dataset", seed: int, init: str | None) -> "Cl
     from ..models import create_model
 
     network = create_model(name, data, seed=seed)
-    return network if init is None else load_checkpoint(network, init)
+    return network if init is None else load_checkpoint(network, init, root=root)

@@ -44,7 +44,7 @@ def train(
     prepare(options, init)
     name, sizes = data
     loaded = load_dataset(name, **sizes)
-    network = make_network(model, loaded, options["seed"], init)
+    network = make_network(model, loaded, options["seed"], init, sizes.get("root"))
     report(training.fit(network, loaded, recipe, **with_callbacks(options)), options)
 
 
@@ -104,10 +104,10 @@ def distill(
     loaded = load_dataset(name, **sizes)
     teacher_source: Classifier | Run | None = teacher_run
     if teacher and teacher_model:
-        teacher_source = make_network(teacher_model, loaded, options["seed"], teacher)
+        teacher_source = make_network(teacher_model, loaded, options["seed"], teacher, sizes.get("root"))
         if pixels:
             teacher_source = with_preprocessing(teacher_source, loaded, **pixels)
-    network = make_network(student, loaded, options["seed"], init)
+    network = make_network(student, loaded, options["seed"], init, sizes.get("root"))
     if not teacher_cache_gb > 0:
         raise ValueError(f"--teacher-cache-gb must be more than 0, got {teacher_cache_gb}")
     options.update(given(teacher_cache=teacher_cache), teacher_cache_gb=teacher_cache_gb)

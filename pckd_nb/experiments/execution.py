@@ -72,7 +72,7 @@ def run_grid(
     """
     if ranks.started() != (1, 1):  # each process would train the same points, or treat the others as its own ranks
         raise ValueError(
-            "a grid is run by one process: start it without torchrun or srun, with --jobs, or --shard in jobs"
+            "a grid is run by one process: start it without torchrun or srun, with jobs=…, or shard=… in jobs"
         )
     shard_points, points = my_points(grid, shard, jobs), grid.points()
     missing = [point for point in shard_points if not is_finished(point)]

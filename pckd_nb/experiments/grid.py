@@ -125,7 +125,7 @@ class Grid:
         names = [self._pair_name(*pair) for pair in self.pairs]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"two teachers of one grid make pairs '{name}': give each grid its own --out")
+                raise ValueError(f"two teachers of one grid make pairs '{name}': give each grid its own out=…")
         for pair in self.pairs:
             self._check_that_settings_act(*pair)
         data = self.loaded

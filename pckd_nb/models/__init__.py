@@ -4,7 +4,7 @@ Each call of one gives an `Output`.
 """
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Annotated, Any, Protocol
 
@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field
 from torch import nn
 
 from ..catalogue import LIBRARIES, PAIRS, check_library, find_name
+from ..downloads import one_line
 from ..plugs import is_plug, load_plug
 from ..validation import Count, checked, plain
 from .maps import FeatureMaps
@@ -26,7 +27,7 @@ from .shufflenet_v2 import ShuffleNetV2
 from .training_data import TrainingData
 from .vgg import CONVOLUTIONS, VGG
 from .wide_resnet import WideResNet
-from .wrapper import WrappedClassifier, as_classifier
+from .wrapper import WrappedClassifier, as_classifier, possible_heads
 
 __all__ = [
     "MODELS", "PAIRS", "Classifier", "FeatureMaps", "Output", "Preprocessed", "TrainingData", "WrappedClassifier",
@@ -34,6 +35,7 @@ __all__ = [
 ]  # fmt: skip
 
 LOADING = ("pretrained", "checkpoint", "weights", "cache_dir", "file")  # what a library's options that load begin with
+SIZES = ("num_classes", "in_chans", "in_channels")
 
 NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
 
@@ -74,14 +76,17 @@ def create_model(
     """A network with fresh weights for `data`, or for the given numbers, which win over the data set's.
 
     name: a key of `MODELS`, for any image size; or torchvision:NAME or timm:NAME, with that library's own options
-    after commas, as in "timm:vit_tiny_patch16_224,img_size=32,patch_size=4"; or "module:Name" or "file.py:Name" of your
-    own, which takes num_classes and in_channels. in_channels is 3 unless the data set or caller says otherwise.
+    after commas, as in "timm:vit_tiny_patch16_224,img_size=32,patch_size=4", and with head=LAYER where several layers
+    could be the last; or "module:Name" or "file.py:Name" of your own, which takes num_classes and in_channels.
+    in_channels is 3 unless the data set or caller says otherwise.
     seed: the same seed gives the same weights; None draws them from torch's global generator.
     Raises ValueError for an unknown name (naming the nearest known ones), a missing or impossible number, or a network
     that `as_classifier` can't use; TypeError for a name that is no text.
     """
     if not isinstance(name, str):
         raise TypeError(f"a network is chosen by its name, got {type(name).__name__}; as_classifier takes a module")
+    if isinstance(data, str):
+        raise TypeError(f"data must be a Dataset, got the name of one: load_dataset('{data}') loads it")
     num_classes = num_classes if num_classes is not None else getattr(data, "num_classes", None)
     in_channels = in_channels if in_channels is not None else getattr(data, "channels", 3)
     library, colon, rest = name.partition(":")
@@ -142,14 +147,23 @@ def flops_of(name: str, num_classes: int, shape: tuple[int, int, int]) -> int:
 def _library_builder(library: str, rest: str) -> Callable[..., Classifier]:
     """A function of num_classes and in_channels that builds torchvision's or timm's network."""
     check_library(library)
-    name, *options = rest.split(",")
+    name, *options = (part.strip() for part in rest.split(","))
     settings = dict(_option(option) for option in options)
-    if library == "torchvision":
-        return partial(_from_torchvision, name, settings)
-    return partial(_from_timm, name, settings)
+    head = settings.pop("head", None)
+    build = _from_torchvision if library == "torchvision" else _from_timm
+
+    def builder(num_classes: int, in_channels: int) -> Classifier:
+        model, size = build(name, settings, num_classes, in_channels)
+        unclear = head is None and len(possible_heads(model)) > 1
+        return as_classifier(model, head and str(head), torch.zeros(1, in_channels, *size) if unclear else None)
+
+    return builder
 
 
-def _from_torchvision(name: str, settings: dict[str, Any], num_classes: int, in_channels: int) -> Classifier:
+def _from_torchvision(
+    name: str, settings: dict[str, Any], num_classes: int, in_channels: int
+) -> tuple[nn.Module, Sequence[int]]:
+    """A network, and the size of images that it takes."""
     from torchvision import models
 
     find_name("torchvision network", name, models.list_models(module=models))
@@ -160,28 +174,31 @@ def _from_torchvision(name: str, settings: dict[str, Any], num_classes: int, in_
         first, old = next((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
         kernel: Any = dict(kernel_size=old.kernel_size, stride=old.stride, padding=old.padding, dilation=old.dilation)
         model.set_submodule(first, nn.Conv2d(in_channels, old.out_channels, bias=old.bias is not None, **kernel))
-    return as_classifier(model)
+    return model, 2 * [settings.get("image_size", 224)]
 
 
-def _from_timm(name: str, settings: dict[str, Any], num_classes: int, in_channels: int) -> Classifier:
+def _from_timm(
+    name: str, settings: dict[str, Any], num_classes: int, in_channels: int
+) -> tuple[nn.Module, Sequence[int]]:
+    """A network, and the size of images that it takes."""
     try:
         import timm
     except ImportError:
         raise ValueError(f"'timm:{name}' needs the package timm: pip install 'pckd_nb[timm]'") from None
     find_name("timm network", name, timm.list_models())
-    return as_classifier(
-        _build(partial(timm.create_model, name), settings, num_classes=num_classes, in_chans=in_channels)
-    )
+    model: Any = _build(partial(timm.create_model, name), settings, num_classes=num_classes, in_chans=in_channels)
+    size = settings.get("img_size", model.pretrained_cfg.get("input_size", (3, 224, 224))[1:])
+    return model, 2 * [size] if isinstance(size, int) else size
 
 
 def _build(builder: partial[nn.Module], settings: dict[str, Any], **sizes: int) -> nn.Module:
     try:
         return builder(**settings, **sizes)
-    except TypeError as error:
+    except Exception as error:  # the library decides what goes wrong with an option
         if not settings:
             raise
         shown = ", ".join(f"{key}={value}" for key, value in settings.items())
-        raise ValueError(f"'{builder.args[0]}' does not take the options {shown}: {error}") from error
+        raise ValueError(f"'{builder.args[0]}' does not take the options {shown}: {one_line(error)}") from error
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -191,6 +208,8 @@ def _option(text: str) -> tuple[str, Any]:
         raise ValueError(f"'{text}' is not an option: expected name=value, as in timm:vit_tiny_patch16_224,img_size=32")
     if key.startswith(LOADING):  # timm unpickles what it loads, and a run.json may come from anywhere
         raise ValueError(f"'{text}' is not an option: weights are fresh; load_checkpoint reads a file or an address")
+    if key in SIZES:
+        raise ValueError(f"'{text}' is not an option: the numbers of classes and channels are those of the data set")
     try:
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError):

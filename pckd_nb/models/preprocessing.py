@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .output import Classifier, Output
 from .training_data import TrainingData
+from .wrapper import as_classifier
 
 MAX_SHIFT = 0.15  # in standard deviations: maximum difference between the constants of a network and of the data
 
@@ -66,14 +67,14 @@ class Preprocessed(Classifier):
 
 
 def with_preprocessing(
-    model: Classifier, data: HasStatistics, *, mean: Sequence[float] | None = None,
+    model: nn.Module, data: HasStatistics, *, mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None, size: int | Sequence[int] | None = None,
 ) -> Classifier:  # fmt: skip
     """A teacher for `data` that learned with other constants or at another resolution than `data` has.
 
     Parameters
     ----------
-    model : Classifier
+    model : Classifier, or any nn.Module that ends in a linear layer
     data : Dataset
         What the teacher will be shown.
     mean, std : sequence of float, optional
@@ -96,6 +97,7 @@ def with_preprocessing(
     --------
     >>> teacher = with_preprocessing(teacher, data, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), size=224)
     """
+    model = as_classifier(model)
     own = model.trained_on
     defaults = own or data
     given = {"mean": tuple(defaults.mean if mean is None else mean), "std": tuple(defaults.std if std is None else std)}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..faults import sound_strides
 from .output import Classifier, Output
+from .training_data import TrainingData
 
 WHAT_IS_NEEDED = "PCKD needs the network to end in an nn.Linear whose input is one vector an image"
 
@@ -23,6 +24,16 @@ class WrappedClassifier(Classifier):
     @property
     def head(self) -> nn.Linear:
         return cast(nn.Linear, self.module.get_submodule(self.head_name))
+
+    @property  # type: ignore[override]
+    def trained_on(self) -> TrainingData | None:
+        """Kept by the module, so that another wrapper of it knows."""
+        found = getattr(self.module, "trained_on", None)
+        return found if isinstance(found, TrainingData) else None
+
+    @trained_on.setter
+    def trained_on(self, data: TrainingData | None) -> None:
+        self.module.trained_on = data  # type: ignore[assignment]
 
     def features(self, x: Tensor) -> Tensor:
         return self(x).features
@@ -40,7 +51,7 @@ class WrappedClassifier(Classifier):
         if not _same_values(result, logits):
             raise ValueError(
                 f"the network's result is not what its layer '{name}' gives: either another layer is its last "
-                "(name it by head=…) or something follows it, such as a softmax (leave it out)"
+                "(name it by head=…) or something follows it, such as a softmax or an average of heads (leave it out)"
             )
         return Output(features, logits, head.weight, head.bias)
 
@@ -58,10 +69,16 @@ def as_classifier(module: nn.Module, head: str | None = None, example: Tensor | 
     weight for the category centers. Where several layers could be the last, name one by `head`, as in
     `module.named_modules()`, or give an `example` of the images, (N, C, H, W): it is run once to see whose output is
     the network's. No hook outlives a call.
-    Raises ValueError where there is no such layer, or several and nothing to choose by, saying what was found.
+    Raises ValueError where there is no such layer, or several and nothing to choose by, saying what was found;
+    TypeError for what is not a network.
     """
-    if isinstance(module, Classifier):
-        return module
+    if not isinstance(module, nn.Module):
+        made = f"write {module.__name__}(...), not {module.__name__}" if callable(module) else "create_model makes one"
+        raise TypeError(f"a network must be an nn.Module, got {type(module).__name__}: {made}")
+    inner = getattr(module, "_orig_mod", module)  # without the wrappers of torch.compile and DataParallel
+    inner = inner.module if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel) else inner
+    if isinstance(inner, Classifier):
+        return inner
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
     kind = type(module).__name__
     if not layers:
@@ -73,15 +90,23 @@ def as_classifier(module: nn.Module, head: str | None = None, example: Tensor | 
     elif example is not None:
         head = _find_by_running(module, layers, example)
     else:
-        *_, (head, last) = layers.items()
-        # a second layer with as many outputs may be another head: an auxiliary one, or one for distillation tokens
-        rivals = [name for name, layer in layers.items() if layer.out_features == last.out_features]
+        rivals = possible_heads(module)
+        head = rivals[-1]
         if len(rivals) > 1:
             raise ValueError(
-                f"{kind} has {len(rivals)} linear layers with {last.out_features} outputs: {_listed(rivals)}; "
+                f"{kind} has {len(rivals)} linear layers with {layers[head].out_features} outputs: {_listed(rivals)}; "
                 "name its last one by head=…, or show it an image by example=…"
             )
     return WrappedClassifier(module, head)
+
+
+def possible_heads(module: nn.Module) -> list[str]:
+    """Names of the linear layers with as many outputs as the last one.
+
+    One before the last may be another head: an auxiliary one, or one for distillation tokens.
+    """
+    layers = {name: layer.out_features for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
+    return [name for name, outputs in layers.items() if outputs == [*layers.values()][-1]]
 
 
 def _find_by_running(module: nn.Module, layers: Mapping[str, nn.Linear], example: Tensor) -> str:
@@ -95,7 +120,7 @@ def _find_by_running(module: nn.Module, layers: Mapping[str, nn.Linear], example
     if not found:
         raise ValueError(
             f"no linear layer of {type(module).__name__} gives the network's result; it has {_listed(layers)}: "
-            "does a softmax or an average follow the last one? Leave it out, or name the layer by head=…"
+            "does a softmax follow the last one, or an average of two heads? Leave it out, or take a network without it"
         )
     return found[-1]
 

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from .. import faults, ranks, runs, views
+from ..arguments import Network, as_network
 from ..data import Dataset
 from ..evaluation import make_fabric
 from ..methods import Method, Supervised
-from ..models import Classifier, TrainingData
+from ..models import TrainingData
 from ..progress import Progress
 from ..recipes import Recipe, get_recipe
 from ..runs import Run
@@ -42,16 +43,18 @@ if TYPE_CHECKING:
 __all__ = ["Callback", "EarlyStopping", "LogMetrics", "TrackingLogger", "Trainer", "distill", "fit", "same_folder"]
 
 
-def fit(model: Classifier, data: Dataset | str, recipe: str | Recipe = "classroom", **options: Any) -> Run:
+def fit(model: Network, data: Dataset | str, recipe: str | Recipe = "classroom", **options: Any) -> Run:
     """Train `model` on labels alone, as a teacher or as the baseline. Options and errors: see `distill`."""
+    if not isinstance(model, str):  # `distill` makes networks of their names
+        model = as_network("model", model)
     return distill(model, None, data, Supervised(), recipe, **options)
 
 
 def distill(
-    student: Classifier,
-    teacher: Classifier | Run | None,
+    student: Network,
+    teacher: Network | None,
     data: Dataset | str,
-    method: Method | nn.Module | str,
+    method: Method | nn.Module | type[nn.Module] | str,
     recipe: str | Recipe = "classroom",
     *,
     seed: int = 0,
@@ -78,14 +81,14 @@ def distill(
 
     Parameters
     ----------
-    student : Classifier
-        `as_classifier` makes one of any network that ends in a linear layer.
+    student : Classifier, or any nn.Module that ends in a linear layer
+        Or the name of a network, which is made from `seed`; or a Run or its folder, to train on from its weights.
     teacher : Classifier, Run or None
-        A network, the run of one, or None for a method that uses none.
+        A network as above, the run of one or its folder, or None for a method that uses none.
     data : Dataset, or the name of one
     method : Method, nn.Module with bind and forward, or the name of one, such as "pckd"
-        A setting that you did not pass is looked up in the recipe, then in the data set, and else has its default. The
-        method is copied, not changed.
+        A class is made with its defaults. A setting that you did not pass is looked up in the recipe, then in the data
+        set, and else has its default. The method is copied, not changed.
     recipe : str or Recipe
     **changes
         Fields of the recipe to change: epochs=5, optimizer=partial(torch.optim.AdamW, lr=1e-3), schedule="cosine",
@@ -156,15 +159,15 @@ def distill(
             ranks.by_first(fabric, lambda: stack.enter_context(hold(out, resume=resume, overwrite=overwrite)))
         torch.manual_seed(seed)
         task.bind(fabric)
-        student.trained_on = TrainingData.of(task.data)
+        task.student.trained_on = TrainingData.of(task.data)
         config = make_run_config(task, fabric, precision, exact=exact, compile=compile, callbacks=callbacks, out=out)
         ranks.check_one_job(fabric, config.dump())
         if run := ranks.by_first(fabric, lambda: finished_run(folder, config) if resume and folder else None):
-            runs.load_weights(student, run.student_state, str(run.path))
+            runs.load_weights(task.student, run.student_state, str(run.path))
             return run
         configure_process(fabric.device)
         example = torch.zeros(1, *task.data.train.shape)
-        stack.enter_context(faults.sound_gradients(student, example, precision, fabric.device))
+        stack.enter_context(faults.sound_gradients(task.student, example, precision, fabric.device))
         task = task.to(fabric.device)
         frozen = stack.enter_context(Teacher.of(task, fabric, exact)) if task.teacher else None
         builtin = [*([LogMetrics(loggers)] if loggers else []), KeepBest(), ShowProgress(progress), SaveCheckpoints()]

@@ -9,14 +9,12 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import nn
 
 from .. import views
 from ..data import Dataset
 from ..downloads import one_line
 from ..evaluation import check_input, evaluate
 from ..html import counted
-from ..methods.base import require_method
 from ..models import Classifier
 from ..models.preprocessing import sees_differently
 from ..runs import Run
@@ -25,32 +23,6 @@ from .task import Task, has_batchnorm
 
 MEASURED_IMAGES = 256  # test images to evaluate a teacher on data that it was not trained on
 EVENTS = tuple(name for name in vars(Callback) if name.startswith("on_") or name == "teardown")
-
-
-def check_argument_types(student: object, teacher: object, data: object, method: object) -> None:
-    """Check the types of the arguments of a training. The error names the argument and the accepted types.
-
-    Parameters
-    ----------
-    student, teacher, data, method : object
-
-    Raises
-    ------
-    TypeError
-        If `student` or `teacher` is not a Classifier, `data` is not a Dataset, or `method` is not a method. The teacher
-        may be None.
-    """
-    for name, model in (("student", student), ("teacher", teacher)):
-        if isinstance(model, Classifier) or (name == "teacher" and model is None):
-            continue
-        module = isinstance(model, nn.Module)
-        hint = "as_classifier(network) makes one of an nn.Module" if module else "see create_model"
-        others = ", a Run or None" * (name == "teacher")
-        raise TypeError(f"{name} must be a Classifier{others}, got {type(model).__name__}: {hint}")
-    if not isinstance(data, Dataset):
-        hint = "Dataset.from_torch(train, test) makes one of a torch Dataset"
-        raise TypeError(f"data must be a Dataset or the name of one, got {type(data).__name__}: {hint}")
-    require_method(method)
 
 
 def require_callbacks(callbacks: object, loggers: object) -> None:

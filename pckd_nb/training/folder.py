@@ -95,9 +95,9 @@ def tidied_after_errors(folder: Path | None, fabric: Fabric) -> Iterator[None]:
             if folder and not resuming.worth_keeping(folder):
                 resuming.clear(folder)
             elif folder and isinstance(error, OSError) and error.strerror and resuming.has_checkpoint(folder):
-                error.strerror += "; the last checkpoint is as it was, --resume goes on from it"
+                error.strerror += "; the last checkpoint is as it was, resume=True goes on from it"
         if fabric.world_size > 1 and isinstance(error, RuntimeError) and ranks.lost(error):
             raise ConnectionError(
-                "another process of this training is gone: the same command with --resume goes on"
+                "another process of this training is gone: start the training again with resume=True"
             ) from error
         raise

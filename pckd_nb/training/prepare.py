@@ -13,29 +13,32 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from .. import hardware, runs
+from ..arguments import Network, as_dataset, as_network, as_trained
 from ..compiling import compiles
 from ..config import FORMAT, RunConfig, make_config
-from ..data import Dataset, load_dataset
+from ..data import Dataset
+from ..downloads import one_line
 from ..methods import Method, make, resolve
+from ..methods.base import require_method
 from ..models import Classifier, Preprocessed, WrappedClassifier, match_input
 from ..models.preprocessing import MAX_SHIFT
 from ..provenance import code_fingerprint, describe, name_of, structure_fingerprint
 from ..recipes import Recipe
 from ..runs import Run
 from .callbacks import Callback, describe_callback
-from .checks import check_argument_types
 from .task import Task
 
 
 def make_task(
-    student: Classifier, teacher: Classifier | Run | None, data: Dataset | str, method: Method | nn.Module | str,
+    student: Network, teacher: Network | None, data: Dataset | str, method: Method | nn.Module | type[nn.Module] | str,
     recipe: Recipe, seed: int, val: float,
 ) -> Task:  # fmt: skip
     """Return the task of these arguments of `distill`. Raises TypeError or ValueError as `distill` does."""
-    data = load_dataset(data) if isinstance(data, str) else data
-    method = make(method) if isinstance(method, str) else method
-    run, network = (teacher, teacher.model()) if isinstance(teacher, Run) else (None, teacher)
-    check_argument_types(student, network, data, method)
+    method = as_method(method)
+    found = None if teacher is None else as_trained("teacher", teacher)
+    run, network = (found, found.model()) if isinstance(found, Run) else (None, found)
+    data = as_dataset(data)
+    student = as_network("student", student, data, seed)
     data = data.with_validation(val) if val else data
     method, settings = resolve(method, recipe.method_settings(), {"views": data.default_views})
     if not method.uses_teacher:
@@ -45,6 +48,22 @@ def make_task(
             network.trained_on.check_classes(data, "teacher")
         network = match_input(network, data, "teacher", MAX_SHIFT)
     return Task(student, network, data, method, recipe.for_network(student.name), seed, settings, run)
+
+
+def as_method(given: Any) -> nn.Module:
+    """Return a method, which is made with its defaults if its name or class is given.
+
+    Raises TypeError if it is not a method, or if its class has settings without a default.
+    """
+    method: nn.Module = make(given) if isinstance(given, str) else given
+    if isinstance(given, type) and issubclass(given, nn.Module):
+        try:
+            method = given()
+        except TypeError as error:
+            name = given.__name__
+            raise TypeError(f"method must be an object: write {name}(...), not {name} ({one_line(error)})") from None
+    require_method(method)
+    return method
 
 
 def make_run_config(
