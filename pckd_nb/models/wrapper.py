@@ -25,7 +25,7 @@ class WrappedClassifier(Classifier):
     def head(self) -> nn.Linear:
         return cast(nn.Linear, self.module.get_submodule(self.head_name))
 
-    @property  # type: ignore[override]
+    @property
     def trained_on(self) -> TrainingData | None:
         """Kept by the module, so that another wrapper of it knows."""
         found = getattr(self.module, "trained_on", None)
