@@ -7,6 +7,7 @@ things import from here what they say about them, or a test compares the two.
 import difflib
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from .plugs import is_plug
@@ -113,6 +114,30 @@ def check_dataset(name: str) -> None:
     near = difflib.get_close_matches(str(name).lower(), DATASETS, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise ValueError(f"there is no data set {name!r}: {hint}known are {', '.join(DATASETS)}")
+
+
+def check_outside_images(folder: str | Path, name: str) -> None:
+    """Check that a folder to write into is not within the folders of images of a data set such as folder:PATH.
+
+    Parameters
+    ----------
+    folder : path
+        Such as a run folder. It need not exist.
+    name : str
+        Name of the data set.
+
+    Raises
+    ------
+    ValueError
+        If the folder is one of PATH/train, PATH/val or PATH/test, or within one of them. It could be taken for a class.
+    """
+    kind, _, path = name.partition(":")
+    if f"{kind}:" in WITH_PATH and path:
+        place = Path(folder).expanduser().resolve()
+        for part in ("train", "val", "test"):
+            images = (Path(path).expanduser() / part).resolve()
+            if place.is_relative_to(images):
+                raise ValueError(f"'{folder}' is among the images of {name}, in '{images}': choose a folder elsewhere")
 
 
 def check_network(name: str) -> None:
