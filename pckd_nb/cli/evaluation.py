@@ -71,7 +71,7 @@ def evaluate(
     title = run.title if run else f"{model} from {source}"
     print(f"{title} on {len(getattr(loaded, split)):,} {split} images of {loaded.name}:")
     print(f"top-1 {scores.top1:.2f} %, top-5 {scores.top5:.2f} %, cross-entropy {scores.cross_entropy:.4f}")
-    print(f"pixels normalised by the constants of {loaded.normalisation}")
+    print(f"mean and std that pixels are normalised by: {loaded.normalisation}")
     if expect is not None and not abs(scores.top1 - expect) <= TOLERANCE + 1e-9:
         message = f"top-1 is {scores.top1:.2f} %, not the expected {expect:.2f} ± {TOLERANCE}"
         raise typer.Exit(complain(message, 1))

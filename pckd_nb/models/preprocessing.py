@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..validation import plain
 from .output import Classifier, Output
 
 
@@ -90,15 +91,20 @@ def with_preprocessing(
     --------
     >>> teacher = with_preprocessing(teacher, data, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), size=224)
     """
-    given = {"mean": tuple(data.mean if mean is None else mean), "std": tuple(data.std if std is None else std)}
+    given = {
+        name: tuple(map(plain, getattr(data, name) if values is None else values))
+        for name, values in (("mean", mean), ("std", std))
+    }
     for name, values in given.items():
         if len(values) != len(data.mean):
             raise ValueError(f"{name} must have one number per channel, {len(data.mean)}, got {len(values)}")
     if not all(0 < value < inf for value in given["std"]) or not all(map(isfinite, given["mean"])):
         raise ValueError(f"mean must be finite, and std positive and finite, got {given['mean']} and {given['std']}")
-    height, width = (size, size) if isinstance(size, int) else data.size if size is None else tuple(size)
-    if not all(isinstance(side, int) and side >= 1 for side in (height, width)):
-        raise ValueError(f"size must be whole numbers of pixels, 1 or more, got {size}")
+    size = plain(size)
+    sides = (size, size) if isinstance(size, int) else data.size if size is None else tuple(map(plain, size))
+    height, width = sides
+    if not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise ValueError(f"size must be whole numbers of pixels, 1 or more, got {sides}")
     if (given["mean"], given["std"], (height, width)) == (tuple(data.mean), tuple(data.std), tuple(data.size)):
         return model
     ours, theirs = (
