@@ -8,8 +8,10 @@ import difflib
 import math
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from .paths import user_path
 from .plugs import is_plug
 
 DATASETS = {
@@ -151,6 +153,30 @@ def read_normalisation(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]
             f"got {text!r}"
         )
     return mean, std
+
+
+def check_outside_images(folder: str | Path, name: str) -> None:
+    """Check that a folder to write into is not within the folders of images of a data set such as folder:PATH.
+
+    Parameters
+    ----------
+    folder : path
+        Such as a run folder. It need not exist.
+    name : str
+        Name of the data set.
+
+    Raises
+    ------
+    ValueError
+        If the folder is one of PATH/train, PATH/val or PATH/test, or within one of them. It could be taken for a class.
+    """
+    kind, _, path = name.partition(":")
+    if f"{kind}:" in WITH_PATH and path:
+        place = user_path(folder).resolve()
+        for part in ("train", "val", "test"):
+            images = (user_path(path) / part).resolve()
+            if place.is_relative_to(images):
+                raise ValueError(f"'{folder}' is among the images of {name}, in '{images}': choose a folder elsewhere")
 
 
 def check_network(name: str) -> None:

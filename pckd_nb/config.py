@@ -60,8 +60,20 @@ class TeacherConfig(Part):
     exact: bool = False
 
 
+class FilePrints(Part):
+    """What tells a few repaired image files from another data set, see `Dataset.file_prints`."""
+
+    reading: int
+    names: str
+    sizes: str
+
+
 class DataConfig(Part):
-    """The data set: what is needed to compare it with another one, and to build it once more."""
+    """The data set: what is needed to compare it with another one, and to build it once more.
+
+    `files` is there if images stay in files. `repaired` has one entry for each time that the run went on after some of
+    these files had changed: the fingerprint of the data before, and at least how many files had changed.
+    """
 
     name: str
     options: dict[str, Any]
@@ -74,6 +86,8 @@ class DataConfig(Part):
     normalisation: str
     classes: list[str]
     groups: dict[str, Any]
+    files: FilePrints | None = None
+    repaired: list[dict[str, Any]] = []
 
     @field_validator("options")
     @classmethod

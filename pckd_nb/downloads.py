@@ -9,7 +9,7 @@ import tarfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -60,9 +60,16 @@ def download(url: str, path: Path, check: Callable[[Path], None], most: int | No
         _get(url, temporary, most)
         check(Path(temporary))
 
+    made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     pooch.get_logger().setLevel("WARNING")
-    pooch.retrieve(url, None, fname=path.name, path=path.parent, downloader=fill)
+    try:
+        pooch.retrieve(url, None, fname=path.name, path=path.parent, downloader=fill)
+    except BaseException:
+        with suppress(OSError):  # raised for a folder that is not empty
+            for folder in made:
+                folder.rmdir()
+        raise
     os.umask(mask := os.umask(0))
     path.chmod(0o666 & ~mask)  # pooch makes temporary files for their owner alone
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from . import hardware, ranks, views
 from .arguments import Network, as_dataset, as_network
 from .data import Dataset
+from .data.streaming import clear_worker_errors
 from .models import Classifier, match_input
 
 if TYPE_CHECKING:
@@ -111,10 +112,11 @@ def compute_outputs(
     was_training = model.training
     model.eval()
     outputs = []
-    for images in part.read(mine.split(batch_size)):
-        x = views.normalise(images, mean, std).contiguous(memory_format=torch.channels_last)
-        with fabric.autocast():
-            outputs.append(model(x).float())
+    with clear_worker_errors():
+        for images in part.read(mine.split(batch_size)):
+            x = views.normalise(images, mean, std).contiguous(memory_format=torch.channels_last)
+            with fabric.autocast():
+                outputs.append(model(x).float())
     model.train(was_training)
     features = ranks.gather_rows(torch.cat([output.features for output in outputs]), len(part), fabric)
     logits = ranks.gather_rows(torch.cat([output.logits for output in outputs]), len(part), fabric)

@@ -4,9 +4,13 @@
 all that going on needs, and previous.pt is the one before it, in case that can't be read.
 """
 
+import itertools
 import json
+import math
 import os
+import textwrap
 import warnings
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,6 +20,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 
 from . import files
+from .data.streaming import HOW_READ
 from .downloads import one_line
 from .methods import default_settings
 from .paths import user_path
@@ -24,6 +29,7 @@ from .runs import RUN_FILES, data_fingerprint, read_settings, values_of, write_s
 from .validation import check
 
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "previous.pt"
+MAX_REPAIRED = 10  # image files; more changed ones are another data set
 OF_A_RUN = {*RUN_FILES, CHECKPOINT, PREVIOUS}
 
 
@@ -90,13 +96,51 @@ def worth_keeping(folder: Path) -> bool:
         return False
 
 
-def check_same(folder: Path, settings: dict[str, Any]) -> None:
-    """Raises ValueError, naming the first difference, unless the run in `folder` has these settings.
+def check_same(folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Check that the run in a folder has these settings, up to a few image files that were repaired since.
 
     A finished run may have been trained on pictures that an earlier version drew, see `runs.data_fingerprint`. A run to
     go on with may not.
+
+    Parameters
+    ----------
+    folder : Path
+    settings : dict
+        What run.json would say.
+
+    Returns
+    -------
+    list of dict
+        What run.json has to say of repaired files, under "repaired" of its data. A new repair is warned of.
+
+    Raises
+    ------
+    ValueError
+        If a setting differs. The message names the first one.
     """
     recorded = read_settings(folder)
+    old, new = recorded["data"], settings["data"]
+    prints, prints_now = old.get("files"), new.get("files")
+    repaired, why = list(old.get("repaired", [])), ""
+    if prints and prints_now and old["fingerprint"] != new["fingerprint"]:
+        changed, limit = _changed_files(prints, prints_now), _most_repaired(new)
+        if changed is None:
+            why = " (other file names, labels, classes or image size)"
+        elif changed > limit:
+            why = f" ({changed} or more image files changed; up to {limit} may be repaired)"
+        else:
+            repaired.append({"fingerprint": old["fingerprint"], "files": changed})
+            settings = {**settings, "data": {**new, "fingerprint": old["fingerprint"]}}
+            warnings.warn(
+                f"{changed} or more image files changed since '{folder}' was started: its run.json notes it",
+                stacklevel=4,
+            )
+    elif prints_now and (prints or {}).get("reading") != prints_now["reading"]:
+        message = f"'{folder}' was started by a version that read image files in another way; now they are {HOW_READ}"
+        if recorded["status"] != "finished":
+            raise ValueError(f"{message}: overwrite the run")
+        if old["fingerprint"] == new["fingerprint"]:
+            warnings.warn(message, stacklevel=4)
     data_of = data_fingerprint if recorded["status"] == "finished" else lambda about: about["data"]["fingerprint"]
 
     def identity(about: dict[str, Any]) -> dict[str, Any]:
@@ -124,9 +168,24 @@ def check_same(folder: Path, settings: dict[str, Any]) -> None:
     for name in now:
         if before.get(name) != now[name]:
             raise ValueError(
-                f"'{folder}' was started with {name} {before.get(name)}, not {now[name]}: "
+                f"'{folder}' was started with {name} {before.get(name)}, not {now[name]}{why * (name == 'data')}: "
                 "resume with the same settings, choose another folder, or overwrite it"
             )
+    return repaired
+
+
+def _changed_files(before: Mapping[str, Any], now: Mapping[str, Any]) -> int | None:
+    """Return at least how many files have another size, or None if `Dataset.file_prints` differ in more than sizes."""
+    if any(before[name] != now[name] for name in ("reading", "names")):
+        return None
+    parts = [textwrap.wrap(prints["sizes"], 4) for prints in (before, now)]
+    return [one == other for one, other in itertools.zip_longest(*parts)].count(False)
+
+
+def _most_repaired(data: Mapping[str, Any]) -> int:
+    """Return how many image files may change in a run: 1 % of them, but at least one and at most `MAX_REPAIRED`."""
+    images: int = sum(data.get(f"{name}_images", 0) for name in ("train", "test", "val"))
+    return min(MAX_REPAIRED, math.ceil(images / 100))
 
 
 def has_checkpoint(folder: Path) -> bool:

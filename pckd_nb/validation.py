@@ -109,6 +109,7 @@ def first_error(error: ValidationError, name: str = "") -> TypeError | ValueErro
 
 
 def _shown(value: Any) -> str:
+    value = plain(value)  # else numpy's numbers are shown as np.float64(1.0)
     text = repr(value) if isinstance(value, int | float | str | None) else type(value).__name__
     return text if len(text) <= 60 else f"{text[:60]}…"
 

@@ -165,7 +165,7 @@ def test_workers_leave_ctrl_c_to_the_main_process(tmp_path):
 def test_what_workers_get_can_be_sent_to_them(tmp_path, monkeypatch):
     """Where Python does not fork they are sent everything; labels on a GPU are not for them."""
     augment = partial(views.Augmentation(1, 2, True), epoch=1)
-    reader = streams._Reader(make(tmp_path, random_crop=True).to("meta"), streams._rgb, 1, 1, augment)
+    reader = streams._Reader(make(tmp_path, random_crop=True).to("meta"), streams.upright, 1, 1, augment)
     assert pickle.loads(pickle.dumps(reader)).files.labels.device.type == "cpu"
     assert all(pickle.loads(pickle.dumps(function)) for function in (streams._start, streams._as_it_is))
 

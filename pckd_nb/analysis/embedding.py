@@ -203,6 +203,8 @@ def neighbourhood_purity(features: np.ndarray, labels: np.ndarray, k: int = 5) -
     check_matrix("features", features)
     if np.shape(labels) != (len(features),):
         raise ValueError(f"labels must be one a sample, {len(features)}, got shape {np.shape(labels)}")
+    if len(features) < 2:
+        raise ValueError(f"neighbours need 2 samples or more, got {len(features)}")
     if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= k < len(features):
         raise ValueError(f"k must be a whole number from 1 to {len(features) - 1}, got {k!r:.40}")
     nearest = NearestNeighbors(n_neighbors=k).fit(directions(features)).kneighbors(return_distance=False)

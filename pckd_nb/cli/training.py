@@ -24,6 +24,7 @@ from .options import (
 from .sources import load_run_unless, make_network
 
 if TYPE_CHECKING:
+    from ..data import Dataset
     from ..models import Classifier
     from ..runs import Run
 
@@ -41,9 +42,10 @@ def train(
     from .. import training
     from ..data import load_dataset
 
-    prepare(options, init)
     name, sizes = data
+    prepare(name, options, init)
     loaded = load_dataset(name, **sizes)
+    announce(loaded, options)
     network = make_network(model, loaded, options["seed"], init, sizes.get("root"))
     report(training.fit(network, loaded, recipe, **with_callbacks(options)), options)
 
@@ -96,12 +98,13 @@ def distill(
     built, recipe = arm.build(recipe)
     if built.uses_teacher and teacher is None:
         raise ValueError(f"method {method} needs --teacher, the run folder of a trained network")
-    prepare(options, init, teacher)
+    name, sizes = data
+    prepare(name, options, init, teacher)
+    teacher_run = load_run_unless(teacher_model, teacher, "--teacher-model") if teacher else None
+    loaded = load_dataset(name, **sizes)
     if teacher_cache:
         files.check_writable(teacher_cache)
-    teacher_run = load_run_unless(teacher_model, teacher, "--teacher-model") if teacher else None
-    name, sizes = data
-    loaded = load_dataset(name, **sizes)
+    announce(loaded, options)
     teacher_source: Classifier | Run | None = teacher_run
     if teacher and teacher_model:
         teacher_source = make_network(teacher_model, loaded, options["seed"], teacher, sizes.get("root"))
@@ -114,11 +117,13 @@ def distill(
     report(training.distill(network, teacher_source, loaded, built, recipe, **with_callbacks(options)), options)
 
 
-def prepare(options: dict[str, Any], *used: str | None) -> None:
+def prepare(data: str, options: dict[str, Any], *used: str | None) -> None:
     """Check the run folder before the images are read. Of several processes, only the first checks it.
 
     Parameters
     ----------
+    data : str
+        Name of the data set.
     options : dict
         Options of `distill`, as `training_options` returns them.
     *used : str or None
@@ -127,7 +132,7 @@ def prepare(options: dict[str, Any], *used: str | None) -> None:
     Raises
     ------
     ValueError
-        If the training would overwrite a source of its weights.
+        If the training would overwrite a source of its weights, or write among the images of its data set.
     OSError
         If the run folder exists or cannot be written, see `resuming.prepare`.
     """
@@ -136,8 +141,23 @@ def prepare(options: dict[str, Any], *used: str | None) -> None:
     for source in used:
         if options["overwrite"] and source and training.same_folder(source, options["out"]):
             raise ValueError(f"'{source}' is used by this training, which would overwrite it: choose another --out")
+    catalogue.check_outside_images(options["out"], data)
     if speaks(options):
         resuming.prepare(options["out"], resume=options["resume"], overwrite=options["overwrite"])
+
+
+def announce(data: "Dataset", options: dict[str, Any]) -> None:
+    """Print how many images were found, if they are your own files. Only the first process prints.
+
+    Parameters
+    ----------
+    data : Dataset
+    options : dict
+        Options of `distill`.
+    """
+    if data.notes and speaks(options):
+        counts = " and ".join(f"{len(getattr(data, part)):,} {part} images" for part in ("train", *data.held_out))
+        print(f"{data.name}: {counts} of {data.num_classes} classes; {data.notes['images']}")
 
 
 def with_callbacks(options: dict[str, Any]) -> dict[str, Any]:

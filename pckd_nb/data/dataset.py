@@ -10,8 +10,9 @@ import dataclasses
 import hashlib
 import json
 import math
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -23,7 +24,7 @@ from ..config import FORBIDDEN_OPTIONS
 from ..html import table
 from ..provenance import code_fingerprint
 from ..validation import Positive, Real, Seed, Share, Views, check, checked
-from .streaming import Streamed
+from .streaming import READING, Streamed, size_prints
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,13 +170,15 @@ class Dataset:
         Arguments that `load_dataset` needs, besides name and root, to build the same data again.
     val : Split or Streamed, optional
         A validation split.
+    notes : dict of str to str
+        More rows for the table that a notebook shows, such as which files were skipped.
 
     Raises
     ------
     ValueError
-        If two classes have the same name, a split has no images, or a label is not the number of a class. If std is
-        not positive, or mean or std does not have one number per channel. If `options` contains "name", "root" or
-        "workers".
+        If two classes have the same name or names that look the same, a split has no images, or a label is not the
+        number of a class. If std is not positive, or mean or std does not have one number per channel. If `options`
+        contains "name", "root" or "workers".
     TypeError
         If `options` cannot be written as JSON.
     """
@@ -191,10 +194,10 @@ class Dataset:
     default_views: int = 4
     options: dict = field(default_factory=dict)
     val: Split | Streamed | None = None
+    notes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if doubled := [name for name, count in Counter(self.classes).items() if count > 1]:
-            raise ValueError(f"two classes are called {doubled[0]!r}")
+        check_class_names(self.classes)
         for name in ("train", *self.held_out):
             if not len(getattr(self, name)):
                 raise ValueError(f"{name} of {self.name} has no images")
@@ -398,6 +401,7 @@ class Dataset:
             "std": ", ".join(f"{value:.4f}" for value in self.std),
             "mean and std": self.normalisation,
             "views": self.default_views,
+            **self.notes,
             "fingerprint": self.fingerprint,
         }
         return table(self.name, rows)
@@ -430,6 +434,23 @@ class Dataset:
             getattr(self, name).feed(digest)
         return digest.hexdigest()[:16]
 
+    @cached_property
+    def file_prints(self) -> dict[str, Any] | None:
+        """What tells a few repaired files from another data set; None if no split is streamed.
+
+        "reading" is the version of how image files are read. "names" changes with any file name, label, class name or
+        the image size. "sizes" is `streaming.size_prints`, of which one changed file changes one part.
+        """
+        splits = [getattr(self, name) for name in ("train", *self.held_out)]
+        streamed = [split for split in splits if isinstance(split, Streamed)]
+        if not streamed:
+            return None
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        for split in splits:
+            split.feed_names(digest) if isinstance(split, Streamed) else split.feed(digest)
+            digest.update(split.labels.cpu().numpy())
+        return {"reading": READING, "names": digest.hexdigest()[:16], "sizes": size_prints(streamed)}
+
     def to(self, device: torch.device | str) -> Dataset:
         """Return the same data set with its tensors on `device`.
 
@@ -443,6 +464,27 @@ class Dataset:
         """
         moved = {name: getattr(self, name).to(device) for name in ("train", *self.held_out)}
         return dataclasses.replace(self, **moved)
+
+
+def check_class_names(classes: Sequence[str]) -> None:
+    """Check that all classes have different names.
+
+    Parameters
+    ----------
+    classes : sequence of str
+
+    Raises
+    ------
+    ValueError
+        If two names are equal, or look equal because Unicode spells a letter such as é in two ways.
+    """
+    if doubled := [name for name, count in Counter(classes).items() if count > 1]:
+        raise ValueError(f"two classes are called {doubled[0]!r}")
+    seen: dict[str, str] = {}
+    for name in classes:
+        other = seen.setdefault(unicodedata.normalize("NFC", name), name)
+        if other != name:
+            raise ValueError(f"the classes {ascii(other)} and {ascii(name)} look the same: rename one of them")
 
 
 def device_memory(device: torch.device | str) -> float:
@@ -463,7 +505,10 @@ def device_memory(device: torch.device | str) -> float:
 
 def _checked_labels(labels: Any, count: int) -> torch.Tensor:
     """Return labels as int64, or raise TypeError or ValueError unless there is one whole number per image."""
-    labels = torch.as_tensor(labels)
+    try:
+        labels = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:  # torch says which dtypes it could convert
+        raise TypeError(f"labels must be whole numbers of shape (N,), got {_kind(labels)}") from error
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.ndim != 1:
         hint = ": one-hot labels become numbers by labels.argmax(1)" * (labels.ndim == 2)
         raise TypeError(f"labels must be whole numbers of shape (N,), got {_kind(labels)}{hint}")

@@ -7,8 +7,9 @@ import math
 import os
 import shutil
 import tarfile
+import warnings
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,10 +20,11 @@ import torch
 from PIL import Image
 
 from .. import downloads
-from .dataset import Split
-from .streaming import Streamed, fit, read_image
+from .dataset import Split, check_class_names
+from .streaming import HOW_READ, Streamed, fit, read_image
 
-_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's IMG_EXTENSIONS
+BROKEN = "broken links"
 _TREE = "folder:PATH needs PATH/train/CLASS and PATH/test/CLASS"
 
 
@@ -30,6 +32,10 @@ def read_folder(
     folder: Path, image_size: int | None, workers: int | None
 ) -> tuple[Streamed, Streamed, tuple[str, ...]]:
     """Read the file names in PATH/train/CLASS/ and PATH/test/CLASS/. The images stay in their files.
+
+    As in torchvision's ImageFolder, sub-folders of a class folder belong to it, and the extension of a file says that
+    it is an image. A warning counts what is skipped: other files, hidden images, broken links, and images outside of
+    the class folders.
 
     Parameters
     ----------
@@ -140,43 +146,111 @@ def _unpack_imagenet(folder: Path, parts: list[str]) -> None:
 
 def _class_folders(train: Path, test: Path, **options: Any) -> tuple[Streamed, Streamed, tuple[str, ...]]:
     """Return the splits in two folders of class folders, and the classes; `options` are passed to `Streamed`."""
-    train_files, test_files = _files_by_class(train), _files_by_class(test)
+    (train_files, train_skipped), (test_files, test_skipped) = _files_by_class(train), _files_by_class(test)
     classes = tuple(train_files)
     if len(classes) < 2:
         raise ValueError(f"{train} has one class folder, {classes[0]}: two or more are needed")
+    check_class_names((*classes, *(name for name in test_files if name not in train_files)))
     if unknown := [name for name in test_files if name not in train_files]:
         raise ValueError(f"{test} has class folders that train lacks: {', '.join(unknown)}")
 
-    def split(folder: Path, files: dict[str, list[str]]) -> Streamed:
+    def split(folder: Path, files: dict[str, list[str]], skipped: tuple[str, ...]) -> Streamed:
         names = np.array([os.fsencode(f"{name}/{file}") for name in files for file in files[name]])
         counts = torch.tensor([len(files.get(name, ())) for name in classes])
-        return Streamed(folder, names, torch.arange(len(classes)).repeat_interleave(counts), **options)
+        labels = torch.arange(len(classes)).repeat_interleave(counts)
+        return Streamed(folder, names, labels, skipped=skipped, **options)
 
-    return split(train, train_files), split(test, test_files), classes
+    return split(train, train_files, train_skipped), split(test, test_files, test_skipped), classes
 
 
-def _files_by_class(folder: Path) -> dict[str, list[str]]:
-    """Return the image files of every class, both sorted by name, without hidden files and other files."""
+def _files_by_class(folder: Path) -> tuple[dict[str, list[str]], tuple[str, ...]]:
+    """Return the image files of every class, both sorted by name, and lines that say which files are skipped."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}: {_TREE}")
-    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+    classes, skipped = [], defaultdict[str, list[str]](list)
+    for entry in os.scandir(folder):
+        if entry.is_dir():
+            classes += [] if entry.name.startswith(".") else [entry.name]
+        elif not entry.is_file():
+            skipped[BROKEN].append(entry.name)
+        elif entry.name.lower().endswith(EXTENSIONS):
+            skipped["images outside of the class folders"].append(entry.name)
     if not classes:
         raise ValueError(f"{folder} has no class folder: images belong into {folder / 'CLASS'}")
     for name in (str(folder), *classes):
         if not _is_utf8(name):  # it could not be written into run.json
             raise ValueError(f"the name of the folder {ascii(name)} is not in UTF-8: rename it")
     files = {}
-    for name in classes:
-        names = sorted(entry.name for entry in os.scandir(folder / name) if entry.is_file())
-        files[name] = [n for n in names if n[0] != "." and n.lower().endswith(_EXTENSIONS)]
+    for name in sorted(classes):
+        here = defaultdict[str, list[str]](list)
+        files[name] = _images_in(folder / name, here)
         if not files[name]:
-            raise ValueError(f"{folder / name} has no image: expected are files in {', '.join(_EXTENSIONS)}")
-    return files
+            found = "".join(f"; skipped: {line}" for line in _lines(here))
+            raise ValueError(f"{folder / name} has no image: expected are files in {', '.join(EXTENSIONS)}{found}")
+        for kind, names in here.items():
+            skipped[kind] += [f"{name}/{file}" for file in names]
+    lines = tuple(f"skipped in {folder}: {line}" for line in _lines(skipped))
+    for line in lines:
+        warnings.warn(line, stacklevel=6)  # the caller of `load_dataset`
+    return files, lines
+
+
+def _lines(skipped: Mapping[str, list[str]]) -> list[str]:
+    """Return one line per kind of skipped files: their number, and the first of them."""
+    shown = {kind: name if (name := min(names)).isprintable() else ascii(name) for kind, names in skipped.items()}
+    return [f"{kind} ({len(names):,}), such as {shown[kind]}" for kind, names in skipped.items()]
+
+
+def _images_in(folder: Path, skipped: dict[str, list[str]], below: str = "", around: tuple[str, ...] = ()) -> list[str]:
+    """Return the image files in a folder and its sub-folders, relative to it and sorted by name.
+
+    `skipped` receives the names of all other files, by kind. `around` has the real paths of the folders above.
+    """
+    around = (*around, os.path.realpath(folder))
+    found, inner = [], []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        name, hidden = below + entry.name, entry.name.startswith(".")
+        is_image = entry.name.lower().endswith(EXTENSIONS)
+        if entry.is_dir():
+            if hidden:
+                skipped["hidden folders"].append(name)
+            elif entry.is_symlink() and os.path.realpath(entry.path) in around:
+                skipped["links to a folder that they are in"].append(name)
+            else:
+                inner.append(entry.name)
+        elif not entry.is_file():
+            skipped[BROKEN].append(name)
+        elif not is_image:
+            skipped["files without the extension of an image"].append(name)
+        elif hidden:
+            skipped["hidden images"].append(name)
+        else:
+            found.append(name)
+    for name in inner:
+        found += _images_in(folder / name, skipped, f"{below}{name}/", around)
+    return found
 
 
 def _is_utf8(name: str) -> bool:
     """Return whether a name from the file system can be encoded as UTF-8."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def reading_notes(*splits: Streamed | Split) -> dict[str, str]:
+    """Return rows for the table of a data set whose images are in files: how they are read, and what is skipped.
+
+    Parameters
+    ----------
+    *splits : Streamed or Split
+
+    Returns
+    -------
+    dict of str to str
+        It is empty if no split is in files.
+    """
+    streamed = [split for split in splits if isinstance(split, Streamed)]
+    skipped = "; ".join(line for split in streamed for line in split.skipped)
+    return {"images": HOW_READ, **({"skipped": skipped} if skipped else {})} if streamed else {}
 
 
 def memory_limit() -> float:

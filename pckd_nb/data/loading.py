@@ -16,7 +16,7 @@ from ..plugs import is_plug, load_plug
 from ..validation import Seed, checked
 from . import shapes
 from .dataset import Dataset, Split, evenly_spread, statistics
-from .folders import read_folder, read_imagenet, read_what_fits
+from .folders import read_folder, read_imagenet, read_what_fits, reading_notes
 from .published import SUPERCLASS_OF_CLASS, SUPERCLASSES, read_cifar, read_fashion_mnist, read_stl10, read_tiny_imagenet
 from .streaming import Streamed
 from .synthetic import read_digits, read_shapes100
@@ -76,7 +76,7 @@ def load_dataset(
         If the name is unknown, a size is impossible, or the folder cannot be used. Also if the data set is your own and
         `train_size`, `test_size`, `image_size` or `workers` is given.
     TypeError
-        If a size is not a whole number.
+        If a size is not a whole number, or root not a path.
     FileNotFoundError
         If the folder does not exist.
     OSError
@@ -95,6 +95,7 @@ def load_dataset(
     image_size = _image_size(name, image_size)
     train: Split | Streamed
     test: Split | Streamed
+    notes: dict[str, str] = {}
     if name == "shapes100":
         classes = shapes.CLASSES
         train_size = 10_000 if train_size is None else train_size
@@ -104,6 +105,7 @@ def load_dataset(
         train, test = read_shapes100(root, train_size, test_size, seed)
     else:
         train, test, classes = _load(name, root, image_size, workers)
+        notes = reading_notes(train, test)
         train = _part("train_size", train, train_size, len(classes), seed)
         test = _part("test_size", test, test_size, len(classes), seed)
         if name.startswith("folder:"):
@@ -121,6 +123,7 @@ def load_dataset(
         normalisation=normalisation,
         default_views=1 if name == "digits" else 4,  # a 6 upside down is a 9
         options={"train_size": train_size, "test_size": test_size, "image_size": image_size, "seed": seed},
+        notes=notes,
     )
     return data.with_validation(val, val_seed) if val else data
 

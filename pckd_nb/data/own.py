@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,11 +19,13 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
+from ..downloads import one_line
 from ..paths import user_path
-from ..validation import checked
+from ..validation import checked, plain
 from .dataset import Dataset, Split, statistics
-from .folders import read_what_fits
-from .streaming import Streamed
+from .folders import read_what_fits, reading_notes
+from .loading import ImageSize, Workers
+from .streaming import Streamed, to_rgb
 
 CHANNELS = (1, 3, 4)
 LabelNumber = Annotated[int, Field(ge=0, lt=100_000)]  # of data without names of classes
@@ -40,9 +42,12 @@ def from_arrays(
     for what, pair in given.items():
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise TypeError(f"{what} must be a pair (images, labels), got {type(pair).__name__}")
-    classes = classes_of([labels for _, labels in given.values()], classes)
-    splits = {what: Split(as_pixels(images), numbered(labels, classes)) for what, (images, labels) in given.items()}
+    read = {what: (as_pixels(images), label_list(labels)) for what, (images, labels) in given.items()}
+    classes = classes_of({what: labels for what, (_, labels) in read.items()}, classes)
+    splits = {what: Split(images, numbered(labels, classes)) for what, (images, labels) in read.items()}
     if ids is not None:
+        if isinstance(ids, str) or not isinstance(ids, Iterable):
+            raise TypeError(f"ids must be a list of one name per training image, got {type(ids).__name__}")
         splits["train"] = dataclasses.replace(splits["train"], ids=np.asarray(ids))
     return assemble(name, splits, classes, mean, std, default_views)
 
@@ -60,7 +65,7 @@ def from_torch(
             read[what] = read[what][0], [str(names[label]) for label in read[what][1]]
     if classes is None and getattr(train, "classes", None) is not None:
         classes = [str(label) for label in train.classes]
-    chosen = classes_of([labels for _, labels in read.values()], classes)
+    chosen = classes_of({what: labels for what, (_, labels) in read.items()}, classes)
     splits = {what: Split(images, numbered(labels, chosen)) for what, (images, labels) in read.items()}
     return assemble(name or type(train).__name__, splits, chosen, mean, std, default_views)
 
@@ -72,14 +77,20 @@ def from_table(
     std: Sequence[float] | None = None, default_views: int = 4,
 ) -> Dataset:  # fmt: skip
     """Build a data set from a table of image files, see `Dataset.from_table`."""
-    if isinstance(table, str | Path):
+    image_size, workers = checked(ImageSize, "image_size", image_size) or 32, checked(Workers, "workers", workers)
+    if isinstance(table, str | os.PathLike):
         path = user_path(table, "table")
         if not path.is_file():
             raise FileNotFoundError(f"there is no table '{path}'")
-        folder, rows = path.parent, pd.read_csv(path)
+        try:
+            folder, rows = path.parent, pd.read_csv(path)
+        except ValueError as error:  # pandas has several kinds
+            raise ValueError(f"'{path}' is not a table of comma-separated values: {one_line(error)}") from error
         name = name or path.stem
-    else:
+    elif isinstance(table, pd.DataFrame):
         folder, rows = Path(), table
+    else:
+        raise TypeError(f"table must be the path of a CSV file or a DataFrame, got {type(table).__name__}")
     folder = user_path(root, "root") if root is not None else folder
     for column in (image, label, split):
         if column not in rows:
@@ -89,7 +100,7 @@ def from_table(
     missing = [path for path in rows[image] if not (folder / str(path)).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(rows)} images are not there, the first is '{folder / missing[0]}'"
+            f"{len(missing)} of {len(rows)} images are not there, the first is '{folder / str(missing[0])}'"
         )
     parts = {what: rows[rows[split].astype(str) == what] for what in ("train", "val", "test")}
     others = sorted(set(rows[split].astype(str)) - parts.keys())
@@ -98,20 +109,21 @@ def from_table(
         raise ValueError(
             f"column {split!r} must say train, test or val of every image, with some of the first two: {found}"
         )
-    chosen = classes_of([part[label].tolist() for part in parts.values()], classes)
+    labels_of = {what: label_list(part[label]) for what, part in parts.items() if len(part)}
+    chosen = classes_of(labels_of, classes)
 
-    def streamed(part: pd.DataFrame) -> Streamed:
-        names = np.array([os.fsencode(str(path)) for path in part[image]])
-        labels = torch.as_tensor(numbered(part[label].tolist(), chosen))
-        return Streamed(folder, names, labels, image_size, workers=workers)
+    def streamed(what: str) -> Streamed:
+        names = np.array([os.fsencode(str(path)) for path in parts[what][image]])
+        return Streamed(folder, names, numbered(labels_of[what], chosen), image_size, workers=workers)
 
-    splits = {what: streamed(part) for what, part in parts.items() if len(part)}
-    return assemble(name or "table", read_what_fits(splits), chosen, mean, std, default_views)
+    splits = {what: streamed(what) for what in labels_of}
+    notes = reading_notes(*splits.values())
+    return assemble(name or "table", read_what_fits(splits), chosen, mean, std, default_views, notes)
 
 
 def assemble(
     name: str, splits: dict[str, Any], classes: tuple[str, ...], mean: Sequence[float] | None,
-    std: Sequence[float] | None, default_views: int,
+    std: Sequence[float] | None, default_views: int, notes: dict[str, str] | None = None,
 ) -> Dataset:  # fmt: skip
     """Build a data set from its splits.
 
@@ -125,6 +137,8 @@ def assemble(
         One number per channel, for pixels in [0, 1]. If both are None, they are computed on the training images.
     default_views : int
         Number of views for square images. It is 1 for all others.
+    notes : dict of str to str, optional
+        As in `Dataset`.
 
     Returns
     -------
@@ -151,16 +165,16 @@ def assemble(
         source = "given by the caller"
     views = default_views if height == width else 1
     return Dataset(name, **splits, classes=classes, groups={}, mean=tuple(mean), std=tuple(std),
-                   normalisation=source, default_views=views)  # fmt: skip
+                   normalisation=source, default_views=views, notes=notes or {})  # fmt: skip
 
 
-def classes_of(labels: Sequence[Any], classes: Sequence[str] | None) -> tuple[str, ...]:
+def classes_of(labels: Mapping[str, list[int] | list[str]], classes: Sequence[str] | None) -> tuple[str, ...]:
     """Return the names of the classes.
 
     Parameters
     ----------
-    labels : sequence
-        The labels of every split: whole numbers or names.
+    labels : dict of str to list
+        The labels of every split, as `label_list` returns them.
     classes : sequence of str or None
 
     Returns
@@ -172,56 +186,82 @@ def classes_of(labels: Sequence[Any], classes: Sequence[str] | None) -> tuple[st
     Raises
     ------
     TypeError
-        If labels are not one number or name per image.
+        If `classes` is not a list of names, or if some splits have names and others numbers.
     """
-    if isinstance(classes, set | frozenset):
-        raise TypeError("classes must be a list of names in the order of their numbers, got a set")
     if classes is not None:
+        if isinstance(classes, str | set | frozenset) or not isinstance(classes, Iterable):
+            got = "a set" if isinstance(classes, set | frozenset) else type(classes).__name__
+            raise TypeError(f"classes must be a list of names in the order of their numbers, got {got}")
         return tuple(map(str, classes))
-    found = [value for part in labels for value in _listed(part)]
-    if any(isinstance(value, str) for value in found):
+    kinds = {isinstance(part[0], str): what for what, part in labels.items() if part}
+    if len(kinds) > 1:
+        raise TypeError(
+            f"labels of {kinds[True]} are names, those of {kinds[False]} are numbers: give the list classes="
+        )
+    found = [value for part in labels.values() for value in part]
+    if True in kinds:
         return tuple(sorted(set(map(str, found))))
     largest = checked(LabelNumber, "labels", max(found)) if found else -1
     return tuple(map(str, range(largest + 1)))
 
 
-def numbered(labels: Any, classes: Sequence[str]) -> Any:
+def numbered(labels: list[int] | list[str], classes: Sequence[str]) -> Tensor:
     """Convert labels to numbers.
 
     Parameters
     ----------
-    labels : array, tensor or sequence of shape (N,)
-        Whole numbers or class names.
+    labels : list of int or list of str
+        As `label_list` returns them. A name becomes its position in `classes`, a number stays as it is.
     classes : sequence of str
 
     Returns
     -------
-    array or Tensor of shape (N,)
-        Numbers are returned as they are. A name becomes its position in `classes`.
+    int64 Tensor of shape (N,)
 
     Raises
     ------
     ValueError
         If a name is not one of the classes.
-    TypeError
-        If labels are not one number or name per image.
     """
-    values = _listed(labels)
-    if not any(isinstance(value, str) for value in values):
-        return labels if isinstance(labels, Tensor) else np.asarray(labels)
     place = {name: number for number, name in enumerate(classes)}
-    if unknown := [value for value in values if value not in place]:
+    if unknown := [value for value in labels if isinstance(value, str) and value not in place]:
         raise ValueError(f"label {unknown[0]!r} is none of the classes {', '.join(classes[:10])}")
-    return torch.tensor([place[value] for value in values])
+    return torch.tensor([place[value] if isinstance(value, str) else value for value in labels], dtype=torch.int64)
 
 
-def _listed(labels: Any) -> list[Any]:
-    """Return labels as a list, or raise TypeError if they are not one number or name per image."""
-    values = labels.tolist() if hasattr(labels, "tolist") else list(labels)
-    if values and isinstance(values[0], list | tuple):
+def label_list(labels: Any) -> Any:
+    """Return labels as a list of whole numbers, or a list of names.
+
+    Parameters
+    ----------
+    labels : array, tensor, Series or sequence of shape (N,)
+
+    Returns
+    -------
+    list of int or list of str
+
+    Raises
+    ------
+    TypeError
+        If labels are not one whole number or name per image, or some are numbers and others names.
+    ValueError
+        If a label is missing.
+    """
+    values = labels.tolist() if hasattr(labels, "tolist") else labels
+    if isinstance(values, str | bytes | Mapping | Set) or not isinstance(values, Iterable):
+        raise TypeError(f"labels must be a list of one number or name per image, got {type(labels).__name__}")
+    values = [value.item() if isinstance(value, Tensor) and value.ndim == 0 else plain(value) for value in values]
+    odd = {row: v for row, v in enumerate(values) if isinstance(v, bool) or not isinstance(v, int | str)}
+    if any(isinstance(value, list | tuple | np.ndarray | Tensor) for value in odd.values()):
         raise TypeError(
             "labels must be one number or name per image; one-hot labels become numbers by labels.argmax(1)"
         )
+    if missing := [row for row, value in odd.items() if pd.isna(value)]:
+        raise ValueError(f"every image needs a label, that of image {missing[0]} is {odd[missing[0]]}")
+    for row, value in odd.items():
+        raise TypeError(f"labels must be whole numbers or names, got {repr(value)[:40]} for image {row}")
+    if other := [value for value in values if isinstance(value, str) != isinstance(values[0], str)]:
+        raise TypeError(f"labels must be all numbers or all names, got {values[0]!r} and {other[0]!r}")
     return values
 
 
@@ -242,10 +282,23 @@ def as_pixels(images: Any) -> Tensor:
     TypeError
         If images are neither uint8 nor floats.
     ValueError
-        If images have another number of dimensions, or are floats outside [0, 1], as after normalisation.
+        If images have another number of dimensions, no pixels or different sizes, or are floats outside [0, 1], as
+        after normalisation.
     """
     channels_last_first = not isinstance(images, Tensor)  # NumPy's convention; torch puts channels first
-    tensor = torch.as_tensor(np.asarray(images) if not isinstance(images, Tensor) else images)
+    if isinstance(images, Tensor):
+        tensor = images.detach().to_dense()
+    else:
+        try:
+            array = np.ascontiguousarray(images)
+        except ValueError:  # it says "inhomogeneous"
+            raise ValueError("images must all have the same size and number of channels") from None
+        if array.dtype.kind not in "biufc":  # torch would list all dtypes that it knows
+            got = f"{type(images).__name__} of {array.dtype}" if hasattr(images, "dtype") else type(images).__name__
+            raise TypeError(f"images must be uint8 pixels, or floats in [0, 1], got {got}")
+        tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    if 0 in tensor.shape[1:]:
+        raise ValueError(f"images must have pixels, got shape {tuple(tensor.shape)}")
     if tensor.ndim == 3:
         tensor = tensor[:, None]
     elif tensor.ndim != 4:
@@ -269,7 +322,7 @@ def _read_all(what: str, dataset: Any) -> tuple[Tensor, list[Any]]:
                             f"got {type(dataset).__name__}")  # fmt: skip
     if not len(dataset):
         raise ValueError(f"{what} has no images")
-    if not torch.equal(_pixels(dataset[0][0]), _pixels(dataset[0][0])):
+    if not torch.equal(_pixels(_item(what, dataset, 0)[0]), _pixels(_item(what, dataset, 0)[0])):
         warnings.warn(
             f"images of {what} change from one reading to the next and are read once: give random transforms to "
             "distill, as augment=",
@@ -277,18 +330,32 @@ def _read_all(what: str, dataset: Any) -> tuple[Tensor, list[Any]]:
         )
     images, labels = [], []
     for row in range(len(dataset)):
-        image, label, *_ = dataset[row]
+        image, label, *_ = _item(what, dataset, row)
         images.append(_pixels(image))
-        labels.append(label.item() if isinstance(label, Tensor | np.generic) else label)
+        single = isinstance(label, Tensor | np.ndarray | np.generic) and len(label.reshape(-1)) == 1
+        labels.append(label.item() if single else label)
         if images[-1].shape != images[0].shape:
             sizes = f"{tuple(images[0].shape)} and {tuple(images[-1].shape)}"
             raise ValueError(f"images of {what} have different sizes, {sizes}: give the data set a transform, "
                              "such as torchvision.transforms.v2.Resize((32, 32))")  # fmt: skip
-    return torch.stack(images), labels
+    return torch.stack(images), label_list(labels)
+
+
+def _item(what: str, dataset: Any, row: int) -> Any:
+    """Return an image and its label, or raise TypeError or ValueError if the data set has no such pair."""
+    try:
+        item = dataset[row]
+    except IndexError as error:
+        message = f"{what} says that it has {len(dataset)} images, and item {row} fails: {one_line(error)}"
+        raise ValueError(message) from error
+    if not isinstance(item, tuple | list) or len(item) < 2:
+        raise TypeError(f"items of {what} must be pairs (image, label), got {type(item).__name__}")
+    return item
 
 
 def _pixels(image: Any) -> Tensor:
     """Convert one PIL image, array or tensor to uint8 (C, H, W)."""
     if isinstance(image, Image.Image):
-        image = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
-    return as_pixels(image[None])[0]
+        plain_mode = image.mode in ("L", "RGB") and not image.has_transparency_data
+        image = image if plain_mode else to_rgb(image)
+    return as_pixels(image[None] if isinstance(image, Tensor) else np.array(image)[None])[0]

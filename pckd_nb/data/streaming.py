@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -29,6 +33,13 @@ T = TypeVar("T")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF")  # those that Pillow reads without other programs
 LONGEST = 100  # largest allowed ratio of the longer to the shorter side
 CROP = 16  # stream of random numbers for the random crop; `views` defines the other streams
+READING = 2  # version of `upright` and `to_rgb`: the first one knew neither EXIF nor transparency nor 12 bits
+HOW_READ = "turned upright by their EXIF data, transparent parts on white, 12 and 16 bits per pixel scaled to 8"
+BACKGROUND = "white"  # as on a page; on black, dark drawings on a transparent ground would vanish
+DEPTHS = (8, 12, 16)  # bits per pixel that numbers of 16 bits can stand for
+REMEDY = "--workers 0 (in Python, workers=0) reads without worker processes"
+FULL = f"the shared memory of the worker processes that read images is full: {REMEDY}; or enlarge it, docker --shm-size"
+PARTS = 256  # of the files, see `size_prints`
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +62,8 @@ class Streamed:
     workers : int, optional
         Number of processes that read images; 0 means that the main process reads them. Default: one per CPU core, at
         most 8.
+    skipped : tuple of str
+        Lines that say which files in `folder` are not read.
     """
 
     folder: Path
@@ -59,6 +72,7 @@ class Streamed:
     side: int
     random_crop: bool = False
     workers: int | None = None
+    skipped: tuple[str, ...] = ()
     difficulty = None
 
     def __len__(self) -> int:
@@ -121,12 +135,25 @@ class Streamed:
         ----------
         digest : hashlib object
         """
-        folder = os.fsencode(self.folder)
-        sizes = [os.stat(os.path.join(folder, name)).st_size for name in self.names]
+        self.feed_names(digest)
+        digest.update(self.sizes)
+        digest.update(self.labels.cpu().numpy())
+
+    def feed_names(self, digest: Any) -> None:
+        """Update a hash with the number and shape of the images, and with the file names.
+
+        Parameters
+        ----------
+        digest : hashlib object
+        """
         digest.update(str((len(self), *self.shape)).encode())
         digest.update(b"\n".join(self.names))
-        digest.update(np.array(sizes, np.int64))
-        digest.update(self.labels.cpu().numpy())
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Size of each file in bytes, int64 of shape (N,)."""
+        folder = os.fsencode(self.folder)
+        return np.array([os.stat(os.path.join(folder, name)).st_size for name in self.names], np.int64)
 
     def path(self, index: int) -> Path:
         """Return the path of an image file.
@@ -185,7 +212,7 @@ class Streamed:
         Raises
         ------
         OSError
-            If a file cannot be read. The message is one line.
+            If a file cannot be read, or a worker process was killed or lacks shared memory. The message is one line.
         ValueError
             If `random_crop` is set and `epoch` is given without `seed`.
         """
@@ -194,11 +221,11 @@ class Streamed:
         if not self.random_crop:
             steps: Callable[[Image.Image], Image.Image] = partial(fit, side=self.side)
         elif epoch is None:
-            steps = v2.Compose([_rgb, v2.Resize(self.side * 256 // 224), v2.CenterCrop(self.side)])
+            steps = v2.Compose([upright, v2.Resize(self.side * 256 // 224), v2.CenterCrop(self.side)])
         elif seed is None:
             raise ValueError("the random crops of an epoch need a seed too")
         else:
-            steps = v2.Compose([_rgb, v2.RandomResizedCrop(self.side)])
+            steps = v2.Compose([upright, v2.RandomResizedCrop(self.side)])
         pinned = self.device.type == "cuda"
         loader = DataLoader(
             _Reader(self, steps, seed, epoch, augment),
@@ -209,10 +236,11 @@ class Streamed:
             worker_init_fn=_start,
             generator=torch.Generator(),  # else it draws a number from the caller's generator
         )
-        for images in loader:
-            if isinstance(images, Exception):
-                raise images
-            yield images.to(self.device, non_blocking=pinned)
+        with clear_worker_errors():
+            for images in _started(loader):
+                if isinstance(images, Exception):
+                    raise images
+                yield images.to(self.device, non_blocking=pinned)
 
 
 def cores() -> int:
@@ -274,7 +302,7 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def fit(image: Image.Image, side: int) -> Image.Image:
-    """Convert an image to RGB, scale its shorter side to `side`, and crop the center.
+    """Convert an image to upright RGB, scale its shorter side to `side`, and crop the center.
 
     Parameters
     ----------
@@ -292,7 +320,7 @@ def fit(image: Image.Image, side: int) -> Image.Image:
     ValueError
         If pixels have 32 bits, or one side is more than `LONGEST` times the other.
     """
-    image = _rgb(image)
+    image = upright(image)
     if image.size != (side, side):
         scale = side / min(image.size)
         width, height = (max(side, round(length * scale)) for length in image.size)
@@ -302,18 +330,84 @@ def fit(image: Image.Image, side: int) -> Image.Image:
     return image
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """Convert an image to 8-bit RGB."""
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):  # their range is unknown, and Pillow would clip values at 255
-        raise ValueError(f"it has numbers of 32 bits (mode {image.mode}): convert it to 8 bits")
+def upright(image: Image.Image) -> Image.Image:
+    """Load an image, turn it as its EXIF data say, and convert it by `to_rgb`. Every image file is read this way.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB image.
+
+    Raises
+    ------
+    ValueError
+        If pixels have 32 bits, or one side is more than `LONGEST` times the other.
+    """
     if max(image.size) > LONGEST * min(image.size):  # once scaled, it could fill the memory
         raise ValueError(f"it has {image.width}×{image.height} pixels, one side more than {LONGEST} times the other")
-    if image.mode != "RGB":
-        return image.convert("RGB")
-    image.load()  # `convert` does this too
-    return image
+    image.load()  # now, because a PNG may have its EXIF data behind its pixels
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except Exception:  # EXIF data are often damaged, in any way
+        turned = False
+    if turned:
+        ImageOps.exif_transpose(image, in_place=True)
+    return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image to 8-bit RGB. Transparent parts show `BACKGROUND`.
+
+    Grey pixels of 16 bits are scaled by the fewest bits of `DEPTHS` that hold all of them, so that an image of 12 bits
+    keeps its levels.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+
+    Returns
+    -------
+    PIL.Image.Image
+
+    Raises
+    ------
+    ValueError
+        If pixels have 32 bits.
+    """
+    if image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        bits = next(bits for bits in DEPTHS if int(values.max()) < 2**bits)
+        image = Image.fromarray((values >> (bits - 8)).astype(np.uint8))
+    elif image.mode in ("I", "F"):  # their range is unknown, and Pillow would clip values at 255
+        raise ValueError(f"it has numbers of 32 bits (mode {image.mode}): convert it to 8 bits")
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image.convert("RGBA"))
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def size_prints(splits: Iterable[Streamed]) -> str:
+    """Return a fingerprint of file sizes in `PARTS` parts, so that one repaired file changes one part.
+
+    The name of a file decides which part it belongs to.
+
+    Parameters
+    ----------
+    splits : iterable of Streamed
+
+    Returns
+    -------
+    str
+        Four hexadecimal digits per part.
+    """
+    sums = [0] * PARTS
+    for number, split in enumerate(splits):
+        for name, size in zip(split.names.tolist(), split.sizes.tolist(), strict=True):
+            sums[zlib.crc32(name, number) % PARTS] += zlib.crc32(b"%b %d" % (name, size), number)
+    return "".join(f"{total % 2**16:04x}" for total in sums)
 
 
 class _Reader(torch.utils.data.Dataset):
@@ -337,16 +431,21 @@ class _Reader(torch.utils.data.Dataset):
         """
         index = torch.tensor(rows)
         images = torch.empty(len(rows), *self.files.shape, dtype=torch.uint8)
-        if torch.utils.data.get_worker_info() and not self.augment:
-            images.share_memory_()  # before it is filled: else sending it would copy it to shared memory
+        is_worker = torch.utils.data.get_worker_info() is not None
         try:
+            if is_worker and not self.augment:
+                _share(images)  # before it is filled: else sending it would copy it to shared memory
             with torch.random.fork_rng(devices=[]):
                 for pixels, row, seed in zip(images.numpy(), rows, self._seeds(index), strict=True):
                     if seed is not None:
                         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs
                     image = read_image(self.files.path(row), self.transform)
                     pixels[:] = np.asarray(image).transpose(2, 0, 1)  # faster in numpy than in torch
-            return self.augment(images, index) if self.augment else images
+            if self.augment:
+                images = self.augment(images, index)
+                if is_worker and isinstance(images, Tensor):
+                    _share(images)  # here, because an error while it is sent would not reach the main process
+            return images
         except Exception as error:  # of the caller's augment: any kind
             return _sendable(error)
 
@@ -356,6 +455,49 @@ class _Reader(torch.utils.data.Dataset):
             return [None] * len(index)
         seeds: list[int] = views.random_bits(self.seed, self.epoch, index, CROP).tolist()
         return seeds
+
+
+def _share(images: Tensor) -> None:
+    """Move images to shared memory, or raise OSError if it is full."""
+    try:
+        images.share_memory_()
+    except RuntimeError as error:
+        reason = one_line(error)
+        full = "No space left" in reason
+        raise OSError(FULL if full else f"images can't be put into shared memory ({reason}): {REMEDY}") from error
+
+
+def _started(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Return the iterator of a DataLoader, whose workers have then started. Raise OSError if they cannot."""
+    try:
+        if loader.num_workers:  # as many locks as its queues need: a DataLoader that fails there prints tracebacks
+            [multiprocessing.Lock() for _ in range(3 * loader.num_workers + 9)]
+        return iter(loader)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise OSError(FULL) from error
+        raise OSError(f"worker processes that read images can't be started ({one_line(error)}): {REMEDY}") from error
+
+
+@contextmanager
+def clear_worker_errors() -> Iterator[None]:
+    """Within the block, an error of DataLoader about a worker becomes an OSError that names the cause and a remedy.
+
+    DataLoader may raise it anywhere in the main process, because it learns of the end of a worker by a signal.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = f"{error} {error.__cause__}"
+        if "DataLoader worker" not in text:
+            raise
+        if "Bus error" in text:  # the signal of a process that writes to shared memory that is not there
+            raise OSError(FULL) from error
+        cause = re.search(r"killed by signal: ([\w ]+)", text)
+        by = f" (signal: {cause[1]})" if cause else ""
+        raise OSError(
+            f"a worker process that reads images was killed{by}, often for lack of memory: {REMEDY}"
+        ) from error
 
 
 def _sendable(error: Exception) -> Exception:

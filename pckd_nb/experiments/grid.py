@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .. import files, methods, runs, training, views
+from ..catalogue import check_outside_images
 from ..data import Dataset, load_dataset
 from ..evaluation import make_fabric
 from ..models import create_model
@@ -81,7 +82,7 @@ class Grid:
     ------
     ValueError
         If there are no pairs, arms or seeds, if an arm cannot be built, or if a setting of an arm has no effect. Also
-        if `out` is a run folder, or if two arms or two pairs have the same name.
+        if `out` is a run folder or among the images, or if two arms or two pairs have the same name.
     TypeError
         If a seed is not a whole number.
     OSError
@@ -117,6 +118,7 @@ class Grid:
         if (self.out / RESULTS).is_dir():
             raise IsADirectoryError(f"'{self.out / RESULTS}' is a folder: the table of the grid goes there")
         for folder in (self.out, *([] if self.teacher_cache is None else [self.teacher_cache])):
+            check_outside_images(folder, self.data)
             files.check_writable(folder)
         make_fabric(**{name: value for name, value in self.options.items() if name in ("accelerator", "precision")})
         for arm in self.arms:

@@ -19,6 +19,7 @@ from matplotlib.path import Path
 from .. import preview
 from ..data import shapes
 from ..runs import Run, having
+from ..validation import plain
 from .canvas import COLORS, INK, MORE_COLORS, PALE, Drawing, as_rgb, canvas, checked, color_of, epoch_axis
 
 TRAINED, FROZEN, PREVIEW, FEATURES = COLORS["PCKD"], COLORS["teacher"], MORE_COLORS[1], MORE_COLORS[3]
@@ -190,7 +191,7 @@ def feature_weight_matrix(run: Run, classes: Sequence[int] | None = None, sample
     labels, names = run.embedding["labels"], run.settings["data"]["classes"]
     classes = list(_spread(np.unique(labels), 8) if classes is None else classes)
     if not 2 <= len(set(classes)) == len(classes) <= 12 or not all(0 <= c < len(names) for c in classes):
-        raise ValueError(f"classes must be 2 to 12 different numbers below {len(names)}, got {classes}")
+        raise ValueError(f"classes must be 2 to 12 different numbers below {len(names)}, got {[*map(plain, classes)]}")
     if not 1 <= samples <= 16:
         raise ValueError(f"samples must be 1 to 16, got {samples}")
     if empty := [names[c] for c in classes if c not in labels]:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..validation import plain
 from .output import Classifier, Output
 from .training_data import TrainingData
 from .wrapper import as_classifier
@@ -99,17 +100,21 @@ def with_preprocessing(
     """
     model = as_classifier(model)
     own = model.trained_on
-    defaults = own or data
-    given = {"mean": tuple(defaults.mean if mean is None else mean), "std": tuple(defaults.std if std is None else std)}
+    given = {
+        name: tuple(map(plain, getattr(own or data, name) if values is None else values))
+        for name, values in (("mean", mean), ("std", std))
+    }
     for name, values in given.items():
         if len(values) != len(data.mean):
             raise ValueError(f"{name} must have one number per channel, {len(data.mean)}, got {len(values)}")
     if not all(0 < value < inf for value in given["std"]) or not all(map(isfinite, given["mean"])):
         raise ValueError(f"mean must be finite, and std positive and finite, got {given['mean']} and {given['std']}")
-    size = (own.image_size if own else data.size) if size is None else size
-    height, width = (size, size) if isinstance(size, int) else tuple(size)
-    if not all(isinstance(side, int) and side >= 1 for side in (height, width)):
-        raise ValueError(f"size must be whole numbers of pixels, 1 or more, got {size}")
+    size = plain(size)
+    default = own.image_size if own else data.size
+    sides = (size, size) if isinstance(size, int) else default if size is None else tuple(map(plain, size))
+    height, width = sides
+    if not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise ValueError(f"size must be whole numbers of pixels, 1 or more, got {sides}")
     same = (given["mean"], given["std"], (height, width)) == (tuple(data.mean), tuple(data.std), tuple(data.size))
     if same and not (own and sees_differently(own, data, 0)):
         return model

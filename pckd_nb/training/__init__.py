@@ -12,6 +12,7 @@ from torch import nn
 
 from .. import faults, ranks, runs, views
 from ..arguments import Network, as_network
+from ..catalogue import check_outside_images
 from ..data import Dataset
 from ..evaluation import make_fabric
 from ..methods import Method, Supervised
@@ -149,6 +150,9 @@ def distill(
     seed = checked(Seed, "seed", seed)
     task = make_task(student, teacher, data, method, get_recipe(recipe, **changes), seed, val)
     check_task(task, devices * nodes)
+    for place in (out, teacher_cache):
+        if place is not None:
+            check_outside_images(place, task.data.name)
     is_writer = out is not None and ranks.is_first(devices, nodes)
     folder = claim(out, task, resume=resume, overwrite=overwrite) if out is not None and is_writer else None
     exact = precision == "32-true"  # as the caller has it, not what "auto" finds

@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 
 from .. import files, ranks, resuming, runs
 from ..config import RunConfig
+from ..data.streaming import clear_worker_errors
 from ..paths import user_path
 from ..runs import Run
 from .task import Task
@@ -60,12 +61,16 @@ def hold(folder: str | Path, *, resume: bool, overwrite: bool) -> Iterator[None]
 def finished_run(folder: Path, config: RunConfig) -> Run | None:
     """Return the run in a folder, if it is finished; None if there is none, or one to go on with.
 
+    `config` receives what the record says of repaired image files.
+
     Raises ValueError if the run has other settings than `config`, or if its weights or checkpoint are missing.
     """
     if not (folder / "run.json").exists():
         return None
-    resuming.check_same(folder, config.dump())
+    repaired = resuming.check_same(folder, config.dump())
     status = runs.read_settings(folder)["status"]
+    if repaired and resuming.has_checkpoint(folder):
+        config.data.repaired = repaired
     if status == "interrupted" and not resuming.has_checkpoint(folder):
         raise ValueError(f"'{folder}' was interrupted, and its checkpoint is missing: overwrite the run")
     if status != "finished":
@@ -89,7 +94,8 @@ def begin(folder: Path, config: RunConfig, resume: bool) -> dict[str, Any] | Non
 def tidied_after_errors(folder: Path | None, fabric: Fabric) -> Iterator[None]:
     """After an error in the block, leave a checkpoint to go on from, or nothing; and say what is left."""
     try:
-        yield
+        with clear_worker_errors():
+            yield
     except BaseException as error:
         with suppress(OSError):
             if folder and not resuming.worth_keeping(folder):

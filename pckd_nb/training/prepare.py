@@ -134,6 +134,7 @@ def describe_data(data: Dataset) -> dict[str, Any]:
         "normalisation": data.normalisation,
         "classes": list(data.classes),
         "groups": {name: list(groups) for name, groups in data.groups.items()},
+        **({"files": data.file_prints} if data.file_prints else {}),
     }
 
 
