@@ -28,7 +28,7 @@ def as_dataset(given: object) -> Dataset:
 def as_run(given: object) -> Run:
     """Return a run, which is read if its folder is given. Raises TypeError for anything else."""
     if isinstance(given, str | Path):
-        return load_run(given)
+        return load_run(user_path(given, "run"))
     if not isinstance(given, Run):
         raise TypeError(f"run must be a Run or the folder of one, got {type(given).__name__}")
     return given

@@ -24,6 +24,7 @@ from .downloads import check_address, default_root, download, one_line
 from .models import Classifier, TrainingData
 from .paths import user_path
 from .runs import BEST, HEADS, TRAINED_ON, load_run, load_weights
+from .validation import check
 
 PLACES = (  # of the weights in a file, best first
     "model", "state_dict", "model_state_dict", "net", "network", "student", "weights", "params", "state_dict_ema",
@@ -155,6 +156,7 @@ def fetch(url: str, *, sha256: str | None = None, size: int | None = None, root:
     again. A broken connection is tried three times in all. Raises ValueError for an address that is not https (http
     to this machine is allowed), OSError where the download fails or is not what was expected; nothing is kept then.
     """
+    check(str, url=url)
     check_address(url)
     _check_sum(sha256)
     folder = (default_root() if root is None else user_path(root, "root")) / "checkpoints"
@@ -165,7 +167,7 @@ def fetch(url: str, *, sha256: str | None = None, size: int | None = None, root:
             return path
         path.unlink()
 
-    def check(file: Path) -> None:
+    def check_file(file: Path) -> None:
         with open(file, "rb") as opened:
             page = WEB_PAGE.match(opened.read(64))
         if page:
@@ -173,7 +175,7 @@ def fetch(url: str, *, sha256: str | None = None, size: int | None = None, root:
         if wrong := _difference(file, sha256, size):
             raise OSError(f"'{url}' {wrong}: it was not kept")
 
-    download(url, path, check, most=size)
+    download(url, path, check_file, most=size)
     return path
 
 

@@ -81,7 +81,7 @@ def check_address(url: str) -> None:
     except ValueError as error:  # such as brackets that don't close
         raise ValueError(f"'{url}' is no address: {one_line(error)}") from None
     if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL)):
-        raise ValueError(f"'{url}' is not fetched: use an https address, or download it by hand and give the file")
+        raise ValueError(f"{url!r} is not fetched: use an https address, or download it by hand and give the file")
 
 
 def unpack(archive: Path, folder: Path) -> None:

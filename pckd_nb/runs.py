@@ -42,6 +42,7 @@ from .html import table as html_table
 from .models import Classifier, TrainingData, create_model, preprocessed
 from .paths import user_path
 from .plugs import is_plug
+from .validation import check
 
 HEADS, BEST = "method.", "best."  # prefixes in student.safetensors
 TRAINED_ON = "trained_on"  # its entry of metadata
@@ -281,6 +282,7 @@ def load_run(path: str | Path, tables_only: bool = False) -> Run:
     Raises FileNotFoundError where there is no run, ValueError where its files can't be read.
     """
     folder = user_path(path)
+    check(bool, tables_only=tables_only)
     settings = read_settings(folder)
     try:
         tables = {name: pd.read_csv(folder / f"{name}.csv") for name in ("history", "timing")}

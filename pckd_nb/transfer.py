@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
-from .arguments import as_dataset, as_run
+from .arguments import as_dataset, as_network, as_run
 from .data import Dataset, Split
 from .evaluation import Predictions, compute_outputs
 from .models import Classifier, create_model
@@ -44,7 +44,7 @@ def transfer(
     from sklearn.preprocessing import StandardScaler
 
     run = as_run(run)
-    model = model or run.model()
+    model = run.model() if model is None else as_network("model", model)
     data = as_learned(run, as_dataset(data))
     train, test = (compute_outputs(model, data, split, **options) for split in ("train", "test"))
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))

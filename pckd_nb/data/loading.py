@@ -13,7 +13,7 @@ from ..catalogue import DATASETS, NORMALISATIONS, WITH_PATH, check_dataset
 from ..config import REBUILD_OPTIONS
 from ..paths import user_path
 from ..plugs import is_plug, load_plug
-from ..validation import Seed, checked
+from ..validation import Seed, check, checked
 from . import shapes
 from .dataset import Dataset, Split, evenly_spread, statistics
 from .folders import read_folder, read_imagenet, read_what_fits, reading_notes
@@ -86,6 +86,7 @@ def load_dataset(
     --------
     >>> data = load_dataset("shapes100", train_size=4000)
     """
+    check(str, name=name)
     if is_plug(name) and not name.startswith(WITH_PATH):
         own = _plugged(name, train_size=train_size, test_size=test_size, image_size=image_size, workers=workers)
         return own.with_validation(val, val_seed) if val else own

@@ -17,7 +17,7 @@ from ..models import create_model
 from ..paths import user_path
 from ..recipes import Recipe, get_recipe
 from ..runs import Run
-from ..validation import Seed, checked
+from ..validation import Seed, check, checked
 from .arms import Arm, settings_of
 
 IGNORE_THRESHOLD = ("uniform", "focal")
@@ -104,6 +104,13 @@ class Grid:
         for name, values in (("pair", self.pairs), ("arm", self.arms), ("seed", self.seeds)):
             if not values:
                 raise ValueError(f"a grid needs one {name} at least")
+        check(str, data=self.data)
+        if not isinstance(self.recipe, Recipe):
+            raise TypeError(f"recipe must be a Recipe, got {type(self.recipe).__name__}: get_recipe(NAME) gives one")
+        if not isinstance(self.arms, list | tuple) or not all(isinstance(arm, Arm) for arm in self.arms):
+            raise TypeError("arms must be a list of arms: parse_arm(TEXT) gives one")
+        if not isinstance(self.seeds, Sequence) or isinstance(self.seeds, str):
+            raise TypeError(f"seeds must be a list of whole numbers, got {type(self.seeds).__name__}")
         teachers = tuple((user_path(teacher, "teacher"), student) for teacher, student in self.pairs)
         cache = None if self.teacher_cache is None else user_path(self.teacher_cache, "teacher_cache")
         for name, value in {"out": user_path(self.out, "out"), "teacher_cache": cache, "pairs": teachers}.items():

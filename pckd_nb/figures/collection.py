@@ -16,6 +16,7 @@ import pandas as pd
 from ..files import write
 from ..paths import user_path
 from ..runs import Run, load_run, load_runs, table
+from ..validation import check
 from . import diagrams, results, samples, space
 from .arms import METHODS
 from .canvas import Drawing, caption, is_teacher, style, teacher_folder
@@ -36,6 +37,7 @@ def draw_all(
     figure can be drawn.
     """
     out = user_path(out, "out")
+    check(list[str] | tuple[str, ...] | None, only=only)
     if out.exists() and not out.is_dir():
         raise ValueError(f"'{out}' is a file; figures need a folder")
     todo = list(_plan(table(load_runs(runs_folder))))

@@ -87,6 +87,8 @@ def create_model(
         raise TypeError(f"a network is chosen by its name, got {type(name).__name__}; as_classifier takes a module")
     if isinstance(data, str):
         raise TypeError(f"data must be a Dataset, got the name of one: load_dataset('{data}') loads it")
+    if isinstance(data, type):
+        raise TypeError(f"data must be a Dataset, got the class {data.__name__}")
     num_classes = num_classes if num_classes is not None else getattr(data, "num_classes", None)
     in_channels = in_channels if in_channels is not None else getattr(data, "channels", 3)
     library, colon, rest = name.partition(":")

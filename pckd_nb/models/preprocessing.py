@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..validation import plain
+from ..validation import check, plain
 from .output import Classifier, Output
 from .training_data import TrainingData
 from .wrapper import as_classifier
@@ -98,6 +98,11 @@ def with_preprocessing(
     --------
     >>> teacher = with_preprocessing(teacher, data, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), size=224)
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a network, got {type(model).__name__}")
+    if isinstance(data, type) or any(callable(getattr(data, name, len)) for name in ("mean", "std", "size")):
+        raise TypeError(f"data must be a Dataset, got {type(data).__name__}: load_dataset(NAME) loads one")
+    check(Sequence | None, mean=mean, std=std)
     model = as_classifier(model)
     own = model.trained_on
     given = {
@@ -111,10 +116,11 @@ def with_preprocessing(
         raise ValueError(f"mean must be finite, and std positive and finite, got {given['mean']} and {given['std']}")
     size = plain(size)
     default = own.image_size if own else data.size
-    sides = (size, size) if isinstance(size, int) else default if size is None else tuple(map(plain, size))
-    height, width = sides
-    if not all(isinstance(side, int) and side >= 1 for side in sides):
+    given_sides = [size, size] if isinstance(size, int | float) else default if size is None else size
+    sides = tuple(map(plain, given_sides))
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
         raise ValueError(f"size must be whole numbers of pixels, 1 or more, got {sides}")
+    height, width = sides
     same = (given["mean"], given["std"], (height, width)) == (tuple(data.mean), tuple(data.std), tuple(data.size))
     if same and not (own and sees_differently(own, data, 0)):
         return model

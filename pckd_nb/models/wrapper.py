@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..downloads import one_line
 from ..faults import sound_strides
 from .output import Classifier, Output
 from .training_data import TrainingData
@@ -72,6 +73,8 @@ def as_classifier(module: nn.Module, head: str | None = None, example: Tensor | 
     Raises ValueError where there is no such layer, or several and nothing to choose by, saying what was found;
     TypeError for what is not a network.
     """
+    if not isinstance(example, Tensor | None):
+        raise TypeError(f"example must be a tensor of images, got {type(example).__name__}")
     if not isinstance(module, nn.Module):
         made = f"write {module.__name__}(...), not {module.__name__}" if callable(module) else "create_model makes one"
         raise TypeError(f"a network must be an nn.Module, got {type(module).__name__}: {made}")
@@ -114,6 +117,8 @@ def _find_by_running(module: nn.Module, layers: Mapping[str, nn.Linear], example
     try:
         with torch.no_grad(), _watch(module, layers) as calls:
             result = module.eval()(example)
+    except RuntimeError as error:
+        raise ValueError(f"example can't be run through the network: {one_line(error)}") from error
     finally:
         module.train(was_training)
     found = [name for name, seen in calls.items() if any(_same_values(result, output) for _, output in seen)]

@@ -145,6 +145,8 @@ def distill(
     out = require_folder(out, resume=resume, overwrite=overwrite)
     teacher_cache = require_cache_folder(teacher_cache)
     check(Positive, teacher_cache_gb=teacher_cache_gb)
+    if not isinstance(progress, bool) and not hasattr(progress, "update"):
+        raise TypeError(f"progress must be True, False or an object with update, got {type(progress).__name__}")
     devices, nodes = checked(Count | None, "devices", devices), checked(Count, "nodes", nodes)
     devices, nodes = ranks.asked(devices, nodes)
     seed = checked(Seed, "seed", seed)
