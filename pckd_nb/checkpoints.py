@@ -272,10 +272,15 @@ def training_data_of(source: str | Path) -> TrainingData | None:
             return None
         file.seek(8)
         try:
-            text = json.loads(file.read(length)).get("__metadata__", {}).get(TRAINED_ON)
-            return None if text is None else TrainingData.model_validate_json(text)
-        except ValueError as error:
-            raise ValueError(f"'{path}' is damaged: as {TRAINED_ON}, {one_line(error)}") from None
+            header = json.loads(file.read(length))
+        except ValueError:  # it will say so when its weights are read
+            return None
+    metadata = header.get("__metadata__")
+    text = metadata.get(TRAINED_ON) if isinstance(metadata, dict) else None
+    try:
+        return None if text is None else TrainingData.model_validate_json(text)
+    except ValueError as error:
+        raise ValueError(f"'{path}' is damaged: as {TRAINED_ON}, {one_line(error)}") from None
 
 
 def _unpickle(file: Any, label: str, mmap: bool = False) -> Any:

@@ -139,14 +139,15 @@ def check_input(model: Classifier, who: str, data: Dataset) -> None:
     ValueError
         If the network cannot take images of this shape, or does not compute in float32.
     """
-    for name, parameter in model.named_parameters():
-        if parameter.dtype != torch.float32:
-            raise ValueError(f"the {who} has {name} in {parameter.dtype} instead of float32: write {who}.float()")
     was_training = model.training
     device = next(model.parameters()).device
     try:
         model.eval()(torch.zeros(1, data.channels, *data.size, dtype=torch.float32, device=device))
     except (RuntimeError, AssertionError, ValueError) as error:  # timm asserts sizes, the wrapper raises ValueError
+        for name, parameter in model.named_parameters():
+            if parameter.dtype != torch.float32:
+                kind = f"{name} in {parameter.dtype} instead of float32"
+                raise ValueError(f"the {who} has {kind}: write {who}.float()") from error
         shape = "×".join(map(str, (data.channels, *data.size)))
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"the {who} can't take images of {shape} pixels from {data.name}: {reason}") from error

@@ -57,5 +57,8 @@ def test_a_slow_machine_trains_fewer_epochs_live_and_says_so(monkeypatch, capsys
     if expected == epochs:
         assert said == ""
     else:
-        assert f" {slowness:.1f} times slower " in said and f": {expected} epochs in place of {epochs}." in said
+        assert (
+            f" {slowness:.1f} times slower " in said
+            and f": {expected} epoch{'s' * (expected != 1)} in place of {epochs}." in said
+        )
         assert said.count("\n") == 1

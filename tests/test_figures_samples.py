@@ -216,7 +216,7 @@ def test_a_sample_without_a_thumbnail_has_an_empty_frame_and_a_kind_may_be_empty
 
 def test_trajectories_need_two_epochs_and_samples():
     run = sampled()
-    with pytest.raises(ValueError, match="has 1 whole epochs"):
+    with pytest.raises(ValueError, match="has 1 whole epoch"):
         figures.trajectories(dataclasses.replace(run, history=run.history[:1]))
     with pytest.raises(ValueError, match="kept no samples"):
         figures.trajectories(dataclasses.replace(run, cross_entropy=None, difficulty=None))

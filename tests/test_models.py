@@ -127,12 +127,12 @@ def test_unknown_names_and_numbers_are_refused():
         pckd.create_model("something else entirely", num_classes=10)
     with pytest.raises(ValueError, match="num_classes"):
         pckd.create_model("resnet8")
-    with pytest.raises(ValueError, match="2 classes"):
+    with pytest.raises(ValueError, match="num_classes must be at least 2"):
         pckd.create_model("resnet8", num_classes=1)
-    with pytest.raises(ValueError, match="1 channel"):
+    with pytest.raises(ValueError, match="in_channels must be at least 1"):
         pckd.create_model("resnet8", num_classes=2, in_channels=0)
     for seed in (-1, 10**30):
-        with pytest.raises(ValueError, match="seed must be from 0 to"):
+        with pytest.raises(ValueError, match="seed must be (at least 0|less than 9223372036854775808)"):
             pckd.create_model("resnet8", num_classes=2, seed=seed)
     with pytest.raises(TypeError, match="a network is chosen by its name, got int"):
         pckd.create_model(5, num_classes=2)

@@ -161,8 +161,8 @@ def test_full_shared_memory_is_named_with_a_remedy(tree, monkeypatch, augment): 
     with pytest.raises(OSError) as error:
         list(train.read([torch.tensor([0, 1])], augment=augment))
     assert str(error.value) == (
-        "the shared memory of the worker processes that read images is full: --workers 0 (in Python, workers=0) reads "
-        "without worker processes; or enlarge it, docker --shm-size"
+        "the shared memory of the worker processes that read images is full: workers=0 reads "
+        "without worker processes; or enlarge it (shm-size of docker)"
     )
 
 
@@ -173,7 +173,7 @@ def test_shared_memory_too_small_for_the_queues_of_the_workers(tree, monkeypatch
 
     train = with_workers(tree, monkeypatch)
     monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", fail)
-    with pytest.raises(OSError, match="shared memory .* is full: --workers 0 .in Python, workers=0."):
+    with pytest.raises(OSError, match="shared memory .* is full: workers=0 reads"):
         list(train.read([torch.tensor([0, 1])]))
 
 
@@ -183,13 +183,13 @@ def test_a_killed_worker_is_named_with_a_remedy(tree, monkeypatch):  # noqa: F81
     next(images)
     for worker in multiprocessing.active_children():
         os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(OSError, match="a worker process that reads images was killed .*: --workers 0"):
+    with pytest.raises(OSError, match="a worker process that reads images was killed .*: workers=0 reads"):
         list(images)
     with pytest.raises(OSError) as error, streaming.clear_worker_errors():
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ") from None
     assert str(error.value) == (
         "a worker process that reads images was killed (signal: Killed), often for lack of memory: "
-        "--workers 0 (in Python, workers=0) reads without worker processes"
+        "workers=0 reads without worker processes"
     )
 
 

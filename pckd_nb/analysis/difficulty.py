@@ -3,6 +3,7 @@
 import numpy as np
 from scipy.stats import spearmanr
 
+from ..html import counted
 from ..runs import Run
 
 
@@ -80,7 +81,7 @@ def kinds_of_samples(run: Run) -> dict[str, np.ndarray]:
     """
     epochs = len(run.history)
     if run.cross_entropy is None or epochs < 2:
-        kept = "kept no samples" if run.cross_entropy is None else f"has {epochs} whole epochs"
+        kept = "kept no samples" if run.cross_entropy is None else f"has {counted(epochs, 'whole epoch')}"
         raise ValueError(f"kinds of samples need what two epochs or more recorded: the run {run.title} {kept}")
     learned = run.cross_entropy[:epochs].astype(np.float32) < np.log(2)
     epoch = np.arange(1, epochs + 1)

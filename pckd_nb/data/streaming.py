@@ -37,8 +37,10 @@ READING = 2  # version of `upright` and `to_rgb`: the first one knew neither EXI
 HOW_READ = "turned upright by their EXIF data, transparent parts on white, 12 and 16 bits per pixel scaled to 8"
 BACKGROUND = "white"  # as on a page; on black, dark drawings on a transparent ground would vanish
 DEPTHS = (8, 12, 16)  # bits per pixel that numbers of 16 bits can stand for
-REMEDY = "--workers 0 (in Python, workers=0) reads without worker processes"
-FULL = f"the shared memory of the worker processes that read images is full: {REMEDY}; or enlarge it, docker --shm-size"
+REMEDY = "workers=0 reads without worker processes"
+FULL = (
+    f"the shared memory of the worker processes that read images is full: {REMEDY}; or enlarge it (shm-size of docker)"
+)
 PARTS = 256  # of the files, see `size_prints`
 
 

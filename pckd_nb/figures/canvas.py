@@ -20,6 +20,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import LogFormatterMathtext, LogFormatterSciNotation, MaxNLocator
 from matplotlib.transforms import Bbox
 
+from ..html import counted
 from ..runs import Run, having
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; methods of your own get the rest, in order.
@@ -277,7 +278,7 @@ def label_of(run: Run, runs: Sequence[Run]) -> str:
 
     same = [other for other in runs if name(other) == name(run) and not is_teacher(other, runs)]
     epochs = {len(other.history) for other in same if other.data_fingerprint == run.data_fingerprint}
-    return name(run) + (f", {len(run.history)} epochs" if len(epochs) > 1 else "")
+    return name(run) + (f", {counted(len(run.history), 'epoch')}" if len(epochs) > 1 else "")
 
 
 def color_of(run: Run, runs: Sequence[Run]) -> str:

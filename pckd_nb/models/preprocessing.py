@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..validation import check, plain
+from ..validation import plain
 from .output import Classifier, Output
 from .training_data import TrainingData
 from .wrapper import as_classifier
@@ -102,7 +102,9 @@ def with_preprocessing(
         raise TypeError(f"model must be a network, got {type(model).__name__}")
     if isinstance(data, type) or any(callable(getattr(data, name, len)) for name in ("mean", "std", "size")):
         raise TypeError(f"data must be a Dataset, got {type(data).__name__}: load_dataset(NAME) loads one")
-    check(Sequence | None, mean=mean, std=std)
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None and (isinstance(values, str) or not hasattr(values, "__len__")):
+            raise TypeError(f"{name} must be a list of one number per channel, got {type(values).__name__}")
     model = as_classifier(model)
     own = model.trained_on
     given = {

@@ -128,6 +128,8 @@ def naming(argument: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the code of users may raise anything
+        if str(error).startswith(argument):
+            raise
         raise ValueError(f"{argument} can't be used: {one_line(error)}") from error
 
 
