@@ -7,7 +7,7 @@ things import from here what they say about them, or a test compares the two.
 import difflib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ DATASETS = {
     "stl10": "10 categories of photographs, 96×96 RGB scaled to 32×32, 5,000 + 8,000; 2.6 GB download",
     "tinyimagenet": "200 categories of photographs, 64×64 RGB scaled to 32×32, 100,000 + 10,000; 248 MB download",
     "imagenet": "photographs, cut to 224×224 RGB; by hand, into ROOT/imagenet or, as imagenet:PATH, into PATH",
-    "folder:PATH": "your own images: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg",
+    "folder:PATH": "your own images: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg; PATH/val/CLASS to validate",
 }
 WITH_PATH = ("imagenet:", "folder:")  # data sets whose name goes on with a folder
 NORMALISATIONS = {  # name → mean and std per channel, of pixels in [0, 1], and where they come from
@@ -139,7 +139,7 @@ def read_normalisation(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]
     Raises
     ------
     ValueError
-        If the text is neither, or if a std is not positive.
+        If the text is neither, a mean is not in [0, 1], or a std is not in (0, 1].
     """
     if text in NORMALISATIONS:
         return NORMALISATIONS[text][:2]
@@ -152,7 +152,27 @@ def read_normalisation(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]
             f"a normalisation must be {', '.join(NORMALISATIONS)}, or MEAN/STD such as 0.5,0.5,0.5/0.25,0.25,0.25, "
             f"got {text!r}"
         )
+    check_normalisation(mean, std)
     return mean, std
+
+
+def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Check that mean and std are those of pixels in [0, 1].
+
+    Parameters
+    ----------
+    mean, std : sequence of float
+
+    Raises
+    ------
+    ValueError
+        If a mean is outside [0, 1] or a std is greater than 1, as for pixels from 0 to 255.
+    """
+    if not all(0 <= value <= 1 for value in mean) or any(value > 1 for value in std):
+        raise ValueError(
+            f"mean must be in [0, 1] and std at most 1, got {tuple(mean)} and {tuple(std)}: divide those of pixels in "
+            "[0, 255] by 255"
+        )
 
 
 def check_outside_images(folder: str | Path, name: str) -> None:

@@ -537,10 +537,10 @@ def write_image(path: Path, size: tuple[int, int] = (8, 8), colour=(200, 30, 90)
 
 @pytest.fixture
 def tree(tmp_path) -> Path:
-    for part in ("train", "test"):
-        write_image(tmp_path / part / "cat" / "a.png", colour=(255, 0, 0))
-        write_image(tmp_path / part / "cat" / "b.png", colour=(0, 255, 0))
-        write_image(tmp_path / part / "ant" / "a.png", colour=(0, 0, 255))
+    for part, level in (("train", 255), ("test", 250)):
+        write_image(tmp_path / part / "cat" / "a.png", colour=(level, 0, 0))
+        write_image(tmp_path / part / "cat" / "b.png", colour=(0, level, 0))
+        write_image(tmp_path / part / "ant" / "a.png", colour=(0, 0, level))
     return tmp_path
 
 

@@ -460,7 +460,7 @@ def test_a_torch_dataset_that_cannot_be_used_is_named():
 
     class Random(TensorDataset):
         def __getitem__(self, row):
-            return torch.rand(1, 8, 8), 0
+            return torch.rand(1, 8, 8), row
 
     with pytest.warns(UserWarning, match="change from one reading to the next .* augment="):
         Dataset.from_torch(Random(torch.rand(4, 1, 8, 8), torch.arange(4)), good)

@@ -14,6 +14,9 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import ConcatDataset, Subset, TensorDataset, random_split
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 import pckd_nb as pckd
 from pckd_nb import downloads, runs, views
@@ -574,3 +577,450 @@ def test_a_root_that_is_no_path(root):
 def test_labels_of_a_split_that_are_no_numbers(labels):
     with pytest.raises(TypeError, match="^labels must be whole numbers of shape .N,., got"):
         Split(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), labels)
+
+
+# ------------------------------------------------------------------------------- which class a number or a name means
+
+
+@pytest.fixture
+def abc(tmp_path) -> Path:
+    """Six training images of each of a, b and c, four test images of each, and a second test folder without a."""
+    random = np.random.default_rng(0)
+    for part, count, names in (("train", 6, "abc"), ("test", 4, "abc"), ("test_bc", 4, "bc")):
+        for name in names:
+            for number in range(count):
+                path = tmp_path / part / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+    return tmp_path
+
+
+def torch_folder(path: Path) -> ImageFolder:
+    return ImageFolder(path, pil_to_tensor)
+
+
+WRAPPED = {
+    "itself": lambda images: images,
+    "part": lambda images: random_split(images, [15, 3], torch.Generator().manual_seed(0))[0],
+    "part of a part": lambda images: Subset(Subset(images, range(17)), range(16)),
+    "two parts": lambda images: ConcatDataset([Subset(images, range(8)), Subset(images, range(8, 18))]),
+    "part of two": lambda images: Subset(ConcatDataset([images, images]), range(3, 18)),
+}
+
+
+@pytest.mark.parametrize("what", WRAPPED)
+def test_names_of_classes_are_found_within_parts_of_a_torch_data_set(abc, what):
+    images = torch_folder(abc / "train")
+    chosen = WRAPPED[what](images)
+    data = Dataset.from_torch(chosen, torch_folder(abc / "test"))
+    assert data.classes == ("a", "b", "c")
+    assert data.train.labels.tolist() == [label for _, label in chosen]
+    assert data.test.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    swapped = Dataset.from_torch(images, Subset(torch_folder(abc / "test_bc"), range(2, 7)), val=chosen)
+    assert swapped.test.labels.tolist() == [1, 1, 2, 2, 2], "the test folder counts b as 0"
+    assert swapped.val.labels.tolist() == data.train.labels.tolist()
+
+
+def test_data_sets_with_other_names_are_not_put_together(abc):
+    mixed = ConcatDataset([torch_folder(abc / "train"), torch_folder(abc / "test_bc")])
+    with pytest.raises(ValueError) as error:
+        Dataset.from_torch(mixed, torch_folder(abc / "test"))
+    assert str(error.value) == (
+        "train puts together data sets with different classes, a, b, c and b, c: give all the same classes"
+    )
+
+
+def test_names_in_one_torch_data_set_and_numbers_in_the_other(abc):
+    named, numbers = torch_folder(abc / "train"), [(torch.full((3, 8, 8), 9 * n, dtype=torch.uint8), n) for n in (2, 1)]
+    with pytest.raises(TypeError, match="labels of train are names, those of test are numbers: give the list classes="):
+        Dataset.from_torch(named, numbers)
+    with pytest.raises(TypeError, match="labels of test are names, those of train are numbers: give the list classes="):
+        Dataset.from_torch(numbers, Subset(named, [0]))
+    data = Dataset.from_torch(named, numbers, classes=["c", "b", "a"])
+    assert data.train.labels.tolist() == [2] * 6 + [1] * 6 + [0] * 6 and data.test.labels.tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("labels", [[0, 3], [-1, 1]])
+def test_a_label_without_a_name(abc, labels):
+    class Wrong(TensorDataset):
+        classes = ["a", "b", "c"]
+
+    wrong = Wrong(torch.rand(2, 3, 8, 8), torch.tensor(labels))
+    with pytest.raises(ValueError) as error:
+        Dataset.from_torch(torch_folder(abc / "train"), wrong)
+    found = f"{labels[0]} to {labels[1]}"
+    assert str(error.value) == f"labels of test must be from 0 to 2, as it names its classes, got {found}"
+
+
+def test_numbers_and_numbers_as_text_are_not_mixed():
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8)
+    numbers = np.arange(40) % 12
+    with pytest.raises(TypeError, match="labels of test are names, those of train are numbers: give the list classes="):
+        Dataset.from_arrays((images, numbers), (images, [str(number) for number in numbers]))
+
+
+NOT_TRAINED = "test has classes that train lacks: c"
+
+
+def test_classes_that_only_test_has_are_refused(abc):
+    pair = IMAGES, [*"abcabc"]
+    for name, labels in (("test", NUMBERS), ("val", [0, 2, 2, 2, 2, 2])):
+        parts = {"test": pair, name: (IMAGES, ["abc"[number] for number in labels])}
+        with pytest.raises(ValueError) as error:
+            Dataset.from_arrays((IMAGES, [*"abaaba"]), parts.pop("test"), **parts)
+        assert str(error.value) == NOT_TRAINED
+    with pytest.raises(ValueError, match="^val has classes that train lacks: c$"):
+        Dataset.from_arrays((IMAGES, [*"abaaba"]), (IMAGES, [*"abaaba"]), val=pair)
+    with pytest.raises(ValueError, match=f"^{NOT_TRAINED}$"):
+        Dataset.from_arrays((IMAGES, [0, 1] * 3), (IMAGES, NUMBERS), classes=["a", "b", "c"])
+    with pytest.raises(ValueError, match="^test has classes that train lacks: 2$"):
+        Dataset.from_arrays((IMAGES, [0, 1] * 3), (IMAGES, NUMBERS))
+    with pytest.raises(ValueError, match=f"^{NOT_TRAINED}$"):
+        Dataset.from_torch(Subset(torch_folder(abc / "train"), range(12)), torch_folder(abc / "test"))
+    rows = [
+        (f"{part}/{name}/0.png", name, part) for part, names in (("train", "ab"), ("test", "abc")) for name in names
+    ]
+    with pytest.raises(ValueError, match=f"^{NOT_TRAINED}$"):
+        Dataset.from_table(pd.DataFrame(rows, columns=["path", "class", "split"]), root=abc)
+
+
+def test_numbers_that_leave_a_class_without_training_images_are_pointed_out():
+    images = np.random.default_rng(0).integers(0, 256, (9, 8, 8), np.uint8)
+    with pytest.warns(UserWarning) as caught:
+        data = Dataset.from_arrays((images[:6], [1, 2, 3] * 2), (images[6:], [1, 2, 3]))
+    assert data.classes == ("0", "1", "2", "3")
+    assert [str(warning.message) for warning in caught] == [
+        "train has no images of 1 of 4 classes, such as '0': labels that are numbers count the classes from 0"
+    ]
+    assert caught[0].filename == __file__
+
+
+# -------------------------------------------------------------------------------------------------- cells of a table
+
+
+def write_table(folder: Path, classes: list, paths: list[str] | None = None, **options) -> Path:
+    """A table in which train and test have an image of every class, of a colour of its own."""
+    rows, colour = [], 0
+    for part in ("train", "test"):
+        for number, label in enumerate(classes):
+            path = paths[len(rows)] if paths else f"{part}{number}"
+            colour += 1
+            with open(folder / path, "wb") as file:
+                Image.new("RGB", (8, 8), (colour, 9, 9)).save(file, format="PNG")
+            rows.append((path, label, part))
+    pd.DataFrame(rows, columns=["path", "class", "split"]).to_csv(folder / "table.csv", index=False, **options)
+    return folder / "table.csv"
+
+
+CLASSES_IN_A_TABLE = {  # as written in the file → names of the classes
+    "zeros before": (["002", "001", "010"], ("001", "002", "010")),
+    "zip codes": (["80331", "20095", "10115"], ("10115", "20095", "80331")),
+    "numbers from 1": (["1", "2", "3"], ("1", "2", "3")),
+    "numbers from 0": ([*map(str, range(12))], tuple(map(str, range(12)))),
+    "what pandas takes for missing": (["NA", "None", "null", "nan"], ("NA", "None", "nan", "null")),
+    "what pandas takes for truth": (["True", "False"], ("False", "True")),
+    "numbers and names": (["10", "9", "b"], ("10", "9", "b")),
+}
+
+
+@pytest.mark.parametrize("what", CLASSES_IN_A_TABLE)
+def test_classes_of_a_table_are_called_as_its_file_says(tmp_path, what):
+    written, classes = CLASSES_IN_A_TABLE[what]
+    data = Dataset.from_table(write_table(tmp_path, written), image_size=8)
+    assert data.classes == classes
+    for split in (data.train, data.test):
+        assert [classes[label] for label in split.labels.tolist()] == written
+
+
+@pytest.mark.parametrize(
+    ("written", "classes"),
+    [([10115, 80331, 20095], ("10115", "20095", "80331")), ([1, 2, 3], ("1", "2", "3")), ([0, 2, 10], ("0", "2", "10")),
+     ([0, 1, 2], ("0", "1", "2"))],
+)  # fmt: skip
+def test_numbers_in_a_data_frame_are_names_too(tmp_path, written, classes):
+    rows = pd.read_csv(write_table(tmp_path, written), dtype={"path": str})
+    assert rows["class"].dtype == np.int64
+    data = Dataset.from_table(rows, root=tmp_path, image_size=8)
+    assert data.classes == classes and data.test.labels.tolist() == [classes.index(str(label)) for label in written]
+
+
+def test_numbers_in_a_table_are_positions_in_other_names_of_classes(tmp_path):
+    table = write_table(tmp_path, [1, 0])
+    for given in (table, pd.read_csv(table)):
+        data = Dataset.from_table(given, root=tmp_path, image_size=8, classes=["cat", "dog"])
+        assert data.classes == ("cat", "dog") and data.train.labels.tolist() == [1, 0]
+    assert Dataset.from_table(table, image_size=8, classes=["1", "0"]).train.labels.tolist() == [0, 1]
+
+
+def test_images_called_by_numbers(tmp_path):
+    table = write_table(tmp_path, ["a", "b"], ["000", "001", "002", "003"])
+    assert Dataset.from_table(table, image_size=8).test.ids.tolist() == [b"002", b"003"]
+    rows = pd.read_csv(write_table(tmp_path, ["a", "b"], ["0", "1", "2", "3"]))
+    assert rows["path"].dtype == np.int64
+    assert Dataset.from_table(rows, root=tmp_path, image_size=8).test.images[1, 0, 0, 0] == 4
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+@pytest.mark.parametrize("column", ["path", "class", "split"])
+def test_empty_cells_of_a_table(tmp_path, column, empty):
+    table = write_table(tmp_path, ["a", "b"])
+    rows = pd.read_csv(table, dtype=str)
+    rows.loc[1, column] = empty
+    rows.to_csv(table, index=False)
+    message = f"has no '{column}' in 1 of 4 rows, the first is row 2"
+    with pytest.raises(ValueError) as error:
+        Dataset.from_table(table)
+    assert str(error.value) == f"'{table}' {message}"
+    with pytest.raises(ValueError) as error:
+        Dataset.from_table(rows.replace({column: {empty: None}}))
+    assert str(error.value) == f"the table {message}"
+
+
+def spreadsheet(path: Path) -> None:
+    import zipfile
+
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>" * 50)
+
+
+NO_TABLE = {
+    "cp1252": lambda path: path.write_bytes("path,class,split\na,Bär,train\n".encode("cp1252")),
+    "UTF-16": lambda path: path.write_bytes("path,class,split\na,Bär,train\n".encode("utf-16")),
+    "image": lambda path: Image.new("RGB", (64, 64), (200, 0, 0)).save(path, format="PNG"),
+    "spreadsheet": spreadsheet,
+    "empty": lambda path: path.touch(),
+    "ragged": lambda path: path.write_text("path,class,split\n" + "a,b\n" * 3 + '"a,b,c,d\n'),
+}
+
+
+@pytest.mark.parametrize("what", NO_TABLE)
+def test_files_that_are_no_table_are_named_with_a_remedy(tmp_path, what):
+    path = tmp_path / "birds.csv"
+    NO_TABLE[what](path)
+    with pytest.raises(ValueError) as error:
+        Dataset.from_table(path)
+    assert str(error.value).startswith(f"'{path}' is not a table of comma-separated values: ")
+    assert str(error.value).endswith("; save it as CSV in UTF-8") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "message"),
+    [
+        ([["a.png", "a", "train"]], TypeError, "DataFrame, got list: pandas.DataFrame(table) makes one"),
+        ({"path": ["a.png"]}, TypeError, "DataFrame, got dict: pandas.DataFrame(table) makes one"),
+        (pd.DataFrame({"path": [], "class": [], "split": []}), ValueError, "the table has no rows"),
+        (pd.DataFrame([[1, 2, 3, 4]], columns=["path", "class", "class", "split"]), ValueError,
+         "the table has two columns 'class'"),
+        (pd.DataFrame({"file": []}), ValueError, "the table has no column 'path', it has file"),
+    ],
+)  # fmt: skip
+def test_what_is_no_table_is_refused_in_one_line(given, kind, message):
+    with pytest.raises(kind) as error:
+        Dataset.from_table(given)
+    assert str(error.value).endswith(message) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "kind", "message"),
+    [
+        ({"image_size": 0}, ValueError, "image_size must be at least 8, got 0"),
+        ({"image_size": -3}, ValueError, "image_size must be at least 8, got -3"),
+        ({"image_size": 4}, ValueError, "image_size must be at least 8, got 4"),
+        ({"image_size": "32"}, TypeError, "image_size must be a whole number, got '32'"),
+        ({"workers": -1}, ValueError, "workers must be at least 0, got -1"),
+    ],
+)
+def test_sizes_of_a_table_are_checked(tmp_path, option, kind, message):
+    with pytest.raises(kind) as error:
+        Dataset.from_table(write_table(tmp_path, ["a", "b"]), **option)
+    assert str(error.value) == message
+
+
+def test_a_comma_at_the_end_of_each_row_shifts_no_column(tmp_path):
+    table = write_table(tmp_path, ["a", "b"])
+    header, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([header, *(f"{row}," for row in rows)]))
+    assert Dataset.from_table(table, image_size=8).classes == ("a", "b")
+
+
+@pytest.mark.parametrize("other", ["a ", " a", "a\xa0", "a\t"])
+def test_class_names_that_differ_in_spaces_are_refused(tmp_path, other):
+    with pytest.raises(ValueError) as error:
+        Dataset.from_table(write_table(tmp_path, ["a", "b", other]))
+    one, two = sorted(["a", other])
+    assert str(error.value) == f"the classes {ascii(one)} and {ascii(two)} look the same: rename one of them"
+
+
+# ------------------------------------------------------------------------------------------- splits that are none
+
+
+def test_labels_in_one_column():
+    column = np.array(NUMBERS)[:, None]
+    for labels in (column, torch.from_numpy(column), column.tolist(), pd.DataFrame({"class": NUMBERS})):
+        assert Dataset.from_arrays((IMAGES, labels), (IMAGES, labels)).train.labels.tolist() == NUMBERS
+    names = np.array([*"abcabc"])[:, None]
+    assert Dataset.from_arrays((IMAGES, names), (IMAGES, names)).test.labels.tolist() == NUMBERS
+    pixels = torch.zeros(6, 1, 8, 8, dtype=torch.uint8)
+    with pytest.raises(TypeError, match=r"shape .N,., got torch.int64 of shape .6, 1.: give labels\[:, 0\]$"):
+        Split(pixels, column)
+    with pytest.raises(TypeError, match=r"one-hot labels become numbers by labels\.argmax\(1\)$"):
+        Split(pixels, np.eye(3, dtype=int)[NUMBERS])
+
+
+@pytest.mark.parametrize("given", ["images/train", {"a": 1}, b"images", [{"image": 1, "label": 0}]])
+def test_what_is_no_torch_data_set_is_refused_in_one_line(given):
+    good = Items(zip(PICTURES, NUMBERS, strict=True))
+    with pytest.raises(TypeError) as error:
+        Dataset.from_torch(given, good)
+    kind = type(given).__name__
+    no_data_set = f"train must be a torch.utils.data.Dataset with __getitem__ and __len__, got {kind}"
+    no_pair = "items of train must be pairs (image, label), got dict"
+    assert str(error.value) == (no_pair if kind == "list" else no_data_set)
+
+
+def test_a_torch_data_set_without_an_item_says_which():
+    class Keys(Items):
+        def __getitem__(self, row):
+            return {"first": (PICTURES[0], 0)}[row]
+
+    with pytest.raises(ValueError, match="^train says that it has 6 images, and item 0 fails: 0$"):
+        Dataset.from_torch(Keys(), Items(zip(PICTURES, NUMBERS, strict=True)))
+
+
+SCALES = [((123, 117, 104), (58, 57, 57)), ((0.5, 0.5, 0.5), (58.0, 57.0, 57.0)), ((-0.1, 0.5, 0.5), (0.2, 0.2, 0.2))]
+
+
+@pytest.mark.parametrize(("mean", "std"), SCALES)
+def test_mean_and_std_of_other_pixels_are_refused(mean, std):
+    images = np.zeros((3, 8, 8, 3), np.uint8)
+    message = r"^mean must be in \[0, 1\] and std at most 1, got .*: divide those of pixels in \[0, 255\] by 255$"
+    with pytest.raises(ValueError, match=message):
+        Dataset.from_arrays((images, [0, 1, 2]), (images, [0, 1, 2]), mean=mean, std=std)
+    data = Dataset.from_arrays((images, [0, 1, 2]), (images, [0, 1, 2]), mean=(0, 0.5, 1), std=(1, 1 / 255, 0.5))
+    with pytest.raises(ValueError, match=message):
+        pckd.with_preprocessing(pckd.create_model("resnet8", data, seed=0), data, mean=mean, std=std)
+    with pytest.raises(ValueError, match=message):
+        pckd.catalogue.read_normalisation("/".join(",".join(map(str, part)) for part in (mean, std)))
+
+
+# ---------------------------------------------------------------------------------------- validation, and shared images
+
+
+def test_a_validation_folder_is_the_validation_split(abc, capsys):
+    name = f"folder:{abc}"
+    before = load_dataset(name)
+    assert before.val is None
+    (abc / "test_bc").rename(abc / "val")
+    data = load_dataset(name, image_size=8)
+    assert data.held_out == ("test", "val") and data.val.labels.tolist() == [1] * 4 + [2] * 4
+    assert data.mean == before.mean and data.std == before.std and torch.equal(data.train.images, before.train.images)
+    assert data.fingerprint != before.fingerprint
+    message = f"{name} has a validation split already, of 8 images: leave val out"
+    with pytest.raises(ValueError) as error:
+        load_dataset(name, val=0.2)
+    assert str(error.value) == message
+    arguments = ["train", "--data", name, "--model", "resnet8", "--epochs", "1", "--accelerator", "cpu"]
+    assert main([*arguments, "--val", "0.2", "--out", str(abc / "no")]) == 2
+    assert capsys.readouterr().err.strip() == f"pckd-nb: {message}" and not (abc / "no").exists()
+    assert main([*arguments, "--out", str(abc / "run")]) == 0
+    run = pckd.load_run(abc / "run")
+    assert "val_top1" in run.history and run.settings["data"]["val_images"] == 8
+    write_image(abc / "val" / "dog" / "a.png")
+    with pytest.raises(ValueError, match="val has class folders that train lacks: dog$"):
+        load_dataset(name)
+
+
+def test_a_validation_folder_too_big_for_memory(abc, monkeypatch):
+    (abc / "test_bc").rename(abc / "val")
+    whole = load_dataset(f"folder:{abc}")
+    monkeypatch.setattr(folders, "memory_limit", lambda: len(whole.train.images.ravel()) * 30 / 18)
+    data = load_dataset(f"folder:{abc}", workers=0)
+    assert all(isinstance(split, Streamed) for split in (data.train, data.test, data.val)), "38 images, room for 30"
+    (images,) = data.val.read([torch.arange(8)])
+    assert torch.equal(images, whole.val.images)
+
+
+@pytest.mark.parametrize("limit", [0, 10**9])
+def test_images_that_are_in_two_splits_are_counted(abc, monkeypatch, limit):
+    monkeypatch.setattr(folders, "memory_limit", lambda: limit)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_dataset(f"folder:{abc}", workers=0)
+    (abc / "test_bc").rename(abc / "val")
+    for number in range(3):
+        copy = (abc / "train" / "a" / f"{number}.png").read_bytes()
+        (abc / "test" / "b" / f"copy{number}.png").write_bytes(copy)
+    (abc / "val" / "b" / "0.png").write_bytes((abc / "train" / "b" / "0.png").read_bytes())
+    with pytest.warns(UserWarning) as caught:
+        load_dataset(f"folder:{abc}", workers=0)
+    assert [(str(warning.message), warning.filename) for warning in caught] == [
+        ("3 of 15 test images are also in train", __file__),
+        ("1 of 8 val images are also in train", __file__),
+    ]
+
+
+def test_many_streamed_files_are_not_compared(abc, monkeypatch):
+    monkeypatch.setattr(folders, "memory_limit", lambda: 0)
+    (abc / "test" / "b" / "copy.png").write_bytes((abc / "train" / "a" / "0.png").read_bytes())
+    with pytest.warns(UserWarning, match="^1 of 13 test images are also in train$"):
+        load_dataset(f"folder:{abc}", workers=0)
+    monkeypatch.setattr("pckd_nb.data.dataset.MAX_COMPARED", 31)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_dataset(f"folder:{abc}", workers=0)
+
+
+def test_shared_images_of_own_data_are_counted(abc):
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8), np.uint8)
+    labels = [0, 1, 2] * 4
+    folder = torch_folder(abc / "train")
+    table = write_table(abc, ["a", "b"])
+    rows = pd.read_csv(table)
+    rows.loc[3, "path"] = "train0"
+    for make, message in (
+        (lambda: Dataset.from_arrays((images[:9], labels[:9]), (images[6:], labels[6:])), "3 of 6"),
+        (lambda: Dataset.from_torch(folder, Subset(folder, [0, 7])), "2 of 2"),
+        (lambda: Dataset.from_table(rows, root=abc, image_size=8), "1 of 2"),
+    ):
+        with pytest.warns(UserWarning) as caught:
+            make()
+        found = [(str(warning.message), warning.filename) for warning in caught]
+        assert found == [(f"{message} test images are also in train", __file__)]
+
+
+def test_a_test_folder_that_is_the_training_folder_is_refused(tree):  # noqa: F811
+    (tree / "test").rename(tree / "unused")
+    (tree / "test").symlink_to("train")
+    with pytest.raises(ValueError) as error:
+        load_dataset(f"folder:{tree}")
+    assert str(error.value) == (
+        f"{tree / 'test'} and {tree / 'train'} are the same folder: they must have different images"
+    )
+
+
+def test_test_images_of_one_class_are_pointed_out(abc):
+    for name in "bc":
+        (abc / "test" / name).rename(abc / f"no {name}")
+    message = "^test has images of one class only, 'a'$"
+    with pytest.warns(UserWarning, match=message):
+        load_dataset(f"folder:{abc}")
+    with pytest.warns(UserWarning, match=message):
+        Dataset.from_torch(torch_folder(abc / "train"), torch_folder(abc / "test"))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(13, "Permission denied", "x"), "Permission denied): get permission to read it"),
+        (OSError(5, "Input/output error", "x"), "Input/output error): check its disk"),
+        (OSError("image file is truncated"), "image file is truncated): replace or delete it"),
+    ],
+)
+def test_a_file_that_is_not_read_is_not_called_damaged(tree, monkeypatch, error, said):  # noqa: F811
+    def fail(path):
+        raise error
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(OSError) as caught:
+        load_dataset(f"folder:{tree}", image_size=8)
+    assert str(caught.value) == f"cannot read the image {tree / 'train' / 'ant' / 'a.png'} ({said}"

@@ -20,11 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..catalogue import check_normalisation
 from ..config import FORBIDDEN_OPTIONS
 from ..html import table
 from ..provenance import code_fingerprint
 from ..validation import Positive, Real, Seed, Share, Views, check, checked
 from .streaming import READING, Streamed, size_prints
+
+MAX_COMPARED = 10_000  # files, see `shared_images`: reading more takes long
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,8 +180,8 @@ class Dataset:
     ------
     ValueError
         If two classes have the same name or names that look the same, a split has no images, or a label is not the
-        number of a class. If std is not positive, or mean or std does not have one number per channel. If `options`
-        contains "name", "root" or "workers".
+        number of a class. If std is not in (0, 1], mean is not in [0, 1], or one of them does not have one number per
+        channel. If `options` contains "name", "root" or "workers".
     TypeError
         If `options` cannot be written as JSON.
     """
@@ -208,6 +211,7 @@ class Dataset:
             if len(values) != self.channels:
                 raise ValueError(f"{name} must have one number per channel, {self.channels}, got {len(values)}")
             object.__setattr__(self, name, values)
+        check_normalisation(self.mean, self.std)
         for name in ("train", *self.held_out):
             labels = getattr(self, name).labels
             if (
@@ -232,11 +236,12 @@ class Dataset:
         ----------
         train, test : pair (images, labels)
             images : array or tensor of shape (N, H, W), (N, C, H, W) or (N, H, W, C), uint8 or floats in [0, 1].
-            labels : N whole numbers, or N class names.
+            labels : N whole numbers that count the classes from 0, or N class names.
         val : pair, optional
             A validation split.
         classes : sequence of str, optional
-            Names of the classes. Default: the labels themselves if they are text, else their numbers.
+            Names of the classes. Default: the sorted labels themselves if they are text, else their numbers, from 0 to
+            the largest label. Labels of all splits must be of the same kind, unless classes are given.
         name : str
             Default "arrays".
         mean, std : sequence of float, optional
@@ -255,8 +260,8 @@ class Dataset:
         TypeError
             If a split is not a pair, or images or labels have another type.
         ValueError
-            If shapes do not match, a label is not one of the classes, or images are floats outside [0, 1], as after
-            normalisation.
+            If shapes do not match, a label is not one of the classes, test has a class that train lacks, or images are
+            floats outside [0, 1], as after normalisation.
 
         Examples
         --------
@@ -281,6 +286,11 @@ class Dataset:
             As in `from_arrays`. Default of classes: `train.classes`, if it exists. Default of name: the class name of
             `train`.
 
+        Notes
+        -----
+        If a data set has names in `classes`, its labels are their positions there. So train and test may have lists of
+        their own. The names are also found if the data set is within a `Subset` or a `ConcatDataset`.
+
         Returns
         -------
         Dataset
@@ -290,7 +300,8 @@ class Dataset:
         TypeError
             If a split is not a data set with `__getitem__` and `__len__`, or images or labels have another type.
         ValueError
-            If a split has no images, images have different sizes, or a label is not one of the classes.
+            If a split has no images, images have different sizes, a label is not one of the classes, test has a class
+            that train lacks, or data sets with different classes are put together.
 
         Examples
         --------
@@ -309,6 +320,7 @@ class Dataset:
         table : path of a CSV file, or DataFrame
         image, label, split : str
             Names of the columns. Default "path", "class" and "split". The split column has "train", "test" or "val".
+            The cells of a CSV file are read as text, so that class 001 is called "001".
         root : path, optional
             The folder that the paths are relative to. Default: the folder of the CSV file.
         image_size : int
@@ -316,7 +328,10 @@ class Dataset:
         workers : int, optional
             Number of processes that read images if these do not fit into memory.
         classes, name, mean, std, default_views
-            As in `from_arrays`. Default of name: the name of the CSV file, else "table".
+            As in `from_arrays`. Default of name: the name of the CSV file, else "table". Default of classes: what is in
+            the class column. Whole numbers are names too, sorted as numbers. So classes numbered from 0 without gaps
+            keep their numbers. If classes are given and the column has whole numbers that are none of these names, the
+            numbers are positions in classes.
 
         Returns
         -------
@@ -327,7 +342,8 @@ class Dataset:
         FileNotFoundError
             If the table or an image is missing.
         ValueError
-            If a column is missing, a cell is empty, the split column has another value, or train or test has no images.
+            If the table is not in CSV and UTF-8, a column is missing, a cell is empty, the split column has another
+            value, train or test has no images, or test has a class that train lacks.
 
         Examples
         --------
@@ -366,7 +382,7 @@ class Dataset:
             If `share` is not a number.
         """
         if self.val is not None:
-            raise ValueError(f"{self.name} has a validation split already, of {len(self.val):,} images")
+            raise ValueError(f"{self.name} has a validation split already, of {len(self.val):,} images: leave val out")
         share, seed = checked(Share, "val", share), checked(Seed, "val_seed", seed)
         count = round(share * len(self.train))
         if min(count, len(self.train) - count) < self.num_classes:
@@ -476,15 +492,83 @@ def check_class_names(classes: Sequence[str]) -> None:
     Raises
     ------
     ValueError
-        If two names are equal, or look equal because Unicode spells a letter such as é in two ways.
+        If two names are equal, or look equal: because Unicode spells a letter such as é in two ways, or because of
+        spaces around a name.
     """
     if doubled := [name for name, count in Counter(classes).items() if count > 1]:
         raise ValueError(f"two classes are called {doubled[0]!r}")
     seen: dict[str, str] = {}
     for name in classes:
-        other = seen.setdefault(unicodedata.normalize("NFC", name), name)
+        other = seen.setdefault(unicodedata.normalize("NFC", name).strip(), name)
         if other != name:
             raise ValueError(f"the classes {ascii(other)} and {ascii(name)} look the same: rename one of them")
+
+
+def doubts(data: Dataset) -> list[str]:
+    """Return what makes the accuracy of a network on a data set doubtful, such as test images that are in train too.
+
+    Images of streamed splits are compared as files, and only if there are fewer than `MAX_COMPARED`.
+
+    Parameters
+    ----------
+    data : Dataset
+
+    Returns
+    -------
+    list of str
+        One line each.
+    """
+    lines = []
+    counts = torch.bincount(data.train.labels.cpu(), minlength=data.num_classes)
+    if lacking := (counts == 0).nonzero().flatten().tolist():
+        lines.append(
+            f"train has no images of {len(lacking):,} of {data.num_classes:,} classes, such as "
+            f"{data.classes[lacking[0]]!r}: labels that are numbers count the classes from 0"
+        )
+    for name in data.held_out:
+        split = getattr(data, name)
+        if len(found := split.labels.unique()) == 1 < data.num_classes:
+            lines.append(f"{name} has images of one class only, {data.classes[int(found)]!r}")
+        if count := shared_images(data.train, split):
+            lines.append(f"{count:,} of {len(split):,} {name} images are also in train")
+    return lines
+
+
+def shared_images(train: Split | Streamed, other: Split | Streamed) -> int:
+    """Count the images of a split that are also in train: the same pixels, or the same bytes of streamed files.
+
+    Parameters
+    ----------
+    train, other : Split or Streamed
+
+    Returns
+    -------
+    int
+        0 if they were not compared: one is in memory and the other streamed, there are `MAX_COMPARED` streamed files
+        or more, or one of them cannot be read.
+    """
+    if isinstance(train, Split) and isinstance(other, Split):
+        ours, theirs = (_hashes(map(np.ndarray.tobytes, split.images.cpu().numpy())) for split in (train, other))
+    elif isinstance(train, Streamed) and isinstance(other, Streamed) and len(train) + len(other) < MAX_COMPARED:
+        try:
+            ours, theirs = _file_hashes(train, other)
+        except OSError:  # reading the image will say why
+            return 0
+    else:
+        return 0
+    known = set(ours)
+    return sum(image in known for image in theirs)
+
+
+def _file_hashes(*splits: Streamed) -> list[list[bytes]]:
+    """Return a hash of every file whose size in bytes occurs in all splits."""
+    files = [{path: path.stat().st_size for path in map(split.path, range(len(split)))} for split in splits]
+    common = set.intersection(*(set(sizes.values()) for sizes in files))
+    return [_hashes(path.read_bytes() for path, size in sizes.items() if size in common) for sizes in files]
+
+
+def _hashes(contents: Iterable[bytes]) -> list[bytes]:
+    return [hashlib.blake2b(content).digest() for content in contents]
 
 
 def device_memory(device: torch.device | str) -> float:
@@ -510,7 +594,8 @@ def _checked_labels(labels: Any, count: int) -> torch.Tensor:
     except (TypeError, ValueError, RuntimeError) as error:  # torch says which dtypes it could convert
         raise TypeError(f"labels must be whole numbers of shape (N,), got {_kind(labels)}") from error
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.ndim != 1:
-        hint = ": one-hot labels become numbers by labels.argmax(1)" * (labels.ndim == 2)
+        hint = "one-hot labels become numbers by labels.argmax(1)" if labels.shape[1:] != (1,) else "give labels[:, 0]"
+        hint = f": {hint}" * (labels.ndim == 2)
         raise TypeError(f"labels must be whole numbers of shape (N,), got {_kind(labels)}{hint}")
     if len(labels) != count:
         raise ValueError(f"there must be one label per image: {count} images, {len(labels)} labels")

@@ -30,8 +30,10 @@ _TREE = "folder:PATH needs PATH/train/CLASS and PATH/test/CLASS"
 
 def read_folder(
     folder: Path, image_size: int | None, workers: int | None
-) -> tuple[Streamed, Streamed, tuple[str, ...]]:
-    """Read the file names in PATH/train/CLASS/ and PATH/test/CLASS/. The images stay in their files.
+) -> tuple[dict[str, Streamed], tuple[str, ...]]:
+    """Read the file names in PATH/train/CLASS/ and PATH/test/CLASS/, and in PATH/val/CLASS/ if PATH/val exists.
+
+    The images stay in their files.
 
     As in torchvision's ImageFolder, sub-folders of a class folder belong to it, and the extension of a file says that
     it is an image. A warning counts what is skipped: other files, hidden images, broken links, and images outside of
@@ -48,7 +50,8 @@ def read_folder(
 
     Returns
     -------
-    train, test : Streamed
+    splits : dict of str to Streamed
+        "train", "test" and, if there is such a folder, "val".
     classes : tuple of str
 
     Raises
@@ -56,20 +59,22 @@ def read_folder(
     FileNotFoundError
         If a folder is missing.
     ValueError
-        If there are fewer than two classes, a class folder has no images, a folder name is not in UTF-8, or test has
-        classes that train lacks.
+        If there are fewer than two classes, a class folder has no images, a folder name is not in UTF-8, test or val
+        has classes that train lacks, or two of the folders are the same one.
     OSError
         If `image_size` is None and a training image cannot be read.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}: {_TREE}")
-    train, test, classes = _class_folders(folder / "train", folder / "test", side=image_size or 32, workers=workers)
+    places = {name: folder / name for name in ("train", "test", "val") if name != "val" or (folder / name).is_dir()}
+    splits, classes = _class_folders(places, side=image_size or 32, workers=workers)
     if image_size is None:
+        train = splits["train"]
         sizes = Counter(read_image(train.path(row), lambda image: image.size) for row in range(len(train)))
         (width, height), _ = sizes.most_common(1)[0]
         if width == height <= 64:
-            train, test = (dataclasses.replace(part, side=width) for part in (train, test))
-    return train, test, classes
+            splits = {name: dataclasses.replace(split, side=width) for name, split in splits.items()}
+    return splits, classes
 
 
 def read_imagenet(folder: Path, side: int, workers: int | None) -> tuple[Streamed, Streamed, tuple[str, ...]]:
@@ -104,7 +109,9 @@ def read_imagenet(folder: Path, side: int, workers: int | None) -> tuple[Streame
     if missing := [part for part in names if not any((folder / name).is_dir() for name in names[part])]:
         _unpack_imagenet(folder, missing)
     test = folder / "val" if (folder / "val").is_dir() else folder / "test"
-    return _class_folders(folder / "train", test, side=side, random_crop=True, workers=workers)
+    places = {"train": folder / "train", "test": test}
+    splits, classes = _class_folders(places, side=side, random_crop=True, workers=workers)
+    return splits["train"], splits["test"], classes
 
 
 def _unpack_imagenet(folder: Path, parts: list[str]) -> None:
@@ -144,23 +151,28 @@ def _unpack_imagenet(folder: Path, parts: list[str]) -> None:
         raise
 
 
-def _class_folders(train: Path, test: Path, **options: Any) -> tuple[Streamed, Streamed, tuple[str, ...]]:
-    """Return the splits in two folders of class folders, and the classes; `options` are passed to `Streamed`."""
-    (train_files, train_skipped), (test_files, test_skipped) = _files_by_class(train), _files_by_class(test)
-    classes = tuple(train_files)
+def _class_folders(places: dict[str, Path], **options: Any) -> tuple[dict[str, Streamed], tuple[str, ...]]:
+    """Return the splits in folders of class folders, and the classes; `options` are passed to `Streamed`."""
+    found = dict(zip(places, map(_files_by_class, places.values()), strict=True))
+    resolved: dict[Path, Path] = {}
+    for folder in places.values():
+        if (other := resolved.setdefault(folder.resolve(), folder)) != folder:
+            raise ValueError(f"{folder} and {other} are the same folder: they must have different images")
+    classes = tuple(found["train"][0])
     if len(classes) < 2:
-        raise ValueError(f"{train} has one class folder, {classes[0]}: two or more are needed")
-    check_class_names((*classes, *(name for name in test_files if name not in train_files)))
-    if unknown := [name for name in test_files if name not in train_files]:
-        raise ValueError(f"{test} has class folders that train lacks: {', '.join(unknown)}")
+        raise ValueError(f"{places['train']} has one class folder, {classes[0]}: two or more are needed")
+    check_class_names(tuple(dict.fromkeys(name for files, _ in found.values() for name in files)))
+    for split, (files, _) in found.items():
+        if unknown := [name for name in files if name not in classes]:
+            raise ValueError(f"{places[split]} has class folders that train lacks: {', '.join(unknown)}")
 
-    def split(folder: Path, files: dict[str, list[str]], skipped: tuple[str, ...]) -> Streamed:
+    def split_in(folder: Path, files: dict[str, list[str]], skipped: tuple[str, ...]) -> Streamed:
         names = np.array([os.fsencode(f"{name}/{file}") for name in files for file in files[name]])
         counts = torch.tensor([len(files.get(name, ())) for name in classes])
         labels = torch.arange(len(classes)).repeat_interleave(counts)
         return Streamed(folder, names, labels, skipped=skipped, **options)
 
-    return split(train, train_files, train_skipped), split(test, test_files, test_skipped), classes
+    return {name: split_in(places[name], *found[name]) for name in places}, classes
 
 
 def _files_by_class(folder: Path) -> tuple[dict[str, list[str]], tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from ..paths import user_path
 from ..plugs import is_plug, load_plug
 from ..validation import Seed, check, checked
 from . import shapes
-from .dataset import Dataset, Split, evenly_spread, statistics
+from .dataset import Dataset, Split, doubts, evenly_spread, statistics
 from .folders import read_folder, read_imagenet, read_what_fits, reading_notes
 from .published import SUPERCLASS_OF_CLASS, SUPERCLASSES, read_cifar, read_fashion_mnist, read_stl10, read_tiny_imagenet
 from .streaming import Streamed
@@ -62,7 +63,8 @@ def load_dataset(
     seed : int
         Decides which images are drawn or taken.
     val : float in [0, 1)
-        Share of the training images to hold out for validation, see `Dataset.with_validation`. Default 0: none.
+        Share of the training images to hold out for validation, see `Dataset.with_validation`. Default 0: none. Leave
+        it out if a folder has validation images of its own, in PATH/val/CLASS.
     val_seed : int
         Decides which images are held out.
 
@@ -94,8 +96,7 @@ def load_dataset(
     seed, workers = checked(Seed, "seed", seed), checked(Workers, "workers", workers)
     train_size, test_size = checked(Size, "train_size", train_size), checked(Size, "test_size", test_size)
     image_size = _image_size(name, image_size)
-    train: Split | Streamed
-    test: Split | Streamed
+    splits: dict[str, Split | Streamed]
     notes: dict[str, str] = {}
     if name == "shapes100":
         classes = shapes.CLASSES
@@ -103,20 +104,18 @@ def load_dataset(
         test_size = 2_000 if test_size is None else test_size
         _check_size("train_size", train_size, len(classes))
         _check_size("test_size", test_size, len(classes))
-        train, test = read_shapes100(root, train_size, test_size, seed)
+        splits = dict(zip(("train", "test"), read_shapes100(root, train_size, test_size, seed), strict=True))
     else:
-        train, test, classes = _load(name, root, image_size, workers)
-        notes = reading_notes(train, test)
-        train = _part("train_size", train, train_size, len(classes), seed)
-        test = _part("test_size", test, test_size, len(classes), seed)
+        splits, classes = _load(name, root, image_size, workers)
+        notes = reading_notes(*splits.values())
+        splits["train"] = _part("train_size", splits["train"], train_size, len(classes), seed)
+        splits["test"] = _part("test_size", splits["test"], test_size, len(classes), seed)
         if name.startswith("folder:"):
-            assert isinstance(train, Streamed) and isinstance(test, Streamed)  # `read_folder` returns these
-            train, test = read_what_fits({"train": train, "test": test}).values()
-    mean, std, normalisation = NORMALISATIONS.get(name.split(":")[0]) or statistics(train)
+            splits = read_what_fits({what: part for what, part in splits.items() if isinstance(part, Streamed)})
+    mean, std, normalisation = NORMALISATIONS.get(name.split(":")[0]) or statistics(splits["train"])
     data = Dataset(
         name=name,
-        train=train,
-        test=test,
+        **splits,
         classes=classes,
         groups=_groups(name),
         mean=mean,
@@ -126,6 +125,8 @@ def load_dataset(
         options={"train_size": train_size, "test_size": test_size, "image_size": image_size, "seed": seed},
         notes=notes,
     )
+    for line in doubts(data) if name.startswith("folder:") else ():
+        warnings.warn(line, stacklevel=2)
     return data.with_validation(val, val_seed) if val else data
 
 
@@ -204,26 +205,31 @@ def has_sizes(name: str) -> bool:
 
 def _load(
     name: str, root: Path, image_size: int | None, workers: int | None
-) -> tuple[Split | Streamed, Split | Streamed, tuple[str, ...]]:
-    """Read both splits and the class names of a data set other than shapes100."""
-    if name == "digits":
-        return read_digits()
-    if name in ("cifar10", "cifar100"):
-        return read_cifar(name, root)
-    if name == "fashion_mnist":
-        return read_fashion_mnist(root)
-    if name == "stl10":
-        return read_stl10(root, image_size or 32)
-    if name == "tinyimagenet":
-        return read_tiny_imagenet(root, image_size or 32)
-    if name == "imagenet":
-        return read_imagenet(root / "imagenet", image_size or 224, workers)
-    if isinstance(name, str) and name.startswith("imagenet:"):
-        return read_imagenet(_path_in(name), image_size or 224, workers)
+) -> tuple[dict[str, Split | Streamed], tuple[str, ...]]:
+    """Read the splits and the class names of a data set other than shapes100."""
+    train: Split | Streamed
+    test: Split | Streamed
     if isinstance(name, str) and name.startswith("folder:"):
-        return read_folder(_path_in(name), image_size, workers)
-    check_dataset(name)  # its error lists the known names
-    raise AssertionError(f"{name!r} is known, and not built")
+        splits, classes = read_folder(_path_in(name), image_size, workers)
+        return {**splits}, classes
+    if name == "digits":
+        train, test, classes = read_digits()
+    elif name in ("cifar10", "cifar100"):
+        train, test, classes = read_cifar(name, root)
+    elif name == "fashion_mnist":
+        train, test, classes = read_fashion_mnist(root)
+    elif name == "stl10":
+        train, test, classes = read_stl10(root, image_size or 32)
+    elif name == "tinyimagenet":
+        train, test, classes = read_tiny_imagenet(root, image_size or 32)
+    elif name == "imagenet":
+        train, test, classes = read_imagenet(root / "imagenet", image_size or 224, workers)
+    elif isinstance(name, str) and name.startswith("imagenet:"):
+        train, test, classes = read_imagenet(_path_in(name), image_size or 224, workers)
+    else:
+        check_dataset(name)  # its error lists the known names
+        raise AssertionError(f"{name!r} is known, and not built")
+    return {"train": train, "test": test}, classes
 
 
 def _check_size(what: str, size: int, num_classes: int) -> None:

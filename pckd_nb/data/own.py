@@ -22,7 +22,7 @@ from torch import Tensor
 from ..downloads import one_line
 from ..paths import user_path
 from ..validation import checked, plain
-from .dataset import Dataset, Split, statistics
+from .dataset import Dataset, Split, doubts, statistics
 from .folders import read_what_fits, reading_notes
 from .loading import ImageSize, Workers
 from .streaming import Streamed, to_rgb
@@ -43,8 +43,10 @@ def from_arrays(
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise TypeError(f"{what} must be a pair (images, labels), got {type(pair).__name__}")
     read = {what: (as_pixels(images), label_list(labels)) for what, (images, labels) in given.items()}
-    classes = classes_of({what: labels for what, (_, labels) in read.items()}, classes)
-    splits = {what: Split(images, numbered(labels, classes)) for what, (images, labels) in read.items()}
+    labels = {what: part for what, (_, part) in read.items()}
+    classes = classes_of(labels, classes)
+    numbers = numbered_splits(labels, classes)
+    splits = {what: Split(images, numbers[what]) for what, (images, _) in read.items()}
     if ids is not None:
         if isinstance(ids, str) or not isinstance(ids, Iterable):
             raise TypeError(f"ids must be a list of one name per training image, got {type(ids).__name__}")
@@ -58,15 +60,14 @@ def from_torch(
 ) -> Dataset:  # fmt: skip
     """Build a data set from two `torch.utils.data.Dataset`, see `Dataset.from_torch`."""
     given = {"train": train, "test": test, **({} if val is None else {"val": val})}
+    names = {what: class_names(what, dataset) for what, dataset in given.items()}
     read = {what: _read_all(what, dataset) for what, dataset in given.items()}
-    for what, dataset in given.items():
-        names = getattr(dataset, "classes", None)
-        if names is not None and all(isinstance(label, int) for label in read[what][1]):  # numbers are indices of these
-            read[what] = read[what][0], [str(names[label]) for label in read[what][1]]
-    if classes is None and getattr(train, "classes", None) is not None:
-        classes = [str(label) for label in train.classes]
-    chosen = classes_of({what: labels for what, (_, labels) in read.items()}, classes)
-    splits = {what: Split(images, numbered(labels, chosen)) for what, (images, labels) in read.items()}
+    labels = {what: named(what, part, names[what]) for what, (_, part) in read.items()}
+    chosen = classes_of(labels, classes)
+    if classes is None and names["train"] is not None:
+        chosen = names["train"]  # in the order of the data set, which may have classes without images
+    numbers = numbered_splits(labels, chosen)
+    splits = {what: Split(images, numbers[what]) for what, (images, _) in read.items()}
     return assemble(name or type(train).__name__, splits, chosen, mean, std, default_views)
 
 
@@ -80,43 +81,34 @@ def from_table(
     image_size, workers = checked(ImageSize, "image_size", image_size) or 32, checked(Workers, "workers", workers)
     if isinstance(table, str | os.PathLike):
         path = user_path(table, "table")
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no table '{path}'")
-        try:
-            folder, rows = path.parent, pd.read_csv(path)
-        except ValueError as error:  # pandas has several kinds
-            raise ValueError(f"'{path}' is not a table of comma-separated values: {one_line(error)}") from error
+        folder, rows, source = path.parent, _read_csv(path), f"'{path}'"
         name = name or path.stem
     elif isinstance(table, pd.DataFrame):
-        folder, rows = Path(), table
+        folder, rows, source = Path(), table, "the table"
     else:
-        raise TypeError(f"table must be the path of a CSV file or a DataFrame, got {type(table).__name__}")
+        hint = ": pandas.DataFrame(table) makes one" if isinstance(table, list | Mapping) else ""
+        raise TypeError(f"table must be the path of a CSV file or a DataFrame, got {type(table).__name__}{hint}")
     folder = user_path(root, "root") if root is not None else folder
-    for column in (image, label, split):
-        if column not in rows:
-            raise ValueError(f"the table has no column {column!r}, it has {', '.join(map(str, rows.columns))}")
-    if rows[[image, label, split]].isna().any(axis=None):
-        raise ValueError(f"the table has empty cells under {image!r}, {label!r} or {split!r}")
+    _check_cells(rows, (image, label, split), source)
     missing = [path for path in rows[image] if not (folder / str(path)).is_file()]
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} of {len(rows)} images are not there, the first is '{folder / str(missing[0])}'"
         )
-    parts = {what: rows[rows[split].astype(str) == what] for what in ("train", "val", "test")}
+    parts = {what: np.flatnonzero(rows[split].astype(str) == what) for what in ("train", "val", "test")}
     others = sorted(set(rows[split].astype(str)) - parts.keys())
-    if others or parts["train"].empty or parts["test"].empty:
+    if others or not len(parts["train"]) or not len(parts["test"]):
         found = ", ".join(sorted(set(rows[split].astype(str))))
         raise ValueError(
             f"column {split!r} must say train, test or val of every image, with some of the first two: {found}"
         )
-    labels_of = {what: label_list(part[label]) for what, part in parts.items() if len(part)}
-    chosen = classes_of(labels_of, classes)
-
-    def streamed(what: str) -> Streamed:
-        names = np.array([os.fsencode(str(path)) for path in parts[what][image]])
-        return Streamed(folder, names, numbered(labels_of[what], chosen), image_size, workers=workers)
-
-    splits = {what: streamed(what) for what in labels_of}
+    values, chosen = table_labels(label_list(rows[label]), classes)
+    labels = {what: [values[row] for row in part] for what, part in parts.items() if len(part)}
+    numbers = numbered_splits(labels, chosen)
+    files = np.array([os.fsencode(str(path)) for path in rows[image]])
+    splits = {
+        what: Streamed(folder, files[parts[what]], part, image_size, workers=workers) for what, part in numbers.items()
+    }
     notes = reading_notes(*splits.values())
     return assemble(name or "table", read_what_fits(splits), chosen, mean, std, default_views, notes)
 
@@ -164,8 +156,11 @@ def assemble(
     else:
         source = "given by the caller"
     views = default_views if height == width else 1
-    return Dataset(name, **splits, classes=classes, groups={}, mean=tuple(mean), std=tuple(std),
+    data = Dataset(name, **splits, classes=classes, groups={}, mean=tuple(mean), std=tuple(std),
                    normalisation=source, default_views=views, notes=notes or {})  # fmt: skip
+    for line in doubts(data):
+        warnings.warn(line, stacklevel=4)  # the caller of `Dataset.from_...`
+    return data
 
 
 def classes_of(labels: Mapping[str, list[int] | list[str]], classes: Sequence[str] | None) -> tuple[str, ...]:
@@ -229,12 +224,133 @@ def numbered(labels: list[int] | list[str], classes: Sequence[str]) -> Tensor:
     return torch.tensor([place[value] if isinstance(value, str) else value for value in labels], dtype=torch.int64)
 
 
+def numbered_splits(labels: Mapping[str, list[int] | list[str]], classes: Sequence[str]) -> dict[str, Tensor]:
+    """Convert the labels of all splits to numbers.
+
+    Parameters
+    ----------
+    labels : dict of str to list
+        The labels of every split, as `label_list` returns them.
+    classes : sequence of str
+
+    Returns
+    -------
+    dict of str to int64 Tensor
+
+    Raises
+    ------
+    ValueError
+        If a name is not one of the classes, or a split has classes that train lacks.
+    """
+    numbers = {what: numbered(part, classes) for what, part in labels.items()}
+    trained = set(numbers["train"].tolist())
+    if any(number not in range(len(classes)) for number in trained):
+        return numbers  # `Dataset` says so
+    for what, part in numbers.items():
+        if lacking := [classes[n] for n in part.unique().tolist() if n in range(len(classes)) and n not in trained]:
+            more = ", …" if len(lacking) > 10 else ""
+            raise ValueError(f"{what} has classes that train lacks: {', '.join(lacking[:10])}{more}")
+    return numbers
+
+
+def table_labels(labels: list[int] | list[str], classes: Sequence[str] | None) -> tuple[Any, tuple[str, ...]]:
+    """Return the labels of a table, and the names of the classes.
+
+    Parameters
+    ----------
+    labels : list of int or list of str
+        As `label_list` returns them.
+    classes : sequence of str or None
+
+    Returns
+    -------
+    labels : list of int or list of str
+        All names, or all positions in `classes`. They are positions if `classes` are given and are other names, such as
+        1 in a table with classes ("cat", "dog").
+    classes : tuple of str
+        `classes` if given. Else the labels, sorted: as numbers if all of them are whole numbers, so that 2 comes before
+        10, else as text.
+
+    Raises
+    ------
+    TypeError
+        If `classes` is not a list of names.
+    """
+    names = [str(label) for label in labels]
+    whole = all(name.isdecimal() for name in names)
+    if classes is None:
+        return names, tuple(sorted(set(names), key=(lambda name: (int(name), name)) if whole else None))
+    chosen = classes_of({}, classes)
+    positions = whole and not set(names) <= set(chosen)
+    return [int(name) for name in names] if positions else names, chosen
+
+
+def class_names(what: str, dataset: Any) -> tuple[str, ...] | None:
+    """Return the names of the classes of a torch data set, or of those within a Subset or a ConcatDataset.
+
+    Parameters
+    ----------
+    what : str
+        Name of the split, for the error.
+    dataset : torch.utils.data.Dataset
+
+    Returns
+    -------
+    tuple of str or None
+        None if it has no names.
+
+    Raises
+    ------
+    ValueError
+        If data sets with different classes are put together.
+    """
+    names = getattr(dataset, "classes", None)
+    if isinstance(names, Iterable) and not isinstance(names, str | Mapping | Set):
+        return tuple(map(str, names))
+    within = getattr(dataset, "datasets", None)
+    if not isinstance(within, list | tuple):
+        within = [dataset.dataset] if hasattr(dataset, "dataset") else []
+    found = dict.fromkeys(class_names(what, part) for part in within)
+    if len(found) > 1:
+        lists = " and ".join("no names" if part is None else ", ".join(part[:10]) for part in [*found][:2])
+        raise ValueError(f"{what} puts together data sets with different classes, {lists}: give all the same classes")
+    return next(iter(found), None)
+
+
+def named(what: str, labels: list[Any], names: Sequence[str] | None) -> list[Any]:
+    """Return labels as names of classes.
+
+    Parameters
+    ----------
+    what : str
+        Name of the split, for the error.
+    labels : list of int or list of str
+    names : sequence of str or None
+        Name of each number. If it is None, the labels are returned.
+
+    Returns
+    -------
+    list of int or list of str
+
+    Raises
+    ------
+    ValueError
+        If a number has no name.
+    """
+    if names is None or isinstance(labels[0], str):
+        return labels
+    if not 0 <= min(labels) <= max(labels) < len(names):
+        found = f"{min(labels)} to {max(labels)}"
+        raise ValueError(f"labels of {what} must be from 0 to {len(names) - 1}, as it names its classes, got {found}")
+    return [names[label] for label in labels]
+
+
 def label_list(labels: Any) -> Any:
     """Return labels as a list of whole numbers, or a list of names.
 
     Parameters
     ----------
-    labels : array, tensor, Series or sequence of shape (N,)
+    labels : array, tensor, Series or sequence of shape (N,) or (N, 1)
 
     Returns
     -------
@@ -247,9 +363,11 @@ def label_list(labels: Any) -> Any:
     ValueError
         If a label is missing.
     """
+    labels = labels.to_numpy() if isinstance(labels, pd.DataFrame) else labels
     values = labels.tolist() if hasattr(labels, "tolist") else labels
     if isinstance(values, str | bytes | Mapping | Set) or not isinstance(values, Iterable):
         raise TypeError(f"labels must be a list of one number or name per image, got {type(labels).__name__}")
+    values = [value[0] if isinstance(value, list | tuple) and len(value) == 1 else value for value in values]
     values = [value.item() if isinstance(value, Tensor) and value.ndim == 0 else plain(value) for value in values]
     odd = {row: v for row, v in enumerate(values) if isinstance(v, bool) or not isinstance(v, int | str)}
     if any(isinstance(value, list | tuple | np.ndarray | Tensor) for value in odd.values()):
@@ -314,10 +432,38 @@ def as_pixels(images: Any) -> Tensor:
     return tensor.contiguous()
 
 
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Return the cells of a CSV file as text. Only cells without text are missing values."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no table '{path}'")
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+    except ValueError as error:  # pandas has several kinds
+        raise ValueError(
+            f"'{path}' is not a table of comma-separated values: {one_line(error)}; save it as CSV in UTF-8"
+        ) from error
+
+
+def _check_cells(rows: pd.DataFrame, columns: Sequence[str], source: str) -> None:
+    """Raise ValueError unless the table has these columns once, with something in every cell."""
+    for column in columns:
+        if column not in rows:
+            found = one_line(", ".join(map(str, rows.columns)))
+            raise ValueError(f"{source} has no column {column!r}, it has {found}")
+        if not isinstance(rows[column], pd.Series):
+            raise ValueError(f"{source} has two columns {column!r}")
+        cells = rows[column]
+        if (empty := cells.isna() | (cells.astype(str).str.strip() == "")).any():
+            row = int(np.flatnonzero(empty)[0]) + 1
+            raise ValueError(f"{source} has no {column!r} in {empty.sum()} of {len(rows)} rows, the first is row {row}")
+    if rows.empty:
+        raise ValueError(f"{source} has no rows")
+
+
 def _read_all(what: str, dataset: Any) -> tuple[Tensor, list[Any]]:
     """Return every image of a torch data set as uint8 (N, C, H, W), and the list of labels."""
     for needed in ("__getitem__", "__len__"):
-        if not hasattr(dataset, needed):
+        if not hasattr(dataset, needed) or isinstance(dataset, str | bytes | Mapping):
             raise TypeError(f"{what} must be a torch.utils.data.Dataset with __getitem__ and __len__, "
                             f"got {type(dataset).__name__}")  # fmt: skip
     if not len(dataset):
@@ -345,7 +491,7 @@ def _item(what: str, dataset: Any, row: int) -> Any:
     """Return an image and its label, or raise TypeError or ValueError if the data set has no such pair."""
     try:
         item = dataset[row]
-    except IndexError as error:
+    except (IndexError, KeyError) as error:
         message = f"{what} says that it has {len(dataset)} images, and item {row} fails: {one_line(error)}"
         raise ValueError(message) from error
     if not isinstance(item, tuple | list) or len(item) < 2:

@@ -278,8 +278,13 @@ def read_image(path: Path, use: Callable[[Image.Image], T]) -> T:
         with open_image(path.read_bytes()) as image:  # Pillow opens bytes faster than a path
             return use(image)
     except Exception as error:  # a damaged file can raise almost any exception
-        reason = "it is no image" if isinstance(error, UnidentifiedImageError) else one_line(error)
-        raise OSError(f"cannot read the image {path} ({reason}): replace or delete it") from error
+        reason, remedy = one_line(error), "replace or delete it"
+        if isinstance(error, UnidentifiedImageError):
+            reason = "it is no image"
+        elif isinstance(error, OSError) and error.strerror:  # of the file system: the file may be whole
+            reason = error.strerror
+            remedy = "get permission to read it" if isinstance(error, PermissionError) else "check its disk"
+        raise OSError(f"cannot read the image {path} ({reason}): {remedy}") from error
 
 
 def open_image(data: bytes) -> Image.Image:

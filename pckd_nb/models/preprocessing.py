@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..catalogue import check_normalisation
 from ..validation import plain
 from .output import Classifier, Output
 from .training_data import TrainingData
@@ -92,7 +93,7 @@ def with_preprocessing(
     Raises
     ------
     ValueError
-        If there is not one number per channel, or a std is not positive.
+        If there is not one number per channel, a mean is not in [0, 1], or a std is not in (0, 1].
 
     Examples
     --------
@@ -116,6 +117,7 @@ def with_preprocessing(
             raise ValueError(f"{name} must have one number per channel, {len(data.mean)}, got {len(values)}")
     if not all(0 < value < inf for value in given["std"]) or not all(map(isfinite, given["mean"])):
         raise ValueError(f"mean must be finite, and std positive and finite, got {given['mean']} and {given['std']}")
+    check_normalisation(given["mean"], given["std"])
     size = plain(size)
     default = own.image_size if own else data.size
     given_sides = [size, size] if isinstance(size, int | float) else default if size is None else size
