@@ -107,7 +107,7 @@ BAD = {  # of every option
     "--runs": run.filter(lambda value: not value.startswith(("/", ".."))),  # which would be looked through
     "--method": arm, "--methods": arm, "--reference": arm, "--only": text,
     "--strategy": but([*preview.STRATEGIES, "auto", "ddp"]),
-    "--split": but(["train", "test"]), "--accelerator": but(["auto", "cpu", "gpu", "cuda", "mps", "tpu"]),
+    "--split": but(["train", "test", "val"]), "--accelerator": but(["auto", "cpu", "gpu", "cuda", "mps", "tpu"]),
     "--precision": but(["auto", "32-true", "bf16-mixed", "32", "bf16", "16-mixed", "64-true", "16-true", "bf16-true"]),
     "--train-size": at_least(1), "--test-size": at_least(1), "--image-size": at_least(1), "--workers": at_least(0),
     "--epochs": at_least(1) | st.just("9" * 30), "--batch-size": at_least(1), "--lr": positive,

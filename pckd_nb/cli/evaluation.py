@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..data import Dataset
     from ..models import Classifier
 
+SPLITS = ("test", "train", "val")
 TOLERANCE = 0.05  # of --expect, in percentage points
 
 
@@ -41,7 +42,7 @@ def evaluate(
     model: Annotated[str | None, in_networks(help="The network, if SOURCE is a checkpoint.")] = None,
     expect: Annotated[float | None, typer.Option(help=f"Fail unless top-1 is this, ± {TOLERANCE} points.")] = None,
     normalisation: Annotated[str | None, in_data(help=NORMALISATION_HELP)] = None,
-    split: Annotated[str, in_data(help="test or train.")] = "test",
+    split: Annotated[str, in_data(help="test, train or val.")] = "test",
     test_size: TestSize = None,
     image_size: ImageSize = None,
     workers: Workers = None,
@@ -52,8 +53,8 @@ def evaluate(
     """Measure the accuracy of a trained network; --expect holds a published one to its word."""
     if expect is not None and not 0 <= expect <= 100:
         raise ValueError(f"--expect must be a percentage, 0 to 100, got {expect}")
-    if split not in ("test", "train"):
-        raise ValueError(f"--split must be test or train, got {split}")
+    if split not in SPLITS:
+        raise ValueError(f"--split must be {', '.join(SPLITS)}, got {split}")
     check_names(networks=[model], data=data)
     constants = None if normalisation is None else catalogue.read_normalisation(normalisation)
     from ..checkpoints import training_data_of
