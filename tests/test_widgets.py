@@ -6,7 +6,7 @@ import json
 import re
 import statistics
 import time
-from functools import cache
+from functools import cache, partial
 from itertools import cycle, islice
 
 import ipywidgets
@@ -308,18 +308,25 @@ def seconds_of(change):
 @pytest.mark.alone
 def test_after_the_first_draw_an_answer_takes_at_most_200_ms():
     """From a control's new value to the picture in the page's hands: what a machine that does nothing else would take.
-    The median, for every control. Processor time, too, is longer where others share core and caches."""
-    taken, limit = {}, time_limit(SECONDS)
+    The median, for every control. Processor time, too, is longer where others share core and caches: a control that was
+    slow is measured again, twice at most, beside a new measurement of the machine."""
+    changes = {}
     for name, explorer in recorded_explorers().items():
         for what, control in explorer.controls.items():
             start, pictures = control.value, [explorer.png]
             for value in others(control):
-                seconds = seconds_of(lambda control=control, value=value: setattr(control, "value", value))
-                taken.setdefault(f"{name}, {what}", []).append(seconds)
+                control.value = value
                 pictures.append(explorer.png)
             assert len(set(pictures)) > 1, f"{name}, {what}: nothing was drawn"
             control.value = start
+            values = [*others(control), start]
+            changes[f"{name}, {what}"] = [partial(setattr, control, "value", value) for value in values]
         buttons = [widget for widget in walk(explorer) if isinstance(widget, ipywidgets.Button)]
-        taken |= {f"{name}, a sample": [seconds_of(button.click) for button in buttons[:5]]} if buttons else {}
-    slow = {what: median for what, all in taken.items() if (median := statistics.median(all)) > limit}
-    assert len(taken) == 17 and not slow
+        changes |= {f"{name}, a sample": [button.click for button in buttons[:5]]} if buttons else {}
+    assert len(changes) == 17
+    slow = dict.fromkeys(changes)
+    for _ in range(3):
+        limit = time_limit(SECONDS)
+        medians = {what: statistics.median(map(seconds_of, changes[what])) for what in slow}
+        slow = {what: seconds for what, seconds in medians.items() if seconds > limit}
+    assert not slow
