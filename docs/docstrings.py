@@ -18,7 +18,7 @@ NUMPY = re.compile(r"^(Parameters|Attributes|Returns|Raises)\n-+$", re.M)
 API: dict[str, Sequence[str]] = {
     "The paper's equations": ("losses", "preview"),
     "Images": ("views", "data", "data.streaming", "data.folders", "data.shapes", "downloads"),
-    "Methods and networks": ("methods", "models", "recipes", "checkpoints"),
+    "Methods and networks": ("methods", "models", "models.training_data", "recipes", "checkpoints"),
     "Training": (
         "training",
         "training.task",
@@ -38,7 +38,18 @@ API: dict[str, Sequence[str]] = {
         "recording",
         "provenance",
     ),
-    "Runs": ("runs", "config", "validation", "resuming", "files", "evaluation", "analysis", "transfer"),
+    "Runs": (
+        "runs",
+        "config",
+        "validation",
+        "arguments",
+        "paths",
+        "resuming",
+        "files",
+        "evaluation",
+        "analysis",
+        "transfer",
+    ),
     "Figures": ("figures", "figures.arms", "figures.collection", "widgets", "html"),
     "Studies": ("experiments", "demo", "doctor"),
     "The course": ("course", "notebooks"),
