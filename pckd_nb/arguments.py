@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from torch import nn
 
-from .catalogue import check_network
+from .catalogue import NETWORKS, check_network
 from .data import Dataset, load_dataset
 from .models import Classifier, as_classifier, create_model
 from .paths import user_path
@@ -84,7 +84,8 @@ def as_network(argument: str, given: object, data: Dataset | None = None, seed: 
     argument, given
         As in `as_trained`.
     data : Dataset, optional
-        If it is given, a string may also be the name of a network, which is then made for it.
+        If it is given, a string may also be the name of a network, which is then made for it. A folder of this name
+        has to be written as a path, "./resnet8".
     seed : int, optional
         Seed of the weights of a network that is made.
 
@@ -97,7 +98,8 @@ def as_network(argument: str, given: object, data: Dataset | None = None, seed: 
     TypeError, ValueError, FileNotFoundError
         As `as_trained`, `create_model` and `Run.model`.
     """
-    if data is not None and isinstance(given, str) and os.sep not in given and not Path(given).exists():
-        return create_model(given, data, seed=seed)
+    if data is not None and isinstance(given, str) and os.sep not in given:
+        if given in NETWORKS or not Path(given).exists():
+            return create_model(given, data, seed=seed)
     found = as_trained(argument, given)
     return found.model() if isinstance(found, Run) else found

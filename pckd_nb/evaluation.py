@@ -80,15 +80,17 @@ def predict(
     ------
     ValueError
         If there is no such split, if the network cannot take the images, or if it was trained on other classes than
-        those of `data`. Set `model.trained_on = None` to use it all the same. Also the errors of `make_fabric`.
+        those of `data`. Also the errors of `make_fabric`. If only the names of the
+        classes differ: `model.trained_on = model.trained_on.without_classes()`.
     """
     network, data = as_network("model", model), as_dataset(data)
     if network.num_classes != data.num_classes:
         raise ValueError(f"the network knows {network.num_classes} classes, {data.name} has {data.num_classes}")
     if network.trained_on:
         network.trained_on.check_classes(data, "network")
+    network = match_input(network, data)
     check_input(network, "network", data)
-    return compute_outputs(match_input(network, data), data, split, accelerator, precision, fabric)
+    return compute_outputs(network, data, split, accelerator, precision, fabric)
 
 
 @torch.no_grad()

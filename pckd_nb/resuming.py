@@ -126,8 +126,8 @@ def check_same(folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
         changed, limit = _changed_files(prints, prints_now), _most_repaired(new)
         if changed is None:
             why = " (other file names, labels, classes or image size)"
-        elif changed > limit:
-            why = f" ({changed} or more image files changed; up to {limit} may be repaired)"
+        elif (total := changed + sum(each["files"] for each in repaired)) > limit:
+            why = f" ({total} or more image files changed; up to {limit} may be repaired)"
         else:
             repaired.append({"fingerprint": old["fingerprint"], "files": changed})
             settings = {**settings, "data": {**new, "fingerprint": old["fingerprint"]}}

@@ -15,7 +15,7 @@ import torch
 from .arguments import as_dataset, as_network, as_run
 from .data import Dataset, Split
 from .evaluation import Predictions, compute_outputs
-from .models import Classifier, create_model
+from .models import Classifier, TrainingData, create_model
 from .runs import Run
 
 
@@ -45,7 +45,7 @@ def transfer(
 
     run = as_run(run)
     model = run.model() if model is None else as_network("model", model)
-    data = as_learned(run, as_dataset(data))
+    data = as_learned(run, as_dataset(data), model.trained_on)
     train, test = (compute_outputs(model, data, split, **options) for split in ("train", "test"))
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     with warnings.catch_warnings():
@@ -74,10 +74,28 @@ def transfer_table(runs: Sequence[Run | str | Path], data: Dataset | str, **opti
     return pd.DataFrame(rows)
 
 
-def as_learned(run: Run, data: Dataset) -> Dataset:
-    """`data` as the network of `run` learned to see: its channels, image size and normalisation."""
-    learned = run.settings["data"]
-    channels, size = len(learned["mean"]), list(learned["image_size"])
+def as_learned(run: Run, data: Dataset, trained_on: TrainingData | None = None) -> Dataset:
+    """Return a data set as a network learned to see: its channels, image size and normalisation.
+
+    Parameters
+    ----------
+    run : Run
+    data : Dataset
+    trained_on : TrainingData, optional
+        Of the network. Default: what the network of `run` is shown.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    ValueError
+        If the images cannot be shown that way.
+    """
+    own = TrainingData.model_validate(run.settings["data"])
+    learned = trained_on or own
+    channels, size = len(learned.mean), list(learned.image_size)
     if data.channels not in (1, channels):
         raise ValueError(f"'{run.path}' learned grey images; {data.name} has {data.channels} channels")
     splits: dict[str, Any] = {}
@@ -91,9 +109,9 @@ def as_learned(run: Run, data: Dataset) -> Dataset:
             images = split.images.expand(-1, channels, -1, -1)
             images = torch.cat([resize(part, size, antialias=True) for part in images.split(1000)])
             splits[name] = dataclasses.replace(split, images=images)
-    return dataclasses.replace(
-        data, **splits, mean=tuple(learned["mean"]), std=tuple(learned["std"]), normalisation=learned["normalisation"]
-    )
+    same = (learned.mean, learned.std) == (own.mean, own.std)
+    how = run.settings["data"]["normalisation"] if same else f"as in the training on {learned.name}"
+    return dataclasses.replace(data, **splits, mean=learned.mean, std=learned.std, normalisation=how)
 
 
 def _accuracy(probe: Any, seen: Predictions) -> float:

@@ -1,6 +1,7 @@
 """Slips of users: paths with "~", networks on data they were not trained on, terminals of another encoding."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import pckd_nb as pckd
 from pckd_nb import checkpoints, evaluation, paths, runs
-from pckd_nb.data import Dataset, rebuild
+from pckd_nb.data import Dataset, Split, rebuild
 from pckd_nb.data.dataset import evenly_spread, stratified
 from pckd_nb.figures import collection
 
@@ -236,7 +238,8 @@ def test_classes_in_another_order_are_other_classes(data):
         pckd.distill(
             pckd.create_model("resnet8", data), network, dataclasses.replace(data, classes=(*names[:9], "k")), "kd"
         )
-    pckd.evaluate(network, data)  # "0", "1", … are no names
+    with pytest.warns(UserWarning, match="the classes of digits have numbers for names"):
+        pckd.evaluate(network, data)
 
 
 def test_a_student_with_weights_for_other_pixels_is_warned_of(data):
@@ -285,8 +288,171 @@ def test_unnamed_classes_match_any_names(data):
     unnamed = Dataset.from_arrays((images, torch.arange(10)), (images, torch.arange(10)))
     network = pckd.create_model("resnet8", data)
     pckd.fit(network, dataclasses.replace(data, classes=tuple("abcdefghij")), epochs=1, **QUIET)
-    with pytest.warns(UserWarning, match="learned from 16×16 pixels"):
+    with pytest.warns(UserWarning) as warned:
         assert pckd.evaluate(network, unnamed).top1 >= 0
+    assert "the classes of arrays have numbers for names: they are taken for those of digits" in str(warned[0].message)
+
+
+def lessons(data, **changes):
+    """A network that has learned `data`, and its run."""
+    data = dataclasses.replace(data, **changes)
+    network = pckd.create_model("resnet8", data, seed=1)
+    return network, pckd.fit(network, data, epochs=10, batch_size=8, **QUIET)
+
+
+EXACT = dict(accelerator="cpu", precision="32-true")
+OTHER = dict(mean=(0.9,), std=(0.05,))
+
+
+@pytest.mark.filterwarnings("ignore:.*learned from 16×16 pixels", "ignore:.*first weights were trained on")
+def test_wrappers_of_wrappers_are_read_as_they_were_saved(data, tmp_path):
+    network, _ = lessons(data)
+    other, third = (dataclasses.replace(data, **pixels) for pixels in (OTHER, dict(mean=(0.2,), std=(0.7,))))
+    twice = pckd.with_preprocessing(pckd.with_preprocessing(network, other), third)
+    made = pckd.fit(twice, third, epochs=1, out=tmp_path / "run", **QUIET)
+    assert pckd.evaluate(tmp_path / "run", third, **EXACT).top1 == made.accuracy > 25
+    again = pckd.evaluate(pckd.load_run(tmp_path / "run").model(), other, **EXACT)
+    assert again.top1 == pytest.approx(made.accuracy, abs=6)
+    fresh = pckd.load_checkpoint(pckd.create_model("resnet8", data), tmp_path / "run")
+    assert pckd.evaluate(fresh, third, **EXACT).top1 == pytest.approx(made.accuracy, abs=3)
+
+
+def test_numbers_for_names_in_another_order_are_refused(data):
+    network, _ = lessons(data, classes=("0", "1", "9", *"2345678"))
+    with pytest.raises(ValueError, match="in another order"):
+        pckd.evaluate(network, data)
+
+
+def test_a_refused_training_leaves_what_a_network_remembers(data, tmp_path):
+    network, made = lessons(data)
+    made.save(tmp_path / "run")
+    other = dataclasses.replace(data, **OTHER)
+    for options in (dict(compile="nonsense"), dict(out=tmp_path / "run", resume=True)):
+        with warnings.catch_warnings(), pytest.raises((ValueError, TypeError)):
+            warnings.simplefilter("ignore")
+            pckd.fit(network, other, epochs=1, progress=False, **options)
+        assert network.trained_on.mean == data.mean
+
+
+@pytest.mark.filterwarnings("ignore:.*learned from 16×16 pixels")
+def test_weights_are_remembered_within_wrappers(data, tmp_path):
+    _, made = lessons(data)
+    made.save(tmp_path / "run")
+    other = dataclasses.replace(data, **OTHER)
+
+    def fresh():
+        return pckd.create_model("resnet8", data, seed=5)
+
+    for wrap in (
+        lambda network: pckd.with_preprocessing(network, other, mean=data.mean, std=data.std),
+        nn.DataParallel,
+        lambda network: nn.DataParallel(torch.compile(network)),
+    ):
+        wrapped = wrap(fresh())
+        pckd.load_checkpoint(wrapped, tmp_path / "run")
+        for shown in (data, other):
+            assert pckd.evaluate(wrapped, shown, **EXACT).top1 == pytest.approx(made.accuracy, abs=1)
+
+
+def test_a_plain_module_is_remembered_within_wrappers(data):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
+    pckd.fit(module, dataclasses.replace(data, classes=tuple("abcdefghij")), epochs=1, **QUIET)
+    turned = dataclasses.replace(data, classes=tuple("jihgfedcba"))
+    for network in (module, nn.DataParallel(module), torch.compile(module), pckd.as_classifier(module)):
+        with pytest.raises(ValueError, match="in another order"):
+            pckd.evaluate(network, turned)
+
+
+def test_a_module_with_a_trained_on_of_its_own_keeps_it(data):
+    class Own(nn.Sequential):
+        trained_on = property(lambda self: "imagenet-1k")
+
+    module = Own(nn.Flatten(), nn.Linear(256, 10))
+    pckd.fit(module, data, epochs=1, **QUIET)
+    assert module.trained_on == "imagenet-1k" and pckd.as_classifier(module).trained_on.name == "digits"
+
+
+def test_training_through_a_wrapper_is_remembered_by_the_network_within(data):
+    network, _ = lessons(data)
+    names = tuple("abcdefghij")
+    other = dataclasses.replace(data, classes=names, **OTHER)
+    wrapped = pckd.with_preprocessing(network, other)
+    pckd.fit(wrapped, other, epochs=1, **QUIET)
+    assert wrapped.trained_on.classes == network.trained_on.classes == names
+    assert (wrapped.trained_on.mean, network.trained_on.mean) == (other.mean, data.mean)
+
+
+@pytest.mark.filterwarnings("ignore:.*learned from 16×16 pixels")
+def test_renamed_classes_can_be_allowed_without_losing_the_pixels(data):
+    network, made = lessons(data, classes=tuple("abcdefghij"))
+    renamed = dataclasses.replace(data, classes=tuple("ABCDEFGHIJ"), **OTHER)
+    with pytest.raises(ValueError, match="class 0 is 'a' there and 'A' here"):
+        pckd.evaluate(network, renamed)
+    network.trained_on = network.trained_on.without_classes()
+    assert pckd.evaluate(network, renamed, **EXACT).top1 == made.accuracy
+
+
+def test_renamed_classes_can_be_allowed_on_the_command_line(run, trained, refused, tmp_path):  # noqa: F811
+    expected = measured(run("evaluate", trained)[1])
+    (tmp_path / "named").mkdir()
+    for part in ("train", "test"):
+        for name in "abc":
+            (tmp_path / "named" / part / f"class_{name}").parent.mkdir(exist_ok=True)
+            (tmp_path / "abc" / part / name).rename(tmp_path / "named" / part / f"class_{name}")
+    refused("class 0 is 'a' there and 'class_a' here", "evaluate", trained, "--data", "folder:named")
+    assert measured(run("evaluate", trained, "--data", "folder:named", "--same-classes")[1]) == expected
+
+
+def test_transfer_shows_images_as_the_given_network_learned(data):
+    network, made = lessons(data)
+    _, others = lessons(data, **OTHER)
+    expected = pckd.transfer(made, data, accelerator="cpu", precision="32-true")
+    found = pckd.transfer(others, data, model=network, accelerator="cpu", precision="32-true")
+    assert found.top1 == expected.top1
+
+
+@pytest.mark.filterwarnings("ignore:.*learned from 16×16 pixels")
+def test_a_wrapper_for_one_data_set_sees_another_as_it_should(data):
+    network, made = lessons(data)
+    network.trained_on = None
+    other = dataclasses.replace(data, **OTHER)
+    wrapped = pckd.with_preprocessing(network, other, mean=data.mean, std=data.std)
+    for shown in (data, other):
+        assert pckd.evaluate(wrapped, shown, **EXACT).top1 == made.accuracy
+
+
+@pytest.mark.filterwarnings("ignore:.*learned from 16×16 pixels")
+def test_a_network_of_one_image_size_is_shown_that_size(data):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
+    made = pckd.fit(module, data, epochs=20, batch_size=8, **QUIET)
+    large = dataclasses.replace(
+        data, **{name: Split(getattr(data, name).images.repeat_interleave(2, 2).repeat_interleave(2, 3),
+                             getattr(data, name).labels) for name in ("train", "test")},
+    )  # fmt: skip
+    assert pckd.evaluate(module, large, **EXACT).top1 == pytest.approx(made.accuracy, abs=8)
+
+
+def test_the_name_of_a_network_is_no_folder(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = pckd.fit("resnet8", data, epochs=1, out="resnet8", **QUIET)
+    again = pckd.fit("resnet8", data, epochs=1, out="resnet8", overwrite=True, **QUIET)
+    assert again.fingerprint == first.fingerprint
+    assert pckd.fit("resnet8", data, epochs=1, out="resnet8", resume=True, **QUIET).fingerprint == first.fingerprint
+
+
+@pytest.mark.parametrize(
+    "change", [{"std": [0]}, {"std": [1, 1]}, {"mean": [None]}, {"image_size": [10**6, 8]}, {"mean": [], "std": []}]
+)
+def test_damaged_training_data_in_a_file_are_refused(data, tmp_path, change):
+    from safetensors.torch import save_file
+
+    about = {"name": "x", "classes": list("0123456789"), "mean": [0.5], "std": [0.5], "image_size": [16, 16]}
+    path = tmp_path / "weights.safetensors"
+    save_file(student_of(data).state_dict(), path, {"trained_on": json.dumps({**about, **change})})
+    with pytest.raises(ValueError, match="weights.safetensors' is damaged: as trained_on"):
+        pckd.load_checkpoint(student_of(data), path)
 
 
 # ---------------------------------------------------------------------------------------------- terminals

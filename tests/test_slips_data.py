@@ -1013,7 +1013,7 @@ def test_test_images_of_one_class_are_pointed_out(abc):
     [
         (PermissionError(13, "Permission denied", "x"), "Permission denied): get permission to read it"),
         (OSError(5, "Input/output error", "x"), "Input/output error): check its disk"),
-        (OSError("image file is truncated"), "image file is truncated): replace or delete it"),
+        (OSError("image file is truncated"), "image file is truncated): replace it"),
     ],
 )
 def test_a_file_that_is_not_read_is_not_called_damaged(tree, monkeypatch, error, said):  # noqa: F811

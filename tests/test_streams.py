@@ -133,7 +133,7 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path, workers):
             list(images)
         text = str(error.value)
         assert type(error.value) is OSError and "\n" not in text
-        assert text.startswith(f"cannot read the image {split.path(5)} (") and text.endswith("): replace or delete it")
+        assert text.startswith(f"cannot read the image {split.path(5)} (") and text.endswith("): replace it")
         assert multiprocessing.active_children() == [], "though the error is still held"
 
 

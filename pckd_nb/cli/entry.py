@@ -51,7 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.showwarning = note
     try:
         status = app([argument for argument in arguments if argument != "--debug"], standalone_mode=False)
-        sys.stdout.flush()  # raises BrokenPipeError here instead of at exit
+        if sys.stdout:  # None if it was closed
+            sys.stdout.flush()  # raises BrokenPipeError here instead of at exit
         return status if isinstance(status, int) else 0
     except KeyboardInterrupt:
         return complain("interrupted", 130)

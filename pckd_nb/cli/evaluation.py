@@ -42,6 +42,9 @@ def evaluate(
     model: Annotated[str | None, in_networks(help="The network, if SOURCE is a checkpoint.")] = None,
     expect: Annotated[float | None, typer.Option(help=f"Fail unless top-1 is this, ± {TOLERANCE} points.")] = None,
     normalisation: Annotated[str | None, in_data(help=NORMALISATION_HELP)] = None,
+    same_classes: Annotated[
+        bool, in_data("--same-classes", help="The classes are those of the training, in this order, by other names.")
+    ] = False,
     split: Annotated[str, in_data(help="test, train or val.")] = "test",
     test_size: TestSize = None,
     image_size: ImageSize = None,
@@ -82,6 +85,8 @@ def evaluate(
         network = make_network(cast(str, model), loaded, 0, source, root)
     if network.num_classes != loaded.num_classes:
         raise ValueError(f"'{source}' knows {network.num_classes} classes, {loaded.name} has {loaded.num_classes}")
+    if same_classes and network.trained_on:
+        network.trained_on = network.trained_on.without_classes()
     if constants:
         network = with_preprocessing(network, loaded, mean=constants[0], std=constants[1])
     if expect is not None and precision == "auto":

@@ -278,7 +278,7 @@ def read_image(path: Path, use: Callable[[Image.Image], T]) -> T:
         with open_image(path.read_bytes()) as image:  # Pillow opens bytes faster than a path
             return use(image)
     except Exception as error:  # a damaged file can raise almost any exception
-        reason, remedy = one_line(error), "replace or delete it"
+        reason, remedy = one_line(error), "replace it"
         if isinstance(error, UnidentifiedImageError):
             reason = "it is no image"
         elif isinstance(error, OSError) and error.strerror:  # of the file system: the file may be whole

@@ -72,7 +72,7 @@ class Classifier(nn.Module):
             "classes": self.num_classes,
             "last layer": self.head_name,
             "weights": self.weights_from or "not loaded from a file",
-            **({"trained on": self.trained_on.name} if self.trained_on else {}),
+            **({"trained on": self.trained_on.name} if self.trained_on and self.trained_on.name else {}),
         }
         return table(self.name or type(self).__name__, rows)
 

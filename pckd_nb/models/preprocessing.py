@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from math import inf, isfinite
+from types import SimpleNamespace
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -38,9 +39,16 @@ class Preprocessed(Classifier):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, model: Classifier, scale: Tensor, shift: Tensor, size: tuple[int, int] | None):
+    def __init__(self, model: Classifier, shown: dict[str, Any], learned: dict[str, Any]):
+        """Show `model` pixels as in `learned` of pixels as in `shown`: both have mean, std and image_size."""
         super().__init__()
-        self.model, self.name, self.weights_from, self.resized = model, model.name, model.weights_from, size
+        self.model, self.name, self.weights_from = model, model.name, model.weights_from
+        self.shown, self.learned = shown, learned
+        self.resized = learned["image_size"] if learned["image_size"] != shown["image_size"] else None
+        ours, theirs = (
+            torch.tensor((pixels["mean"], pixels["std"]), dtype=torch.float64) for pixels in (shown, learned)
+        )
+        scale, shift = (ours[1] / theirs[1]).float(), ((ours[0] - theirs[0]) / theirs[1]).float()
         self.register_buffer("scale", scale[:, None, None], persistent=False)
         self.register_buffer("shift", shift[:, None, None], persistent=False)
         self.preprocessing: dict[str, Any] = {}
@@ -48,6 +56,18 @@ class Preprocessed(Classifier):
     @property
     def head(self) -> nn.Linear:
         return self.model.head
+
+    @property
+    def trained_on(self) -> TrainingData | None:
+        """The training data of `model`, with the pixels that are shown to the wrapper."""
+        inner = self.model.trained_on or TrainingData(name="", classes=(), **self.learned)
+        return inner.model_copy(update=self.shown)
+
+    @trained_on.setter
+    def trained_on(self, data: TrainingData | None) -> None:
+        if data:
+            self.shown = {name: getattr(data, name) for name in self.shown}
+        self.model.trained_on = data and data.model_copy(update=self.learned)
 
     def pixels(self, x: Tensor) -> Tensor:
         """Network input as the data set gives it, as the network has learned to see it."""
@@ -128,24 +148,21 @@ def with_preprocessing(
     same = (given["mean"], given["std"], (height, width)) == (tuple(data.mean), tuple(data.std), tuple(data.size))
     if same and not (own and sees_differently(own, data, 0)):
         return model
-    ours, theirs = (
-        torch.tensor(pair, dtype=torch.float64) for pair in ((data.mean, data.std), (given["mean"], given["std"]))
-    )
-    scale, shift = ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
-    resized = (height, width) if (height, width) != tuple(data.size) else None
-    wrapped = Preprocessed(model, scale.float(), shift.float(), resized)
-    inner = {"inner": model.preprocessing} if isinstance(model, Preprocessed) else {}
-    if own:  # what reaches the wrapper is now as `data` has it
-        shown = {"mean": tuple(data.mean), "std": tuple(data.std), "image_size": tuple(data.size)}
-        wrapped.trained_on = own.model_copy(update=shown)
+    shown = {"mean": tuple(data.mean), "std": tuple(data.std), "image_size": tuple(data.size)}
+    wrapped = Preprocessed(model, shown, {**given, "image_size": (height, width)})
+    inner: dict[str, Any] = {}
+    if isinstance(model, Preprocessed):
+        inner = {"inner": {**model.preprocessing, "shown": {name: list(value) for name, value in model.shown.items()}}}
     wrapped.preprocessing = {**inner, "mean": list(given["mean"]), "std": list(given["std"]), "size": [height, width]}
     return wrapped
 
 
 def preprocessed(model: Classifier, data: HasStatistics, recorded: dict[str, Any]) -> Classifier:
     """`with_preprocessing` as it was recorded in `Preprocessed.preprocessing`."""
-    if "inner" in recorded:
-        model = preprocessed(model, data, recorded["inner"])
+    if inner := recorded.get("inner"):
+        shown = inner.get("shown", {**recorded, "image_size": recorded["size"]})  # not recorded by earlier versions
+        seen = SimpleNamespace(mean=shown["mean"], std=shown["std"], size=tuple(shown["image_size"]))
+        model = preprocessed(model, seen, inner)
     return with_preprocessing(model, data, mean=recorded["mean"], std=recorded["std"], size=recorded["size"])
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import unicodedata
+import warnings
+from typing import Annotated, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+Std = Annotated[FiniteFloat, Field(gt=0)]
+Side = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class DataLike(Protocol):
@@ -30,14 +35,14 @@ class TrainingData(BaseModel):
     """The classes and the network input that a network was trained with.
 
     `distill` and `fit` set it as `trained_on` of the network, and student.safetensors holds it. Every use compares it
-    with the data.
+    with the data. Weights that you load by `load_state_dict` do not change it.
 
     Parameters
     ----------
     name : str
         Name of the data set.
     classes : tuple of str
-        Names of the classes. Class c has the logit with index c.
+        Names of the classes. Class c has the logit with index c. Empty if they are not known.
     mean, std : tuple of float
         Per channel, of pixels in [0, 1]. The network input is (pixel − mean) / std.
     image_size : (int, int)
@@ -48,19 +53,30 @@ class TrainingData(BaseModel):
 
     name: str
     classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    image_size: tuple[int, int]
+    mean: tuple[FiniteFloat, ...]
+    std: tuple[Std, ...]
+    image_size: tuple[Side, Side]
+
+    @model_validator(mode="after")
+    def check_channels(self) -> TrainingData:
+        """Raise ValueError unless mean and std have one number per channel."""
+        if not self.mean or len(self.mean) != len(self.std):
+            raise ValueError(f"mean and std must have one number per channel, got {len(self.mean)} and {len(self.std)}")
+        return self
 
     @classmethod
     def of(cls, data: DataLike) -> TrainingData:
         """Return the training data of a network that is trained on `data`."""
         return cls(name=data.name, classes=data.classes, mean=data.mean, std=data.std, image_size=data.size)
 
+    def without_classes(self) -> TrainingData:
+        """Return the same without names of classes: the network may be used for classes of any names."""
+        return self.model_copy(update={"classes": ()})
+
     def check_classes(self, data: DataLike, who: str) -> None:
         """Check that the logits of the network stand for the classes of `data`.
 
-        Classes without names of their own, "0", "1", …, match any names.
+        A warning says so if only one of both has names: "0", "1", … are taken for numbers.
 
         Parameters
         ----------
@@ -73,16 +89,24 @@ class TrainingData(BaseModel):
         ValueError
             If the names of the classes or their order differ.
         """
-        if self.classes == data.classes or _unnamed(self.classes) or _unnamed(data.classes):
+        ours, theirs = (tuple(unicodedata.normalize("NFC", c) for c in names) for names in (self.classes, data.classes))
+        if not ours or ours == theirs:
             return
-        if sorted(self.classes) == sorted(data.classes):
+        if sorted(ours) == sorted(theirs):
             found = "in another order"
+        elif len(ours) == len(theirs) and (_unnamed(ours) or _unnamed(theirs)):
+            numbered, named = (self.name, data.name) if _unnamed(ours) else (data.name, self.name)
+            warnings.warn(
+                f"the classes of {numbered} have numbers for names: they are taken for those of {named}, in order",
+                stacklevel=3,
+            )
+            return
         else:
             place = next(
-                (i for i, (ours, theirs) in enumerate(zip(self.classes, data.classes, strict=False)) if ours != theirs),
-                min(len(self.classes), len(data.classes)),
+                (i for i, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other),
+                min(len(ours), len(theirs)),
             )
-            pair = (repr(names[place]) if place < len(names) else "missing" for names in (self.classes, data.classes))
+            pair = (repr(names[place]) if place < len(names) else "missing" for names in (ours, theirs))
             found = "class {} is {} there and {} here".format(place, *pair)
         raise ValueError(
             f"the {who} was trained on the classes of {self.name}, which differ from those of {data.name}: {found}"

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from ..downloads import one_line
 from ..faults import sound_strides
@@ -13,6 +14,9 @@ from .output import Classifier, Output
 from .training_data import TrainingData
 
 WHAT_IS_NEEDED = "PCKD needs the network to end in an nn.Linear whose input is one vector an image"
+
+
+TRAINED_ON = "pckd_trained_on"  # attribute of a module that is not a Classifier
 
 
 class WrappedClassifier(Classifier):
@@ -29,12 +33,12 @@ class WrappedClassifier(Classifier):
     @property
     def trained_on(self) -> TrainingData | None:
         """Kept by the module, so that another wrapper of it knows."""
-        found = getattr(self.module, "trained_on", None)
-        return found if isinstance(found, TrainingData) else None
+        found: TrainingData | None = getattr(unwrapped(self.module), TRAINED_ON, None)
+        return found
 
     @trained_on.setter
     def trained_on(self, data: TrainingData | None) -> None:
-        self.module.trained_on = data  # type: ignore[assignment]
+        setattr(unwrapped(self.module), TRAINED_ON, data)
 
     def features(self, x: Tensor) -> Tensor:
         return self(x).features
@@ -78,8 +82,7 @@ def as_classifier(module: nn.Module, head: str | None = None, example: Tensor | 
     if not isinstance(module, nn.Module):
         made = f"write {module.__name__}(...), not {module.__name__}" if callable(module) else "create_model makes one"
         raise TypeError(f"a network must be an nn.Module, got {type(module).__name__}: {made}")
-    inner = getattr(module, "_orig_mod", module)  # without the wrappers of torch.compile and DataParallel
-    inner = inner.module if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel) else inner
+    inner = unwrapped(module)
     if isinstance(inner, Classifier):
         return inner
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
@@ -101,6 +104,27 @@ def as_classifier(module: nn.Module, head: str | None = None, example: Tensor | 
                 "name its last one by head=…, or show it an image by example=…"
             )
     return WrappedClassifier(module, head)
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return the network within torch.compile, DataParallel, DistributedDataParallel and AveragedModel."""
+    parallel = nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel
+    while True:
+        inner = module.module if isinstance(module, parallel) else getattr(module, "_orig_mod", module)
+        if inner is module:
+            return module
+        module = inner
+
+
+def remember(model: nn.Module, trained_on: TrainingData | None) -> None:
+    """Keep what weights were trained on with the network that they were loaded into, within all wrappers."""
+    inner = unwrapped(model)
+    while isinstance(found := getattr(inner, "model", None), Classifier) and isinstance(inner, Classifier):
+        inner = found  # of `Preprocessed`
+    if isinstance(inner, Classifier):
+        inner.trained_on = trained_on
+    else:
+        setattr(inner, TRAINED_ON, trained_on)
 
 
 def possible_heads(module: nn.Module) -> list[str]:

@@ -165,11 +165,11 @@ def distill(
             ranks.by_first(fabric, lambda: stack.enter_context(hold(out, resume=resume, overwrite=overwrite)))
         torch.manual_seed(seed)
         task.bind(fabric)
-        task.student.trained_on = TrainingData.of(task.data)
         config = make_run_config(task, fabric, precision, exact=exact, compile=compile, callbacks=callbacks, out=out)
         ranks.check_one_job(fabric, config.dump())
         if run := ranks.by_first(fabric, lambda: finished_run(folder, config) if resume and folder else None):
             runs.load_weights(task.student, run.student_state, str(run.path))
+            task.student.trained_on = TrainingData.of(task.data)
             return run
         configure_process(fabric.device)
         example = torch.zeros(1, *task.data.train.shape)

@@ -22,7 +22,7 @@ from ..data import Streamed
 from ..downloads import one_line
 from ..evaluation import compute_outputs, pixel_statistics
 from ..methods import Batch, Method, Terms
-from ..models import Classifier, FeatureMaps, Output
+from ..models import Classifier, FeatureMaps, Output, TrainingData
 from ..provenance import name_of
 from ..recording import Recorder
 from ..runs import Run
@@ -133,6 +133,8 @@ class Trainer:
         recorder, stopped = self.recorder, False  # `stopped` is the same on all ranks; `should_stop` may be set on one
         try:
             self.call("on_run_start")
+            for model in (self.student, self.optimization.evaluated):
+                model.trained_on = TrainingData.of(self.data)
             while recorder.epoch <= self.recipe.epochs and not stopped and not self.ends_early():
                 self.student.train()
                 self.method.train()
