@@ -114,6 +114,16 @@ def test_other_data_is_still_refused(streamed, tmp_path, change, reason):
     assert "\n" not in str(error.value)
 
 
+def test_repairs_of_several_resumes_add_up(streamed, tmp_path):
+    path = streamed / "train" / "class1" / "005.png"
+    stopped_by(path, streamed, tmp_path / "run")
+    settings = runs.read_settings(tmp_path / "run")
+    settings["data"]["repaired"] = [{"fingerprint": "0" * 16, "files": 2}]
+    runs.write_settings(tmp_path / "run", settings)
+    with pytest.raises(ValueError, match="3 or more image files changed; up to 2 may be repaired"):
+        train(streamed, tmp_path / "run", resume=True, callbacks=[DamageAfterOneEpoch(path)])
+
+
 def test_a_run_begun_with_the_earlier_way_of_reading_is_not_resumed(streamed, tmp_path):
     path = streamed / "train" / "class1" / "005.png"
     stopped_by(path, streamed, tmp_path / "run")
@@ -321,6 +331,36 @@ def test_an_image_is_what_it_shows_from_memory_and_from_its_file(tree, monkeypat
         assert torch.equal(images[0], getattr(data, split).images[place])
     assert "turned upright by their EXIF data, transparent parts on white" in streamed._repr_html_()
     assert streamed.notes["images"] == data.notes["images"]
+
+
+def write_grey(path: Path, value: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((8, 8), value, np.uint16)).save(path)
+
+
+@pytest.mark.parametrize(("largest", "expected"), [(4095, [62, 255]), (65535, [3, 255]), (255, None)])
+def test_all_deep_images_of_a_data_set_are_scaled_alike(tmp_path, monkeypatch, largest, expected):
+    values = [1000 if expected else 100, largest]
+    for part in ("train", "test"):
+        for name, value in zip("ab", values, strict=True):
+            write_grey(tmp_path / part / name / f"{part}.png", value)
+    for limit in (10**9, 0):
+        monkeypatch.setattr(folders, "memory_limit", lambda limit=limit: limit)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # these are the same images in both parts
+            data = load_dataset(f"folder:{tmp_path}", image_size=8, workers=0)
+        images = torch.cat(list(data.test.read([torch.arange(2)])))
+        assert images.amax((1, 2, 3)).tolist() == images.amin((1, 2, 3)).tolist() == (expected or values)
+
+
+def test_an_image_of_more_bits_than_the_sampled_ones_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(streaming, "SAMPLED", 2)
+    for part in ("train", "test"):
+        for name in "ab":
+            for number in range(3):
+                write_grey(tmp_path / part / name / f"{number}.png", 5000 if number == 1 else 1000 + number)
+    with pytest.raises(OSError, match="it has grey values up to 5000, those of other images have 12 bits"):
+        load_dataset(f"folder:{tmp_path}", image_size=8)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -21,7 +21,7 @@ from PIL import Image
 
 from .. import downloads
 from .dataset import Split, check_class_names
-from .streaming import HOW_READ, Streamed, fit, read_image
+from .streaming import HOW_READ, Streamed, fit, read_image, with_depth
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's IMG_EXTENSIONS
 BROKEN = "broken links"
@@ -172,7 +172,7 @@ def _class_folders(places: dict[str, Path], **options: Any) -> tuple[dict[str, S
         labels = torch.arange(len(classes)).repeat_interleave(counts)
         return Streamed(folder, names, labels, skipped=skipped, **options)
 
-    return {name: split_in(places[name], *found[name]) for name in places}, classes
+    return with_depth({name: split_in(places[name], *found[name]) for name in places}), classes
 
 
 def _files_by_class(folder: Path) -> tuple[dict[str, list[str]], tuple[str, ...]]:
@@ -316,7 +316,7 @@ def in_memory(split: Streamed) -> Split:
     OSError
         If an image cannot be read.
     """
-    images = (read_image(split.path(row), partial(fit, side=split.side)) for row in range(len(split)))
+    images = (read_image(split.path(row), partial(fit, side=split.side, bits=split.bits)) for row in range(len(split)))
     return Split(stack(images, len(split), split.side), split.labels, ids=split.names)
 
 

@@ -25,7 +25,7 @@ from ..validation import checked, plain
 from .dataset import Dataset, Split, doubts, statistics
 from .folders import read_what_fits, reading_notes
 from .loading import ImageSize, Workers
-from .streaming import Streamed, to_rgb
+from .streaming import Streamed, to_rgb, with_depth
 
 CHANNELS = (1, 3, 4)
 LabelNumber = Annotated[int, Field(ge=0, lt=100_000)]  # of data without names of classes
@@ -106,9 +106,10 @@ def from_table(
     labels = {what: [values[row] for row in part] for what, part in parts.items() if len(part)}
     numbers = numbered_splits(labels, chosen)
     files = np.array([os.fsencode(str(path)) for path in rows[image]])
-    splits = {
+    streamed = {
         what: Streamed(folder, files[parts[what]], part, image_size, workers=workers) for what, part in numbers.items()
     }
+    splits = with_depth(streamed)
     notes = reading_notes(*splits.values())
     return assemble(name or "table", read_what_fits(splits), chosen, mean, std, default_views, notes)
 

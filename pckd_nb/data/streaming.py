@@ -11,7 +11,7 @@ import re
 import signal
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -34,9 +34,10 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF")  # those 
 LONGEST = 100  # largest allowed ratio of the longer to the shorter side
 CROP = 16  # stream of random numbers for the random crop; `views` defines the other streams
 READING = 2  # version of `upright` and `to_rgb`: the first one knew neither EXIF nor transparency nor 12 bits
-HOW_READ = "turned upright by their EXIF data, transparent parts on white, 12 and 16 bits per pixel scaled to 8"
+HOW_READ = "turned upright by their EXIF data, transparent parts on white, grey of 12 or 16 bits scaled to 8"
 BACKGROUND = "white"  # as on a page; on black, dark drawings on a transparent ground would vanish
 DEPTHS = (8, 12, 16)  # bits per pixel that numbers of 16 bits can stand for
+SAMPLED = 1000  # images whose depth is looked at
 REMEDY = "workers=0 reads without worker processes"
 FULL = (
     f"the shared memory of the worker processes that read images is full: {REMEDY}; or enlarge it (shm-size of docker)"
@@ -66,6 +67,8 @@ class Streamed:
         most 8.
     skipped : tuple of str
         Lines that say which files in `folder` are not read.
+    bits : int
+        Bits per pixel in grey files of 16 bits, see `with_depth`.
     """
 
     folder: Path
@@ -75,6 +78,7 @@ class Streamed:
     random_crop: bool = False
     workers: int | None = None
     skipped: tuple[str, ...] = ()
+    bits: int = 16
     difficulty = None
 
     def __len__(self) -> int:
@@ -220,14 +224,15 @@ class Streamed:
         """
         from torchvision.transforms import v2  # slow to import, so only when needed
 
+        load = partial(upright, bits=self.bits)
         if not self.random_crop:
-            steps: Callable[[Image.Image], Image.Image] = partial(fit, side=self.side)
+            steps: Callable[[Image.Image], Image.Image] = partial(fit, side=self.side, bits=self.bits)
         elif epoch is None:
-            steps = v2.Compose([upright, v2.Resize(self.side * 256 // 224), v2.CenterCrop(self.side)])
+            steps = v2.Compose([load, v2.Resize(self.side * 256 // 224), v2.CenterCrop(self.side)])
         elif seed is None:
             raise ValueError("the random crops of an epoch need a seed too")
         else:
-            steps = v2.Compose([upright, v2.RandomResizedCrop(self.side)])
+            steps = v2.Compose([load, v2.RandomResizedCrop(self.side)])
         pinned = self.device.type == "cuda"
         loader = DataLoader(
             _Reader(self, steps, seed, epoch, augment),
@@ -308,7 +313,7 @@ def open_image(data: bytes) -> Image.Image:
     return Image.open(BytesIO(data), formats=FORMATS)
 
 
-def fit(image: Image.Image, side: int) -> Image.Image:
+def fit(image: Image.Image, side: int, bits: int = 16) -> Image.Image:
     """Convert an image to upright RGB, scale its shorter side to `side`, and crop the center.
 
     Parameters
@@ -316,6 +321,8 @@ def fit(image: Image.Image, side: int) -> Image.Image:
     image : PIL.Image.Image
     side : int
         Height and width of the result in pixels.
+    bits : int
+        As in `to_rgb`.
 
     Returns
     -------
@@ -325,9 +332,9 @@ def fit(image: Image.Image, side: int) -> Image.Image:
     Raises
     ------
     ValueError
-        If pixels have 32 bits, or one side is more than `LONGEST` times the other.
+        If pixels have 32 bits or more than `bits`, or one side is more than `LONGEST` times the other.
     """
-    image = upright(image)
+    image = upright(image, bits)
     if image.size != (side, side):
         scale = side / min(image.size)
         width, height = (max(side, round(length * scale)) for length in image.size)
@@ -337,12 +344,14 @@ def fit(image: Image.Image, side: int) -> Image.Image:
     return image
 
 
-def upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image, bits: int = 16) -> Image.Image:
     """Load an image, turn it as its EXIF data say, and convert it by `to_rgb`. Every image file is read this way.
 
     Parameters
     ----------
     image : PIL.Image.Image
+    bits : int
+        As in `to_rgb`.
 
     Returns
     -------
@@ -352,7 +361,7 @@ def upright(image: Image.Image) -> Image.Image:
     Raises
     ------
     ValueError
-        If pixels have 32 bits, or one side is more than `LONGEST` times the other.
+        If pixels have 32 bits or more than `bits`, or one side is more than `LONGEST` times the other.
     """
     if max(image.size) > LONGEST * min(image.size):  # once scaled, it could fill the memory
         raise ValueError(f"it has {image.width}×{image.height} pixels, one side more than {LONGEST} times the other")
@@ -363,18 +372,18 @@ def upright(image: Image.Image) -> Image.Image:
         turned = False
     if turned:
         ImageOps.exif_transpose(image, in_place=True)
-    return to_rgb(image)
+    return to_rgb(image, bits)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, bits: int = 16) -> Image.Image:
     """Convert an image to 8-bit RGB. Transparent parts show `BACKGROUND`.
-
-    Grey pixels of 16 bits are scaled by the fewest bits of `DEPTHS` that hold all of them, so that an image of 12 bits
-    keeps its levels.
 
     Parameters
     ----------
     image : PIL.Image.Image
+    bits : int
+        Bits per pixel that grey numbers of 16 bits stand for. All images of a data set are scaled alike, so that a dark
+        one stays dark.
 
     Returns
     -------
@@ -383,17 +392,48 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises
     ------
     ValueError
-        If pixels have 32 bits.
+        If pixels have 32 bits, or more than `bits`.
     """
     if image.mode.startswith("I;16"):
         values = np.asarray(image)
-        bits = next(bits for bits in DEPTHS if int(values.max()) < 2**bits)
+        if (largest := int(values.max())) >= 2**bits:
+            raise ValueError(f"it has grey values up to {largest}, those of other images have {bits} bits")
         image = Image.fromarray((values >> (bits - 8)).astype(np.uint8))
     elif image.mode in ("I", "F"):  # their range is unknown, and Pillow would clip values at 255
         raise ValueError(f"it has numbers of 32 bits (mode {image.mode}): convert it to 8 bits")
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image.convert("RGBA"))
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def with_depth(splits: Mapping[str, Streamed]) -> dict[str, Streamed]:
+    """Find the bits per pixel of a data set's grey files of 16 bits: the fewest of `DEPTHS` that hold all values.
+
+    Parameters
+    ----------
+    splits : mapping of str to Streamed
+        At most `SAMPLED` images of each are looked at, evenly spaced.
+
+    Returns
+    -------
+    dict of str to Streamed
+        The same splits, all with these `bits`.
+    """
+    largest = -1
+    for split in splits.values():
+        for row in np.linspace(0, len(split) - 1, min(SAMPLED, len(split))).round().astype(int):
+            largest = max(largest, _largest_value(split.path(row)))
+    bits = 16 if largest < 0 else next(bits for bits in DEPTHS if largest < 2**bits)
+    return {name: dataclasses.replace(split, bits=bits) for name, split in splits.items()}
+
+
+def _largest_value(path: Path) -> int:
+    """Return the largest value of a grey file of 16 bits, and -1 of any other file."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return int(np.asarray(image).max()) if image.mode.startswith("I;16") else -1
+    except Exception:  # it is named when it is read
+        return -1
 
 
 def size_prints(splits: Iterable[Streamed]) -> str:
