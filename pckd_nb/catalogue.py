@@ -121,7 +121,8 @@ def check_dataset(name: str) -> None:
         return
     near = difflib.get_close_matches(str(name).lower(), DATASETS, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise ValueError(f"there is no data set {name!r}: {hint}known are {', '.join(DATASETS)}")
+    shown = repr(name) if isinstance(name, str | int | None) else f"of type {type(name).__name__}"
+    raise ValueError(f"there is no data set {shown}: {hint}known are {', '.join(DATASETS)}")
 
 
 def read_normalisation(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

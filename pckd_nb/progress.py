@@ -87,11 +87,15 @@ class Share:
         self.bar.set_postfix_str(s)
 
 
+def require_progress(progress: object) -> None:
+    """Raise TypeError for what is neither a truth value nor an object with `update`."""
+    if not isinstance(progress, bool) and not callable(getattr(progress, "update", None)):
+        raise TypeError(f"progress must be True, False or a progress bar, got {type(progress).__name__}")
+
+
 @contextmanager
 def shown(progress: bool | Progress, total: int, title: str, done: int) -> Iterator[Progress]:
     """What a training of `total` steps reports to: `progress` itself, or a bar, invisible for False."""
-    if not isinstance(progress, bool) and not callable(getattr(progress, "update", None)):
-        raise TypeError(f"progress must be True, False or a progress bar, got {type(progress).__name__}")
     if not isinstance(progress, bool):
         progress.update(done)
         yield progress

@@ -213,7 +213,7 @@ print("sound")
 '''
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_networks_with_strided_pointwise_convolutions_train_soundly(threads):
     """In a subprocess. Without the guard one thread corrupts memory, and two hang or compute wrong gradients."""
     checks = {"LD_PRELOAD": "libc_malloc_debug.so.0", "MALLOC_CHECK_": "3"} if sys.platform == "linux" else {}

@@ -51,7 +51,7 @@ WRONG = {
     "unknown recipe 'short'; known: classroom": [*TRAIN, "--recipe", "short"],
     "--seeds must be numbers and ranges": ["compare", *GRID, "--seeds", "one"],
     "--expect must be a percentage": ["evaluate", "run", "--expect", "101"],
-    "--split must be test or train": ["evaluate", "run", "--split", "both"],
+    "--split must be test, train or val": ["evaluate", "run", "--split", "both"],
 }
 
 CALL = f"""

@@ -57,7 +57,7 @@ def evaluate(
     if expect is not None and not 0 <= expect <= 100:
         raise ValueError(f"--expect must be a percentage, 0 to 100, got {expect}")
     if split not in SPLITS:
-        raise ValueError(f"--split must be {', '.join(SPLITS)}, got {split}")
+        raise ValueError(f"--split must be test, train or val, got {split}")
     check_names(networks=[model], data=data)
     constants = None if normalisation is None else catalogue.read_normalisation(normalisation)
     from ..checkpoints import training_data_of

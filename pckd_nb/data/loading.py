@@ -14,7 +14,7 @@ from ..catalogue import DATASETS, NORMALISATIONS, WITH_PATH, check_dataset
 from ..config import REBUILD_OPTIONS
 from ..paths import user_path
 from ..plugs import is_plug, load_plug
-from ..validation import Seed, check, checked
+from ..validation import Seed, checked
 from . import shapes
 from .dataset import Dataset, Split, doubts, evenly_spread, statistics
 from .folders import read_folder, read_imagenet, read_what_fits, reading_notes
@@ -88,7 +88,6 @@ def load_dataset(
     --------
     >>> data = load_dataset("shapes100", train_size=4000)
     """
-    check(str, name=name)
     if is_plug(name) and not name.startswith(WITH_PATH):
         own = _plugged(name, train_size=train_size, test_size=test_size, image_size=image_size, workers=workers)
         return own.with_validation(val, val_seed) if val else own

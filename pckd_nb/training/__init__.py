@@ -17,7 +17,7 @@ from ..data import Dataset
 from ..evaluation import make_fabric
 from ..methods import Method, Supervised
 from ..models import TrainingData
-from ..progress import Progress
+from ..progress import Progress, require_progress
 from ..recipes import Recipe, get_recipe
 from ..runs import Run
 from ..validation import Count, Positive, Seed, check, checked
@@ -145,8 +145,7 @@ def distill(
     out = require_folder(out, resume=resume, overwrite=overwrite)
     teacher_cache = require_cache_folder(teacher_cache)
     check(Positive, teacher_cache_gb=teacher_cache_gb)
-    if not isinstance(progress, bool) and not hasattr(progress, "update"):
-        raise TypeError(f"progress must be True, False or an object with update, got {type(progress).__name__}")
+    require_progress(progress)
     devices, nodes = checked(Count | None, "devices", devices), checked(Count, "nodes", nodes)
     devices, nodes = ranks.asked(devices, nodes)
     seed = checked(Seed, "seed", seed)
