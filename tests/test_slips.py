@@ -477,6 +477,7 @@ def started(*arguments: str, **environment: str) -> subprocess.Popen:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_terminal_that_lacks_a_character_costs_nothing(tmp_path):
     out = tmp_path / "猫"
     with started("train", *SMALL, "--model", "resnet8", "--out", str(out), PYTHONIOENCODING="cp1252") as process:

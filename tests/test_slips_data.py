@@ -426,7 +426,8 @@ def test_class_names_that_look_the_same_are_refused(tree):  # noqa: F811
         assert str(error.value) == message
 
 
-def test_a_refused_download_leaves_no_folder(tmp_path):
+def test_a_refused_download_leaves_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads, "PAUSES", ())
     root = tmp_path / "new" / "root"
     with pytest.raises(OSError):
         downloads.download("https://localhost:9/nothing.zip", root / "nothing.zip", lambda path: None)
