@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .downloads import check_address, default_root, download, one_line
 from .models import Classifier, TrainingData
-from .models.wrapper import remember
+from .models.preprocessing import remember
 from .paths import user_path
 from .runs import BEST, HEADS, TRAINED_ON, load_run, load_weights
 from .validation import check

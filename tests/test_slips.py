@@ -365,6 +365,23 @@ def test_weights_are_remembered_within_wrappers(data, tmp_path):
             assert pckd.evaluate(wrapped, shown, **EXACT).top1 == pytest.approx(made.accuracy, abs=1)
 
 
+def test_a_network_that_holds_another_one_remembers_for_itself(data, tmp_path):
+    class Holder(pckd.models.Classifier):
+        def __init__(self):
+            super().__init__()
+            self.model = student_of(data)
+
+        head = property(lambda self: self.model.head)
+
+        def features(self, x):
+            return self.model.features(x)
+
+    holder = Holder()
+    made = pckd.fit(holder, data, epochs=1, out=tmp_path / "run", **QUIET)
+    fresh = pckd.load_checkpoint(Holder(), made.path / "student.safetensors")
+    assert fresh.trained_on == holder.trained_on and fresh.model.trained_on is None
+
+
 def test_a_plain_module_is_remembered_within_wrappers(data):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))

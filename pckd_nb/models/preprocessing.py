@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Sequence
 from math import inf, isfinite
 from types import SimpleNamespace
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,23 +14,10 @@ from torch import Tensor, nn
 from ..catalogue import check_normalisation
 from ..validation import plain
 from .output import Classifier, Output
-from .training_data import TrainingData
-from .wrapper import as_classifier
+from .training_data import HasStatistics, TrainingData
+from .wrapper import TRAINED_ON, as_classifier, unwrapped
 
 MAX_SHIFT = 0.15  # in standard deviations: maximum difference between the constants of a network and of the data
-
-
-class HasStatistics(Protocol):
-    """What `with_preprocessing` reads of a data set."""
-
-    @property
-    def mean(self) -> tuple[float, ...]: ...
-
-    @property
-    def std(self) -> tuple[float, ...]: ...
-
-    @property
-    def size(self) -> tuple[int, int]: ...
 
 
 class Preprocessed(Classifier):
@@ -164,6 +151,24 @@ def preprocessed(model: Classifier, data: HasStatistics, recorded: dict[str, Any
         seen = SimpleNamespace(mean=shown["mean"], std=shown["std"], size=tuple(shown["image_size"]))
         model = preprocessed(model, seen, inner)
     return with_preprocessing(model, data, mean=recorded["mean"], std=recorded["std"], size=recorded["size"])
+
+
+def remember(model: nn.Module, trained_on: TrainingData | None) -> None:
+    """Keep what weights were trained on with the network that they were loaded into, within all wrappers.
+
+    Parameters
+    ----------
+    model : nn.Module
+    trained_on : TrainingData or None
+        None if it is not known.
+    """
+    inner = unwrapped(model)
+    while isinstance(inner, Preprocessed):
+        inner = unwrapped(inner.model)
+    if isinstance(inner, Classifier):
+        inner.trained_on = trained_on
+    else:
+        setattr(inner, TRAINED_ON, trained_on)
 
 
 def match_input(model: Classifier, data: HasStatistics, who: str = "network", max_shift: float = 0) -> Classifier:

@@ -12,14 +12,8 @@ Std = Annotated[FiniteFloat, Field(gt=0)]
 Side = Annotated[int, Field(ge=1, le=100_000)]
 
 
-class DataLike(Protocol):
-    """What is read of a data set here."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def classes(self) -> tuple[str, ...]: ...
+class HasStatistics(Protocol):
+    """What decides how the pixels of a data set reach a network."""
 
     @property
     def mean(self) -> tuple[float, ...]: ...
@@ -29,6 +23,16 @@ class DataLike(Protocol):
 
     @property
     def size(self) -> tuple[int, int]: ...
+
+
+class DataLike(HasStatistics, Protocol):
+    """What a network remembers of a data set."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
 
 
 class TrainingData(BaseModel):

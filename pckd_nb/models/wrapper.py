@@ -116,17 +116,6 @@ def unwrapped(module: nn.Module) -> nn.Module:
         module = inner
 
 
-def remember(model: nn.Module, trained_on: TrainingData | None) -> None:
-    """Keep what weights were trained on with the network that they were loaded into, within all wrappers."""
-    inner = unwrapped(model)
-    while isinstance(found := getattr(inner, "model", None), Classifier) and isinstance(inner, Classifier):
-        inner = found  # of `Preprocessed`
-    if isinstance(inner, Classifier):
-        inner.trained_on = trained_on
-    else:
-        setattr(inner, TRAINED_ON, trained_on)
-
-
 def possible_heads(module: nn.Module) -> list[str]:
     """Names of the linear layers with as many outputs as the last one.
 
