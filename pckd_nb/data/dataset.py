@@ -12,9 +12,9 @@ import json
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -625,12 +625,7 @@ def evenly_spread(labels: torch.Tensor, count: int, num_classes: int, seed: int)
     int64 array of shape (count,)
         Positions of the samples, in ascending order.
     """
-    order, shuffled = _shuffled(labels, seed)
-    turn = np.empty(len(labels), np.int64)  # each sample's position within its class, in random order
-    for label in range(num_classes):
-        turn[shuffled == label] = np.arange((shuffled == label).sum())
-    places: np.ndarray = np.sort(order[np.argsort(turn, kind="stable")[:count]])
-    return places
+    return _choose(labels, count, num_classes, seed, np.arange)
 
 
 def stratified(labels: torch.Tensor, count: int, num_classes: int, seed: int) -> np.ndarray:
@@ -652,18 +647,23 @@ def stratified(labels: torch.Tensor, count: int, num_classes: int, seed: int) ->
     int64 array of shape (count,)
         Positions of the samples, in ascending order.
     """
-    order, shuffled = _shuffled(labels, seed)
-    place = np.empty(len(labels))  # in [0, 1], each sample's relative position within its class, in random order
-    for label in range(num_classes):
-        place[shuffled == label] = np.linspace(0, 1, (shuffled == label).sum())
-    places: np.ndarray = np.sort(order[np.argsort(place, kind="stable")[:count]])
-    return places
+    return _choose(labels, count, num_classes, seed, partial(np.linspace, 0, 1))
 
 
-def _shuffled(labels: torch.Tensor, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return a random order of the samples, and their labels in this order."""
+def _choose(
+    labels: torch.Tensor, count: int, num_classes: int, seed: int, ranks: Callable[[int], np.ndarray]
+) -> np.ndarray:
+    """Return the positions of the samples that rank first, in ascending order.
+
+    The samples of each class are put in random order. `ranks` gives n of them their ranks.
+    """
     order = np.random.default_rng(seed).permutation(len(labels))
-    return order, labels.cpu().numpy()[order]
+    shuffled = labels.cpu().numpy()[order]
+    rank = np.empty(len(labels))
+    for label in range(num_classes):
+        rank[shuffled == label] = ranks((shuffled == label).sum())
+    places: np.ndarray = np.sort(order[np.argsort(rank, kind="stable")[:count]])
+    return places
 
 
 def statistics(train: Split | Streamed) -> tuple[tuple[float, ...], tuple[float, ...], str]:
