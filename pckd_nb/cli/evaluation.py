@@ -62,7 +62,7 @@ def evaluate(
     constants = None if normalisation is None else catalogue.read_normalisation(normalisation)
     from ..checkpoints import training_data_of
     from ..data import load_dataset, rebuild
-    from ..data.loading import has_sizes, same_data
+    from ..data.loading import same_data, size_like
     from ..evaluation import evaluate as evaluate_model
     from ..models import with_preprocessing
 
@@ -79,8 +79,8 @@ def evaluate(
     else:
         name = cast(str, data)
         own = None if "://" in source else training_data_of(source)
-        if own and has_sizes(name) and own.image_size[0] == own.image_size[1]:
-            options = {"image_size": own.image_size[0], **options}
+        if own:
+            options = {**size_like(own.image_size, name), **options}
         loaded = load_dataset(name, root, **options)
         network = make_network(cast(str, model), loaded, 0, source, root)
     if network.num_classes != loaded.num_classes:

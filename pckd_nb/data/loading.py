@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -170,9 +170,7 @@ def rebuild(
     """
     recorded = about["name"]
     if name is not None and not same_data(name, recorded):
-        height, width = about["image_size"]
-        sizes = {"image_size": height} if height == width and has_sizes(name) else {}
-        return load_dataset(name, root, **{**sizes, **changes})
+        return load_dataset(name, root, **{**size_like(about["image_size"], name), **changes})
     options = {**about["options"], **changes}
     if unknown := options.keys() - REBUILD_OPTIONS - {"workers"}:
         raise ValueError(f"{recorded} is data of your own, with option {min(unknown)!r}: hand over the data itself")
@@ -197,9 +195,24 @@ def same_data(one: str, other: str) -> bool:
     return _path_in(one).resolve() == _path_in(other).resolve()
 
 
-def has_sizes(name: str) -> bool:
-    """Return whether the images of a data set can be read at a size of your choice."""
-    return name.startswith(WITH_PATH) or (name in DATASETS and name not in _FIXED_SIZES)
+def size_like(image_size: Sequence[int], name: str) -> dict[str, int]:
+    """Return the argument of `load_dataset` by which images have the size that a network was trained at.
+
+    Parameters
+    ----------
+    image_size : (int, int)
+        Height and width.
+    name : str
+        Name of the data set.
+
+    Returns
+    -------
+    dict
+        Empty if the data set has images of one size only, or if they would not be square.
+    """
+    height, width = image_size
+    any_size = name.startswith(WITH_PATH) or (name in DATASETS and name not in _FIXED_SIZES)
+    return {"image_size": height} if any_size and height == width else {}
 
 
 def _load(
