@@ -52,11 +52,7 @@ def prepare(folder: str | Path, *, resume: bool, overwrite: bool) -> Path:
         if not (resume or overwrite):
             how = "resume=True goes on with it, overwrite=True replaces it"
             raise FileExistsError(f"run folder '{folder}' exists: {how}")
-    ancestor = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not ancestor.is_dir():
-        raise NotADirectoryError(f"'{ancestor}' is a file; '{folder}' can't be made below it")
-    if not os.access(ancestor, os.W_OK | os.X_OK):
-        raise PermissionError(f"can't write to '{ancestor}'")
+    files.check_writable(folder)
     return folder
 
 
