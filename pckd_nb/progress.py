@@ -88,7 +88,7 @@ class Share:
 
 
 def require_progress(progress: object) -> None:
-    """Raise TypeError for what is neither a truth value nor an object with `update`."""
+    """Raise TypeError unless `progress` is True, False or an object with a method `update`."""
     if not isinstance(progress, bool) and not callable(getattr(progress, "update", None)):
         raise TypeError(f"progress must be True, False or a progress bar, got {type(progress).__name__}")
 

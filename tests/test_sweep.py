@@ -233,7 +233,7 @@ WORDS = {  # that messages use for an argument
     "module": ("network", "weights"), "size of a file": ("bytes",), "list": ("labels",), "data": ("nowhere",),
     "run folder": ("folder", "teacher"),
 }  # fmt: skip
-WORKS = {  # what is no slip there
+ACCEPTED = {  # values that are valid there
     ("create_model", "data", "None"),  # with a complaint about num_classes, which is not given
     ("transfer", "model", "None"), ("from_arrays", "val", "None"), ("from_torch", "val", "None"),
 }  # fmt: skip
@@ -274,7 +274,7 @@ def grid(**changes):
 def cases():
     for (function, argument), (kind, _) in ENTRIES.items():
         for slip in SLIPS[kind]:
-            if (function, argument, slip) not in WORKS:
+            if (function, argument, slip) not in ACCEPTED:
                 yield pytest.param(function, argument, slip, id=f"{function}, {argument}, {slip}")
 
 

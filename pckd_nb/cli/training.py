@@ -100,10 +100,10 @@ def distill(
         raise ValueError(f"method {method} needs --teacher, the run folder of a trained network")
     name, sizes = data
     prepare(name, options, init, teacher)
-    teacher_run = load_run_unless(teacher_model, teacher, "--teacher-model") if teacher else None
-    loaded = load_dataset(name, **sizes)
     if teacher_cache:
         files.check_writable(teacher_cache)
+    teacher_run = load_run_unless(teacher_model, teacher, "--teacher-model") if teacher else None
+    loaded = load_dataset(name, **sizes)
     announce(loaded, options)
     teacher_source: Classifier | Run | None = teacher_run
     if teacher and teacher_model:
