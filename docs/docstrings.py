@@ -53,7 +53,7 @@ API: dict[str, Sequence[str]] = {
     "Figures": ("figures", "figures.arms", "figures.collection", "widgets", "html"),
     "Studies": ("experiments", "demo", "doctor"),
     "The course": ("course", "notebooks"),
-    "The command line": ("catalogue", "plugs"),
+    "The command line": ("catalogue", "plugs", "short_help", "deprecation"),
 }
 
 

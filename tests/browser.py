@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,9 +46,10 @@ WAIT_SECONDS = 300  # for anything else
 HARMLESS = re.compile(r"kernel: (No such comm(: [\w-]+| target registered: jupyter\.widget\.control)\s*)+")
 TALLEST = 16_000  # pixels of a screenshot: Chromium draws no more
 
-END_SECONDS = 60  # for a server to stop its kernels and end: once in some hundred times JupyterLab never does
-# JupyterLab, which ends by itself once nobody holds its standard input: so it survives no test run, however that ends.
-# If it does not end when asked, it writes to its log where it hangs and leaves; its kernels then end by themselves.
+END_SECONDS = 60  # for a server to stop its kernels and exit. About once in a hundred runs JupyterLab hangs instead
+# JupyterLab that exits once its standard input is closed, so that no server outlives the test run, however that ends.
+# If it hangs while it stops, it writes its stack to the log and exits. Its kernels then exit by themselves. The last
+# line skips Python's own clean-up, which can hang in the threads of a library where faulthandler no longer sees it.
 SERVER = f"""
 import faulthandler, os, signal, sys, threading
 from jupyterlab.labapp import main
@@ -56,7 +58,15 @@ def follow():
     faulthandler.dump_traceback_later({END_SECONDS}, exit=True)
     os.kill(os.getpid(), signal.SIGTERM)
 threading.Thread(target=follow, daemon=True).start()
-sys.exit(main())
+status = 1
+try:
+    status = main() or 0
+except SystemExit as end:
+    status = end.code if isinstance(end.code, int) else int(bool(end.code))
+finally:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 """
 
 
@@ -185,10 +195,22 @@ def lab(folder: Path, home: Path, options: Sequence[str] = (), **environment: st
         yield f"http://127.0.0.1:{port}/lab/tree/{{}}?token={token}&reset"
     finally:
         server.stdin.close()  # the server stops its kernels, then itself
-        try:
-            server.wait(WAIT_SECONDS)
-        finally:
-            server.kill()
+        end(server, log)
+
+
+def end(server: subprocess.Popen, log: Path, seconds: float = 2 * END_SECONDS) -> None:
+    """Wait until a server has exited. Kill it after `seconds`, and warn with the end of its log.
+
+    A JupyterLab that hangs while it stops says nothing about the notebook that was tested, so it fails no test.
+    """
+    try:
+        server.wait(seconds)
+    except subprocess.TimeoutExpired:
+        said = log.read_text("utf-8", "replace")[-2000:]
+        warnings.warn(f"JupyterLab did not exit within {seconds:.0f} s and was killed. Its log: {said}", stacklevel=2)
+    finally:
+        server.kill()
+        server.wait()
 
 
 @contextmanager

@@ -384,6 +384,25 @@ def test_a_server_that_does_not_end_says_where_it_hangs_and_leaves(tmp_path):
     assert server.returncode == 1 and "in main" in log
 
 
+def test_a_server_exits_without_waiting_for_threads_of_libraries(tmp_path):
+    """As a thread that never ends keeps Python from exiting, after main() is over."""
+    (tmp_path / "jupyterlab").mkdir()
+    (tmp_path / "jupyterlab" / "__init__.py").touch()
+    lines = "import threading, time\ndef main():\n    threading.Thread(target=time.sleep, args=[600]).start()\n"
+    (tmp_path / "jupyterlab" / "labapp.py").write_text(lines)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", browser.SERVER], env=environment, timeout=browser.END_SECONDS)
+    assert done.returncode == 0
+
+
+def test_a_server_that_never_exits_is_killed_with_a_warning(tmp_path):
+    (tmp_path / "lab.log").write_text("stopping kernel 1")
+    server = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    with pytest.warns(UserWarning, match=r"did not exit within 0 s .* stopping kernel 1"):
+        browser.end(server, tmp_path / "lab.log", seconds=0.1)
+    assert server.returncode == -signal.SIGKILL
+
+
 def listens(port):
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0

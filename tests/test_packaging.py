@@ -61,7 +61,7 @@ def test_everything_the_package_imports_is_declared():
 
 
 FLOORS = [
-    {"losses", "preview", "files", "hardware", "validation", "html", "paths"},
+    {"losses", "preview", "files", "hardware", "validation", "html", "paths", "short_help", "deprecation"},
     {"progress", "faults", "launcher", "plugs", "provenance"},
     {"views", "catalogue", "downloads", "config"},
     {"methods", "models", "data", "recipes"},

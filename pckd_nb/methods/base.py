@@ -15,6 +15,7 @@ from .. import losses, preview
 from ..downloads import one_line
 from ..models import Classifier, Output
 from ..provenance import code_fingerprint, describe, public, structure_fingerprint
+from ..short_help import ShortHelpModule
 from ..validation import NotNegative, Positive, check
 
 P = ParamSpec("P")
@@ -143,7 +144,7 @@ def set_by_subclass(cls: type, init: Callable[..., None]) -> Iterator[tuple[str,
                 yield name, value
 
 
-class Method(nn.Module):
+class Method(ShortHelpModule):
     """Base class of distillation methods: it combines the outputs of both networks into one objective.
 
     A subclass computes the objective in `forward`. It may create modules that are trained with the student in `bind`.

@@ -6,6 +6,7 @@ from typing import NamedTuple, cast
 from torch import Tensor, nn
 
 from ..html import table
+from ..short_help import ShortHelpModule
 from .training_data import TrainingData
 
 
@@ -38,7 +39,7 @@ class Output(NamedTuple):
         )
 
 
-class Classifier(nn.Module):
+class Classifier(ShortHelpModule):
     """A network that ends in a linear layer; subclasses compute its input, `features(x)`, (N, D)."""
 
     head_name = "fc"  # where the published checkpoints keep the last layer
