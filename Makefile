@@ -8,11 +8,11 @@ demo: .venv/.installed
 	$(BIN)/python -m pckd_nb demo
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -q -n auto -m "not slow"
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow"
 
 # What `make test` leaves out. What is timed runs by itself: two processes that both use all cores slow each other down.
 test-slow: .venv/.installed-dev
-	$(BIN)/python -m pytest -q -n auto -m "slow and not alone"
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "slow and not alone"
 	$(BIN)/python -m pytest -q -m alone
 
 test-all: lint test test-slow

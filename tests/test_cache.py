@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from contextlib import nullcontext
 
 import numpy as np
@@ -22,20 +23,31 @@ def teacher(data):
     return pckd.create_model("resnet14", data, seed=1)
 
 
-@pytest.fixture
-def train(data, teacher, tmp_path, recipe):
-    """Train a student, with the cache unless told otherwise; returns the bytes of its history, samples and weights."""
+def trainer_in(root, data, teacher):
+    """Return a function that trains a student in `root`, with the cache unless told otherwise. It returns the bytes of
+    the run's history, samples and weights."""
+    recipe = pckd.get_recipe("classroom", epochs=2, batch_size=16)
 
     def call(name, cache="cache", precision="bf16-mixed", seed=0, method=None, student_seed=2, **options):
         student = pckd.create_model("resnet8", data, seed=student_seed)
-        cache = cache and tmp_path / cache
-        options = dict(
-            out=tmp_path / name, seed=seed, precision=precision, accelerator="cpu", progress=False, **options
-        )
+        cache = cache and root / cache
+        options = dict(out=root / name, seed=seed, precision=precision, accelerator="cpu", progress=False, **options)
         pckd.distill(student, teacher, data, method or pckd.PCKD(), recipe, teacher_cache=cache, **options)
-        return [(tmp_path / name / file).read_bytes() for file in ("history.csv", "samples.npz", "student.safetensors")]
+        return [(root / name / file).read_bytes() for file in ("history.csv", "samples.npz", "student.safetensors")]
 
     return call
+
+
+@pytest.fixture
+def train(data, teacher, tmp_path):
+    return trainer_in(tmp_path, data, teacher)
+
+
+@pytest.fixture(scope="module")
+def cached(data, teacher, tmp_path_factory):
+    """A folder with a filled cache, and what the training that filled it has written."""
+    root = tmp_path_factory.mktemp("cached")
+    return root, trainer_in(root, data, teacher)("first")
 
 
 @pytest.fixture
@@ -84,8 +96,9 @@ def test_comparisons_at_one_seed_share_it_and_others_do_not(train, tmp_path, ask
 
 
 @pytest.mark.parametrize("damage", ["byte", "short", "no seal", "no json", "other shape", "not numpy"])
-def test_what_is_damaged_is_made_again(damage, train, tmp_path):
-    expected = train("first")
+def test_what_is_damaged_is_made_again(damage, cached, train, tmp_path):
+    root, expected = cached
+    shutil.copytree(root / "cache", tmp_path / "cache")
     path = epochs(tmp_path)[0]
     seal = path.with_suffix(".json")
     whole = path.read_bytes()
