@@ -136,7 +136,7 @@ def loss_flops(job: Job) -> dict[str, int]:
     }
 
 
-def pair_flops(vectors: int, categories: int, rows: int = _LogSumExpOverOthers.ROWS) -> int:
+def pair_flops(vectors: int, categories: int, rows: int = _LogSumExpOverOthers.BLOCK_ROWS) -> int:
     """Of the contrast's blocks: every pair once forward; backward once again, and for the gradients of its two."""
     pairs = right = 0
     for start in range(0, vectors, rows):
@@ -193,7 +193,7 @@ def memory(job: Job) -> dict[str, float]:
     return {
         "activations": n / job.ranks * job.student.kept / 2,
         "loss": 4 * arrays,
-        "block": 4 * _LogSumExpOverOthers.ROWS * 2 * n,
+        "block": 4 * _LogSumExpOverOthers.BLOCK_ROWS * 2 * n,
         "plain": 4 * (2 * n) ** 2,
         "records": 2 * 2 * job.epochs * job.train_images,
     }

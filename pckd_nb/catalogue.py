@@ -90,7 +90,7 @@ PAIRS = (
 
 METHODS = ("supervised", "kd", "pckd")  # `methods.METHODS` builds them
 BASELINES = ("FitNet", "AT", "SP", "CC", "VID", "RKD", "PKT", "ReviewKD", "DIST", "LSKD", "DKD")  # `methods.BASELINES`
-NOT_BUILT: dict[str, str] = {  # baselines that are not there, and why
+NOT_IMPLEMENTED: dict[str, str] = {  # baselines that are not there, and why
     "FT": "a paraphraser of the teacher is trained first, in a stage of its own",
     "FSP": "the student is first trained on the flow matrices alone, in a stage of its own",
     "AB": "the student is first trained on the activation boundaries alone, in a stage of its own",
@@ -269,16 +269,16 @@ def find_method(name: str) -> str:
     Raises
     ------
     ValueError
-        If the name is not known, or if the baseline is one of `NOT_BUILT`. The message then gives the reason.
+        If the name is not known, or if the baseline is one of `NOT_IMPLEMENTED`. The message then gives the reason.
     """
     if is_plug(name):
         return name
-    known_names = (*METHODS, *BASELINES, *NOT_BUILT, *REGISTERED)
+    known_names = (*METHODS, *BASELINES, *NOT_IMPLEMENTED, *REGISTERED)
     found = {known.lower(): known for known in known_names}.get(name.lower())
     if found is None:
         raise ValueError(f"unknown method {name!r}; known: {', '.join([*METHODS, *BASELINES])}")
-    if found in NOT_BUILT:
-        raise ValueError(f"{found} is not built: {NOT_BUILT[found]}; known: {', '.join(BASELINES)}")
+    if found in NOT_IMPLEMENTED:
+        raise ValueError(f"{found} is not implemented: {NOT_IMPLEMENTED[found]}; known: {', '.join(BASELINES)}")
     return found
 
 

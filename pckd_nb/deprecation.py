@@ -6,7 +6,10 @@ from importlib import import_module
 from typing import Any
 
 # module of the package → old name → new name. docs/renamed.md is made from this table.
-RENAMED: dict[str, dict[str, str]] = {}
+RENAMED: dict[str, dict[str, str]] = {
+    "methods": {"NOT_BUILT": "NOT_IMPLEMENTED", "resolve": "resolve_settings"},
+    "losses": {"FLOATS": "FLOAT_DTYPES", "TEMPERATURES": "TEMPERATURE_RANGE"},
+}
 
 
 def renamed(module: str) -> Callable[[str], Any]:

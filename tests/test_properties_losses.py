@@ -76,10 +76,10 @@ def test_every_loss_of_valid_input_is_finite_and_so_is_its_gradient(given):
 def test_temperatures_at_the_ends_of_their_range_give_finite_losses():
     a, b = 1e4 * torch.eye(3), -1e4 * torch.eye(3)
     labels = torch.tensor([0, 1, 1])
-    for temperature in losses.TEMPERATURES:
+    for temperature in losses.TEMPERATURE_RANGE:
         for value in (
             losses.distillation_kl(a, b, temperature),
-            *(contrast(a, b, labels, temperature, base) for contrast in CONTRASTS for base in losses.TEMPERATURES),
+            *(contrast(a, b, labels, temperature, base) for contrast in CONTRASTS for base in losses.TEMPERATURE_RANGE),
         ):
             assert value.isfinite().all(), temperature
 

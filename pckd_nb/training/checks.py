@@ -12,9 +12,9 @@ import torch
 
 from .. import views
 from ..data import Dataset
-from ..downloads import one_line
 from ..evaluation import check_input, evaluate
 from ..html import counted
+from ..messages import one_line
 from ..models import Classifier
 from ..models.preprocessing import sees_differently
 from ..runs import Run

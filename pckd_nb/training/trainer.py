@@ -19,8 +19,8 @@ from .. import faults, hardware, ranks, recording, resuming, runs, views
 from ..compiling import compiled
 from ..config import RunConfig
 from ..data import Streamed
-from ..downloads import one_line
 from ..evaluation import compute_outputs, pixel_statistics
+from ..messages import one_line
 from ..methods import Batch, Method, Terms
 from ..models import Classifier, FeatureMaps, Output, TrainingData
 from ..provenance import name_of
