@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pckd_nb import create_model, get_recipe
 from pckd_nb.losses import _LogSumExpOverOthers
 from pckd_nb.models import Classifier, count_flops
-from pckd_nb.views import steps
+from pckd_nb.views import steps_per_epoch
 
 from .report import table
 
@@ -237,7 +237,7 @@ def enough(job: Job, assumed: Assumed = Assumed()) -> float:
 
 def hours(job: Job, assumed: Assumed = Assumed()) -> float:
     """Of all epochs, without evaluation."""
-    return job.epochs * steps(job.train_images, job.images) * step(job, assumed) / 3600
+    return job.epochs * steps_per_epoch(job.train_images, job.images) * step(job, assumed) / 3600
 
 
 # What is printed, and stands in docs/scaling.md.

@@ -9,6 +9,13 @@ from typing import Any
 RENAMED: dict[str, dict[str, str]] = {
     "methods": {"NOT_BUILT": "NOT_IMPLEMENTED", "resolve": "resolve_settings"},
     "losses": {"FLOATS": "FLOAT_DTYPES", "TEMPERATURES": "TEMPERATURE_RANGE"},
+    "views": {
+        "callers_random_numbers": "preserve_random_state",
+        "noise_seed": "step_seed",
+        "soften": "soft_targets",
+        "steps": "steps_per_epoch",
+        "transform": "apply_transform",
+    },
 }
 
 

@@ -287,7 +287,7 @@ def test_networks_of_other_libraries_train(name):
 def test_a_cut_run_resumes_to_the_same_bits(name, data, tmp_path, monkeypatch):
     """VID has parts that train along and DKD a weight that grows."""
     recipe = pckd.get_recipe("classroom", epochs=2, batch_size=24)
-    steps = views.steps(len(data.train.labels), recipe.batch_size)
+    steps = views.steps_per_epoch(len(data.train.labels), recipe.batch_size)
     settings = {"warmup_epochs": 4} if name == "DKD" else {}
 
     def train(folder, **options):
@@ -354,7 +354,7 @@ def test_names_and_settings():
     assert baseline("reviewkd").title == "ReviewKD" and baseline("At", weight=5).weight == 5
     for call, match in [
         (lambda: baseline("KDD"), "unknown baseline 'KDD'; known: FitNet, AT"),
-        (lambda: baseline("ft"), "FT is not implemented: a paraphraser"),
+        (lambda: baseline("ft"), "FT is not implemented: it first trains a paraphraser"),
         (lambda: baseline("CRD"), "CRD is not implemented: its memory bank"),
         (lambda: baseline("AT", beta=3), "AT has no setting 'beta'; its settings: weight"),
         (lambda: baseline("AT", weight=-1), "weight must be at least 0"),

@@ -63,9 +63,9 @@ def test_arms():
     assert catalogue.read_arm("dkd") == ("DKD", {})
     catalogue.check_arm("pckd-strategy=focal")
     catalogue.check_arm("kd-strategy=whatever")  # that kd has none is said by the method
-    for text, says in (("pckd-strategy=easy", "unknown strategy 'easy'; known: preview"), ("p c", "is no arm"),
+    for text, says in (("pckd-strategy=easy", "unknown strategy 'easy'; known: preview"), ("p c", "is not an arm"),
                        ("pkd", "unknown method 'pkd'; known: supervised"),
                        ("crd", "CRD is not implemented: its memory"),
-                       ("kd-lr=1-lr=2", "gives a setting twice")):  # fmt: skip
+                       ("kd-lr=1-lr=2", "contains a setting twice")):  # fmt: skip
         with pytest.raises(ValueError, match=says):
             catalogue.check_arm(text)

@@ -118,7 +118,7 @@ def test_the_papers_equations_import_nothing_but_torch():
             "numbers",
             "tensor_checks",
             "deprecation",
-        "messages",
+            "messages",
         }
 
 

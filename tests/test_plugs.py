@@ -260,12 +260,12 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone():
     index = torch.tensor([4, 9, 2, 7, 0, 5])
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    drawn = views.transform(v2.RandAugment(), images, 0, 1, index)
+    drawn = views.apply_transform(v2.RandAugment(), images, 0, 1, index)
     assert torch.equal(torch.get_rng_state(), before)
     order = torch.tensor([5, 0, 3, 1, 2, 4])
-    assert torch.equal(views.transform(v2.RandAugment(), images[order], 0, 1, index[order]), drawn[order])
+    assert torch.equal(views.apply_transform(v2.RandAugment(), images[order], 0, 1, index[order]), drawn[order])
     for seed, epoch in ((1, 1), (0, 2)):
-        assert not torch.equal(views.transform(v2.RandAugment(), images, seed, epoch, index), drawn)
+        assert not torch.equal(views.apply_transform(v2.RandAugment(), images, seed, epoch, index), drawn)
 
 
 @pytest.mark.parametrize(
@@ -750,7 +750,7 @@ def test_a_setting_that_a_recipe_has_too_is_the_methods():
 
 
 def test_what_would_be_ignored_is_refused(data):
-    with pytest.raises(ValueError, match="lr is for optimizers by name"):
+    with pytest.raises(ValueError, match="your own optimizer does not receive lr"):
         train(data, optimizer=torch.optim.Adam, lr=0.5)
     assert train(data, optimizer=torch.optim.Adam).settings["recipe"]["lr"] is None
     with pytest.raises(ValueError, match="the recipe sets betacc, but no method has a setting of this name"):

@@ -328,13 +328,13 @@ CASES = {
         {"seed": ("seed", key), "epoch": ("epoch", key), "stream": ("stream", key),
          "index": ("index", index_of.filter(lambda x: getattr(x, "dtype", None) != torch.int64))},
     ),
-    "noise_seed": Case(
-        views.noise_seed, {"seed": 0, "epoch": 1, "step": 2, "rank": 3},
+    "step_seed": Case(
+        views.step_seed, {"seed": 0, "epoch": 1, "step": 2, "rank": 3},
         {"seed": ("seed", key), "epoch": ("epoch", key), "step": ("step", bad_whole(0, 2**42)),
          "rank": ("rank", bad_whole(0, 2**20 - 1))},
     ),
-    "steps": Case(
-        views.steps, {"count": 9, "batch_size": 2},
+    "steps_per_epoch": Case(
+        views.steps_per_epoch, {"count": 9, "batch_size": 2},
         {"count": ("count", bad_whole(1, 2**63 - 1)), "batch_size": ("batch_size", bad_whole(1, 2**63 - 1))},
     ),
     "batches": Case(

@@ -115,11 +115,11 @@ def check_plugs(task: Task) -> None:
     if recipe.augment:
         augment = views.find_transform(recipe.augment)
         with naming("augment"):
-            views.transform(augment, black, task.seed, 1, index)
+            views.apply_transform(augment, black, task.seed, 1, index)
     if recipe.mix:
         mix = views.find_mix(recipe.mix, data.num_classes)
-        with naming("mix"), views.callers_random_numbers():
-            views.soften(black.float(), index, data.num_classes, mix, recipe.label_smoothing)
+        with naming("mix"), views.preserve_random_state():
+            views.soft_targets(black.float(), index, data.num_classes, mix, recipe.label_smoothing)
 
 
 @contextmanager
