@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pckd_nb import create_model, get_recipe
 from pckd_nb.losses import _LogSumExpOverOthers
 from pckd_nb.models import Classifier, count_flops
-from pckd_nb.views import steps
+from pckd_nb.views import steps_per_epoch
 
 from .report import table
 
@@ -136,7 +136,7 @@ def loss_flops(job: Job) -> dict[str, int]:
     }
 
 
-def pair_flops(vectors: int, categories: int, rows: int = _LogSumExpOverOthers.ROWS) -> int:
+def pair_flops(vectors: int, categories: int, rows: int = _LogSumExpOverOthers.BLOCK_ROWS) -> int:
     """Of the contrast's blocks: every pair once forward; backward once again, and for the gradients of its two."""
     pairs = right = 0
     for start in range(0, vectors, rows):
@@ -193,7 +193,7 @@ def memory(job: Job) -> dict[str, float]:
     return {
         "activations": n / job.ranks * job.student.kept / 2,
         "loss": 4 * arrays,
-        "block": 4 * _LogSumExpOverOthers.ROWS * 2 * n,
+        "block": 4 * _LogSumExpOverOthers.BLOCK_ROWS * 2 * n,
         "plain": 4 * (2 * n) ** 2,
         "records": 2 * 2 * job.epochs * job.train_images,
     }
@@ -237,7 +237,7 @@ def enough(job: Job, assumed: Assumed = Assumed()) -> float:
 
 def hours(job: Job, assumed: Assumed = Assumed()) -> float:
     """Of all epochs, without evaluation."""
-    return job.epochs * steps(job.train_images, job.images) * step(job, assumed) / 3600
+    return job.epochs * steps_per_epoch(job.train_images, job.images) * step(job, assumed) / 3600
 
 
 # What is printed, and stands in docs/scaling.md.

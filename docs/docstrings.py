@@ -16,7 +16,7 @@ NUMPY = re.compile(r"^(Parameters|Attributes|Returns|Raises)\n-+$", re.M)
 
 # What the site documents, by the floors of the house (CONTRIBUTING.md): title → modules.
 API: dict[str, Sequence[str]] = {
-    "The paper's equations": ("losses", "preview"),
+    "The paper's equations": ("losses", "preview", "tensor_checks"),
     "Images": ("views", "data", "data.streaming", "data.folders", "data.shapes", "downloads"),
     "Methods and networks": ("methods", "models", "models.training_data", "recipes", "checkpoints"),
     "Training": (
@@ -53,7 +53,7 @@ API: dict[str, Sequence[str]] = {
     "Figures": ("figures", "figures.arms", "figures.collection", "widgets", "html"),
     "Studies": ("experiments", "demo", "doctor"),
     "The course": ("course", "notebooks"),
-    "The command line": ("catalogue", "plugs", "short_help", "deprecation"),
+    "The command line": ("catalogue", "plugs", "short_help", "deprecation", "messages"),
 }
 
 

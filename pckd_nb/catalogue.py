@@ -1,7 +1,7 @@
-"""Names and facts that need no torch: data sets, networks, methods, strategies, and how an arm is written.
+"""Names of data sets, networks, methods, recipes and strategies, and how an arm of an experiment is written.
 
-The command line reads them, so that help, lists and typing errors take a moment only. The modules that build these
-things import from here what they say about them, or a test compares the two.
+This module does not import torch, so the command line can show help and errors at once. Other modules build the objects
+with these names. They import the names from here, or a test compares them.
 """
 
 import difflib
@@ -25,8 +25,8 @@ DATASETS = {
     "imagenet": "photographs, cut to 224×224 RGB; by hand, into ROOT/imagenet or, as imagenet:PATH, into PATH",
     "folder:PATH": "your own images: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg; PATH/val/CLASS to validate",
 }
-WITH_PATH = ("imagenet:", "folder:")  # data sets whose name goes on with a folder
-NORMALISATIONS = {  # name → mean and std per channel, of pixels in [0, 1], and where they come from
+WITH_PATH = ("imagenet:", "folder:")  # data sets whose name contains a folder
+NORMALISATIONS = {  # name → mean and std per channel, for pixels in [0, 1], and their source
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), "CIFAR-10, the usual published values"),
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), "CIFAR-100, as in RepDistiller"),
     "tinyimagenet": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262), "TinyImageNet, as in mdistiller"),
@@ -35,16 +35,16 @@ NORMALISATIONS = {  # name → mean and std per channel, of pixels in [0, 1], an
 
 
 class Network(NamedTuple):
-    """What a network costs with 100 classes and images of 3×32×32.
+    """Size and cost of a network with 100 classes and images of 3×32×32.
 
     Attributes
     ----------
     parameters : int
-        Number of learned values.
+        Number of trainable parameters.
     flops : int
-        Floating-point operations of one image's forward pass. A multiplication and an addition count as two.
+        Floating-point operations of a forward pass with one image. A multiplication and an addition count as two.
     feature_width : int
-        Number of penultimate features per image.
+        Number of penultimate features.
     """
 
     parameters: int
@@ -76,10 +76,10 @@ NETWORKS = {  # `models.MODELS` builds them
     "ShuffleV1": Network(949_258, 77_382_912, 960),
     "ShuffleV2": Network(1_355_528, 89_008_896, 1024),
 }
-LIBRARIES = ("torchvision", "timm")  # whose networks are known as LIBRARY:NAME
+LIBRARIES = ("torchvision", "timm")  # their networks have names of the form LIBRARY:NAME
 
-# (teacher, student): the paper's seven of one family on CIFAR-100, six of two families that the field compares on
-# since CRD (arXiv 1910.10699), and ImageNet's
+# (teacher, student): seven pairs of one family from the paper (CIFAR-100), six pairs of two families that many papers
+# use since CRD (arXiv 1910.10699), and the pair for ImageNet
 PAIRS = (
     ("wrn_40_2", "wrn_16_2"), ("wrn_40_2", "wrn_40_1"), ("resnet56", "resnet20"), ("resnet110", "resnet20"),
     ("resnet110", "resnet32"), ("resnet32x4", "resnet8x4"), ("vgg13", "vgg8"),
@@ -90,14 +90,13 @@ PAIRS = (
 
 METHODS = ("supervised", "kd", "pckd")  # `methods.METHODS` builds them
 BASELINES = ("FitNet", "AT", "SP", "CC", "VID", "RKD", "PKT", "ReviewKD", "DIST", "LSKD", "DKD")  # `methods.BASELINES`
-NOT_BUILT: dict[str, str] = {  # baselines that are not there, and why
-    "FT": "a paraphraser of the teacher is trained first, in a stage of its own",
-    "FSP": "the student is first trained on the flow matrices alone, in a stage of its own",
-    "AB": "the student is first trained on the activation boundaries alone, in a stage of its own",
-    "SSKD": "a self-supervised head of the teacher is trained first, and images come in rotated copies of its own",
-    "CRD": "its memory bank needs the number and labels of all training images when it is bound, and 16,384 of them "
-    "from other classes beside each image of a batch; the loop gives a method neither, and torchdistill 1.1 can't draw "
-    "them itself",
+NOT_IMPLEMENTED: dict[str, str] = {  # baselines that this package does not have, and why
+    "FT": "it first trains a paraphraser of the teacher, in a separate stage",
+    "FSP": "it first trains the student on the flow matrices only, in a separate stage",
+    "AB": "it first trains the student on the activation boundaries only, in a separate stage",
+    "SSKD": "it first trains a self-supervised head of the teacher, and makes its own rotated copies of the images",
+    "CRD": "its memory bank needs the labels of all training images in bind(), and 16,384 images of other classes for "
+    "every image of a batch; the training loop gives a method neither of them",
 }
 REGISTERED: set[str] = set()  # names that `methods.register_method` has added
 RECIPES = ("classroom", "cifar100_paper", "imagenet_paper")  # `recipes.RECIPES` has their settings
@@ -105,17 +104,17 @@ STRATEGIES = ("preview", "uniform", "constant", "curriculum", "focal")  # `previ
 
 
 def check_dataset(name: str) -> None:
-    """Check that a data set of this name is known. The folder in the name, if there is one, is not looked for.
+    """Check that there is a data set of this name. Whether a folder in the name exists is not checked.
 
     Parameters
     ----------
     name : str
-        A key of `DATASETS`, or ``imagenet:PATH`` or ``folder:PATH``.
+        A key of `DATASETS`, or `imagenet:PATH` or `folder:PATH`.
 
     Raises
     ------
     ValueError
-        If the name is not known. The message says which known names are similar.
+        If the name is unknown. The message contains similar names.
     """
     if isinstance(name, str) and (name in DATASETS or name.startswith(WITH_PATH) or is_plug(name)):
         return
@@ -126,7 +125,7 @@ def check_dataset(name: str) -> None:
 
 
 def read_normalisation(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the pixel constants that a text names or lists.
+    """Return the mean and std with which pixels are normalised.
 
     Parameters
     ----------
@@ -136,11 +135,18 @@ def read_normalisation(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]
     Returns
     -------
     mean, std : tuple of float
+        One number per channel.
 
     Raises
     ------
     ValueError
-        If the text is neither, a mean is not in [0, 1], or a std is not in (0, 1].
+        If the text cannot be read, if a mean is not in [0, 1], or if a std is not in (0, 1].
+
+    Examples
+    --------
+    >>> from pckd_nb.catalogue import read_normalisation
+    >>> read_normalisation("0.5/0.25")
+    ((0.5,), (0.25,))
     """
     if text in NORMALISATIONS:
         return NORMALISATIONS[text][:2]
@@ -150,15 +156,15 @@ def read_normalisation(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]
         mean, std = (), ()
     if not mean or len(mean) != len(std) or not all(map(math.isfinite, mean + std)) or not all(x > 0 for x in std):
         raise ValueError(
-            f"a normalisation must be {', '.join(NORMALISATIONS)}, or MEAN/STD such as 0.5,0.5,0.5/0.25,0.25,0.25, "
-            f"got {text!r}"
+            f"a normalisation must be one of {', '.join(NORMALISATIONS)}, or MEAN/STD such as "
+            f"0.5,0.5,0.5/0.25,0.25,0.25, got {text!r}"
         )
     check_normalisation(mean, std)
     return mean, std
 
 
 def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
-    """Check that mean and std are those of pixels in [0, 1].
+    """Check that mean and std can be those of pixels in [0, 1].
 
     Parameters
     ----------
@@ -171,25 +177,25 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
     """
     if not all(0 <= value <= 1 for value in mean) or any(value > 1 for value in std):
         raise ValueError(
-            f"mean must be in [0, 1] and std at most 1, got {tuple(mean)} and {tuple(std)}: divide those of pixels in "
-            "[0, 255] by 255"
+            f"mean must be in [0, 1] and std at most 1, got {tuple(mean)} and {tuple(std)}: if pixels are in [0, 255], "
+            "divide both by 255"
         )
 
 
 def check_outside_images(folder: str | Path, name: str) -> None:
-    """Check that a folder to write into is not within the folders of images of a data set such as folder:PATH.
+    """Check that an output folder is not inside the image folders of a data set such as folder:PATH.
 
     Parameters
     ----------
     folder : path
-        Such as a run folder. It need not exist.
+        The output folder, such as a run folder. It does not have to exist.
     name : str
         Name of the data set.
 
     Raises
     ------
     ValueError
-        If the folder is one of PATH/train, PATH/val or PATH/test, or within one of them. It could be taken for a class.
+        If the folder is PATH/train, PATH/val, PATH/test or inside one of them. There it would look like a class.
     """
     kind, _, path = name.partition(":")
     if f"{kind}:" in WITH_PATH and path:
@@ -201,17 +207,19 @@ def check_outside_images(folder: str | Path, name: str) -> None:
 
 
 def check_network(name: str) -> None:
-    """Check that a network of this name is known; of torchvision's and timm's, only that the library is one of them.
+    """Check that there is a network of this name.
+
+    For a network of torchvision or timm, only the name of the library is checked.
 
     Parameters
     ----------
     name : str
-        A key of `NETWORKS`, or ``torchvision:NAME`` or ``timm:NAME``.
+        A key of `NETWORKS`, or `torchvision:NAME` or `timm:NAME`.
 
     Raises
     ------
     ValueError
-        If the name is not known. The message says which known names are similar.
+        If the name is unknown. The message contains similar names.
     """
     library, colon, _ = name.partition(":")
     if colon and library not in LIBRARIES and is_plug(name):
@@ -223,7 +231,11 @@ def check_network(name: str) -> None:
 
 
 def check_library(name: str) -> None:
-    """Check that networks of this library are known.
+    """Check that networks of this library can be used.
+
+    Parameters
+    ----------
+    name : str
 
     Raises
     ------
@@ -231,7 +243,7 @@ def check_library(name: str) -> None:
         If the name is not in `LIBRARIES`.
     """
     if name not in LIBRARIES:
-        raise ValueError(f"unknown library '{name}'; known: {', '.join(f'{known}:NAME' for known in LIBRARIES)}")
+        raise ValueError(f"unknown library '{name}'; known: {', '.join(f'{library}:NAME' for library in LIBRARIES)}")
 
 
 def find_name(kind: str, name: str, names: Iterable[str]) -> str:
@@ -240,16 +252,21 @@ def find_name(kind: str, name: str, names: Iterable[str]) -> str:
     Parameters
     ----------
     kind : str
-        What the names are of, for the message: "model".
+        The kind of object, for the error message, such as "model".
     name : str
-        The name to look for.
+        The name to find.
     names : iterable of str
         All known names.
+
+    Returns
+    -------
+    str
+        `name`.
 
     Raises
     ------
     ValueError
-        If `name` is not one of them. The message says which known names are similar.
+        If `name` is not one of them. The message contains similar names.
     """
     names = list(names)
     if name not in names:
@@ -259,31 +276,45 @@ def find_name(kind: str, name: str, names: Iterable[str]) -> str:
 
 
 def find_method(name: str) -> str:
-    """Return the name of a method or baseline as it is written here, whatever its capitals.
+    """Return the name of a method or baseline with the right upper and lower case.
 
     Parameters
     ----------
     name : str
-        A name in `METHODS` or `BASELINES`, in capitals or not.
+        A name in `METHODS` or `BASELINES`, in upper or lower case.
+
+    Returns
+    -------
+    str
 
     Raises
     ------
     ValueError
-        If the name is not known, or if the baseline is one of `NOT_BUILT`. The message then gives the reason.
+        If the name is unknown, or if the baseline is one of `NOT_IMPLEMENTED`. The message then gives the reason.
+
+    Examples
+    --------
+    >>> from pckd_nb.catalogue import find_method
+    >>> find_method("reviewkd")
+    'ReviewKD'
     """
     if is_plug(name):
         return name
-    known_names = (*METHODS, *BASELINES, *NOT_BUILT, *REGISTERED)
-    found = {known.lower(): known for known in known_names}.get(name.lower())
+    known_names = (*METHODS, *BASELINES, *NOT_IMPLEMENTED, *REGISTERED)
+    found = {known_name.lower(): known_name for known_name in known_names}.get(name.lower())
     if found is None:
         raise ValueError(f"unknown method {name!r}; known: {', '.join([*METHODS, *BASELINES])}")
-    if found in NOT_BUILT:
-        raise ValueError(f"{found} is not built: {NOT_BUILT[found]}; known: {', '.join(BASELINES)}")
+    if found in NOT_IMPLEMENTED:
+        raise ValueError(f"{found} is not implemented: {NOT_IMPLEMENTED[found]}; known: {', '.join(BASELINES)}")
     return found
 
 
 def check_strategy(name: str) -> None:
-    """Check that a strategy of this name is known.
+    """Check that there is a strategy of this name.
+
+    Parameters
+    ----------
+    name : str
 
     Raises
     ------
@@ -295,49 +326,62 @@ def check_strategy(name: str) -> None:
 
 
 def read_arm(text: str) -> tuple[str, dict[str, Any]]:
-    """Take an arm apart, such as "pckd-beta_cc=0.02-views=1".
+    """Return the method and the settings of an arm.
 
     Parameters
     ----------
     text : str
-        ``METHOD`` or ``METHOD-SETTING=VALUE``, with as many settings as you like.
+        `METHOD` or `METHOD-SETTING=VALUE-SETTING=VALUE`, with any number of settings.
 
     Returns
     -------
     method : str
-        The name of the method as it is written here; an unknown one as it was given.
+        The name of the method, with the right upper and lower case. An unknown name is returned unchanged.
     settings : dict
-        Name and value of every setting, in the order given.
+        Name → value, in the order given.
 
     Raises
     ------
-    ValueError
-        If the text cannot be read, or gives a setting twice.
     TypeError
         If `text` is not a string.
+    ValueError
+        If the text cannot be read, or if it contains a setting twice.
+
+    Examples
+    --------
+    >>> from pckd_nb.catalogue import read_arm
+    >>> read_arm("pckd-beta_cc=0.02-views=1")
+    ('pckd', {'beta_cc': 0.02, 'views': 1})
     """
     if not isinstance(text, str):
-        raise TypeError(f"an arm is read from text, got {type(text).__name__}")
+        raise TypeError(f"an arm must be a string, got {type(text).__name__}")
     method, *parts = re.split(r"-(?=\w+=)", text.strip())
     if not re.fullmatch(r"\w+", method) and not is_plug(method):
-        raise ValueError(f"{text!r} is no arm: write METHOD or METHOD-SETTING=VALUE, such as pckd-beta_cc=0.02")
+        raise ValueError(f"{text!r} is not an arm: write METHOD or METHOD-SETTING=VALUE, such as pckd-beta_cc=0.02")
     method = {name.lower(): name for name in (*METHODS, *BASELINES)}.get(method.lower(), method)
     settings = [part.split("=", 1) for part in parts]
     found = {name: parse_value(value) for name, value in settings}
     if len(found) != len(settings):
-        raise ValueError(f"{text!r} gives a setting twice")
+        raise ValueError(f"{text!r} contains a setting twice: write it once")
     return method, found
 
 
 def check_arm(text: str) -> None:
-    """Check that the method of an arm is known, and its strategy where it names one.
+    """Check the method of an arm, and its strategy if it has one.
 
-    Other settings need the method itself: `experiments.Arm.build` checks them.
+    `experiments.Arm.build` checks the other settings, because that needs the method itself.
+
+    Parameters
+    ----------
+    text : str
+        See `read_arm`.
 
     Raises
     ------
+    TypeError
+        If `text` is not a string.
     ValueError
-        If the arm cannot be read, or if its method or strategy is not known.
+        If the arm cannot be read, or if its method or strategy is unknown.
     """
     method, settings = read_arm(text)
     if find_method(method) == "pckd" and isinstance(strategy := settings.get("strategy"), str):
@@ -345,7 +389,15 @@ def check_arm(text: str) -> None:
 
 
 def parse_value(text: str) -> int | float | str:
-    """Return `text` as a whole number, else as a number, else as it is.
+    """Return a text as an int if possible, otherwise as a float if possible, otherwise unchanged.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    int, float or str
 
     Raises
     ------
@@ -353,7 +405,7 @@ def parse_value(text: str) -> int | float | str:
         If `text` is not a string.
     """
     if not isinstance(text, str):
-        raise TypeError(f"a value is read from text, got {type(text).__name__}")
+        raise TypeError(f"a value must be a string, got {type(text).__name__}")
     for kind in (int, float):
         try:
             return kind(text)

@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from .downloads import check_address, default_root, download, one_line
+from .downloads import check_address, default_root, download
+from .messages import one_line
 from .models import Classifier, TrainingData
 from .models.preprocessing import remember
 from .paths import user_path
@@ -211,7 +212,7 @@ def _read(path: Path, label: str) -> Any:
                 archive = zipfile.ZipFile(file)
                 entries = archive.infolist()
             except Exception as error:  # whoever made the file decides what goes wrong, here and below
-                raise ValueError(f"{label} is cut short or damaged: as a zip archive, {_one_line(error)}") from error
+                raise ValueError(f"{label} is cut short or damaged: as a zip archive, {_reason(error)}") from error
             if any(entry.filename.endswith("/constants.pkl") for entry in entries):
                 raise ValueError(f"{label} was refused: it is a TorchScript program, {NOT_RUN}")
             if not any(entry.filename.endswith("/data.pkl") for entry in entries):
@@ -233,7 +234,7 @@ def _read(path: Path, label: str) -> Any:
         try:
             return load(path.read_bytes())
         except Exception as error:
-            raise ValueError(f"{label} is cut short or damaged: as safetensors, {_one_line(error)}") from error
+            raise ValueError(f"{label} is cut short or damaged: as safetensors, {_reason(error)}") from error
     raise ValueError(f"{label} is no file of weights: neither PyTorch's (.pth, .pt) nor safetensors")
 
 
@@ -242,7 +243,7 @@ def _broken_entry(archive: zipfile.ZipFile) -> str | None:
     try:
         return archive.testzip()
     except Exception as error:  # whoever made the file decides what goes wrong
-        return f"an entry ({_one_line(error)})"
+        return f"an entry ({_reason(error)})"
 
 
 def training_data_of(source: str | Path) -> TrainingData | None:
@@ -291,7 +292,7 @@ def _unpickle(file: Any, label: str, mmap: bool = False) -> Any:
             warnings.simplefilter("always")
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
-        reason = _one_line(error)
+        reason = _reason(error)
         if "unexpected EOF" in reason or (hasattr(file, "read") and not file.read(1)):
             raise ValueError(f"{label} is cut short: the file ends in the middle of its weights") from error
         if found := re.search(r"GLOBAL (.+) (?:was not an allowed global|whose module)", str(error), re.DOTALL):
@@ -309,7 +310,7 @@ def _unpickle(file: Any, label: str, mmap: bool = False) -> Any:
         raise ValueError(f"{label} is damaged: {reason}") from error
 
 
-def _one_line(error: Exception | str) -> str:
+def _reason(error: Exception | str) -> str:
     """The line of an error that says what was wrong: torch.load wraps it in advice to load unsafely."""
     text = re.split(r"\n\nCheck the documentation|\s*\(Could this error", str(error))[0]
     if isinstance(error, pickle.UnpicklingError):

@@ -60,7 +60,7 @@ class Plan:
         if stage == "teacher" and self.record():
             return 0
         recipe = self.recipe(stage)
-        return views.steps(self.train_size, recipe.batch_size) * recipe.epochs
+        return views.steps_per_epoch(self.train_size, recipe.batch_size) * recipe.epochs
 
     def record(self) -> Run | None:
         """The recorded teacher, if the plan wants it and it is there."""
@@ -142,7 +142,7 @@ def projected_seconds(plan: Plan, step_seconds: Mapping[str, float]) -> float:
         if plan.steps(stage):
             forward = step_seconds["teacher" if stage == "teacher" else "supervised"] / 3
             recipe = plan.recipe(stage)
-            total += recipe.epochs * views.steps(plan.test_size, recipe.batch_size) * forward
+            total += recipe.epochs * views.steps_per_epoch(plan.test_size, recipe.batch_size) * forward
     return total
 
 

@@ -6,7 +6,17 @@ from importlib import import_module
 from typing import Any
 
 # module of the package → old name → new name. docs/renamed.md is made from this table.
-RENAMED: dict[str, dict[str, str]] = {}
+RENAMED: dict[str, dict[str, str]] = {
+    "methods": {"NOT_BUILT": "NOT_IMPLEMENTED", "resolve": "resolve_settings"},
+    "losses": {"FLOATS": "FLOAT_DTYPES", "TEMPERATURES": "TEMPERATURE_RANGE"},
+    "views": {
+        "callers_random_numbers": "preserve_random_state",
+        "noise_seed": "step_seed",
+        "soften": "soft_targets",
+        "steps": "steps_per_epoch",
+        "transform": "apply_transform",
+    },
+}
 
 
 def renamed(module: str) -> Callable[[str], Any]:

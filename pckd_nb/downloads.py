@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+from .messages import one_line
 from .paths import user_path
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -125,12 +126,6 @@ def check_tarfile() -> None:
     """Raises OSError where Python can't refuse what is dangerous in an archive: early releases of 3.10 and 3.11."""
     if not hasattr(tarfile, "data_filter"):
         raise OSError("archives are unpacked with tarfile's data filter only: Python 3.10.12, 3.11.4 or newer has it")
-
-
-def one_line(error: Exception | str) -> str:
-    """The first line of what was said, printable, cut to 200 characters."""
-    line = (str(error).splitlines() or [""])[0]
-    return "".join(letter for letter in line if letter.isprintable())[:200].strip() or type(error).__name__
 
 
 def _files_only(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:

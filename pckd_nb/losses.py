@@ -1,12 +1,27 @@
-"""The loss terms of PCKD (arXiv 2410.14143) as pure functions of tensors.
+r"""The loss terms of PCKD as functions of tensors.
 
-Symbols: B images, V views of each, N = V·B rows, C categories, D feature width. Every function but
-`category_center_alignment` returns one value per row; weighting and averaging happen in `methods/`.
-Half-precision input is computed and returned in float32, float64 in float64.
+In the shapes, B is the number of images, V the number of views per image, N = V·B the number of rows, C the number of
+categories (classes), and D the number of penultimate features.
 
-What doesn't fit raises ValueError, what is no tensor or no number TypeError, in one line: shapes, types, devices and
-temperatures are checked, which costs a GPU nothing. Values are not, for every step would have to wait for them: of
-numbers that are not finite a loss is not finite either, which the training loop reports by the term's name.
+Every function except `category_center_alignment` returns one value per row. `methods.PCKD` multiplies these values by
+the sample weights and averages them.
+
+Inputs in float16 or bfloat16 are converted to float32. Inputs in float64 are computed in float64.
+
+Every function checks types, shapes, dtypes and devices. It does not check the values in the tensors, because every step
+would have to wait for the GPU. Non-finite inputs give a non-finite loss, and the training loop reports it.
+
+References
+----------
+Ding et al., "Preview-based Category Contrastive Learning for Knowledge Distillation", arXiv 2410.14143.
+
+Examples
+--------
+>>> import torch
+>>> import pckd_nb as pckd
+>>> logits = torch.tensor([[2.0, 0.0, -2.0]])
+>>> pckd.losses.distillation_kl(logits, logits).item()
+0.0
 """
 
 from collections.abc import Iterator
@@ -16,16 +31,54 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction, FunctionCtx
 
-TEMPERATURES = 1e-6, 1e6  # beyond these float32 overflows
-FLOATS = torch.float16, torch.bfloat16, torch.float32, torch.float64
+from .deprecation import renamed
+from .tensor_checks import FLOAT_DTYPES as FLOAT_DTYPES
+from .tensor_checks import TEMPERATURE_RANGE as TEMPERATURE_RANGE
+from .tensor_checks import check_labels, check_same_shape, check_temperature
 
 
 def distillation_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0) -> Tensor:
-    """Hinton's distillation loss: T² · KL( softmax(z_t / T) ‖ softmax(z_s / T) ).
+    r"""Return the distillation loss of Hinton et al.
 
-    student_logits, teacher_logits: (B, C), any finite values. Returns (B,) in nats, ≥ 0.
-    The factor T² keeps the gradient's size independent of the temperature.
-    Raises ValueError on unequal shapes or a temperature outside 1e-6 … 1e6.
+    .. math::
+
+        L_{\mathrm{KD},i} = T^2 \cdot \mathrm{KL}\left(
+            \mathrm{softmax}(z_{t,i} / T) \,\middle\|\, \mathrm{softmax}(z_{s,i} / T)
+        \right)
+
+    The factor T² keeps the size of the gradient about the same at every temperature.
+
+    Parameters
+    ----------
+    student_logits, teacher_logits : Tensor of shape (B, C)
+    temperature : float, in [1e-6, 1e6]
+        T. A higher temperature makes both distributions more uniform.
+
+    Returns
+    -------
+    Tensor of shape (B,)
+        In nats, at least 0.
+
+    Raises
+    ------
+    TypeError
+        If the logits are not tensors, or if `temperature` is not a number.
+    ValueError
+        If shapes, dtypes or devices of the logits do not match, or if `temperature` is outside its range.
+
+    References
+    ----------
+    Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pckd_nb as pckd
+    >>> student = torch.tensor([[1.0, 0.0], [0.0, 3.0]])
+    >>> teacher = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
+    >>> kl = pckd.losses.distillation_kl(student, teacher)
+    >>> [round(value, 2) for value in kl.tolist()]  # the networks agree on the first image only
+    [0.0, 4.3]
     """
     check_same_shape("logits", student_logits, teacher_logits)
     check_temperature("temperature", temperature)
@@ -36,10 +89,45 @@ def distillation_kl(student_logits: Tensor, teacher_logits: Tensor, temperature:
 
 
 def feature_alignment(projected_student_features: Tensor, teacher_features: Tensor) -> Tensor:
-    """L_FA: 2 − 2·cos( g(f_s), f_t ), the squared distance of the two normalised vectors.
+    r"""Return the feature alignment loss.
 
-    Both (N, D_t); the projector g has been applied already. Returns (N,) in [0, 4]; 2 where a vector is 0.
-    Raises ValueError on unequal shapes.
+    .. math::
+
+        L_{\mathrm{FA},i} = 2 - 2 \cos\left( g(f_{s,i}), f_{t,i} \right)
+
+    This is the squared distance between the two vectors after both are normalised to length 1.
+
+    Parameters
+    ----------
+    projected_student_features : Tensor of shape (N, D_t)
+        g(f_s): the student's features after the projector g, which maps them to the teacher's width D_t.
+    teacher_features : Tensor of shape (N, D_t)
+        f_t.
+
+    Returns
+    -------
+    Tensor of shape (N,)
+        In [0, 4]. Exactly 2 for a row of zeros.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not a tensor.
+    ValueError
+        If shapes, dtypes or devices do not match.
+
+    References
+    ----------
+    Ding et al., arXiv 2410.14143, the term L_FA.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pckd_nb as pckd
+    >>> student = torch.tensor([[3.0, 0.0], [0.0, 2.0], [-1.0, 0.0]])
+    >>> teacher = torch.tensor([[5.0, 0.0], [7.0, 0.0], [4.0, 0.0]])
+    >>> pckd.losses.feature_alignment(student, teacher).tolist()  # same, perpendicular and opposite direction
+    [0.0, 2.0, 4.0]
     """
     check_same_shape("features", projected_student_features, teacher_features)
     student, teacher = _at_least_float32(projected_student_features), _at_least_float32(teacher_features)
@@ -49,21 +137,58 @@ def feature_alignment(projected_student_features: Tensor, teacher_features: Tens
 def category_center_alignment(
     student_weight: Tensor, student_bias: Tensor | None, teacher_weight: Tensor, teacher_bias: Tensor | None
 ) -> Tensor:
-    """L_CA: mean squared difference of [W_s | b_s] and [W_t | b_t].
+    r"""Return the category center alignment loss.
 
-    weight (C, D): the last layer, row c being the center of category c; bias (C,), or None on both sides.
-    Returns a scalar, shape (). Raises ValueError when the shapes differ: centers of unequal width cannot be
-    subtracted, and `methods.PCKD` leaves the term out.
+    .. math::
+
+        L_{\mathrm{CA}} = \mathrm{mean}\left( \left( [W_s \mid b_s] - [W_t \mid b_t] \right)^2 \right)
+
+    W and b are the weight and the bias of the last layer. Row c of W is the center of category c. The mean is over all
+    entries of both. Both networks need the same number of features D. For other pairs of networks, `methods.PCKD`
+    leaves this term out.
+
+    Parameters
+    ----------
+    student_weight, teacher_weight : Tensor of shape (C, D)
+    student_bias, teacher_bias : Tensor of shape (C,), or None
+        None if the last layer has no bias. Give both or neither.
+
+    Returns
+    -------
+    scalar Tensor
+        At least 0.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not a tensor.
+    ValueError
+        If shapes, dtypes or devices do not match, or if only one bias is given.
+
+    References
+    ----------
+    Ding et al., arXiv 2410.14143, the term L_CA.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pckd_nb as pckd
+    >>> weight, bias = torch.zeros(10, 64), torch.zeros(10)
+    >>> pckd.losses.category_center_alignment(weight, bias, weight + 1, bias + 1).item()
+    1.0
     """
     if (student_bias is None) != (teacher_bias is None):
-        raise ValueError("category centers: one network has a bias in its last layer and the other has none")
+        raise ValueError("category centers: give a bias for both networks or for none, got only one")
     check_same_shape("category centers", student_weight, teacher_weight)
     student, teacher = _at_least_float32(student_weight), _at_least_float32(teacher_weight)
     if student_bias is not None:
-        assert teacher_bias is not None  # see above
+        assert teacher_bias is not None  # checked above
         check_same_shape("biases of the category centers", student_bias, teacher_bias, dimensions=1)
         if len(student_bias) != len(student_weight):
-            raise ValueError(f"{len(student_weight)} category centers can't have {len(student_bias)} biases")
+            raise ValueError(
+                f"there must be one bias per category center, got {len(student_bias)} biases "
+                f"for {len(student_weight)} category centers"
+            )
         student = torch.cat([student, _at_least_float32(student_bias)[:, None]], dim=1)
         teacher = torch.cat([teacher, _at_least_float32(teacher_bias)[:, None]], dim=1)
     return F.mse_loss(student, teacher)
@@ -76,30 +201,75 @@ def category_center_contrast_plain(
     temperature: float = 4.0,
     base_temperature: float = 0.07,
 ) -> Tensor:
-    """L_CC: supervised contrast (arXiv 2004.11362) over the 2N score vectors {u_s, u_t}.
+    r"""Return the category center contrast loss, written as in the paper.
 
-    student_scores u_s, teacher_scores u_t: (N, C), how near a row is to every category center of student and
-    teacher; labels: (N,) integers, on a GPU in [0, C). With a, q running over all 2N vectors and P(a) the same label as
-    a, not a:
+    It is supervised contrastive learning over the 2N score vectors of student and teacher. The score vectors u_s and
+    u_t say how near a row is to every category center of the student and of the teacher. For one score vector a,
 
-        ℓ(a) = −(τ/τ0) · mean over p in P(a) of [ a·p/τ − log Σ_{q≠a} exp(a·q/τ) ]
+    .. math::
 
-    Returns ℓ(u_s) + ℓ(u_t), shape (N,). P(a) is never empty: it holds at least the row's other score vector.
-    τ/τ0 = 4/0.07 ≈ 57 comes from the authors' code, so the published β_cc = 0.05 weighs like 2.9.
-    Raises ValueError on unequal shapes, or temperatures outside 1e-6 … 1e6.
+        \ell(a) = -\frac{\tau}{\tau_0} \cdot \frac{1}{|P(a)|} \sum_{p \in P(a)} \left[
+            \frac{a \cdot p}{\tau} - \log \sum_{q \neq a} \exp\left( \frac{a \cdot q}{\tau} \right)
+        \right]
 
-    This is the version to read, and the one to differentiate twice. It holds several (2N, 2N) matrices, so training
-    uses `category_center_contrast`, which the tests hold to this one.
+    P(a) contains all other vectors with the label of a. It is never empty, because it contains the other score vector
+    of the same row. The sum over q contains all vectors except a. A row has the loss
+
+    .. math::
+
+        L_{\mathrm{CC},i} = \ell(u_{s,i}) + \ell(u_{t,i})
+
+    The factor τ/τ0 = 4/0.07 ≈ 57 comes from the authors' code. Because of it, the published weight β_cc = 0.05 has the
+    effect of a weight of about 2.9.
+
+    This function builds several matrices of shape (2N, 2N). Training uses `category_center_contrast`, which needs less
+    memory. Use this one to read the equation in code, or if you need second derivatives.
+
+    Parameters
+    ----------
+    student_scores, teacher_scores : Tensor of shape (N, C)
+        u_s and u_t.
+    labels : int Tensor of shape (N,)
+        On a GPU they must be in [0, C).
+    temperature : float, in [1e-6, 1e6]
+        τ.
+    base_temperature : float, in [1e-6, 1e6]
+        τ0.
+
+    Returns
+    -------
+    Tensor of shape (N,)
+
+    Raises
+    ------
+    TypeError
+        If an argument is not a tensor, or if a temperature is not a number.
+    ValueError
+        If shapes, dtypes or devices do not match, or if a temperature is outside its range.
+
+    References
+    ----------
+    Ding et al., arXiv 2410.14143, the term L_CC. Khosla et al., "Supervised Contrastive Learning", arXiv 2004.11362.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pckd_nb as pckd
+    >>> scores = torch.eye(3)
+    >>> labels = torch.tensor([0, 1, 2])
+    >>> loss = pckd.losses.category_center_contrast_plain(scores, scores, labels)
+    >>> [round(value, 1) for value in loss.tolist()]
+    [161.7, 161.7, 161.7]
     """
-    _contrastable(student_scores, teacher_scores, labels, temperature, base_temperature)
+    _check_contrast_arguments(student_scores, teacher_scores, labels, temperature, base_temperature)
     anchors = _at_least_float32(torch.cat([student_scores, teacher_scores]))
     similarity = anchors @ anchors.T / temperature
-    itself = torch.eye(len(anchors), dtype=torch.bool, device=anchors.device)
-    log_denominator = similarity.masked_fill(itself, -torch.inf).logsumexp(dim=1)
+    diagonal = torch.eye(len(anchors), dtype=torch.bool, device=anchors.device)
+    log_denominator = similarity.masked_fill(diagonal, -torch.inf).logsumexp(dim=1)
 
-    sum_positive, positives = _sum_over_positives(anchors, labels)
-    mean_positive = sum_positive / temperature / positives
-    loss = -(temperature / base_temperature) * (mean_positive - log_denominator)
+    positive_sum, positive_count = _sum_over_positives(anchors, labels)
+    positive_mean = positive_sum / temperature / positive_count
+    loss = -(temperature / base_temperature) * (positive_mean - log_denominator)
     student_loss, teacher_loss = loss.chunk(2)
     return student_loss + teacher_loss
 
@@ -111,143 +281,164 @@ def category_center_contrast(
     temperature: float = 4.0,
     base_temperature: float = 0.07,
 ) -> Tensor:
-    """L_CC, the same as `category_center_contrast_plain` in a memory that grows with 2N, not with (2N)².
+    """Return the category center contrast loss in little memory.
 
-    Arguments, result and errors are those of the plain version. Only the log-denominator is computed otherwise: over
-    blocks of rows, which the gradient computes again. Inside torch.autocast it stays in float32 or better; call
-    backward() outside, as PyTorch asks. It can be differentiated once: create_graph=True raises RuntimeError.
+    The equation is that of `category_center_contrast_plain`. Only the logarithm of the denominator is computed in
+    another way: over blocks of rows, which the backward pass computes again. Memory then grows with N, not with N².
+
+    Inside `torch.autocast`, this function still computes in float32 or float64. Call `backward()` outside of autocast,
+    as PyTorch recommends.
+
+    Parameters
+    ----------
+    student_scores, teacher_scores : Tensor of shape (N, C)
+        u_s and u_t: how near every row is to every category center of student and teacher.
+    labels : int Tensor of shape (N,)
+        On a GPU they must be in [0, C).
+    temperature : float, in [1e-6, 1e6]
+        τ.
+    base_temperature : float, in [1e-6, 1e6]
+        τ0.
+
+    Returns
+    -------
+    Tensor of shape (N,)
+
+    Raises
+    ------
+    TypeError
+        If an argument is not a tensor, or if a temperature is not a number.
+    ValueError
+        If shapes, dtypes or devices do not match, or if a temperature is outside its range.
+    RuntimeError
+        In the backward pass, if it is called with create_graph=True. There is no second derivative.
+
+    References
+    ----------
+    Ding et al., arXiv 2410.14143, the term L_CC. Khosla et al., "Supervised Contrastive Learning", arXiv 2004.11362.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pckd_nb as pckd
+    >>> scores = torch.eye(3)
+    >>> labels = torch.tensor([0, 1, 2])
+    >>> loss = pckd.losses.category_center_contrast(scores, scores, labels)
+    >>> [round(value, 1) for value in loss.tolist()]
+    [161.7, 161.7, 161.7]
     """
-    _contrastable(student_scores, teacher_scores, labels, temperature, base_temperature)
+    _check_contrast_arguments(student_scores, teacher_scores, labels, temperature, base_temperature)
     anchors = _at_least_float32(torch.cat([student_scores, teacher_scores]))
     with torch.autocast(anchors.device.type, enabled=False):
         log_denominator = _LogSumExpOverOthers.apply(anchors / temperature**0.5)  # products of these are a·q/τ
-        sum_positive, positives = _sum_over_positives(anchors, labels)
-        mean_positive = sum_positive / temperature / positives
+        positive_sum, positive_count = _sum_over_positives(anchors, labels)
+        positive_mean = positive_sum / temperature / positive_count
 
-    loss = -(temperature / base_temperature) * (mean_positive - log_denominator)
+    loss = -(temperature / base_temperature) * (positive_mean - log_denominator)
     student_loss, teacher_loss = loss.chunk(2)
     return student_loss + teacher_loss
 
 
 def _sum_over_positives(anchors: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ a·p over the other vectors p of a's category, and how many these are: anchors (2N, C), labels (N,) -> two
-    tensors (2N,).
+    r"""Return the sum of a·p over the positives p of every anchor a, and the number of positives.
 
-    Without pairs, as Σ_{p in P(a)} a·p = a·(S − a), S being the sum over a's category. On a GPU labels must be below C:
-    which of them there are it would have to wait for.
+    No matrix of all pairs is needed. With S, the sum of all vectors that have the label of a,
+
+    .. math::
+
+        \sum_{p \in P(a)} a \cdot p = a \cdot (S - a)
+
+    Parameters
+    ----------
+    anchors : Tensor of shape (2N, C)
+    labels : int Tensor of shape (N,)
+        On a GPU they must be in [0, C).
+
+    Returns
+    -------
+    sums, counts : Tensor of shape (2N,)
     """
     if labels.device.type == "cpu":
-        members = F.one_hot(torch.unique(labels.repeat(2), return_inverse=True)[1]).to(anchors.dtype)
-    else:
-        members = F.one_hot(labels.long(), anchors.shape[1]).repeat(2, 1).to(anchors.dtype)
-    category_sum = members @ (members.T @ anchors)
-    positives = members @ members.sum(0) - 1
-    return (anchors * (category_sum - anchors)).sum(1), positives
+        one_hot = F.one_hot(torch.unique(labels.repeat(2), return_inverse=True)[1]).to(anchors.dtype)
+    else:  # torch.unique would have to wait for the GPU
+        one_hot = F.one_hot(labels.long(), anchors.shape[1]).repeat(2, 1).to(anchors.dtype)
+    class_sum = one_hot @ (one_hot.T @ anchors)
+    positive_count = one_hot @ one_hot.sum(0) - 1
+    return (anchors * (class_sum - anchors)).sum(1), positive_count
 
 
 class _LogSumExpOverOthers(torch.autograd.Function):
-    """x: (M, C) -> ℓ: (M,), ℓ_a = log Σ_{q≠a} exp(x_a·x_q), without ever holding the (M, M) matrix s_aq = x_a·x_q.
+    r"""For every row of a matrix, the logsumexp of its inner products with all other rows.
 
-    s is symmetric, so every pair is computed once, as part of a block of rows right of the diagonal, and serves both
-    its row and its column. With g = ∂L/∂ℓ the gradient is
+    .. math::
 
-        ∂L/∂x_a = Σ_{q≠a} w_aq · x_q,   w_aq = g_a · exp(s_aq − ℓ_a) + g_q · exp(s_aq − ℓ_q)
+        \ell_a = \log \sum_{q \neq a} \exp(s_{aq}), \qquad s_{aq} = x_a \cdot x_q
 
-    where no exp can overflow: s_aq is a part of both ℓ_a and ℓ_q. Only x and ℓ are kept for it.
+    The (M, M) matrix s is never stored. It is symmetric, so only the blocks on and above its diagonal are computed.
+    A block contributes to its rows and, transposed, to its columns.
+
+    With the incoming gradient g, the gradient is
+
+    .. math::
+
+        \frac{\partial L}{\partial x_a} = \sum_{q \neq a} w_{aq} \, x_q, \qquad
+        w_{aq} = g_a \exp(s_{aq} - \ell_a) + g_q \exp(s_{aq} - \ell_q)
+
+    No exp can overflow here, because s_aq is one term of both sums ℓ_a and ℓ_q. For the backward pass only x and ℓ are
+    saved.
     """
 
-    ROWS = 256  # of a block; on a CPU 128 to 256 are equally fast; fewer should suit a GPU
+    BLOCK_ROWS = 256  # on a CPU, 128 and 256 are equally fast
 
     @classmethod
     def blocks(cls, x: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-        """start, stop and x[start:stop] @ x[start:].T, with −inf for a vector and itself."""
-        for start in range(0, len(x), cls.ROWS):
-            stop = min(start + cls.ROWS, len(x))
+        """Yield start, stop and `x[start:stop] @ x[start:].T` for every block, with −inf for a row with itself."""
+        for start in range(0, len(x), cls.BLOCK_ROWS):
+            stop = min(start + cls.BLOCK_ROWS, len(x))
             similarity = x[start:stop] @ x[start:].T
             similarity.diagonal().fill_(-torch.inf)
             yield start, stop, similarity
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
-        result = x.new_full((len(x),), -torch.inf)
+        """Return ℓ of shape (M,) for x of shape (M, C)."""
+        logsumexp = x.new_full((len(x),), -torch.inf)
         for start, stop, similarity in _LogSumExpOverOthers.blocks(x):
-            right = similarity[:, stop - start :]
-            result[start:stop] = result[start:stop].logaddexp(similarity.logsumexp(dim=1))
-            result[stop:] = result[stop:].logaddexp(right.logsumexp(dim=0))
-        ctx.save_for_backward(x, result)
-        return result
+            above_diagonal = similarity[:, stop - start :]
+            logsumexp[start:stop] = logsumexp[start:stop].logaddexp(similarity.logsumexp(dim=1))
+            logsumexp[stop:] = logsumexp[stop:].logaddexp(above_diagonal.logsumexp(dim=0))
+        ctx.save_for_backward(x, logsumexp)
+        return logsumexp
 
     @staticmethod
     def backward(ctx: BackwardCFunction, g: Tensor) -> Tensor:
-        if torch.is_grad_enabled():  # create_graph=True; once_differentiable would let this pass, with wrong results
-            raise RuntimeError(
-                "category_center_contrast can be differentiated once; category_center_contrast_plain, again and again"
-            )
-        x, result = ctx.saved_tensors  # type: ignore[misc]  # torch's types have one tensor there
+        """Return the gradient with respect to x."""
+        # create_graph=True. The decorator once_differentiable does not notice it here: results would be wrong.
+        if torch.is_grad_enabled():
+            raise RuntimeError("category_center_contrast has no second derivative: use category_center_contrast_plain")
+        x, logsumexp = ctx.saved_tensors  # type: ignore[misc]  # torch declares a single tensor
         gradient = torch.zeros_like(x)
         with torch.autocast(x.device.type, enabled=False):
             for start, stop, similarity in _LogSumExpOverOthers.blocks(x):
-                weight = (similarity - result[start:stop, None]).exp_().mul_(g[start:stop, None])
-                weight.addcmul_(similarity.sub_(result[start:]).exp_(), g[start:])
-                right = weight[:, stop - start :]
+                weight = (similarity - logsumexp[start:stop, None]).exp_().mul_(g[start:stop, None])
+                weight.addcmul_(similarity.sub_(logsumexp[start:]).exp_(), g[start:])
+                above_diagonal = weight[:, stop - start :]
                 gradient[start:stop] += weight @ x[start:]
-                gradient[stop:] += right.T @ x[start:stop]
+                gradient[stop:] += above_diagonal.T @ x[start:stop]
         return gradient
 
 
-def _contrastable(student_scores: Tensor, teacher_scores: Tensor, labels: Tensor, *temperatures: float) -> None:
+def _check_contrast_arguments(
+    student_scores: Tensor, teacher_scores: Tensor, labels: Tensor, temperature: float, base_temperature: float
+) -> None:
     check_same_shape("scores", student_scores, teacher_scores)
     check_labels(labels, student_scores)
-    for name, temperature in zip(("temperature", "base_temperature"), temperatures, strict=True):
-        check_temperature(name, temperature)
+    check_temperature("temperature", temperature)
+    check_temperature("base_temperature", base_temperature)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def check_same_shape(what: str, student: Tensor, teacher: Tensor, dimensions: int = 2) -> None:
-    """Raises ValueError unless both are of floating-point numbers, of one shape and in one place; TypeError for what is
-    no tensor."""
-    for x in (student, teacher):
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{what} must be tensors, got {type(x).__name__}")
-        if x.dtype not in FLOATS:
-            raise ValueError(f"{what} must be floating-point numbers, got {x.dtype}")
-        if x.ndim != dimensions or 0 in x.shape:
-            raise ValueError(f"{what} must have {dimensions} dimensions, none of them empty, got {tuple(x.shape)}")
-    if student.shape != teacher.shape:
-        raise ValueError(f"{what} differ in shape: student {tuple(student.shape)}, teacher {tuple(teacher.shape)}")
-    if student.device != teacher.device:
-        raise ValueError(f"{what} are on two devices: student {student.device}, teacher {teacher.device}")
-
-
-def check_labels(labels: Tensor, rows: Tensor) -> None:
-    """Raises ValueError unless labels are whole numbers, one a row and where the rows are; TypeError for no tensor."""
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
-    if labels.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
-        raise ValueError(f"labels must be whole numbers, got {labels.dtype}")
-    if labels.shape != rows.shape[:1]:
-        raise ValueError(f"labels must have shape {tuple(rows.shape[:1])}, got {tuple(labels.shape)}")
-    if labels.device != rows.device:
-        raise ValueError(f"labels are on {labels.device}, what they label on {rows.device}")
-
-
-def check_temperature(name: str, value: float) -> None:
-    """Raises ValueError for one that float32 can't bear, TypeError for what is no number."""
-    lowest, highest = TEMPERATURES
-    if not lowest <= _number(name, value) <= highest:
-        raise ValueError(f"{name} must be positive, from {lowest:g} to {highest:g}, got {value}")
-
-
-def _number(name: str, value: float) -> float:
-    """As a float, infinite where that overflows. Raises TypeError for text, truth values and what else is no number."""
-    try:
-        if not isinstance(value, bool | str | bytes):
-            return float(value)
-    except OverflowError:
-        return float("inf") if value > 0 else -float("inf")
-    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several numbers
-        pass
-    raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+__getattr__ = renamed(__name__)

@@ -1,9 +1,30 @@
-"""The preview strategy of PCKD: which samples count how much, and when.
+r"""The preview strategy of PCKD: how much every sample counts, and in which epoch.
 
-A sample is hard when its cross-entropy is large beside the batch's mean. Hard samples are *previewed* with a
-small weight, never dropped, and a threshold that grows with the epochs lets more of them in at full weight.
-Nothing here carries a gradient. What doesn't fit raises ValueError, what is no tensor or no number TypeError, in one
-line; what a tensor holds is not looked at: of numbers that are not finite a weight is not finite either.
+A sample is hard if its cross-entropy is larger than the mean of its batch. PCKD *previews* hard samples: it gives them
+a small weight, but never drops them. A threshold decides which samples are hard. It grows with the epochs, so more and
+more samples get the full weight 1.
+
+`difficulty`, `threshold` and `weight` are the three steps. `STRATEGIES` contains the paper's strategy and four others
+to compare it with. A strategy is any function (cross_entropy, difficulty, threshold) -> weight.
+
+No gradient flows through a weight. Every function checks types, shapes and dtypes, but not the values in the tensors.
+Non-finite inputs give non-finite weights.
+
+References
+----------
+Ding et al., "Preview-based Category Contrastive Learning for Knowledge Distillation", arXiv 2410.14143.
+
+Examples
+--------
+>>> import torch
+>>> import pckd_nb as pckd
+>>> cross_entropy = torch.tensor([0.5, 1.0, 4.5])
+>>> gamma = pckd.preview.difficulty(cross_entropy)
+>>> gamma.tolist()
+[0.25, 0.5, 2.25]
+>>> v = pckd.preview.weight(gamma, pckd.preview.threshold(epoch=1))
+>>> [round(value, 4) for value in v.tolist()]  # the third sample is hard
+[1.0, 1.0, 0.0063]
 """
 
 from collections.abc import Callable
@@ -11,29 +32,93 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .tensor_checks import as_number, check_one_value_per_sample
+
 Strategy = Callable[[Tensor, Tensor, float], Tensor]
 
 
 def difficulty(cross_entropy: Tensor) -> Tensor:
-    """γ_i = CE_i / mean_j CE_j over the batch: 1 is average, larger is harder.
+    r"""Return the difficulty of every sample in a batch.
 
-    cross_entropy: (B,), ≥ 0. Returns (B,), ≥ 0, without gradient; 1 for every sample where the mean is 0.
-    Raises ValueError unless there is one floating-point number a sample, TypeError for what is no tensor.
+    .. math::
+
+        \gamma_i = \frac{\mathrm{CE}_i}{\frac{1}{B} \sum_j \mathrm{CE}_j}
+
+    1 is average, larger values are harder. If the mean is 0, the difficulty of every sample is 1.
+
+    Parameters
+    ----------
+    cross_entropy : float Tensor of shape (B,)
+        At least 0.
+
+    Returns
+    -------
+    Tensor of shape (B,)
+        γ, at least 0, without gradient.
+
+    Raises
+    ------
+    TypeError
+        If `cross_entropy` is not a tensor.
+    ValueError
+        If it does not have one floating-point value per sample.
+
+    References
+    ----------
+    Ding et al., arXiv 2410.14143.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pckd_nb as pckd
+    >>> pckd.preview.difficulty(torch.tensor([1.0, 2.0, 3.0])).tolist()
+    [0.5, 1.0, 1.5]
     """
-    _one_number_a_sample(cross_entropy=cross_entropy)
+    check_one_value_per_sample(cross_entropy=cross_entropy)
     cross_entropy = cross_entropy.detach()
     mean = cross_entropy.mean()
     return torch.where(mean == 0, torch.ones_like(cross_entropy), cross_entropy / mean)
 
 
 def threshold(epoch: int, epsilon: float = 1.005) -> float:
-    """ε_t = ε^epoch, epochs counted from 1; infinite where that overflows.
+    r"""Return the preview threshold of an epoch.
 
-    Raises ValueError for an epoch below 1 or an epsilon that is not positive; TypeError for what is no number.
+    .. math::
+
+        \varepsilon_t = \varepsilon^{\mathrm{epoch}}
+
+    Parameters
+    ----------
+    epoch : int
+        Counted from 1.
+    epsilon : float
+        ε, positive.
+
+    Returns
+    -------
+    float
+        Infinity if the power is too large for a float.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not a number.
+    ValueError
+        If `epoch` is not a whole number of at least 1, or if `epsilon` is not positive.
+
+    References
+    ----------
+    Ding et al., arXiv 2410.14143.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> [round(pckd.preview.threshold(epoch), 2) for epoch in (1, 120, 240)]
+    [1.0, 1.82, 3.31]
     """
-    exponent, base = _number("epoch", epoch), _number("epsilon", epsilon)
+    exponent, base = as_number("epoch", epoch), as_number("epsilon", epsilon)
     if not exponent >= 1 or epoch % 1 != 0:
-        raise ValueError(f"epochs count from 1, in whole numbers, got {exponent:g}")
+        raise ValueError(f"epoch must be a whole number, counted from 1, got {exponent:g}")
     if not base > 0:
         raise ValueError(f"epsilon must be positive, got {epsilon}")
     try:
@@ -43,78 +128,223 @@ def threshold(epoch: int, epsilon: float = 1.005) -> float:
 
 
 def weight(difficulty: Tensor, threshold: float) -> Tensor:
-    """v_i = 1 where γ_i ≤ ε_t, else exp(−γ_i²). difficulty: (B,); threshold ≥ 0. Returns (B,) in [0, 1].
+    r"""Return the preview weight of every sample.
 
-    Raises ValueError for a shape or threshold that does not fit, TypeError for what is no tensor or no number.
+    .. math::
+
+        v_i = \begin{cases}
+            1 & \text{if } \gamma_i \le \varepsilon_t \\
+            \exp(-\gamma_i^2) & \text{otherwise}
+        \end{cases}
+
+    Parameters
+    ----------
+    difficulty : float Tensor of shape (B,)
+        γ, see `difficulty`.
+    threshold : float
+        ε_t, at least 0, see `threshold`.
+
+    Returns
+    -------
+    Tensor of shape (B,)
+        v, in [0, 1].
+
+    Raises
+    ------
+    TypeError
+        If `difficulty` is not a tensor, or if `threshold` is not a number.
+    ValueError
+        If `difficulty` does not have one floating-point value per sample, or if `threshold` is negative.
+
+    References
+    ----------
+    Ding et al., arXiv 2410.14143.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pckd_nb as pckd
+    >>> v = pckd.preview.weight(torch.tensor([0.5, 1.0, 1.5]), threshold=1.0)
+    >>> [round(value, 3) for value in v.tolist()]
+    [1.0, 1.0, 0.105]
     """
-    _one_number_a_sample(threshold, difficulty=difficulty)
+    check_one_value_per_sample(difficulty=difficulty)
+    _check_threshold(threshold)
     return torch.where(difficulty <= threshold, torch.ones_like(difficulty), torch.exp(-(difficulty**2)))
 
 
-# What preview is compared with. A strategy is any function (cross_entropy, difficulty, threshold) -> weight: (B,) in
-# nats, (B,) and a number ≥ 0 -> (B,) in [0, 1]. Those here raise as `weight`.
-
-
 def preview(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Tensor:
-    """PCKD's own: `weight`, v = 1 where γ ≤ ε_t, else exp(−γ²). (B,), (B,), number -> (B,) in [0, 1]."""
-    _one_number_a_sample(threshold, cross_entropy=cross_entropy, difficulty=difficulty)
+    """Return the weights of the paper's strategy: hard samples get a small weight.
+
+    They are the weights that `weight` returns.
+
+    Parameters
+    ----------
+    cross_entropy : float Tensor of shape (B,)
+        In nats. This strategy does not use it.
+    difficulty : float Tensor of shape (B,)
+        γ, at least 0.
+    threshold : float
+        ε_t, at least 0.
+
+    Returns
+    -------
+    Tensor of shape (B,)
+        In [0, 1].
+
+    Raises
+    ------
+    TypeError
+        If an argument is not a tensor, or if `threshold` is not a number.
+    ValueError
+        If a tensor does not have one floating-point value per sample, if the lengths differ, or if `threshold` is
+        negative.
+    """
+    _check_strategy_arguments(cross_entropy, difficulty, threshold)
     return weight(difficulty, threshold)
 
 
 def uniform(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Tensor:
-    """v = 1: no strategy. (B,), (B,), number -> (B,)."""
-    _one_number_a_sample(threshold, cross_entropy=cross_entropy, difficulty=difficulty)
+    """Return the weight 1 for every sample.
+
+    Parameters
+    ----------
+    cross_entropy, difficulty : float Tensor of shape (B,)
+        This strategy uses their shape only.
+    threshold : float
+        Not used.
+
+    Returns
+    -------
+    Tensor of shape (B,)
+
+    Raises
+    ------
+    TypeError
+        As in `preview`.
+    ValueError
+        As in `preview`.
+    """
+    _check_strategy_arguments(cross_entropy, difficulty, threshold)
     return torch.ones_like(difficulty)
 
 
 def constant(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Tensor:
-    """The mean preview weight of the batch for every sample, (B,) in [0, 1]: preview's strength without its choice of
-    samples. The batch's mean, not the epoch's: of that one knows only when it is over.
+    r"""Return the mean preview weight of the batch for every sample.
 
-    v·L is averaged over samples, not divided by Σv, so preview also weakens L_KD and L_CC as a whole. This is
-    the control that separates the two.
+    .. math::
+
+        v_i = \frac{1}{B} \sum_j v_j^{\mathrm{preview}}
+
+    This is the control in a fair comparison. The weighted losses are averaged over samples and not divided by the sum
+    of the weights. So `preview` has two effects: it chooses samples, and it makes L_KD and L_CC smaller. This strategy
+    has only the second effect. It uses the mean of the batch, because the mean of the epoch is not known until the
+    epoch ends.
+
+    Parameters
+    ----------
+    cross_entropy : float Tensor of shape (B,)
+        In nats. This strategy does not use it.
+    difficulty : float Tensor of shape (B,)
+        γ, at least 0.
+    threshold : float
+        ε_t, at least 0.
+
+    Returns
+    -------
+    Tensor of shape (B,)
+        In [0, 1].
+
+    Raises
+    ------
+    TypeError
+        As in `preview`.
+    ValueError
+        As in `preview`.
     """
-    _one_number_a_sample(threshold, cross_entropy=cross_entropy, difficulty=difficulty)
+    _check_strategy_arguments(cross_entropy, difficulty, threshold)
     return weight(difficulty, threshold).mean().expand_as(difficulty)
 
 
 def curriculum(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Tensor:
-    """Classic curriculum learning: v = 1 for easy samples, γ ≤ ε_t, 0 for hard ones. (B,), (B,), number -> (B,)."""
-    _one_number_a_sample(threshold, cross_entropy=cross_entropy, difficulty=difficulty)
+    r"""Return the weights of classic curriculum learning: hard samples are dropped.
+
+    .. math::
+
+        v_i = \begin{cases}
+            1 & \text{if } \gamma_i \le \varepsilon_t \\
+            0 & \text{otherwise}
+        \end{cases}
+
+    Parameters
+    ----------
+    cross_entropy : float Tensor of shape (B,)
+        In nats. This strategy does not use it.
+    difficulty : float Tensor of shape (B,)
+        γ, at least 0.
+    threshold : float
+        ε_t, at least 0.
+
+    Returns
+    -------
+    Tensor of shape (B,)
+        0 or 1.
+
+    Raises
+    ------
+    TypeError
+        As in `preview`.
+    ValueError
+        As in `preview`.
+    """
+    _check_strategy_arguments(cross_entropy, difficulty, threshold)
     return (difficulty <= threshold).to(difficulty.dtype)
 
 
 def focal(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Tensor:
-    """v = (1 − e^(−CE))², (B,) in [0, 1], detached: focal loss's factor (arXiv 1708.02002, exponent 2), which favours
-    *hard* samples."""
-    _one_number_a_sample(threshold, cross_entropy=cross_entropy, difficulty=difficulty)
+    r"""Return the factor of the focal loss: hard samples get a *large* weight.
+
+    .. math::
+
+        v_i = \left( 1 - e^{-\mathrm{CE}_i} \right)^2
+
+    Parameters
+    ----------
+    cross_entropy : float Tensor of shape (B,)
+        In nats. Its gradient does not flow through the weight.
+    difficulty : float Tensor of shape (B,)
+        This strategy does not use it.
+    threshold : float
+        Not used.
+
+    Returns
+    -------
+    Tensor of shape (B,)
+        In [0, 1].
+
+    Raises
+    ------
+    TypeError
+        As in `preview`.
+    ValueError
+        As in `preview`.
+
+    References
+    ----------
+    Lin et al., "Focal Loss for Dense Object Detection", arXiv 1708.02002, with the exponent 2.
+    """
+    _check_strategy_arguments(cross_entropy, difficulty, threshold)
     return (1 - torch.exp(-cross_entropy.detach())) ** 2
 
 
 STRATEGIES: dict[str, Strategy] = {f.__name__: f for f in (preview, uniform, constant, curriculum, focal)}
 
 
-def _one_number_a_sample(threshold: float = 1.0, **tensors: Tensor) -> None:
-    for name, values in tensors.items():
-        if not isinstance(values, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(values).__name__}")
-        if not values.is_floating_point() or values.ndim != 1 or not len(values):
-            got = f"{values.dtype} of shape {tuple(values.shape)}"
-            raise ValueError(f"{name} must be floating-point numbers, one a sample, got {got}")
-    if len({len(values) for values in tensors.values()}) > 1:
-        counts = ", ".join(f"{name} {len(values)}" for name, values in tensors.items())
-        raise ValueError(f"unequal numbers of samples: {counts}")
-    if not _number("threshold", threshold) >= 0:
-        raise ValueError(f"threshold must be 0 or more, got {threshold}")
+def _check_strategy_arguments(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> None:
+    check_one_value_per_sample(cross_entropy=cross_entropy, difficulty=difficulty)
+    _check_threshold(threshold)
 
 
-def _number(name: str, value: float) -> float:
-    """As a float, infinite where that overflows. Raises TypeError for text, truth values and what else is no number."""
-    try:
-        if not isinstance(value, bool | str | bytes):
-            return float(value)
-    except OverflowError:
-        return float("inf") if value > 0 else -float("inf")
-    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several numbers
-        pass
-    raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+def _check_threshold(threshold: float) -> None:
+    if not as_number("threshold", threshold) >= 0:
+        raise ValueError(f"threshold must be at least 0, got {threshold}")

@@ -32,7 +32,9 @@ OF_A_CLASS = {
     "__static_attributes__",
     "_abc_impl",
 }
-OF_A_MODULE = set(vars(nn.Module())) | {"_built", "_chosen", "_open", "_order", "_parts"}
+OF_A_MODULE = set(vars(nn.Module())) | {
+    "_chosen", "_defaults", "_initial_modules", "_initial_values", "_setting_names",
+}  # fmt: skip
 
 
 def describe(value: Any) -> Any:

@@ -14,65 +14,76 @@ from .validation import Count, Fraction, NotNegative, Positive, check_fields
 
 OPTIMIZERS, SCHEDULES = ("sgd", "adamw"), ("step", "cosine", "constant")  # built by `training.optimization`
 MIXES = ("mixup", "cutmix")  # built by `views.find_mix`
-PUBLISHED_FINAL_THRESHOLD = 1.005**240  # 3.31: the final threshold in the paper
-Plug = Annotated[str | Callable[..., Any], SkipValidation]  # a name, or the object of this name
+PUBLISHED_FINAL_THRESHOLD = 1.005**240  # 3.31: the preview threshold after the paper's 240 epochs
+Plug = Annotated[str | Callable[..., Any], SkipValidation]  # a name or a callable, checked in `_check_plug`
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained: optimizer, learning-rate schedule, batches and augmentation.
 
-    Every name of an optimizer, schedule, augmentation or mix may also be "module:Name" or "file.py:Name" of your own.
+    For `optimizer`, `schedule`, `augment` and `mix` you can use your own: "module:Name", "file.py:Name", or a callable.
 
     Parameters
     ----------
     name : str
+        Name of the recipe, which run.json records.
     epochs : int
+        At least 1.
     batch_size : int
-        Images per step, whatever the number of views.
+        Images per step. The number of views does not change it.
     lr : float
-        Learning rate. The schedule "step" multiplies it by lr_decay after every milestone.
-    momentum, weight_decay : float
-        Of the optimizer.
+        Learning rate, positive.
+    momentum : float, in [0, 1)
+        Momentum of the optimizer.
+    weight_decay : float
+        Weight decay of the optimizer, at least 0.
     milestones : sequence of float
-        Fractions of `epochs`.
+        When the schedule "step" lowers the learning rate, as fractions of `epochs`.
     lr_decay : float
+        Factor by which the schedule "step" multiplies the learning rate after every milestone.
     flip : bool
-        Mirror images at random.
+        Whether half of the images are mirrored.
     method : dict
-        Settings that a method takes from this recipe unless its caller gave them.
+        Settings for the method. They replace its defaults, but not the settings that its caller chose.
     final_threshold : float, optional
-        Where the preview threshold ends, however short the training: ε = final_threshold^(1/epochs). None leaves ε
-        alone.
+        The preview threshold of the last epoch: ε = final_threshold^(1/epochs). None does not change ε.
     network_lr : dict
-        Learning rates of networks that need another one, by the name of the network.
+        Name of a network → its learning rate, for networks that need another one than `lr`.
     optimizer : "sgd", "adamw" or callable
-        By name they take lr, momentum and weight_decay from here. A callable makes a torch.optim.Optimizer of a list of
-        parameters.
+        With a name, it uses `lr`, `momentum` and `weight_decay` of this recipe. A callable takes a list of parameters
+        and returns a torch.optim.Optimizer.
     schedule : "step", "cosine", "constant" or callable
-        A callable makes a torch.optim.lr_scheduler of the optimizer and the number of steps. It is stepped after every
-        step.
+        A callable takes the optimizer and the number of steps, and returns a scheduler of torch.optim.lr_scheduler. Its
+        `step` is called after every training step.
     warmup_epochs : float
-        How long the learning rate of a schedule by name rises linearly.
+        Number of epochs in which the learning rate increases linearly. Only for a schedule with a name.
     clip_norm : float, optional
-        Largest norm of all gradients together.
-    ema : float, optional
-        Decay per step of an exponential moving average of the weights. The average is then what is tested and kept.
-    label_smoothing : float
-        Share of a target that is spread over all classes.
+        Gradients are scaled so that their total norm is at most this value.
+    ema : float, in [0, 1), optional
+        Decay per step of an exponential moving average of the weights. The averaged weights are tested and stored.
+    label_smoothing : float, in [0, 1)
+        Share of the target that is distributed over all classes.
     crop : bool
-        Zero padding and random crop.
-    augment : name of a transform of torchvision.transforms.v2, or callable, optional
-        Applied after crop and flip, see `views.transform`.
+        Whether images are padded with zeros and cropped at random.
+    augment : str or callable, optional
+        Name of a class in torchvision.transforms.v2, or a transform. It is applied after crop and flip, see
+        `views.apply_transform`.
     mix : "mixup", "cutmix" or callable, optional
-        See `views.soften`.
+        Mixes the images of a batch and their labels, see `views.soft_targets`.
 
     Raises
     ------
     TypeError
-        If a field has another type.
+        If a field has the wrong type.
     ValueError
-        If a value cannot train.
+        If a field is outside its range, or if a name is unknown.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> pckd.Recipe("mine", epochs=20, optimizer="adamw", lr=1e-3, schedule="cosine").batch_size
+    64
     """
 
     name: str
@@ -99,28 +110,30 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        known = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "augment": (), "mix": MIXES}
-        for name, names in known.items():
-            _check_plug(name, getattr(self, name), names)
+        known_names = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "augment": (), "mix": MIXES}
+        for field_name, names in known_names.items():
+            _check_plug(field_name, getattr(self, field_name), names)
         if self.warmup_epochs and self.schedule not in SCHEDULES:
-            raise ValueError("warmup_epochs goes with a schedule by name: let your own schedule warm up")
+            raise ValueError(
+                f"warmup_epochs needs one of the schedules {', '.join(SCHEDULES)}: do the warm-up in your own schedule"
+            )
 
     def settings(self) -> dict[str, Any]:
-        """Return this recipe as it is written to run.json.
+        """Return the fields of this recipe as run.json records them.
 
         Returns
         -------
         dict
-            Field → value. Callables and names of your own are described, see `provenance.describe`. The fields lr,
-            momentum and weight_decay are None for an optimizer of your own, which does not receive them.
+            Field → value. Callables are described as text, see `provenance.describe`. For your own optimizer, `lr`,
+            `momentum` and `weight_decay` are None, because it does not receive them.
         """
-        from .provenance import describe  # imports torch, which the help of the command line does not need
+        from .provenance import describe  # imports torch, which is slow and not needed for --help
 
         values = {name: describe(value) for name, value in vars(self).items()}
         for name in ("optimizer", "schedule", "augment", "mix"):
-            if is_plug(values[name]):  # the name stays the same when the file changes
+            if is_plug(values[name]):  # record the code, too: the file may change
                 values[name] += f" = {describe(load_plug(values[name]))}"
-        if self.optimizer not in OPTIMIZERS:  # a user-defined optimizer does not receive them
+        if self.optimizer not in OPTIMIZERS:
             values |= dict.fromkeys(("lr", "momentum", "weight_decay"))
         return values
 
@@ -130,11 +143,12 @@ class Recipe:
         Parameters
         ----------
         name : str or None
-            Name of the network. A name that `network_lr` does not have, or None, keeps `lr`.
+            Name of the network. If `network_lr` does not contain it, `lr` does not change.
 
         Returns
         -------
         Recipe
+            With an empty `network_lr`.
         """
         return dataclasses.replace(self, lr=self.network_lr.get(name or "", self.lr), network_lr={})
 
@@ -153,7 +167,7 @@ class Recipe:
         return sum(epoch > milestone * self.epochs for milestone in self.milestones)
 
     def lr_at(self, epoch: int) -> float:
-        """Return the learning rate of an epoch in the schedule "step", without warm-up.
+        """Return the learning rate of an epoch with the schedule "step", without warm-up.
 
         Parameters
         ----------
@@ -167,12 +181,12 @@ class Recipe:
         return self.lr * self.lr_decay ** self.decays_before(epoch)
 
     def method_settings(self) -> dict[str, Any]:
-        """Return the settings that a method takes from this recipe.
+        """Return the settings of a method that this recipe replaces.
 
         Returns
         -------
         dict
-            Name → value. With a `final_threshold`, it has epsilon = final_threshold^(1/epochs).
+            Name → value: `method`, and epsilon = final_threshold^(1/epochs) if there is a `final_threshold`.
         """
         settings = dict(self.method)
         if self.final_threshold is not None:
@@ -181,7 +195,7 @@ class Recipe:
 
 
 def _check_plug(name: str, plug: Any, known: Sequence[str]) -> None:
-    """Raise TypeError or ValueError unless a field is a name, a callable, or None if that is allowed."""
+    """Check that a field is a known name, a callable, or None if the field is optional."""
     optional = name in ("augment", "mix")
     if plug is None and optional:
         return
@@ -190,7 +204,7 @@ def _check_plug(name: str, plug: Any, known: Sequence[str]) -> None:
     if not callable(plug) and not isinstance(plug, str):
         raise TypeError(f"{name} must be a name or a callable, got {type(plug).__name__}")
     if isinstance(plug, str) and not plug.strip():
-        raise ValueError(f"{name} must be a name or a callable, got an empty text")
+        raise ValueError(f"{name} must be a name or a callable, got an empty string")
     if isinstance(plug, str) and known and plug not in known and not is_plug(plug):
         raise ValueError(f"unknown {name} {plug!r}; known: {', '.join(known)}, file.py:NAME, or a callable")
 
@@ -198,19 +212,23 @@ def _check_plug(name: str, plug: Any, known: Sequence[str]) -> None:
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        # A short training needs many steps. Several small learning-rate decays help it more than a few large ones.
+        # A short training needs many steps, so batches are small. Several small learning-rate decays work better than
+        # a few large ones.
         Recipe(
             "classroom",
             epochs=10,
             batch_size=32,
             milestones=(0.5, 0.65, 0.8, 0.9),
             lr_decay=0.3,
-            method={"beta_cc": 0.005, "warmup_epochs": 1},  # for baselines with warm-up; published: 20 of 240 epochs
+            method={
+                "beta_cc": 0.005,
+                "warmup_epochs": 1,
+            },  # warmup_epochs: of baselines, published with 20 of 240 epochs
             final_threshold=PUBLISHED_FINAL_THRESHOLD,
         ),
         Recipe("cifar100_paper", epochs=240, network_lr=dict.fromkeys(("MobileNetV2", "ShuffleV1", "ShuffleV2"), 0.01)),
-        # The authors' settings for ImageNet are not published. These are the usual ones since CRD (arXiv 1910.10699).
-        # The final threshold is the one after 240 epochs on CIFAR-100.
+        # The authors did not publish their settings for ImageNet. Most papers since CRD (arXiv 1910.10699) use these.
+        # The final threshold is that of the 240 epochs on CIFAR-100.
         Recipe(
             "imagenet_paper",
             epochs=100,
@@ -226,14 +244,14 @@ RECIPES = {
 
 
 def get_recipe(recipe: str | Recipe, **changes: Any) -> Recipe:
-    """Return a recipe, with some fields changed: get_recipe("classroom", epochs=5).
+    """Return a recipe by its name, with some fields changed.
 
     Parameters
     ----------
     recipe : str or Recipe
-        A key of RECIPES, or a recipe.
+        "classroom", "cifar100_paper", "imagenet_paper", or a recipe of your own.
     **changes
-        Fields of `Recipe` and their new values. A new lr applies to every network.
+        Fields of `Recipe` and their new values. A new `lr` applies to every network, and `network_lr` becomes empty.
 
     Returns
     -------
@@ -241,26 +259,34 @@ def get_recipe(recipe: str | Recipe, **changes: Any) -> Recipe:
 
     Raises
     ------
-    ValueError
-        If the name or a field is unknown, if a value is not valid, or if lr, momentum or weight_decay is given for an
-        optimizer of your own.
     TypeError
-        If `recipe` is neither a name nor a Recipe, or if a field has another type.
+        If `recipe` is neither a name nor a `Recipe`, or if a field has the wrong type.
+    ValueError
+        If the name or a field is unknown, if a value is outside its range, or if `lr`, `momentum` or `weight_decay` is
+        given for your own optimizer.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> recipe = pckd.get_recipe("classroom", epochs=5)
+    >>> recipe.epochs, recipe.batch_size
+    (5, 32)
     """
     if isinstance(recipe, str):
         if recipe not in RECIPES:
             raise ValueError(f"unknown recipe {recipe!r}; known: {', '.join(RECIPES)}")
         recipe = RECIPES[recipe]
     if not isinstance(recipe, Recipe):
-        raise TypeError(f"a recipe is a Recipe or the name of one, got {type(recipe).__name__}")
-    unknown = changes.keys() - {field.name for field in dataclasses.fields(Recipe)}
+        raise TypeError(f"recipe must be a Recipe or the name of one, got {type(recipe).__name__}")
+    fields = [field.name for field in dataclasses.fields(Recipe)]
+    unknown = changes.keys() - set(fields)
     if unknown:
-        raise ValueError(f"a recipe has no field {min(unknown)!r}")
+        raise ValueError(f"a recipe has no field {min(unknown)!r}; its fields: {', '.join(fields)}")
     if "lr" in changes:
         changes = {"network_lr": {}, **changes}
     changed = dataclasses.replace(recipe, **changes)
     if changed.optimizer not in OPTIMIZERS and (ignored := sorted({"lr", "momentum", "weight_decay"} & changes.keys())):
         raise ValueError(
-            f"{ignored[0]} is for optimizers by name: set it in your own, partial(AdamW, {ignored[0]}=...)"
+            f"your own optimizer does not receive {ignored[0]}: set it there, as in partial(AdamW, {ignored[0]}=...)"
         )
     return changed

@@ -21,7 +21,7 @@ import torch
 
 from . import files
 from .data.streaming import HOW_READ
-from .downloads import one_line
+from .messages import one_line
 from .methods import default_settings
 from .paths import user_path
 from .recipes import Recipe

@@ -36,9 +36,9 @@ from . import files
 from .catalogue import LIBRARIES
 from .config import FORMAT, make_config
 from .data import shapes
-from .downloads import one_line
 from .html import counted, value_text
 from .html import table as html_table
+from .messages import one_line
 from .models import Classifier, TrainingData, create_model, preprocessed
 from .paths import user_path
 from .plugs import is_plug
@@ -253,7 +253,7 @@ KEPT = {"samples": SAMPLES[:3], "gallery": ("gallery",), "embedding": ("embeddin
 
 
 def values_of(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Setting → value, of settings that say too where each came from, as in run.json and from `methods.resolve`."""
+    """Setting → value, of settings that say too where each came from, as in run.json and `methods.resolve_settings`."""
     return {name: about["value"] for name, about in settings.items()}
 
 

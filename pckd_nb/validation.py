@@ -1,6 +1,6 @@
-"""Settings are checked against the types that declare them, by pydantic. What does not fit is one line of error.
+"""Checks of settings against their declared types, with pydantic.
 
-A declaration stands beside the name it is for, such as `lr: Positive = 0.05`, and says all that is valid.
+A type such as `Positive` says which values are valid: `lr: Positive = 0.05`. Errors are one line.
 """
 
 import dataclasses
@@ -12,29 +12,45 @@ from pydantic_core import PydanticCustomError
 
 
 def plain(value: Any) -> Any:
-    """Return a number of numpy as the plain one it stands for, and anything else as it is."""
+    """Return a NumPy number as a Python number, and any other value unchanged.
+
+    Parameters
+    ----------
+    value : object
+
+    Returns
+    -------
+    object
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pckd_nb.validation import plain
+    >>> plain(np.int64(3))
+    3
+    """
     scalar = type(value).__module__ == "numpy" and getattr(value, "shape", None) == () and hasattr(value, "item")
     return value.item() if scalar else value
 
 
-def _number(value: Any) -> int | float:
-    """Refuse what only can be converted to a number, such as a Decimal or a tensor: it would be kept as it is."""
+def _only_numbers(value: Any) -> int | float:
+    """Refuse values that pydantic would convert to a number, such as a Decimal or a tensor."""
     value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise PydanticCustomError("number_type", "Input should be a valid number")
     return value
 
 
-Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Real = Annotated[float, BeforeValidator(_only_numbers), Field(allow_inf_nan=False)]
 Positive = Annotated[Real, Field(gt=0)]
 NotNegative = Annotated[Real, Field(ge=0)]
 Fraction = Annotated[Real, Field(ge=0, lt=1)]  # in [0, 1)
 Share = Annotated[Real, Field(gt=0, lt=1)]  # in (0, 1)
 Count = Annotated[int, BeforeValidator(plain), Field(ge=1, le=10**9)]
 Seed = Annotated[int, BeforeValidator(plain), Field(ge=0, lt=2**31)]
-Views = Annotated[int, BeforeValidator(plain), Field(ge=1, le=4)]  # quarter turns of an image
+Views = Annotated[int, BeforeValidator(plain), Field(ge=1, le=4)]  # rotations of an image, by 0°, 90°, 180°, 270°
 
-PLAIN_WORDS = {  # of pydantic → ours
+REPLACEMENTS = {  # words in pydantic's messages → our words
     "greater than or equal to": "at least",
     "less than or equal to": "at most",
     "a valid integer": "a whole number",
@@ -45,27 +61,36 @@ STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
 
 
 def checked(kind: Any, name: str, value: Any) -> Any:
-    """Return a value as the plain Python object it stands for.
+    """Check a value against a type and return it.
 
     Parameters
     ----------
     kind : type
         A type with constraints, such as `Count`.
     name : str
-        What the error calls the value.
-    value
-        A number of numpy is as good as a plain one.
+        Name of the setting, for the error message.
+    value : object
+        A NumPy number counts as a Python number.
+
+    Returns
+    -------
+    object
+        The value. A NumPy number becomes a Python number.
 
     Raises
     ------
     TypeError
-        If the value has another type.
+        If the value has the wrong type.
     ValueError
-        If it has the right type and does not satisfy the constraints.
+        If the value has the right type, but is outside the allowed range.
 
     Examples
     --------
+    >>> from pckd_nb.validation import Seed, checked
+    >>> checked(Seed, "seed", 3)
+    3
     >>> checked(Seed, "seed", -1)
+    Traceback (most recent call last):
     ValueError: seed must be at least 0, got -1
     """
     try:
@@ -75,13 +100,42 @@ def checked(kind: Any, name: str, value: Any) -> Any:
 
 
 def check(kind: Any, /, **values: Any) -> None:
-    """Raise the error of the first value, by its name, that is not of this kind. See `checked`."""
+    """Check several values against one type.
+
+    Parameters
+    ----------
+    kind : type
+        A type with constraints, such as `Count`.
+    **values
+        The values, by the names of the settings.
+
+    Raises
+    ------
+    TypeError
+        If a value has the wrong type.
+    ValueError
+        If a value is outside the allowed range.
+    """
     for name, value in values.items():
         checked(kind, name, value)
 
 
 def check_fields(value: Any) -> None:
-    """Check every field of a dataclass against its annotation, and keep numbers as plain ones. Raises as `checked`."""
+    """Check every field of a dataclass against its annotation.
+
+    NumPy numbers in the fields are replaced by Python numbers.
+
+    Parameters
+    ----------
+    value : dataclass instance
+
+    Raises
+    ------
+    TypeError
+        If a field has the wrong type.
+    ValueError
+        If a field is outside the allowed range.
+    """
     cls: Any = type(value)
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     try:
@@ -93,15 +147,27 @@ def check_fields(value: Any) -> None:
 
 
 def first_error(error: ValidationError, name: str = "") -> TypeError | ValueError:
-    """Return the first of pydantic's errors in one line: what was given, and what is valid."""
+    """Return the first error that pydantic found, as a TypeError or ValueError with a message of one line.
+
+    Parameters
+    ----------
+    error : pydantic.ValidationError
+    name : str
+        Name of the setting. Empty if the error itself contains it.
+
+    Returns
+    -------
+    TypeError or ValueError
+        The message says what is accepted and what was given.
+    """
     found = error.errors(include_url=False)[0]
-    place = ".".join(map(str, [*([name] if name else []), *found["loc"]]))
+    full_name = ".".join(map(str, [*([name] if name else []), *found["loc"]]))
     if found["type"] == "missing":
-        return ValueError(f"{place} is missing")
-    message = found["msg"].removeprefix("Value error, ").replace("Input should be", f"{place} must be")
-    for phrase, shorter in PLAIN_WORDS.items():
-        message = message.replace(phrase, shorter)
-    text = message if place in message or not place else f"{place}: {message}"
+        return ValueError(f"{full_name} is missing")
+    message = found["msg"].removeprefix("Value error, ").replace("Input should be", f"{full_name} must be")
+    for phrase, ours in REPLACEMENTS.items():
+        message = message.replace(phrase, ours)
+    text = message if full_name in message or not full_name else f"{full_name}: {message}"
     if "must be" in text:
         text += f", got {_shown(found['input'])}"
     wrong_type = found["type"].endswith("_type") or found["type"] == "is_instance_of"
@@ -109,7 +175,7 @@ def first_error(error: ValidationError, name: str = "") -> TypeError | ValueErro
 
 
 def _shown(value: Any) -> str:
-    value = plain(value)  # else numpy's numbers are shown as np.float64(1.0)
+    value = plain(value)  # otherwise NumPy numbers would be shown as np.float64(1.0)
     text = repr(value) if isinstance(value, int | float | str | None) else type(value).__name__
     return text if len(text) <= 60 else f"{text[:60]}…"
 

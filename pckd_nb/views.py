@@ -1,14 +1,24 @@
-"""From stored images to network input: order, crop, normalisation and rotated views, as batch arithmetic.
+"""From stored images to the input of a network: order, augmentation, normalisation and rotated views.
 
-Everything random here is a pure function of (seed, epoch, sample index). So neither order, batch size, process
-nor restart can change how a sample is cropped, and a resumed run is the same run.
+All functions work on batches. Everything random depends only on the seed, the epoch, and the position of the sample in
+the data set. So the batch size, the order of the samples, the number of processes, or a restart do not change how a
+sample is cropped. A training that is resumed gives the same results as one that was never interrupted.
+
+Examples
+--------
+>>> import torch
+>>> import pckd_nb as pckd
+>>> images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+>>> cropped = pckd.views.augment(images, seed=0, epoch=1, index=torch.arange(2))
+>>> x = pckd.views.normalise(cropped, mean=torch.full((3,), 0.5), std=torch.full((3,), 0.25))
+>>> pckd.views.rotate(x, views=4).shape
+torch.Size([8, 3, 8, 8])
 """
 
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -16,9 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .deprecation import renamed
 from .plugs import is_plug, load_plug
+from .tensor_checks import check_images, check_whole_number
 
-# One stream of random numbers for every use, so that they are independent of each other.
+# Every use has its own stream of random numbers, so that they are independent of each other.
 ORDER, SHIFT_Y, SHIFT_X, FLIP, NOISE = range(5)
 TRANSFORM = 17  # 16 is the random crop of `data.streaming`
 Transform = Callable[[Tensor], Tensor]
@@ -27,65 +39,190 @@ MAX_PADDING = 1024  # pixels
 
 
 def random_bits(seed: int, epoch: int, index: Tensor, stream: int) -> Tensor:
-    """31 random bits for every sample: splitmix64 (Steele et al. 2014) of (seed, epoch, stream, index).
+    """Return 31 random bits per sample.
 
-    index: (B,) int64 positions in the data set. Returns (B,) int64 in [0, 2³¹).
-    Raises TypeError for an index or keys of another kind, ValueError for keys beyond 64 bits.
+    They are a hash of (seed, epoch, stream, index), computed with splitmix64.
+
+    Parameters
+    ----------
+    seed, epoch : int
+        From −2⁶³ to 2⁶³ − 1.
+    index : int64 Tensor of shape (B,)
+        Positions in the data set.
+    stream : int
+        Different streams are independent, such as `ORDER` and `FLIP`.
+
+    Returns
+    -------
+    int64 Tensor of shape (B,)
+        In [0, 2³¹).
+
+    Raises
+    ------
+    TypeError
+        If `index` is not an int64 tensor, or if another argument is not an integer.
+    ValueError
+        If `seed`, `epoch` or `stream` does not fit in 64 bits.
+
+    References
+    ----------
+    Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014.
     """
     if not isinstance(index, Tensor) or index.dtype != torch.int64:
         raise TypeError(f"index must be an int64 tensor, got {getattr(index, 'dtype', type(index).__name__)}")
     for name, key in (("seed", seed), ("epoch", epoch), ("stream", stream)):
-        _whole(name, key, -(2**63))
+        check_whole_number(name, key, -(2**63))
     x = index
     for key in (stream, epoch, seed):
-        x = _mix(x + _mix(torch.full_like(index, key)))
+        x = _splitmix64(x + _splitmix64(torch.full_like(index, key)))
     return (x >> 33) & 0x7FFFFFFF
 
 
-def _mix(x: Tensor) -> Tensor:
-    """splitmix64's output function on int64, which wraps as uint64 does; masks make the shifts logical."""
-    x = x - 0x61C8864680B583EB  # the golden ratio, 0x9E3779B97F4A7C15, as a signed number
+def _splitmix64(x: Tensor) -> Tensor:
+    """Return the output function of splitmix64. int64 overflows like uint64, and the masks make the shifts logical."""
+    x = x - 0x61C8864680B583EB  # the golden ratio 0x9E3779B97F4A7C15 as a signed number
     x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
     x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
     return x ^ ((x >> 31) & 0x1FFFFFFFF)
 
 
-def noise_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
-    """For torch.manual_seed before a step: of what is random in a network itself, dropout, on each of the ranks.
-    Raises ValueError and TypeError as `random_bits`."""
-    _whole("step", step, 0, 2**42)
-    _whole("rank", rank, 0, 2**20 - 1)
+def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
+    """Return a seed for `torch.manual_seed` at the beginning of a training step.
+
+    It makes the randomness inside of a network, such as dropout, repeatable.
+
+    Parameters
+    ----------
+    seed, epoch : int
+    step : int, from 0 to 2⁴²
+        Number of the step in the epoch.
+    rank : int, from 0 to 2²⁰ − 1
+        Number of the process. Every process gets another seed.
+
+    Returns
+    -------
+    int, in [0, 2³¹)
+
+    Raises
+    ------
+    TypeError
+        If an argument is not an integer.
+    ValueError
+        If an argument is outside its range.
+    """
+    check_whole_number("step", step, 0, 2**42)
+    check_whole_number("rank", rank, 0, 2**20 - 1)
     return int(random_bits(seed, epoch, torch.tensor([step * 2**20 + rank]), NOISE))
 
 
-def steps(count: int, batch_size: int) -> int:
-    """How many batches an epoch over `count` samples has. Raises ValueError where one of them is below 1."""
-    _whole("count", count, 1)
-    _whole("batch_size", batch_size, 1)
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Return the number of batches per epoch.
+
+    Parameters
+    ----------
+    count : int
+        Number of samples, at least 1.
+    batch_size : int
+        At least 1.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    TypeError
+        If an argument is not an integer.
+    ValueError
+        If an argument is less than 1.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> pckd.views.steps_per_epoch(count=100, batch_size=32)
+    4
+    """
+    check_whole_number("count", count, 1)
+    check_whole_number("batch_size", batch_size, 1)
     return -(-count // batch_size)
 
 
 def batches(count: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
-    """The sample indices of one epoch, shuffled and cut into batches whose sizes differ by at most one.
+    """Return the sample indices of one epoch, shuffled and divided into batches.
 
-    Every sample comes exactly once and no batch of one is left over. Returns int64 tensors of at most
-    batch_size elements. Raises ValueError where count or batch_size is below 1.
+    Every sample occurs exactly once. The sizes of the batches differ by at most 1, so there is no small last batch.
+
+    Parameters
+    ----------
+    count : int
+        Number of samples, at least 1.
+    batch_size : int
+        Largest size of a batch, at least 1.
+    seed, epoch : int
+        They decide the order.
+
+    Returns
+    -------
+    tuple of int64 Tensor
+        One per batch.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not an integer.
+    ValueError
+        If `count` or `batch_size` is less than 1.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> [len(batch) for batch in pckd.views.batches(count=100, batch_size=32, seed=0, epoch=1)]
+    [25, 25, 25, 25]
     """
-    parts = steps(count, batch_size)
+    parts = steps_per_epoch(count, batch_size)
     order = random_bits(seed, epoch, torch.arange(count), ORDER).argsort(stable=True)
     return order.tensor_split(parts)
 
 
 def augment(images: Tensor, seed: int, epoch: int, index: Tensor, padding: int = 4, flip: bool = False) -> Tensor:
-    """Random crop after zero padding and, where asked for, a random mirror image: CIFAR's usual augmentation.
+    """Return randomly cropped and flipped images: the usual augmentation of CIFAR.
 
-    images: uint8 (B, C, H, W); index: (B,) their positions in the data set. Returns the same shape and type.
-    Raises ValueError for what does not fit, TypeError for what is of another kind.
+    Every image is padded with zeros and then cropped to its old size at a random place.
+
+    Parameters
+    ----------
+    images : uint8 Tensor of shape (B, C, H, W)
+    seed, epoch : int
+    index : int64 Tensor of shape (B,)
+        Positions of the images in the data set.
+    padding : int, from 0 to 1024
+        Pixels on every side.
+    flip : bool
+        Whether half of the images are mirrored, left to right.
+
+    Returns
+    -------
+    uint8 Tensor of shape (B, C, H, W)
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type.
+    ValueError
+        If the shape or dtype of an argument is wrong, or if `padding` is outside its range.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pckd_nb as pckd
+    >>> images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    >>> pckd.views.augment(images, seed=0, epoch=1, index=torch.arange(2), flip=True).shape
+    torch.Size([2, 3, 8, 8])
     """
-    _pictures(images, "uint8")
-    _whole("padding", padding, 0, MAX_PADDING)
+    check_images(images, torch.uint8)
+    check_whole_number("padding", padding, 0, MAX_PADDING)
     if not isinstance(index, Tensor) or index.shape != images.shape[:1]:
-        raise ValueError(f"index must be a tensor of one position an image, {len(images)} of them")
+        raise ValueError(f"index must be a tensor with one position per image, shape ({len(images)},)")
     height, width = images.shape[2:]
     index = index.to(images.device)
     top = random_bits(seed, epoch, index, SHIFT_Y) % (2 * padding + 1)
@@ -100,18 +237,19 @@ def augment(images: Tensor, seed: int, epoch: int, index: Tensor, padding: int =
 
 @dataclass(frozen=True)
 class Augmentation:
-    """All that happens to stored images in training before they are normalised: crop, flip and any other transform.
+    """The complete augmentation of a training: crop, flip, and an optional transform.
 
-    It is a pure function of (seed, epoch, index), so it can be applied by any process, and in any order.
+    It depends only on the seed, the epoch and the index, so every process can apply it, in any order.
 
     Parameters
     ----------
     seed : int
     padding : int
-        Of the random crop; 0 for none.
+        Padding of the random crop in pixels. 0 means no crop.
     flip : bool
+        Whether half of the images are mirrored.
     transform : callable, optional
-        See `transform`.
+        See `apply_transform`.
     """
 
     seed: int
@@ -120,14 +258,41 @@ class Augmentation:
     transform: Transform | None = None
 
     def __call__(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
-        """Return the images as they are in an epoch. images: uint8 (B, C, H, W); index: int64 (B,)."""
+        """Return the augmented images of an epoch.
+
+        Parameters
+        ----------
+        images : uint8 Tensor of shape (B, C, H, W)
+        index : int64 Tensor of shape (B,)
+            Positions in the data set.
+        epoch : int
+
+        Returns
+        -------
+        uint8 Tensor of shape (B, C, H, W)
+        """
         images = augment(images, self.seed, epoch, index, self.padding, self.flip)
-        return transform(self.transform, images, self.seed, epoch, index) if self.transform else images
+        return apply_transform(self.transform, images, self.seed, epoch, index) if self.transform else images
 
 
 def find_transform(name: str | Transform) -> Transform:
-    """An augmentation by the name of a transform of torchvision.transforms.v2 with its defaults, or of your own,
-    "file.py:Name"; a callable is returned as it is. Raises ValueError for an unknown name."""
+    """Return a transform by its name.
+
+    Parameters
+    ----------
+    name : str or callable
+        The name of a class in torchvision.transforms.v2, which is created with its default arguments, or
+        "file.py:NAME" of your own transform. A callable is returned unchanged.
+
+    Returns
+    -------
+    callable
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or if the class needs arguments.
+    """
     if not isinstance(name, str):
         return name
     from torchvision.transforms import v2  # slow to import: only when asked for
@@ -135,22 +300,44 @@ def find_transform(name: str | Transform) -> Transform:
     found = load_plug(name) if is_plug(name) else getattr(v2, name, None)
     if found is None:
         raise ValueError(f"unknown transform {name!r}: it must be a name in torchvision.transforms.v2, or file.py:NAME")
-    return _made(name, found)  # type: ignore[no-any-return]
+    return _instantiate(name, found)  # type: ignore[no-any-return]
 
 
 def find_mix(name: str | Mix, num_classes: int) -> Mix:
-    """mixup (arXiv 1710.09412), cutmix (arXiv 1905.04899), or "file.py:Name" of your own; a callable as it is."""
+    """Return a function that mixes the images of a batch, and their labels, by its name.
+
+    Parameters
+    ----------
+    name : str or callable
+        "mixup", "cutmix", or "file.py:NAME" of your own. A callable is returned unchanged.
+    num_classes : int
+        Number of classes.
+
+    Returns
+    -------
+    callable
+        It takes images and labels and returns images and class probabilities, see `soft_targets`.
+
+    Raises
+    ------
+    ValueError
+        If your own class cannot be created with `num_classes` alone.
+
+    References
+    ----------
+    Zhang et al. (mixup), arXiv 1710.09412. Yun et al. (CutMix), arXiv 1905.04899.
+    """
     if not isinstance(name, str):
         return name
     if is_plug(name):
-        return _made(name, load_plug(name), num_classes=num_classes)  # type: ignore[no-any-return]
+        return _instantiate(name, load_plug(name), num_classes=num_classes)  # type: ignore[no-any-return]
     from torchvision.transforms import v2
 
     return {"mixup": v2.MixUp, "cutmix": v2.CutMix}[name](num_classes=num_classes)  # type: ignore[no-any-return]
 
 
-def _made(name: str, found: Any, **arguments: Any) -> Any:
-    """Return an object of a class, made with these arguments; anything but a class as it is."""
+def _instantiate(name: str, found: Any, **arguments: Any) -> Any:
+    """Return an instance of a class, and anything else unchanged."""
     try:
         return found(**arguments) if isinstance(found, type) else found
     except Exception as error:
@@ -159,53 +346,79 @@ def _made(name: str, found: Any, **arguments: Any) -> Any:
         ) from error
 
 
-def transform(augment: Transform, images: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
-    """Any augmentation, image by image: a transform of torchvision.transforms.v2 or a function.
+def apply_transform(augment: Transform, images: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
+    """Apply a transform to every image of a batch.
+
+    The random numbers that the transform draws from torch, NumPy or `random` depend only on the seed, the epoch and the
+    index. The random state of the caller does not change.
 
     Parameters
     ----------
     augment : callable
-        uint8 Tensor of shape (C, H, W) to one of the same shape and dtype. What it draws from torch, numpy or `random`
-        depends on (seed, epoch, index) only; the random numbers of the caller stay as they are.
+        A transform of torchvision.transforms.v2, or a function. It takes a uint8 tensor of shape (C, H, W) and returns
+        one of the same shape.
     images : uint8 Tensor of shape (B, C, H, W)
+    seed, epoch : int
     index : int64 Tensor of shape (B,)
         Positions in the data set.
+
+    Returns
+    -------
+    uint8 Tensor of shape (B, C, H, W)
 
     Raises
     ------
     TypeError
-        If `augment` returns anything but a uint8 tensor.
+        If `augment` does not return a uint8 tensor.
     ValueError
-        If it returns another shape.
+        If `augment` returns another shape.
     """
-    _pictures(images, "uint8")
+    check_images(images, torch.uint8)
     keys = random_bits(seed, epoch, index.cpu(), TRANSFORM).tolist()
     result = torch.empty_like(images)
-    with callers_random_numbers([images.device] if images.device.type == "cuda" else []):
+    with preserve_random_state([images.device] if images.device.type == "cuda" else []):
         for row, (image, key) in enumerate(zip(images, keys, strict=True)):
             seed_everything(key)
             changed = augment(image)
             if not isinstance(changed, Tensor) or changed.dtype != torch.uint8:
-                kind = changed.dtype if isinstance(changed, Tensor) else type(changed).__name__
-                raise TypeError(f"augment must return a uint8 tensor for a uint8 tensor, got {kind}")
+                got = changed.dtype if isinstance(changed, Tensor) else type(changed).__name__
+                raise TypeError(f"augment must return a uint8 tensor for a uint8 tensor, got {got}")
             if changed.shape != image.shape:
-                got = f"{tuple(changed.shape)} of {tuple(image.shape)}"
-                raise ValueError(f"augment must keep the shape of an image, (C, H, W), got {got}")
+                shapes = f"{tuple(changed.shape)} for {tuple(image.shape)}"
+                raise ValueError(f"augment must keep the shape of an image, (C, H, W), got {shapes}")
             result[row] = changed
     return result
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global random numbers of torch, numpy and Python. seed: in [0, 2³²)."""
+    """Seed the global random number generators of torch, NumPy and Python.
+
+    Parameters
+    ----------
+    seed : int, in [0, 2³²)
+    """
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed)
 
 
 @contextmanager
-def callers_random_numbers(devices: Sequence[torch.device] | None = None) -> Iterator[None]:
-    """Within the block random numbers may be seeded; after it all generators are as they were. devices: the GPUs whose
-    generators count, besides the CPU's; None means all."""
+def preserve_random_state(devices: Sequence[torch.device] | None = None) -> Iterator[None]:
+    """Restore the global random number generators of torch, NumPy and Python after a `with` block.
+
+    Parameters
+    ----------
+    devices : sequence of torch.device, optional
+        GPUs whose generators are restored, in addition to that of the CPU. None means all.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pckd_nb as pckd
+    >>> with pckd.views.preserve_random_state():
+    ...     pckd.views.seed_everything(0)
+    ...     x = torch.rand(1)
+    """
     states = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices):
@@ -215,10 +428,16 @@ def callers_random_numbers(devices: Sequence[torch.device] | None = None) -> Ite
         np.random.set_state(states[1])
 
 
-def soften(
+def soft_targets(
     x: Tensor, labels: Tensor, num_classes: int, mix: Mix | None = None, smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Soft targets, and the images that belong to them: label smoothing (arXiv 1512.00567), mixup, cutmix.
+    r"""Return soft targets for a batch, with label smoothing and mixed images.
+
+    .. math::
+
+        \mathrm{target} = (1 - s) \cdot \mathrm{target}_{\mathrm{mixed}} + \frac{s}{C}
+
+    s is `smoothing`. Without `mix`, the mixed target is the one-hot vector of the label.
 
     Parameters
     ----------
@@ -226,20 +445,35 @@ def soften(
         Normalised images.
     labels : int64 Tensor of shape (B,)
     num_classes : int
+        Number of classes.
     mix : callable, optional
-        (images, labels) to (images, probabilities of shape (B, num_classes)), as torchvision's v2.MixUp and v2.CutMix.
-    smoothing : float in [0, 1)
-        s: targets become (1 − s) · target + s / num_classes.
+        Takes (images, labels) and returns (images, probabilities of shape (B, num_classes)), such as v2.MixUp and
+        v2.CutMix of torchvision.
+    smoothing : float, in [0, 1)
 
     Returns
     -------
     x : Tensor of shape (B, C, H, W)
+        The images, mixed if `mix` is given.
     targets : float Tensor of shape (B, num_classes)
+        Class probabilities.
 
     Raises
     ------
     ValueError
         If `mix` returns other shapes.
+
+    References
+    ----------
+    Szegedy et al. (label smoothing), arXiv 1512.00567.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pckd_nb as pckd
+    >>> x, targets = pckd.views.soft_targets(torch.zeros(1, 3, 8, 8), torch.tensor([0]), num_classes=2, smoothing=0.5)
+    >>> targets
+    tensor([[0.7500, 0.2500]])
     """
     targets = F.one_hot(labels, num_classes).to(x.dtype)
     if mix is not None:
@@ -254,50 +488,87 @@ def soften(
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 pixels to floats: (pixel / 255 − mean) / std. images (B, C, H, W); mean, std (C,).
+    r"""Return normalised images.
 
-    Returns mean's dtype, in the memory format of the images. Raises ValueError for what does not fit, TypeError for
-    what is no tensor; a std of 0 is not looked for, as its pixels would have to be waited for on a GPU.
+    .. math::
+
+        x = \frac{\mathrm{pixel} / 255 - \mathrm{mean}}{\mathrm{std}}
+
+    Parameters
+    ----------
+    images : uint8 Tensor of shape (B, C, H, W)
+    mean, std : float Tensor of shape (C,)
+        For pixels in [0, 1]. A std of 0 is not detected, because the check would have to wait for the GPU.
+
+    Returns
+    -------
+    Tensor of shape (B, C, H, W)
+        With the dtype of `mean` and the memory format of `images`.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not a tensor, or if `mean` or `std` is not floating-point.
+    ValueError
+        If shapes, dtypes or devices do not match.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pckd_nb as pckd
+    >>> images = torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1)
+    >>> pckd.views.normalise(images, mean=torch.tensor([0.5]), std=torch.tensor([0.25])).flatten().tolist()
+    [-2.0, 2.0]
     """
-    _pictures(images, "uint8")
+    check_images(images, torch.uint8)
     for name, values in (("mean", mean), ("std", std)):
         if not isinstance(values, Tensor) or not values.is_floating_point():
             raise TypeError(f"{name} must be a tensor of floating-point numbers")
         if values.device != images.device:
-            raise ValueError(f"{name} is on {values.device}, the images on {images.device}")
+            raise ValueError(f"{name} must be on {images.device}, where the images are, got {name} on {values.device}")
         if values.shape != images.shape[1:2]:
-            raise ValueError(f"{name} must be one number a channel, {images.shape[1]}, got {tuple(values.shape)}")
+            raise ValueError(f"{name} must be one number per channel, {images.shape[1]}, got {tuple(values.shape)}")
     scale, shift = 1 / (255 * std), mean / std
     return images.to(mean.dtype, copy=True).mul_(scale[:, None, None]).sub_(shift[:, None, None])
 
 
 def rotate(images: Tensor, views: int = 4) -> Tensor:
-    """The first `views` of the rotations by 0°, 90°, 180° and 270°, view-major: rows [:B] are the upright view.
+    """Return the rotated views of a batch: by 0°, 90°, 180° and 270°.
 
-    images (B, C, H, W). Returns (views·B, C, H, W) of the same type, channels_last.
-    Raises ValueError for views outside 1 … 4, or more than one view of images that are not square.
+    The rows are view-major: rows [:B] are the upright images, the next B rows are rotated by 90°, and so on.
+
+    Parameters
+    ----------
+    images : Tensor of shape (B, C, H, W)
+    views : int, from 1 to 4
+        V: only the first V rotations are returned.
+
+    Returns
+    -------
+    Tensor of shape (V·B, C, H, W)
+        Of the same dtype, in the memory format channels_last.
+
+    Raises
+    ------
+    TypeError
+        If `images` is not a tensor, or if `views` is not an integer.
+    ValueError
+        If `views` is not from 1 to 4, or if there is more than one view and the images are not square.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pckd_nb as pckd
+    >>> images = torch.tensor([[[[1, 2], [3, 4]]]])
+    >>> pckd.views.rotate(images, views=2)[1, 0].tolist()
+    [[2, 4], [1, 3]]
     """
-    _pictures(images)
-    _whole("views", views, 0)
-    if views not in (1, 2, 3, 4):
-        raise ValueError(f"views must be 1, 2, 3 or 4, got {views}")
+    check_images(images)
+    check_whole_number("views", views, 1, 4)
     if views > 1 and images.shape[2] != images.shape[3]:
         raise ValueError(f"rotated views need square images, got {images.shape[2]}×{images.shape[3]}; use views=1")
     pixels = images.permute(0, 2, 3, 1)
     return torch.cat([pixels.rot90(turns, (1, 2)) for turns in range(views)]).permute(0, 3, 1, 2)
 
 
-def _whole(name: str, value: int, least: int, most: int = 2**63 - 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be a whole number, got {type(value).__name__}")
-    if not least <= value <= most:
-        raise ValueError(f"{name} must be from {least} to {most}, got {value}")
-
-
-def _pictures(images: Tensor, dtype: str | None = None) -> None:
-    if not isinstance(images, Tensor):
-        raise TypeError(f"images must be a tensor, got {type(images).__name__}")
-    if images.ndim != 4 or 0 in images.shape:
-        raise ValueError(f"images must have shape (B, C, H, W), none of these 0, got {tuple(images.shape)}")
-    if dtype and images.dtype != getattr(torch, dtype):
-        raise ValueError(f"images must be {dtype}, got {images.dtype}")
+__getattr__ = renamed(__name__)

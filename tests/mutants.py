@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = "pckd_nb/losses.py", "pckd_nb/preview.py", "pckd_nb/methods/pckd.py"
-TESTS = [str(ROOT / "tests" / f"test_{name}.py") for name in ("losses", "preview", "methods")]
+FILES = "pckd_nb/losses.py", "pckd_nb/preview.py", "pckd_nb/tensor_checks.py", "pckd_nb/methods/pckd.py"
+TESTS = [str(ROOT / "tests" / f"test_{name}.py") for name in ("losses", "preview", "tensor_checks", "methods")]
 SECONDS = 90  # of processor time; all tests need about 10
 EQUIVALENT = {  # reason: file, scope and changed statement
     "student and teacher enter alike: the loss is symmetric in them": [
@@ -41,55 +41,47 @@ EQUIVALENT = {  # reason: file, scope and changed statement
     ],
     "the matrix is symmetric": [
         "losses.py: category_center_contrast_plain: log_denominator = "
-        "similarity.masked_fill(itself, -torch.inf).logsumexp(dim=0)",
+        "similarity.masked_fill(diagonal, -torch.inf).logsumexp(dim=0)",
     ],
     "never false, for a reader and a type checker: biases are there on both sides or the function has ended": [
         "losses.py: category_center_alignment: assert teacher_bias is not 0",
     ],
     "only asked whether something is in it": [
-        "losses.py: FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)",
+        "tensor_checks.py: FLOAT_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)",
+        "tensor_checks.py: LABEL_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)",
     ],
     "both have passed as of one shape and on one device": [
-        "losses.py: _contrastable: check_labels(labels, teacher_scores)",
-    ],
-    "both callers give both temperatures": [
-        "losses.py: _contrastable: for name, temperature in "
-        "zip(('temperature', 'base_temperature'), temperatures, strict=False):",
+        "losses.py: _check_contrast_arguments: check_labels(labels, teacher_scores)",
     ],
     "which of two wrong tensors is named first is left open": [
-        "losses.py: check_same_shape: for x in (teacher, student):",
+        "tensor_checks.py: check_same_shape: for tensor in (teacher, student):",
     ],
     "an integer that overflows is far from 0": [
-        f"{file}.py: _number: return float('inf') if value {other} else -float('inf')"
-        for file in ("losses", "preview")
+        f"tensor_checks.py: as_number: return float('inf') if value {other} else -float('inf')"
         for other in (">= 0", "> 1", "> -1")
     ],
     "cross-entropies are not negative, and so is their mean": [
         "preview.py: difficulty: return torch.where(mean <= 0, torch.ones_like(cross_entropy), cross_entropy / mean)",
     ],
     "every caller gives at least one tensor": [
-        "preview.py: _one_number_a_sample: if len({len(values) for values in tensors.values()}) != 1:",
+        "tensor_checks.py: check_one_value_per_sample: if len({len(values) for values in tensors.values()}) != 1:",
     ],
     "squared, the sign does not matter": [
         "preview.py: focal: return (torch.exp(-cross_entropy.detach()) - 1) ** 2",
     ],
-    "any number from 0 on passes the check that it stands in for": [
-        "preview.py: _one_number_a_sample: def _one_number_a_sample(threshold: float=2.0, **tensors: Tensor)",
-        "preview.py: _one_number_a_sample: def _one_number_a_sample(threshold: float=1.01, **tensors: Tensor)",
-    ],
 }
 BY_HAND = {  # what takes more than one place, or a wrong idea
     "pckd_nb/methods/pckd.py": [
-        ("student.logits[:images]", "student.logits[-images:]"),
-        ("teacher.logits[:images]", "teacher.logits[-images:]"),
-        ('{"cross_entropy": cross_entropy', '{"cross_entropy": (v * cross_entropy)'),
+        ("student.logits[:batch_size]", "student.logits[-batch_size:]"),
+        ("teacher.logits[:batch_size]", "teacher.logits[-batch_size:]"),
+        ("batch, cross_entropy)}", "batch, v * cross_entropy)}"),
         ("v.repeat(views)", "v.repeat_interleave(views)"),
         ("batch.labels.repeat(views)", "batch.labels.repeat_interleave(views)"),
         ("teacher.features).mean()", "teacher.features).mul(v.repeat(views)).mean()"),
         ("F.normalize(self.embed_student(student.features), dim=1)", "self.embed_student(student.features)"),
         ("F.normalize(self.embed_teacher(student.features), dim=1)", "self.embed_teacher(student.features)"),
         (", self.temperature)\n", ")\n"),
-        ("batch.labels.repeat(views))", "batch.labels.repeat(views), self.temperature)"),
+        ("batch.labels.repeat(views), *temperatures)", "batch.labels.repeat(views), self.temperature)"),
         ("preview.threshold(epoch, self.epsilon)", "preview.threshold(epoch)"),
         ("preview.threshold(epoch, self.epsilon)", "preview.threshold(1, self.epsilon)"),
         ("u_s, u_t, batch", "u_s, u_t.detach(), batch"),
@@ -97,7 +89,7 @@ BY_HAND = {  # what takes more than one place, or a wrong idea
         ("nn.BatchNorm1d(hidden), ", ""),
         ("nn.ReLU(), ", ""),
         ("gamma, v)\n", "v, gamma)\n"),
-        ("self.left_out = {}\n        biased", "biased"),
+        ("self.left_out = {}\n        student_has", "student_has"),
     ],
 }
 

@@ -287,7 +287,7 @@ def test_networks_of_other_libraries_train(name):
 def test_a_cut_run_resumes_to_the_same_bits(name, data, tmp_path, monkeypatch):
     """VID has parts that train along and DKD a weight that grows."""
     recipe = pckd.get_recipe("classroom", epochs=2, batch_size=24)
-    steps = views.steps(len(data.train.labels), recipe.batch_size)
+    steps = views.steps_per_epoch(len(data.train.labels), recipe.batch_size)
     settings = {"warmup_epochs": 4} if name == "DKD" else {}
 
     def train(folder, **options):
@@ -354,9 +354,9 @@ def test_names_and_settings():
     assert baseline("reviewkd").title == "ReviewKD" and baseline("At", weight=5).weight == 5
     for call, match in [
         (lambda: baseline("KDD"), "unknown baseline 'KDD'; known: FitNet, AT"),
-        (lambda: baseline("ft"), "FT is not built: a paraphraser"),
-        (lambda: baseline("CRD"), "CRD is not built: its memory bank"),
-        (lambda: baseline("AT", beta=3), "AT has no setting 'beta'; it has weight"),
+        (lambda: baseline("ft"), "FT is not implemented: it first trains a paraphraser"),
+        (lambda: baseline("CRD"), "CRD is not implemented: its memory bank"),
+        (lambda: baseline("AT", beta=3), "AT has no setting 'beta'; its settings: weight"),
         (lambda: baseline("AT", weight=-1), "weight must be at least 0"),
         (lambda: baseline("DIST", temperature=0), "temperature must be greater than 0"),
     ]:
@@ -364,8 +364,8 @@ def test_names_and_settings():
             call()
     with pytest.raises(TypeError, match="warmup_epochs must be a whole number, got 0.5"):
         baseline("DKD", warmup_epochs=0.5)
-    assert set(methods.NOT_BUILT) == {"FT", "FSP", "AB", "SSKD", "CRD"}
-    assert not methods.NOT_BUILT.keys() & methods.BASELINES.keys()
+    assert set(methods.NOT_IMPLEMENTED) == {"FT", "FSP", "AB", "SSKD", "CRD"}
+    assert not methods.NOT_IMPLEMENTED.keys() & methods.BASELINES.keys()
 
 
 def test_without_torchdistill_it_says_what_to_install(monkeypatch):

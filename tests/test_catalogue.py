@@ -25,7 +25,7 @@ def test_what_a_network_costs_is_as_computed(name):
 def test_methods_and_strategies_are_those_that_can_be_built():
     assert catalogue.METHODS == tuple(methods.METHODS)
     assert catalogue.BASELINES == tuple(methods.BASELINES)
-    assert catalogue.NOT_BUILT is methods.NOT_BUILT
+    assert catalogue.NOT_IMPLEMENTED is methods.NOT_IMPLEMENTED
     assert catalogue.RECIPES == tuple(recipes.RECIPES)
     assert catalogue.STRATEGIES == tuple(preview.STRATEGIES)
 
@@ -63,8 +63,9 @@ def test_arms():
     assert catalogue.read_arm("dkd") == ("DKD", {})
     catalogue.check_arm("pckd-strategy=focal")
     catalogue.check_arm("kd-strategy=whatever")  # that kd has none is said by the method
-    for text, says in (("pckd-strategy=easy", "unknown strategy 'easy'; known: preview"), ("p c", "is no arm"),
-                       ("pkd", "unknown method 'pkd'; known: supervised"), ("crd", "CRD is not built: its memory"),
-                       ("kd-lr=1-lr=2", "gives a setting twice")):  # fmt: skip
+    for text, says in (("pckd-strategy=easy", "unknown strategy 'easy'; known: preview"), ("p c", "is not an arm"),
+                       ("pkd", "unknown method 'pkd'; known: supervised"),
+                       ("crd", "CRD is not implemented: its memory"),
+                       ("kd-lr=1-lr=2", "contains a setting twice")):  # fmt: skip
         with pytest.raises(ValueError, match=says):
             catalogue.check_arm(text)

@@ -211,7 +211,7 @@ def test_blocked_contrast_is_the_plain_one(rows, kind):
 @pytest.mark.parametrize("block", [1, 2, 3, 7, 25, 26, 27])
 @pytest.mark.parametrize("temperatures", [(4.0, 0.07), (0.5, 1.0)])
 def test_no_block_boundary_shows(block, temperatures, monkeypatch):
-    monkeypatch.setattr(losses._LogSumExpOverOthers, "ROWS", block)
+    monkeypatch.setattr(losses._LogSumExpOverOthers, "BLOCK_ROWS", block)
     arguments = random(13, 5), random(13, 5, seed=1), LABELS["some"](13), *temperatures
     assert_same(value_and_gradients(BLOCKED, *arguments), value_and_gradients(PLAIN, *arguments), 1e-12)
 
@@ -219,7 +219,7 @@ def test_no_block_boundary_shows(block, temperatures, monkeypatch):
 @pytest.mark.parametrize("block", [2, 256])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_blocked_contrast_of_huge_scores(dtype, block, monkeypatch):
-    monkeypatch.setattr(losses._LogSumExpOverOthers, "ROWS", block)
+    monkeypatch.setattr(losses._LogSumExpOverOthers, "BLOCK_ROWS", block)
     u_s, u_t = (1e4 * random(40, 10, seed=seed).sign().to(dtype) for seed in (0, 1))  # products up to 2.5e8
     ours = value_and_gradients(BLOCKED, u_s, u_t, LABELS["some"](40))
     assert_same(ours, value_and_gradients(PLAIN, u_s, u_t, LABELS["some"](40)), 1e-6)
@@ -227,7 +227,7 @@ def test_blocked_contrast_of_huge_scores(dtype, block, monkeypatch):
 
 @pytest.mark.parametrize("block", [1, 3, 256])
 def test_gradient_of_the_blocked_contrast(block, monkeypatch):
-    monkeypatch.setattr(losses._LogSumExpOverOthers, "ROWS", block)
+    monkeypatch.setattr(losses._LogSumExpOverOthers, "BLOCK_ROWS", block)
     u_s, u_t = random(4, 3).requires_grad_(), random(4, 3, seed=1).requires_grad_()
     labels = torch.tensor([0, 1, 1, 2])
     assert gradcheck(lambda x, y: BLOCKED(x, y, labels), (u_s, u_t))
@@ -335,11 +335,11 @@ TWO_MATRICES = {
         (torch.zeros(2, 2), r"differ in shape: student .*, teacher"),
         (torch.zeros(3, 3), r"differ in shape: student .*, teacher"),
         (torch.zeros(1, 3), r"differ in shape: student .*, teacher"),
-        (torch.zeros(2), r"2 dimensions, none of them empty, got \(2,\)"),
-        (torch.zeros(2, 3, 1), r"2 dimensions, none of them empty, got \(2, 3, 1\)"),
-        (torch.zeros(2, 0), "none of them empty"),
+        (torch.zeros(2), r"2 dimensions, none of size 0, got shape \(2,\)"),
+        (torch.zeros(2, 3, 1), r"2 dimensions, none of size 0, got shape \(2, 3, 1\)"),
+        (torch.zeros(2, 0), "none of size 0"),
         (torch.zeros(2, 3).long(), "floating-point numbers, got torch.int64"),
-        (ON_META, "on two devices"),
+        (ON_META, "on different devices"),
     ],
 )
 def test_two_matrices_that_do_not_fit_are_refused(name, bad, complaint):
@@ -359,13 +359,13 @@ def test_what_is_no_tensor_is_refused(name):
 @pytest.mark.parametrize(
     "biases, complaint",
     [
-        ((None, torch.zeros(2)), "one network has a bias"),
-        ((torch.zeros(2), None), "one network has a bias"),
+        ((None, torch.zeros(2)), "a bias for both networks or for none, got only one"),
+        ((torch.zeros(2), None), "a bias for both networks or for none, got only one"),
         ((torch.zeros(2), torch.zeros(3)), "differ in shape"),
         ((torch.zeros(3), torch.zeros(2)), "differ in shape"),
-        ((torch.zeros(1), torch.zeros(1)), "2 category centers can't have 1 biases"),
-        ((torch.zeros(3), torch.zeros(3)), "2 category centers can't have 3 biases"),
-        ((torch.zeros(2, 1), torch.zeros(2, 1)), "biases .* must have 1 dimensions"),
+        ((torch.zeros(1), torch.zeros(1)), "one bias per category center, got 1 biases for 2 category centers"),
+        ((torch.zeros(3), torch.zeros(3)), "one bias per category center, got 3 biases for 2 category centers"),
+        ((torch.zeros(2, 1), torch.zeros(2, 1)), "biases .* must be tensors with 1 dimensions"),
     ],
 )
 def test_biases_that_do_not_fit_are_refused(biases, complaint):
@@ -383,7 +383,11 @@ def test_biases_that_do_not_fit_are_refused(biases, complaint):
         (torch.tensor([0]), ValueError, r"labels must have shape \(2,\), got \(1,\)"),
         (torch.tensor([0, 1, 2]), ValueError, r"labels must have shape \(2,\), got \(3,\)"),
         (torch.zeros(2, 3).long(), ValueError, "labels must have shape"),
-        (torch.zeros(2, device="meta").long(), ValueError, "labels are on meta, what they label on cpu"),
+        (
+            torch.zeros(2, device="meta").long(),
+            ValueError,
+            "labels must be on cpu, where their rows are, got labels on meta",
+        ),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(contrast, labels, error, complaint):
@@ -422,13 +426,8 @@ def test_temperatures_from_a_millionth_to_a_million(name):
         10**400,
         -(10**400),
     ):
-        with pytest.raises(ValueError, match=f"^{which} must be positive, from 1e-06 to 1e\\+06, got"):
+        with pytest.raises(ValueError, match=f"^{which} must be from 1e-06 to 1e\\+06, got"):
             WITH_TEMPERATURE[name](value)
     for value in ("4", b"4", True, None, [4], torch.ones(2), torch.tensor(1j), np.array("four")):
         with pytest.raises(TypeError, match=f"^{which} must be a number"):
             WITH_TEMPERATURE[name](value)
-
-
-def test_integers_beyond_every_float_are_infinite_with_their_sign():
-    assert losses._number("temperature", 10**400) == float("inf")
-    assert losses._number("temperature", -(10**400)) == -float("inf")

@@ -216,7 +216,8 @@ def test_supervised_and_kd_by_hand(reference):
 def test_a_step_without_the_teacher_is_refused(reference):
     ref = reference("one_view")
     for method in (KD(), bound_to(ref)):
-        with pytest.raises(ValueError, match=f"{method.title} compares .* with the teacher's, which is None"):
+        complaint = f"{method.title} compares .* with the teacher's, but the teacher's is None"
+        with pytest.raises(ValueError, match=complaint):
             method(outputs(ref)[0], None, batch_of(ref), 1)
 
 
@@ -267,7 +268,7 @@ def test_published_values_are_the_defaults():
 def test_resolve_argument_beats_recipe_beats_data_beats_published():
     recipe, data = {"beta_cc": 0.005, "epsilon": 1.08}, {"views": 1, "beta_cc": 7}
     # An argument that equals the published value is still the caller's word.
-    method, settings = methods.resolve(PCKD(2, epsilon=1.005), recipe, data)
+    method, settings = methods.resolve_settings(PCKD(2, epsilon=1.005), recipe, data)
     assert (method.beta_kd, method.epsilon, method.beta_cc, method.views, method.beta_fa) == (2, 1.005, 0.005, 1, 20)
     sources = {name: setting["from"] for name, setting in settings.items()}
     assert sources == {
@@ -298,7 +299,7 @@ class ThreeLines(nn.Module):
 
 def test_a_method_of_ones_own_keeps_its_settings_and_trains(data, student, recipe):
     mine = ThreeLines(3.0)
-    copy, settings = methods.resolve(mine, {"beta_cc": 1}, {"views": 4})
+    copy, settings = methods.resolve_settings(mine, {"beta_cc": 1}, {"views": 4})
     assert copy is not mine and copy.scale == 3.0
     assert settings == {"scale": {"value": 3.0, "from": "attribute"}}
     run = pckd.distill(student, None, data, mine, recipe, progress=False)

@@ -61,7 +61,19 @@ def test_everything_the_package_imports_is_declared():
 
 
 FLOORS = [
-    {"losses", "preview", "files", "hardware", "validation", "html", "paths", "short_help", "deprecation"},
+    {
+        "losses",
+        "preview",
+        "tensor_checks",
+        "files",
+        "hardware",
+        "validation",
+        "html",
+        "paths",
+        "short_help",
+        "deprecation",
+        "messages",
+    },
     {"progress", "faults", "launcher", "plugs", "provenance"},
     {"views", "catalogue", "downloads", "config"},
     {"methods", "models", "data", "recipes"},
@@ -96,11 +108,18 @@ def test_imports_only_point_down():
 
 
 def test_the_papers_equations_import_nothing_but_torch():
-    for name in ("losses", "preview"):
+    for name in ("losses", "preview", "tensor_checks"):
         tree = parsed(ROOT / "pckd_nb" / f"{name}.py")
         modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert {module.split(".")[0] for module in modules} <= {"torch", "collections"}
+        assert {module.split(".")[0] for module in modules} <= {
+            "torch",
+            "collections",
+            "numbers",
+            "tensor_checks",
+            "deprecation",
+            "messages",
+        }
 
 
 def test_importing_the_package_loads_no_plotting_and_no_notebook_machinery():

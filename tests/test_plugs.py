@@ -84,13 +84,13 @@ class Own(pckd.PCKD):
 
 @pytest.mark.parametrize("make", [Decorated, Own])
 def test_a_subclass_takes_from_recipe_and_data_what_it_leaves_open(make):
-    method, settings = methods.resolve(make(gamma=5), {"beta_cc": 0.01, "beta_fa": 9}, {"views": 1})
+    method, settings = methods.resolve_settings(make(gamma=5), {"beta_cc": 0.01, "beta_fa": 9}, {"views": 1})
     assert (method.gamma, method.beta_cc, method.views, method.beta_fa) == (5, 0.01, 1, 9)
     assert settings["gamma"] == {"value": 5, "from": "argument"}
     assert settings["beta_cc"]["from"] == "recipe" and settings["views"]["from"] == "data set"
     if make is Own:
         assert settings["beta_kd"] == {"value": 2, "from": "argument"}
-        held, _ = methods.resolve(make(beta_fa=4), {"beta_fa": 9}, {})
+        held, _ = methods.resolve_settings(make(beta_fa=4), {"beta_fa": 9}, {})
         assert held.beta_fa == 4
 
 
@@ -99,8 +99,10 @@ def test_a_recipe_that_sets_what_a_method_does_not_keep_is_refused():
         def __init__(self, sharpness=1.0):
             super().__init__()
 
-    with pytest.raises(ValueError, match="the recipe sets sharpness, which Forgetful does not keep"):
-        methods.resolve(Forgetful(), {"sharpness": 2}, {})
+    with pytest.raises(
+        ValueError, match="the recipe sets sharpness, but Forgetful does not store it: write self.sharpness = sharpness"
+    ):
+        methods.resolve_settings(Forgetful(), {"sharpness": 2}, {})
 
 
 def test_settings_of_a_plain_module_are_held_on_resume(data, tmp_path):
@@ -258,12 +260,12 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone():
     index = torch.tensor([4, 9, 2, 7, 0, 5])
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    drawn = views.transform(v2.RandAugment(), images, 0, 1, index)
+    drawn = views.apply_transform(v2.RandAugment(), images, 0, 1, index)
     assert torch.equal(torch.get_rng_state(), before)
     order = torch.tensor([5, 0, 3, 1, 2, 4])
-    assert torch.equal(views.transform(v2.RandAugment(), images[order], 0, 1, index[order]), drawn[order])
+    assert torch.equal(views.apply_transform(v2.RandAugment(), images[order], 0, 1, index[order]), drawn[order])
     for seed, epoch in ((1, 1), (0, 2)):
-        assert not torch.equal(views.transform(v2.RandAugment(), images, seed, epoch, index), drawn)
+        assert not torch.equal(views.apply_transform(v2.RandAugment(), images, seed, epoch, index), drawn)
 
 
 @pytest.mark.parametrize(
@@ -706,12 +708,12 @@ class ByClass(pckd.PCKD):
 
 
 def test_what_a_subclass_sets_itself_is_kept():
-    method, settings = methods.resolve(SetsAfterwards(), {"beta_cc": 0.01, "epsilon": 1.8}, {"views": 4})
+    method, settings = methods.resolve_settings(SetsAfterwards(), {"beta_cc": 0.01, "epsilon": 1.8}, {"views": 4})
     assert (method.views, method.epsilon, method.beta_cc) == (1, 1.1, 0.5)
     assert settings["beta_cc"] == {"value": 0.5, "from": "argument"}
-    method, settings = methods.resolve(ByClass(), {"beta_fa": 9}, {"views": 4})
+    method, settings = methods.resolve_settings(ByClass(), {"beta_fa": 9}, {"views": 4})
     assert (method.beta_fa, method.views) == (5, 1) == (settings["beta_fa"]["value"], settings["views"]["value"])
-    assert methods.resolve(ByClass(beta_fa=2), {}, {})[0].beta_fa == 2
+    assert methods.resolve_settings(ByClass(beta_fa=2), {}, {})[0].beta_fa == 2
 
 
 def test_every_attribute_that_acts_is_recorded(data):
@@ -720,9 +722,11 @@ def test_every_attribute_that_acts_is_recorded(data):
     attention = methods.baseline("AT")
     attention.warmup_epochs, attention.cross_entropy_weight = 50, 0.5
     for method, names in ((plain, {"views"}), (attention, {"warmup_epochs", "cross_entropy_weight"})):
-        _, settings = methods.resolve(method, {}, {})
+        _, settings = methods.resolve_settings(method, {}, {})
         assert {name for name, about in settings.items() if about["from"] == "attribute"} == names
-    assert not [about for about in methods.resolve(pckd.PCKD(), {}, {})[1].values() if about["from"] == "attribute"]
+    assert not [
+        about for about in methods.resolve_settings(pckd.PCKD(), {}, {})[1].values() if about["from"] == "attribute"
+    ]
 
 
 class WithPart(pckd.KD):
@@ -734,7 +738,7 @@ class WithPart(pckd.KD):
 def test_parts_of_a_method_count():
     one, other = WithPart(), WithPart()
     other.part._step = 2
-    assert methods.resolve(one, {}, {})[1] != methods.resolve(other, {}, {})[1]
+    assert methods.resolve_settings(one, {}, {})[1] != methods.resolve_settings(other, {}, {})[1]
 
 
 def test_a_setting_that_a_recipe_has_too_is_the_methods():
@@ -746,12 +750,12 @@ def test_a_setting_that_a_recipe_has_too_is_the_methods():
 
 
 def test_what_would_be_ignored_is_refused(data):
-    with pytest.raises(ValueError, match="lr is for optimizers by name"):
+    with pytest.raises(ValueError, match="your own optimizer does not receive lr"):
         train(data, optimizer=torch.optim.Adam, lr=0.5)
     assert train(data, optimizer=torch.optim.Adam).settings["recipe"]["lr"] is None
-    with pytest.raises(ValueError, match="the recipe sets betacc, which is a setting of no method"):
+    with pytest.raises(ValueError, match="the recipe sets betacc, but no method has a setting of this name"):
         train(data, recipe=pckd.get_recipe("classroom", method={"betacc": 3}))
-    with pytest.raises(ValueError, match="layers and teacher_layers pair up"):
+    with pytest.raises(ValueError, match="layers and teacher_layers must have the same length, got 1 and 2"):
         methods.baseline("AT", layers=["layer1"], teacher_layers=["layer1", "layer2"])
 
 

@@ -164,7 +164,7 @@ class Ear:
 def test_a_progress_of_ones_own_is_told_of_every_step(stderr, data, student, recipe):
     file, ear = stderr(io.StringIO()), Ear()
     run = pckd.fit(student, data, recipe, progress=ear)
-    steps = views.steps(len(data.train), recipe.batch_size)
+    steps = views.steps_per_epoch(len(data.train), recipe.batch_size)
     assert ear.updates == [0] + [1] * steps * recipe.epochs
     tests = [f"epoch {epoch}, test {top1:.1f} %" for epoch, top1 in enumerate(run.history["test_top1"], 1)]
     assert ear.epochs == [(text, steps * epoch) for epoch, text in enumerate(tests, 1)]
@@ -183,7 +183,7 @@ def test_after_a_resume_it_first_hears_what_was_done(data, student, recipe, tmp_
 
     monkeypatch.setattr(training.callbacks, "SECONDS_BETWEEN_SAVES", -1)  # save after every step
     monkeypatch.setattr(training.callbacks, "SHARE_OF_SAVING", math.inf)
-    steps = views.steps(len(data.train), recipe.batch_size)
+    steps = views.steps_per_epoch(len(data.train), recipe.batch_size)
     stop, ear = steps + 2, Ear()  # one step into the second epoch is saved, and one is lost
     with pytest.raises(Stopped):
         pckd.fit(student, data, recipe, out=tmp_path / "run", progress=Stopping())

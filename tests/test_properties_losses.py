@@ -76,10 +76,10 @@ def test_every_loss_of_valid_input_is_finite_and_so_is_its_gradient(given):
 def test_temperatures_at_the_ends_of_their_range_give_finite_losses():
     a, b = 1e4 * torch.eye(3), -1e4 * torch.eye(3)
     labels = torch.tensor([0, 1, 1])
-    for temperature in losses.TEMPERATURES:
+    for temperature in losses.TEMPERATURE_RANGE:
         for value in (
             losses.distillation_kl(a, b, temperature),
-            *(contrast(a, b, labels, temperature, base) for contrast in CONTRASTS for base in losses.TEMPERATURES),
+            *(contrast(a, b, labels, temperature, base) for contrast in CONTRASTS for base in losses.TEMPERATURE_RANGE),
         ):
             assert value.isfinite().all(), temperature
 
@@ -328,13 +328,13 @@ CASES = {
         {"seed": ("seed", key), "epoch": ("epoch", key), "stream": ("stream", key),
          "index": ("index", index_of.filter(lambda x: getattr(x, "dtype", None) != torch.int64))},
     ),
-    "noise_seed": Case(
-        views.noise_seed, {"seed": 0, "epoch": 1, "step": 2, "rank": 3},
+    "step_seed": Case(
+        views.step_seed, {"seed": 0, "epoch": 1, "step": 2, "rank": 3},
         {"seed": ("seed", key), "epoch": ("epoch", key), "step": ("step", bad_whole(0, 2**42)),
          "rank": ("rank", bad_whole(0, 2**20 - 1))},
     ),
-    "steps": Case(
-        views.steps, {"count": 9, "batch_size": 2},
+    "steps_per_epoch": Case(
+        views.steps_per_epoch, {"count": 9, "batch_size": 2},
         {"count": ("count", bad_whole(1, 2**63 - 1)), "batch_size": ("batch_size", bad_whole(1, 2**63 - 1))},
     ),
     "batches": Case(

@@ -85,10 +85,11 @@ CASES = {
     ),
     "make": Case(
         methods.make, {"name": "kd"},
-        {"name": ("method|is not built", NO_TEXT | unknown({*methods.METHODS, *methods.BASELINES}))},
+        {"name": ("method|is not implemented", NO_TEXT | unknown({*methods.METHODS, *methods.BASELINES}))},
     ),
     "baseline": Case(
-        methods.baseline, {"name": "AT"}, {"name": ("baseline|is not built", NO_TEXT | unknown(methods.BASELINES))}
+        methods.baseline, {"name": "AT"},
+        {"name": ("baseline|is not implemented", NO_TEXT | unknown(methods.BASELINES))},
     ),
     "an unknown setting of a method": Case(
         lambda method, name: methods.make(method, **({name: 1} if name else {})), {"method": "pckd", "name": ""},

@@ -194,7 +194,7 @@ def test_constants_of_a_foreign_checkpoint_can_be_given(run, trained, refused, t
     preprocessing = pckd.load_run("kd").settings["teacher"]["preprocessing"]
     assert preprocessing == {"mean": [0.9] * 3, "std": [0.1] * 3, "size": [24, 24]}
     refused("for a checkpoint: a run says its own", *distill[:-6], "--teacher", trained, *SHORT, *pixels, "--out", "x")
-    refused("a normalisation must be cifar10, .* got 'vgg'", *evaluate, "--normalisation", "vgg")
+    refused("a normalisation must be one of cifar10, .* got 'vgg'", *evaluate, "--normalisation", "vgg")
     refused("one number per channel, 3, got 1", *evaluate, "--normalisation", "0.5/0.5")
 
 

@@ -934,7 +934,7 @@ SCALES = [((123, 117, 104), (58, 57, 57)), ((0.5, 0.5, 0.5), (58.0, 57.0, 57.0))
 @pytest.mark.parametrize(("mean", "std"), SCALES)
 def test_mean_and_std_of_other_pixels_are_refused(mean, std):
     images = np.zeros((3, 8, 8, 3), np.uint8)
-    message = r"^mean must be in \[0, 1\] and std at most 1, got .*: divide those of pixels in \[0, 255\] by 255$"
+    message = r"^mean must be in \[0, 1\] and std at most 1, got .*: if pixels are in \[0, 255\], divide both by 255$"
     with pytest.raises(ValueError, match=message):
         Dataset.from_arrays((images, [0, 1, 2]), (images, [0, 1, 2]), mean=mean, std=std)
     data = Dataset.from_arrays((images, [0, 1, 2]), (images, [0, 1, 2]), mean=(0, 0.5, 1), std=(1, 1 / 255, 0.5))

@@ -15,7 +15,7 @@ def splitmix64(x: int) -> int:
 
 def test_mix_is_splitmix64():
     inputs = [0, 1, 2, 12345, 2**62 + 17, -1, -(2**63)]
-    ours = views._mix(torch.tensor(inputs)).tolist()
+    ours = views._splitmix64(torch.tensor(inputs)).tolist()
     assert [value % 2**64 for value in ours] == [splitmix64(value % 2**64) for value in inputs]
 
 

@@ -281,7 +281,7 @@ def describe(error: Exception) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def one_line(text: str) -> str:
+def printable_line(text: str) -> str:
     """Return a text in one line that is safe to print in a terminal.
 
     Parameters
@@ -319,5 +319,5 @@ def complain(message: str, status: int) -> int:
     if launcher.is_first() or connected:
         # start a new line: the first process may have failed in the middle of its progress bar
         prefix = f"\npckd-nb, process {distributed.get_rank()}" if distributed and connected else "pckd-nb"
-        print(f"{prefix}: {one_line(message)}", file=sys.stderr)
+        print(f"{prefix}: {printable_line(message)}", file=sys.stderr)
     return status

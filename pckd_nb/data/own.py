@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from ..downloads import one_line
+from ..messages import one_line
 from ..paths import user_path
 from ..validation import checked, plain
 from .dataset import Dataset, Split, doubts, statistics

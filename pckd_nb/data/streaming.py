@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from .. import views
-from ..downloads import one_line
+from ..messages import one_line
 
 T = TypeVar("T")
 

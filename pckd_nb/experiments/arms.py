@@ -214,7 +214,7 @@ def sweep_arms(factor: str, values: Sequence[Any] = (), base: Arm | None = None)
 
 
 def settings_of(method: methods.Method, recipe: Recipe, data: Dataset) -> dict[str, dict[str, Any]]:
-    """Return every setting of a method for this recipe and data set, as `methods.resolve` does.
+    """Return every setting of a method for this recipe and data set, as `methods.resolve_settings` does.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ def settings_of(method: methods.Method, recipe: Recipe, data: Dataset) -> dict[s
     dict
         Name of each setting → its value and where the value comes from.
     """
-    return methods.resolve(method, recipe.method_settings(), {"views": data.default_views})[1]
+    return methods.resolve_settings(method, recipe.method_settings(), {"views": data.default_views})[1]
 
 
 def resolved(arm: Arm, recipe: Recipe, data: Dataset) -> tuple[dict[str, Any], Recipe]:

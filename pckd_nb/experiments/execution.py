@@ -16,8 +16,8 @@ import pandas as pd
 import torch
 
 from .. import files, ranks
-from ..downloads import one_line
 from ..html import counted
+from ..messages import one_line
 from ..validation import Count, check
 from .grid import RESULTS, Grid, Point, is_finished
 from .projection import OF_ONE_POINT, duration, operations, projected_seconds

@@ -72,7 +72,7 @@ def work_of(grid: Grid, point: Point) -> tuple[tuple[Path, str, str, int, int], 
     method, recipe = point.arm.build(grid.recipe)
     view_count = settings_of(method, recipe, grid.loaded).get("views", {"value": method.views})["value"]
     kind = point.teacher, point.student, point.arm.method, view_count, recipe.batch_size
-    return kind, views.steps(len(grid.loaded.train), recipe.batch_size) * recipe.epochs
+    return kind, views.steps_per_epoch(len(grid.loaded.train), recipe.batch_size) * recipe.epochs
 
 
 def operations(grid: Grid, point: Point) -> int:
@@ -119,7 +119,7 @@ def _seconds_a_step(grid: Grid, point: Point) -> float:
             progress=False,
             **{name: value for name, value in grid.options.items() if name in ("accelerator", "precision")},
         )
-        return float(run.timing["seconds"].iloc[-1]) / views.steps(images, recipe.batch_size)
+        return float(run.timing["seconds"].iloc[-1]) / views.steps_per_epoch(images, recipe.batch_size)
     return 0.0
 
 

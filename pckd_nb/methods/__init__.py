@@ -1,22 +1,33 @@
-"""Training methods: how the terms of `losses.py` and the weights of `preview.py` make one objective.
+"""Training methods: they combine the terms of `losses` and the weights of `preview` into one objective.
 
-A method is an nn.Module with
+A method is a torch.nn.Module with these members:
 
-    views          how many rotations of every image the networks see (1 to 4)
-    uses_teacher   whether the loop must run the teacher
-    title          its name in tables and legends
-    bind(student, teacher)      sizes the parts that train with the student; keeps no reference to the networks
-    forward(student_output, teacher_output, batch, epoch) -> Terms
+- `views`: the number of rotations of every image that the networks see, from 1 to 4
+- `uses_teacher`: whether the training loop must run the teacher
+- `title`: the name in tables and legends
+- `bind(student, teacher)`: creates the modules that are trained with the student
+- `forward(student_output, teacher_output, batch, epoch)`: computes the objective and returns `Terms`
 
-One that sets `needs_maps` is bound with an example image as the third argument, and is given outputs with `maps`.
-Rows are view-major: the upright view is rows [:B], and labels of all rows are labels.repeat(V).
+A method with `needs_maps = True` also gets an example image in `bind`, and outputs with feature maps in `forward`.
+
+The rows of an output are view-major. Rows [:B] are the upright view, the next B rows are the images rotated by 90°, and
+so on. The labels of all rows are `labels.repeat(V)`.
+
+Examples
+--------
+>>> import pckd_nb as pckd
+>>> pckd.methods.make("kd", temperature=2).temperature
+2
+>>> list(pckd.methods.METHODS)
+['supervised', 'kd', 'pckd']
 """
 
 import inspect
 from collections.abc import Callable
 from typing import Any
 
-from ..catalogue import REGISTERED, find_method
+from ..catalogue import NOT_IMPLEMENTED, REGISTERED, find_method
+from ..deprecation import renamed
 from ..plugs import is_plug, load_plug
 from .base import (
     KD,
@@ -26,15 +37,15 @@ from .base import (
     Terms,
     classification_loss,
     remember_arguments,
-    resolve,
+    resolve_settings,
     upright_cross_entropy,
 )
-from .baselines import BASELINES, BUILT, NOT_BUILT, baseline
+from .baselines import BASELINE_CLASSES, BASELINES, baseline
 from .pckd import PCKD
 
 __all__ = [
-    "BASELINES", "KD", "METHODS", "Method", "NOT_BUILT", "PCKD", "Batch", "Supervised", "Terms", "baseline",
-    "classification_loss", "default_settings", "make", "register_method", "remember_arguments", "resolve",
+    "BASELINES", "KD", "METHODS", "Method", "NOT_IMPLEMENTED", "PCKD", "Batch", "Supervised", "Terms", "baseline",
+    "classification_loss", "default_settings", "make", "register_method", "remember_arguments", "resolve_settings",
     "setting_names", "upright_cross_entropy",
 ]  # fmt: skip
 
@@ -42,42 +53,83 @@ METHODS: dict[str, Callable[..., Method]] = {"supervised": Supervised, "kd": KD,
 
 
 def register_method(name: str, build: Callable[..., Method]) -> None:
-    """Let a method of your own be called by a name: in `make`, in arms, and on the command line of this process.
+    """Give your own method a name.
+
+    The name can then be used in `make`, in experiments, and on the command line of this process.
 
     Parameters
     ----------
     name : str
-        Letters, digits and underscores.
+        Letters, digits and underscores. It must not begin with a digit.
     build : callable
-        Makes the method: its class, or a function of its settings.
+        The class of the method, or a function that takes its settings and returns it.
 
     Raises
     ------
     ValueError
-        If the name is taken, or could not be written in an arm.
+        If `name` contains other characters, or if a method has this name already.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> class Sharp(pckd.KD):
+    ...     def __init__(self, temperature=1.0):
+    ...         super().__init__(temperature)
+    >>> pckd.methods.register_method("sharp_kd", Sharp)
+    >>> pckd.methods.make("sharp_kd").title
+    'Sharp'
+    >>> del pckd.methods.METHODS["sharp_kd"]  # remove it again
     """
     if not isinstance(name, str) or not name.isidentifier():
-        raise ValueError(f"a method's name must be letters, digits and underscores, got {name!r}")
-    if name.lower() in {known.lower() for known in (*METHODS, *BASELINES, *NOT_BUILT)}:
-        raise ValueError(f"there is a method {name!r} already")
+        raise ValueError(f"the name of a method must be letters, digits and underscores, got {name!r}")
+    if name.lower() in {existing.lower() for existing in (*METHODS, *BASELINES, *NOT_IMPLEMENTED)}:
+        raise ValueError(f"there is a method {name!r} already: choose another name")
     METHODS[name.lower()] = build
     REGISTERED.add(name)
 
 
 def default_settings(name: str) -> dict[str, Any]:
-    """The settings of a method of this package and their defaults, by the name of its class; {} for any other name."""
-    built = {cls.__name__: cls for cls in (*METHODS.values(), *BUILT.values()) if isinstance(cls, type)}
-    if name not in built:
+    """Return the settings of a method of this package and their default values.
+
+    Parameters
+    ----------
+    name : str
+        Name of the class, as in run.json.
+
+    Returns
+    -------
+    dict
+        Name → default value. Empty if this package has no method of this class.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> pckd.methods.default_settings("KD")
+    {'temperature': 4.0, 'beta_kd': 1.0}
+    """
+    classes = {cls.__name__: cls for cls in (*METHODS.values(), *BASELINE_CLASSES.values()) if isinstance(cls, type)}
+    if name not in classes:
         return {}
-    parameters = inspect.signature(built[name]).parameters.values()
-    return {about.name: about.default for about in parameters if about.default is not about.empty}
+    parameters = inspect.signature(classes[name]).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 def setting_names(name: str) -> set[str]:
-    """The names of the settings of a method, by its name as in `make`; none where there is no such method."""
-    built = {known.lower(): build for known, build in {**METHODS, **BUILT}.items()}
+    """Return the names of the settings of a method, including those of its base classes.
+
+    Parameters
+    ----------
+    name : str
+        Name of the method, as in `make`.
+
+    Returns
+    -------
+    set of str
+        Empty if there is no such method.
+    """
+    builders = {key.lower(): build for key, build in {**METHODS, **BASELINE_CLASSES}.items()}
     try:
-        build: Any = load_plug(name) if is_plug(name) else built[name.lower()]
+        build: Any = load_plug(name) if is_plug(name) else builders[name.lower()]
     except (ValueError, KeyError):
         return set()
     inits = (
@@ -85,29 +137,56 @@ def setting_names(name: str) -> set[str]:
         if isinstance(build, type)
         else [build]
     )
-    found: set[str] = set()
+    names: set[str] = set()
     for init in inits:
         parameters = inspect.signature(init).parameters.values()
-        found |= {about.name for about in parameters if about.kind not in (about.VAR_POSITIONAL, about.VAR_KEYWORD)}
-    return found - {"self"}
+        names |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    return names - {"self"}
 
 
 def make(name: str, **settings: Any) -> Method:
-    """A method or baseline by its name, which may be "module:Name" or "file.py:Name" of your own. Raises ValueError for
-    an unknown name, or a setting that it does not have or can't take, TypeError for one that is no number."""
+    """Return a method or baseline by its name.
+
+    Parameters
+    ----------
+    name : str
+        A name in `METHODS` or `BASELINES`, in upper or lower case, or "module:Name" or "file.py:Name" of your own
+        method.
+    **settings
+        Settings of the method, by name.
+
+    Returns
+    -------
+    Method
+
+    Raises
+    ------
+    TypeError
+        If `name` is not a string, or if a setting has the wrong type.
+    ValueError
+        If there is no such method, if it does not have one of the settings, or if a setting is outside its range.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> pckd.methods.make("pckd", views=1).views
+    1
+    """
     if not isinstance(name, str):
-        raise TypeError(f"a method is chosen by its name, got {type(name).__name__}")
+        raise TypeError(f"the name of a method must be a string, got {type(name).__name__}")
     if is_plug(name) or name.lower() in METHODS:
         build = load_plug(name) if is_plug(name) else METHODS[name.lower()]
         parameters = inspect.signature(build).parameters.values()
-        if any(about.kind is about.VAR_KEYWORD for about in parameters):
+        if any(p.kind is p.VAR_KEYWORD for p in parameters):
             return build(**settings)
-        known = [about.name for about in parameters if about.kind is about.POSITIONAL_OR_KEYWORD]
+        accepted = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
         for setting in settings:
-            if setting not in known:
-                has = ", ".join(known) or "none"
-                raise ValueError(
-                    f"method {name if is_plug(name) else name.lower()} has no setting {setting!r}; its settings: {has}"
-                )
+            if setting not in accepted:
+                shown_name = name if is_plug(name) else name.lower()
+                shown_settings = ", ".join(accepted) or "none"
+                raise ValueError(f"method {shown_name} has no setting {setting!r}; its settings: {shown_settings}")
         return build(**settings)
     return baseline(find_method(name), **settings)
+
+
+__getattr__ = renamed(__name__)

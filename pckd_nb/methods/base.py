@@ -1,24 +1,27 @@
-"""The base class of all methods, and the two simplest ones: `Supervised` and `KD`."""
+"""The base class of all methods, and the two simplest methods: `Supervised` and `KD`."""
 
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from types import MappingProxyType
-from typing import Any, Concatenate, NamedTuple, ParamSpec, cast
+from typing import Annotated, Any, Concatenate, NamedTuple, ParamSpec, cast
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from .. import losses, preview
-from ..downloads import one_line
+from ..messages import one_line
 from ..models import Classifier, Output
 from ..provenance import code_fingerprint, describe, public, structure_fingerprint
 from ..short_help import ShortHelpModule
+from ..tensor_checks import FLOAT_DTYPES, TEMPERATURE_RANGE, check_labels
 from ..validation import NotNegative, Positive, check
 
 P = ParamSpec("P")
+Temperature = Annotated[Positive, Field(ge=TEMPERATURE_RANGE[0], le=TEMPERATURE_RANGE[1])]
 
 
 class Batch(NamedTuple):
@@ -60,13 +63,17 @@ class Terms(NamedTuple):
 
 
 def remember_arguments(init: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
-    """Make an `__init__` record which settings the caller chose. A recipe may replace only the others.
+    """Decorate an `__init__` so that it records which settings the caller chose.
 
-    `Method` does this for all of its subclasses. A plain nn.Module needs the decorator.
+    A recipe may replace only the settings that the caller did not choose. `Method` decorates the `__init__` of all its
+    subclasses. A plain nn.Module needs this decorator.
 
-    Settings that a subclass passes to `super().__init__` count as chosen. The exception is a setting that is also an
-    argument of the subclass. It is chosen only if the caller of the subclass passed it. A value that a subclass assigns
-    after `super().__init__()`, or as a class attribute, counts as chosen too.
+    These settings of a subclass count as chosen:
+
+    - an argument that the caller passed,
+    - a value that the subclass passes to `super().__init__`, unless the setting is also an argument of the subclass,
+    - a value that the subclass assigns after `super().__init__()`,
+    - a value that the subclass defines as a class attribute.
 
     Parameters
     ----------
@@ -76,60 +83,64 @@ def remember_arguments(init: Callable[Concatenate[Any, P], None]) -> Callable[Co
     Returns
     -------
     callable
+        The decorated `__init__`.
 
     Examples
     --------
-    >>> class Mine(PCKD):
+    >>> import pckd_nb as pckd
+    >>> class Mine(pckd.PCKD):
     ...     def __init__(self, gamma=1.0, beta_fa=3):
     ...         super().__init__(beta_fa=beta_fa, beta_kd=2)
     ...         self.gamma = gamma
-
-    `Mine(gamma=5)` has chosen gamma and beta_kd. A recipe may replace beta_fa and all other settings.
+    >>> Mine(gamma=5).explicit  # a recipe may replace beta_fa and all other settings
+    {'beta_kd': 2, 'gamma': 5}
     """
-    if getattr(init, "remembers", False):
+    if getattr(init, "records_arguments", False):
         return init
     parameters = list(inspect.signature(init).parameters.values())[1:]
-    own = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    own = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     own_names = {parameter.name for parameter in own}
 
     @wraps(init)
     def wrapped(self: Any, *args: P.args, **kwargs: P.kwargs) -> None:
         given = inspect.signature(init).bind(self, *args, **kwargs).arguments
         init(self, *args, **kwargs)
-        # What the `__init__` of a base class has recorded, without the settings that are arguments of this one too.
+        # The record of the base class's `__init__`, without the settings that are arguments of this one too.
         chosen = {name: value for name, value in vars(self).get("_chosen", {}).items() if name not in own_names}
-        left_open = {name: value for name, value in vars(self).get("_open", {}).items() if name not in own_names}
-        built = vars(self).get("_built", {})
-        for name in list(left_open):  # this `__init__` set a value that the inner one left open
-            if name in built and not same(getattr(self, name), built[name]):
+        defaults = {name: value for name, value in vars(self).get("_defaults", {}).items() if name not in own_names}
+        initial = vars(self).get("_initial_values", {})
+        for name in list(defaults):  # this `__init__` has replaced a default of the base class
+            if name in initial and not is_unchanged(getattr(self, name), initial[name]):
                 chosen[name] = getattr(self, name)
-                del left_open[name]
+                del defaults[name]
         for parameter in own:
-            (chosen if parameter.name in given else left_open)[parameter.name] = given.get(
+            (chosen if parameter.name in given else defaults)[parameter.name] = given.get(
                 parameter.name, parameter.default
             )
-        for name, value in set_by_subclass(type(self), wrapped):
-            if name in left_open:  # a class attribute of a subclass replaces an argument
+        for name, value in subclass_attributes(type(self), wrapped):
+            if name in defaults:  # a class attribute of a subclass replaces a default
                 setattr(self, name, value)
-                del left_open[name]
+                del defaults[name]
                 chosen[name] = value
-        self._chosen, self._open = chosen, left_open
-        known = [*(parameter.name for parameter in own), *vars(self).get("_order", [])]
-        self._order = list(dict.fromkeys(name for name in known if name in chosen or name in left_open))
-        self._built = {name: getattr(self, name) for name in self._order if hasattr(self, name)}
-        self._parts = list(self._modules)
+        self._chosen, self._defaults = chosen, defaults
+        names = [*(parameter.name for parameter in own), *vars(self).get("_setting_names", [])]
+        self._setting_names = list(dict.fromkeys(name for name in names if name in chosen or name in defaults))
+        self._initial_values = {name: getattr(self, name) for name in self._setting_names if hasattr(self, name)}
+        self._initial_modules = list(self._modules)
 
-    wrapped.remembers = True  # type: ignore[attr-defined]
+    wrapped.records_arguments = True  # type: ignore[attr-defined]
     return wrapped
 
 
-def set_by_subclass(cls: type, init: Callable[..., None]) -> Iterator[tuple[str, Any]]:
-    """Find the class attributes that subclasses of the class with this `__init__` define.
+def subclass_attributes(cls: type, init: Callable[..., None]) -> Iterator[tuple[str, Any]]:
+    """Yield the class attributes that are defined below the class that has a given `__init__`.
 
     Parameters
     ----------
     cls : type
+        The class of the object.
     init : callable
+        `__init__` of `cls` or of one of its base classes.
 
     Yields
     ------
@@ -145,16 +156,16 @@ def set_by_subclass(cls: type, init: Callable[..., None]) -> Iterator[tuple[str,
 
 
 class Method(ShortHelpModule):
-    """Base class of distillation methods: it combines the outputs of both networks into one objective.
+    """Base class of all methods: a method turns the outputs of both networks into one objective.
 
     A subclass computes the objective in `forward`. It may create modules that are trained with the student in `bind`.
-    Arguments of its `__init__` that are stored under their own names are its settings. run.json records them, and a
-    recipe may replace those that the caller did not choose.
+    The arguments of its `__init__` are its settings. It stores them in attributes of the same names. run.json records
+    them, and a recipe may replace those that the caller did not choose.
 
     Any other nn.Module with `bind` and `forward` can be used too. Its attributes are recorded, and a recipe does not
     change them.
 
-    Parameters
+    Attributes
     ----------
     title : str
         Name in tables and legends. Default: the class name.
@@ -165,14 +176,27 @@ class Method(ShortHelpModule):
     needs_maps : bool
         Whether outputs must include feature maps. If so, `bind` gets an example image as a third argument.
     layers : list of str or None
-        Layers of the student whose outputs are these maps. None finds the last one of every resolution, see
-        `FeatureMaps`.
+        Layers of the student whose outputs are these maps. None means the last layer of every resolution, see
+        `models.FeatureMaps`.
     teacher_layers : list of str or None
         The same for the teacher.
     epsilon : float or None
         Base of the preview threshold, which history.csv records for every epoch. None if the method has no threshold.
     left_out : dict
-        After `bind`: terms that are not computed for this pair of networks, each with the reason.
+        After `bind`: the terms that cannot be computed for this pair of networks, and the reason for each.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> class Doubled(pckd.KD):
+    ...     def forward(self, student, teacher, batch, epoch):
+    ...         terms = super().forward(student, teacher, batch, epoch)
+    ...         return terms._replace(total=2 * terms.total)
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> teacher, student = (pckd.create_model("resnet8", data, seed=seed) for seed in (0, 1))
+    >>> run = pckd.distill(student, teacher, data, Doubled(), epochs=1, progress=False)
+    >>> run.settings["method"]["title"]
+    'Doubled'
     """
 
     title: str
@@ -193,7 +217,7 @@ class Method(ShortHelpModule):
 
     @property
     def explicit(self) -> dict[str, Any]:
-        """The settings that the caller chose, by name."""
+        """Return the settings that the caller chose, by name."""
         return dict(vars(self).get("_chosen", {}))
 
     def check(self) -> None:
@@ -217,7 +241,12 @@ class Method(ShortHelpModule):
         student : Classifier
         teacher : Classifier or None
         *example : Tensor of shape (1, C, H, W)
-            An image, only if `needs_maps`.
+            One image, given only if `needs_maps` is True.
+
+        Returns
+        -------
+        object
+            The method itself. The return value is not used.
         """
         return self
 
@@ -237,6 +266,7 @@ class Method(ShortHelpModule):
         Returns
         -------
         Terms
+            The objective, its terms, and the values to record.
         """
         raise NotImplementedError
 
@@ -245,6 +275,7 @@ class Method(ShortHelpModule):
     forward: Callable[..., Terms] = _forward
 
     def extra_repr(self) -> str:
+        """Return the settings that the caller chose, for `repr`."""
         return ", ".join(f"{name}={describe(value)!r}" for name, value in self.explicit.items())
 
 
@@ -262,7 +293,7 @@ def require_method(method: object) -> None:
     Raises
     ------
     TypeError
-        If it is a class, or is not an nn.Module with `bind` and `forward`.
+        If `method` is a class, or if it is not an nn.Module with `bind` and `forward`.
     """
     if isinstance(method, type):
         raise TypeError(f"method must be an object: write {method.__name__}(), not {method.__name__}")
@@ -270,15 +301,24 @@ def require_method(method: object) -> None:
         raise TypeError(f"method must be an nn.Module such as PCKD(), got {type(method).__name__}")
     for name in ("bind", "forward"):
         if not callable(getattr(method, name, None)) or getattr(type(method), name, None) is nn.Module.forward:
-            raise TypeError(f"method {type(method).__name__} has no {name}: see pckd_nb.methods.Method")
+            raise TypeError(f"method {type(method).__name__} has no {name}(): see pckd_nb.methods.Method")
 
 
 class Supervised(Method):
-    """Cross-entropy of the upright view, without a teacher.
+    r"""Training with the labels only, without a teacher.
+
+    .. math::
+
+        L = \frac{1}{B} \sum_i \mathrm{CE}_i
 
     Examples
     --------
-    >>> run = distill(student, None, data, Supervised())
+    >>> import pckd_nb as pckd
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> student = pckd.create_model("resnet8", data, seed=0)
+    >>> run = pckd.distill(student, None, data, pckd.Supervised(), epochs=1, progress=False)
+    >>> len(run.history)
+    1
     """
 
     title = "supervised"
@@ -288,38 +328,71 @@ class Supervised(Method):
         super().__init__()
 
     def forward(self, student: Output, teacher: Output | None, batch: Batch, epoch: int) -> Terms:
-        """Compute the objective of B upright rows. `teacher` and `epoch` are ignored.
+        """Compute the objective of one batch.
 
-        Raises the errors of `upright_cross_entropy`.
+        Parameters
+        ----------
+        student : Output
+            B rows.
+        teacher : Output or None
+            Not used.
+        batch : Batch
+        epoch : int
+            Not used.
+
+        Returns
+        -------
+        Terms
+            All weights are 1.
+
+        Raises
+        ------
+        TypeError
+            If logits or labels are not tensors.
+        ValueError
+            If logits and labels do not match.
         """
         cross_entropy = upright_cross_entropy(student, batch, self.views)
         total = classification_loss(student, batch, cross_entropy)
         terms = {"cross_entropy": total}
-        return Terms(total, terms, *unweighted(cross_entropy))
+        return Terms(total, terms, *equal_weights(cross_entropy))
 
 
 class KD(Method):
-    """Hinton's knowledge distillation (arXiv 1503.02531).
+    r"""Knowledge distillation: the student learns from the labels and from the teacher's logits.
 
-        L = mean CE + β_kd · mean L_KD
+    .. math::
+
+        L = \frac{1}{B} \sum_i \left( \mathrm{CE}_i + \beta_{\mathrm{kd}} \, L_{\mathrm{KD},i} \right)
+
+    L_KD is `losses.distillation_kl`.
 
     Parameters
     ----------
-    temperature : float
-        From 1e-6 to 1e6.
+    temperature : float, in [1e-6, 1e6]
+        T of L_KD.
     beta_kd : float
-        Weight of L_KD, at least 0.
+        β_kd, at least 0.
 
     Raises
     ------
-    ValueError
-        If a setting is outside its range.
     TypeError
         If a setting is not a number.
+    ValueError
+        If a setting is outside its range.
+
+    References
+    ----------
+    Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531.
 
     Examples
     --------
-    >>> run = distill(student, teacher, data, KD(temperature=2))
+    >>> import pckd_nb as pckd
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> teacher, student = (pckd.create_model("resnet8", data, seed=seed) for seed in (0, 1))
+    >>> run = pckd.distill(student, teacher, data, pckd.KD(temperature=2), epochs=1, progress=False)
+    >>> "distillation_kl" in run.history
+    True
     """
 
     title = "KD"
@@ -330,29 +403,59 @@ class KD(Method):
         self.check()
 
     def check(self) -> None:
-        check_settings({"beta_kd": self.beta_kd}, {"temperature": self.temperature})
+        """Check the settings, see `Method.check`."""
+        check(NotNegative, beta_kd=self.beta_kd)
+        check(Temperature, temperature=self.temperature)
 
     def bind(self, student: Classifier, teacher: Classifier) -> "KD":
-        """Check that both networks have the same number of classes. Raises ValueError otherwise. KD has no heads."""
-        same_classes(student, teacher)
-        return self
+        """Check that both networks have the same number of classes. KD trains no modules of its own.
 
-    def forward(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Terms:
-        """Compute the objective of B upright rows of both networks. `epoch` is ignored.
+        Parameters
+        ----------
+        student, teacher : Classifier
+
+        Returns
+        -------
+        KD
+            This object.
 
         Raises
         ------
         ValueError
-            If shapes, dtypes or devices do not match, or if `teacher` is None.
+            If the numbers of classes differ.
+        """
+        check_same_classes(student, teacher)
+        return self
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Terms:
+        """Compute the objective of one batch.
+
+        Parameters
+        ----------
+        student, teacher : Output
+            B rows.
+        batch : Batch
+        epoch : int
+            Not used.
+
+        Returns
+        -------
+        Terms
+            All weights are 1.
+
+        Raises
+        ------
         TypeError
-            If an argument is not a tensor.
+            If logits or labels are not tensors.
+        ValueError
+            If shapes, dtypes or devices do not match, or if `teacher` is None.
         """
         cross_entropy = upright_cross_entropy(student, batch, self.views)
-        needs_teacher(self, teacher)
+        require_teacher(self, teacher)
         kl = losses.distillation_kl(student.logits, teacher.logits.detach(), self.temperature).mean()
         terms = {"cross_entropy": classification_loss(student, batch, cross_entropy), "distillation_kl": kl}
         total = terms["cross_entropy"] + self.beta_kd * kl
-        return Terms(total, terms, *unweighted(cross_entropy))
+        return Terms(total, terms, *equal_weights(cross_entropy))
 
 
 def upright_cross_entropy(student: Output, batch: Batch, views: int | None = None) -> Tensor:
@@ -361,10 +464,10 @@ def upright_cross_entropy(student: Output, batch: Batch, views: int | None = Non
     Parameters
     ----------
     student : Output
-        Its logits have shape (V·B, C), the upright rows first.
+        Its logits have shape (V·B, C). The first B rows are the upright view.
     batch : Batch
     views : int, optional
-        The required number of views V.
+        V. None accepts any number of views.
 
     Returns
     -------
@@ -373,29 +476,35 @@ def upright_cross_entropy(student: Output, batch: Batch, views: int | None = Non
 
     Raises
     ------
-    ValueError
-        If logits and labels do not match.
     TypeError
         If logits or labels are not tensors.
+    ValueError
+        If the shapes of logits and labels do not match, if a dtype is wrong, or if a label is outside the range of
+        classes.
     """
     logits, labels = student.logits, batch.labels
     if not isinstance(logits, Tensor) or not isinstance(labels, Tensor):
         raise TypeError(f"logits and labels must be tensors, got {type(logits).__name__} and {type(labels).__name__}")
-    if logits.ndim != 2 or 0 in logits.shape or logits.dtype not in losses.FLOATS:
-        raise ValueError(f"logits must be numbers of shape (N, C), got {logits.dtype} of {tuple(logits.shape)}")
+    if logits.ndim != 2 or 0 in logits.shape or logits.dtype not in FLOAT_DTYPES:
+        raise ValueError(f"logits must be floats of shape (N, C), got {logits.dtype} of shape {tuple(logits.shape)}")
     if labels.ndim != 1 or not len(labels) or len(logits) % len(labels):
-        raise ValueError(f"logits have {len(logits)} rows, which is no multiple of labels {tuple(labels.shape)}")
+        raise ValueError(
+            f"the number of rows of logits must be a multiple of the number of labels, got {len(logits)} rows and "
+            f"labels of shape {tuple(labels.shape)}"
+        )
     if views is not None and len(logits) != views * len(labels):
-        raise ValueError(f"logits have {len(logits)} rows, for {views} views and {len(labels)} labels")
+        raise ValueError(
+            f"logits must have one row per view and label, {views} · {len(labels)}, got {len(logits)} rows"
+        )
     upright = logits[: len(labels)]
-    check_labels(labels, upright)
+    check_labels(labels, upright, num_classes=upright.shape[1])
     return F.cross_entropy(upright, labels.long(), reduction="none")
 
 
 def classification_loss(student: Output, batch: Batch, cross_entropy: Tensor) -> Tensor:
     """Return the classification term of the objective for the upright view.
 
-    It is the mean cross-entropy with the soft targets of the batch. Without soft targets it is the mean of
+    If the batch has soft targets, this is the mean cross-entropy with them. Otherwise it is the mean of
     `cross_entropy`.
 
     Parameters
@@ -415,19 +524,21 @@ def classification_loss(student: Output, batch: Batch, cross_entropy: Tensor) ->
     return F.cross_entropy(student.logits[: len(batch.labels)], batch.targets)
 
 
-def resolve(
+def resolve_settings(
     method: nn.Module, recipe: Mapping[str, Any], data: Mapping[str, Any]
 ) -> tuple[Method, dict[str, dict[str, Any]]]:
-    """Return a copy of `method` with all settings decided, and the source of each setting.
+    """Return a copy of a method in which every setting has its final value, and where each value comes from.
 
-    A setting is the caller's argument or attribute. Otherwise it is the recipe's value, then the data set's, then the
-    default. Other attributes of your own method are copied and recorded unchanged.
+    The first of these that exists is used: the value that the caller chose, the value in the recipe, the value in the
+    data set, the default. Other attributes of your own method are copied and recorded, but not changed.
 
     Parameters
     ----------
-    method : Method, or nn.Module with bind and forward
-    recipe, data : dict of str to value
-        Settings from a recipe and from a data set, by name.
+    method : Method, or nn.Module with `bind` and `forward`
+    recipe : dict
+        Settings from a recipe, by name.
+    data : dict
+        Settings from a data set, by name.
 
     Returns
     -------
@@ -440,39 +551,52 @@ def resolve(
     Raises
     ------
     TypeError
-        If `method` is not a method, or cannot be copied.
+        If `method` is not a method, or if it cannot be copied.
     ValueError
-        If a setting is invalid, or if a recipe sets one that the method does not store under its name.
+        If a setting is not valid, if no method has a setting of the recipe, or if the method does not store a setting
+        of the recipe in an attribute of the same name.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> method, settings = pckd.methods.resolve_settings(pckd.KD(), {"temperature": 2.0}, {})
+    >>> method.temperature
+    2.0
+    >>> settings["temperature"]
+    {'value': 2.0, 'from': 'recipe'}
     """
     require_method(method)
     own = vars(method)
-    known = known_settings().union(own.get("_order", []))
-    if unknown := [name for name in recipe if name not in known]:
-        raise ValueError(f"the recipe sets {unknown[0]}, which is a setting of no method")
-    built, chosen, left_open = (own.get(name, {}) for name in ("_built", "_chosen", "_open"))
-    changed = {name for name, value in built.items() if not same(getattr(method, name, None), value)}
-    copied = copy_of(method)
+    known_names = all_setting_names().union(own.get("_setting_names", []))
+    if unknown := [name for name in recipe if name not in known_names]:
+        raise ValueError(f"the recipe sets {unknown[0]}, but no method has a setting of this name")
+    initial, chosen, defaults = (own.get(name, {}) for name in ("_initial_values", "_chosen", "_defaults"))
+    changed = {name for name, value in initial.items() if not is_unchanged(getattr(method, name, None), value)}
+    copied = copy_method(method)
     for name, value in {**{name: getattr(Method, name) for name in OPTIONAL}, "title": type(method).__name__}.items():
         if not hasattr(copied, name):
             setattr(copied, name, value)
     settings = {}
-    for name in own.get("_order", []):
+    for name in own.get("_setting_names", []):
         source = "attribute" if name in changed else "argument" if name in chosen else "default"
         if source == "default":
             for source_of, values in (("recipe", recipe), ("data set", data)):
                 if name in values:
-                    if name not in built:
-                        raise ValueError(f"the {source_of} sets {name}, which {type(method).__name__} does not keep")
+                    if name not in initial:
+                        raise ValueError(
+                            f"the {source_of} sets {name}, but {type(method).__name__} does not store it: "
+                            f"write self.{name} = {name} in its __init__"
+                        )
                     setattr(copied, name, values[name])
                     source = source_of
                     break
-        value = getattr(copied, name) if source != "argument" and name in built else {**left_open, **chosen}[name]
+        value = getattr(copied, name) if source != "argument" and name in initial else {**defaults, **chosen}[name]
         settings[name] = {"value": value, "from": source}
     others = {name: value for name, value in public(method).items() if name not in {*settings, "title", "left_out"}}
-    if code_fingerprint(type(method)) is None:  # methods of this package: only what was changed after construction
+    if code_fingerprint(type(method)) is None:  # a method of this package: record only attributes that were changed
         others = {name: value for name, value in others.items() if hasattr(type(method), name)}
     else:
-        parts = [(name, method._modules[name]) for name in own.get("_parts", method._modules)]
+        parts = [(name, method._modules[name]) for name in own.get("_initial_modules", method._modules)]
         others |= {name: f"{type(part).__name__} [{structure_fingerprint(part)}]" for name, part in parts if part}
     settings |= {name: {"value": value, "from": "attribute"} for name, value in others.items()}
     if isinstance(copied, Method):
@@ -480,7 +604,7 @@ def resolve(
     return cast(Method, copied), settings
 
 
-def known_settings() -> set[str]:
+def all_setting_names() -> set[str]:
     """Return the names of the settings of all methods in this package."""
     found, classes = set[str](), [Method]
     while classes:
@@ -491,22 +615,28 @@ def known_settings() -> set[str]:
     return found
 
 
-def copy_of(method: nn.Module) -> nn.Module:
-    """Return a deep copy. Raises TypeError, with the method's name, if it cannot be copied."""
+def copy_method(method: nn.Module) -> nn.Module:
+    """Return a deep copy of a method.
+
+    Raises
+    ------
+    TypeError
+        If it cannot be copied.
+    """
     try:
         return copy.deepcopy(method)
-    except Exception as error:  # an attribute that can't be copied may raise anything
-        what = one_line(error)
-        raise TypeError(f"method {type(method).__name__} can't be copied for this training: {what}") from error
+    except Exception as error:  # an attribute that cannot be copied may raise any exception
+        reason = one_line(error)
+        raise TypeError(f"method {type(method).__name__} can't be copied for this training: {reason}") from error
 
 
-def same(now: Any, before: Any) -> bool:
+def is_unchanged(value: Any, initial: Any) -> bool:
     """Return whether an attribute still has the value that `__init__` gave it."""
-    return now is before or (type(now) is type(before) and describe(now) == describe(before))
+    return value is initial or (type(value) is type(initial) and describe(value) == describe(initial))
 
 
-def unweighted(cross_entropy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the last three fields of `Terms` for a method that weights all samples equally.
+def equal_weights(cross_entropy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the last three fields of `Terms` for a method that gives every sample the weight 1.
 
     Parameters
     ----------
@@ -524,70 +654,23 @@ def unweighted(cross_entropy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Raises
     ------
-    ValueError
-        As in `preview.difficulty`.
     TypeError
+        As in `preview.difficulty`.
+    ValueError
         As in `preview.difficulty`.
     """
     cross_entropy = cross_entropy.detach()
     return cross_entropy, preview.difficulty(cross_entropy), torch.ones_like(cross_entropy)
 
 
-def same_classes(student: Classifier, teacher: Classifier) -> None:
+def check_same_classes(student: Classifier, teacher: Classifier) -> None:
     """Raise ValueError if the networks have different numbers of classes."""
     if student.num_classes != teacher.num_classes:
-        raise ValueError(f"the teacher knows {teacher.num_classes} classes, the student {student.num_classes}")
+        counts = f"the teacher has {teacher.num_classes} classes, the student {student.num_classes}"
+        raise ValueError(f"teacher and student must have the same classes: {counts}")
 
 
-def check_labels(labels: Tensor, logits: Tensor) -> None:
-    """Check that labels match the logits.
-
-    Labels outside the range of classes are detected only on a CPU. A GPU would have to wait for this check.
-
-    Parameters
-    ----------
-    labels : int Tensor of shape (B,)
-    logits : float Tensor of shape (B, C)
-
-    Raises
-    ------
-    ValueError
-        If the labels are not integers from 0 to C − 1, one per row and on the same device.
-    TypeError
-        If `labels` is not a tensor.
-    """
-    losses.check_labels(labels, logits)
-    if labels.device.type == "cpu":
-        lowest, highest = map(int, labels.aminmax())
-        if lowest < 0 or highest >= logits.shape[1]:
-            raise ValueError(f"labels must be from 0 to {logits.shape[1] - 1}, got {lowest} to {highest}")
-
-
-def needs_teacher(method: nn.Module, output: Output | None) -> None:
+def require_teacher(method: nn.Module, output: Output | None) -> None:
     """Raise ValueError if the teacher's output is None."""
     if output is None:
-        raise ValueError(f"{method.title} compares the student's output with the teacher's, which is None")
-
-
-def check_settings(not_negative: dict[str, float], positive: dict[str, float]) -> None:
-    """Check the types and ranges of settings. Errors name the setting.
-
-    Parameters
-    ----------
-    not_negative : dict
-        Values that must be finite and at least 0.
-    positive : dict
-        Values that must be finite and positive. Temperatures must also be in `losses.TEMPERATURES`.
-
-    Raises
-    ------
-    TypeError
-        If a value is not a number.
-    ValueError
-        If a value is outside its range.
-    """
-    check(NotNegative, **not_negative)
-    check(Positive, **positive)
-    for name, value in positive.items():
-        if name.endswith("temperature"):
-            losses.check_temperature(name, value)
+        raise ValueError(f"{method.title} compares the student's output with the teacher's, but the teacher's is None")

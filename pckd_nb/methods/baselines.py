@@ -1,12 +1,21 @@
-"""Other distillation methods to compare with: `baseline("AT")` and so on.
+r"""Other distillation methods, to compare PCKD with: `baseline("AT")` and others.
 
-The losses are torchdistill's (the extra "baselines"), but FitNet's, a mean squared error, and DKD's, which it lacks.
-torchdistill names tensors by module paths; here a path is any word, and the loop's hooks bring the feature maps: the
-last of every resolution, see `FeatureMaps`. The comparisons that weights are published for took theirs by hand, at the
-ends of stages: of ResNets and VGG these are the same, WRN's last one here has BatchNorm behind it, and at 32×32 pixels
-VGG and the ShuffleNets have one more, at full resolution. Where a loss of torchdistill is not its paper's, the class
-below says so. Each is L = mean CE + weight · term, with the weight published for CIFAR-100 and the loop's own
-optimiser, batches and views=1.
+Every baseline has the objective
+
+.. math::
+
+    L = w_{\mathrm{CE}} \cdot \overline{\mathrm{CE}} + w \cdot \mathrm{term}
+
+w is the weight that was published for CIFAR-100, and w_CE is 1 except in `LSKD`. The optimizer and the batches are
+those of the recipe, and V = 1.
+
+Most terms are losses of the package torchdistill, which the extra "baselines" installs. FitNet and DKD are implemented
+here. torchdistill identifies tensors by the paths of modules. Here these paths are just numbers, see
+`torchdistill_outputs`. If a loss of torchdistill differs from its paper, the docstring of the class says how.
+
+Feature maps are the last ones of every resolution, see `models.FeatureMaps`. The published comparisons took the maps at
+the ends of stages instead. For ResNets and VGG these are the same maps, with two exceptions: the last map of a WRN is
+taken after its BatchNorm here, and at 32×32 pixels VGG and the ShuffleNets have one more map, at full resolution.
 """
 
 import inspect
@@ -19,37 +28,55 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import losses
-from ..catalogue import NOT_BUILT
+from ..catalogue import NOT_IMPLEMENTED
 from ..models import Classifier, FeatureMaps, Output
-from ..validation import Count, check
+from ..tensor_checks import check_labels, check_same_shape, check_temperature
+from ..validation import Count, NotNegative, check
 from .base import (
     Batch,
     Method,
+    Temperature,
     Terms,
-    check_labels,
-    check_settings,
+    check_same_classes,
     classification_loss,
-    needs_teacher,
-    same_classes,
-    unweighted,
+    equal_weights,
+    require_teacher,
     upright_cross_entropy,
 )
 
 Shape = tuple[int, int, int]  # (C, H, W) of a feature map
 Shapes = Sequence[Shape]
-Layers = Sequence[str] | None  # names, see `FeatureMaps`
+Layers = Sequence[str] | None  # names of layers, see `models.FeatureMaps`
 
 
 class Baseline(Method):
-    """L = cross_entropy_weight · mean CE + weight · term. Subclasses compute the term and say where it is published.
+    """Base class of the baselines. A subclass computes `term`.
 
-    weight ≥ 0; raises ValueError otherwise, and where the extra that holds the loss is not installed.
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+
+    Attributes
+    ----------
+    cross_entropy_weight : float
+        Weight of the cross-entropy.
+    warmup_epochs : int
+        The weight of the term grows linearly over these epochs. 1 means that it is constant.
+    description : str
+        The paper and the published weight.
+
+    Raises
+    ------
+    TypeError
+        If a setting has the wrong type.
+    ValueError
+        If a setting is outside its range, or if torchdistill is needed and not installed.
     """
 
-    warmup_epochs = 1  # the weight grows in equal steps and is whole from this epoch on
+    warmup_epochs = 1
     cross_entropy_weight = 1.0
-    about: str  # paper and published weight
+    description: str
 
     def __init__(self, weight: float):
         super().__init__()
@@ -57,21 +84,40 @@ class Baseline(Method):
         Baseline.check(self)
 
     def check(self) -> None:
-        check_settings({"weight": self.weight}, {})
+        """Check the settings, see `Method.check`."""
+        check(NotNegative, weight=self.weight)
         check(Count, warmup_epochs=self.warmup_epochs)
         for name in ("layers", "teacher_layers"):
-            chosen = getattr(self, name)
-            if chosen is not None and (isinstance(chosen, str) or not all(isinstance(item, str) for item in chosen)):
-                raise TypeError(f"{name} must be a list of names of layers, got {chosen!r}")
+            layers = getattr(self, name)
+            if layers is not None and (isinstance(layers, str) or not all(isinstance(item, str) for item in layers)):
+                raise TypeError(f"{name} must be a list of layer names, got {layers!r}")
         if self.layers is not None and self.teacher_layers is not None and len(self.layers) != len(self.teacher_layers):
             counts = f"{len(self.layers)} and {len(self.teacher_layers)}"
-            raise ValueError(f"layers and teacher_layers pair up: there must be as many of both, got {counts}")
+            raise ValueError(f"layers and teacher_layers must have the same length, got {counts}")
 
     def bind(self, student: Classifier, teacher: Classifier, example: Tensor | None = None) -> "Baseline":
-        """Make the parts that train with the student. example: one image, (1, C, H, W), where maps are needed; both
-        networks are run on it in eval mode. Maps pair up by resolution, counted from the last. Raises ValueError for
-        networks of different classes, where the example is missing, or where a network has no map."""
-        same_classes(student, teacher)
+        """Create the modules that are trained with the student.
+
+        If the method needs feature maps, both networks are run on the example in eval mode. The maps of student and
+        teacher are paired by resolution, beginning with the last.
+
+        Parameters
+        ----------
+        student, teacher : Classifier
+        example : Tensor of shape (1, C, H, W), optional
+            One image. Needed only if `needs_maps` is True.
+
+        Returns
+        -------
+        Baseline
+            This object.
+
+        Raises
+        ------
+        ValueError
+            If the numbers of classes differ, if the example is missing, or if a network has no feature map.
+        """
+        check_same_classes(student, teacher)
         if not self.needs_maps:
             self.prepare(student, teacher)
             return self
@@ -81,36 +127,87 @@ class Baseline(Method):
             "student": FeatureMaps(student, example, self.layers).shapes,
             "teacher": FeatureMaps(teacher, example, self.teacher_layers).shapes,
         }
-        for who, found in shapes.items():
+        for network, found in shapes.items():
             if not found:
-                raise ValueError(f"{self.title} compares feature maps, and the {who} has none larger than one pixel")
-        self.prepare(student, teacher, *aligned(*shapes.values()))
+                raise ValueError(
+                    f"{self.title} compares feature maps, and the {network} has none larger than one pixel: "
+                    "choose another network"
+                )
+        self.prepare(student, teacher, *last_pairs(*shapes.values()))
         return self
 
-    def prepare(self, student: Classifier, teacher: Classifier, narrow: Shapes = (), wide: Shapes = ()) -> None:
-        """Make the modules that need the networks' sizes. narrow, wide: paired shapes of student's, teacher's maps."""
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Create the modules whose sizes depend on the networks.
+
+        Parameters
+        ----------
+        student, teacher : Classifier
+        student_shapes, teacher_shapes : sequence of (C, H, W)
+            Shapes of the feature maps. The two sequences have the same length.
+        """
 
     def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        """What is added to the cross-entropy, a scalar."""
+        """Return the term that is added to the cross-entropy.
+
+        Parameters
+        ----------
+        student, teacher : Output
+            B rows, with feature maps if `needs_maps` is True. The teacher's has no gradient.
+        batch : Batch
+
+        Returns
+        -------
+        scalar Tensor
+            Before it is multiplied by the weight.
+        """
         raise NotImplementedError
 
     def forward(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Terms:
-        """The objective of B upright rows of both networks, with maps where the method needs them. epoch: from 1, for
-        the warm-up. Raises ValueError for what does not fit together, TypeError for what is no tensor."""
+        """Compute the objective of one batch.
+
+        Parameters
+        ----------
+        student, teacher : Output
+            B rows, with feature maps if `needs_maps` is True.
+        batch : Batch
+        epoch : int
+            Counted from 1, for the warm-up.
+
+        Returns
+        -------
+        Terms
+            All sample weights are 1.
+
+        Raises
+        ------
+        TypeError
+            If logits or labels are not tensors.
+        ValueError
+            If shapes, dtypes or devices do not match, or if `teacher` is None.
+        """
         cross_entropy = upright_cross_entropy(student, batch, self.views)
-        needs_teacher(self, teacher)
+        require_teacher(self, teacher)
         terms = {"cross_entropy": classification_loss(student, batch, cross_entropy)}
         terms[self.title.lower()] = term = self.term(student, teacher.detach(), batch)
         weight = self.weight * min(1, epoch / self.warmup_epochs)
         total = self.cross_entropy_weight * terms["cross_entropy"] + weight * term
-        return Terms(total, terms, *unweighted(cross_entropy))
+        return Terms(total, terms, *equal_weights(cross_entropy))
 
 
 class FitNet(Baseline):
-    """Mean squared error between a middle map of the teacher, the last but one, and the student's through a regressor:
-    1×1 convolution, BatchNorm, ReLU. The paper trains in two stages; here, as in CRD's comparison, in one."""
+    """Hints: mean squared error between a middle feature map of the teacher and the student's.
 
-    about = "hints, arXiv 1412.6550; weight 100 (CRD's comparison, arXiv 1910.10699)"
+    The map is the last but one. The student's map goes through a regressor first: 1×1 convolution, BatchNorm, ReLU.
+    The paper trains in two stages. Here, as in the comparison of CRD, everything is trained in one.
+
+    References
+    ----------
+    Romero et al., arXiv 1412.6550. The weight is from Tian et al. (CRD), arXiv 1910.10699.
+    """
+
+    description = "hints, arXiv 1412.6550; weight 100 (CRD's comparison, arXiv 1910.10699)"
     needs_maps = True
 
     def __init__(self, weight: float = 100, layers: Layers = None, teacher_layers: Layers = None):
@@ -118,45 +215,66 @@ class FitNet(Baseline):
         self.layers, self.teacher_layers = layers, teacher_layers
         Baseline.check(self)
 
-    def prepare(self, student: Classifier, teacher: Classifier, narrow: Shapes = (), wide: Shapes = ()) -> None:
-        self.hint = -min(2, len(narrow))
-        channels = narrow[self.hint][0], wide[self.hint][0]
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Create the regressor."""
+        self.hint = -min(2, len(student_shapes))
+        channels = student_shapes[self.hint][0], teacher_shapes[self.hint][0]
         self.regressor = nn.Sequential(nn.Conv2d(*channels, 1), nn.BatchNorm2d(channels[1]), nn.ReLU())
 
     def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        own, known = same_size(student.maps[self.hint], teacher.maps[self.hint])
-        return F.mse_loss(self.regressor(own), known)
+        """Return the mean squared error."""
+        student_map, teacher_map = to_smaller_size(student.maps[self.hint], teacher.maps[self.hint])
+        return F.mse_loss(self.regressor(student_map), teacher_map)
 
 
 class AT(Baseline):
-    """Attention: the mean squared difference of the maps' normalised energy, Σ over the pairs. It is the form of the
-    authors' code, for which the weight is published; the paper's equation has a norm in place of the mean square."""
+    """Attention transfer: mean squared difference of attention maps, summed over the pairs of feature maps.
 
-    about = "attention transfer, arXiv 1612.03928; weight 1000 (CRD's comparison, arXiv 1910.10699)"
+    An attention map is the mean over channels of the squared feature map, normalised to length 1. This is the form in
+    the authors' code, for which the weight was published. The equation in the paper has a norm instead of the mean
+    square.
+
+    References
+    ----------
+    Zagoruyko and Komodakis, arXiv 1612.03928. The weight is from Tian et al. (CRD), arXiv 1910.10699.
+    """
+
+    description = "attention transfer, arXiv 1612.03928; weight 1000 (CRD's comparison, arXiv 1910.10699)"
     needs_maps = True
 
     def __init__(self, weight: float = 1000, layers: Layers = None, teacher_layers: Layers = None):
         super().__init__(weight)
         self.layers, self.teacher_layers = layers, teacher_layers
         Baseline.check(self)
-        self.make = torchdistill("losses").ATLoss
+        self.loss_class = torchdistill("losses").ATLoss
 
-    def prepare(self, student: Classifier, teacher: Classifier, narrow: Shapes = (), wide: Shapes = ()) -> None:
-        self.loss = self.make(pairs(len(narrow)), mode="code")
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Create the loss for all pairs of maps."""
+        self.loss = self.loss_class(torchdistill_pairs(len(student_shapes)), mode="code")
 
     def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        resized = [same_size(*pair) for pair in zip(*aligned(student.maps, teacher.maps), strict=True)]
-        return self.loss(*(io(*maps) for maps in zip(*resized, strict=True)))
+        """Return the sum over the pairs."""
+        pairs = [to_smaller_size(*maps) for maps in zip(*last_pairs(student.maps, teacher.maps), strict=True)]
+        return self.loss(*(torchdistill_outputs(*maps) for maps in zip(*pairs, strict=True)))
 
 
 class SP(Baseline):
-    """Which samples of a batch look alike: squared difference of the B×B similarities of the last maps, over B².
+    """Similarity-preserving distillation: squared difference of two B×B similarity matrices, divided by B².
 
-    The paper divides every row of similarities by its L2 norm, and so it is here. torchdistill 1.1 divides by the L1
-    norm (its `1` lands on p), which makes the loss some B times smaller than the one the weight was published for.
+    An entry of a similarity matrix says how similar the last feature maps of two samples are. As in the paper, every
+    row is divided by its L2 norm. torchdistill 1.1 divides by the L1 norm, because it passes the 1 of `dim` as `p`. The
+    loss is then about B times smaller than the one for which the weight was published.
+
+    References
+    ----------
+    Tung and Mori, arXiv 1907.09682. The weight is from Tian et al. (CRD), arXiv 1910.10699.
     """
 
-    about = "similarity-preserving, arXiv 1907.09682; weight 3000 (CRD's comparison, arXiv 1910.10699)"
+    description = "similarity-preserving, arXiv 1907.09682; weight 3000 (CRD's comparison, arXiv 1910.10699)"
     needs_maps = True
 
     def __init__(self, weight: float = 3000, layers: Layers = None, teacher_layers: Layers = None):
@@ -164,103 +282,168 @@ class SP(Baseline):
         self.layers, self.teacher_layers = layers, teacher_layers
         Baseline.check(self)
         self.loss = torchdistill("losses").SPKDLoss("0", "0", reduction="batchmean")
-        self.loss.matmul_and_normalize = similarities
+        self.loss.matmul_and_normalize = similarity_matrix
 
     def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        return self.loss(io(student.maps[-1]), io(teacher.maps[-1]))
+        """Return the loss of the last maps."""
+        return self.loss(torchdistill_outputs(student.maps[-1]), torchdistill_outputs(teacher.maps[-1]))
 
 
 class CC(Baseline):
-    """Correlation congruence: distance of the B×B kernel matrices of both features, each through a linear layer to
-    128 that trains along; Taylor expansion of a Gaussian kernel, γ = 0.4, second order. torchdistill takes the norm
-    of the difference over B², the paper its square; and neither it nor CRD's comparison divides the features by their
-    norm, without which the polynomial is not the Gaussian's. CRD's weight was published for a loss of another form, on
-    neighbours in the batch; torchdistill's own configuration has 0.003, beside KD."""
+    """Correlation congruence: distance between two B×B kernel matrices of the features.
 
-    about = "correlation congruence, arXiv 1904.01802; weight 0.02 (CRD's comparison, arXiv 1910.10699)"
+    Two linear layers, trained with the student, map the features of both networks to 128 values. The kernel is a
+    Gaussian with γ = 0.4, approximated by its Taylor polynomial of order 2.
+
+    There are three differences from the publications:
+
+    - torchdistill uses the norm of the difference, divided by B². The paper uses its square.
+    - The features are not normalised, as in torchdistill and in the comparison of CRD. The polynomial approximates
+      the Gaussian only for normalised features.
+    - The weight was published for another form of the loss, which compares neighbours in the batch. The configuration
+      of torchdistill has the weight 0.003, together with KD.
+
+    References
+    ----------
+    Peng et al., arXiv 1904.01802. The weight is from Tian et al. (CRD), arXiv 1910.10699.
+    """
+
+    description = "correlation congruence, arXiv 1904.01802; weight 0.02 (CRD's comparison, arXiv 1910.10699)"
 
     def __init__(self, weight: float = 0.02):
         super().__init__(weight)
         kernel = {"type": "gaussian", "gamma": 0.4, "max_p": 2}
         self.loss = torchdistill("losses").CCKDLoss("0", "0", kernel, reduction="batchmean")
 
-    def prepare(self, student: Classifier, teacher: Classifier, narrow: Shapes = (), wide: Shapes = ()) -> None:
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Create the two linear layers."""
         self.embed_student = nn.Linear(student.feature_width, 128)
         self.embed_teacher = nn.Linear(teacher.feature_width, 128)
 
     def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        return self.loss(io(self.embed_student(student.features)), io(self.embed_teacher(teacher.features)))
+        """Return the distance."""
+        student_embedding, teacher_embedding = (
+            self.embed_student(student.features),
+            self.embed_teacher(teacher.features),
+        )
+        return self.loss(torchdistill_outputs(student_embedding), torchdistill_outputs(teacher_embedding))
 
 
 class VID(Baseline):
-    """Variational information: negative log-likelihood of the teacher's maps under a Gaussian whose mean a regressor
-    (three 1×1 convolutions) reads from the student's and whose variance, one a channel, is learned; Σ over the pairs.
-    It may be negative. Without the constant ½·log 2π, as everywhere."""
+    """Variational information distillation: negative log-likelihood of the teacher's feature maps.
 
-    about = "variational information, arXiv 1904.05835; weight 1 (CRD's comparison, arXiv 1910.10699)"
+    The likelihood is a Gaussian. A regressor of three 1×1 convolutions predicts its mean from the student's map. Its
+    variance is learned, one value per channel. The loss is summed over the pairs of maps. It can be negative. The
+    constant ½·log 2π is left out, as in other implementations.
+
+    References
+    ----------
+    Ahn et al., arXiv 1904.05835. The weight is from Tian et al. (CRD), arXiv 1910.10699.
+    """
+
+    description = "variational information, arXiv 1904.05835; weight 1 (CRD's comparison, arXiv 1910.10699)"
     needs_maps = True
 
     def __init__(self, weight: float = 1, layers: Layers = None, teacher_layers: Layers = None):
         super().__init__(weight)
         self.layers, self.teacher_layers = layers, teacher_layers
         Baseline.check(self)
-        self.make, self.regressor = torchdistill("losses").VIDLoss, torchdistill("models").Regressor4VID
+        self.loss_class, self.regressor_class = torchdistill("losses").VIDLoss, torchdistill("models").Regressor4VID
 
-    def prepare(self, student: Classifier, teacher: Classifier, narrow: Shapes = (), wide: Shapes = ()) -> None:
-        self.loss = self.make(pairs(len(narrow)))
-        sizes = ((own[0], known[0], known[0]) for own, known in zip(narrow, wide, strict=True))
-        self.regressors = nn.ModuleList(self.regressor(*size, eps=1e-5, init_pred_var=5.0) for size in sizes).float()
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Create one regressor per pair of maps."""
+        self.loss = self.loss_class(torchdistill_pairs(len(student_shapes)))
+        shapes = zip(student_shapes, teacher_shapes, strict=True)
+        channels = ((student_shape[0], teacher_shape[0], teacher_shape[0]) for student_shape, teacher_shape in shapes)
+        regressors = (self.regressor_class(*sizes, eps=1e-5, init_pred_var=5.0) for sizes in channels)
+        self.regressors = nn.ModuleList(regressors).float()
 
     def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        resized = [same_size(*pair) for pair in zip(*aligned(student.maps, teacher.maps), strict=True)]
-        own, known = zip(*resized, strict=True)
-        expected = [regressor(own_map) for regressor, own_map in zip(self.regressors, own, strict=True)]
-        return self.loss(io(*expected), io(*known))
+        """Return the sum over the pairs."""
+        pairs = [to_smaller_size(*maps) for maps in zip(*last_pairs(student.maps, teacher.maps), strict=True)]
+        student_maps, teacher_maps = zip(*pairs, strict=True)
+        predictions = [regressor(x) for regressor, x in zip(self.regressors, student_maps, strict=True)]
+        return self.loss(torchdistill_outputs(*predictions), torchdistill_outputs(*teacher_maps))
 
 
 class RKD(Baseline):
-    """Relations: smooth L1 between the distances of all pairs (over their mean) and the angles of all triples of
-    features, weighed 25 to 50. Memory grows with B³."""
+    """Relational distillation: differences of distances and angles between the features of samples.
 
-    about = "relational, arXiv 1904.05068; weight 1, distance 25, angle 50 (CRD's comparison, arXiv 1910.10699)"
+    The loss is smooth L1. It compares the distances of all pairs of samples, divided by their mean, and the angles of
+    all triples. It needs memory for B³ values.
+
+    References
+    ----------
+    Park et al., arXiv 1904.05068. The weights are from Tian et al. (CRD), arXiv 1910.10699.
+    """
+
+    description = "relational, arXiv 1904.05068; weight 1, distance 25, angle 50 (CRD's comparison, arXiv 1910.10699)"
 
     def __init__(self, weight: float = 1, distance: float = 25, angle: float = 50):
         super().__init__(weight)
-        self.distance, self.angle, self.make = distance, angle, torchdistill("losses").RKDLoss
+        self.distance, self.angle, self.loss_class = distance, angle, torchdistill("losses").RKDLoss
         self.check()
 
     def check(self) -> None:
+        """Check the settings, see `Method.check`."""
         super().check()
-        check_settings({"distance": self.distance, "angle": self.angle}, {})
+        check(NotNegative, distance=self.distance, angle=self.angle)
 
-    def prepare(self, student: Classifier, teacher: Classifier, narrow: Shapes = (), wide: Shapes = ()) -> None:
-        self.loss = self.make("0", "0", self.distance, self.angle, reduction="mean")
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Create the loss."""
+        self.loss = self.loss_class("0", "0", self.distance, self.angle, reduction="mean")
 
     def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        return self.loss(io(student.features), io(teacher.features))
+        """Return the weighted sum of both losses."""
+        return self.loss(torchdistill_outputs(student.features), torchdistill_outputs(teacher.features))
 
 
 class PKT(Baseline):
-    """Probabilistic knowledge: KL divergence between how probably samples of a batch are neighbours, by the cosine of
-    their features. The mean over all B² entries, where the paper has the sum; the weight is published for the mean."""
+    """Probabilistic knowledge transfer: KL divergence between the neighbourhoods of samples.
 
-    about = "probabilistic knowledge, arXiv 1803.10837; weight 30000 (CRD's comparison, arXiv 1910.10699)"
+    The cosine of their features gives the probability that two samples of the batch are neighbours. The loss is the
+    mean over all B² entries, for which the weight was published. The paper has the sum.
+
+    References
+    ----------
+    Passalis and Tefas, arXiv 1803.10837. The weight is from Tian et al. (CRD), arXiv 1910.10699.
+    """
+
+    description = "probabilistic knowledge, arXiv 1803.10837; weight 30000 (CRD's comparison, arXiv 1910.10699)"
 
     def __init__(self, weight: float = 30_000):
         super().__init__(weight)
         self.loss = torchdistill("losses").PKTLoss("0", "output", "0", "output")
 
     def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        return self.loss(io(student.features), io(teacher.features))
+        """Return the divergence."""
+        return self.loss(torchdistill_outputs(student.features), torchdistill_outputs(teacher.features))
 
 
 class ReviewKD(Baseline):
-    """Knowledge review: from the last map to the first, each of the student's is fused with the deeper ones by
-    attention and compared with the teacher's at several scales; the pooled features are the deepest map. The weight
-    grows over the first `warmup_epochs`. The authors compare maps before their ReLU, here they are as the networks'
-    blocks give them; and a student's map of another size is resized before the fusion, theirs after it."""
+    """Knowledge review: every feature map of the teacher is compared with several maps of the student.
 
-    about = (
+    The student's maps are visited from the last to the first. An attention module fuses each of them with the deeper
+    ones. The result is compared with the teacher's map at several resolutions. The pooled features count as the
+    deepest map. The weight grows over the first `warmup_epochs`.
+
+    There are two differences from the authors' code:
+
+    - Maps are taken as the blocks return them. The authors take them before the ReLU.
+    - If the sizes of the maps differ, the student's map is resized before the fusion. The authors resize it after.
+
+    References
+    ----------
+    Chen et al., arXiv 2104.09044.
+    """
+
+    description = (
         "knowledge review, arXiv 2104.09044; weight 0.6 for resnet56 → resnet20, its release has 1 for "
         "resnet110 → resnet32, 5 for the wide pairs, 8 for ShuffleV2"
     )
@@ -274,81 +457,125 @@ class ReviewKD(Baseline):
         Baseline.check(self)
         self.warmup_epochs = warmup_epochs
         self.check()
-        self.fusion = torchdistill("models").AttentionBasedFusion
+        self.fusion_class = torchdistill("models").AttentionBasedFusion
         self.loss = torchdistill("losses").HierarchicalContextLoss("0", "output", "0", "output")
 
-    def prepare(self, student: Classifier, teacher: Classifier, narrow: Shapes = (), wide: Shapes = ()) -> None:
-        for _, height, width in wide:
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Create one fusion module per pair of maps, and one for the features."""
+        for _, height, width in teacher_shapes:
             if height != width:
-                raise ValueError(f"ReviewKD fuses square feature maps, the teacher's are {height}×{width}")
-        inputs = [shape[0] for shape in narrow] + [student.feature_width]
-        outputs = [shape[0] for shape in wide] + [teacher.feature_width]
+                raise ValueError(f"ReviewKD needs square feature maps, the teacher's are {height}×{width}")
+        inputs = [shape[0] for shape in student_shapes] + [student.feature_width]
+        outputs = [shape[0] for shape in teacher_shapes] + [teacher.feature_width]
         middle, deepest = min(512, inputs[-1]), len(inputs) - 1
         sizes = enumerate(zip(inputs, outputs, strict=True))
-        self.fusions = nn.ModuleList(self.fusion(a, middle, b, uses_attention=i < deepest) for i, (a, b) in sizes)
+        fusions = (self.fusion_class(a, middle, b, uses_attention=i < deepest) for i, (a, b) in sizes)
+        self.fusions = nn.ModuleList(fusions)
 
     def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        own, known = aligned(student.maps, teacher.maps)
-        own = [F.interpolate(ours, theirs.shape[2:]) for ours, theirs in zip(own, known, strict=True)]
-        own, known = [*own, student.features[:, :, None, None]], [*known, teacher.features[:, :, None, None]]
+        """Return the sum over all maps."""
+        student_maps, teacher_maps = last_pairs(student.maps, teacher.maps)
+        student_maps = [F.interpolate(x, y.shape[2:]) for x, y in zip(student_maps, teacher_maps, strict=True)]
+        student_maps = [*student_maps, student.features[:, :, None, None]]
+        teacher_maps = [*teacher_maps, teacher.features[:, :, None, None]]
         total, fused = student.features.new_zeros(()), None
-        for fusion, ours, theirs in zip(reversed(self.fusions), reversed(own), reversed(known), strict=True):
-            output, fused = fusion(ours, fused, theirs.shape[-1])
-            total = total + self.loss(io((output, fused)), io(theirs))
+        for fusion, x, y in zip(reversed(self.fusions), reversed(student_maps), reversed(teacher_maps), strict=True):
+            output, fused = fusion(x, fused, y.shape[-1])
+            total = total + self.loss(torchdistill_outputs((output, fused)), torchdistill_outputs(y))
         return total
 
 
 class DIST(Baseline):
-    """Relations of predictions: 1 − Pearson's correlation between the probabilities of teacher and student, by sample
-    and by class, both × τ². torchdistill's β and γ are 1: the paper's 2 and 2 are in the weight."""
+    """Distillation from a stronger teacher: 1 − the Pearson correlation of probabilities, times τ².
 
-    about = "stronger teacher, arXiv 2205.10536; weight 2 on both relations, τ = 4 on CIFAR-100"
+    The correlation between student and teacher is computed per sample and per class, and both losses are added. β and
+    γ of torchdistill are 1 here. The value 2 of the paper for both is in `weight`.
+
+    References
+    ----------
+    Huang et al., arXiv 2205.10536.
+    """
+
+    description = "stronger teacher, arXiv 2205.10536; weight 2 on both relations, τ = 4 on CIFAR-100"
 
     def __init__(self, weight: float = 2, temperature: float = 4):
         super().__init__(weight)
-        self.temperature, self.make = temperature, torchdistill("losses").DISTLoss
+        self.temperature, self.loss_class = temperature, torchdistill("losses").DISTLoss
         self.check()
 
     def check(self) -> None:
+        """Check the settings, see `Method.check`."""
         super().check()
-        check_settings({}, {"temperature": self.temperature})
+        check(Temperature, temperature=self.temperature)
 
-    def prepare(self, student: Classifier, teacher: Classifier, narrow: Shapes = (), wide: Shapes = ()) -> None:
-        self.loss = self.make("0", "output", "0", "output", tau=self.temperature)
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Create the loss."""
+        self.loss = self.loss_class("0", "output", "0", "output", tau=self.temperature)
 
     def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        return self.loss(io(student.logits), io(teacher.logits))
+        """Return the sum of both losses."""
+        return self.loss(torchdistill_outputs(student.logits), torchdistill_outputs(teacher.logits))
 
 
 class LSKD(Baseline):
-    """Logit standardisation: KD between logits of mean 0 and deviation 1 (over C − 1), × T². Cross-entropy counts 0.1,
-    as in its authors' comparison of KD. torchdistill leaves out T² where it is not given the labels, so it is here."""
+    """Logit standardisation: KD between standardised logits, times T².
 
-    about = "logit standardisation, arXiv 2403.01427; weight 9, T = 2, cross-entropy 0.1"
+    Each row of logits is shifted to the mean 0 and scaled to the standard deviation 1, which is computed with C − 1.
+    The cross-entropy has the weight 0.1, as in the authors' comparison with KD. torchdistill multiplies by T² only if
+    it receives the labels, so the factor is applied here.
+
+    References
+    ----------
+    Sun et al., arXiv 2403.01427.
+    """
+
+    description = "logit standardisation, arXiv 2403.01427; weight 9, T = 2, cross-entropy 0.1"
 
     def __init__(self, weight: float = 9, temperature: float = 2, cross_entropy_weight: float = 0.1):
         super().__init__(weight)
         self.temperature, self.cross_entropy_weight = temperature, cross_entropy_weight
-        self.make = torchdistill("losses").LogitStdKDLoss
+        self.loss_class = torchdistill("losses").LogitStdKDLoss
         self.check()
 
     def check(self) -> None:
+        """Check the settings, see `Method.check`."""
         super().check()
-        check_settings({"cross_entropy_weight": self.cross_entropy_weight}, {"temperature": self.temperature})
+        check(NotNegative, cross_entropy_weight=self.cross_entropy_weight)
+        check(Temperature, temperature=self.temperature)
 
-    def prepare(self, student: Classifier, teacher: Classifier, narrow: Shapes = (), wide: Shapes = ()) -> None:
-        self.loss = self.make("0", "output", "0", "output", self.temperature, alpha=0)
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Create the loss."""
+        self.loss = self.loss_class("0", "output", "0", "output", self.temperature, alpha=0)
 
     def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        return self.temperature**2 * self.loss(io(student.logits), io(teacher.logits))
+        """Return the divergence, times T²."""
+        divergence = self.loss(torchdistill_outputs(student.logits), torchdistill_outputs(teacher.logits))
+        return self.temperature**2 * divergence
 
 
 class DKD(Baseline):
-    """Decoupled KD: α · KL of "this class or another" + β · KL among the others, both × T², as in `decoupled_kl`; one
-    β for all samples, where KD's is 1 − the teacher's p of the class. The weight grows over the first `warmup_epochs`.
+    r"""Decoupled distillation: KD in two parts, each with its own weight.
+
+    .. math::
+
+        \mathrm{term} = \overline{\alpha \, L_{\mathrm{target}} + \beta \, L_{\mathrm{others}}}
+
+    The two parts are those of `decoupled_kl`. In KD, the second part has the weight 1 − p, where p is the teacher's
+    probability of the label. Here β is the same for all samples. The weight of the term grows over the first
+    `warmup_epochs`.
+
+    References
+    ----------
+    Zhao et al., arXiv 2203.08679.
     """
 
-    about = (
+    description = (
         "decoupled, arXiv 2203.08679; weight 1, α = 1, T = 4, β = 2 for resnet56 → resnet20 and resnet110 → resnet32, "
         "its release has 8 for resnet32x4 → resnet8x4"
     )
@@ -366,64 +593,134 @@ class DKD(Baseline):
         self.check()
 
     def check(self) -> None:
+        """Check the settings, see `Method.check`."""
         super().check()
-        check_settings({"alpha": self.alpha, "beta": self.beta}, {"temperature": self.temperature})
+        check(NotNegative, alpha=self.alpha, beta=self.beta)
+        check(Temperature, temperature=self.temperature)
 
     def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        """Return the mean over the batch."""
         target, others = decoupled_kl(student.logits, teacher.logits, batch.labels, self.temperature)
         return (self.alpha * target + self.beta * others).mean()
 
 
-BUILT = {cls.__name__: cls for cls in (FitNet, AT, SP, CC, VID, RKD, PKT, ReviewKD, DIST, LSKD, DKD)}
+BASELINE_CLASSES = {cls.__name__: cls for cls in (FitNet, AT, SP, CC, VID, RKD, PKT, ReviewKD, DIST, LSKD, DKD)}
 
-# What there is, with paper and published weight. `catalogue` has the names alone, and NOT_BUILT.
-BASELINES: dict[str, str] = {name: cls.about for name, cls in BUILT.items()}
+# Name → paper and published weight. `catalogue` has only the names, and NOT_IMPLEMENTED.
+BASELINES: dict[str, str] = {name: cls.description for name, cls in BASELINE_CLASSES.items()}
 
 
 def baseline(name: str, **settings: Any) -> Baseline:
-    """A method to compare with, by a name in `BASELINES`, in capitals or not; settings such as weight=… replace the
-    published ones. Raises ValueError for an unknown name or setting, one in `NOT_BUILT` with the reason, and where
-    torchdistill is needed and not installed; TypeError for a name that is no text."""
+    """Return a baseline by its name.
+
+    Parameters
+    ----------
+    name : str
+        A key of `BASELINES`, in upper or lower case.
+    **settings
+        Settings that replace the published ones, such as weight=10.
+
+    Returns
+    -------
+    Baseline
+
+    Raises
+    ------
+    TypeError
+        If `name` is not a string, or if a setting has the wrong type.
+    ValueError
+        If the name or a setting is unknown, if the baseline is one of `NOT_IMPLEMENTED`, if a setting is outside its
+        range, or if torchdistill is needed and not installed.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> pckd.methods.baseline("DKD", beta=8).beta
+    8
+    """
     if not isinstance(name, str):
-        raise TypeError(f"a baseline is chosen by its name, got {type(name).__name__}")
-    names = {known.lower(): known for known in (*BUILT, *NOT_BUILT)}
+        raise TypeError(f"the name of a baseline must be a string, got {type(name).__name__}")
+    names = {key.lower(): key for key in (*BASELINE_CLASSES, *NOT_IMPLEMENTED)}
     found = names.get(name.lower())
     if found is None:
         raise ValueError(f"unknown baseline {name!r}; known: {', '.join(BASELINES)}")
-    if found in NOT_BUILT:
-        raise ValueError(f"{found} is not built: {NOT_BUILT[found]}; known: {', '.join(BASELINES)}")
-    takes = inspect.signature(BUILT[found]).parameters
-    if unknown := settings.keys() - takes.keys():
-        raise ValueError(f"{found} has no setting {min(unknown)!r}; it has {', '.join(takes)}")
-    return BUILT[found](**settings)
+    if found in NOT_IMPLEMENTED:
+        raise ValueError(f"{found} is not implemented: {NOT_IMPLEMENTED[found]}; known: {', '.join(BASELINES)}")
+    accepted = inspect.signature(BASELINE_CLASSES[found]).parameters
+    if unknown := settings.keys() - accepted.keys():
+        raise ValueError(f"{found} has no setting {min(unknown)!r}; its settings: {', '.join(accepted)}")
+    return BASELINE_CLASSES[found](**settings)
 
 
 def decoupled_kl(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """T² · KL(teacher ‖ student) in two parts (arXiv 2203.08679), (B,) each, in nats, ≥ 0: between "the class of the
-    label" and "another one", and among the others, renormalised. KD is target + (1 − p) · others, p being the teacher's
-    probability of the label.
+    r"""Return the distillation loss in two parts.
 
-    student, teacher: logits, (B, C) · labels: (B,). Raises ValueError for what does not fit, TypeError for what is no
-    tensor or no number.
+    With p, the teacher's probability of the label,
+
+    .. math::
+
+        T^2 \cdot \mathrm{KL}(\mathrm{teacher} \,\|\, \mathrm{student})
+            = L_{\mathrm{target}} + (1 - p) \, L_{\mathrm{others}}
+
+    The first part compares two probabilities: the class of the label, and any other class. The second part compares
+    the probabilities of the other classes, which are scaled to the sum 1. Both parts contain the factor T².
+
+    Parameters
+    ----------
+    student, teacher : Tensor of shape (B, C)
+        Logits.
+    labels : int Tensor of shape (B,)
+    temperature : float, in [1e-6, 1e6]
+        T.
+
+    Returns
+    -------
+    target, others : Tensor of shape (B,)
+        In nats, at least 0.
+
+    Raises
+    ------
+    TypeError
+        If logits or labels are not tensors, or if `temperature` is not a number.
+    ValueError
+        If shapes, dtypes or devices do not match, if a label is not a class, or if `temperature` is outside its range.
+
+    References
+    ----------
+    Zhao et al., arXiv 2203.08679.
     """
-    losses.check_same_shape("logits", student, teacher)
-    check_labels(labels, student)
-    losses.check_temperature("temperature", temperature)
-    label = F.one_hot(labels.long(), student.shape[1]).bool()
+    check_same_shape("logits", student, teacher)
+    check_labels(labels, student, num_classes=student.shape[1])
+    check_temperature("temperature", temperature)
+    is_label = F.one_hot(labels.long(), student.shape[1]).bool()
 
-    def parts(logits: Tensor) -> tuple[Tensor, Tensor]:
+    def log_probabilities(logits: Tensor) -> tuple[Tensor, Tensor]:
         log_p = (logits / temperature).log_softmax(1)
-        others = log_p.masked_fill(label, -math.inf).logsumexp(1)
-        binary = torch.stack([log_p[label], others], 1)
-        return binary, log_p[~label].unflatten(0, (len(labels), -1)).log_softmax(1)
+        log_p_others = log_p.masked_fill(is_label, -math.inf).logsumexp(1)
+        label_or_other = torch.stack([log_p[is_label], log_p_others], 1)
+        return label_or_other, log_p[~is_label].unflatten(0, (len(labels), -1)).log_softmax(1)
 
-    both = zip(parts(student), parts(teacher), strict=True)
-    target, others = (F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1) for ours, theirs in both)
+    pairs = zip(log_probabilities(student), log_probabilities(teacher), strict=True)
+    target, others = (F.kl_div(s, t, reduction="none", log_target=True).sum(1) for s, t in pairs)
     return temperature**2 * target, temperature**2 * others
 
 
 def torchdistill(part: str) -> ModuleType:
-    """Its module of losses or of models, imported only when a baseline asks for it. Raises ValueError without it."""
+    """Import a module of torchdistill.
+
+    Parameters
+    ----------
+    part : "losses" or "models"
+
+    Returns
+    -------
+    module
+
+    Raises
+    ------
+    ValueError
+        If torchdistill is not installed.
+    """
     try:
         if part == "losses":
             from torchdistill.losses import mid_level as module
@@ -434,31 +731,31 @@ def torchdistill(part: str) -> ModuleType:
     return module
 
 
-def io(*outputs: Any) -> dict[str, dict[str, Any]]:
-    """What torchdistill takes for the outputs of modules: here their paths are "0", "1", …"""
+def torchdistill_outputs(*outputs: Any) -> dict[str, dict[str, Any]]:
+    """Return outputs in the form that torchdistill expects, with the module paths "0", "1" and so on."""
     return {str(number): {"output": output} for number, output in enumerate(outputs)}
 
 
-def pairs(count: int) -> dict[str, Any]:
-    """torchdistill's pairing of the first `count` outputs of student and teacher."""
-    place = [{"io": "output", "path": str(number)} for number in range(count)]
-    return {where["path"]: {"student": where, "teacher": where} for where in place}
+def torchdistill_pairs(count: int) -> dict[str, Any]:
+    """Return the configuration that pairs the first `count` outputs of student and teacher in torchdistill."""
+    outputs = [{"io": "output", "path": str(number)} for number in range(count)]
+    return {output["path"]: {"student": output, "teacher": output} for output in outputs}
 
 
-def aligned(student: Sequence[Any], teacher: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Both cut to the shorter one's length, counted from the end."""
+def last_pairs(student: Sequence[Any], teacher: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Return the last items of both sequences, as many as the shorter one has."""
     count = min(len(student), len(teacher))
     return student[len(student) - count :], teacher[len(teacher) - count :]
 
 
-def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Two maps at the smaller one's resolution, the larger averaged down to it."""
+def to_smaller_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two feature maps at the resolution of the smaller one. The larger one is averaged."""
     size = min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3])
     a, b = (x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size) for x in (a, b))
     return a, b
 
 
-def similarities(maps: Tensor) -> Tensor:
-    """Inner products of all pairs of samples, each row over its L2 norm: (B, …) -> (B, B)."""
+def similarity_matrix(maps: Tensor) -> Tensor:
+    """Return the inner products of all pairs of samples, (B, B), with every row divided by its L2 norm."""
     flat = maps.flatten(1)
     return F.normalize(flat @ flat.T, dim=1)

@@ -1,4 +1,4 @@
-"""The paper's method: all terms of `losses.py`, with the sample weights of `preview.py`."""
+"""The paper's method: the terms of `losses` with the sample weights of `preview`."""
 
 import torch.nn.functional as F
 from torch import nn
@@ -6,52 +6,69 @@ from torch import nn
 from .. import losses, preview
 from ..catalogue import check_strategy
 from ..models import Classifier, Output
-from ..validation import Views, check, plain
+from ..validation import NotNegative, Positive, Views, check, plain
 from .base import (
     Batch,
     Method,
+    Temperature,
     Terms,
-    check_settings,
+    check_same_classes,
     classification_loss,
-    needs_teacher,
-    same_classes,
+    require_teacher,
     upright_cross_entropy,
 )
 
 
 class PCKD(Method):
-    """Preview-based category contrastive distillation, the paper's objective.
+    r"""Preview-based category contrastive distillation, the method of the paper.
 
-        L = mean CE + β_kd · mean(v·L_KD) + β_fa · L_FA + β_ca · L_CA + β_cc · mean(v·L_CC)
+    .. math::
 
-    A term whose β is 0 is not computed. Defaults are the published values, except β_kd. The published command has
-    β_kd = 0 ("PCKD without L_KD"), and the value of the full method is unknown. The default 1 is ours.
+        L = \overline{\mathrm{CE}} + \beta_{\mathrm{kd}} \overline{v L_{\mathrm{KD}}}
+            + \beta_{\mathrm{fa}} \overline{L_{\mathrm{FA}}} + \beta_{\mathrm{ca}} L_{\mathrm{CA}}
+            + \beta_{\mathrm{cc}} \overline{v L_{\mathrm{CC}}}
+
+    A bar is the mean over samples. The terms are the functions of `losses`, and v are the weights of `preview`.
+
+    A term whose β is 0 is not computed. The defaults are the published values, except for β_kd. The published command
+    has β_kd = 0, which the paper calls "PCKD without L_KD". The value for the full method is not published. This
+    package uses 1.
 
     Parameters
     ----------
     beta_kd, beta_fa, beta_ca, beta_cc : float
-        Weights of the terms, finite and at least 0.
-    temperature : float
-        T of L_KD, from 1e-6 to 1e6.
+        Weights of the terms, at least 0.
+    temperature : float, in [1e-6, 1e6]
+        T of L_KD.
     epsilon : float
-        Base of the preview threshold, positive.
-    views : int
-        Number of rotations of every image, from 1 to 4.
+        ε, base of the preview threshold, positive.
+    views : int, from 1 to 4
+        V, number of rotations of every image.
     strategy : str or callable
         A name in `preview.STRATEGIES`, or a function (cross_entropy, difficulty, threshold) -> weight.
-    contrast_temperature, base_temperature : float
-        τ and τ0 of L_CC, from 1e-6 to 1e6.
+    contrast_temperature, base_temperature : float, in [1e-6, 1e6]
+        τ and τ0 of L_CC.
 
     Raises
     ------
-    ValueError
-        If a setting is outside its range, or if the strategy is unknown.
     TypeError
         If a setting has the wrong type.
+    ValueError
+        If a setting is outside its range, or if the strategy is unknown.
+
+    References
+    ----------
+    Ding et al., "Preview-based Category Contrastive Learning for Knowledge Distillation", arXiv 2410.14143.
 
     Examples
     --------
-    >>> run = distill(student, teacher, data, PCKD(beta_kd=0))
+    >>> import pckd_nb as pckd
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> teacher, student = (pckd.create_model("resnet8", data, seed=seed) for seed in (0, 1))
+    >>> method = pckd.PCKD(beta_cc=0.005, views=1)
+    >>> run = pckd.distill(student, teacher, data, method, epochs=1, progress=False)
+    >>> "category_center_contrast" in run.history
+    True
     """
 
     title = "PCKD"
@@ -78,32 +95,56 @@ class PCKD(Method):
         self.check()
 
     def check(self) -> None:
-        betas = {name: getattr(self, name) for name in ("beta_kd", "beta_fa", "beta_ca", "beta_cc")}
-        positive = ("temperature", "contrast_temperature", "base_temperature", "epsilon")
-        check_settings(betas, {name: getattr(self, name) for name in positive})
+        """Check the settings, see `Method.check`."""
+        check(NotNegative, beta_kd=self.beta_kd, beta_fa=self.beta_fa, beta_ca=self.beta_ca, beta_cc=self.beta_cc)
+        check(
+            Temperature,
+            temperature=self.temperature,
+            contrast_temperature=self.contrast_temperature,
+            base_temperature=self.base_temperature,
+        )
+        check(Positive, epsilon=self.epsilon)
         check(Views, views=self.views)
-        if not callable(self.strategy) and not isinstance(self.strategy, str):
+        if callable(self.strategy):
+            return
+        if not isinstance(self.strategy, str):
             raise TypeError(f"strategy must be a name or a function, got {type(self.strategy).__name__}")
-        if not callable(self.strategy):
-            check_strategy(self.strategy)
+        check_strategy(self.strategy)
 
     def bind(self, student: Classifier, teacher: Classifier) -> "PCKD":
-        """Create the heads that are trained with the student. Raises ValueError if the numbers of classes differ.
+        """Create the heads that are trained with the student.
 
-        If β_fa > 0: g, from the student's width D_s over 16·D_t to the teacher's width D_t. If β_cc > 0: A_s (to D_s)
-        and A_t (to D_t). If β_ca > 0 and the last layers differ in width, or only one has a bias, L_CA is left out and
-        `left_out` gives the reason.
+        D_s and D_t are the numbers of features of student and teacher.
+
+        - β_fa > 0: the projector g. It maps D_s features to D_t, with a hidden layer of 16·D_t.
+        - β_cc > 0: the linear layers A_s (D_s to D_s) and A_t (D_s to D_t).
+        - β_ca > 0: no head. If D_s and D_t differ, or if only one last layer has a bias, the term L_CA cannot be
+          computed. Then `left_out` contains the reason.
+
+        Parameters
+        ----------
+        student, teacher : Classifier
+
+        Returns
+        -------
+        PCKD
+            This object.
+
+        Raises
+        ------
+        ValueError
+            If the numbers of classes differ.
         """
-        same_classes(student, teacher)
+        check_same_classes(student, teacher)
         student_dim, teacher_dim = student.feature_width, teacher.feature_width
         self.left_out = {}
-        biased = student.head.bias is not None, teacher.head.bias is not None
+        student_has_bias, teacher_has_bias = student.head.bias is not None, teacher.head.bias is not None
         if self.beta_ca and student_dim != teacher_dim:
             reason = f"student's category centers have width {student_dim}, the teacher's {teacher_dim}"
             self.left_out["category_center_alignment"] = reason
-        elif self.beta_ca and biased[0] != biased[1]:
-            who = "student" if biased[0] else "teacher"
-            self.left_out["category_center_alignment"] = f"only the {who}'s last layer has a bias"
+        elif self.beta_ca and student_has_bias != teacher_has_bias:
+            network = "student" if student_has_bias else "teacher"
+            self.left_out["category_center_alignment"] = f"only the {network}'s last layer has a bias"
         if self.beta_fa:
             hidden = 16 * teacher_dim
             self.projector = nn.Sequential(
@@ -123,33 +164,38 @@ class PCKD(Method):
             V·B rows, view-major: the B rows of the upright view come first.
         batch : Batch
         epoch : int
-            Counted from 1, for the threshold.
+            Counted from 1, for the preview threshold.
+
+        Returns
+        -------
+        Terms
+            The objective, its terms, and cross-entropy, difficulty and weight of every sample.
 
         Raises
         ------
-        ValueError
-            If shapes, dtypes or devices do not match, before `bind`, or if `teacher` is None.
         TypeError
-            If an argument is not a tensor.
+            If logits or labels are not tensors.
+        ValueError
+            If shapes, dtypes or devices do not match, if `bind` was not called, or if `teacher` is None.
         """
-        needs_teacher(self, teacher)
+        require_teacher(self, teacher)
         if (self.beta_fa and not hasattr(self, "projector")) or (self.beta_cc and not hasattr(self, "embed_student")):
-            raise ValueError("call bind(student, teacher) before the first step: it makes the heads")
+            raise ValueError("call bind(student, teacher) before the first step: it creates the heads")
         teacher = teacher.detach()
         cross_entropy = upright_cross_entropy(student, batch, self.views)
-        images, views = len(batch.labels), self.views
+        batch_size, views = len(batch.labels), self.views
 
         # The difficulty γ and the weight v of every sample.
         gamma = preview.difficulty(cross_entropy)
-        weigh = self.strategy if callable(self.strategy) else preview.STRATEGIES[self.strategy]
-        v = weigh(cross_entropy.detach(), gamma, preview.threshold(epoch, self.epsilon))
+        strategy = self.strategy if callable(self.strategy) else preview.STRATEGIES[self.strategy]
+        v = strategy(cross_entropy.detach(), gamma, preview.threshold(epoch, self.epsilon))
         if v.shape != gamma.shape:
-            raise ValueError(f"strategy must give one weight per image, {tuple(gamma.shape)}, got {tuple(v.shape)}")
+            raise ValueError(f"strategy must return one weight per image, {tuple(gamma.shape)}, got {tuple(v.shape)}")
 
         terms = {"cross_entropy": classification_loss(student, batch, cross_entropy)}
         total = terms["cross_entropy"]
         if self.beta_kd:
-            kl = losses.distillation_kl(student.logits[:images], teacher.logits[:images], self.temperature)
+            kl = losses.distillation_kl(student.logits[:batch_size], teacher.logits[:batch_size], self.temperature)
             terms["distillation_kl"] = (v * kl).mean()
             total = total + self.beta_kd * terms["distillation_kl"]
         if self.beta_fa:

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 from torch import nn
 
 from ..catalogue import LIBRARIES, PAIRS, check_library, find_name
-from ..downloads import one_line
+from ..messages import one_line
 from ..plugs import is_plug, load_plug
 from ..validation import Count, checked, plain
 from .maps import FeatureMaps

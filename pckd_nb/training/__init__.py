@@ -159,7 +159,7 @@ def distill(
     exact = precision == "32-true"  # as the caller has it, not what "auto" finds
     fabric, precision = make_fabric(accelerator, precision, devices, nodes)
     fabric.launch()
-    with torch.inference_mode(False), torch.enable_grad(), views.callers_random_numbers(), ExitStack() as stack:
+    with torch.inference_mode(False), torch.enable_grad(), views.preserve_random_state(), ExitStack() as stack:
         if out is not None:
             ranks.by_first(fabric, lambda: stack.enter_context(hold(out, resume=resume, overwrite=overwrite)))
         torch.manual_seed(seed)

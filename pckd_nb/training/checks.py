@@ -12,9 +12,9 @@ import torch
 
 from .. import views
 from ..data import Dataset
-from ..downloads import one_line
 from ..evaluation import check_input, evaluate
 from ..html import counted
+from ..messages import one_line
 from ..models import Classifier
 from ..models.preprocessing import sees_differently
 from ..runs import Run
@@ -115,11 +115,11 @@ def check_plugs(task: Task) -> None:
     if recipe.augment:
         augment = views.find_transform(recipe.augment)
         with naming("augment"):
-            views.transform(augment, black, task.seed, 1, index)
+            views.apply_transform(augment, black, task.seed, 1, index)
     if recipe.mix:
         mix = views.find_mix(recipe.mix, data.num_classes)
-        with naming("mix"), views.callers_random_numbers():
-            views.soften(black.float(), index, data.num_classes, mix, recipe.label_smoothing)
+        with naming("mix"), views.preserve_random_state():
+            views.soft_targets(black.float(), index, data.num_classes, mix, recipe.label_smoothing)
 
 
 @contextmanager

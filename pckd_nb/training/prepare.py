@@ -17,8 +17,8 @@ from ..arguments import Network, as_dataset, as_network, as_trained
 from ..compiling import compiles
 from ..config import FORMAT, RunConfig, make_config
 from ..data import Dataset
-from ..downloads import one_line
-from ..methods import Method, make, resolve
+from ..messages import one_line
+from ..methods import Method, make, resolve_settings
 from ..methods.base import require_method
 from ..models import Classifier, Preprocessed, WrappedClassifier, match_input
 from ..models.preprocessing import MAX_SHIFT
@@ -40,7 +40,7 @@ def make_task(
     data = as_dataset(data)
     student = as_network("student", student, data, seed)
     data = data.with_validation(val) if val else data
-    method, settings = resolve(method, recipe.method_settings(), {"views": data.default_views})
+    method, settings = resolve_settings(method, recipe.method_settings(), {"views": data.default_views})
     if not method.uses_teacher:
         run = network = None
     elif network:

@@ -51,7 +51,7 @@ class Task:
     def smallest_batch(self) -> int:
         """Images in the smallest batch of an epoch, of all processes together."""
         count = len(self.data.train)
-        return count // views.steps(count, self.recipe.batch_size)
+        return count // views.steps_per_epoch(count, self.recipe.batch_size)
 
     def to(self, device: torch.device) -> Task:
         """Return the same task with its data on `device`."""

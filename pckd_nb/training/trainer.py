@@ -19,8 +19,8 @@ from .. import faults, hardware, ranks, recording, resuming, runs, views
 from ..compiling import compiled
 from ..config import RunConfig
 from ..data import Streamed
-from ..downloads import one_line
 from ..evaluation import compute_outputs, pixel_statistics
+from ..messages import one_line
 from ..methods import Batch, Method, Terms
 from ..models import Classifier, FeatureMaps, Output, TrainingData
 from ..provenance import name_of
@@ -118,7 +118,7 @@ class Trainer:
         padding = data.train.padding if recipe.crop else 0
         self.augmentation = views.Augmentation(task.seed, padding, recipe.flip, transform)
         self.mix = views.find_mix(recipe.mix, data.num_classes) if recipe.mix else None
-        self.steps_per_epoch = views.steps(len(data.train), recipe.batch_size)
+        self.steps_per_epoch = views.steps_per_epoch(len(data.train), recipe.batch_size)
         self.optimization = Optimization(self.student, self.method, recipe, self.steps_per_epoch, fabric)
         self.recorder = Recorder.empty(recipe.epochs, len(data.train), fabric.device)
         self.callbacks = list(callbacks)
@@ -202,7 +202,7 @@ class Trainer:
             Whether each image was classified correctly.
         terms : Terms
         """
-        views.seed_everything(views.noise_seed(self.seed, epoch, step, self.fabric.global_rank))
+        views.seed_everything(views.step_seed(self.seed, epoch, step, self.fabric.global_rank))
         x, targets = self.inputs(images, index)
         teacher_output = self.teacher.answer(x, index) if self.teacher else None
         batch = Batch(self.data.train.labels[index], index, targets)
@@ -222,7 +222,7 @@ class Trainer:
         if self.mix or self.recipe.label_smoothing:
             labels = self.data.train.labels[ranks.part(index, self.fabric)]
             smoothing = self.recipe.label_smoothing
-            x, targets = views.soften(x, labels, self.data.num_classes, self.mix, smoothing)
+            x, targets = views.soft_targets(x, labels, self.data.num_classes, self.mix, smoothing)
             targets = ranks.gather_rows(targets, len(index), self.fabric)
         return views.rotate(x, self.method.views), targets
 

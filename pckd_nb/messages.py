@@ -1,0 +1,25 @@
+"""Text of error messages and warnings."""
+
+
+def one_line(error: Exception | str) -> str:
+    r"""Return the first line of an error, for use in another message.
+
+    Parameters
+    ----------
+    error : Exception or str
+
+    Returns
+    -------
+    str
+        At most 200 characters, without control characters. If there is no text, the name of the error's class.
+
+    Examples
+    --------
+    >>> from pckd_nb.messages import one_line
+    >>> one_line(ValueError("wrong shape\nsee the documentation"))
+    'wrong shape'
+    >>> one_line(ValueError())
+    'ValueError'
+    """
+    line = (str(error).splitlines() or [""])[0]
+    return "".join(letter for letter in line if letter.isprintable())[:200].strip() or type(error).__name__
