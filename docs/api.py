@@ -158,10 +158,10 @@ def pages() -> Iterator[tuple[str, str]]:
             shown = f".. automodule:: pckd_nb.{name}\n   :members: {', '.join(public_names(name))}\n"
             yield f"{name}.rst", f"{title(name, '=')}\n{shown}"
     for floor, (about, tops) in tour.floors().items():
-        modules = [name for top in tops for name in modules_of(top) if name in internal_modules()]
-        rows = [(f":doc:`{name}`", summary(import_module(name))) for name in modules]
-        internals += f"\n{title(f'{floor} · {about}', '-')}\n{table(rows)}\n{contents(modules)}"
-        for name in modules:
+        members = [name for top in tops for name in modules_of(top) if name in internal_modules()]
+        rows = [(f":doc:`{name}`", summary(import_module(name))) for name in members]
+        internals += f"\n{title(f'{floor} · {about}', '-')}\n{table(rows)}\n{contents(members)}"
+        for name in members:
             yield f"internals/{name}.rst", f"{title(name, '=')}\n{internal_page(name)}"
     yield "index.rst", f"{public}\n{contents(['internals/index'])}"
     yield "internals/index.rst", internals
@@ -186,6 +186,7 @@ def links(name: str) -> str:
 
 
 def title(text: str, line: str) -> str:
+    """Return a heading in reStructuredText, underlined with a character."""
     return f"{text}\n{len(text) * line}\n"
 
 

@@ -9,7 +9,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))  # api.py
 
 import api
-from docutils.nodes import Element
 from pydantic import BaseModel
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -89,7 +88,7 @@ html_theme_options = {
 }
 
 
-def link(app: Sphinx, env: BuildEnvironment, node: Any, content: Element) -> Element | None:
+def link(app: Sphinx, env: BuildEnvironment, node: Any, content: Any) -> Any:
     """Return a link from single backticks to an object that is documented under another name than is written there."""
     found = api.target(node.get("py:module"), node["reftarget"]) if node.get("reftype") == "obj" else None
     entry = found and env.domains.python_domain.objects.get(found)
