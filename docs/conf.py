@@ -1,53 +1,69 @@
-"""How Sphinx builds the site out of the source tree that make_site.py lays out. Nothing is executed or fetched."""
+"""Settings of Sphinx for the site. It reads the source tree that make_site.py writes, and fetches nothing."""
 
+import inspect
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))  # docstrings.py
+sys.path.insert(0, str(Path(__file__).parent))  # api.py
 
-import docstrings
+import api
+from pydantic import BaseModel
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util.nodes import make_refnode
 
 import pckd_nb
 
 project = "pckd_nb"
 author = "the pckd_nb authors"
 release = version = pckd_nb.__version__
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx-mathjax-offline"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions += ["sphinx.ext.mathjax", "sphinx-mathjax-offline"]
+
+# Single backticks: a link if Sphinx or `link` knows the name, else code.
+default_role = "py:obj"
 nitpicky = True
+nitpick_ignore_regex = [("py:obj", ".*")]
 # Other libraries' pages would have to be fetched.
-elsewhere = ["builtins", "collections", "contextlib", "matplotlib", "nbformat", "numpy", "pandas", "pathlib", "t"]
-elsewhere += ["Fabric", "PIL", "ipywidgets", "jupyter_client", "lightning", "lightning_fabric", "torch", "torchvision"]
-elsewhere += ["pydantic", "pydantic_core", "tqdm", "typer", "typing"]
-unsaid = ["methods.baselines.Baseline", "models.HasClasses"]  # no docstring
-unsaid += ["checkpoints.Network", "ranks.T", "data.streaming.T"]  # type variables
-nitpick_ignore_regex = [(r"py:.*", rf"({'|'.join(map(re.escape, elsewhere))})(\..*)?")]
-nitpick_ignore = [("py:class", f"pckd_nb.{name}") for name in unsaid] + [("py:class", "P")]  # parameters of methods
+libraries = ["builtins", "collections", "contextlib", "matplotlib", "nbformat", "numpy", "pandas", "pathlib", "t"]
+libraries += ["Fabric", "PIL", "ipywidgets", "jupyter_client", "lightning", "lightning_fabric", "torch", "torchvision"]
+libraries += ["pydantic", "pydantic_core", "tqdm", "typer", "types", "typing"]
+nitpick_ignore_regex += [("py:.*", rf"({'|'.join(map(re.escape, libraries))})(\..*)?")]
+without_docstring = ["methods.baselines.Baseline", "models.HasClasses"]
+type_variables = ["checkpoints.Network", "ranks.T", "data.streaming.T"]
+nitpick_ignore = [("py:class", f"pckd_nb.{name}") for name in without_docstring + type_variables]
+nitpick_ignore += [("py:class", "P")]  # a ParamSpec
 # In a module that imports some names for type checkers only, annotations stay text.
-nitpick_ignore += [("py:class", name) for name in ("Logger", "Path", "nn.Module")]
+nitpick_ignore += [("py:class", name) for name in ("Logger", "Path", "nn.Module", "pd.DataFrame")]
 
 highlight_language = "none"
-smartquotes = False  # --out is no dash
+smartquotes = False  # it would turn --out into a dash
 
 nb_execution_mode = "off"
-nb_ipywidgets_js: dict[str, str] = {}  # the stored pictures stand for the widgets
+nb_ipywidgets_js: dict[str, str] = {}  # the page shows the stored picture of a widget
 nb_merge_streams = True
 nb_render_image_options = {"align": "left"}
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 
+napoleon_google_docstring = False
+napoleon_use_param = False  # a type such as "Tensor of shape (B, C)" is text, not a list of names to link
+napoleon_use_rtype = False
+napoleon_custom_sections = [("Attributes", "params_style")]
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-# Declared types under their names, not as what pydantic makes of them.
-declared = ["Channels", "Count", "Fraction", "NotNegative", "Plug", "Positive", "Seed", "Size"]
-autodoc_type_aliases = {name: name for name in declared}
-nitpick_ignore += [("py:class", name) for name in declared]
+# Types of settings are shown by their names, not as the annotations that pydantic reads.
+setting_types = ["Channels", "Count", "Fraction", "NotNegative", "Plug", "Positive", "Seed", "Size"]
+autodoc_type_aliases = {name: name for name in setting_types}
+nitpick_ignore += [("py:class", name) for name in setting_types]
 python_maximum_signature_line_length = 88
 add_module_names = False
 toc_object_entries_show_parents = "hide"
+viewcode_line_numbers = True
 
 html_theme = "sphinx_book_theme"
 html_title = "PCKD in notebooks"
@@ -59,10 +75,10 @@ html_domain_indices = False
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
-html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
+html_context = {"default_mode": "auto"}  # light or dark, as in the reader's system
 html_theme_options = {
-    "navbar_persistent": [],  # the search field stands in the sidebar
-    "use_download_button": False,  # it would offer sources that are not there
+    "navbar_persistent": [],  # the search field is in the sidebar
+    "use_download_button": False,  # the site has no sources to download
     "use_fullscreen_button": False,
     "show_navbar_depth": 1,
     "show_toc_level": 2,
@@ -72,7 +88,33 @@ html_theme_options = {
 }
 
 
+def link(app: Sphinx, env: BuildEnvironment, node: Any, content: Any) -> Any:
+    """Return a link from single backticks to an object that is documented under another name than is written there."""
+    found = api.target(node.get("py:module"), node["reftarget"]) if node.get("reftype") == "obj" else None
+    entry = found and env.domains.python_domain.objects.get(found)
+    if not found or not entry or app.builder is None:
+        return None
+    return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, found)
+
+
+def signature(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, written: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Return a signature as it is written in Python. A pydantic model has none: its fields are described."""
+    if inspect.isclass(thing) and issubclass(thing, BaseModel):
+        return "", ""
+    written = re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", written or "")
+    return written.replace("<factory>", "...") or None, returns  # a dataclass's default that is made per instance
+
+
+def skip(app: Sphinx, what: str, name: str, thing: Any, skipped: bool, options: Any) -> bool | None:
+    """Return True for members that have no docstring of their own: fields of named tuples, methods of matplotlib."""
+    numbered = (inspect.getdoc(thing) or "").startswith("Alias for field number")
+    return True if numbered or str(getattr(thing, "__module__", "")).startswith("matplotlib.") else None
+
+
 def setup(app: Sphinx) -> None:
-    app.connect("autodoc-process-docstring", docstrings.process)
-    app.connect("autodoc-process-signature", docstrings.readable)
-    app.connect("autodoc-skip-member", docstrings.skip)
+    """Connect the functions above to the events of Sphinx."""
+    app.connect("missing-reference", link)
+    app.connect("autodoc-process-signature", signature)
+    app.connect("autodoc-skip-member", skip)

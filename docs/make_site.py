@@ -1,30 +1,32 @@
-"""Build the site: python docs/make_site.py [--out build/site] [--only 00,05]
+"""Build the site.
 
-The sources that Sphinx reads are laid out anew at every build, in OUT/source, as they lie in the repository, except
-that docs/ is their root. So the links between them mean the same here and there; a link to a file that is no page
-takes the file along. Notebooks come with the outputs that are stored in them. Warnings are errors.
+    python docs/make_site.py [--out build/site] [--only 00,05]
+
+Every build writes the sources for Sphinx to OUT/source. They have the same folders as the repository, but the files of
+docs/ are at the top. Links between pages are adapted. A file that a page links to is copied. Notebooks are shown with
+their stored outputs; no code of them is run. A warning of Sphinx is an error.
 """
 
 import argparse
 import hashlib
-import importlib
 import inspect
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
+import api
 import nbformat
+import tour
 import typer
-from docstrings import API, public
 from nbformat import NotebookNode
 from sphinx.cmd.build import build_main
 from typer.cli import get_docs_for_click
 
 import pckd_nb
+from pckd_nb.deprecation import RENAMED
 from pckd_nb.figures import collection
 from pckd_nb.notebooks import DRAWING
 
@@ -32,13 +34,21 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/report.md", "data/runs/README.md", "data/paper/README.md")
 UNTITLED = {"data/paper/README.md": "Published numbers"}
-FIGURES = ROOT / "build" / "figures"  # kept from build to build
+FIGURES = ROOT / "build" / "figures"  # kept between builds
 LINK = re.compile(r"(?<=\]\()(?P<file>[^)#:\s]+)(?P<anchor>#[^)\s]*)?(?=\))")
 DATA = {"fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 
 
 def lay_out(source: Path, only: list[str] | None = None) -> None:
-    """Write all that Sphinx reads. only: beginnings of the notebooks' names; all unless said."""
+    """Write the sources that Sphinx reads.
+
+    Parameters
+    ----------
+    source : Path
+        The folder to write to.
+    only : list of str, optional
+        Beginnings of the names of the notebooks to include. Default: all notebooks.
+    """
     figures = draw(FIGURES)
     shutil.copytree(figures, source / "figures", ignore=shutil.ignore_patterns("*.txt", "drawn_from"))
     for page in (*sorted(DOCS.glob("*.md")), *(ROOT / name for name in PAGES)):
@@ -50,27 +60,46 @@ def lay_out(source: Path, only: list[str] | None = None) -> None:
             write(place(notebook, source), nbformat.writes(shown(notebook, notebooks, source)))
     with (source / "figures.md").open("a", encoding="utf-8") as file:
         file.write(gallery(figures))
-    for name, text in api():
+    for name, text in api.pages():
         write(source / "api" / name, text)
+    write(source / "code_tour.md", tour.linked((source / "code_tour.md").read_text("utf-8")))
+    write(source / "house.svg", tour.picture())
+    with (source / "renamed.md").open("a", encoding="utf-8") as file:
+        file.write(renamed())
     with (source / "commands.md").open("a", encoding="utf-8") as file:
         file.write(commands())
 
 
 def place(file: Path, source: Path) -> Path:
-    """Where a file of the repository lies in the sources of the site."""
+    """Return the path in the site's sources of a file of the repository."""
     return source / file.relative_to(DOCS if file.is_relative_to(DOCS) else ROOT)
 
 
 def linked(text: str, page: Path, source: Path) -> str:
-    """The text of a page with its relative links as they are in the sources: a folder's README stands for the folder,
-    and a file that is no page is copied there."""
+    """Return the text of a page with its relative links adapted to the site's sources.
+
+    A link to a folder becomes a link to its README. A linked file that is not a page is copied to the sources.
+
+    Parameters
+    ----------
+    text : str
+        Markdown.
+    page : Path
+        The file that the text is from.
+    source : Path
+        The folder of the sources.
+
+    Returns
+    -------
+    str
+    """
 
     def moved(match: re.Match) -> str:
         target = (page.parent / unquote(match["file"])).resolve()
         if target.is_dir():
             target /= "README.md"
         if not target.is_file() or not target.is_relative_to(ROOT):
-            return match[0]  # made below, or else a warning of Sphinx's
+            return match[0]  # a page that is generated; if there is none, Sphinx warns
         there = place(target, source)
         if target.suffix not in (".md", ".ipynb"):
             there.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +113,22 @@ def linked(text: str, page: Path, source: Path) -> str:
 
 
 def shown(notebook: Path, notebooks: list[Path], source: Path) -> NotebookNode:
-    """A notebook as the site shows it: what is tagged folded, pictures with words, other notebooks linked."""
+    """Return a notebook as the site shows it.
+
+    Solutions are folded, pictures have an alternative text, and mentions of other notebooks are links.
+
+    Parameters
+    ----------
+    notebook : Path
+    notebooks : list of Path
+        All notebooks.
+    source : Path
+        The folder of the sources.
+
+    Returns
+    -------
+    NotebookNode
+    """
     book = nbformat.read(notebook, as_version=4)
     book.metadata["language_info"]["pygments_lexer"] = "ipython3"  # knows !command and %magic
     for number, cell in enumerate(book.cells):
@@ -104,18 +148,32 @@ def shown(notebook: Path, notebooks: list[Path], source: Path) -> NotebookNode:
 
 
 def prompts(what: str) -> dict[str, str]:
-    """What stands above a folded cell, for myst-nb."""
+    """Return the texts above a folded cell, for myst-nb."""
     return {"code_prompt_show": f"Show {what}", "code_prompt_hide": f"Hide {what}"}
 
 
 def pictures(cell: NotebookNode) -> list[NotebookNode]:
-    """The outputs of a cell that are pictures."""
+    """Return the outputs of a cell that are pictures."""
     return [output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
 
 
 def alternative(output: NotebookNode, cells: list[NotebookNode]) -> str:
-    """What a stored picture shows, in words: its own; else those of the function of pckd_nb.figures that drew it, or
-    of the text before it. cells: those up to the picture's own."""
+    """Return the alternative text of a stored picture.
+
+    It is the text stored with the picture. If there is none, it is the docstring of the function of `pckd_nb.figures`
+    that drew the picture, or the text before the picture.
+
+    Parameters
+    ----------
+    output : NotebookNode
+        The picture.
+    cells : list of NotebookNode
+        The cells of the notebook up to the one with the picture.
+
+    Returns
+    -------
+    str
+    """
     plain = output.data.get("text/plain", "")
     says = "" if plain.startswith(("<Figure", "<Drawing")) else plain
     if own := output.metadata.get("image/png", {}).get("alt") or says:
@@ -136,7 +194,7 @@ def alternative(output: NotebookNode, cells: list[NotebookNode]) -> str:
 
 
 def shortened(words: str, characters: int = 400) -> str:
-    """The first sentences of a text, together at most so long; one at least."""
+    """Return the first sentences of a text: as many as fit into `characters`, but at least one."""
     first, *sentences = re.split(r"(?<=[.?!:]) (?=[A-Z(])", " ".join(words.split()))
     for sentence in sentences:
         if len(first) + len(sentence) < characters:
@@ -150,7 +208,10 @@ def shortened(words: str, characters: int = 400) -> str:
 
 
 def draw(out: Path) -> Path:
-    """Draw all figures of the recorded runs, unless they are there, drawn by this code of these runs."""
+    """Draw all figures of the recorded runs, and return their folder.
+
+    Figures in `out` that were drawn by the same code from the same runs are kept.
+    """
     drawn_from = out / "drawn_from"
     runs = ROOT / "data" / "runs"
     total = hashlib.sha256(pckd_nb.__version__.encode())
@@ -167,7 +228,7 @@ def draw(out: Path) -> Path:
 
 
 def gallery(figures: Path) -> str:
-    """The figures with their captions, the same figure of several data sets under one heading."""
+    """Return the page of figures with their captions, as Markdown. Each figure has one heading for all data sets."""
     text, names = "", sorted(collection.FIGURES, key=len, reverse=True)
     heading = None
     for picture in sorted(figures.glob("*.png")):
@@ -183,34 +244,15 @@ def gallery(figures: Path) -> str:
 
 
 def escaped(text: str) -> str:
-    """A plain text as Markdown."""
+    """Return a plain text as Markdown, with its special characters escaped."""
     return re.sub(r"([\\*_`$<>\[\]|{}])", r"\\\1", text)
 
 
-# What is in the package.
-
-
-def api() -> Iterator[tuple[str, str]]:
-    """Name and text of every page of the API: one a module, and the index, which groups them."""
-    index = "# The package\n\n" + " ".join((inspect.getdoc(pckd_nb) or "").split("\n\n")[0].split())
-    index += (
-        "\n\nBelow, what is nearest to the paper comes first. The names that most work begins with are also those of\n"
-    )
-    index += "`pckd_nb` itself: `" + "`, `".join(pckd_nb.__all__) + "`.\n"
-    for title, modules in API.items():
-        index += f"\n## {title}\n\n| | |\n|---|---|\n"
-        for name in modules:
-            module = importlib.import_module(f"pckd_nb.{name}")
-            says = escaped(" ".join((inspect.getdoc(module) or "").split("\n\n")[0].split()))
-            index += f"| [{name}]({name}.rst) | {says} |\n"
-            text = f"{name}\n{'=' * len(name)}\n\n.. automodule:: pckd_nb.{name}\n"
-            yield f"{name}.rst", f"{text}   :members: {', '.join(public(module))}\n"
-        index += "\n```{toctree}\n:hidden:\n\n" + "\n".join(modules) + "\n```\n"
-    yield "index.md", index
+# Pages about the package.
 
 
 def commands() -> str:
-    """`pckd-nb --help` and that of every command, as Markdown."""
+    """Return the help of `pckd-nb` and of all its commands, as Markdown."""
     from pckd_nb.cli import app
 
     group = typer.main.get_command(app)
@@ -219,24 +261,36 @@ def commands() -> str:
     return "\n" + text.split("\n", 1)[1]
 
 
+def renamed() -> str:
+    """Return the table of old and new public names, as Markdown."""
+    rows = [
+        f"| `{module}.{old}` | `{module}.{new}` |\n" for module, names in RENAMED.items() for old, new in names.items()
+    ]
+    return "\n| old | new |\n|---|---|\n" + "".join(rows) if rows else "\nNo public name has changed in this version.\n"
+
+
 def write(file: Path, text: str) -> None:
+    """Write a text file, and create its folder if needed."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
 
 
 def main() -> int:
+    """Build the site and return the exit code."""
     arguments = argparse.ArgumentParser(description="Build the site from notebooks, docstrings and recorded runs.")
     arguments.add_argument("--out", type=Path, default=ROOT / "build" / "site", help="its pages go to OUT/html")
     arguments.add_argument(
-        "--only", type=lambda text: text.split(","), help="beginnings of notebooks' names, for a try"
+        "--only", type=lambda text: text.split(","), help="notebooks to include, by the beginnings of their names"
     )
-    asked = arguments.parse_args()
-    out = asked.out.resolve()
-    for name in ("source", "html", "doctrees", "jupyter_execute"):  # myst-nb puts the last beside the pages
+    options = arguments.parse_args()
+    out = options.out.resolve()
+    for name in ("source", "html", "doctrees", "jupyter_execute"):  # myst-nb writes the last one
         shutil.rmtree(out / name, ignore_errors=True)
-    lay_out(out / "source", asked.only)
-    options = ["-b", "html", "-q", "--fail-on-warning", "--keep-going", "-c", DOCS, "-d", out / "doctrees"]
-    failed = build_main([*map(str, options), str(out / "source"), str(out / "html")])
+    lay_out(out / "source", options.only)
+    flags = ["-b", "html", "-q", "--fail-on-warning", "--keep-going", "-c", DOCS, "-d", out / "doctrees"]
+    if options.only:
+        flags += ["-D", "suppress_warnings=myst.xref_missing"]  # links to notebooks that are left out
+    failed = build_main([*map(str, flags), str(out / "source"), str(out / "html")])
     if not failed:
         print(out / "html" / "index.html")
     return failed

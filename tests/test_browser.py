@@ -1,8 +1,25 @@
-"""The course in JupyterLab and Chromium: every cell runs, and the widgets answer to keys and clicks.
+"""The notebooks with widgets, and notebook 00, in JupyterLab and Chromium.
 
-What was seen is kept in build/browser, or in the folder named in the environment variable PCKD_SCREENSHOTS: a picture
-of every notebook, one of its widget as it began and one as it was left, and answers.json with the seconds that a widget
-took to answer.
+Every test opens a notebook, runs all cells, and uses the widget with keyboard and mouse. To run one of them:
+
+    python -m pytest tests/test_browser.py -k 05_preview
+
+They need Playwright, which `.[dev]` installs, and Chromium: `apt-get install chromium` or
+`python -m playwright install chromium`. Without them, the tests are skipped; if PCKD_NEED_BROWSER is set, they fail.
+
+The folder build/browser, or $PCKD_SCREENSHOTS, then has a picture of every notebook, two pictures of its widget, before
+and after use, and answers.json: the seconds from a key press to the new picture. Look at the pictures after you have
+changed a widget.
+
+Every error fails the test: in a cell, in the browser's console, in a function that a widget calls, or a request to
+another host than 127.0.0.1. `HARMLESS` in browser.py has the two messages that are ignored. They appear when JupyterLab
+asks for a progress bar that has been closed, and when it asks for widgets before there are any.
+
+Two rules for widgets:
+
+- JupyterLab uses the arrow keys of a closed list, of a list box (`Select`) and of radio buttons to change cells. Use
+  sliders, buttons, text fields, and lists that open (Space, arrow keys, Enter).
+- No option of a list may have the value None: ipywidgets takes it for "nothing is selected".
 """
 
 import json

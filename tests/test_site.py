@@ -17,6 +17,7 @@ import nbformat
 import pytest
 import typer
 
+import pckd_nb
 from pckd_nb.cli import app
 from pckd_nb.figures.collection import FIGURES
 
@@ -26,7 +27,8 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 KINDS = (
     "index.html", "notebooks/04_category_center_contrast.html", "notebooks/05_preview.html", "api/index.html",
-    "api/runs.html", "figures.html", "commands.html", "scaling.html", "README.html", "benchmarks/report.html",
+    "api/losses.html", "api/runs.html", "api/internals/training.trainer.html", "code_tour.html", "CONTRIBUTING.html",
+    "renamed.html", "figures.html", "commands.html", "scaling.html", "README.html", "benchmarks/report.html",
     "search.html",
 )  # fmt: skip
 MATH = {"index.html", "scaling.html", "notebooks/04_category_center_contrast.html", "notebooks/05_preview.html"}
@@ -79,7 +81,7 @@ def has(about: dict[str, str], *classes: str) -> bool:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """The folder of the site, and what was said while it was built."""
-    module_of("docstrings")
+    module_of("api")
     out = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, ROOT / "docs" / "make_site.py", "--out", out], capture_output=True, text=True, cwd=out
@@ -167,16 +169,26 @@ class TestBuilt:
         assert len(page.all("div", "cell", "tag_solution", "tag_hide-cell")) == tags.count("solution")
         assert not [about for about in page.all("div", "cell", "tag_exercise") if has(about, "tag_hide-cell")]
 
-    def test_every_public_function_has_an_entry(self, built):
-        docstrings = module_of("docstrings")
+    def test_every_function_and_class_has_an_entry(self, built):
+        api = module_of("api")
         *_, packed = (built[0] / "html" / "objects.inv").read_bytes().split(b"\n", 4)
         entries = {line.split(" py:")[0] for line in zlib.decompress(packed).decode().splitlines() if " py:" in line}
-        modules = [name for names in docstrings.API.values() for name in names]
-        for name in modules:
-            found = docstrings.public(importlib.import_module(f"pckd_nb.{name}"))
-            assert found and {f"pckd_nb.{name}.{member}" for member in found} <= entries
-        house = set().union(*FLOORS) - {"cli", "__main__", "__init__"}  # commands.md has the first
-        assert house <= {name.split(".")[0] for name in modules}
+        assert len(api.documented()) > 300 and set(api.documented().values()) <= entries
+
+    def test_distill_is_two_clicks_away(self, pages):
+        """From the first page to the API's, and from there to the function."""
+        assert [about for about in pages["index.html"].all("a") if about.get("href") == "api/index.html"]
+        name = "training.html#pckd_nb.training.distill"
+        assert [about for about in pages["api/index.html"].all("a") if about.get("href") == name]
+        assert "pckd_nb.training.distill" in pages["api/training.html"].anchors
+
+    def test_entries_have_links_to_their_source(self, pages):
+        for name in ("api/losses.html", "api/internals/training.trainer.html"):
+            assert pages[name].all("a", "viewcode-link") or pages[name].all("span", "viewcode-link")
+
+    def test_every_function_of_the_code_tour_is_a_link(self, pages):
+        links = [about["href"] for about in pages["code_tour.html"].all("a") if "#pckd_nb." in about.get("href", "")]
+        assert len(links) >= 25
 
     def test_the_gallery_shows_every_figure_with_its_caption(self, built, pages):
         drawn = {path.name: path.read_bytes() for path in (built[0] / "source" / "figures").glob("*.png")}
@@ -305,38 +317,53 @@ class TestInABrowser:
             assert not wrong
 
 
-def test_docstrings_become_markup_that_shows_them_as_they_are():
-    rst = module_of("docstrings").rst
-    text = (
-        "v·L_CC of f_s, |x| and *stress*: `weight` and `this`.\n\n    a  b\n    c  d\n\nlr: rate. seed: all\nRaises X."
-    )
-    target = {"weight": "pckd_nb.preview.weight"}.get
-    assert rst(text, ["lr", "seed"], target).split("\n\n") == [
-        r"v·L\_CC of f\_s, \|x\| and *stress*: :py:obj:`weight <pckd_nb.preview.weight>`\  and ``this``\ .",
-        "::",
-        "    a  b\n    c  d",
-        "**lr**: rate. **seed**: all",
-        "Raises X.",
-    ]
-    assert rst("lr: rate · seed: of all", ["lr", "seed"]) == "- **lr**: rate\n\n- **seed**: of all"
+def test_a_word_in_a_docstring_leads_to_what_its_module_means_by_it():
+    api = module_of("api")
+    where = {
+        ("pckd_nb.training", "distill"): "pckd_nb.training.distill",
+        ("pckd_nb.training", "Dataset.from_torch"): "pckd_nb.data.Dataset.from_torch",  # defined in data/dataset.py
+        ("pckd_nb.losses", "pckd.Run.model()"): "pckd_nb.runs.Run.model",
+        ("pckd_nb.methods.pckd", "preview.weight"): "pckd_nb.preview.weight",
+        (None, "PCKD"): "pckd_nb.methods.PCKD",
+        (None, "training.teacher"): "pckd_nb.training.teacher",
+        ("pckd_nb.training", "data"): None,  # an argument
+        (None, "nonsense"): None,
+        (None, "torch.optim.AdamW"): None,
+    }
+    assert {place: api.target(*place) for place in where} == where
 
 
-def test_code_of_an_example_stays_as_it_is():
-    text = "Do a_b.\n\nExamples\n--------\n>>> from_arrays(x_train, *rest)\na_b: 1\n\nThen c_d."
-    found = module_of("docstrings").numpy_style(text)
-    assert ">>> from_arrays(x_train, *rest)\na_b: 1" in found and r"a\_b." in found and r"c\_d." in found
+def test_an_api_page_shows_public_names_or_internal_ones_never_both():
+    api = module_of("api")
+    public = set(api.public_modules())
+    everything = set().union(*FLOORS) - {"__main__", "__init__"}
+    assert everything == {name.split(".")[0] for name in public | set(api.internal_modules())}
+    assert {api.documented()[id(getattr(pckd_nb, name))] for name in pckd_nb.__all__} <= {
+        *(f"pckd_nb.{name}" for name in public),
+        *(f"pckd_nb.{name}.{member}" for name in public for member in api.public_names(name)),
+    }
+    assert "weight" in api.public_names("preview") and not api.internal_names("preview")
+    assert api.public_names("checkpoints") == ["load_checkpoint"]
+    assert "training_data_of" in api.internal_names("checkpoints")
+    assert "load_checkpoint" not in api.internal_names("checkpoints")
 
 
-def test_docstrings_with_sections_become_lists_of_fields():
-    text = "Do it.\n\nParameters\n----------\nname : str\n    As ``a_b`` or `weight`.\n"
-    text += "\nRaises\n------\nValueError\n    If x_1."
-    found = module_of("docstrings").numpy_style(text, {"weight": "pckd_nb.preview.weight"}.get)
-    shown = [line for line in found.splitlines() if line]
-    assert shown == [
-        "Do it.",
-        r":Parameters: **name** (*str*) -- As ``a_b``\  or :py:obj:`weight <pckd_nb.preview.weight>`\ .",
-        r":raises ValueError: If x\_1.",
-    ]
+def test_old_names_make_a_table(monkeypatch):
+    make_site = module_of("make_site")
+    monkeypatch.setattr(make_site, "RENAMED", {})
+    assert "No public name" in make_site.renamed()
+    monkeypatch.setattr(make_site, "RENAMED", {"runs": {"having": "require_parts"}})
+    assert "| `runs.having` | `runs.require_parts` |\n" in make_site.renamed()
+
+
+def test_functions_of_the_code_tour_become_links_and_its_floors_a_picture():
+    tour = module_of("tour")
+    row = "| 11 | `training/trainer.py` | `Learner.forward` | Runs the `student`. |"
+    place = "{py:obj}`Learner.forward <pckd_nb.training.trainer.Learner.forward>`"
+    assert tour.linked(row) == row.replace("`Learner.forward`", place)
+    drawn = tour.picture()
+    for number, (name, modules) in tour.floors().items():
+        assert f">{number} · {name}<" in drawn and all(re.search(rf"\b{module}\b", drawn) for module in modules)
 
 
 def test_a_picture_without_words_gets_those_of_its_figure_or_of_the_text_before_it():

@@ -1,0 +1,51 @@
+"""Old public names work with a warning, and only they."""
+
+import importlib
+import sys
+import types
+
+import pytest
+
+from pckd_nb import deprecation
+from pckd_nb.deprecation import RENAMED, renamed
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"), [(module, old, new) for module, names in RENAMED.items() for old, new in names.items()]
+)
+def test_an_old_name_warns_and_gives_the_new_object(module, old, new):
+    full = importlib.import_module(f"pckd_nb.{module}")
+    with pytest.warns(DeprecationWarning, match=rf"pckd_nb\.{module}\.{old} is now called {new}$"):
+        found = getattr(full, old)
+    assert found is getattr(full, new)
+    assert old not in vars(full) and old not in getattr(full, "__all__", ())
+
+
+@pytest.mark.parametrize("name", RENAMED)
+def test_a_module_with_old_names_knows_no_others(name):
+    with pytest.raises(AttributeError, match=f"^module 'pckd_nb.{name}' has no attribute 'nonsense'$"):
+        _ = importlib.import_module(f"pckd_nb.{name}").nonsense
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """A module pckd_nb.shelf that has `stack` and `__getattr__`."""
+    made = types.ModuleType("pckd_nb.shelf")
+    made.stack = object()
+    made.__getattr__ = renamed("pckd_nb.shelf")
+    monkeypatch.setitem(sys.modules, "pckd_nb.shelf", made)
+    return made
+
+
+def test_the_warning_points_at_the_line_that_uses_the_old_name(module, monkeypatch):
+    monkeypatch.setitem(deprecation.RENAMED, "shelf", {"held": "stack"})
+    with pytest.warns(DeprecationWarning, match="^pckd_nb.shelf.held is now called stack$") as warned:
+        assert module.held is module.stack
+    assert [warning.filename for warning in warned] == [__file__]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_module_without_entries_raises_the_usual_error(module):
+    with pytest.raises(AttributeError, match="^module 'pckd_nb.shelf' has no attribute 'held'$"):
+        _ = module.held
+    assert not hasattr(module, "held") and module.stack is module.stack
