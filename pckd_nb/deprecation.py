@@ -6,7 +6,36 @@ from importlib import import_module
 from typing import Any
 
 # module of the package → old name → new name. docs/renamed.md is made from this table.
-RENAMED: dict[str, dict[str, str]] = {}
+RENAMED: dict[str, dict[str, str]] = {
+    "figures.arms": {
+        "OF_BASELINES": "BASELINE_SETTINGS",
+        "Seeds": "RunsBySeed",
+        "all_of": "unique_runs",
+        "arms_of": "group_by_arm",
+        "beside": "comparable_runs",
+        "budgets": "find_budgets",
+        "by_seed": "runs_by_seed",
+        "difference": "accuracy_difference",
+        "same_seeds": "common_seed_filter",
+        "studies": "group_by_study",
+        "study_of": "study_key",
+        "swept": "find_sweep",
+    },
+    "widgets": {
+        "BATCHES": "BATCH_COUNT",
+        "HARD": "HARD_COLOR",
+        "LINES": "REFERENCE_DASHES",
+        "MAP_POINTS": "MAX_MAP_POINTS",
+        "NEAREST": "NEAREST_CENTERS",
+        "NO_DOWNLOAD": "DATA_WITHOUT_DOWNLOAD",
+        "PAGE_IMAGES": "IMAGES_PER_PAGE",
+        "PIXELS": "PIXELATED_CSS",
+        "RATE": "ARROW_SCALE",
+        "SMALL": "SMALL_FONT",
+        "SORTS": "SORT_ORDERS",
+        "WIDTH": "FIGURE_WIDTH",
+    },
+}
 
 
 def renamed(module: str) -> Callable[[str], Any]:

@@ -266,7 +266,7 @@ def test_no_text_of_a_picture_is_cut_or_too_small(monkeypatch):
     long = [f"{name} with a long name, which goes on & on" for name in run.settings["data"]["classes"]]
     long[51] = "Donaudampfschifffahrtsgesellschaftskapitaensmuetze"
     run = dataclasses.replace(run, settings={**run.settings, "data": {**run.settings["data"], "classes": long}})
-    monkeypatch.setattr(widgets.centers, "_pictures", lambda run, data: np.zeros((2000, 3, 32, 32), np.uint8))
+    monkeypatch.setattr(widgets.centers, "_test_images", lambda run, data: np.zeros((2000, 3, 32, 32), np.uint8))
     sample = int(np.flatnonzero(run.embedding["labels"] == 51)[0])
     pictures = {
         "preview": widgets.preview_state(run, 1.12, 1),

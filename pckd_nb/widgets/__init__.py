@@ -12,17 +12,24 @@ and draws it anew when one of them changes. Where no widgets run, the picture it
 Categories are numbers, as in `run.labels`. A run without what a widget shows is a ValueError.
 """
 
-from .centers import MAP_POINTS, NEAREST, NO_DOWNLOAD, PERPLEXITIES, center_explorer, center_state
-from .contrast import BATCHES, RATE, TEMPERATURES, contrast_batch, contrast_explorer, contrast_state
-from .difficulty import PAGE_IMAGES, PIXELS, SORTS, difficulty_browser, difficulty_page, sample_trajectory
-from .explorer import DPI, HARD, SMALL, WIDTH, Explorer
+from .centers import DATA_WITHOUT_DOWNLOAD, MAX_MAP_POINTS, NEAREST_CENTERS, PERPLEXITIES, center_explorer, center_state
+from .contrast import ARROW_SCALE, BATCH_COUNT, TEMPERATURES, contrast_batch, contrast_explorer, contrast_state
+from .difficulty import (
+    IMAGES_PER_PAGE,
+    PIXELATED_CSS,
+    SORT_ORDERS,
+    difficulty_browser,
+    difficulty_page,
+    sample_trajectory,
+)
+from .explorer import DPI, FIGURE_WIDTH, HARD_COLOR, SMALL_FONT, Explorer
 from .preview import preview_explorer, preview_state
-from .sweep import LINES, sweep_explorer, sweep_state
+from .sweep import REFERENCE_DASHES, sweep_explorer, sweep_state
 
 __all__ = [
     "Explorer", "center_explorer", "center_state", "contrast_batch", "contrast_explorer", "contrast_state",
     "difficulty_browser", "difficulty_page", "preview_explorer", "preview_state", "sample_trajectory",
     "sweep_explorer", "sweep_state",
-    "BATCHES", "DPI", "HARD", "LINES", "MAP_POINTS", "NEAREST", "NO_DOWNLOAD", "PAGE_IMAGES", "PERPLEXITIES",
-    "PIXELS", "RATE", "SMALL", "SORTS", "TEMPERATURES", "WIDTH",
+    "BATCH_COUNT", "DPI", "HARD_COLOR", "REFERENCE_DASHES", "MAX_MAP_POINTS", "NEAREST_CENTERS", "DATA_WITHOUT_DOWNLOAD", "IMAGES_PER_PAGE", "PERPLEXITIES",
+    "PIXELATED_CSS", "ARROW_SCALE", "SMALL_FONT", "SORT_ORDERS", "TEMPERATURES", "FIGURE_WIDTH",
 ]  # fmt: skip

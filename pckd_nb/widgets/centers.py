@@ -10,15 +10,15 @@ import torch
 
 from .. import analysis
 from ..data import Dataset, load_dataset
-from ..figures.canvas import CLASS_COLORS, PALE, Drawing, label_of, thumbnail
-from ..figures.space import with_embeddings
+from ..figures.canvas import CLASS_COLORS, LIGHT_GRAY, Drawing, draw_thumbnail, run_label
+from ..figures.space import check_embeddings
 from ..runs import Run
-from .explorer import HARD, NONE, Explorer, check_category, cut, drawing, labelled
+from .explorer import HARD_COLOR, NONE_OPTION, Explorer, check_category, control_options, new_widget_figure, shorten
 
 PERPLEXITIES = (5, 15, 50)
-MAP_POINTS = 400  # samples and centers on a map: 0.7 s of one core
-NEAREST = 5
-NO_DOWNLOAD = ("shapes100", "digits")  # data sets that are there, or drawn in seconds
+MAX_MAP_POINTS = 400  # samples and centers on a map: 0.7 s of one core
+NEAREST_CENTERS = 5
+DATA_WITHOUT_DOWNLOAD = ("shapes100", "digits")  # data sets that are there, or drawn in seconds
 
 Map = tuple[np.ndarray, np.ndarray]  # positions of samples, of centers: (N, 2), (C, 2)
 
@@ -29,44 +29,44 @@ def center_explorer(runs: Run | Sequence[Run], data: Dataset | None = None) -> E
     All its t-SNE maps are computed first: about 0.7 s each on one core, `PERPLEXITIES` times runs. data: what the runs
     were trained on, for the images; it may be left out for shapes100 and digits.
     """
-    runs = with_embeddings(runs)
-    networks = _networks(runs)
+    runs = check_embeddings(runs)
+    networks = _runs_by_name(runs)
     perplexities = _perplexities(runs[0])
-    rows = _mapped(runs[0])
+    rows = _map_rows(runs[0])
     maps: dict[tuple[str, float], Map] = {
         (name, p): _map(run, rows, p) for name, run in networks.items() for p in perplexities
     }
-    pictures = _pictures(runs[0], data)
+    pictures = _test_images(runs[0], data)
     classes, labels = runs[0].settings["data"]["classes"], runs[0].embedding["labels"]
 
     def samples_of(category: int, network: str) -> list[tuple[str, int]]:
         guesses = networks[network].embedding["predictions"]
         some = [int(row) for row in rows if labels[row] == category]
-        return [("the category's center", NONE)] + [
-            (f"sample {row}, predicted as {cut(classes[guesses[row]], 30)}", row) for row in some
+        return [("the category's center", NONE_OPTION)] + [
+            (f"sample {row}, predicted as {shorten(classes[guesses[row]], 30)}", row) for row in some
         ]
 
     def follow(name: str, controls: Mapping[str, Any]) -> None:
         if name in ("category", "network"):
             before, sample = controls["sample"].value, controls["sample"]
             sample.options = samples_of(controls["category"].value, controls["network"].value)
-            sample.value = before if name == "network" else NONE
+            sample.value = before if name == "network" else NONE_OPTION
 
     first = next(iter(networks))
     start = int(labels[rows[0]])
     controls = {
-        "network": ipywidgets.Dropdown(options=list(networks), **labelled("network", "whose features and centers")),
+        "network": ipywidgets.Dropdown(options=list(networks), **control_options("network", "whose features and centers")),
         "perplexity": ipywidgets.Dropdown(
             options=perplexities, value=perplexities[len(perplexities) // 2],
-            **labelled("perplexity", "how many neighbours t-SNE tries to keep"),
+            **control_options("perplexity", "how many neighbours t-SNE tries to keep"),
         ),
         "category": ipywidgets.Dropdown(
             options=[(name, c) for c, name in enumerate(classes)], value=start,
-            **labelled("category", "coloured on the map"),
+            **control_options("category", "coloured on the map"),
         ),
         "sample": ipywidgets.Dropdown(  # of a list box JupyterLab takes the arrow keys for itself
             options=samples_of(start, first),
-            **labelled("show", "the center, or a test image of the category", 520),
+            **control_options("show", "the center, or a test image of the category", 520),
         ),
     }  # fmt: skip
 
@@ -92,8 +92,8 @@ def center_state(
     run.embedding, of the category. data: as in `center_explorer`. Computes its map: about 0.7 s.
     Raises ValueError for a run without embedding, runs on several data sets, or a value that can't be.
     """
-    runs = with_embeddings(runs)
-    networks = _networks(runs)
+    runs = check_embeddings(runs)
+    networks = _runs_by_name(runs)
     network = next(iter(networks)) if network is None else network
     if network not in networks:
         raise ValueError(f"unknown network '{network}'; known: {', '.join(networks)}")
@@ -102,9 +102,9 @@ def center_state(
     check_category(run, category)
     if sample is not None and not (0 <= sample < len(labels) and labels[sample] == category):
         raise ValueError(f"sample {sample} is none of the {len(labels)} recorded test images, or of another category")
-    rows = _mapped(run, sample)
+    rows = _map_rows(run, sample)
     picture = (network, perplexity, category, sample)
-    return _draw_centers(run, *picture, rows, _map(run, rows, perplexity), _pictures(run, data))
+    return _draw_centers(run, *picture, rows, _map(run, rows, perplexity), _test_images(run, data))
 
 
 def _draw_centers(
@@ -125,13 +125,13 @@ def _draw_centers(
         cosine[category] = -np.inf  # a center's nearest is not itself
     else:
         cosine = centers @ analysis.directions(embedding["features"])[sample]
-    nearest = np.argsort(-cosine, kind="stable")[: min(NEAREST, np.isfinite(cosine).sum())]
+    nearest = np.argsort(-cosine, kind="stable")[: min(NEAREST_CENTERS, np.isfinite(cosine).sum())]
     own = embedding["labels"][rows] == category
-    name = cut(classes[category], 40)
+    name = shorten(classes[category], 40)
     near = CLASS_COLORS[1]
-    with drawing([run], 4.6) as figure:
+    with new_widget_figure([run], 4.6) as figure:
         ax = figure.add_axes((0.015, 0.13, 0.5, 0.79))
-        ax.scatter(xy[~own, 0], xy[~own, 1], s=9, color=PALE, alpha=0.7, linewidth=0)
+        ax.scatter(xy[~own, 0], xy[~own, 1], s=9, color=LIGHT_GRAY, alpha=0.7, linewidth=0)
         ax.scatter(stars[:, 0], stars[:, 1], s=28, marker="*", color="#8A8A8A", linewidth=0)
         ax.scatter(xy[own, 0], xy[own, 1], s=26, color=CLASS_COLORS[0], linewidth=0, zorder=3)
         x, y = stars[category]
@@ -145,16 +145,16 @@ def _draw_centers(
             )
         if sample is not None:
             x, y = xy[np.flatnonzero(rows == sample)[0]]
-            ax.scatter(x, y, s=120, facecolor="none", edgecolor=HARD, linewidth=2, zorder=5)
+            ax.scatter(x, y, s=120, facecolor="none", edgecolor=HARD_COLOR, linewidth=2, zorder=5)
         ax.set(xticks=[], yticks=[])
         for side in ax.spines.values():
             side.set_visible(True)
-        ax.set_title(f"t-SNE of {cut(network, 28)}, perplexity {perplexity:g}")
+        ax.set_title(f"t-SNE of {shorten(network, 28)}, perplexity {perplexity:g}")
 
         bars = figure.add_axes((0.74, 0.2, 0.23, 0.36))
         colors = [CLASS_COLORS[0] if c == category else near for c in nearest]
         bars.barh(range(len(nearest)), cosine[nearest], color=colors, height=0.65)
-        names = [f"{cut(classes[c], 24)}  {rank}" for rank, c in enumerate(nearest, 1)]
+        names = [f"{shorten(classes[c], 24)}  {rank}" for rank, c in enumerate(nearest, 1)]
         bars.set_yticks(range(len(nearest)), names, fontsize=7.5)
         bars.set(ylim=(len(nearest) - 0.4, -0.6), xlim=(min(0, float(cosine[nearest].min())), 1))
         bars.set_xlabel("cosine, in the full space", fontsize=8)
@@ -175,7 +175,7 @@ def _draw_centers(
             x, y = 0.0, 0.0
         else:  # beside one picture, below several
             for i, row in enumerate(some):
-                thumbnail(top, pictures[row], 1.08 * i, 0)
+                draw_thumbnail(top, pictures[row], 1.08 * i, 0)
             x, y = (1.14, 0.0) if sample is not None else (0.0, 1.04)
         top.text(x, y, "\n".join(lines), va="top", fontsize=8, linespacing=1.3)
         top.set(xlim=(0, 3.2), ylim=(1.23, -0.03), aspect="equal", anchor="NW")
@@ -197,9 +197,9 @@ def _draw_centers(
     return figure
 
 
-def _networks(runs: list[Run]) -> dict[str, Run]:
+def _runs_by_name(runs: list[Run]) -> dict[str, Run]:
     """Runs by their labels, with the seed where several share one."""
-    labels = [label_of(run, runs) for run in runs]
+    labels = [run_label(run, runs) for run in runs]
     names = [
         f"{label}, seed {run.settings['seed']}" if labels.count(label) > 1 else label
         for label, run in zip(labels, runs, strict=True)
@@ -211,18 +211,18 @@ def _networks(runs: list[Run]) -> dict[str, Run]:
 
 
 def _perplexities(run: Run) -> list[int]:
-    points = len(_mapped(run)) + len(run.embedding["centers"])
+    points = len(_map_rows(run)) + len(run.embedding["centers"])
     found = [perplexity for perplexity in PERPLEXITIES if perplexity < points / 3]
     if not found:
         raise ValueError(f"a map needs more than {3 * PERPLEXITIES[0]} test images and centers, got {points}")
     return found
 
 
-def _mapped(run: Run, sample: int | None = None) -> np.ndarray:
+def _map_rows(run: Run, sample: int | None = None) -> np.ndarray:
     """Rows of the embedding that a map shows: the first few of every category, and `sample`."""
     labels = run.embedding["labels"]
     count = len(run.embedding["centers"])
-    each = max(1, (MAP_POINTS - count) // count)
+    each = max(1, (MAX_MAP_POINTS - count) // count)
     rows = np.concatenate([np.flatnonzero(labels == c)[:each] for c in range(count)])
     return np.union1d(rows, [] if sample is None else [sample]).astype(int)
 
@@ -231,12 +231,12 @@ def _map(run: Run, rows: np.ndarray, perplexity: float) -> Map:
     return analysis.embed(run.embedding["features"][rows], run.embedding["centers"], 0, perplexity)
 
 
-def _pictures(run: Run, data: Dataset | None) -> np.ndarray | None:
+def _test_images(run: Run, data: Dataset | None) -> np.ndarray | None:
     """The test images behind the rows of the embedding, uint8 (N, channels, height, width); None where they can't be
     had without a download. Raises ValueError for `data` on which the run was not trained."""
     about = run.settings["data"]
     if data is None:
-        if about["name"] not in NO_DOWNLOAD:
+        if about["name"] not in DATA_WITHOUT_DOWNLOAD:
             return None
         data = load_dataset(about["name"], **about["options"])
         if data.fingerprint != run.data_fingerprint:

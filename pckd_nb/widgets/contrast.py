@@ -9,12 +9,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from .. import losses
-from ..figures.canvas import CLASS_COLORS, INK, PALE, Drawing
-from .explorer import Explorer, drawing, labelled
+from ..figures.canvas import CLASS_COLORS, DARK_GRAY, LIGHT_GRAY, Drawing
+from .explorer import Explorer, control_options, new_widget_figure
 
 TEMPERATURES = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-BATCHES = 8  # toy batches to choose from
-RATE = 3  # learning rate of the step that an arrow is
+BATCH_COUNT = 8  # toy batches to choose from
+ARROW_SCALE = 3  # learning rate of the step that an arrow is
 
 
 def contrast_explorer() -> Explorer:
@@ -22,14 +22,14 @@ def contrast_explorer() -> Explorer:
     controls = {
         "temperature": ipywidgets.SelectionSlider(
             options=TEMPERATURES, value=4.0, continuous_update=False,
-            **labelled("temperature τ", "small: only the most similar vectors repel; large: all do alike"),
+            **control_options("temperature τ", "small: only the most similar vectors repel; large: all do alike"),
         ),
         "beta": ipywidgets.FloatSlider(
             value=0.05, min=0, max=0.1, step=0.01, continuous_update=False,
-            **labelled("β", "weight of the term: the length of its gradient"),
+            **control_options("β", "weight of the term: the length of its gradient"),
         ),
         "batch": ipywidgets.Dropdown(
-            options=list(range(1, BATCHES + 1)), **labelled("batch", "which images were drawn: a seed")
+            options=list(range(1, BATCH_COUNT + 1)), **control_options("batch", "which images were drawn: a seed")
         ),
     }  # fmt: skip
     return Explorer(controls, contrast_state)
@@ -75,7 +75,7 @@ def contrast_state(temperature: float = 4.0, beta: float = 0.05, batch: int = 1)
     longest = float(np.linalg.norm(steps, axis=1).max())
 
     note = "A made-up batch of 3 categories, 3 images each, 2 scores a vector; losses.category_center_contrast of it."
-    with drawing([], 4.3, note) as figure:
+    with new_widget_figure([], 4.3, note) as figure:
         ax = figure.add_axes((0.08, 0.13, 0.375, 0.76))
         largest = float(np.abs(similarity[~itself]).max())
         shown = np.ma.array(similarity, mask=itself)
@@ -83,7 +83,7 @@ def contrast_state(temperature: float = 4.0, beta: float = 0.05, batch: int = 1)
         count, each = len(order), len(order) // 3
         for c in range(3):
             corner = c * each - 0.5
-            ax.add_patch(Rectangle((corner, corner), each, each, fill=False, edgecolor=INK, linewidth=2, zorder=3))
+            ax.add_patch(Rectangle((corner, corner), each, each, fill=False, edgecolor=DARK_GRAY, linewidth=2, zorder=3))
             place: dict[str, Any] = dict(va="center", ha="center", fontweight="bold", fontsize=11)
             ax.text(-2.6, corner + each / 2, "ABC"[c], color=CLASS_COLORS[c], **place)
         halves = [c * each + (each - 1) / 4 + half * each / 2 for c in range(3) for half in (0, 1)]
@@ -102,16 +102,16 @@ def contrast_state(temperature: float = 4.0, beta: float = 0.05, batch: int = 1)
                 chosen = who & (category == c)
                 x, y = vectors[chosen].T
                 ax.scatter(x, y, s=34, marker=marker, facecolor=face, edgecolor=CLASS_COLORS[c], zorder=3)
-        ax.quiver(*vectors.T, *(RATE * steps).T, color=[CLASS_COLORS[c] for c in category], angles="xy",
+        ax.quiver(*vectors.T, *(ARROW_SCALE * steps).T, color=[CLASS_COLORS[c] for c in category], angles="xy",
                   scale_units="xy", scale=1, width=0.006, zorder=2)  # fmt: skip
-        ax.axhline(0, color=PALE, linewidth=0.8, zorder=0)
-        ax.axvline(0, color=PALE, linewidth=0.8, zorder=0)
+        ax.axhline(0, color=LIGHT_GRAY, linewidth=0.8, zorder=0)
+        ax.axvline(0, color=LIGHT_GRAY, linewidth=0.8, zorder=0)
         ax.set(xlim=(-4.4, 4.4), ylim=(-4.4, 4.4), aspect="equal", anchor="N", xlabel="score 1", ylabel="score 2")
-        ax.set_title(f"one step down −β·∂L_CC/∂u (drawn × {RATE})")
+        ax.set_title(f"one step down −β·∂L_CC/∂u (drawn × {ARROW_SCALE})")
         marks = [Line2D([], [], linestyle="", marker="o", color=CLASS_COLORS[c], label="ABC"[c]) for c in range(3)]
         marks += [
-            Line2D([], [], linestyle="", marker="o", color=INK, label="student's u_s"),
-            Line2D([], [], linestyle="", marker="s", markerfacecolor="white", color=INK, label="teacher's u_t"),
+            Line2D([], [], linestyle="", marker="o", color=DARK_GRAY, label="student's u_s"),
+            Line2D([], [], linestyle="", marker="s", markerfacecolor="white", color=DARK_GRAY, label="teacher's u_t"),
         ]
         ax.legend(handles=marks, loc="upper right", fontsize=7, handletextpad=0.1, labelspacing=0.25, borderaxespad=0.2)
     figure.alt = (

@@ -17,20 +17,20 @@ from matplotlib.collections import PatchCollection
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from ..figures.canvas import MORE_COLORS, Drawing, as_rgb, caption, checked, plain_log_labels, style
+from ..figures.canvas import MORE_COLORS, Drawing, as_rgb, caption, check_runs, style, use_plain_log_labels
 from ..runs import Run
 
 DPI = 100
-WIDTH = 8.2  # inches of every picture
-SMALL = 6.5  # points, of what stands beside small pictures
-HARD = MORE_COLORS[1]  # vermilion, which no one takes for PCKD's green
-NONE = -1  # what stands for None among a list's options: for ipywidgets None means that nothing is chosen
+FIGURE_WIDTH = 8.2  # inches of every picture
+SMALL_FONT = 6.5  # points, of what stands beside small pictures
+HARD_COLOR = MORE_COLORS[1]  # vermilion, which no one takes for PCKD's green
+NONE_OPTION = -1  # what stands for None among a list's options: for ipywidgets None means that nothing is chosen
 
 
 class Explorer(ipywidgets.VBox):
     """Controls, a picture, and the sentence that says what it shows, which is the picture's alternative text too.
 
-    controls: name → widget; their values, with None for NONE, are the arguments of `draw`, which returns a Figure with
+    controls: name → widget; their values, with None for NONE_OPTION, are the arguments of `draw`, which returns a Figure with
     `alt`.
     follow(name, controls): called after a control has changed and before anything is drawn, to set others. between:
     widgets above the picture. static(**values): the Figure where no widgets run, if another than `draw`'s.
@@ -55,12 +55,12 @@ class Explorer(ipywidgets.VBox):
 
     @property
     def values(self) -> dict[str, Any]:
-        return values_of(self.controls)
+        return control_values(self.controls)
 
     def redraw(self) -> None:
         figure = self._draw(**self.values)
-        self.png, self.alt = png_of(figure), figure.alt
-        self.picture.value = picture_tag(self.png, self.alt, "max-width: 100%")
+        self.png, self.alt = figure_png(figure), figure.alt
+        self.picture.value = image_tag(self.png, self.alt, "max-width: 100%")
         self.sentence.value = f'<p role="status" style="line-height: 1.4; max-width: 60em">{escape(self.alt)}</p>'
 
     def _changed(self, name: str) -> None:
@@ -79,54 +79,54 @@ class Explorer(ipywidgets.VBox):
         png, alt = self.png, self.alt
         if self._static:
             figure = self._static(**self.values)
-            png, alt = png_of(figure), figure.alt
+            png, alt = figure_png(figure), figure.alt
         still = {"text/plain": alt, "image/png": base64.b64encode(png).decode()}
         return {**super()._repr_mimebundle_(**kwargs), **still}, {"image/png": {"alt": alt}}
 
 
-def values_of(controls: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: None if control.value == NONE else control.value for name, control in controls.items()}
+def control_values(controls: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: None if control.value == NONE_OPTION else control.value for name, control in controls.items()}
 
 
 @contextmanager
-def drawing(runs: list[Run], height: float, note: str = "") -> Iterator[Drawing]:
+def new_widget_figure(runs: list[Run], height: float, note: str = "") -> Iterator[Drawing]:
     """An empty figure in our style, its caption under it. No pyplot, and nothing that takes long: a layout engine
     draws twice, titles that look for room measure every tick."""
     with style(), mpl.rc_context({"axes.titley": 1.0}):
-        figure = Drawing(figsize=(WIDTH, height), dpi=DPI)
+        figure = Drawing(figsize=(FIGURE_WIDTH, height), dpi=DPI)
         FigureCanvasAgg(figure)
         yield figure
-        plain_log_labels(figure)
+        use_plain_log_labels(figure)
         figure.runs = runs
-        text = textwrap.fill(f"{note} {caption(runs, 2)}".strip() if runs else note, int(WIDTH * 17.5))
-        figure.text(0.01, 0.008, text, va="bottom", fontsize=SMALL, color="#777777")
+        text = textwrap.fill(f"{note} {caption(runs, 2)}".strip() if runs else note, int(FIGURE_WIDTH * 17.5))
+        figure.text(0.01, 0.008, text, va="bottom", fontsize=SMALL_FONT, color="#777777")
 
 
-def png_of(figure: Drawing) -> bytes:
+def figure_png(figure: Drawing) -> bytes:
     with style():
         figure.canvas.draw()
-    return encoded(np.asarray(cast(FigureCanvasAgg, figure.canvas).buffer_rgba())[:, :, :3])
+    return png_bytes(np.asarray(cast(FigureCanvasAgg, figure.canvas).buffer_rgba())[:, :, :3])
 
 
-def encoded(picture: np.ndarray) -> bytes:
+def png_bytes(picture: np.ndarray) -> bytes:
     """A PNG of (height, width, 3), uint8."""
     with BytesIO() as file:
         Image.fromarray(np.ascontiguousarray(picture)).save(file, format="png", compress_level=3)
         return file.getvalue()
 
 
-def picture_tag(png: bytes, alt: str, css: str) -> str:
+def image_tag(png: bytes, alt: str, css: str) -> str:
     return f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}" style="{css}">'
 
 
-def labelled(description: str, tooltip: str, width: int = 280) -> dict[str, Any]:
+def control_options(description: str, tooltip: str, width: int = 280) -> dict[str, Any]:
     """What every control has: a label in full, and a tooltip."""
     layout = {"width": f"{width}px", "margin": "2px 16px 2px 2px"}
     return {"description": description, "tooltip": tooltip, "style": {"description_width": "initial"}, "layout": layout}
 
 
 def epoch_control(epochs: int) -> ipywidgets.Widget:
-    about = labelled("epoch", f"1 to {epochs}")
+    about = control_options("epoch", f"1 to {epochs}")
     if epochs == 1:  # a slider needs two places
         return ipywidgets.Dropdown(options=[1], **about)
     return ipywidgets.IntSlider(value=epochs, min=1, max=epochs, continuous_update=False, **about)
@@ -164,15 +164,15 @@ def thumbnails(
     ax.axis("off")
 
 
-def cut(name: str, width: int) -> str:
+def shorten(name: str, width: int) -> str:
     return name if len(name) <= width else f"{name[: width - 1].rstrip()}…"
 
 
-def one_run(run: Run, *parts: str) -> Run:
+def check_run(run: Run, *parts: str) -> Run:
     """The run, if it is one and has a whole epoch and these parts: see `runs.having`. Raises ValueError otherwise."""
     if not isinstance(run, Run):
         raise ValueError(f"this widget shows one run, got {type(run).__name__}; load_run(folder) reads one")
-    return checked(run, *parts, whole_epoch=True)[0]
+    return check_runs(run, *parts, whole_epoch=True)[0]
 
 
 def check_epoch(run: Run, epoch: int) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 import ipywidgets
 import numpy as np
 
-from ..figures.arms import FACTORS, Seeds, Sweep, accuracies, all_of, swept
-from ..figures.canvas import COLORS, INK, Drawing, epoch_axis
-from ..figures.results import LINES
+from ..figures.arms import FACTORS, RunsBySeed, Sweep, accuracies, find_sweep, unique_runs
+from ..figures.canvas import COLORS, DARK_GRAY, Drawing, label_epoch_axis
+from ..figures.results import REFERENCE_DASHES
 from ..runs import SYMBOLS, Run
-from .explorer import Explorer, drawing, labelled
+from .explorer import Explorer, control_options, new_widget_figure
 
 
 def sweep_explorer(runs: Sequence[Run]) -> Explorer:
@@ -18,28 +18,28 @@ def sweep_explorer(runs: Sequence[Run]) -> Explorer:
     sweeps: dict[str, Sweep] = {}
     for factor in FACTORS:
         try:
-            sweeps[factor] = swept(runs, [factor])
+            sweeps[factor] = find_sweep(runs, [factor])
         except ValueError:
             if factor == list(FACTORS)[-1] and not sweeps:
-                swept(runs)  # raises, and names all factors
+                find_sweep(runs)  # raises, and names all factors
 
-    def values_of(factor: str) -> list[tuple[str, float]]:
+    def control_values(factor: str) -> list[tuple[str, float]]:
         return [(f"{value:g}", value) for value in sorted(sweeps[factor].points[factor])]
 
     def follow(name: str, controls: Mapping[str, Any]) -> None:
         if name == "factor":
-            controls["value"].options = values_of(controls["factor"].value)
+            controls["value"].options = control_values(controls["factor"].value)
             controls["value"].value = sweeps[controls["factor"].value].default[controls["factor"].value]
 
     first = next(iter(sweeps))
     controls = {
         "factor": ipywidgets.Dropdown(
             options=[(SYMBOLS[factor], factor) for factor in sweeps],
-            **labelled("factor", "what is changed, all else kept"),
+            **control_options("factor", "what is changed, all else kept"),
         ),
         "value": ipywidgets.SelectionSlider(
-            options=values_of(first), value=sweeps[first].default[first], continuous_update=False,
-            **labelled("its value", "one of those measured"),
+            options=control_values(first), value=sweeps[first].default[first], continuous_update=False,
+            **control_options("its value", "one of those measured"),
         ),
     }  # fmt: skip
     return Explorer(controls, lambda factor, value: _draw_sweep(sweeps[factor], factor, value), follow)
@@ -47,13 +47,13 @@ def sweep_explorer(runs: Sequence[Run]) -> Explorer:
 
 def sweep_state(runs: Sequence[Run], factor: str, value: float | None = None) -> Drawing:
     """Final accuracy against one factor of `figures.arms.FACTORS`, and accuracy by epoch at one of its measured values,
-    the runs' default unless said; which runs are compared says `figures.arms.swept`. ε is that of 240 epochs.
+    the runs' default unless said; which runs are compared says `figures.arms.find_sweep`. ε is that of 240 epochs.
 
     Raises ValueError for an unknown factor, runs that are no sweep of it, or a value that was not measured.
     """
     if factor not in FACTORS:
         raise ValueError(f"unknown factor '{factor}'; known: {', '.join(FACTORS)}")
-    sweep = swept(runs, [factor])
+    sweep = find_sweep(runs, [factor])
     value = sweep.default[factor] if value is None else value
     if value not in sweep.points[factor]:
         known = ", ".join(f"{value:g}" for value in sorted(sweep.points[factor]))
@@ -67,37 +67,37 @@ def _draw_sweep(sweep: Sweep, factor: str, value: float) -> Drawing:
     means = {v: accuracies(seeds).mean() for v, seeds in points.items()}
     references = {title: accuracies(seeds).mean() for title, seeds in sweep.references.items()}
     color = COLORS["PCKD"]
-    with drawing(all_of(*points.values(), *sweep.references.values()), 3.9) as figure:
+    with new_widget_figure(unique_runs(*points.values(), *sweep.references.values()), 3.9) as figure:
         left, right = figure.add_axes((0.075, 0.27, 0.41, 0.6)), figure.add_axes((0.57, 0.27, 0.41, 0.6))
         x = range(len(values))
         sd = [accuracies(points[v]).std(ddof=1) if len(points[v]) > 1 else 0 for v in values]
         left.errorbar(x, [means[v] for v in values], yerr=sd, color=color, marker="_", markersize=9, linewidth=1.5)
         for place, v in zip(x, values, strict=True):
             left.scatter([place] * len(points[v]), accuracies(points[v]), s=14, color=color, alpha=0.6, linewidth=0)
-        left.plot(values.index(value), means[value], "o", markersize=12, markerfacecolor="none", color=INK)
+        left.plot(values.index(value), means[value], "o", markersize=12, markerfacecolor="none", color=DARK_GRAY)
         low, high = left.get_ylim()
         for title, mean in references.items():
             if title == "KD" or mean > low - 0.5 * (high - low):  # one far below would squeeze all else
-                left.axhline(mean, color=COLORS[title], dashes=LINES[title], linewidth=1.3)
+                left.axhline(mean, color=COLORS[title], dashes=REFERENCE_DASHES[title], linewidth=1.3)
         left.set_xticks(x, [f"{v:g}" + "\ndefault" * (v == default) for v in values], fontsize=8)
         left.set(xlim=(-0.5, len(values) - 0.5), ylabel="top-1 accuracy (%)")
         as_published = " as over 240 epochs" if factor == "epsilon" else ""
         left.set_xlabel(f"{symbol}{as_published} (not to scale)")
         left.grid(axis="x", visible=False)
         left.set_title("after the last epoch, mean ± sd")
-        curves: dict[str, tuple[Seeds, dict[str, Any]]] = {
+        curves: dict[str, tuple[RunsBySeed, dict[str, Any]]] = {
             f"PCKD, {symbol} = {value:g}": (points[value], dict(color=color))
         }
         if value != default:
             curves[f"PCKD, {symbol} = {default:g} (default)"] = points[default], dict(color=color, dashes=(1, 1.2))
         for title, seeds in sweep.references.items():
-            curves[title] = seeds, dict(color=COLORS[title], dashes=LINES[title])
+            curves[title] = seeds, dict(color=COLORS[title], dashes=REFERENCE_DASHES[title])
         for label, (seeds, look) in curves.items():
             by_epoch = np.mean([run.history["test_top1"] for run in seeds.values()], 0)
             dot = "o" if len(by_epoch) < 3 else None
             right.plot(range(1, len(by_epoch) + 1), by_epoch, label=label, marker=dot, **look)
         right.set_title(f"by epoch, at {symbol} = {value:g}")
-        epoch_axis(right)
+        label_epoch_axis(right)
         right.set_ylim(bottom=0)
         right.legend(loc="best", fontsize=7.5)
     chosen = points[value]
@@ -111,10 +111,10 @@ def _draw_sweep(sweep: Sweep, factor: str, value: float) -> Drawing:
     return figure
 
 
-def _mean_and_sd(seeds: Seeds) -> str:
+def _mean_and_sd(seeds: RunsBySeed) -> str:
     values = accuracies(seeds)
     return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "") + " %"
 
 
-def _seeds(seeds: Seeds) -> str:
+def _seeds(seeds: RunsBySeed) -> str:
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"
