@@ -57,9 +57,9 @@ def test_center_explorer_shows_the_images_of_its_data(runs):
     picture = [image for ax in shown.axes for image in ax.images][0].get_array()
     assert np.array_equal(picture[:, :, 0], named.test.images[4, 0].numpy())
     assert explorer.png == figure_png(shown) and explorer.alt == shown.alt
-    assert "not in the record" not in " ".join(written(shown))
-    assert "not in the record" in " ".join(written(widgets.center_state(runs, None, 5, 1, 4)))
-    with pytest.raises(ValueError, match="not trained on this data: they want tiny"):
+    assert "(no images" not in " ".join(written(shown))
+    assert "(no images: pass data)" in " ".join(written(widgets.center_state(runs, None, 5, 1, 4)))
+    with pytest.raises(ValueError, match="not trained on this data: load tiny"):
         widgets.center_explorer(runs, make_data(train=60, test=33))
 
 

@@ -40,7 +40,7 @@ def test_preview_weighs_the_runs_own_difficulties(run, strategy):
 
 def test_preview_frames_images_by_their_weight(run):
     figure = widgets.preview_state(run, 1.0, 3, "curriculum")
-    ax = panel(figure, "24 of them")
+    ax = panel(figure, "24 images")
     hard = gamma_of(run, 3)[run.gallery["index"]] > 1
     share = [text for text in written(figure) if text.startswith("v 0.00")]
     edges = ax.collections[0].get_edgecolor()

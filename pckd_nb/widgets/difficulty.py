@@ -1,4 +1,4 @@
-"""Difficulty: one image after the other."""
+"""Browser of training images by difficulty."""
 
 import textwrap
 from collections.abc import Mapping
@@ -32,47 +32,66 @@ PIXELATED_CSS = "image-rendering: pixelated"
 
 
 def difficulty_browser(run: Run) -> Explorer:
-    """Which images were hard, and when? Pages of the gallery's images, and `sample_trajectory` of the one chosen.
+    """Return an explorer that shows which images were hard, and in which epochs.
 
-    Every thumbnail has a button. The gallery holds at most 100 of the training images, spread evenly over γ.
+    It shows pages of images with their γ, and `sample_trajectory` of the chosen image. Each image has a button that
+    chooses it. The images are those of the gallery: at most 100 training images, evenly spaced over γ.
+
+    Parameters
+    ----------
+    run : Run
+        With recorded samples and a gallery.
+
+    Returns
+    -------
+    Explorer
+
+    Raises
+    ------
+    ValueError
+        If the run has no complete epoch, no recorded samples or no gallery.
     """
     run = check_run(run, "samples", "gallery")
-    spread = _quartiles(run)
+    quartiles = _quartiles(run)
     classes, labels = run.settings["data"]["classes"], run.gallery["labels"]
     found = np.unique(labels)
     controls = {
         "category": ipywidgets.Dropdown(
             options=[(f"all ({len(labels)} images)", NONE_OPTION)]
             + [(f"{classes[c]} ({int((labels == c).sum())})", int(c)) for c in found],
-            **control_options("category", "of the images in the gallery"),
+            **control_options("category", "category of the images in the gallery"),
         ),
         "epoch": epoch_control(len(run.history)),
-        "sort": ipywidgets.Dropdown(options=SORT_ORDERS, **control_options("sort", "by γ in the chosen epoch")),
-        "page": ipywidgets.Dropdown(options=[1], **control_options("page", f"{IMAGES_PER_PAGE} images each")),
+        "sort": ipywidgets.Dropdown(
+            options=SORT_ORDERS, **control_options("sort", "order of the images, by γ in the chosen epoch")
+        ),
+        "page": ipywidgets.Dropdown(options=[1], **control_options("page", f"{IMAGES_PER_PAGE} images per page")),
     }
-    words = ipywidgets.HTML()
+    sentence = ipywidgets.HTML()
     cells = [(ipywidgets.HTML(), ipywidgets.Button(layout={"width": "auto"})) for _ in range(IMAGES_PER_PAGE)]
     boxes = [ipywidgets.VBox(cell) for cell in cells]
     grid = ipywidgets.GridBox(boxes, layout={"grid_template_columns": "repeat(auto-fill, minmax(250px, 1fr))"})
-    now: dict[str, Any] = {}
+    state: dict[str, Any] = {}  # the samples of the page, and the chosen one
 
-    def turn(name: str, controls: Mapping[str, Any]) -> None:
+    def follow(name: str, controls: Mapping[str, Any]) -> None:
         category, page = control_values(controls)["category"], controls["page"]
         if name == "category":
             page.options = list(range(1, _page_count(run, category) + 1))
         if name in ("category", "sort"):
             page.value = 1
-        now["samples"] = _page_samples(run, **control_values(controls))
+        state["samples"] = _page_samples(run, **control_values(controls))
         if name != "epoch":
-            now["sample"] = int(now["samples"][0])
+            state["sample"] = int(state["samples"][0])
 
     def draw(category: int | None, epoch: int, sort: str, page: int) -> Drawing:
         label = _page_sentence(run, category, epoch, sort, page)
-        words.value = f'<p role="status" style="line-height: 1.4">{escape(label)}</p>'
-        for (picture, button), box, sample in zip(cells, boxes, [*now["samples"], *[None] * IMAGES_PER_PAGE], strict=False):
+        sentence.value = f'<p role="status" style="line-height: 1.4">{escape(label)}</p>'
+        for (picture, button), box, sample in zip(
+            cells, boxes, [*state["samples"], *[None] * IMAGES_PER_PAGE], strict=False
+        ):
             box.layout.display = "none" if sample is None else ""
             if sample is not None:
-                text, chosen = _sample_label(run, int(sample), epoch), int(sample) == now["sample"]
+                text, chosen = _sample_label(run, int(sample), epoch), int(sample) == state["sample"]
                 button.description = button.tooltip = text
                 button.button_style = "info" if chosen else ""
                 image = run.gallery["images"][np.flatnonzero(run.gallery["index"] == sample)[0]]
@@ -82,28 +101,47 @@ def difficulty_browser(run: Run) -> Explorer:
                     text + ", chosen" * chosen,
                     f"display: block; height: 72px; {frame}; {PIXELATED_CSS}",
                 )
-        return _draw_trajectory(run, now["sample"], epoch, spread)
+        return _draw_trajectory(run, state["sample"], epoch, quartiles)
 
     def choose(place: int) -> None:
-        now["sample"] = int(now["samples"][place])
+        state["sample"] = int(state["samples"][place])
         explorer.redraw()
 
     for place, (_, button) in enumerate(cells):
         button.style.font_size = "11px"
         button.on_click(lambda _, place=place: choose(place))
-    turn("category", controls)
-    still = lambda **values: difficulty_page(run, **values)  # noqa: E731
-    explorer = Explorer(controls, draw, turn, [words, grid], still)
+    follow("category", controls)
+    static = lambda **values: difficulty_page(run, **values)  # noqa: E731
+    explorer = Explorer(controls, draw, follow, [sentence, grid], static)
     return explorer
 
 
 def difficulty_page(
     run: Run, category: int | None = None, epoch: int | None = None, sort: str = SORT_ORDERS[0], page: int = 1
 ) -> Drawing:
-    """A page of the gallery's images with their γ in an epoch, the last unless said; of one category or of all (None).
+    """Draw a page of the gallery's images with their γ in one epoch.
 
-    sort: one of `SORT_ORDERS`; pages count from 1 and hold `IMAGES_PER_PAGE`. Raises ValueError where the run kept no samples or
-    no gallery, or for a value that can't be.
+    Parameters
+    ----------
+    run : Run
+        With recorded samples and a gallery.
+    category : int, optional
+        Show only images of this category. By default, all images.
+    epoch : int, optional
+        Counted from 1. By default, the last epoch.
+    sort : {"hardest first", "easiest first", "by number"}
+        The order of the images.
+    page : int
+        Counted from 1. A page has `IMAGES_PER_PAGE` images.
+
+    Returns
+    -------
+    Drawing
+
+    Raises
+    ------
+    ValueError
+        If the run has no complete epoch, no recorded samples or no gallery, or if an argument is outside its range.
     """
     run = check_run(run, "samples", "gallery")
     epoch = len(run.history) if epoch is None else epoch
@@ -124,10 +162,27 @@ def difficulty_page(
 
 
 def sample_trajectory(run: Run, sample: int, epoch: int | None = None) -> Drawing:
-    """Cross-entropy and γ of a training sample by epoch, before the middle half of all samples. epoch: to be marked.
+    """Draw cross-entropy and γ of one training sample by epoch.
 
-    sample: its position in the training set. Its image is shown where the gallery has it.
-    Raises ValueError where the run kept no samples, or for a sample or epoch that it has not.
+    Grey shows the median and the middle half of all samples. The image is shown if it is in the gallery.
+
+    Parameters
+    ----------
+    run : Run
+        With recorded samples.
+    sample : int
+        Position in the training set.
+    epoch : int, optional
+        Epoch to mark, counted from 1.
+
+    Returns
+    -------
+    Drawing
+
+    Raises
+    ------
+    ValueError
+        If the run has no complete epoch or no recorded samples, or if `sample` or `epoch` is outside its range.
     """
     run = check_run(run, "samples")
     if not 0 <= sample < run.difficulty.shape[1]:
@@ -137,7 +192,7 @@ def sample_trajectory(run: Run, sample: int, epoch: int | None = None) -> Drawin
     return _draw_trajectory(run, int(sample), epoch, _quartiles(run))
 
 
-def _draw_trajectory(run: Run, sample: int, epoch: int | None, spread: dict[str, np.ndarray]) -> Drawing:
+def _draw_trajectory(run: Run, sample: int, epoch: int | None, quartiles: dict[str, np.ndarray]) -> Drawing:
     epochs, color = run.history["epoch"].to_numpy(), CLASS_COLORS[0]
     name = run.settings["data"]["classes"][int(run.labels[sample])]
     kept = np.flatnonzero(run.gallery["index"] == sample) if run.gallery else np.empty(0, int)
@@ -157,10 +212,12 @@ def _draw_trajectory(run: Run, sample: int, epoch: int | None, spread: dict[str,
         figure.text(0.075, 0.49, below, ha="center", va="top", fontsize=7.5)
         for left, (label, of_sample) in zip((0.21, 0.64), values.items(), strict=True):
             ax = figure.add_axes((left, 0.27, 0.35, 0.6))
-            dot = "o" if len(epochs) < 3 else None  # one epoch makes no line
-            low, middle, high = spread[label]
-            ax.fill_between(epochs, low, high, color=LIGHT_GRAY, alpha=0.4, linewidth=0, label="all: middle half")
-            ax.plot(epochs, middle, color="#888888", linewidth=1.2, marker=dot, label="all: median")
+            dot = "o" if len(epochs) < 3 else None  # short lines are hard to see
+            low, middle, high = quartiles[label]
+            ax.fill_between(
+                epochs, low, high, color=LIGHT_GRAY, alpha=0.4, linewidth=0, label="middle half of all samples"
+            )
+            ax.plot(epochs, middle, color="#888888", linewidth=1.2, marker=dot, label="median of all samples")
             ax.plot(epochs, of_sample, color=color, marker=dot, label="this sample")
             if label.startswith("difficulty") and "threshold" in run.history:
                 ax.plot(epochs, run.history["threshold"], ":", color=DARK_GRAY, linewidth=1.2, label="threshold ε_t")
@@ -182,7 +239,7 @@ def _draw_trajectory(run: Run, sample: int, epoch: int | None, spread: dict[str,
 
 
 def _page_samples(run: Run, category: int | None, epoch: int, sort: str, page: int) -> np.ndarray:
-    """Positions in the training set of the images on a page."""
+    """Return the positions in the training set of the images on a page."""
     check_epoch(run, epoch)
     pages = _page_count(run, category)
     if sort not in SORT_ORDERS:
@@ -201,7 +258,7 @@ def _page_count(run: Run, category: int | None) -> int:
 
 
 def _of_category(run: Run, category: int | None) -> np.ndarray:
-    """Which images of the gallery are of a category."""
+    """Return a mask of the gallery's images that belong to a category, or to any category for None."""
     labels = run.gallery["labels"]
     if category is None:
         return np.ones(len(labels), bool)
@@ -220,7 +277,7 @@ def _page_sentence(run: Run, category: int | None, epoch: int, sort: str, page: 
     return (
         f"Images {first} to {first + len(samples) - 1} of the {among} training images{of} in the gallery, {sort}, "
         f"epoch {epoch}: γ from {gamma.min():.2f} to {gamma.max():.2f}. The gallery has {len(run.gallery['labels'])} "
-        f"of all {run.difficulty.shape[1]:,} training images, spread evenly over γ after the last epoch."
+        f"of all {run.difficulty.shape[1]:,} training images, evenly spaced over γ in the last epoch."
     )
 
 
@@ -230,7 +287,7 @@ def _sample_label(run: Run, sample: int, epoch: int) -> str:
 
 
 def _quartiles(run: Run) -> dict[str, np.ndarray]:
-    """What `_draw_trajectory` has of all samples: lower quartile, median and upper quartile by epoch, (3, epochs)."""
+    """Return lower quartile, median and upper quartile of all samples by epoch, of shape (3, epochs)."""
     both = {"cross-entropy (nats)": run.cross_entropy, "difficulty γ": run.difficulty}
     return {
         name: np.quantile(values[: len(run.history)].astype(np.float32), (0.25, 0.5, 0.75), axis=1)

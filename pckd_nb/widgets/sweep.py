@@ -1,4 +1,4 @@
-"""Sweeps: accuracy against one factor."""
+"""Explorer of sweeps: accuracy against one setting of PCKD."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,42 +14,73 @@ from .explorer import Explorer, control_options, new_widget_figure
 
 
 def sweep_explorer(runs: Sequence[Run]) -> Explorer:
-    """How does accuracy depend on a factor, and how does training go at each of its values? Redraws `sweep_state`."""
+    """Return an explorer that shows how accuracy depends on one setting, and the learning curve at each of its values.
+
+    It shows `sweep_state`.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        `figures.arms.find_sweep` selects those that belong to a sweep.
+
+    Returns
+    -------
+    Explorer
+
+    Raises
+    ------
+    ValueError
+        If the runs contain no sweep.
+    """
     sweeps: dict[str, Sweep] = {}
     for factor in FACTORS:
         try:
             sweeps[factor] = find_sweep(runs, [factor])
         except ValueError:
             if factor == list(FACTORS)[-1] and not sweeps:
-                find_sweep(runs)  # raises, and names all factors
+                find_sweep(runs)  # raises an error that names all factors
 
-    def control_values(factor: str) -> list[tuple[str, float]]:
+    def value_options(factor: str) -> list[tuple[str, float]]:
         return [(f"{value:g}", value) for value in sorted(sweeps[factor].points[factor])]
 
     def follow(name: str, controls: Mapping[str, Any]) -> None:
         if name == "factor":
-            controls["value"].options = control_values(controls["factor"].value)
+            controls["value"].options = value_options(controls["factor"].value)
             controls["value"].value = sweeps[controls["factor"].value].default[controls["factor"].value]
 
     first = next(iter(sweeps))
     controls = {
         "factor": ipywidgets.Dropdown(
             options=[(SYMBOLS[factor], factor) for factor in sweeps],
-            **control_options("factor", "what is changed, all else kept"),
+            **control_options("factor", "the setting that differs between the runs"),
         ),
         "value": ipywidgets.SelectionSlider(
-            options=control_values(first), value=sweeps[first].default[first], continuous_update=False,
-            **control_options("its value", "one of those measured"),
+            options=value_options(first), value=sweeps[first].default[first], continuous_update=False,
+            **control_options("its value", "one of the measured values"),
         ),
     }  # fmt: skip
     return Explorer(controls, lambda factor, value: _draw_sweep(sweeps[factor], factor, value), follow)
 
 
 def sweep_state(runs: Sequence[Run], factor: str, value: float | None = None) -> Drawing:
-    """Final accuracy against one factor of `figures.arms.FACTORS`, and accuracy by epoch at one of its measured values,
-    the runs' default unless said; which runs are compared says `figures.arms.find_sweep`. ε is that of 240 epochs.
+    """Draw the final accuracy against one setting of PCKD, and the accuracy by epoch at one of its measured values.
 
-    Raises ValueError for an unknown factor, runs that are no sweep of it, or a value that was not measured.
+    Parameters
+    ----------
+    runs : sequence of Run
+        `figures.arms.find_sweep` selects those that belong to a sweep.
+    factor : {"beta_cc", "beta_fa", "beta_ca", "epsilon"}
+    value : float, optional
+        A measured value. By default, the one of PCKD without options. Values of ε are converted to 240 epochs.
+
+    Returns
+    -------
+    Drawing
+
+    Raises
+    ------
+    ValueError
+        If `factor` is another name, if the runs contain no sweep of it, or if `value` was not measured.
     """
     if factor not in FACTORS:
         raise ValueError(f"unknown factor '{factor}'; known: {', '.join(FACTORS)}")
@@ -77,12 +108,14 @@ def _draw_sweep(sweep: Sweep, factor: str, value: float) -> Drawing:
         left.plot(values.index(value), means[value], "o", markersize=12, markerfacecolor="none", color=DARK_GRAY)
         low, high = left.get_ylim()
         for title, mean in references.items():
-            if title == "KD" or mean > low - 0.5 * (high - low):  # one far below would squeeze all else
+            if title == "KD" or mean > low - 0.5 * (
+                high - low
+            ):  # a line far below would leave little space for the others
                 left.axhline(mean, color=COLORS[title], dashes=REFERENCE_DASHES[title], linewidth=1.3)
         left.set_xticks(x, [f"{v:g}" + "\ndefault" * (v == default) for v in values], fontsize=8)
         left.set(xlim=(-0.5, len(values) - 0.5), ylabel="top-1 accuracy (%)")
-        as_published = " as over 240 epochs" if factor == "epsilon" else ""
-        left.set_xlabel(f"{symbol}{as_published} (not to scale)")
+        converted = " for 240 epochs" if factor == "epsilon" else ""
+        left.set_xlabel(f"{symbol}{converted} (not to scale)")
         left.grid(axis="x", visible=False)
         left.set_title("after the last epoch, mean ± sd")
         curves: dict[str, tuple[RunsBySeed, dict[str, Any]]] = {
@@ -92,21 +125,21 @@ def _draw_sweep(sweep: Sweep, factor: str, value: float) -> Drawing:
             curves[f"PCKD, {symbol} = {default:g} (default)"] = points[default], dict(color=color, dashes=(1, 1.2))
         for title, seeds in sweep.references.items():
             curves[title] = seeds, dict(color=COLORS[title], dashes=REFERENCE_DASHES[title])
-        for label, (seeds, look) in curves.items():
+        for label, (seeds, line_style) in curves.items():
             by_epoch = np.mean([run.history["test_top1"] for run in seeds.values()], 0)
             dot = "o" if len(by_epoch) < 3 else None
-            right.plot(range(1, len(by_epoch) + 1), by_epoch, label=label, marker=dot, **look)
+            right.plot(range(1, len(by_epoch) + 1), by_epoch, label=label, marker=dot, **line_style)
         right.set_title(f"by epoch, at {symbol} = {value:g}")
         label_epoch_axis(right)
         right.set_ylim(bottom=0)
         right.legend(loc="best", fontsize=7.5)
     chosen = points[value]
-    beside = ", ".join(f"{title} {mean:.1f} %" for title, mean in references.items())
+    others = ", ".join(f"{title} {mean:.1f} %" for title, mean in references.items())
     best = max(values, key=means.__getitem__)
     figure.alt = (
         f"PCKD with {symbol} = {value:g}{' (the default)' * (value == default)}: {_mean_and_sd(chosen)} top-1, mean "
         f"over {_seeds(chosen)}. Of {len(values)} values from {values[0]:g} to {values[-1]:g} the highest mean is at "
-        f"{best:g}: {_mean_and_sd(points[best])}." + (f" Beside it: {beside}." if beside else "")
+        f"{best:g}: {_mean_and_sd(points[best])}." + (f" For comparison: {others}." if others else "")
     )
     return figure
 
