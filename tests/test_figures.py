@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 import pckd_nb as pckd
 from pckd_nb import figures
 from pckd_nb.figures import canvas as canvas_module
-from pckd_nb.figures.arms import studies
-from pckd_nb.figures.canvas import canvas, color_of, lines
+from pckd_nb.figures.arms import group_by_study
+from pckd_nb.figures.canvas import line_styles, new_figure, run_color
 
 from .conftest import make_data
 
@@ -79,7 +79,7 @@ def test_log_axes_have_labels_that_are_no_formulas(runs):
         axes = [axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]
         return [{label.get_text() for label in axis.get_ticklabels(which="both")} for axis in axes]
 
-    with canvas(runs, 5, 3) as figure:
+    with new_figure(runs, 5, 3) as figure:
         ax = figure.subplots()
         ax.plot([1, 1000], [1e-6, 1e-4])
         ax.set(xscale="log", yscale="log")
@@ -136,12 +136,12 @@ def test_accuracy_shows_numbers_and_the_spread_over_seeds(runs):
     assert f"{runs[1].accuracy - 5:.1f} ± {10 / 2**0.5:.1f}  (2 seeds)" in written
     assert {"teacher resnet14", "supervised resnet8", "KD resnet8", "PCKD resnet8"} <= set(written)
     (note,) = (" ".join(text.split()) for text in written if "seeds" in text and "Networks" in text)
-    assert note.startswith("± and whiskers: standard deviation over seeds, a dot each. ") and "seeds 0, 1" in note
+    assert note.startswith("± and whiskers: standard deviation over seeds. One dot per seed. ") and "seeds 0, 1" in note
 
 
 def test_the_teacher_has_its_own_colour_only_beside_its_students(runs):
-    assert color_of(runs[0], runs) == figures.COLORS["teacher"]
-    assert color_of(runs[0], runs[:1]) == figures.COLORS["supervised"]
+    assert run_color(runs[0], runs) == figures.COLORS["teacher"]
+    assert run_color(runs[0], runs[:1]) == figures.COLORS["supervised"]
 
 
 def test_a_lone_student_with_the_teachers_weights_is_no_second_teacher(runs, tmp_path):
@@ -158,7 +158,7 @@ def test_a_lone_student_with_the_teachers_weights_is_no_second_teacher(runs, tmp
     assert alone.fingerprint == teacher.fingerprint
     three = [teacher, alone, taught]
     names = ["teacher resnet8", "supervised resnet8", "KD resnet8"]
-    assert [line["label"] for line in lines(three)] == names
+    assert [line["label"] for line in line_styles(three)] == names
     assert len(figures.center_geometry(three).axes) > 0  # it asks for exactly one teacher
 
     teacher.save(tmp_path / "z_teacher")  # in a folder the lone student comes first
@@ -166,14 +166,14 @@ def test_a_lone_student_with_the_teachers_weights_is_no_second_teacher(runs, tmp
     for name, run in zip(methods, three[1:], strict=True):
         run.save(tmp_path / name)
     loaded = pckd.runs.load_runs(tmp_path)
-    assert [line["label"] for line in lines(loaded)] == ["supervised resnet8", "KD resnet8", "teacher resnet8"]
-    assert [line["label"] for line in lines(loaded[:2])] == ["supervised resnet8", "KD resnet8"]
-    assert [run.path.name for run in studies(loaded)[-1]] == ["kd", "a_supervised"]
+    assert [line["label"] for line in line_styles(loaded)] == ["supervised resnet8", "KD resnet8", "teacher resnet8"]
+    assert [line["label"] for line in line_styles(loaded[:2])] == ["supervised resnet8", "KD resnet8"]
+    assert [run.path.name for run in group_by_study(loaded)[-1]] == ["kd", "a_supervised"]
 
 
 @pytest.fixture
 def told_of_no_glyph(monkeypatch):
-    monkeypatch.setattr(canvas_module, "_without_glyphs", [])
+    monkeypatch.setattr(canvas_module, "_words_without_glyphs", [])
 
 
 def named(run, classes):
@@ -188,7 +188,7 @@ def test_what_the_font_lacks_is_drawn_in_the_users_fonts(runs, told_of_no_glyph,
         with figures.style():
             assert mpl.rcParams["font.family"][:2] == ["DejaVu Sans", "STIXGeneral"]
             with figures.style():
-                assert mpl.rcParams["font.family"] == canvas_module.fonts()
+                assert mpl.rcParams["font.family"] == canvas_module.font_families()
         FigureCanvasAgg(figures.feature_map(run)).draw()
     assert not caplog.records
 
@@ -196,7 +196,7 @@ def test_what_the_font_lacks_is_drawn_in_the_users_fonts(runs, told_of_no_glyph,
 def test_fonts_are_those_that_are_installed_cjk_ones_last(monkeypatch):
     monkeypatch.setattr(canvas_module, "CJK_FONTS", ("no such font", "STIXGeneral"))
     with mpl.rc_context({"font.family": "monospace", "font.monospace": ["no such font", "cmtt10"]}):
-        assert canvas_module.fonts() == ["DejaVu Sans", "cmtt10", "STIXGeneral"]
+        assert canvas_module.font_families() == ["DejaVu Sans", "cmtt10", "STIXGeneral"]
 
 
 def test_names_that_no_font_can_draw_are_said_once(runs, told_of_no_glyph):
@@ -213,7 +213,7 @@ def test_names_that_no_font_can_draw_are_said_once(runs, told_of_no_glyph):
 
 
 def test_two_networks_of_a_method_differ_in_dashes(runs):
-    drawn = lines([runs[1], dataclasses.replace(runs[0])])
+    drawn = line_styles([runs[1], dataclasses.replace(runs[0])])
     assert drawn[0]["color"] == drawn[1]["color"] and drawn[0]["dashes"] != drawn[1]["dashes"]
 
 

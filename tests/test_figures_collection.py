@@ -8,7 +8,7 @@ from PIL import Image
 import pckd_nb as pckd
 from pckd_nb import runs as records
 from pckd_nb.figures import collection
-from pckd_nb.figures.collection import FIGURES, draw_all
+from pckd_nb.figures.collection import CAPTIONS, FIGURES, draw_all
 
 from .conftest import make_data
 from .test_figures_results import made
@@ -100,8 +100,7 @@ def test_a_caption_says_what_is_shown_and_what_was_trained_on_what(drawn, folder
     for run in records.load_runs(folder / "tiny" / "resnet14-resnet8" / "pckd"):
         on_sweep = len(run.history) == 2 and "strategy" not in run.variant
         assert (run.fingerprint[:8] in about) == on_sweep
-    for function in FIGURES.values():
-        assert len(function.__doc__) > 80  # the caption
+    assert list(CAPTIONS) == list(FIGURES) and all(len(text) > 80 for text in CAPTIONS.values())
 
 
 def test_only_draws_what_begins_so(folder, tmp_path):
@@ -118,7 +117,7 @@ def test_a_figure_without_its_runs_is_said_in_one_line_and_the_others_are_drawn(
     paths = draw_all(part, tmp_path / "out", say=said.append)
     assert names(paths) == ["07_weights", "10_published", "11_learning_curves"]
     assert len(said) == len(FIGURES) - len(names(paths)) and not any("\n" in line for line in said)
-    assert "05_sweeps is left out: no sweep: that takes PCKD runs that differ" in " ".join(said)
+    assert "05_sweeps is left out: no sweep: it needs PCKD runs that differ" in " ".join(said)
     assert "06_feature_map is left out: there is no PCKD run without options that kept embedding" in " ".join(said)
 
 
@@ -142,29 +141,29 @@ def test_where_nothing_can_be_drawn_it_is_an_error_and_nothing_is_written(folder
 
 def test_the_teacher_is_found_among_the_runs_or_where_its_student_says(folder):
     everything = records.table(records.load_runs(folder))
-    pckd_run = collection._pckd(everything, "embedding")
-    assert collection._teacher_of(pckd_run, everything).path == folder / "teachers" / "tiny"
+    pckd_run = collection._default_pckd_run(everything, "embedding")
+    assert collection._find_teacher(pckd_run, everything).path == folder / "teachers" / "tiny"
     without = records.table(records.load_runs(folder / "tiny"))
-    found = collection._teacher_of(collection._pckd(without, "embedding"), without)
+    found = collection._find_teacher(collection._default_pckd_run(without, "embedding"), without)
     assert found.path.resolve() == folder / "teachers" / "tiny"
     pckd_run.settings["teacher"]["run"] = "../nowhere"
-    assert collection._teacher_of(pckd_run, without) is None
+    assert collection._find_teacher(pckd_run, without) is None
     pckd_run.settings["teacher"]["run"] = None
-    assert collection._teacher_of(pckd_run, without) is None
+    assert collection._find_teacher(pckd_run, without) is None
 
 
 def test_side_by_side_are_a_teacher_and_one_run_a_method_of_one_seed(folder):
-    chosen = collection._side_by_side(records.table(records.load_runs(folder)))
+    chosen = collection._teacher_and_methods(records.table(records.load_runs(folder)))
     assert [run.title for run in chosen] == ["supervised resnet14", "supervised resnet8", "KD resnet8", "PCKD resnet8"]
     assert all(run.settings["seed"] == 0 and not run.variant and len(run.history) == 2 for run in chosen)
 
 
 def test_the_main_comparison_is_the_one_with_most_runs(folder):
-    rows = collection._main(records.table(records.load_runs(folder)))
+    rows = collection._main_comparison(records.table(records.load_runs(folder)))
     assert set(rows["data"]) == {"tiny"} and set(rows["epochs"]) == {2} and set(rows["student"]) == {"resnet8"}
     assert rows["method"].value_counts().to_dict() == {"PCKD": 5, "KD": 2, "supervised": 2}
     with pytest.raises(ValueError, match="no distilled run"):
-        collection._main(pd.DataFrame({"teacher": [None], "data": ["tiny"]}))
+        collection._main_comparison(pd.DataFrame({"teacher": [None], "data": ["tiny"]}))
 
 
 def test_a_teacher_of_the_students_network_and_seed_is_drawn_once(tmp_path):
@@ -175,10 +174,10 @@ def test_a_teacher_of_the_students_network_and_seed_is_drawn_once(tmp_path):
         student = pckd.create_model("resnet8", data, seed=0)
         pckd.distill(student, teacher, data, method, recipe, progress=False, out=root / "resnet8-resnet8" / name)
     everything = records.table(records.load_runs(root))
-    chosen = [(run.title, run.path.name) for run in collection._side_by_side(everything)]
+    chosen = [(run.title, run.path.name) for run in collection._teacher_and_methods(everything)]
     students = [("supervised resnet8", "supervised"), ("KD resnet8", "kd"), ("PCKD resnet8", "pckd")]
     assert chosen == [("supervised resnet8", "a_teacher"), *students]
     only_students = records.table(records.load_runs(root / "resnet8-resnet8"))
-    assert [(run.title, run.path.name) for run in collection._side_by_side(only_students)] == chosen
+    assert [(run.title, run.path.name) for run in collection._teacher_and_methods(only_students)] == chosen
     drawn = names(draw_all(root, tmp_path / "out", only=["08", "10"]))
     assert drawn == ["08_logit_correlation", "08_center_geometry", "10_published"]

@@ -156,9 +156,9 @@ def test_the_image_of_a_drawing_is_the_one_that_looks_most_different_rotated(run
     def change(picture):
         return min(np.abs(np.rot90(picture, turn).astype(int) - picture).mean() for turn in (1, 2, 3))
 
-    assert change(diagrams._picture_of(None)) > 50  # of the hundred the most symmetric has 11
+    assert change(diagrams._example_image(None)) > 50  # of the hundred the most symmetric has 11
     easier = run.gallery["images"][: len(run.gallery["images"]) // 2]
-    assert change(diagrams._picture_of(run)) == max(change(image.transpose(1, 2, 0)) for image in easier)
+    assert change(diagrams._example_image(run)) == max(change(image.transpose(1, 2, 0)) for image in easier)
 
 
 def test_captions_tell_what_was_drawn_from_what(run, drawn):

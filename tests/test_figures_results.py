@@ -14,8 +14,8 @@ import pckd_nb as pckd
 from pckd_nb import figures
 from pckd_nb.analysis import summarise
 from pckd_nb.figures import results
-from pckd_nb.figures.arms import FACTORS, budgets, swept, training_flops
-from pckd_nb.figures.canvas import label_of
+from pckd_nb.figures.arms import FACTORS, find_budgets, find_sweep, training_flops
+from pckd_nb.figures.canvas import run_label
 from pckd_nb.models import count_flops
 
 from .conftest import make_data
@@ -123,7 +123,7 @@ def test_sweeps_have_a_panel_a_factor_and_share_the_default_arm(many):
     assert tick_labels(found["(b) β_fa"]) == ["5", "20\npublished"]
     assert tick_labels(found["(c) β_ca"]) == ["1\npublished", "10"]
     assert tick_labels(found["(d) ε"]) == ["1.005\npublished", "1.01"]  # over 240 epochs; here 3.31^(1/2) and 1.01^120
-    assert "over 240 epochs" in found["(d) ε"].get_xlabel()
+    assert "for 240 epochs" in found["(d) ε"].get_xlabel()
 
 
 def test_the_published_defaults_are_those_of_the_method():
@@ -140,7 +140,7 @@ def test_the_published_default_is_marked_even_where_it_was_not_tried(many):
 
 def test_a_run_that_differs_in_anything_else_is_not_on_the_sweep(many):
     base = many[0]
-    before = swept(many).points
+    before = find_sweep(many).points
     other = [
         made(base, 1, 0, beta_cc=0.02, beta_fa=5),
         made(base, 2, 0, beta_cc=0.02, views=1),
@@ -150,19 +150,19 @@ def test_a_run_that_differs_in_anything_else_is_not_on_the_sweep(many):
         made(base, 6, 0, about={"recipe": {"lr": 0.1}}, beta_cc=0.02),
         made(base, 7, 0, about={"teacher": {"name": "resnet56"}}, beta_cc=0.02),
     ]
-    assert swept([*other, *many]).points == before
+    assert find_sweep([*other, *many]).points == before
     older = {name: value for name, value in base.settings["recipe"]["method"].items() if name != "warmup_epochs"}
     for recipe in ({}, {"method": older}):  # what a recipe says to baselines is nothing to PCKD
         fits = made(base, 8, 0, about={"recipe": recipe}, beta_cc=0.02)
-        assert swept([*many, fits]).points["beta_cc"][0.02] == {0: fits}
+        assert find_sweep([*many, fits]).points["beta_cc"][0.02] == {0: fits}
     assert older != base.settings["recipe"]["method"]
 
 
 def test_all_points_of_a_sweep_have_the_same_seeds(many):
     third = [made(many[0], 20, 2), made(many[2], 20, 2, beta_cc=0.05)]  # of two arms only
-    found = swept([*many, *third])
+    found = find_sweep([*many, *third])
     assert {tuple(seeds) for values in found.points.values() for seeds in values.values()} == {(0, 1)}
-    apart = swept([made(many[0], 80, 0), made(many[0], 70, 1, beta_cc=0)])
+    apart = find_sweep([made(many[0], 80, 0), made(many[0], 70, 1, beta_cc=0)])
     assert apart.points == {"beta_cc": {0.005: apart.points["beta_cc"][0.005], 0: apart.points["beta_cc"][0]}}
     assert [list(seeds) for seeds in apart.points["beta_cc"].values()] == [[0], [1]]  # none in common: all are shown
 
@@ -191,7 +191,7 @@ def test_training_flops_by_hand(trained):
 
 def test_budget_shows_accuracy_by_epochs_and_by_compute(many, trained):
     found = panels(results.budget(many))
-    left, right = found["by epochs"], found["by compute, the teacher's included"]
+    left, right = found["by epochs"], found["by compute of student and teacher"]
     for title, means in (("supervised", (51, 60.5)), ("KD", (76, 88.5)), ("PCKD", (81, 90.5))):
         by_epochs = drawn_points(left, figures.COLORS[title])
         assert list(by_epochs) == [2, 4] and [point[0] for point in by_epochs.values()] == pytest.approx(means)
@@ -206,20 +206,21 @@ def test_budget_says_what_its_bars_are_and_how_many_seeds_a_point_has(many):
     def note(runs):
         return " ".join(results.budget(runs)._supxlabel.get_text().split())
 
-    assert note(many).startswith("Mean ± standard deviation, a dot a seed. ")
+    assert note(many).startswith("Mean ± standard deviation, one dot per seed. tiny, ")
     more = [*many, made(many[0], 9, 0, epochs=8), made(many[0], 9, 2)]
-    assert note(more).startswith("Mean ± standard deviation, a dot a seed; seeds: 2 or 3 at 2, 2 at 4, 1 at 8 epochs. ")
+    numbers = "Number of seeds: 2 or 3 at 2, 2 at 4, 1 at 8 epochs."
+    assert note(more).startswith(f"Mean ± standard deviation, one dot per seed. {numbers} ")
 
 
 def test_budget_takes_what_was_trained_for_several_lengths_on_the_same_data(many):
     plain = {m: [2, 4] for m in ("supervised", "KD", "PCKD")}
-    assert {name: list(of) for name, of in budgets(many).items()} == plain
-    twice = budgets([*many, made(many[0], 9, 0, epochs=8, beta_cc=0)])
+    assert {name: list(of) for name, of in find_budgets(many).items()} == plain
+    twice = find_budgets([*many, made(many[0], 9, 0, epochs=8, beta_cc=0)])
     assert {name: list(of) for name, of in twice.items()} == {**plain, "PCKD, β_cc = 0": [2, 8]}
     assert [len(seeds) for seeds in twice["PCKD, β_cc = 0"].values()] == [2, 1]
     other = made(many[0], 9, 0, epochs=8, about={"data": {"fingerprint": "other"}})
     once = made(many[0], 9, 0, epochs=8, beta_kd=0)
-    assert budgets([*many, other, once]) == budgets(many)
+    assert find_budgets([*many, other, once]) == find_budgets(many)
     with pytest.raises(ValueError, match="no budgets"):
         results.budget([run for run in many if len(run.history) == 2])
 
@@ -324,8 +325,8 @@ def test_labels_tell_variants_and_lengths_apart(trained):
         made(trained["PCKD"], 3, epochs=4),
     )
     runs = [plain, off, longer]
-    assert [label_of(run, runs[:2]) for run in runs[:2]] == ["PCKD resnet8", "PCKD resnet8, β_cc = 0"]
-    assert [label_of(run, runs) for run in runs] == [
+    assert [run_label(run, runs[:2]) for run in runs[:2]] == ["PCKD resnet8", "PCKD resnet8, β_cc = 0"]
+    assert [run_label(run, runs) for run in runs] == [
         "PCKD resnet8, 2 epochs",
         "PCKD resnet8, β_cc = 0",
         "PCKD resnet8, 4 epochs",

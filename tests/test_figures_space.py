@@ -151,9 +151,9 @@ def test_logit_correlation_of_a_network_with_itself_is_1():
     teacher, student = pair()
     axes = [ax for ax in figures.logit_correlation([student, teacher]).axes if ax.images]  # in any order
     matrices = [ax for ax in axes if ax.get_title(loc="left") in ("teacher resnet20", "KD resnet8")]
-    (difference,) = [ax for ax in axes if ax.get_title(loc="left") == "minus the teacher's"]
+    (difference,) = [ax for ax in axes if ax.get_title(loc="left") == "student − teacher"]
     assert matrices[0].get_title(loc="left") == "teacher resnet20"
-    assert difference.get_xlabel() == "mean |difference| 0.000\nr of the pairs 1.00"
+    assert difference.get_xlabel() == "mean |difference| 0.000\nr over pairs 1.00"
     assert np.allclose(difference.images[0].get_array(), 0, atol=1e-6)
     order = np.argsort(np.arange(40) % 5, kind="stable")
     expected = analysis.logit_correlation(teacher.embedding["features"], teacher.embedding["centers"])
@@ -167,7 +167,7 @@ def test_logit_correlation_tells_how_far_apart_two_networks_are():
     a, b = (analysis.logit_correlation(each["features"], each["centers"]) for each in embeddings)
     mean, correlation = analysis.difference_of_pairs(a, b)
     labels = [ax.get_xlabel() for ax in figures.logit_correlation([teacher, student]).axes]
-    assert mean > 0.1 and f"mean |difference| {mean:.3f}\nr of the pairs {correlation:.2f}" in labels
+    assert mean > 0.1 and f"mean |difference| {mean:.3f}\nr over pairs {correlation:.2f}" in labels
 
 
 def test_center_geometry_does_not_mind_rotation_and_width():

@@ -10,7 +10,7 @@ import pytest
 
 import pckd_nb as pckd
 from pckd_nb.data import shapes
-from pckd_nb.figures.arms import study_of
+from pckd_nb.figures.arms import study_key
 from pckd_nb.figures.collection import FIGURES, draw_all
 
 from .conftest import time_limit
@@ -72,7 +72,7 @@ def test_other_teachers_are_others_of_the_same_students(runs, others):
         assert name in (f"seed{teacher.settings['seed']}", f"images{teacher.settings['data']['train_images']}")
         for place, run in of.items():  # all but the teacher is as it is there
             beside, here = main[place].settings, run.settings
-            assert study_of(run) == study_of(main[place]) and here["recipe"]["epochs"] == beside["recipe"]["epochs"]
+            assert study_key(run) == study_key(main[place]) and here["recipe"]["epochs"] == beside["recipe"]["epochs"]
             assert (here["seed"], here["precision"]) == (beside["seed"], beside["precision"])
             assert (
                 here["model"]["start"] == beside["model"]["start"]

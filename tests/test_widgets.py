@@ -225,7 +225,7 @@ def test_a_run_without_what_a_widget_shows_is_refused_at_once(runs, run):
         (lambda runs, sweep: widgets.contrast_state(batch=0), "batch must be a whole number from 1"),
         (lambda runs, sweep: widgets.center_state(runs, "KD"), "unknown network 'KD'; known: teacher resnet14"),
         (lambda runs, sweep: widgets.center_state(runs, category=3), "category must be a number from 0 to 2"),
-        (lambda runs, sweep: widgets.center_state(runs, category=0, sample=1), "sample 1 is none of the 30"),
+        (lambda runs, sweep: widgets.center_state(runs, category=0, sample=1), "sample must be the row of a test image of category 0 (0, 3, 6, …), got 1"),
         (lambda runs, sweep: widgets.center_state(runs), "perplexity must be below a third"),
         (lambda runs, sweep: widgets.difficulty_page(runs[2], 5), "category must be a number from 0 to 2"),
         (lambda runs, sweep: widgets.difficulty_page(runs[2], epoch=0), "epoch must be 1 to 3, got 0"),
@@ -266,7 +266,7 @@ def test_no_text_of_a_picture_is_cut_or_too_small(monkeypatch):
     long = [f"{name} with a long name, which goes on & on" for name in run.settings["data"]["classes"]]
     long[51] = "Donaudampfschifffahrtsgesellschaftskapitaensmuetze"
     run = dataclasses.replace(run, settings={**run.settings, "data": {**run.settings["data"], "classes": long}})
-    monkeypatch.setattr(widgets.centers, "_pictures", lambda run, data: np.zeros((2000, 3, 32, 32), np.uint8))
+    monkeypatch.setattr(widgets.centers, "_test_images", lambda run, data: np.zeros((2000, 3, 32, 32), np.uint8))
     sample = int(np.flatnonzero(run.embedding["labels"] == 51)[0])
     pictures = {
         "preview": widgets.preview_state(run, 1.12, 1),

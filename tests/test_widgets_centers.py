@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pckd_nb import widgets
-from pckd_nb.widgets.explorer import NONE, png_of
+from pckd_nb.widgets.explorer import NONE_OPTION, figure_png
 
 from .conftest import make_data
 from .test_widgets import trained, written
@@ -56,22 +56,22 @@ def test_center_explorer_shows_the_images_of_its_data(runs):
     shown = widgets.center_state(runs, None, 5, 1, 4, named)
     picture = [image for ax in shown.axes for image in ax.images][0].get_array()
     assert np.array_equal(picture[:, :, 0], named.test.images[4, 0].numpy())
-    assert explorer.png == png_of(shown) and explorer.alt == shown.alt
-    assert "not in the record" not in " ".join(written(shown))
-    assert "not in the record" in " ".join(written(widgets.center_state(runs, None, 5, 1, 4)))
-    with pytest.raises(ValueError, match="not trained on this data: they want tiny"):
+    assert explorer.png == figure_png(shown) and explorer.alt == shown.alt
+    assert "(no images" not in " ".join(written(shown))
+    assert "(no images: pass data)" in " ".join(written(widgets.center_state(runs, None, 5, 1, 4)))
+    with pytest.raises(ValueError, match="not trained on this data: load tiny"):
         widgets.center_explorer(runs, make_data(train=60, test=33))
 
 
 def test_center_explorer_lists_the_samples_of_the_chosen_class(runs):
     explorer = widgets.center_explorer(runs)
     sample = explorer.controls["sample"]
-    assert len(sample.options) == 11 and sample.options[0] == ("the category's center", NONE)
+    assert len(sample.options) == 11 and sample.options[0] == ("the category's center", NONE_OPTION)
     sample.value = 3
     explorer.controls["network"].value = "PCKD resnet8"
     assert sample.value == 3 and "test image 3" in explorer.alt  # another network, the same image
     explorer.controls["category"].value = 1
-    assert sample.value == NONE and [row for _, row in sample.options] == [NONE, *range(1, 30, 3)]
+    assert sample.value == NONE_OPTION and [row for _, row in sample.options] == [NONE_OPTION, *range(1, 30, 3)]
 
 
 def test_seeds_of_one_method_can_be_told_apart(runs, run):

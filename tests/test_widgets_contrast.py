@@ -15,7 +15,7 @@ def test_contrast_draws_similarities_and_true_gradients():
     (gradient,) = torch.autograd.grad(loss, u)
     (arrows,) = [c for c in figure.axes[2].collections if isinstance(c, mpl.quiver.Quiver)]
     drawn = np.column_stack([arrows.U, arrows.V])
-    assert np.allclose(drawn, -0.04 * widgets.RATE * gradient.numpy())
+    assert np.allclose(drawn, -0.04 * widgets.ARROW_SCALE * gradient.numpy())
     assert np.allclose(arrows.XY, u.detach().numpy())
     matrix = figure.axes[0].images[0].get_array()
     order = np.argsort(labels.repeat(2).numpy(), kind="stable")

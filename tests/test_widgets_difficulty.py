@@ -72,7 +72,7 @@ def test_trajectory_is_the_samples_own(run):
     for title, values in (("cross-entropy", run.cross_entropy), ("difficulty", run.difficulty)):
         line = next(line for line in panel(figure, title).lines if line.get_label() == "this sample")
         assert np.allclose(line.get_ydata(), values[:, 7].astype(np.float32))
-        middle = next(line for line in panel(figure, title).lines if line.get_label() == "all: median")
+        middle = next(line for line in panel(figure, title).lines if line.get_label() == "median of all samples")
         assert np.allclose(middle.get_ydata(), np.median(values.astype(np.float32), 1))
     assert f"γ {gamma_of(run, 2)[7]:.2f} in epoch 2" in figure.alt
     assert "not in the\ngallery" in written(widgets.sample_trajectory(without(run, "gallery"), 7))

@@ -40,11 +40,11 @@ def test_preview_weighs_the_runs_own_difficulties(run, strategy):
 
 def test_preview_frames_images_by_their_weight(run):
     figure = widgets.preview_state(run, 1.0, 3, "curriculum")
-    ax = panel(figure, "24 of them")
+    ax = panel(figure, "24 images")
     hard = gamma_of(run, 3)[run.gallery["index"]] > 1
     share = [text for text in written(figure) if text.startswith("v 0.00")]
     edges = ax.collections[0].get_edgecolor()
-    assert (edges == to_rgba(widgets.HARD)).all(1).sum() == len(share)
+    assert (edges == to_rgba(widgets.HARD_COLOR)).all(1).sum() == len(share)
     assert len(share) == pytest.approx(24 * hard.mean(), abs=1.5)
     assert f"{len(share)} count" in figure.alt
     assert len(set(map(tuple, edges))) == 2

@@ -25,7 +25,9 @@ def difficulty_vs_truth(run: Run) -> float:
         If the true difficulty of the images is not known, or if the run has no complete epoch.
     """
     if run.ground_truth is None:
-        raise ValueError(f"the difficulty of {run.settings['data']['name']} images is not known, only shapes100 has it")
+        raise ValueError(
+            f"the difficulty of {run.settings['data']['name']} images is not known; use a run on shapes100"
+        )
     return float(spearmanr(last_difficulty(run), run.ground_truth.astype(np.float32)).statistic)
 
 
@@ -46,7 +48,7 @@ def last_difficulty(run: Run) -> np.ndarray:
         If the run has recorded no difficulties or has no complete epoch.
     """
     if run.difficulty is None or run.history.empty:
-        raise ValueError(f"the run {run.title} has no difficulties: it has no whole epoch yet")
+        raise ValueError(f"the run {run.title} has no difficulties: it has no whole epoch yet, or kept no samples")
     return run.difficulty[len(run.history) - 1].astype(np.float32)
 
 
@@ -81,8 +83,8 @@ def kinds_of_samples(run: Run) -> dict[str, np.ndarray]:
     """
     epochs = len(run.history)
     if run.cross_entropy is None or epochs < 2:
-        kept = "kept no samples" if run.cross_entropy is None else f"has {counted(epochs, 'whole epoch')}"
-        raise ValueError(f"kinds of samples need what two epochs or more recorded: the run {run.title} {kept}")
+        problem = "kept no samples" if run.cross_entropy is None else f"has {counted(epochs, 'whole epoch')}"
+        raise ValueError(f"need a run with the samples of two epochs or more: the run {run.title} {problem}")
     learned = run.cross_entropy[:epochs].astype(np.float32) < np.log(2)
     epoch = np.arange(1, epochs + 1)
     late = ~learned[epoch <= -(-epochs // 2)].any(0) & learned[epoch > 0.75 * epochs].all(0)

@@ -30,11 +30,11 @@ def check_matrix(name: str, values: np.ndarray) -> None:
     try:
         found = np.asarray(values)
     except ValueError:  # rows of unequal length
-        raise ValueError(f"{name} must be numbers in rows of one length") from None
+        raise ValueError(f"{name} must be a matrix: all rows must have the same length") from None
     if found.dtype.kind not in "fiu" or found.ndim != 2 or not found.size:
-        raise ValueError(f"{name} must be numbers, in rows and columns, got {found.dtype} of shape {found.shape}")
+        raise ValueError(f"{name} must be a non-empty matrix of numbers, got {found.dtype} of shape {found.shape}")
     if not np.isfinite(found).all():
-        raise ValueError(f"{name} must be finite numbers, some are not")
+        raise ValueError(f"{name} must be finite numbers, but some are NaN or infinite")
 
 
 def directions(vectors: np.ndarray) -> np.ndarray:
@@ -55,6 +55,13 @@ def directions(vectors: np.ndarray) -> np.ndarray:
     ------
     ValueError
         If `vectors` is not a non-empty matrix of finite numbers.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> pckd.analysis.directions([[3.0, 1.0], [1.0, 1.0]])
+    array([[ 1.,  0.],
+           [-1.,  0.]], dtype=float32)
     """
     check_matrix("vectors", vectors)
     vectors = np.asarray(vectors, np.float64)  # the last bits differ between processors; float32 rounds them away
@@ -99,15 +106,21 @@ def embed(
     ValueError
         If an array is not a matrix of finite numbers, if features and centers have different widths, or if `perplexity`
         is outside its range.
+
+    References
+    ----------
+    van der Maaten and Hinton, Visualizing Data using t-SNE, JMLR 2008.
     """
     check_matrix("features", features)
     check_matrix("centers", centers)
     if features.shape[1:] != centers.shape[1:]:
-        raise ValueError(f"features have width {features.shape[1]}, centers {centers.shape[1]}")
+        raise ValueError(
+            f"features have width {features.shape[1]}, centers {centers.shape[1]}; the widths must be equal"
+        )
     points = len(features) + len(centers)
     if not isinstance(perplexity, Real) or isinstance(perplexity, bool) or not 0 < perplexity < points / 3:
-        raise ValueError(f"perplexity must be below a third of the {points} points, got {perplexity!r:.40}")
-    xy = _remembered(memo, (features, centers), seed, perplexity)
+        raise ValueError(f"perplexity must be below a third of the {points} points and above 0, got {perplexity!r:.40}")
+    xy = _cached_map(memo, (features, centers), seed, perplexity)
     return xy[: len(features)], xy[len(features) :]
 
 
@@ -138,11 +151,11 @@ def embed_centers(
     """
     check_matrix("centers", centers)
     if len(centers) < 30:
-        raise ValueError(f"a map of centers alone needs 30 or more, got {len(centers)}; show their similarity instead")
-    return _remembered(memo, (centers,), seed, perplexity=min(15, len(centers) / 4))
+        raise ValueError(f"a map of centers alone needs 30 or more, got {len(centers)}; use center_similarity instead")
+    return _cached_map(memo, (centers,), seed, perplexity=min(15, len(centers) / 4))
 
 
-def _remembered(
+def _cached_map(
     memo: MutableMapping[str, np.ndarray] | None, parts: Sequence[np.ndarray], seed: int, perplexity: float
 ) -> np.ndarray:
     """Return the float32 map of all parts. Read it from `memo` if it was computed before."""
@@ -202,9 +215,9 @@ def neighbourhood_purity(features: np.ndarray, labels: np.ndarray, k: int = 5) -
     """
     check_matrix("features", features)
     if np.shape(labels) != (len(features),):
-        raise ValueError(f"labels must be one a sample, {len(features)}, got shape {np.shape(labels)}")
+        raise ValueError(f"labels must be one per sample, so {len(features)}, got shape {np.shape(labels)}")
     if len(features) < 2:
-        raise ValueError(f"neighbours need 2 samples or more, got {len(features)}")
+        raise ValueError(f"features must be of 2 samples or more, got {len(features)}")
     if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= k < len(features):
         raise ValueError(f"k must be a whole number from 1 to {len(features) - 1}, got {k!r:.40}")
     nearest = NearestNeighbors(n_neighbors=k).fit(directions(features)).kneighbors(return_distance=False)
@@ -228,10 +241,16 @@ def chance_purity(labels: Sequence[int] | Sequence[str] | np.ndarray) -> float:
     ------
     ValueError
         If there are fewer than two labels, or if `labels` is not one-dimensional.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> pckd.analysis.chance_purity(["cat", "cat", "dog"])
+    0.333...
     """
     if np.ndim(labels) != 1:
-        raise ValueError(f"labels must be a list, one a sample, got shape {np.shape(labels)}")
+        raise ValueError(f"labels must be a list with one label per sample, got shape {np.shape(labels)}")
     _, counts = np.unique(np.asarray(labels), return_counts=True)
     if counts.sum() < 2:
-        raise ValueError("need labels of two samples or more: one has no neighbour")
+        raise ValueError(f"labels must be of two samples or more, got {counts.sum()}")
     return float((counts * (counts - 1)).sum() / (counts.sum() * (counts.sum() - 1)))

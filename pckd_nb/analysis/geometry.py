@@ -23,6 +23,13 @@ def center_similarity(centers: np.ndarray) -> np.ndarray:
     ------
     ValueError
         If `centers` is not a matrix of finite numbers.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> pckd.analysis.center_similarity([[3.0, 1.0], [1.0, 1.0]])
+    array([[ 1., -1.],
+           [-1.,  1.]])
     """
     check_matrix("centers", centers)
     unit = directions(centers).astype(np.float64)
@@ -54,17 +61,17 @@ def center_agreement(a: np.ndarray, b: np.ndarray) -> float:
     check_matrix("centers", a)
     check_matrix("centers", b)
     if len(a) != len(b) or len(a) < 3:
-        raise ValueError(f"need centers of the same 3 categories or more, got {len(a)} and {len(b)}")
+        raise ValueError(f"a and b must be centers of the same 3 categories or more, got {len(a)} and {len(b)}")
     pairs = np.triu_indices(len(a), 1)
     return float(np.corrcoef(center_similarity(a)[pairs], center_similarity(b)[pairs])[0, 1])
 
 
 def center_cka(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the linear CKA of two networks' class centers.
+    r"""Return the linear CKA of two networks' class centers.
 
-        |AᵀB|² / (|AᵀA| · |BᵀB|)
+    .. math:: \frac{\|A^T B\|_F^2}{\|A^T A\|_F \, \|B^T B\|_F}
 
-    The norms are Frobenius norms, and A and B are the centers minus their mean. Like `center_agreement`, CKA ignores
+    A and B are the centers minus their mean. Like `center_agreement`, CKA ignores
     rotation and width. Unlike it, CKA gives more weight to long centers.
 
     Parameters
@@ -83,11 +90,15 @@ def center_cka(a: np.ndarray, b: np.ndarray) -> float:
     ------
     ValueError
         If the numbers of classes differ or are below 3, or if an argument is not a matrix of finite numbers.
+
+    References
+    ----------
+    Kornblith et al., Similarity of Neural Network Representations Revisited, arXiv 1905.00414.
     """
     check_matrix("centers", a)
     check_matrix("centers", b)
     if len(a) != len(b) or len(a) < 3:
-        raise ValueError(f"need centers of the same 3 categories or more, got {len(a)} and {len(b)}")
+        raise ValueError(f"a and b must be centers of the same 3 categories or more, got {len(a)} and {len(b)}")
     a, b = (np.asarray(centers, np.float64) - np.asarray(centers, np.float64).mean(0) for centers in (a, b))
     joint, own = np.linalg.norm(a.T @ b) ** 2, np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)
     return float(joint / own) if own else float("nan")
@@ -117,7 +128,9 @@ def logit_correlation(features: np.ndarray, centers: np.ndarray) -> np.ndarray:
     check_matrix("features", features)
     check_matrix("centers", centers)
     if features.shape[1:] != centers.shape[1:] or len(features) < 2:
-        raise ValueError(f"need two samples or more of the centers' width {centers.shape[1]}, got {features.shape}")
+        raise ValueError(
+            f"features must be 2 samples or more of the centers' width {centers.shape[1]}, got shape {features.shape}"
+        )
     features = np.asarray(features, np.float64)
     logits = (features - features.mean(0)) @ np.asarray(centers, np.float64).T
     norm = np.linalg.norm(logits, axis=0)
@@ -151,7 +164,9 @@ def difference_of_pairs(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     check_matrix("matrices", a)
     check_matrix("matrices", b)
     if a.shape != b.shape or len(a) < 2 or a.shape[0] != a.shape[1]:
-        raise ValueError(f"need two matrices of the same 2 categories or more, got {a.shape} and {b.shape}")
+        raise ValueError(
+            f"a and b must be square matrices of the same 2 categories or more, got shapes {a.shape} and {b.shape}"
+        )
     pairs = np.triu_indices(len(a), 1)
     a, b = a[pairs], b[pairs]
     varies = np.ptp(a) > 0 and np.ptp(b) > 0

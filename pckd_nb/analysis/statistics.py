@@ -22,8 +22,8 @@ class Summary(NamedTuple):
     sd : float
         Standard deviation, with n − 1 in the denominator.
     low, high : float
-        Bounds of the confidence interval (Student's t). At the default level, the interval contains the true mean in 95
-        % of such experiments.
+        Bounds of the confidence interval (Student's t). At the default level, the interval contains the true mean in
+        95 % of such experiments.
     count : int
         Number of measurements.
     """
@@ -64,9 +64,9 @@ def summarise(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Summ
     try:
         found = np.asarray(values, float)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError("measurements must be numbers, in one list") from None
+        raise ValueError("values must be a list of numbers, one per measurement") from None
     if found.ndim != 1 or not len(found) or not np.isfinite(found).all():
-        raise ValueError(f"need a list of one finite measurement or more, got {str(found.tolist())[:60]}")
+        raise ValueError(f"values must be a list of one finite measurement or more, got {str(found.tolist())[:60]}")
     check(Share, level=level)
     mean, count = float(found.mean()), len(found)
     if count == 1:
@@ -101,13 +101,19 @@ def paired_difference(
         If `a` and `b` have no seed in common, or as in `summarise`.
     TypeError
         If `a` or `b` is not a mapping or a Series, or if a measurement is not a number.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> print(pckd.analysis.paired_difference({0: 70.0, 1: 72.0}, {0: 69.0, 1: 70.8}))
+    1.1 ± 0.1 [-0.2, 2.4]
     """
     if not all(isinstance(measured, Mapping | pd.Series) for measured in (a, b)):
-        raise TypeError(f"measurements must be given by seed, got {type(a).__name__} and {type(b).__name__}")
+        raise TypeError(f"a and b must map seeds to measurements, got {type(a).__name__} and {type(b).__name__}")
     shared = sorted(set(a.keys()) & set(b.keys()))
     if not shared:
-        raise ValueError(f"no seed in common: {sorted(a)} and {sorted(b)}")
+        raise ValueError(f"a and b have no seed in common: {sorted(a)} and {sorted(b)}")
     pairs = [(a[seed], b[seed]) for seed in shared]
     if not all(isinstance(value, Real) for pair in pairs for value in pair):
-        raise TypeError("measurements of every seed must be numbers")
+        raise TypeError("a and b must have a number as the measurement of every seed")
     return summarise([first - second for first, second in pairs], level)

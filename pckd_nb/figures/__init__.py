@@ -1,7 +1,16 @@
-"""One function a figure: each takes runs, draws what their folders hold, and returns a matplotlib Figure.
+"""Figures of runs: each function takes runs and returns a matplotlib Figure.
 
-No data set and no network is needed. All share one style, a colour for every method, and a caption that says what
-was trained on what. A run without what a figure shows, or no run at all, is a ValueError.
+A function reads only the records of its runs. It needs no data set and no network. All figures have the same style, one
+colour per method, and a caption that says how the networks were trained. A function raises ValueError if there is no
+run, or if a run has not recorded what the figure shows.
+
+Examples
+--------
+>>> import pckd_nb as pckd
+>>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+>>> run = pckd.fit(pckd.create_model("resnet8", data, seed=0), data, epochs=1, progress=False)
+>>> figure = pckd.figures.learning_curves(run)
+>>> figure.savefig("learning_curves.png")
 """
 
 from .canvas import CLASS_COLORS, COLORS, MORE_COLORS, Drawing, caption, style

@@ -1,4 +1,8 @@
-"""Which runs may be compared with which: arms, studies, sweeps, budgets; and the numbers that figures draw of them."""
+"""Group runs for comparison: arms, studies, sweeps and budgets, and the numbers that figures draw for them.
+
+An *arm* is a set of runs that differ only in their seed. A *study* is a set of runs that may be compared: they use the
+same data, student, teacher and recipe. They may differ in the method and in the number of epochs.
+"""
 
 import json
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -8,20 +12,36 @@ import numpy as np
 import pandas as pd
 
 from ..analysis import Summary, paired_difference, summarise
+from ..deprecation import renamed
 from ..models import flops_of
 from ..runs import SYMBOLS, Run
-from .canvas import checked, is_teacher
+from .canvas import check_runs, is_teacher
 
 # Factor of figure 5 → the letter of its panel and its published default.
 FACTORS = {"beta_cc": ("a", 0.05), "beta_fa": ("b", 20), "beta_ca": ("c", 1), "epsilon": ("d", 1.005)}
-OF_BASELINES = {"warmup_epochs"}  # what a recipe says to baselines alone; older records lack it
-METHODS = ("supervised", "KD", "PCKD")  # their titles
+BASELINE_SETTINGS = {"warmup_epochs"}  # only baselines read these recipe settings; older records lack them
+METHODS = ("supervised", "KD", "PCKD")  # titles of the methods
 
-Seeds = dict[int, Run]
+RunsBySeed = dict[int, Run]
 
 
 class Arm(NamedTuple):
-    """What runs that differ in their seed alone have in common."""
+    """The properties that the runs of an arm share.
+
+    Parameters
+    ----------
+    study : hashable
+        The `study_key` of the runs.
+    teacher : str or None
+        Name of the teacher's network.
+    student : str or None
+        Name of the student's network.
+    title : str
+        Title of the method.
+    variant : str
+        Options of the method that the user chose, such as "β_cc = 0". Empty if there are none.
+    epochs : int
+    """
 
     study: Hashable
     teacher: str | None
@@ -31,176 +51,356 @@ class Arm(NamedTuple):
     epochs: int
 
 
-def arms_of(runs: Iterable[Run]) -> dict[Arm, Seeds]:
-    """Runs by arm and seed; of two runs of one seed the first counts."""
-    found: dict[Arm, Seeds] = {}
+def group_by_arm(runs: Iterable[Run]) -> dict[Arm, RunsBySeed]:
+    """Group runs by arm and seed.
+
+    Parameters
+    ----------
+    runs : iterable of Run
+
+    Returns
+    -------
+    dict of Arm to dict of int to Run
+        If two runs of an arm have the same seed, the first one is used.
+    """
+    found: dict[Arm, RunsBySeed] = {}
     for run in runs:
-        about = run.settings
-        student, title = about["model"]["name"], about["method"]["title"]
-        arm = Arm(study_of(run), teacher_name(run), student, title, run.variant, about["recipe"]["epochs"])
-        found.setdefault(arm, {}).setdefault(about["seed"], run)
+        settings = run.settings
+        student, title = settings["model"]["name"], settings["method"]["title"]
+        arm = Arm(study_key(run), teacher_name(run), student, title, run.variant, settings["recipe"]["epochs"])
+        found.setdefault(arm, {}).setdefault(settings["seed"], run)
     return found
 
 
-def study_of(run: Run) -> Hashable:
-    """Same for runs on the same data with the same student and recipe, whatever the method and the epochs."""
-    about = run.settings
-    recipe = {name: value for name, value in about["recipe"].items() if name != "epochs"}
-    recipe["method"] = {name: value for name, value in recipe["method"].items() if name not in OF_BASELINES}
-    return run.data_fingerprint, about["model"]["name"], json.dumps(recipe, sort_keys=True)
+def study_key(run: Run) -> Hashable:
+    """Return a key that is equal for runs with the same data, student and recipe.
+
+    The method and the number of epochs do not change the key.
+
+    Parameters
+    ----------
+    run : Run
+
+    Returns
+    -------
+    hashable
+    """
+    settings = run.settings
+    recipe = {name: value for name, value in settings["recipe"].items() if name != "epochs"}
+    recipe["method"] = {name: value for name, value in recipe["method"].items() if name not in BASELINE_SETTINGS}
+    return run.data_fingerprint, settings["model"]["name"], json.dumps(recipe, sort_keys=True)
 
 
 def teacher_name(run: Run) -> str | None:
-    """The teacher's network, "network" for one of your own, None where the student learned alone."""
+    """Return the name of the teacher's network.
+
+    Parameters
+    ----------
+    run : Run
+
+    Returns
+    -------
+    str or None
+        "network" if the teacher is a network of your own, and None if the student was trained without a teacher.
+    """
     teacher = run.settings["teacher"]
     return teacher and (teacher["name"] or "network")
 
 
-def studies(runs: list[Run]) -> list[list[Run]]:
-    """Runs that may be compared: same data, student, recipe but for its epochs, and teacher; a student that learned
-    alone belongs to the studies with every teacher. Teachers are left out."""
+def group_by_study(runs: list[Run]) -> list[list[Run]]:
+    """Group runs that may be compared: same data, student, teacher and recipe, any number of epochs.
+
+    A student that was trained without a teacher belongs to the studies with every teacher. Runs of teachers are left
+    out.
+
+    Parameters
+    ----------
+    runs : list of Run
+
+    Returns
+    -------
+    list of list of Run
+        One list per study.
+    """
     found: dict[Hashable, dict[str | None, list[Run]]] = {}
     for run in runs:
         if not is_teacher(run, runs):
-            found.setdefault(study_of(run), {}).setdefault(teacher_name(run), []).append(run)
+            found.setdefault(study_key(run), {}).setdefault(teacher_name(run), []).append(run)
     return [
-        [*of_teachers[teacher], *(of_teachers.get(None, []) if teacher else [])]
-        for of_teachers in found.values()
-        for teacher in of_teachers
+        [*by_teacher[teacher], *(by_teacher.get(None, []) if teacher else [])]
+        for by_teacher in found.values()
+        for teacher in by_teacher
     ]
 
 
-def beside(run: Run, runs: Iterable[Run], title: str) -> Seeds:
-    """The runs by method `title` without options that `run` may be compared with; none where several teachers'
-    could be meant."""
+def comparable_runs(run: Run, runs: Iterable[Run], title: str) -> RunsBySeed:
+    """Return the runs of another method that `run` may be compared with.
+
+    They have the same data, student, teacher, recipe and number of epochs, and no options.
+
+    Parameters
+    ----------
+    run : Run
+    runs : iterable of Run
+        The runs to search.
+    title : str
+        Title of the other method.
+
+    Returns
+    -------
+    dict of int to Run
+        One run per seed. Empty if there are none, or if there are such runs with several teachers.
+    """
     epochs = run.settings["recipe"]["epochs"]
-    arms: dict[str | None, list[Run]] = {}
+    by_teacher: dict[str | None, list[Run]] = {}
     for other in runs:
-        same = study_of(other) == study_of(run) and other.settings["recipe"]["epochs"] == epochs
+        same = study_key(other) == study_key(run) and other.settings["recipe"]["epochs"] == epochs
         if same and teacher_name(run) in (None, teacher_name(other)):
-            arms.setdefault(teacher_name(other), []).append(other)
-    found = [seeds for some in arms.values() if (seeds := by_seed(some, title))]
+            by_teacher.setdefault(teacher_name(other), []).append(other)
+    found = [seeds for group in by_teacher.values() if (seeds := runs_by_seed(group, title))]
     return found[0] if len(found) == 1 else {}
 
 
-def by_seed(runs: Iterable[Run], title: str) -> Seeds:
-    """Seed → run of a method without options."""
-    found: Seeds = {}
+def runs_by_seed(runs: Iterable[Run], title: str) -> RunsBySeed:
+    """Return the runs of a method without options, by seed.
+
+    Parameters
+    ----------
+    runs : iterable of Run
+    title : str
+        Title of the method.
+
+    Returns
+    -------
+    dict of int to Run
+        If two runs have the same seed, the first one is used.
+    """
+    found: RunsBySeed = {}
     for run in runs:
         if run.settings["method"]["title"] == title and not run.variant:
             found.setdefault(run.settings["seed"], run)
     return found
 
 
-def same_seeds(points: Sequence[Seeds]) -> Callable[[Seeds], Seeds]:
-    """Cuts any of `points` to the seeds that all have in common; leaves them as they are where there are none."""
+def common_seed_filter(points: Sequence[RunsBySeed]) -> Callable[[RunsBySeed], RunsBySeed]:
+    """Return a function that keeps only the seeds that all points have.
+
+    If no seed is in all points, the function keeps everything.
+
+    Parameters
+    ----------
+    points : sequence of dict of int to Run
+
+    Returns
+    -------
+    callable
+        It takes and returns a dict of int to Run.
+    """
     common = set.intersection(*(set(seeds) for seeds in points))
     return lambda seeds: {seed: run for seed, run in sorted(seeds.items()) if seed in common or not common}
 
 
-def accuracies(seeds: Seeds) -> np.ndarray:
-    """Top-1 in percent, by rising seed."""
+def accuracies(seeds: RunsBySeed) -> np.ndarray:
+    """Return the final top-1 accuracies of runs.
+
+    Parameters
+    ----------
+    seeds : dict of int to Run
+
+    Returns
+    -------
+    array of shape (seeds,), in percent
+        In ascending order of the seeds.
+    """
     return np.array([run.accuracy for _, run in sorted(seeds.items())])
 
 
-def difference(a: Seeds, b: Seeds) -> Summary:
-    """Accuracy of a minus that of b, paired by seed."""
-    of_a, of_b = ({seed: run.accuracy for seed, run in seeds.items()} for seeds in (a, b))
-    return paired_difference(of_a, of_b)
+def accuracy_difference(a: RunsBySeed, b: RunsBySeed) -> Summary:
+    """Return the accuracy of `a` minus that of `b`, paired by seed.
+
+    Parameters
+    ----------
+    a, b : dict of int to Run
+
+    Returns
+    -------
+    Summary
+        In percentage points.
+
+    Raises
+    ------
+    ValueError
+        If `a` and `b` have no seed in common.
+    """
+    a_accuracy, b_accuracy = ({seed: run.accuracy for seed, run in seeds.items()} for seeds in (a, b))
+    return paired_difference(a_accuracy, b_accuracy)
 
 
-def all_of(*points: Seeds) -> list[Run]:
-    """Every run once, in the order met."""
+def unique_runs(*points: RunsBySeed) -> list[Run]:
+    """Return all runs of the points, each of them once.
+
+    Parameters
+    ----------
+    *points : dict of int to Run
+
+    Returns
+    -------
+    list of Run
+        In the order of their first appearance.
+    """
     return list({id(run): run for seeds in points for run in seeds.values()}.values())
 
 
 class Sweep(NamedTuple):
-    """points: factor → its value → seed → run · references: title → seed → run, KD and supervised · default: factor →
-    its value in the arm that all panels share, PCKD without options."""
+    """Runs of PCKD that differ in one factor at a time.
 
-    points: dict[str, dict[float, Seeds]]
-    references: dict[str, Seeds]
+    Parameters
+    ----------
+    points : dict of str to dict of float to dict of int to Run
+        Factor → its value → seed → run.
+    references : dict of str to dict of int to Run
+        "KD" or "supervised" → seed → run.
+    default : dict of str to float
+        Factor → its value in PCKD without options. All panels share this arm.
+    """
+
+    points: dict[str, dict[float, RunsBySeed]]
+    references: dict[str, RunsBySeed]
     default: dict[str, float]
 
 
-def swept(runs: Run | Sequence[Run], factors: Iterable[str] = FACTORS) -> Sweep:
-    """The runs that differ from PCKD without options in one of `factors` alone: same data, networks, recipe and epochs.
+def find_sweep(runs: Run | Sequence[Run], factors: Iterable[str] = FACTORS) -> Sweep:
+    """Find the runs that differ from PCKD without options in exactly one factor.
 
-    ε counts as its equivalent over 240 epochs, ε^(epochs/240). Where all points have some seeds in common, those alone
-    are taken, so that every mean is of the same seeds. Of several studies the one with most runs is taken.
-    Raises ValueError where there is none.
+    They have the same data, networks, recipe and number of epochs. If all points have some seeds in common, only these
+    seeds are used. So all means are over the same seeds. If there are several such studies, the one with the most runs
+    is used.
+
+    Parameters
+    ----------
+    runs : Run or sequence of Run
+    factors : iterable of str
+        Names of `FACTORS`.
+
+    Returns
+    -------
+    Sweep
+        The values of ε are converted to 240 epochs: ε^(epochs/240).
+
+    Raises
+    ------
+    ValueError
+        If there is no such run.
     """
     best, most = None, 0
-    for study in studies(checked(runs, whole_epoch=True)):
+    for study in group_by_study(check_runs(runs, whole_epoch=True)):
         for epochs in sorted({run.settings["recipe"]["epochs"] for run in study}):
-            found = _sweep_of([run for run in study if run.settings["recipe"]["epochs"] == epochs], factors)
+            found = _sweep_in([run for run in study if run.settings["recipe"]["epochs"] == epochs], factors)
             count = sum(len(seeds) for values in found.points.values() for seeds in values.values())
             if count > most:
                 best, most = found, count
     if best is None:
         names = " or ".join(SYMBOLS[factor] for factor in factors)
-        raise ValueError(f"no sweep: that takes PCKD runs that differ from PCKD without options in {names} alone")
+        raise ValueError(
+            f"no sweep: it needs PCKD runs that differ from PCKD without options in {names} alone; make them with "
+            "`pckd-nb sweep`"
+        )
     points = [*(seeds for values in best.points.values() for seeds in values.values()), *best.references.values()]
-    same = same_seeds(points)
+    keep = common_seed_filter(points)
     return best._replace(
-        points={name: {value: same(seeds) for value, seeds in values.items()} for name, values in best.points.items()},
-        references={title: same(seeds) for title, seeds in best.references.items()},
+        points={name: {value: keep(seeds) for value, seeds in values.items()} for name, values in best.points.items()},
+        references={title: keep(seeds) for title, seeds in best.references.items()},
     )
 
 
-def _sweep_of(runs: list[Run], factors: Iterable[str]) -> Sweep:
-    references = {title: by_seed(runs, title) for title in ("KD", "supervised")}
+def _sweep_in(runs: list[Run], factors: Iterable[str]) -> Sweep:
+    """Return the sweep in runs of one study and one number of epochs. It has no points if there is none."""
+    references = {title: runs_by_seed(runs, title) for title in ("KD", "supervised")}
     references = {title: seeds for title, seeds in references.items() if seeds}
-    base = by_seed(runs, "PCKD")
+    base = runs_by_seed(runs, "PCKD")
     if not base:
         return Sweep({}, references, {})
     usual = next(iter(base.values())).method_settings
-    default = {factor: _shown(factor, usual[factor], runs[0].settings["recipe"]["epochs"]) for factor in factors}
+    default = {factor: _axis_value(factor, usual[factor], runs[0].settings["recipe"]["epochs"]) for factor in factors}
     points = {factor: {default[factor]: dict(base)} for factor in factors}
     for run in runs:
         if run.settings["method"]["title"] == "PCKD":
             settings = run.method_settings
             changed = [name for name in usual if settings.get(name) != usual[name]]
             if len(changed) == 1 and changed[0] in points:
-                value = _shown(changed[0], settings[changed[0]], run.settings["recipe"]["epochs"])
+                value = _axis_value(changed[0], settings[changed[0]], run.settings["recipe"]["epochs"])
                 points[changed[0]].setdefault(value, {}).setdefault(run.settings["seed"], run)
     return Sweep({name: values for name, values in points.items() if len(values) > 1}, references, default)
 
 
-def _shown(factor: str, value: float, epochs: int) -> float:
-    """What the axis of a factor shows: for ε what it would be over 240 epochs, so that the thresholds end alike."""
+def _axis_value(factor: str, value: float, epochs: int) -> float:
+    """Return a factor's value as the axis shows it: ε is converted to 240 epochs, where the threshold ends equally."""
     return round(value ** (epochs / 240), 6) if factor == "epsilon" else value
 
 
-def budgets(runs: Run | Sequence[Run]) -> dict[str, dict[int, Seeds]]:
-    """Name of an arm → epochs → seed → run: what `budget` draws. Methods without options are there with all their
-    epochs, arms with options, "PCKD, views = 1", where they were trained for several numbers of epochs."""
-    best: dict[str, dict[int, Seeds]] = {}
-    for study in studies(checked(runs, whole_epoch=True)):
-        found: dict[str, dict[int, Seeds]] = {title: {} for title in METHODS}
-        for arm, seeds in sorted(arms_of(study).items(), key=lambda item: item[0].epochs):
+def find_budgets(runs: Run | Sequence[Run]) -> dict[str, dict[int, RunsBySeed]]:
+    """Find the runs that `figures.budget` draws: arms that were trained for several numbers of epochs.
+
+    Methods without options are returned with all their numbers of epochs. An arm with options, such as
+    "PCKD, views = 1", is returned only if it was trained for several numbers of epochs. If there are several studies,
+    the one with the most points is used.
+
+    Parameters
+    ----------
+    runs : Run or sequence of Run
+
+    Returns
+    -------
+    dict of str to dict of int to dict of int to Run
+        Name of the arm → number of epochs → seed → run.
+
+    Raises
+    ------
+    ValueError
+        If no arm was trained for several numbers of epochs.
+    """
+    best: dict[str, dict[int, RunsBySeed]] = {}
+    for study in group_by_study(check_runs(runs, whole_epoch=True)):
+        found: dict[str, dict[int, RunsBySeed]] = {title: {} for title in METHODS}
+        for arm, seeds in sorted(group_by_arm(study).items(), key=lambda item: item[0].epochs):
             if arm.title in METHODS:
                 name = ", ".join(part for part in (arm.title, arm.variant) if part)
                 found.setdefault(name, {})[arm.epochs] = dict(sorted(seeds.items()))
-        found = {name: of for name, of in found.items() if of and (name in METHODS or len(of) > 1)}
+        found = {name: points for name, points in found.items() if points and (name in METHODS or len(points) > 1)}
         if sum(map(len, found.values())) > sum(map(len, best.values())):
             best = found
     if max(map(len, best.values()), default=0) < 2:
-        raise ValueError("no budgets: that takes runs of a method with several numbers of epochs on the same data")
+        raise ValueError("no budgets: they need runs of one method with different numbers of epochs on the same data")
     return best
 
 
 def training_flops(run: Run) -> int:
-    """Floating point operations of the networks in a whole training: epochs × images × views × (three times the
-    student's forward pass, which is forward and backward, and the teacher's once).
+    r"""Return the floating-point operations of the networks in a whole training.
 
-    The method's heads and losses, augmentation, and the training of the teacher are not counted. Recorded seconds say
-    less: they come from a shared machine, with what the teacher says kept from run to run.
-    Raises ValueError for a network that `create_model` can't make.
+    .. math:: \text{epochs} \cdot \text{images} \cdot \text{views} \cdot (3 F_s + F_t)
+
+    F_s and F_t are the operations of one forward pass of the student and of the teacher. The factor 3 stands for the
+    student's forward and backward pass. These are not counted: the method's heads and losses, the augmentation, and the
+    training of the teacher.
+
+    Recorded seconds are a worse measure. They were measured on a shared machine, and with a cache of teacher outputs.
+
+    Parameters
+    ----------
+    run : Run
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        If a network was not made by `create_model`.
     """
-    about = run.settings
-    student, teacher = (_forward_flops(about, network) for network in (about["model"], about["teacher"]))
-    rows = len(run.history) * about["data"]["train_images"] * about["method"]["views"]
+    settings = run.settings
+    student, teacher = (_forward_flops(settings, network) for network in (settings["model"], settings["teacher"]))
+    rows = len(run.history) * settings["data"]["train_images"] * settings["method"]["views"]
     return rows * (3 * student + teacher)
 
 
@@ -211,33 +411,51 @@ def _teraflops(run: Run) -> float:
         return float("nan")
 
 
-def _forward_flops(about: dict, network: dict | None) -> int:
+def _forward_flops(settings: dict, network: dict | None) -> int:
     if network is None:
         return 0
     if network["name"] is None:
         raise ValueError("the compute of a network of your own is not known: only `create_model`'s can be counted")
-    shape = network["in_channels"], *about["data"]["image_size"]
+    shape = network["in_channels"], *settings["data"]["image_size"]
     return flops_of(network["name"], network["num_classes"], shape)
 
 
 def comparison_table(runs: Run | Sequence[Run]) -> pd.DataFrame:
-    """One row a data set, pair, method, variant and number of epochs: compute of one training (10¹² operations of
-    `training_flops`, NaN for a network of your own), n seeds, mean and standard deviation of top-1 accuracy (percent)
-    with the 95 % interval of the mean, and the difference to KD without options, paired by seed, with its interval
-    (points; NaN where KD was not run beside it, or for KD itself)."""
-    runs = checked(runs, whole_epoch=True)
+    """Return one row per arm: its accuracy over seeds, its compute, and its difference to KD.
+
+    Parameters
+    ----------
+    runs : Run or sequence of Run
+
+    Returns
+    -------
+    DataFrame
+        - data, train_images, teacher, student, method, variant, epochs: what was trained.
+        - teraflops: compute of one training, in 10¹² operations of `training_flops`. NaN for a network of your own.
+        - n: number of seeds.
+        - mean, sd, low, high: top-1 accuracy in percent, with the 95 % confidence interval of the mean.
+        - minus_kd, minus_kd_sd, minus_kd_low, minus_kd_high: difference to KD without options in percentage points,
+          paired by seed. NaN for KD itself, and if there are no comparable runs of KD.
+        - paired_n: number of seeds in that difference.
+
+    Raises
+    ------
+    ValueError
+        If there is no run, or if a run has no complete epoch.
+    """
+    runs = check_runs(runs, whole_epoch=True)
     rows = []
-    for arm, seeds in arms_of(runs).items():
+    for arm, seeds in group_by_arm(runs).items():
         first = next(iter(seeds.values()))
-        about = first.settings
-        kd = beside(first, runs, "KD")
+        settings = first.settings
+        kd = comparable_runs(first, runs, "KD")
         shared = kd.keys() & seeds.keys() if arm.title != "KD" or arm.variant else ()
         found = summarise(accuracies(seeds))
-        to_kd = difference(seeds, kd) if shared else None
+        to_kd = accuracy_difference(seeds, kd) if shared else None
         rows.append(
             {
-                "data": about["data"]["name"],
-                "train_images": about["data"]["train_images"],
+                "data": settings["data"]["name"],
+                "train_images": settings["data"]["train_images"],
                 "teacher": arm.teacher,
                 "student": arm.student,
                 "method": arm.title,
@@ -253,29 +471,44 @@ def comparison_table(runs: Run | Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-MINUS_KD = {"": "mean", "_sd": "sd", "_low": "low", "_high": "high"}
+MINUS_KD = {"": "mean", "_sd": "sd", "_low": "low", "_high": "high"}  # ending of a column → field of its `Summary`
 
 
-def measured_gains(runs: list[Run]) -> list[list[tuple[str, Seeds, Seeds]]]:
-    """A list a data set: label, runs, and the lone student's, of every arm of its largest study but sweeps."""
-    best: dict[str, list[tuple[str, Seeds, Seeds]]] = {}
-    for study in studies(runs):
+def measured_gains(runs: list[Run]) -> list[list[tuple[str, RunsBySeed, RunsBySeed]]]:
+    """Return the arms that can be compared with supervised training, by data set.
+
+    Points of a sweep are left out. For each data set, the study with the most arms is used.
+
+    Parameters
+    ----------
+    runs : list of Run
+
+    Returns
+    -------
+    list of list of tuple
+        One list per data set. Each tuple has the label of an arm, its runs by seed, and the supervised runs by seed.
+    """
+    best: dict[str, list[tuple[str, RunsBySeed, RunsBySeed]]] = {}
+    for study in group_by_study(runs):
         for epochs in sorted({run.settings["recipe"]["epochs"] for run in study}):
-            some = [run for run in study if run.settings["recipe"]["epochs"] == epochs]
-            alone = by_seed(some, "supervised")
+            same_epochs = [run for run in study if run.settings["recipe"]["epochs"] == epochs]
+            supervised = runs_by_seed(same_epochs, "supervised")
             arms = [
-                (", ".join(part for part in (arm.title, arm.variant) if part), seeds, alone)
-                for arm, seeds in arms_of(some).items()
-                if arm.title != "supervised" and seeds.keys() & alone.keys() and not _is_sweep_point(seeds)
+                (", ".join(part for part in (arm.title, arm.variant) if part), seeds, supervised)
+                for arm, seeds in group_by_arm(same_epochs).items()
+                if arm.title != "supervised" and seeds.keys() & supervised.keys() and not _is_sweep_point(seeds)
             ]
             first = {"KD": 0, "PCKD": 2}
             arms.sort(key=lambda arm: (first.get(arm[0].split(",")[0], 1), arm[0] != "PCKD"))
-            name = some[0].data_fingerprint
+            name = same_epochs[0].data_fingerprint
             if len(arms) > len(best.get(name, [])):
                 best[name] = arms
     return sorted(best.values(), key=len, reverse=True)
 
 
-def _is_sweep_point(seeds: Seeds) -> bool:
+def _is_sweep_point(seeds: RunsBySeed) -> bool:
     chosen = next(iter(seeds.values())).chosen_settings
     return any(name in FACTORS and value != 0 for name, value in chosen.items())
+
+
+__getattr__ = renamed(__name__)

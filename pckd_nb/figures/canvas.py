@@ -1,4 +1,4 @@
-"""What all figures share: one style, a colour for every method, captions."""
+"""What all figures share: the style, one colour per method, labels and captions."""
 
 import logging
 import textwrap
@@ -23,18 +23,18 @@ from matplotlib.transforms import Bbox
 from ..html import counted
 from ..runs import Run, having
 
-# Okabe and Ito's colours, which the colour-blind can tell apart; methods of your own get the rest, in order.
+# Colours of Okabe and Ito, which colour-blind readers can tell apart. Your own methods get MORE_COLORS, in order.
 COLORS = {"teacher": "#4D4D4D", "supervised": "#E69F00", "KD": "#0072B2", "PCKD": "#009E73"}
 MORE_COLORS = ("#CC79A7", "#D55E00", "#56B4E9", "#882255")
-INK, PALE = "#333333", "#B8B8B8"
+DARK_GRAY, LIGHT_GRAY = "#333333", "#B8B8B8"
 
-# Okabe and Ito's again, then three of Paul Tol's: up to ten classes on one map.
+# Up to ten classes on one map: seven colours of Okabe and Ito, then three of Paul Tol.
 CLASS_COLORS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#882255", "#999933", "#666666",
 )  # fmt: skip
 
 
-# Fonts with Chinese, Japanese or Korean characters, by their family names: free ones, Windows', macOS'.
+# Families of fonts with Chinese, Japanese and Korean characters: free fonts, then those of Windows and macOS.
 CJK_FONTS = (
     "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK TC", "Noto Sans CJK KR", "Noto Sans JP", "Noto Sans SC",
     "Noto Sans TC", "Noto Sans KR", "Source Han Sans", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "IPAexGothic",
@@ -44,8 +44,16 @@ CJK_FONTS = (
 )  # fmt: skip
 
 
-def fonts() -> list[str]:
-    """The font of all figures, then those that draw what it lacks: the user's in rcParams, and installed CJK fonts."""
+def font_families() -> list[str]:
+    """Return the installed fonts for figures, in order of preference.
+
+    The first one is DejaVu Sans. The others draw the characters that it does not have: the fonts of the user's
+    `rcParams`, then `CJK_FONTS`.
+
+    Returns
+    -------
+    list of str
+    """
     settings, installed = cast("dict[str, Any]", mpl.rcParams), set(font_manager.get_font_names())
     kinds = {kind: settings[f"font.{kind}"] for kind in ("serif", "sans-serif", "cursive", "fantasy", "monospace")}
     users = [name for family in settings["font.family"] for name in kinds.get(family, [family])]
@@ -54,29 +62,42 @@ def fonts() -> list[str]:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """matplotlib settings of every figure here, for the length of a `with` block. Names are written as they are, never
-    read as formulas; so log axes of the pyplot figures made in it get labels that are no formulas. The font is DejaVu
-    Sans; `fonts` says which others draw the characters that it lacks."""
-    plt.draw_if_interactive()  # loads the backend: loaded inside, a notebook's would stop to draw at the end
+    """Use the matplotlib settings of this package inside a `with` block.
+
+    Text is never read as a formula, because the name of a class may contain "$". Therefore, log axes of the pyplot
+    figures that are made in the block get plain labels. The font is DejaVu Sans. Other installed fonts draw the
+    characters that it does not have.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> import pckd_nb as pckd
+    >>> with pckd.figures.style():
+    ...     figure, ax = plt.subplots()
+    ...     lines = ax.plot([1, 2, 3], color=pckd.figures.COLORS["PCKD"])
+    >>> plt.close(figure)
+    """
+    # Load the backend now. A notebook's backend that is loaded inside the block does not draw at the end of the cell.
+    plt.draw_if_interactive()
     before = plt.get_fignums()
     with mpl.rc_context(
         {
-            "figure.dpi": 90,  # 864 pixels at most: what a notebook shows without scaling
+            "figure.dpi": 90,  # at most 864 pixels wide, which a notebook shows without scaling
             "savefig.dpi": 160,
             "figure.facecolor": "white",
             "axes.facecolor": "white",
-            "font.family": fonts(),
+            "font.family": font_families(),
             "font.size": 9,
             "axes.titlesize": 10,
             "axes.titleweight": "bold",
             "axes.titlelocation": "left",
             "axes.titlepad": 8,
-            "axes.edgecolor": PALE,
-            "axes.labelcolor": INK,
-            "axes.titlecolor": INK,
-            "text.color": INK,
-            "xtick.color": INK,
-            "ytick.color": INK,
+            "axes.edgecolor": LIGHT_GRAY,
+            "axes.labelcolor": DARK_GRAY,
+            "axes.titlecolor": DARK_GRAY,
+            "text.color": DARK_GRAY,
+            "xtick.color": DARK_GRAY,
+            "ytick.color": DARK_GRAY,
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.grid": True,
@@ -94,46 +115,59 @@ def style() -> Iterator[None]:
         if made := [number for number in plt.get_fignums() if number not in before]:
             current = plt.gcf().number
             for number in made:
-                plain_log_labels(plt.figure(number))
+                use_plain_log_labels(plt.figure(number))
             plt.figure(current)
 
 
-class PlainLog(LogFormatterSciNotation):
-    """Labels a log axis where matplotlib would, without formulas: "0.1", "1,000", "2·10⁶"."""
+class PlainLogFormatter(LogFormatterSciNotation):
+    """Label a log axis at the same places as matplotlib, but without formulas: "0.1", "1,000", "2·10⁶"."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
+        """Return the label at `x`, or an empty text."""
         if not super().__call__(x, pos):
             return ""
         number, _, power = f"{x:,g}".partition("e")
         if power:
-            number = f"{number}·10".removeprefix("1·") + str(int(power)).translate(str.maketrans(*POWERS))
+            number = f"{number}·10".removeprefix("1·") + str(int(power)).translate(str.maketrans(*SUPERSCRIPTS))
         return number.replace("-", "−")
 
 
-POWERS = "-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"
+SUPERSCRIPTS = "-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"
 
 
 class Drawing(Figure):
-    """A matplotlib Figure that knows what it shows: `runs`, and a widget's in words, `alt`.
+    """A matplotlib Figure that remembers which runs it shows.
 
-    matplotlib's warnings about glyphs and bold fonts are left out: `canvas` gives one that says what to do.
+    It does not pass on matplotlib's warnings about missing glyphs and bold fonts. Instead, the package warns once which
+    words cannot be drawn, and says which fonts to install.
+
+    Attributes
+    ----------
+    runs : list of Run
+        The runs that the figure shows.
+    alt : str
+        Alternative text: what the figure shows, in words. Only figures of `widgets` have it.
     """
 
     runs: list[Run]
     alt: str
 
     def draw(self, renderer: RendererBase) -> None:
+        """Draw the figure, see `matplotlib.figure.Figure.draw`."""
         with _no_font_warnings():
             super().draw(renderer)
 
     def get_tightbbox(self, *args: Any, **kwargs: Any) -> Bbox:
+        """Return the bounding box of the contents, see `matplotlib.figure.Figure.get_tightbbox`."""
         with _no_font_warnings():
             return super().get_tightbbox(*args, **kwargs)
 
 
 @contextmanager
 def _no_font_warnings() -> Iterator[None]:
-    logger = logging.getLogger("matplotlib.font_manager")  # "Failed to find font weight bold", for every size
+    logger = logging.getLogger(
+        "matplotlib.font_manager"
+    )  # it says "Failed to find font weight bold" for every font size
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -144,26 +178,27 @@ def _no_font_warnings() -> Iterator[None]:
         logger.setLevel(before)
 
 
-_without_glyphs: list[str] = []  # the words that this process has warned of
+_words_without_glyphs: list[str] = []  # words that this process has warned about
 
 
 def _warn_of_missing_glyphs(figure: Figure, runs: list[Run]) -> None:
-    """Say once per process which words no font of `fonts` can draw, and how to get one that can."""
-    known = [font_manager.get_font(font_manager.findfont(name)) for name in fonts()]
+    """Warn once per process about words that no installed font can draw, and say which fonts to install."""
+    installed = [font_manager.get_font(font_manager.findfont(name)) for name in font_families()]
 
     def lacks(text: str) -> bool:
         return any(
-            not any(font.get_char_index(ord(character)) for font in known) for character in set("".join(text.split()))
+            not any(font.get_char_index(ord(character)) for font in installed)
+            for character in set("".join(text.split()))
         )
 
     written = " ".join(text.get_text() for text in figure.findobj(Text))
-    if _without_glyphs or not lacks(written):
+    if _words_without_glyphs or not lacks(written):
         return
     names = [name for run in runs for name in run.settings["data"]["classes"]]
     others = [word for word in written.split() if not any(word in name for name in names)]
-    _without_glyphs.extend(filter(lacks, dict.fromkeys([*names, *others])))
-    first = ", ".join(f"'{word}'" for word in _without_glyphs[:5])
-    more = f" and {len(_without_glyphs) - 5} more" if len(_without_glyphs) > 5 else ""
+    _words_without_glyphs.extend(filter(lacks, dict.fromkeys([*names, *others])))
+    first = ", ".join(f"'{word}'" for word in _words_without_glyphs[:5])
+    more = f" and {len(_words_without_glyphs) - 5} more" if len(_words_without_glyphs) > 5 else ""
     warnings.warn(
         f"no installed font can draw {first}{more}: install one that can (on Debian and Ubuntu: apt-get install "
         f"fonts-noto-cjk), and delete matplotlib's list of fonts in '{mpl.get_cachedir()}'",
@@ -171,65 +206,116 @@ def _warn_of_missing_glyphs(figure: Figure, runs: list[Run]) -> None:
     )
 
 
-def plain_log_labels(figure: Figure) -> None:
-    """Gives its log axes, where they have matplotlib's own labels, those of `PlainLog`."""
+def use_plain_log_labels(figure: Figure) -> None:
+    """Replace matplotlib's default labels of log axes by those of `PlainLogFormatter`.
+
+    Parameters
+    ----------
+    figure : Figure
+    """
     for ax in [inner for outer in figure.axes for inner in (outer, *outer.child_axes)]:
         for axis in (ax.xaxis, ax.yaxis):
             for kind in ("major", "minor"):
                 usual = getattr(axis, f"get_{kind}_formatter")()
-                if isinstance(usual, LogFormatterMathtext) and not isinstance(usual, PlainLog):
+                if isinstance(usual, LogFormatterMathtext) and not isinstance(usual, PlainLogFormatter):
                     base = getattr(axis.get_transform(), "base", 10)
-                    plain = PlainLog(base, usual.labelOnlyBase, usual.minor_thresholds)
+                    plain = PlainLogFormatter(base, usual.labelOnlyBase, usual.minor_thresholds)
                     getattr(axis, f"set_{kind}_formatter")(plain)
 
 
 def caption(runs: Run | Sequence[Run], networks: int | None = None) -> str:
-    """What was trained on what: data, sizes, epochs, seeds, hardware, and fingerprints of the trained networks.
+    """Return a sentence that says how the networks of a figure were trained.
 
-    networks: how many fingerprints to name at most, where there is little room.
+    It names the data, their size, the epochs, the seeds, the hardware, and the fingerprints of the trained networks.
+
+    Parameters
+    ----------
+    runs : Run or sequence of Run
+    networks : int, optional
+        Largest number of fingerprints to list. By default, all are listed.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If there is no run.
     """
-    runs = checked(runs)
+    runs = check_runs(runs)
 
-    def of_all(values: Iterable[object], joint: str = ", ") -> str:
-        return joint.join(dict.fromkeys(map(str, values)))
+    def distinct(values: Iterable[object], separator: str = ", ") -> str:
+        return separator.join(dict.fromkeys(map(str, values)))
 
-    abouts = [run.settings for run in runs]
-    data = of_all(
-        f"{about['data']['name']}, {about['data']['train_images']:,} training and "
-        f"{about['data']['test_images']:,} test images of {'×'.join(map(str, about['data']['image_size']))} pixels"
-        for about in abouts
+    settings = [run.settings for run in runs]
+    sizes = ((info["data"], "×".join(map(str, info["data"]["image_size"]))) for info in settings)
+    data = distinct(
+        f"{data['name']}, {data['train_images']:,} training and {data['test_images']:,} test images of {size} pixels"
+        for data, size in sizes
     )
-    seeds = sorted({about["seed"] for about in abouts})
+    seeds = sorted({info["seed"] for info in settings})
     epochs = sorted({len(run.history) for run in runs})
-    prints = list(dict.fromkeys(run.fingerprint[:8] for run in runs))
-    more = f" and {len(prints) - networks} more" if networks and len(prints) > networks else ""
+    fingerprints = list(dict.fromkeys(run.fingerprint[:8] for run in runs))
+    more = f" and {len(fingerprints) - networks} more" if networks and len(fingerprints) > networks else ""
     return (
-        f"{data}; {of_all(epochs, ' or ')} epoch{'s' * (epochs != [1])}; seed{'s' * (len(seeds) > 1)} {of_all(seeds)}; "
-        f"{of_all(about['hardware'] for about in abouts)}. "
-        f"Networks {', '.join(prints[:networks])}{more}."
+        f"{data}; {distinct(epochs, ' or ')} epoch{'s' * (epochs != [1])}; "
+        f"seed{'s' * (len(seeds) > 1)} {distinct(seeds)}; {distinct(info['hardware'] for info in settings)}. "
+        f"Networks {', '.join(fingerprints[:networks])}{more}."
     )
 
 
 @contextmanager
-def canvas(runs: list[Run], width: float, height: float, note: str = "") -> Iterator[Drawing]:
-    """An empty figure of width × height inches in our style; the caption comes under it at the end, after `note`.
-    Only a figure with a note may be of no run."""
+def new_figure(runs: list[Run], width: float, height: float, note: str = "") -> Iterator[Drawing]:
+    """Open an empty figure in the style of this package, and add its caption at the end of a `with` block.
+
+    Parameters
+    ----------
+    runs : list of Run
+        The runs that the caption describes. May be empty if there is a `note`.
+    width, height : float
+        Size in inches.
+    note : str
+        Text before the caption.
+
+    Yields
+    ------
+    Drawing
+    """
     with style():
         figure = cast(Drawing, plt.figure(figsize=(width, height), layout="constrained", FigureClass=Drawing))
         try:
             yield figure
-            plain_log_labels(figure)
+            use_plain_log_labels(figure)
             _warn_of_missing_glyphs(figure, runs)
             text = textwrap.fill(f"{note} {caption(runs, 8)}".strip() if runs or not note else note, int(width * 17))
-            figure.runs = runs  # what `collection` names in the file
+            figure.runs = runs  # `collection` stores their fingerprints in the file
             figure.supxlabel(text, x=0.01, ha="left", fontsize=6.5, color="#777777")
         finally:
-            plt.close(figure)  # pyplot forgets it, so that a notebook shows it once: as the value of its cell
+            plt.close(figure)  # otherwise a notebook shows it twice: it is also the value of the cell
 
 
-def checked(runs: Run | Sequence[Run], *parts: str, whole_epoch: bool = False) -> list[Run]:
-    """One run or several, as a list. Raises ValueError where there is none, or one is no run, has no whole epoch where
-    that is asked for, or lacks one of `parts`: see `runs.having`."""
+def check_runs(runs: Run | Sequence[Run], *parts: str, whole_epoch: bool = False) -> list[Run]:
+    """Return one run or several runs as a list, after checking them.
+
+    Parameters
+    ----------
+    runs : Run or sequence of Run
+    *parts : {"samples", "gallery", "embedding"}
+        Recorded arrays that every run must have.
+    whole_epoch : bool
+        Whether every run must have a complete epoch.
+
+    Returns
+    -------
+    list of Run
+
+    Raises
+    ------
+    ValueError
+        If there is no run, if an element is not a `Run`, or if a run does not have the required parts or a complete
+        epoch.
+    """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
         raise ValueError("there is no run to draw")
@@ -243,10 +329,20 @@ def checked(runs: Run | Sequence[Run], *parts: str, whole_epoch: bool = False) -
 
 
 def is_teacher(run: Run, runs: Sequence[Run]) -> bool:
-    """Whether one of `runs` was taught by `run`.
+    """Return whether `run` is the teacher of one of `runs`.
 
-    A lone student with the teacher's network, seed and recipe has the teacher's weights too. It is told from the
-    teacher by the folder that a taught student names; without folders the first run with these weights is the teacher.
+    A student that was trained without a teacher may have the same weights as the teacher, if it has the same network,
+    seed and recipe. Then the folder decides: a distilled student records the folder of its teacher. Without folders,
+    the first run with these weights is the teacher.
+
+    Parameters
+    ----------
+    run : Run
+    runs : sequence of Run
+
+    Returns
+    -------
+    bool
     """
     taught = [other for other in runs if (other.settings["teacher"] or {}).get("fingerprint") == run.fingerprint]
     students = [other for other in taught if other.settings["model"]["name"] == run.settings["model"]["name"]]
@@ -263,13 +359,34 @@ def is_teacher(run: Run, runs: Sequence[Run]) -> bool:
 
 
 def teacher_folder(student: Run) -> Path | None:
-    """Where a student says that its teacher's run is."""
+    """Return the folder of the teacher's run, as the student recorded it.
+
+    Parameters
+    ----------
+    student : Run
+
+    Returns
+    -------
+    Path or None
+        None if the student was not loaded from a folder, or did not record one.
+    """
     folder = student.settings["teacher"].get("run")
     return student.path / folder if student.path and folder else None
 
 
-def label_of(run: Run, runs: Sequence[Run]) -> str:
-    """As in "PCKD resnet8, β_cc = 0": the variant, and the epochs where `runs` has the same of another length."""
+def run_label(run: Run, runs: Sequence[Run]) -> str:
+    """Return the label of a run in legends, such as "PCKD resnet8, β_cc = 0".
+
+    Parameters
+    ----------
+    run : Run
+    runs : sequence of Run
+        All runs of the figure. The label has the number of epochs if two runs differ only in it.
+
+    Returns
+    -------
+    str
+    """
     if is_teacher(run, runs):
         return f"teacher {run.settings['model']['name'] or 'network'}"
 
@@ -281,7 +398,20 @@ def label_of(run: Run, runs: Sequence[Run]) -> str:
     return name(run) + (f", {counted(len(run.history), 'epoch')}" if len(epochs) > 1 else "")
 
 
-def color_of(run: Run, runs: Sequence[Run]) -> str:
+def run_color(run: Run, runs: Sequence[Run]) -> str:
+    """Return the colour of a run's method.
+
+    Parameters
+    ----------
+    run : Run
+    runs : sequence of Run
+        All runs of the figure.
+
+    Returns
+    -------
+    str
+        Such as "#009E73".
+    """
     if is_teacher(run, runs):
         return COLORS["teacher"]
     titles = dict.fromkeys(other.settings["method"]["title"] for other in runs)
@@ -290,37 +420,77 @@ def color_of(run: Run, runs: Sequence[Run]) -> str:
     return COLORS.get(title) or MORE_COLORS[others.index(title) % len(MORE_COLORS)]
 
 
-def lines(runs: list[Run]) -> list[dict[str, Any]]:
-    """How to draw every run: colour by method, dashes by network where a method trained several."""
+def line_styles(runs: list[Run]) -> list[dict[str, Any]]:
+    """Return the line style of each run: the colour shows the method, and dashes tell runs of one method apart.
+
+    Parameters
+    ----------
+    runs : list of Run
+
+    Returns
+    -------
+    list of dict
+        Keyword arguments of `Axes.plot`: color, label and dashes.
+    """
     dashes = ((), (4, 1.5), (1.5, 1.5), (6, 1.5, 1.5, 1.5))
     networks: dict[str, list[str]] = {}
     for run in runs:
-        known = networks.setdefault(color_of(run, runs), [])
-        if label_of(run, runs) not in known:
-            known.append(label_of(run, runs))
+        labels = networks.setdefault(run_color(run, runs), [])
+        if run_label(run, runs) not in labels:
+            labels.append(run_label(run, runs))
     return [
         {"color": color, "label": label, "dashes": dashes[networks[color].index(label) % len(dashes)]}
-        for color, label in ((color_of(run, runs), label_of(run, runs)) for run in runs)
+        for color, label in ((run_color(run, runs), run_label(run, runs)) for run in runs)
     ]
 
 
-def legend(figure: Figure, runs: list[Run]) -> None:
-    """One entry a label above the panels; seeds of the same method share it."""
-    entries = {line["label"]: Line2D([], [], **line) for line in lines(runs)}
-    columns = int(72 * figure.get_figwidth() / (5 * max(map(len, entries)) + 45))  # points: a letter, a sample of line
+def add_legend(figure: Figure, runs: list[Run]) -> None:
+    """Add a legend above the panels, with one entry per label.
+
+    Parameters
+    ----------
+    figure : Figure
+    runs : list of Run
+        Seeds of the same method share an entry.
+    """
+    entries = {line["label"]: Line2D([], [], **line) for line in line_styles(runs)}
+    columns = int(72 * figure.get_figwidth() / (5 * max(map(len, entries)) + 45))  # in points
     figure.legend(handles=entries.values(), loc="outside upper left", ncols=max(1, min(len(entries), columns, 5)))
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
-    """(channels, height, width) as (height, width, 3); grey gets three equal channels."""
+    """Return an image with the channels last. A grey image gets three equal channels.
+
+    Parameters
+    ----------
+    image : array of shape (channels, height, width)
+
+    Returns
+    -------
+    array of shape (height, width, 3)
+    """
     return np.broadcast_to(image.transpose(1, 2, 0), (*image.shape[1:], 3))
 
 
-def thumbnail(ax: Axes, image: np.ndarray, x: float, y: float) -> None:
-    """An image (channels, height, width), uint8, as a square of 1 × 1 whose upper left corner is x, y."""
+def draw_thumbnail(ax: Axes, image: np.ndarray, x: float, y: float) -> None:
+    """Draw an image as a square of size 1.
+
+    Parameters
+    ----------
+    ax : Axes
+    image : uint8 array of shape (channels, height, width)
+    x, y : float
+        The upper left corner.
+    """
     ax.imshow(as_rgb(image), extent=(x, x + 1, y + 1, y), interpolation="nearest")
 
 
-def epoch_axis(ax: Axes) -> None:
+def label_epoch_axis(ax: Axes) -> None:
+    """Label the x axis "epoch", with ticks at whole numbers.
+
+    Parameters
+    ----------
+    ax : Axes
+    """
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))

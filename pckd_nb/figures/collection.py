@@ -1,10 +1,10 @@
-"""All figures that a folder of runs is enough for, as files with captions.
+"""Draw all figures that a folder of runs has data for, as PNG files with captions.
 
-A function of `FIGURES` takes `runs.table` of many runs, selects those its figure needs, and draws it. Its docstring is
-the caption. What differs from call to call (a date) is nowhere in a file: the same runs give the same bytes.
+A function of `FIGURES` takes the `runs.table` of many runs, selects those that its figure needs, and draws it. Its
+caption is in `CAPTIONS`. The files contain nothing that changes from call to call, such as a date. So the same runs
+give the same bytes.
 """
 
-import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -28,152 +28,152 @@ def draw_all(
     only: Sequence[str] | None = None,
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
 ) -> list[Path]:
-    """Draw every figure that `runs_folder` has runs for: OUT/NAME.png, 160 dots an inch, and its caption, OUT/NAME.txt.
+    """Draw every figure that the runs of a folder have data for.
 
-    The figures of one data set are of the one with most distilled runs; of each other they come as NAME_DATA.
-    A PNG's metadata has its name as Title, the fingerprints of its runs as Runs, the version of this package as
-    Software. only: beginnings of names, such as "05". say: gets a line for every figure that lacks a run.
-    Returns the files. Raises FileNotFoundError where there is no run, ValueError for an unknown name, or where no
-    figure can be drawn.
+    Each figure becomes two files: `NAME.png`, with 160 dots per inch, and its caption `NAME.txt`. Most figures show one
+    data set, which is the one with the most distilled runs. The same figure for other data sets is named `NAME_DATA`.
+
+    The metadata of a PNG file has its name as Title, the fingerprints of its runs as Runs, and the version of this
+    package as Software.
+
+    Parameters
+    ----------
+    runs_folder : str or Path
+        Folder that contains runs, at any depth.
+    out : str or Path
+        Folder for the files.
+    only : sequence of str, optional
+        Beginnings of names, such as "05". By default, all figures are drawn.
+    say : callable
+        Called with one line for each figure that is left out because runs are missing. By default, the line is printed
+        to stderr.
+
+    Returns
+    -------
+    list of Path
+        The files.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no run in the folder.
+    ValueError
+        If `out` is a file, if no figure's name begins as `only` says, or if no figure can be drawn.
+    TypeError
+        If `only` is not a list or tuple of texts.
     """
     out = user_path(out, "out")
     check(list[str] | tuple[str, ...] | None, only=only)
     if out.exists() and not out.is_dir():
-        raise ValueError(f"'{out}' is a file; figures need a folder")
-    todo = list(_plan(table(load_runs(runs_folder))))
+        raise ValueError(f"out '{out}' is a file; figures need a folder")
+    todo = list(_figures_to_draw(table(load_runs(runs_folder))))
     for start in only or ():
-        if not any(name.startswith(start) for name, *_ in todo):
+        if not any(file_name.startswith(start) for file_name, *_ in todo):
             raise ValueError(f"no figure begins with '{start}'; known: {', '.join(FIGURES)}")
     written: list[Path] = []
     missing: list[str] = []
-    for name, draw, part, asked in todo:
-        if only and not name.startswith(tuple(only)):
+    for file_name, name, rows, required in todo:
+        if only and not file_name.startswith(tuple(only)):
             continue
         try:
-            figure = draw(part)
+            figure = FIGURES[name](rows)
         except ValueError as error:
-            if asked:
-                missing.append(f"{name} is left out: {error}")
+            if required:
+                missing.append(f"{file_name} is left out: {error}")
                 say(missing[-1])
             continue
         out.mkdir(parents=True, exist_ok=True)
-        written += _save(figure, name, inspect.getdoc(draw) or "", out)
+        written += _save(figure, file_name, CAPTIONS[name], out)
     if not written:
         raise ValueError(f"no figure can be drawn of the runs in '{runs_folder}': {missing[0]}")
     return written
 
 
 def motivation(table: pd.DataFrame) -> Drawing:
-    """Why PCKD: (a) what KD, feature methods and PCKD take of a network: PCKD alone takes what its last layer knows of
-    categories; (b) what preview does: each epoch the threshold lets more samples in at full weight, and hard ones
-    count little but never nothing."""
-    return diagrams.motivation(_pckd(table, "difficulty"))
+    """Draw `figures.motivation` of the main PCKD run."""
+    return diagrams.motivation(_default_pckd_run(table, "difficulty"))
 
 
 def framework(table: pd.DataFrame) -> Drawing:
-    """The framework: four views of an image go through the frozen teacher and the student; each loss stands where it
-    attaches, and v, the preview weight, where it enters. Solid arrows carry a gradient back."""
-    return diagrams.framework(_pckd(table, "gallery"))
+    """Draw `figures.framework` with an image of the main PCKD run."""
+    return diagrams.framework(_default_pckd_run(table, "gallery"))
 
 
 def feature_weight_matrix(table: pd.DataFrame) -> Drawing:
-    """Features times the weights of the last layer are the logits, in a trained student's own numbers: each column of
-    the weight matrix (a row of fc.weight in PyTorch) is the center of a category."""
-    return diagrams.feature_weight_matrix(_pckd(table, "embedding"))
+    """Draw `figures.feature_weight_matrix` of the main PCKD run."""
+    return diagrams.feature_weight_matrix(_default_pckd_run(table, "embedding"))
 
 
 def difficulty(table: pd.DataFrame) -> Drawing:
-    """Training images of each data set ordered by their difficulty γ in the last epoch, the easiest left, the hardest
-    right; γ = 1 is the average of a batch."""
+    """Draw `figures.difficulty_galleries` with one run per data set, PCKD if possible."""
     found = []
     for name in table["data"].unique():
-        part = table[table["data"] == name]
+        rows = table[table["data"] == name]
         try:
-            found.append(_pckd(part, "gallery"))
-        except ValueError:  # without PCKD on this data, anyone's view of it
-            found += [run for run in part["run"] if run.gallery is not None][:1]
+            found.append(_default_pckd_run(rows, "gallery"))
+        except ValueError:  # there is no PCKD run on this data: take any run
+            found += [run for run in rows["run"] if run.gallery is not None][:1]
     return samples.difficulty_galleries(found)
 
 
 def difficulty_truth(table: pd.DataFrame) -> Drawing:
-    """Does difficulty mean something? γ after the last epoch against the difficulty with which each image was drawn;
-    a rising median says that the method finds hard what is hard."""
-    return samples.difficulty_against_truth(_pckd(table, "ground_truth"))
+    """Draw `figures.difficulty_against_truth` of the main PCKD run."""
+    return samples.difficulty_against_truth(_default_pckd_run(table, "ground_truth"))
 
 
 def sweeps(table: pd.DataFrame) -> Drawing:
-    """Top-1 accuracy against (a) β_cc, (b) β_fa, (c) β_ca and (d) ε, one changed at a time, the rest as in PCKD without
-    options: mean ± standard deviation and a dot a seed. The grey band marks the published default; the tick labels
-    say where the recipe's own default differs. ε stands as what it would be over 240 epochs, ε^(epochs/240), so that
-    thresholds end alike. Lines: mean of KD and of the student alone, with the same seeds, where a panel's scale
-    reaches them. Scales differ from panel to panel; values are spaced evenly, not to scale."""
+    """Draw `figures.sweeps` of all runs."""
     return results.sweeps(list(table["run"]))
 
 
 def feature_map(table: pd.DataFrame) -> Drawing:
-    """t-SNE of test features (dots) with the category centers (stars), by method: the purer the neighbourhoods, the
-    better the features tell classes apart. Distances on a map say little; the percentage is of the full space."""
-    return space.feature_map(_side_by_side(table))
+    """Draw `figures.feature_map` of the teacher and one run per method."""
+    return space.feature_map(_teacher_and_methods(table))
 
 
 def center_map(table: pd.DataFrame) -> Drawing:
-    """Do related categories lie together? All category centers of each network, coloured by what classes share; the
-    percentages compare their neighbourhoods in the full space with chance."""
-    return space.center_map(_side_by_side(table))
+    """Draw `figures.center_map` of the teacher and one run per method."""
+    return space.center_map(_teacher_and_methods(table))
 
 
 def weights(table: pd.DataFrame) -> Drawing:
-    """How much the samples count, by strategy and epoch: mean weight v, and the share of samples at full weight. The
-    strategy "constant" has preview's mean weight for every sample, and so is its control."""
-    pckd = _pckd(table)
-    rows = _main(table)
+    """Draw `figures.weights_over_epochs` of the main PCKD run and its runs with other strategies."""
+    pckd = _default_pckd_run(table)
+    rows = _main_comparison(table)
     rows = rows[(rows["method"] == "PCKD") & (rows["seed"] == pckd.settings["seed"])]
     others = rows[rows["variant"].str.fullmatch(r"strategy = \w+")]
     return samples.weights_over_epochs([pckd, *others["run"]])
 
 
 def trajectories(table: pd.DataFrame) -> Drawing:
-    """Single training samples through training: cross-entropy (above) and difficulty γ (below) of some that were
-    learned early, late or never, before the middle half of all samples (grey)."""
-    return samples.trajectories(_pckd(table, "cross_entropy"))
+    """Draw `figures.trajectories` of the main PCKD run."""
+    return samples.trajectories(_default_pckd_run(table, "cross_entropy"))
 
 
 def logit_correlation(table: pd.DataFrame) -> Drawing:
-    """Which logits rise together? Correlation of every two over test images, teacher first, and below each student how
-    it differs from the teacher: the paler, the better it took over what the teacher knows of related categories."""
-    return space.logit_correlation(_side_by_side(table))
+    """Draw `figures.logit_correlation` of the teacher and one run per method."""
+    return space.logit_correlation(_teacher_and_methods(table))
 
 
 def center_geometry(table: pd.DataFrame) -> Drawing:
-    """Do students arrange their categories as the teacher does? Cosine similarity of all pairs of category centers as
-    matrices, and each student's against the teacher's: on the dotted line they agree."""
-    return space.center_geometry(_side_by_side(table))
+    """Draw `figures.center_geometry` of the teacher and one run per method."""
+    return space.center_geometry(_teacher_and_methods(table))
 
 
 def budget(table: pd.DataFrame) -> Drawing:
-    """When does PCKD pay? Top-1 accuracy (mean ± standard deviation, a dot a seed) against training budget: left by
-    epochs, right by the floating point operations of both networks: images × views × (three forward passes of the
-    student, for forward and backward, and one of the teacher). Left, methods are compared at equal epochs; right,
-    the higher line wins at equal compute. Not counted: the method's heads and losses, and the teacher's own training.
-    Seconds were measured on a shared machine, with a cache of what the teacher says, and would mislead."""
+    """Draw `figures.budget` of all runs."""
     return results.budget(list(table["run"]))
 
 
 def published(table: pd.DataFrame) -> Drawing:
-    """What methods add to the student that learns alone, in points of top-1. Left, open dots on grey: as published for
-    CIFAR-100 and 240 epochs, a dot a pair of networks; right, filled dots on white: measured here, a dot a seed, less
-    the lone student of the same seed, with the 95 % interval of the mean where there are three or more. Data, networks
-    and lengths of training differ, so only differences to the student may be set side by side, and of them sign and
-    order, not size. Published results whose lone student is not published (ImageNet, pairs of two families) can't be
-    shown so."""
+    """Draw `figures.published_and_measured` of all runs."""
     return results.published_and_measured(list(table["run"]))
 
 
 def learning_curves(table: pd.DataFrame) -> Drawing:
-    """Accuracy and every loss term by epoch and method: mean over seeds, and a band of one standard deviation to each
-    side. Terms stand as they enter the objective, before their β; those with v are weighted."""
-    rows = _main(table)
-    return results.learning_curves(_by_method(rows[rows["variant"] == ""]))
+    """Draw `figures.learning_curves` of all methods without options."""
+    rows = _main_comparison(table)
+    return results.learning_curves(_sort_by_method(rows[rows["variant"] == ""]))
 
 
 FIGURES: dict[str, Callable[[pd.DataFrame], Drawing]] = {
@@ -193,81 +193,165 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Drawing]] = {
     "10_published": published,
     "11_learning_curves": learning_curves,
 }
-TOGETHER = {"04_difficulty", "10_published"}  # of all data sets
-ONCE = {"01_motivation", "02_framework", "03_feature_weight_matrix"}  # one data set is enough
+CAPTIONS = {
+    "01_motivation": (
+        "Why PCKD. (a) The parts of a network that each family of methods uses. Only PCKD uses the category centers in "
+        "the last layer. (b) What the preview strategy does. In each epoch, more samples get full weight. "
+        "Hard samples get a small weight, but never zero."
+    ),
+    "02_framework": (
+        "The framework of PCKD. Four views of an image go through the frozen teacher and the student. Each loss is "
+        "drawn where it compares the two networks, and the preview weight v where it enters. Gradients flow back along "
+        "solid arrows."
+    ),
+    "03_feature_weight_matrix": (
+        "Features times the weights of the last layer give the logits, shown with the numbers of a trained student. "
+        "Each column of the weight matrix (a row of fc.weight in PyTorch) is the center of a category."
+    ),
+    "04_difficulty": (
+        "Training images of each data set, ordered by their difficulty γ in the last epoch. The easiest images are on "
+        "the left, the hardest on the right. γ = 1 is the average of a batch."
+    ),
+    "04_difficulty_truth": (
+        "Does the difficulty score γ measure real difficulty? The figure shows γ in the last epoch against the "
+        "difficulty with which each image was generated. If the median rises, the images that are hard to see are also "
+        "hard for the network."
+    ),
+    "05_sweeps": (
+        "Top-1 accuracy against (a) β_cc, (b) β_fa, (c) β_ca and (d) ε. One setting is changed at a time, and all "
+        "others are those of PCKD without options. Shown are mean ± standard deviation, and one dot per seed. The grey "
+        "band marks the published default. A tick label says where the default of the recipe differs from it. Values "
+        "of ε are converted to 240 epochs, ε^(epochs/240), so that equal values mean equal thresholds at the end of "
+        "training. Horizontal lines: mean of KD and of supervised training with the same seeds, if the axis reaches "
+        "them. The panels have different scales. Values are spaced evenly, not to scale."
+    ),
+    "06_feature_map": (
+        "t-SNE of test features (dots) and category centers (stars), by method. The purer the neighbourhoods, the "
+        "better the features separate the classes. Distances on a map say little, so the percentage is computed in the "
+        "full feature space."
+    ),
+    "06_center_map": (
+        "Do related categories lie together? All category centers of each network, coloured by a property that classes "
+        "share. The percentages compare the neighbourhoods in the full feature space with chance."
+    ),
+    "07_weights": (
+        "How much the samples count, by strategy and epoch: the mean weight v, and the share of samples with full "
+        'weight. The strategy "constant" gives every sample the mean weight of preview in that epoch. It is the '
+        "control of preview."
+    ),
+    "07_trajectories": (
+        "Single training samples during training: cross-entropy (middle row) and difficulty γ (lower row) of samples "
+        "that were learned early, late or never. The grey band is the middle half of all samples."
+    ),
+    "08_logit_correlation": (
+        "Which logits rise together? The correlation of all pairs of logits over test images, with the teacher first. "
+        "Below each student is its difference from the teacher. The paler the difference, the better the student "
+        "learned which categories the teacher sees as related."
+    ),
+    "08_center_geometry": (
+        "Do students arrange their categories like the teacher? Above: the cosine similarity of all pairs of category "
+        "centers. Below: the student's similarity of each pair against the teacher's. On the dotted line they agree."
+    ),
+    "09_budget": (
+        "When does PCKD pay off? Top-1 accuracy (mean ± standard deviation, one dot per seed) against the training "
+        "budget. Left: by epochs, so methods are compared at equal epochs. Right: by the floating-point operations of "
+        "both networks, so the higher line wins at equal compute. The operations are images × views × (three forward "
+        "passes of the student, for forward and backward, and one of the teacher). The method's heads and losses and "
+        "the training of the teacher are not counted. Measured seconds are not shown: they come from a shared machine "
+        "with a cache of teacher outputs, and would mislead."
+    ),
+    "10_published": (
+        "What methods add to the student that is trained without a teacher, in percentage points of top-1 accuracy. "
+        "Left, open dots on grey: as published for CIFAR-100 and 240 epochs, one dot per pair of networks. Right, "
+        "filled dots on white: measured here, one dot per seed, minus the student without a teacher of the same seed. "
+        "The band is the 95 % confidence interval of the mean, for three seeds or more. Data, networks and epochs "
+        "differ between left and right. So compare only the sign and the order of the differences, not their size. "
+        "Published results without the accuracy of the student alone (ImageNet, pairs of two families) are left out."
+    ),
+    "11_learning_curves": (
+        "Accuracy and every loss term by epoch and method: the mean over seeds, and a band of one standard deviation "
+        "to each side. The terms are shown before they are multiplied by their β. Terms with v are weighted."
+    ),
+}
+ALL_DATA_SETS = {"04_difficulty", "10_published"}  # one figure shows all data sets
+ONE_DATA_SET = {"01_motivation", "02_framework", "03_feature_weight_matrix"}  # drawn for the main data set only
 
 
-def _plan(table: pd.DataFrame) -> Iterator[tuple[str, Callable[[pd.DataFrame], Drawing], pd.DataFrame, bool]]:
-    """Name of the file, function, its part of the table, and whether it is missed where it can't be drawn."""
-    taught = table[table["teacher"].notna()]["data"]
-    others = list(taught.value_counts(sort=False).sort_values(ascending=False, kind="stable").index)
+def _figures_to_draw(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame, bool]]:
+    """Yield name of the file, name of the figure, rows of the table, and whether to say so if it cannot be drawn."""
+    distilled = table[table["teacher"].notna()]["data"]
+    others = list(distilled.value_counts(sort=False).sort_values(ascending=False, kind="stable").index)
     main = others.pop(0) if others else table["data"].iloc[0]
-    for name, draw in FIGURES.items():
-        yield name, draw, table if name in TOGETHER else table[table["data"] == main], True
-        for data in () if name in TOGETHER | ONCE else others:
-            short = re.sub(r"[^A-Za-z0-9._-]+", "_", re.split(r"[:/\\]", data)[-1])  # of a folder, its name
-            yield f"{name}_{short}", draw, table[table["data"] == data], False
+    for name in FIGURES:
+        yield name, name, table if name in ALL_DATA_SETS else table[table["data"] == main], True
+        for data in () if name in ALL_DATA_SETS | ONE_DATA_SET else others:
+            short = re.sub(r"[^A-Za-z0-9._-]+", "_", re.split(r"[:/\\]", data)[-1])  # the last part of a folder's path
+            yield f"{name}_{short}", name, table[table["data"] == data], False
 
 
-def _save(figure: Drawing, name: str, says: str, out: Path) -> list[Path]:
-    by = f"pckd_nb {version('pckd_nb')}"
-    about = {"Title": name, "Runs": " ".join(dict.fromkeys(run.fingerprint for run in figure.runs)), "Software": by}
-    text = " ".join(says.split()) + "\n\n" + (caption(figure.runs) + " " if figure.runs else "") + f"Drawn by {by}.\n"
-    picture, words = out / f"{name}.png", out / f"{name}.txt"
+def _save(figure: Drawing, file_name: str, description: str, out: Path) -> list[Path]:
+    software = f"pckd_nb {version('pckd_nb')}"
+    fingerprints = " ".join(dict.fromkeys(run.fingerprint for run in figure.runs))
+    metadata = {"Title": file_name, "Runs": fingerprints, "Software": software}
+    training = f"{caption(figure.runs)} " if figure.runs else ""
+    text = f"{description}\n\n{training}Drawn by {software}.\n"
+    png, txt = out / f"{file_name}.png", out / f"{file_name}.txt"
     with style():
-        write(picture, lambda temporary: figure.savefig(temporary, format="png", dpi=160, metadata=about))
-    write(words, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    return [picture, words]
+        write(png, lambda temporary: figure.savefig(temporary, format="png", dpi=160, metadata=metadata))
+    write(txt, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return [png, txt]
 
 
-def _main(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the comparison with most runs: one data set, pair of networks and number of epochs, and the lone
-    students beside them."""
+def _main_comparison(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the comparison with the most runs: one data set, pair of networks and number of epochs.
+
+    Students that were trained without a teacher are included.
+    """
     keys = ["data", "student", "epochs", "train_images"]
-    taught = table[table["teacher"].notna()]
-    if taught.empty:
+    distilled = table[table["teacher"].notna()]
+    if distilled.empty:
         raise ValueError("there is no distilled run")
-    *most, teacher = taught.groupby([*keys, "teacher"], sort=False).size().idxmax()
-    same = (table[keys] == most).all(axis=1)
+    *largest, teacher = distilled.groupby([*keys, "teacher"], sort=False).size().idxmax()
+    same = (table[keys] == largest).all(axis=1)
     return table[same & (table["teacher"].isna() | (table["teacher"] == teacher))]
 
 
-def _pckd(table: pd.DataFrame, *kept: str) -> Run:
-    """PCKD without options, of the lowest seed whose run has the arrays `kept`."""
-    rows = _main(table)
+def _default_pckd_run(table: pd.DataFrame, *parts: str) -> Run:
+    """Return the run of PCKD without options with the lowest seed that has the recorded arrays `parts`."""
+    rows = _main_comparison(table)
     rows = rows[(rows["method"] == "PCKD") & (rows["variant"] == "")].sort_values("seed", kind="stable")
     for run in rows["run"]:
-        if all(getattr(run, name) is not None for name in kept):
+        if all(getattr(run, name) is not None for name in parts):
             return run
-    has = f" that kept {' and '.join(kept)}" if kept else ""
-    raise ValueError(f"there is no PCKD run without options{has} in its main comparison")
+    recorded = f" that kept {' and '.join(parts)}" if parts else ""
+    raise ValueError(f"there is no PCKD run without options{recorded} in the main comparison; train one first")
 
 
-def _side_by_side(table: pd.DataFrame) -> list[Run]:
-    """Teacher and every method without options, of one seed, as far as they have embeddings."""
-    pckd = _pckd(table, "embedding")
-    rows = _main(table)
-    teacher = _teacher_of(pckd, table)
+def _teacher_and_methods(table: pd.DataFrame) -> list[Run]:
+    """Return the teacher and one run per method without options, all of one seed and with embeddings."""
+    pckd = _default_pckd_run(table, "embedding")
+    rows = _main_comparison(table)
+    teacher = _find_teacher(pckd, table)
     rows = rows[(rows["variant"] == "") & (rows["seed"] == pckd.settings["seed"])]
-    rows = rows[[run is not teacher for run in rows["run"]]]  # it may be of the student's network and seed
-    found = [run for run in _by_method(rows.drop_duplicates("method")) if run.embedding is not None]
+    rows = rows[[run is not teacher for run in rows["run"]]]  # the teacher may have the student's network and seed
+    found = [run for run in _sort_by_method(rows.drop_duplicates("method")) if run.embedding is not None]
     if teacher is None or teacher.embedding is None:
         return found
     return [teacher, *found] if teacher.data_fingerprint == pckd.data_fingerprint else found
 
 
-def _by_method(rows: pd.DataFrame) -> list[Run]:
-    """The runs of `rows`, supervised first, PCKD last, each by seed."""
+def _sort_by_method(rows: pd.DataFrame) -> list[Run]:
+    """Return the runs of the rows: supervised first, PCKD last, and each method by seed."""
     order = {title: place for place, title in enumerate(METHODS)}
     rows = rows.assign(place=[order.get(title, 1.5) for title in rows["method"]])
     return list(rows.sort_values(["place", "method", "seed"], kind="stable")["run"])
 
 
-def _teacher_of(run: Run, table: pd.DataFrame) -> Run | None:
-    """Among the runs of the table, else where the run says that it lies; None where it is neither."""
-    about, runs = run.settings["teacher"], [run, *table["run"]]
+def _find_teacher(run: Run, table: pd.DataFrame) -> Run | None:
+    """Find the teacher in the table, or else in the folder that the run recorded. None if it is in neither."""
+    teacher, runs = run.settings["teacher"], [run, *table["run"]]
     for other in table["run"]:
-        if other.fingerprint == about["fingerprint"] and is_teacher(other, runs):
+        if other.fingerprint == teacher["fingerprint"] and is_teacher(other, runs):
             return other
     try:
         return load_run(folder) if (folder := teacher_folder(run)) else None

@@ -1,4 +1,4 @@
-"""The feature space and the category centers in it."""
+"""Figures of the feature space: t-SNE maps, similarities of category centers, and correlations of logits."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -12,32 +12,52 @@ from matplotlib.lines import Line2D
 
 from .. import analysis
 from ..runs import Run
-from .canvas import CLASS_COLORS, INK, PALE, Drawing, canvas, checked, is_teacher, label_of
+from .canvas import CLASS_COLORS, DARK_GRAY, LIGHT_GRAY, Drawing, check_runs, is_teacher, new_figure, run_label
 
-PAGE = 7.1  # inches: two columns of a journal
-SMALL = 6.5  # points, of what stands beside small panels
-SHOWN = 50  # features of a class on a map: more hide each other and take long
-MARKERS = "os^Dv"  # of groups, when ten colours are used up
+PAGE_WIDTH = 7.1  # inches: two columns of a journal
+SMALL_FONT = 6.5  # points, for text next to small panels
+MAX_FEATURES_PER_CLASS = 50  # on a map: more features would hide each other and take long
+MARKERS = "os^Dv"  # for groups: the next marker is used after ten colours
 
 
 def feature_map(runs: Run | Sequence[Run], classes: Sequence[int] | None = None, seed: int = 0) -> Drawing:
-    """t-SNE of test features with the category centers (stars), a panel a run, and how pure neighbourhoods are.
+    """Draw a t-SNE map of test features and category centers for each run, with the neighbourhood purity.
 
-    classes: at most ten numbers; left out, ten spread evenly over all. seed: of the maps. A map has at most the first
-    50 features of a class; neighbourhoods are those in the full space, among all recorded features of the classes.
+    Dots are features and stars are category centers. A map shows at most the first 50 features per class. The purity is
+    computed in the full feature space, from all recorded features of the classes.
+
+    Parameters
+    ----------
+    runs : Run or sequence of Run
+        With embeddings of the same data.
+    classes : sequence of int, optional
+        1 to 10 classes. By default, 10 classes that are evenly spaced.
+    seed : int
+        Seed of the maps.
+
+    Returns
+    -------
+    Drawing
+
+    Raises
+    ------
+    ValueError
+        If a run has no embedding, if the runs are of different data, or if `classes` is outside its range.
     """
-    runs = with_embeddings(runs)
-    about = runs[0].settings["data"]
+    runs = check_embeddings(runs)
+    info = runs[0].settings["data"]
     if classes is None:
-        count = len(about["classes"])
+        count = len(info["classes"])
         classes = np.unique(np.linspace(0, count - 1, min(count, len(CLASS_COLORS))).round().astype(int)).tolist()
-    if not 1 <= len(classes) <= len(CLASS_COLORS) or not all(0 <= c < len(about["classes"]) for c in classes):
-        raise ValueError(f"classes must be 1 to {len(CLASS_COLORS)} numbers below {len(about['classes'])}")
-    with canvas(runs, max(2.05 * len(runs) + 1.4, 5), 3.4) as figure:
+    if not 1 <= len(classes) <= len(CLASS_COLORS) or not all(0 <= c < len(info["classes"]) for c in classes):
+        raise ValueError(
+            f"classes must be 1 to {len(CLASS_COLORS)} numbers below {len(info['classes'])}, got {list(classes)!r:.60}"
+        )
+    with new_figure(runs, max(2.05 * len(runs) + 1.4, 5), 3.4) as figure:
         for ax, run in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
             labels = run.embedding["labels"]
             chosen = np.isin(labels, classes)
-            shown = np.sort(np.concatenate([np.flatnonzero(labels == c)[:SHOWN] for c in classes]))
+            shown = np.sort(np.concatenate([np.flatnonzero(labels == c)[:MAX_FEATURES_PER_CLASS] for c in classes]))
             features, centers = run.embedding["features"][shown], run.embedding["centers"][classes]
             perplexity = min(30, (len(features) + len(centers)) / 4)
             xy, xy_centers = analysis.embed(features, centers, seed, perplexity, memo=run.embedding)
@@ -46,11 +66,11 @@ def feature_map(runs: Run | Sequence[Run], classes: Sequence[int] | None = None,
                 ax.scatter(*star, s=190, marker="*", color=color, edgecolor="black", linewidth=1, zorder=3)
             k = min(5, int(chosen.sum()) - 1)
             purity = analysis.neighbourhood_purity(run.embedding["features"][chosen], labels[chosen], k)
-            ax.set_title(label_of(run, runs))
+            ax.set_title(run_label(run, runs))
             ax.set_xlabel(f"{100 * purity:.0f} % of {k} nearest\nneighbours share the class")
-            _frame(ax)
+            _draw_frame(ax)
         marks = [
-            Line2D([], [], marker="o", linestyle="", color=color, label=textwrap.shorten(about["classes"][c], 24))
+            Line2D([], [], marker="o", linestyle="", color=color, label=textwrap.shorten(info["classes"][c], 24))
             for color, c in zip(CLASS_COLORS, classes, strict=False)
         ]
         star = Line2D([], [], marker="*", linestyle="", color="white", markeredgecolor="black", markersize=12)
@@ -61,106 +81,158 @@ def feature_map(runs: Run | Sequence[Run], classes: Sequence[int] | None = None,
 
 
 def center_map(runs: Run | Sequence[Run], seed: int = 0) -> Drawing:
-    """Do related categories lie together? t-SNE of all category centers, a column a run, a row a grouping.
+    """Draw a t-SNE map of all category centers, with one column per run and one row per grouping of the classes.
 
-    Under each panel: how often the 3 nearest centers (cosine, in the full space) are of the same group, and what
-    chance would give. Below 30 classes a map says little: then the cosine similarities of all centers, ordered by
-    group, and under each the most similar pair where the classes have no groups. seed: of the maps.
-    Raises ValueError where 30 classes or more have no groups, or fewer than 4 classes have some.
+    The map shows whether related categories lie together. The text under a panel says how many of the 3 nearest centers
+    are in the same group on average, and how many would be by chance. Nearest means the largest cosine similarity in
+    the full feature space.
+
+    A map of fewer than 30 centers says little. Then the figure shows the cosine similarities of all centers, ordered by
+    group. If the classes have no groups, the text under a panel names the most similar pair.
+
+    Parameters
+    ----------
+    runs : Run or sequence of Run
+        With embeddings of the same data.
+    seed : int
+        Seed of the maps.
+
+    Returns
+    -------
+    Drawing
+
+    Raises
+    ------
+    ValueError
+        If a run has no embedding, if the runs are of different data, if 30 classes or more have no groups, or if fewer
+        than 4 classes have groups.
     """
-    runs = with_embeddings(runs)
-    about = runs[0].settings["data"]
-    count, groups = len(about["classes"]), about["groups"]
+    runs = check_embeddings(runs)
+    info = runs[0].settings["data"]
+    count, groups = len(info["classes"]), info["groups"]
     if count < 30:
         return _small_center_map(runs)
     if not groups:
-        raise ValueError(f"the classes of {about['name']} have no groups; center_geometry shows all pairs of centers")
+        raise ValueError(f"the classes of {info['name']} have no groups; use center_geometry, which shows all pairs")
     maps = [analysis.embed_centers(run.embedding["centers"], seed, memo=run.embedding) for run in runs]
-    side = _side(runs, beside=1.2)
+    side = _panel_size(runs, margin=1.2)
     heights = [max(side + 0.4, 0.15 * len(set(names)) + 0.4) for names in groups.values()]
-    with canvas(runs, side * len(runs) + 1.2, sum(heights) + 0.7) as figure:
+    with new_figure(runs, side * len(runs) + 1.2, sum(heights) + 0.7) as figure:
         grid = figure.add_gridspec(len(groups), len(runs) + 1, width_ratios=[side] * len(runs) + [1.1])
-        for row, (grouping, of_class) in enumerate(groups.items()):
-            names = list(dict.fromkeys(of_class))
-            looks: list[dict[str, Any]] = [
+        for row, (grouping, class_groups) in enumerate(groups.items()):
+            names = list(dict.fromkeys(class_groups))
+            styles: list[dict[str, Any]] = [
                 dict(marker=MARKERS[i // len(CLASS_COLORS) % len(MARKERS)], color=CLASS_COLORS[i % len(CLASS_COLORS)])
                 for i in range(len(names))
             ]
             for column, (run, xy) in enumerate(zip(runs, maps, strict=True)):
                 ax = figure.add_subplot(grid[row, column])
-                for name, look in zip(names, looks, strict=True):
-                    x, y = xy[np.array(of_class) == name].T
-                    ax.scatter(x, y, s=17, linewidth=0, alpha=0.9, **look)
+                for name, style in zip(names, styles, strict=True):
+                    x, y = xy[np.array(class_groups) == name].T
+                    ax.scatter(x, y, s=17, linewidth=0, alpha=0.9, **style)
                 if not row:
                     ax.set_title(_panel_title(run, runs), fontsize=8)
-                ax.set_xlabel(_nearest_share(run, grouping, of_class), fontsize=SMALL)
-                _frame(ax)
+                ax.set_xlabel(_nearest_share(run, grouping, class_groups), fontsize=SMALL_FONT)
+                _draw_frame(ax)
             side_ax = figure.add_subplot(grid[row, -1])
             side_ax.axis("off")
             marks = [
-                Line2D([], [], linestyle="", markersize=4.5, label=textwrap.shorten(name, 20, placeholder=" …"), **look)
-                for name, look in zip(names, looks, strict=True)
+                Line2D(
+                    [], [], linestyle="", markersize=4.5, label=textwrap.shorten(name, 20, placeholder=" …"), **style
+                )
+                for name, style in zip(names, styles, strict=True)
             ]
             side_ax.legend(
-                handles=marks, title=grouping, loc="center left", fontsize=SMALL, title_fontsize=8, handletextpad=0,
-                labelspacing=0.25, borderaxespad=0, alignment="left",
+                handles=marks, title=grouping, loc="center left", fontsize=SMALL_FONT, title_fontsize=8,
+                handletextpad=0, labelspacing=0.25, borderaxespad=0, alignment="left",
             )  # fmt: skip
         figure.suptitle("t-SNE of all category centers", x=0.01, ha="left", fontweight="bold", fontsize=9)
     return figure
 
 
 def _small_center_map(runs: list[Run]) -> Drawing:
-    about = runs[0].settings["data"]
-    side = _side(runs, len(about["classes"]), beside=1.9)
-    with canvas(runs, side * len(runs) + 1.9, side + 1.35) as figure:
+    info = runs[0].settings["data"]
+    side = _panel_size(runs, len(info["classes"]), margin=1.9)
+    with new_figure(runs, side * len(runs) + 1.9, side + 1.35) as figure:
         axes = figure.subplots(1, len(runs), squeeze=False)[0]
         for ax, run in zip(axes, runs, strict=True):
             similarity = analysis.center_similarity(run.embedding["centers"])
             image = _matrix(ax, similarity, run, names=ax is axes[0])
             ax.set_title(_panel_title(run, runs), fontsize=8)
-            shares = [_nearest_share(run, *grouping) for grouping in about["groups"].items()]
-            ax.set_xlabel("\n".join(shares) or _closest_pair(similarity, about["classes"]), fontsize=7)
+            shares = [_nearest_share(run, *grouping) for grouping in info["groups"].items()]
+            ax.set_xlabel("\n".join(shares) or _closest_pair(similarity, info["classes"]), fontsize=7)
         bar = figure.colorbar(image, ax=list(axes), shrink=0.8, aspect=25, pad=0.02)
-        _small_bar(bar, "cosine similarity")
+        _style_colorbar(bar, "cosine similarity")
         figure.suptitle("Similarity of all category centers", x=0.01, ha="left", fontweight="bold", fontsize=9)
     return figure
 
 
 def logit_correlation(runs: Sequence[Run]) -> Drawing:
-    """Correlation of every two logits over test images, a panel a network, and how students' differ from the teacher's.
+    """Draw the correlation of all pairs of logits for each network, and the difference between student and teacher.
 
-    Logits are features · centers: the bias is the same for every image and changes no correlation. Classes are ordered
-    by their first grouping. runs: a teacher and students of it, on the same data; ValueError otherwise.
+    The correlation is over test images. The logits are features · centers, without the bias. The bias is the same for
+    all images, so it does not change a correlation. Classes are ordered by their first grouping.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        One teacher and students of it, in any order, with embeddings of the same data.
+
+    Returns
+    -------
+    Drawing
+
+    Raises
+    ------
+    ValueError
+        If a run has no embedding, if the runs are of different data, or if there is not exactly one teacher.
     """
     teacher, students = _teacher_and_students(runs)
     runs = [teacher, *students]
     matrices = [analysis.logit_correlation(run.embedding["features"], run.embedding["centers"]) for run in runs]
-    apart = [matrix - matrices[0] for matrix in matrices[1:]]
-    off_diagonal = np.concatenate([np.abs(matrix).ravel() for matrix in apart])
-    largest = max(0.1, np.ceil(10 * np.quantile(off_diagonal, 0.99)) / 10)
+    differences = [matrix - matrices[0] for matrix in matrices[1:]]
+    sizes = np.concatenate([np.abs(matrix).ravel() for matrix in differences])
+    largest = max(0.1, np.ceil(10 * np.quantile(sizes, 0.99)) / 10)
     note = "r: correlation over all pairs of classes."
     with _two_rows(runs, "Correlation of logits over test images", note) as (figure, axes, corner):
         for ax, run, matrix in zip(axes[0], runs, matrices, strict=True):
             image = _matrix(ax, matrix, run, names=run is teacher)
             ax.set_title(_panel_title(run, runs), fontsize=8)
-        for ax, run, matrix, difference in zip(axes[1][1:], students, matrices[1:], apart, strict=True):
+        for ax, run, matrix, difference in zip(axes[1][1:], students, matrices[1:], differences, strict=True):
             difference_image = _matrix(ax, difference, run, cmap="PuOr_r", limit=largest)
             mean, correlation = analysis.difference_of_pairs(matrix, matrices[0])
-            ax.set_title("minus the teacher's", fontsize=8, fontweight="normal")
-            ax.set_xlabel(f"mean |difference| {mean:.3f}\nr of the pairs {correlation:.2f}", fontsize=7)
+            ax.set_title("student − teacher", fontsize=8, fontweight="normal")
+            ax.set_xlabel(f"mean |difference| {mean:.3f}\nr over pairs {correlation:.2f}", fontsize=7)
         for y, shown, name in ((0.78, image, "correlation"), (0.38, difference_image, "difference")):
             bar = figure.colorbar(shown, cax=corner.inset_axes((0.05, y, 0.85, 0.07)), orientation="horizontal")
-            _small_bar(bar, name)
+            _style_colorbar(bar, name)
     return figure
 
 
 def center_geometry(runs: Sequence[Run]) -> Drawing:
-    """Do students arrange their categories as the teacher does? Cosine similarities of all pairs of category centers.
+    """Draw the cosine similarities of all pairs of category centers, and compare the students with the teacher.
 
-    Above, as matrices, classes ordered by their first grouping; below, every pair: the student's against the teacher's
-    similarity, coloured by what both classes share. Widths may differ: compared are not the centers but their
-    similarities, by correlation over pairs (r) and linear CKA.
-    runs: a teacher and students of it, on the same data, with 3 classes or more; ValueError otherwise.
+    The figure shows whether students arrange the categories like the teacher. The upper row shows the similarities as
+    matrices, with classes ordered by their first grouping. The lower row plots the student's similarity against the
+    teacher's, one point per pair. The colour of a point says what the two classes share.
+
+    The networks may have different widths, because similarities are compared and not centers. r is the correlation over
+    all pairs, and CKA is linear CKA.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        One teacher and students of it, in any order, with embeddings of the same data of 3 classes or more.
+
+    Returns
+    -------
+    Drawing
+
+    Raises
+    ------
+    ValueError
+        If a run has no embedding, if the runs are of different data, if there are fewer than 3 classes, or if there is
+        not exactly one teacher.
     """
     teacher, students = _teacher_and_students(runs)
     runs = [teacher, *students]
@@ -169,14 +241,14 @@ def center_geometry(runs: Sequence[Run]) -> Drawing:
     agreements = [(analysis.center_agreement(c, centers[0]), analysis.center_cka(c, centers[0])) for c in centers[1:]]
     groups = teacher.settings["data"]["groups"]
     first, second = np.triu_indices(len(centers[0]), 1)
-    shared = np.zeros(len(first), int)  # by both classes of a pair: nothing, or the number of a grouping
-    for number, of_class in enumerate(groups.values(), 1):
-        shared[np.array(of_class)[first] == np.array(of_class)[second]] = number
-    colors = [PALE if groups else INK, *CLASS_COLORS]
+    shared = np.zeros(len(first), int)  # the number of the grouping that both classes of a pair share, or 0
+    for number, class_groups in enumerate(groups.values(), 1):
+        shared[np.array(class_groups)[first] == np.array(class_groups)[second]] = number
+    colors = [LIGHT_GRAY if groups else DARK_GRAY, *CLASS_COLORS]
     size = 3 if len(first) > 1000 else 14
     pairs = [similarity[first, second] for similarity in similarities]
     low, high = min(p.min() for p in pairs) - 0.05, max(p.max() for p in pairs) + 0.05
-    note = "r: correlation over all pairs of classes; CKA: linear, of the centers."
+    note = "r: correlation over all pairs of classes. CKA: linear CKA of the centers."
     with _two_rows(runs, "Similarity of category centers", note) as (figure, axes, corner):
         for ax, run, similarity in zip(axes[0], runs, similarities, strict=True):
             image = _matrix(ax, similarity, run, names=run is teacher)
@@ -186,61 +258,77 @@ def center_geometry(runs: Sequence[Run]) -> Drawing:
                 chosen = shared == number
                 ax.scatter(pairs[0][chosen], of_student[chosen], s=size, color=colors[number], linewidth=0, alpha=0.6,
                            rasterized=True)  # fmt: skip
-            ax.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=":")
+            ax.plot([low, high], [low, high], color=DARK_GRAY, linewidth=0.8, linestyle=":")
             ax.set(xlim=(low, high), box_aspect=1)
             ax.set_title(f"r = {correlation:.2f}, CKA = {cka:.2f}", fontsize=8, fontweight="normal")
             ax.set_xlabel("teacher's similarity", fontsize=7)
             if run is students[0]:
-                ax.set_ylabel("student's, same scale", fontsize=7)
+                ax.set_ylabel("student's (same scale)", fontsize=7)
             ax.set_yticks(ax.get_xticks(), [""] * len(ax.get_xticks()))
             ax.set(xlim=(low, high), ylim=(low, high))
-            ax.tick_params(labelsize=SMALL)
+            ax.tick_params(labelsize=SMALL_FONT)
         bar = figure.colorbar(image, cax=corner.inset_axes((0.05, 0.85, 0.85, 0.07)), orientation="horizontal")
-        _small_bar(bar, "cosine similarity")
+        _style_colorbar(bar, "cosine similarity")
         if groups:
             kinds = ["nothing", *groups]
             marks = [Line2D([], [], marker="o", linestyle="", markersize=4, color=colors[i]) for i in range(len(kinds))]
             corner.legend(
-                marks, kinds, title="pairs that share", loc="lower left", fontsize=SMALL, title_fontsize=7,
+                marks, kinds, title="pairs that share", loc="lower left", fontsize=SMALL_FONT, title_fontsize=7,
                 bbox_to_anchor=(-0.02, -0.05), handletextpad=0, labelspacing=0.25, borderaxespad=0, alignment="left",
             )  # fmt: skip
     return figure
 
 
-def with_embeddings(runs: Run | Sequence[Run]) -> list[Run]:
-    """`checked`, and every run has an embedding of the same data."""
-    runs = checked(runs, "embedding")
+def check_embeddings(runs: Run | Sequence[Run]) -> list[Run]:
+    """Return one run or several runs as a list, after checking that they have embeddings of the same data.
+
+    Parameters
+    ----------
+    runs : Run or sequence of Run
+
+    Returns
+    -------
+    list of Run
+
+    Raises
+    ------
+    ValueError
+        If there is no run, if a run has no embedding, or if the runs are of different data.
+    """
+    runs = check_runs(runs, "embedding")
     if len({run.data_fingerprint for run in runs}) > 1:
-        raise ValueError("maps of feature spaces side by side need runs on the same data")
+        raise ValueError("feature spaces can be compared only if all runs use the same data; leave the others out")
     return runs
 
 
 def _teacher_and_students(runs: Run | Sequence[Run]) -> tuple[Run, list[Run]]:
-    runs = with_embeddings(runs)
+    runs = check_embeddings(runs)
     teachers = [run for run in runs if is_teacher(run, runs)]
     if len(teachers) != 1:
-        raise ValueError(f"students are compared with their one teacher, and {len(teachers)} of these runs are one")
+        raise ValueError(f"need students and their one teacher, got runs of {len(teachers)} teachers")
     return teachers[0], [run for run in runs if run is not teachers[0]]
 
 
 @contextmanager
 def _two_rows(runs: list[Run], title: str, note: str) -> Iterator[tuple[Drawing, np.ndarray, Axes]]:
-    """A canvas with a row of matrices, the teacher's first, and below each student's another panel; the corner below
-    the teacher's is left for what explains them. Gives figure, axes (2, runs), corner."""
-    side = _side(runs)
-    with canvas(runs, side * len(runs) + 1, 2 * side + 1.6, note) as figure:
+    """Open a figure of two rows: one matrix per run, the teacher first, and one more panel under each student.
+
+    Yields the figure, its axes of shape (2, runs), and the empty corner under the teacher for colour bars and legends.
+    """
+    side = _panel_size(runs)
+    with new_figure(runs, side * len(runs) + 1, 2 * side + 1.6, note) as figure:
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=9)
         axes = figure.subplots(2, len(runs))
         axes[1, 0].axis("off")
         yield figure, axes, axes[1, 0]
 
 
-def _side(runs: list[Run], names: int = 10, beside: float = 1) -> float:
-    """Of a square panel, inches: what fits on a page with `beside` left free, and room for as many names."""
-    return max(min(2.4, (PAGE - beside) / len(runs)), 1.3, 0.13 * names)
+def _panel_size(runs: list[Run], names: int = 10, margin: float = 1) -> float:
+    """Return the width of a square panel in inches, such that all panels fit on a page next to a margin."""
+    return max(min(2.4, (PAGE_WIDTH - margin) / len(runs)), 1.3, 0.13 * names)
 
 
-def _frame(ax: Axes) -> None:
+def _draw_frame(ax: Axes) -> None:
     ax.set(xticks=[], yticks=[], box_aspect=1)
     for side in ax.spines.values():
         side.set_visible(True)
@@ -249,38 +337,40 @@ def _frame(ax: Axes) -> None:
 def _matrix(
     ax: Axes, matrix: np.ndarray, run: Run, names: bool = False, cmap: str = "RdBu_r", limit: float = 1
 ) -> AxesImage:
-    """A (C, C) matrix with classes ordered by their first grouping, whose groups, or else classes, are named."""
-    about = run.settings["data"]
-    grouped = next(iter(about["groups"].values()), None)
-    of_class = list(grouped or about["classes"])
-    blocks = list(dict.fromkeys(of_class))
-    order = np.argsort([blocks.index(name) for name in of_class], kind="stable")
+    """Draw a (C, C) matrix with classes ordered by their first grouping, and name its groups (or the classes)."""
+    info = run.settings["data"]
+    grouped = next(iter(info["groups"].values()), None)
+    class_groups = list(grouped or info["classes"])
+    blocks = list(dict.fromkeys(class_groups))
+    order = np.argsort([blocks.index(name) for name in class_groups], kind="stable")
     image = ax.imshow(matrix[np.ix_(order, order)], cmap=cmap, vmin=-limit, vmax=limit, interpolation="nearest")
-    _frame(ax)
+    _draw_frame(ax)
     ax.grid(visible=False)
     if names and len(blocks) <= 30:
-        ends = np.cumsum([of_class.count(name) for name in blocks])
+        ends = np.cumsum([class_groups.count(name) for name in blocks])
         middles = (ends + np.concatenate([[0], ends[:-1]]) - 1) / 2
-        ax.set_yticks(middles, [textwrap.shorten(name, 18, placeholder=" …") for name in blocks], fontsize=SMALL)
+        ax.set_yticks(middles, [textwrap.shorten(name, 18, placeholder=" …") for name in blocks], fontsize=SMALL_FONT)
     return image
 
 
-def _small_bar(bar: Any, name: str) -> None:
+def _style_colorbar(bar: Any, name: str) -> None:
     bar.set_label(name, fontsize=7)
-    bar.ax.tick_params(labelsize=SMALL)
+    bar.ax.tick_params(labelsize=SMALL_FONT)
     bar.outline.set_visible(False)
 
 
 def _panel_title(run: Run, runs: list[Run]) -> str:
-    """The network and, where there is one, its variant below."""
-    name, *variant = label_of(run, runs).split(", ", 1)
-    lines = textwrap.wrap(" ".join(variant).replace(" = ", "="), 24)  # a setting and its value stay on one line
+    """Return the label of a run on several lines: the network, then the variant if there is one."""
+    name, *variant = run_label(run, runs).split(", ", 1)
+    lines = textwrap.wrap(
+        " ".join(variant).replace(" = ", "="), 24
+    )  # without spaces, a setting and its value stay on one line
     return "\n".join([name, *(line.replace("=", " = ") for line in lines)])
 
 
-def _nearest_share(run: Run, grouping: str, of_class: Sequence[str]) -> str:
-    """The number under a map: how often the 3 nearest centers are of the same group, and by chance."""
-    labels = np.unique(np.array(of_class), return_inverse=True)[1]
+def _nearest_share(run: Run, grouping: str, class_groups: Sequence[str]) -> str:
+    """Return the text under a map: how many of the 3 nearest centers are in the same group, and by chance."""
+    labels = np.unique(np.array(class_groups), return_inverse=True)[1]
     share = analysis.neighbourhood_purity(run.embedding["centers"], labels, 3)
     chance = 100 * analysis.chance_purity(labels)
     return f"{100 * share:.0f} % of 3 nearest share\nthe {grouping} (chance {chance:.0f} %)"

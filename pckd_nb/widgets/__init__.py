@@ -1,28 +1,47 @@
-"""Widgets of the course: plain ipywidgets, so that they work by keyboard, and one function a picture.
+"""Widgets of the course: explorers with controls, and plain functions that draw the same figures.
 
-    explorer                         its pictures as plain functions
-    preview_explorer(run)            preview_state(run, epsilon, epoch, strategy)
-    contrast_explorer()              contrast_state(temperature, beta, batch)
-    center_explorer(runs)            center_state(runs, network, perplexity, category, sample)
-    difficulty_browser(run)          difficulty_page(run, category, epoch, sort, page), sample_trajectory(run, sample)
-    sweep_explorer(runs)             sweep_state(runs, factor, value)
+An explorer shows a figure next to its controls, and draws it again when a control changes. All controls are plain
+ipywidgets, so they work by keyboard. Where widgets cannot run, the first figure is shown.
 
-A picture is a Figure that says in words what it shows in its attribute `alt`. An explorer shows one beside its controls
-and draws it anew when one of them changes. Where no widgets run, the picture it began with stands in its place.
-Categories are numbers, as in `run.labels`. A run without what a widget shows is a ValueError.
+- `preview_explorer` shows `preview_state`.
+- `contrast_explorer` shows `contrast_state`.
+- `center_explorer` shows `center_state`.
+- `difficulty_browser` shows `difficulty_page` and `sample_trajectory`.
+- `sweep_explorer` shows `sweep_state`.
+
+The plain functions return a Figure. Its attribute `alt` says in words what it shows. Categories are numbers, as in
+`run.labels`. A function raises ValueError if a run has not recorded what the widget shows.
+
+Examples
+--------
+>>> import pckd_nb as pckd
+>>> figure = pckd.widgets.contrast_state(temperature=4.0, beta=0.05, batch=1)
+>>> figure.alt
+'Toy batch 1, τ = 4, β = 0.05: L_CC is ...'
 """
 
-from .centers import MAP_POINTS, NEAREST, NO_DOWNLOAD, PERPLEXITIES, center_explorer, center_state
-from .contrast import BATCHES, RATE, TEMPERATURES, contrast_batch, contrast_explorer, contrast_state
-from .difficulty import PAGE_IMAGES, PIXELS, SORTS, difficulty_browser, difficulty_page, sample_trajectory
-from .explorer import DPI, HARD, SMALL, WIDTH, Explorer
+from ..deprecation import renamed
+from .centers import DATA_WITHOUT_DOWNLOAD, MAX_MAP_POINTS, NEAREST_CENTERS, PERPLEXITIES, center_explorer, center_state
+from .contrast import ARROW_SCALE, BATCH_COUNT, TEMPERATURES, contrast_batch, contrast_explorer, contrast_state
+from .difficulty import (
+    IMAGES_PER_PAGE,
+    PIXELATED_CSS,
+    SORT_ORDERS,
+    difficulty_browser,
+    difficulty_page,
+    sample_trajectory,
+)
+from .explorer import DPI, FIGURE_WIDTH, HARD_COLOR, SMALL_FONT, Explorer
 from .preview import preview_explorer, preview_state
-from .sweep import LINES, sweep_explorer, sweep_state
+from .sweep import REFERENCE_DASHES, sweep_explorer, sweep_state
 
 __all__ = [
     "Explorer", "center_explorer", "center_state", "contrast_batch", "contrast_explorer", "contrast_state",
     "difficulty_browser", "difficulty_page", "preview_explorer", "preview_state", "sample_trajectory",
     "sweep_explorer", "sweep_state",
-    "BATCHES", "DPI", "HARD", "LINES", "MAP_POINTS", "NEAREST", "NO_DOWNLOAD", "PAGE_IMAGES", "PERPLEXITIES",
-    "PIXELS", "RATE", "SMALL", "SORTS", "TEMPERATURES", "WIDTH",
+    "ARROW_SCALE", "BATCH_COUNT", "DATA_WITHOUT_DOWNLOAD", "DPI", "FIGURE_WIDTH", "HARD_COLOR", "IMAGES_PER_PAGE",
+    "MAX_MAP_POINTS", "NEAREST_CENTERS", "PERPLEXITIES", "PIXELATED_CSS", "REFERENCE_DASHES", "SMALL_FONT",
+    "SORT_ORDERS", "TEMPERATURES",
 ]  # fmt: skip
+
+__getattr__ = renamed(__name__)

@@ -1,4 +1,4 @@
-"""Centers: where categories and their samples lie."""
+"""Explorer of the feature space: where categories and their samples lie."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -10,69 +10,88 @@ import torch
 
 from .. import analysis
 from ..data import Dataset, load_dataset
-from ..figures.canvas import CLASS_COLORS, PALE, Drawing, label_of, thumbnail
-from ..figures.space import with_embeddings
+from ..figures.canvas import CLASS_COLORS, LIGHT_GRAY, Drawing, draw_thumbnail, run_label
+from ..figures.space import check_embeddings
 from ..runs import Run
-from .explorer import HARD, NONE, Explorer, check_category, cut, drawing, labelled
+from .explorer import HARD_COLOR, NONE_OPTION, Explorer, check_category, control_options, new_widget_figure, shorten
 
 PERPLEXITIES = (5, 15, 50)
-MAP_POINTS = 400  # samples and centers on a map: 0.7 s of one core
-NEAREST = 5
-NO_DOWNLOAD = ("shapes100", "digits")  # data sets that are there, or drawn in seconds
+MAX_MAP_POINTS = 400  # samples and centers on a map: takes 0.7 s on one core
+NEAREST_CENTERS = 5
+DATA_WITHOUT_DOWNLOAD = ("shapes100", "digits")  # included in a library, or generated in seconds
 
-Map = tuple[np.ndarray, np.ndarray]  # positions of samples, of centers: (N, 2), (C, 2)
+Map = tuple[np.ndarray, np.ndarray]  # positions of samples (N, 2) and of centers (C, 2)
 
 
 def center_explorer(runs: Run | Sequence[Run], data: Dataset | None = None) -> Explorer:
-    """Where does a category lie, where a sample, and which centers are nearest? Redraws `center_state`.
+    """Return an explorer that shows where categories and samples lie, and which category centers are nearest to them.
 
-    All its t-SNE maps are computed first: about 0.7 s each on one core, `PERPLEXITIES` times runs. data: what the runs
-    were trained on, for the images; it may be left out for shapes100 and digits.
+    It shows `center_state`. All t-SNE maps are computed first, one per run and perplexity. A map takes about 0.7 s on
+    one core.
+
+    Parameters
+    ----------
+    runs : Run or sequence of Run
+        With embeddings of the same data.
+    data : Dataset, optional
+        The data set of the runs, to show its images. Not needed for shapes100 and digits.
+
+    Returns
+    -------
+    Explorer
+
+    Raises
+    ------
+    ValueError
+        If a run has no embedding, if the runs are of different data, if there are too few test images for a map, or if
+        the runs were not trained on `data`.
     """
-    runs = with_embeddings(runs)
-    networks = _networks(runs)
+    runs = check_embeddings(runs)
+    networks = _runs_by_name(runs)
     perplexities = _perplexities(runs[0])
-    rows = _mapped(runs[0])
+    rows = _map_rows(runs[0])
     maps: dict[tuple[str, float], Map] = {
         (name, p): _map(run, rows, p) for name, run in networks.items() for p in perplexities
     }
-    pictures = _pictures(runs[0], data)
+    images = _test_images(runs[0], data)
     classes, labels = runs[0].settings["data"]["classes"], runs[0].embedding["labels"]
 
     def samples_of(category: int, network: str) -> list[tuple[str, int]]:
-        guesses = networks[network].embedding["predictions"]
-        some = [int(row) for row in rows if labels[row] == category]
-        return [("the category's center", NONE)] + [
-            (f"sample {row}, predicted as {cut(classes[guesses[row]], 30)}", row) for row in some
+        predictions = networks[network].embedding["predictions"]
+        samples = [int(row) for row in rows if labels[row] == category]
+        return [("the category's center", NONE_OPTION)] + [
+            (f"sample {row}, predicted as {shorten(classes[predictions[row]], 30)}", row) for row in samples
         ]
 
     def follow(name: str, controls: Mapping[str, Any]) -> None:
         if name in ("category", "network"):
             before, sample = controls["sample"].value, controls["sample"]
             sample.options = samples_of(controls["category"].value, controls["network"].value)
-            sample.value = before if name == "network" else NONE
+            sample.value = before if name == "network" else NONE_OPTION
 
     first = next(iter(networks))
     start = int(labels[rows[0]])
     controls = {
-        "network": ipywidgets.Dropdown(options=list(networks), **labelled("network", "whose features and centers")),
+        "network": ipywidgets.Dropdown(
+            options=list(networks), **control_options("network", "the network whose features and centers are shown")
+        ),
         "perplexity": ipywidgets.Dropdown(
             options=perplexities, value=perplexities[len(perplexities) // 2],
-            **labelled("perplexity", "how many neighbours t-SNE tries to keep"),
+            **control_options("perplexity", "number of neighbours that t-SNE tries to preserve"),
         ),
         "category": ipywidgets.Dropdown(
             options=[(name, c) for c, name in enumerate(classes)], value=start,
-            **labelled("category", "coloured on the map"),
+            **control_options("category", "coloured on the map"),
         ),
-        "sample": ipywidgets.Dropdown(  # of a list box JupyterLab takes the arrow keys for itself
+        "sample": ipywidgets.Dropdown(  # not a list box, because JupyterLab uses its arrow keys for itself
             options=samples_of(start, first),
-            **labelled("show", "the center, or a test image of the category", 520),
+            **control_options("show", "the center, or a test image of the category", 520),
         ),
     }  # fmt: skip
 
     def draw(network: str, perplexity: float, category: int, sample: int | None) -> Drawing:
-        picture = (network, perplexity, category, sample)
-        return _draw_centers(networks[network], *picture, rows, maps[network, perplexity], pictures)
+        choice = (network, perplexity, category, sample)
+        return _draw_centers(networks[network], *choice, rows, maps[network, perplexity], images)
 
     return Explorer(controls, draw, follow)
 
@@ -85,15 +104,38 @@ def center_state(
     sample: int | None = None,
     data: Dataset | None = None,
 ) -> Drawing:
-    """t-SNE of test features and category centers: a category's, its samples', and its nearest centers by cosine in the
-    full space; or those of one sample, with its image.
+    """Draw a t-SNE map of test features and category centers, and mark the centers nearest to a category or a sample.
 
-    network: one of the runs as the legends call it, as in "KD resnet8"; the first unless said. sample: a row of
-    run.embedding, of the category. data: as in `center_explorer`. Computes its map: about 0.7 s.
-    Raises ValueError for a run without embedding, runs on several data sets, or a value that can't be.
+    Nearest means the largest cosine similarity in the full feature space. Computing the map takes about 0.7 s.
+
+    Parameters
+    ----------
+    runs : Run or sequence of Run
+        With embeddings of the same data.
+    network : str, optional
+        Label of one of the runs, such as "KD resnet8". By default, the first run.
+    perplexity : float
+        Perplexity of t-SNE. Less than a third of the points on the map.
+    category : int
+        The category whose center and samples are marked.
+    sample : int, optional
+        Row of `run.embedding` of a sample in the category. Then the centers nearest to this sample are marked, and its
+        image is shown. By default, those nearest to the category's center.
+    data : Dataset, optional
+        As in `center_explorer`.
+
+    Returns
+    -------
+    Drawing
+
+    Raises
+    ------
+    ValueError
+        If a run has no embedding, if the runs are of different data, if another argument is outside its range, or if
+        the runs were not trained on `data`.
     """
-    runs = with_embeddings(runs)
-    networks = _networks(runs)
+    runs = check_embeddings(runs)
+    networks = _runs_by_name(runs)
     network = next(iter(networks)) if network is None else network
     if network not in networks:
         raise ValueError(f"unknown network '{network}'; known: {', '.join(networks)}")
@@ -101,10 +143,11 @@ def center_state(
     labels = run.embedding["labels"]
     check_category(run, category)
     if sample is not None and not (0 <= sample < len(labels) and labels[sample] == category):
-        raise ValueError(f"sample {sample} is none of the {len(labels)} recorded test images, or of another category")
-    rows = _mapped(run, sample)
-    picture = (network, perplexity, category, sample)
-    return _draw_centers(run, *picture, rows, _map(run, rows, perplexity), _pictures(run, data))
+        examples = ", ".join(map(str, np.flatnonzero(labels == category)[:3]))
+        raise ValueError(f"sample must be the row of a test image of category {category} ({examples}, …), got {sample}")
+    rows = _map_rows(run, sample)
+    choice = (network, perplexity, category, sample)
+    return _draw_centers(run, *choice, rows, _map(run, rows, perplexity), _test_images(run, data))
 
 
 def _draw_centers(
@@ -114,68 +157,68 @@ def _draw_centers(
     category: int,
     sample: int | None,
     rows: np.ndarray,
-    place: Map,
-    pictures: np.ndarray | None,
+    positions: Map,
+    images: np.ndarray | None,
 ) -> Drawing:
-    xy, stars = place
+    xy, centers_xy = positions
     classes, embedding = run.settings["data"]["classes"], run.embedding
     centers = analysis.directions(embedding["centers"])
     if sample is None:
         cosine = centers @ centers[category]
-        cosine[category] = -np.inf  # a center's nearest is not itself
+        cosine[category] = -np.inf  # leave out the center itself
     else:
         cosine = centers @ analysis.directions(embedding["features"])[sample]
-    nearest = np.argsort(-cosine, kind="stable")[: min(NEAREST, np.isfinite(cosine).sum())]
+    nearest = np.argsort(-cosine, kind="stable")[: min(NEAREST_CENTERS, np.isfinite(cosine).sum())]
     own = embedding["labels"][rows] == category
-    name = cut(classes[category], 40)
+    name = shorten(classes[category], 40)
     near = CLASS_COLORS[1]
-    with drawing([run], 4.6) as figure:
+    with new_widget_figure([run], 4.6) as figure:
         ax = figure.add_axes((0.015, 0.13, 0.5, 0.79))
-        ax.scatter(xy[~own, 0], xy[~own, 1], s=9, color=PALE, alpha=0.7, linewidth=0)
-        ax.scatter(stars[:, 0], stars[:, 1], s=28, marker="*", color="#8A8A8A", linewidth=0)
+        ax.scatter(xy[~own, 0], xy[~own, 1], s=9, color=LIGHT_GRAY, alpha=0.7, linewidth=0)
+        ax.scatter(centers_xy[:, 0], centers_xy[:, 1], s=28, marker="*", color="#8A8A8A", linewidth=0)
         ax.scatter(xy[own, 0], xy[own, 1], s=26, color=CLASS_COLORS[0], linewidth=0, zorder=3)
-        x, y = stars[category]
+        x, y = centers_xy[category]
         ax.scatter(x, y, s=230, marker="*", color=CLASS_COLORS[0], edgecolor="black", zorder=4)
         for rank, c in enumerate(nearest, 1):
             if c != category:
-                x, y = stars[c]
+                x, y = centers_xy[c]
                 ax.scatter(x, y, s=110, marker="*", color=near, edgecolor="black", linewidth=0.6, zorder=4)
             ax.annotate(
-                str(rank), stars[c], (6, 5), textcoords="offset points", fontweight="bold", fontsize=8, zorder=6
+                str(rank), centers_xy[c], (6, 5), textcoords="offset points", fontweight="bold", fontsize=8, zorder=6
             )
         if sample is not None:
             x, y = xy[np.flatnonzero(rows == sample)[0]]
-            ax.scatter(x, y, s=120, facecolor="none", edgecolor=HARD, linewidth=2, zorder=5)
+            ax.scatter(x, y, s=120, facecolor="none", edgecolor=HARD_COLOR, linewidth=2, zorder=5)
         ax.set(xticks=[], yticks=[])
         for side in ax.spines.values():
             side.set_visible(True)
-        ax.set_title(f"t-SNE of {cut(network, 28)}, perplexity {perplexity:g}")
+        ax.set_title(f"t-SNE of {shorten(network, 28)}, perplexity {perplexity:g}")
 
         bars = figure.add_axes((0.74, 0.2, 0.23, 0.36))
         colors = [CLASS_COLORS[0] if c == category else near for c in nearest]
         bars.barh(range(len(nearest)), cosine[nearest], color=colors, height=0.65)
-        names = [f"{cut(classes[c], 24)}  {rank}" for rank, c in enumerate(nearest, 1)]
+        names = [f"{shorten(classes[c], 24)}  {rank}" for rank, c in enumerate(nearest, 1)]
         bars.set_yticks(range(len(nearest)), names, fontsize=7.5)
         bars.set(ylim=(len(nearest) - 0.4, -0.6), xlim=(min(0, float(cosine[nearest].min())), 1))
-        bars.set_xlabel("cosine, in the full space", fontsize=8)
+        bars.set_xlabel("cosine in the full feature space", fontsize=8)
         bars.tick_params(axis="x", labelsize=7)
         bars.grid(axis="y", visible=False)
 
         top = figure.add_axes((0.535, 0.6, 0.455, 0.32))
         top.axis("off")
-        what = "centers nearest to this one" if sample is None else "centers nearest to this sample"
-        bars.set_title(what, fontsize=8.5, loc="right")
-        guess = "" if sample is None else classes[embedding["predictions"][sample]]
-        some = [sample] if sample is not None else [int(row) for row in rows[own][:3]]
+        title = "centers nearest to this one" if sample is None else "centers nearest to this sample"
+        bars.set_title(title, fontsize=8.5, loc="right")
+        prediction = "" if sample is None else classes[embedding["predictions"][sample]]
+        shown = [sample] if sample is not None else [int(row) for row in rows[own][:3]]
         lines = textwrap.wrap(classes[category], 26)[:2]
         if sample is not None:
-            lines += [f"test image {sample}", "", "predicted:", *textwrap.wrap(guess, 26)[:2]]
-        if pictures is None:
-            lines += ["", "(images are not in the record)"]
+            lines += [f"test image {sample}", "", "predicted:", *textwrap.wrap(prediction, 26)[:2]]
+        if images is None:
+            lines += ["", "(no images: pass data)"]
             x, y = 0.0, 0.0
-        else:  # beside one picture, below several
-            for i, row in enumerate(some):
-                thumbnail(top, pictures[row], 1.08 * i, 0)
+        else:  # the text is right of one image, and below several
+            for i, row in enumerate(shown):
+                draw_thumbnail(top, images[row], 1.08 * i, 0)
             x, y = (1.14, 0.0) if sample is not None else (0.0, 1.04)
         top.text(x, y, "\n".join(lines), va="top", fontsize=8, linespacing=1.3)
         top.set(xlim=(0, 3.2), ylim=(1.23, -0.03), aspect="equal", anchor="NW")
@@ -189,17 +232,17 @@ def _draw_centers(
         below: dict[str, Any] = dict(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, columnspacing=1)
         ax.legend(fontsize=7.5, handletextpad=0.1, **below)
     listed = ", ".join(f"{classes[c]} ({cosine[c]:.2f})" for c in nearest)
-    subject = f"the center of {name}" if sample is None else f"test image {sample}, {name}, predicted as {guess}"
+    subject = f"the center of {name}" if sample is None else f"test image {sample}, {name}, predicted as {prediction}"
     figure.alt = (
-        f"t-SNE map of {len(rows)} test images and {len(stars)} category centers of {network}, perplexity "
-        f"{perplexity:g}. Marked: {subject}. Nearest centers by cosine in the full space: {listed}."
+        f"t-SNE map of {len(rows)} test images and {len(centers_xy)} category centers of {network}, perplexity "
+        f"{perplexity:g}. Marked: {subject}. Nearest centers by cosine in the full feature space: {listed}."
     )
     return figure
 
 
-def _networks(runs: list[Run]) -> dict[str, Run]:
-    """Runs by their labels, with the seed where several share one."""
-    labels = [label_of(run, runs) for run in runs]
+def _runs_by_name(runs: list[Run]) -> dict[str, Run]:
+    """Return the runs by label. A label has the seed if several runs share it."""
+    labels = [run_label(run, runs) for run in runs]
     names = [
         f"{label}, seed {run.settings['seed']}" if labels.count(label) > 1 else label
         for label, run in zip(labels, runs, strict=True)
@@ -211,18 +254,18 @@ def _networks(runs: list[Run]) -> dict[str, Run]:
 
 
 def _perplexities(run: Run) -> list[int]:
-    points = len(_mapped(run)) + len(run.embedding["centers"])
+    points = len(_map_rows(run)) + len(run.embedding["centers"])
     found = [perplexity for perplexity in PERPLEXITIES if perplexity < points / 3]
     if not found:
         raise ValueError(f"a map needs more than {3 * PERPLEXITIES[0]} test images and centers, got {points}")
     return found
 
 
-def _mapped(run: Run, sample: int | None = None) -> np.ndarray:
-    """Rows of the embedding that a map shows: the first few of every category, and `sample`."""
+def _map_rows(run: Run, sample: int | None = None) -> np.ndarray:
+    """Return the rows of the embedding that a map shows: the first ones of each category, and `sample`."""
     labels = run.embedding["labels"]
     count = len(run.embedding["centers"])
-    each = max(1, (MAP_POINTS - count) // count)
+    each = max(1, (MAX_MAP_POINTS - count) // count)
     rows = np.concatenate([np.flatnonzero(labels == c)[:each] for c in range(count)])
     return np.union1d(rows, [] if sample is None else [sample]).astype(int)
 
@@ -231,18 +274,20 @@ def _map(run: Run, rows: np.ndarray, perplexity: float) -> Map:
     return analysis.embed(run.embedding["features"][rows], run.embedding["centers"], 0, perplexity)
 
 
-def _pictures(run: Run, data: Dataset | None) -> np.ndarray | None:
-    """The test images behind the rows of the embedding, uint8 (N, channels, height, width); None where they can't be
-    had without a download. Raises ValueError for `data` on which the run was not trained."""
-    about = run.settings["data"]
+def _test_images(run: Run, data: Dataset | None) -> np.ndarray | None:
+    """Return the test images of the embedding's rows, or None if they would have to be downloaded."""
+    info = run.settings["data"]
     if data is None:
-        if about["name"] not in NO_DOWNLOAD:
+        if info["name"] not in DATA_WITHOUT_DOWNLOAD:
             return None
-        data = load_dataset(about["name"], **about["options"])
+        data = load_dataset(info["name"], **info["options"])
         if data.fingerprint != run.data_fingerprint:
             return None
     elif data.fingerprint != run.data_fingerprint:
-        raise ValueError(f"the runs were not trained on this data: they want {about['name']}, {about['options']}")
+        raise ValueError(
+            f"the runs were not trained on this data: load {info['name']} with the options {info['options']}"
+        )
     count = len(run.embedding["labels"])
-    chosen = torch.linspace(0, about["test_images"] - 1, count).round().long()  # as `recording.embedding` has it
+    # The same choice as in `recording.embedding`.
+    chosen = torch.linspace(0, info["test_images"] - 1, count).round().long()
     return torch.cat(list(data.test.read(chosen.split(50)))).cpu().numpy()

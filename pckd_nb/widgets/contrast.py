@@ -1,4 +1,4 @@
-"""Contrast: what attracts and what repels."""
+"""Explorer of the category center contrast L_CC: which vectors attract and which repel each other."""
 
 from typing import Any
 
@@ -9,37 +9,69 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from .. import losses
-from ..figures.canvas import CLASS_COLORS, INK, PALE, Drawing
-from .explorer import Explorer, drawing, labelled
+from ..figures.canvas import CLASS_COLORS, DARK_GRAY, LIGHT_GRAY, Drawing
+from .explorer import Explorer, control_options, new_widget_figure
 
 TEMPERATURES = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-BATCHES = 8  # toy batches to choose from
-RATE = 3  # learning rate of the step that an arrow is
+BATCH_COUNT = 8  # number of toy batches to choose from
+ARROW_SCALE = 3  # length of an arrow divided by the length of the gradient step
 
 
 def contrast_explorer() -> Explorer:
-    """What do τ and β do to the pull of L_CC in two dimensions? Redraws `contrast_state`."""
+    """Return an explorer that shows how τ and β change the gradients of L_CC, in two dimensions.
+
+    It shows `contrast_state`.
+
+    Returns
+    -------
+    Explorer
+    """
     controls = {
         "temperature": ipywidgets.SelectionSlider(
             options=TEMPERATURES, value=4.0, continuous_update=False,
-            **labelled("temperature τ", "small: only the most similar vectors repel; large: all do alike"),
+            **control_options("temperature τ", "small: only the most similar vectors repel; large: all repel equally"),
         ),
         "beta": ipywidgets.FloatSlider(
             value=0.05, min=0, max=0.1, step=0.01, continuous_update=False,
-            **labelled("β", "weight of the term: the length of its gradient"),
+            **control_options("β", "weight of L_CC: scales the gradient"),
         ),
         "batch": ipywidgets.Dropdown(
-            options=list(range(1, BATCHES + 1)), **labelled("batch", "which images were drawn: a seed")
+            options=list(range(1, BATCH_COUNT + 1)), **control_options("batch", "seed of the toy batch")
         ),
     }  # fmt: skip
     return Explorer(controls, contrast_state)
 
 
 def contrast_batch(batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A made-up batch, the same for the same number from 1: score vectors u_s, u_t, float64 (9, 2), labels (9,).
+    """Return the toy batch with a number: three categories with three images each.
 
-    Three categories with three images each. Each category has a direction; the teacher's centers see an image near
-    it, the student's at twice the distance.
+    Each category has a direction. The teacher's scores of an image lie close to the direction of its category. The
+    student's scores lie twice as far away on average.
+
+    Parameters
+    ----------
+    batch : int
+        1 or more. The same number gives the same batch.
+
+    Returns
+    -------
+    student : float64 Tensor of shape (9, 2)
+        Score vectors u_s.
+    teacher : float64 Tensor of shape (9, 2)
+        Score vectors u_t.
+    labels : int64 Tensor of shape (9,)
+
+    Raises
+    ------
+    ValueError
+        If `batch` is not a whole number from 1.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> student, teacher, labels = pckd.widgets.contrast_batch(1)
+    >>> labels
+    tensor([0, 0, 0, 1, 1, 1, 2, 2, 2])
     """
     if batch != int(batch) or batch < 1:
         raise ValueError(f"batch must be a whole number from 1, got {batch}")
@@ -52,10 +84,31 @@ def contrast_batch(batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
 
 
 def contrast_state(temperature: float = 4.0, beta: float = 0.05, batch: int = 1) -> Drawing:
-    """Category center contrast of `contrast_batch`: the similarities a·q/τ of all score vectors by category, positives
-    outlined, and in the plane of the scores the step −β·∂L_CC/∂u of every vector, L_CC averaged over images.
+    r"""Draw the category center contrast L_CC of a toy batch: similarities (left) and gradient steps (right).
 
-    Raises ValueError for a temperature that is not positive, a negative β, or a batch that is not a number from 1.
+    .. math:: u \leftarrow u - \beta \frac{\partial L_{CC}}{\partial u}
+
+    The left panel shows the similarities a·q/τ of all score vectors, ordered by category. Blocks of positives have an
+    outline. The right panel shows the score vectors in the plane, and the step of every vector as an arrow. L_CC is
+    averaged over the images.
+
+    Parameters
+    ----------
+    temperature : float
+        τ, positive.
+    beta : float
+        β_cc, not negative.
+    batch : int
+        Number of the toy batch, see `contrast_batch`.
+
+    Returns
+    -------
+    Drawing
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside its range.
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
@@ -69,21 +122,23 @@ def contrast_state(temperature: float = 4.0, beta: float = 0.05, batch: int = 1)
     of_student = np.arange(len(category)) < len(labels)
     order = np.argsort(category, kind="stable")
     similarity = (vectors @ vectors.T / temperature)[np.ix_(order, order)]
-    itself = np.eye(len(order), dtype=bool)
-    same = (category[order][:, None] == category[order]) & ~itself
-    positive, negative = similarity[same].mean(), similarity[~same & ~itself].mean()
+    diagonal = np.eye(len(order), dtype=bool)  # a vector is not its own positive
+    same = (category[order][:, None] == category[order]) & ~diagonal
+    positive, negative = similarity[same].mean(), similarity[~same & ~diagonal].mean()
     longest = float(np.linalg.norm(steps, axis=1).max())
 
-    note = "A made-up batch of 3 categories, 3 images each, 2 scores a vector; losses.category_center_contrast of it."
-    with drawing([], 4.3, note) as figure:
+    note = "A toy batch: 3 categories with 3 images each, 2 scores per vector. Loss: losses.category_center_contrast."
+    with new_widget_figure([], 4.3, note) as figure:
         ax = figure.add_axes((0.08, 0.13, 0.375, 0.76))
-        largest = float(np.abs(similarity[~itself]).max())
-        shown = np.ma.array(similarity, mask=itself)
+        largest = float(np.abs(similarity[~diagonal]).max())
+        shown = np.ma.array(similarity, mask=diagonal)
         image = ax.imshow(shown, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
         count, each = len(order), len(order) // 3
         for c in range(3):
             corner = c * each - 0.5
-            ax.add_patch(Rectangle((corner, corner), each, each, fill=False, edgecolor=INK, linewidth=2, zorder=3))
+            ax.add_patch(
+                Rectangle((corner, corner), each, each, fill=False, edgecolor=DARK_GRAY, linewidth=2, zorder=3)
+            )
             place: dict[str, Any] = dict(va="center", ha="center", fontweight="bold", fontsize=11)
             ax.text(-2.6, corner + each / 2, "ABC"[c], color=CLASS_COLORS[c], **place)
         halves = [c * each + (each - 1) / 4 + half * each / 2 for c in range(3) for half in (0, 1)]
@@ -102,16 +157,16 @@ def contrast_state(temperature: float = 4.0, beta: float = 0.05, batch: int = 1)
                 chosen = who & (category == c)
                 x, y = vectors[chosen].T
                 ax.scatter(x, y, s=34, marker=marker, facecolor=face, edgecolor=CLASS_COLORS[c], zorder=3)
-        ax.quiver(*vectors.T, *(RATE * steps).T, color=[CLASS_COLORS[c] for c in category], angles="xy",
+        ax.quiver(*vectors.T, *(ARROW_SCALE * steps).T, color=[CLASS_COLORS[c] for c in category], angles="xy",
                   scale_units="xy", scale=1, width=0.006, zorder=2)  # fmt: skip
-        ax.axhline(0, color=PALE, linewidth=0.8, zorder=0)
-        ax.axvline(0, color=PALE, linewidth=0.8, zorder=0)
+        ax.axhline(0, color=LIGHT_GRAY, linewidth=0.8, zorder=0)
+        ax.axvline(0, color=LIGHT_GRAY, linewidth=0.8, zorder=0)
         ax.set(xlim=(-4.4, 4.4), ylim=(-4.4, 4.4), aspect="equal", anchor="N", xlabel="score 1", ylabel="score 2")
-        ax.set_title(f"one step down −β·∂L_CC/∂u (drawn × {RATE})")
+        ax.set_title(f"gradient step −β·∂L_CC/∂u (drawn × {ARROW_SCALE})")
         marks = [Line2D([], [], linestyle="", marker="o", color=CLASS_COLORS[c], label="ABC"[c]) for c in range(3)]
         marks += [
-            Line2D([], [], linestyle="", marker="o", color=INK, label="student's u_s"),
-            Line2D([], [], linestyle="", marker="s", markerfacecolor="white", color=INK, label="teacher's u_t"),
+            Line2D([], [], linestyle="", marker="o", color=DARK_GRAY, label="student's u_s"),
+            Line2D([], [], linestyle="", marker="s", markerfacecolor="white", color=DARK_GRAY, label="teacher's u_t"),
         ]
         ax.legend(handles=marks, loc="upper right", fontsize=7, handletextpad=0.1, labelspacing=0.25, borderaxespad=0.2)
     figure.alt = (

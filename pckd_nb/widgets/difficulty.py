@@ -1,4 +1,4 @@
-"""Difficulty: one image after the other."""
+"""Browser of training images by difficulty."""
 
 import textwrap
 from collections.abc import Mapping
@@ -8,106 +8,144 @@ from typing import Any
 import ipywidgets
 import numpy as np
 
-from ..figures.canvas import CLASS_COLORS, INK, PALE, Drawing, as_rgb, epoch_axis, thumbnail
+from ..figures.canvas import CLASS_COLORS, DARK_GRAY, LIGHT_GRAY, Drawing, as_rgb, draw_thumbnail, label_epoch_axis
 from ..runs import Run
 from .explorer import (
-    NONE,
-    SMALL,
+    NONE_OPTION,
+    SMALL_FONT,
     Explorer,
     check_category,
     check_epoch,
-    drawing,
-    encoded,
+    check_run,
+    control_options,
+    control_values,
     epoch_control,
-    labelled,
-    one_run,
-    picture_tag,
+    image_tag,
+    new_widget_figure,
+    png_bytes,
     thumbnails,
-    values_of,
 )
 
-SORTS = ("hardest first", "easiest first", "by number")
-PAGE_IMAGES = 12
-PIXELS = "image-rendering: pixelated"
+SORT_ORDERS = ("hardest first", "easiest first", "by number")
+IMAGES_PER_PAGE = 12
+PIXELATED_CSS = "image-rendering: pixelated"
 
 
 def difficulty_browser(run: Run) -> Explorer:
-    """Which images were hard, and when? Pages of the gallery's images, and `sample_trajectory` of the one chosen.
+    """Return an explorer that shows which images were hard, and in which epochs.
 
-    Every thumbnail has a button. The gallery holds at most 100 of the training images, spread evenly over γ.
+    It shows pages of images with their γ, and `sample_trajectory` of the chosen image. Each image has a button that
+    chooses it. The images are those of the gallery: at most 100 training images, evenly spaced over γ.
+
+    Parameters
+    ----------
+    run : Run
+        With recorded samples and a gallery.
+
+    Returns
+    -------
+    Explorer
+
+    Raises
+    ------
+    ValueError
+        If the run has no complete epoch, no recorded samples or no gallery.
     """
-    run = one_run(run, "samples", "gallery")
-    spread = _spread(run)
+    run = check_run(run, "samples", "gallery")
+    quartiles = _quartiles(run)
     classes, labels = run.settings["data"]["classes"], run.gallery["labels"]
     found = np.unique(labels)
     controls = {
         "category": ipywidgets.Dropdown(
-            options=[(f"all ({len(labels)} images)", NONE)]
+            options=[(f"all ({len(labels)} images)", NONE_OPTION)]
             + [(f"{classes[c]} ({int((labels == c).sum())})", int(c)) for c in found],
-            **labelled("category", "of the images in the gallery"),
+            **control_options("category", "category of the images in the gallery"),
         ),
         "epoch": epoch_control(len(run.history)),
-        "sort": ipywidgets.Dropdown(options=SORTS, **labelled("sort", "by γ in the chosen epoch")),
-        "page": ipywidgets.Dropdown(options=[1], **labelled("page", f"{PAGE_IMAGES} images each")),
+        "sort": ipywidgets.Dropdown(
+            options=SORT_ORDERS, **control_options("sort", "order of the images, by γ in the chosen epoch")
+        ),
+        "page": ipywidgets.Dropdown(options=[1], **control_options("page", f"{IMAGES_PER_PAGE} images per page")),
     }
-    words = ipywidgets.HTML()
-    cells = [(ipywidgets.HTML(), ipywidgets.Button(layout={"width": "auto"})) for _ in range(PAGE_IMAGES)]
+    sentence = ipywidgets.HTML()
+    cells = [(ipywidgets.HTML(), ipywidgets.Button(layout={"width": "auto"})) for _ in range(IMAGES_PER_PAGE)]
     boxes = [ipywidgets.VBox(cell) for cell in cells]
     grid = ipywidgets.GridBox(boxes, layout={"grid_template_columns": "repeat(auto-fill, minmax(250px, 1fr))"})
-    now: dict[str, Any] = {}
+    state: dict[str, Any] = {}  # the samples of the page, and the chosen one
 
-    def turn(name: str, controls: Mapping[str, Any]) -> None:
-        category, page = values_of(controls)["category"], controls["page"]
+    def follow(name: str, controls: Mapping[str, Any]) -> None:
+        category, page = control_values(controls)["category"], controls["page"]
         if name == "category":
-            page.options = list(range(1, _pages(run, category) + 1))
+            page.options = list(range(1, _page_count(run, category) + 1))
         if name in ("category", "sort"):
             page.value = 1
-        now["samples"] = _page(run, **values_of(controls))
+        state["samples"] = _page_samples(run, **control_values(controls))
         if name != "epoch":
-            now["sample"] = int(now["samples"][0])
+            state["sample"] = int(state["samples"][0])
 
     def draw(category: int | None, epoch: int, sort: str, page: int) -> Drawing:
-        label = _page_words(run, category, epoch, sort, page)
-        words.value = f'<p role="status" style="line-height: 1.4">{escape(label)}</p>'
-        for (picture, button), box, sample in zip(cells, boxes, [*now["samples"], *[None] * PAGE_IMAGES], strict=False):
+        label = _page_sentence(run, category, epoch, sort, page)
+        sentence.value = f'<p role="status" style="line-height: 1.4">{escape(label)}</p>'
+        for (picture, button), box, sample in zip(
+            cells, boxes, [*state["samples"], *[None] * IMAGES_PER_PAGE], strict=False
+        ):
             box.layout.display = "none" if sample is None else ""
             if sample is not None:
-                text, chosen = _sample_label(run, int(sample), epoch), int(sample) == now["sample"]
+                text, chosen = _sample_label(run, int(sample), epoch), int(sample) == state["sample"]
                 button.description = button.tooltip = text
                 button.button_style = "info" if chosen else ""
                 image = run.gallery["images"][np.flatnonzero(run.gallery["index"] == sample)[0]]
                 frame = f"outline: 3px solid {CLASS_COLORS[0] if chosen else 'transparent'}; margin: 4px"
-                picture.value = picture_tag(
-                    encoded(as_rgb(image)),
+                picture.value = image_tag(
+                    png_bytes(as_rgb(image)),
                     text + ", chosen" * chosen,
-                    f"display: block; height: 72px; {frame}; {PIXELS}",
+                    f"display: block; height: 72px; {frame}; {PIXELATED_CSS}",
                 )
-        return _draw_trajectory(run, now["sample"], epoch, spread)
+        return _draw_trajectory(run, state["sample"], epoch, quartiles)
 
     def choose(place: int) -> None:
-        now["sample"] = int(now["samples"][place])
+        state["sample"] = int(state["samples"][place])
         explorer.redraw()
 
     for place, (_, button) in enumerate(cells):
         button.style.font_size = "11px"
         button.on_click(lambda _, place=place: choose(place))
-    turn("category", controls)
-    still = lambda **values: difficulty_page(run, **values)  # noqa: E731
-    explorer = Explorer(controls, draw, turn, [words, grid], still)
+    follow("category", controls)
+    static = lambda **values: difficulty_page(run, **values)  # noqa: E731
+    explorer = Explorer(controls, draw, follow, [sentence, grid], static)
     return explorer
 
 
 def difficulty_page(
-    run: Run, category: int | None = None, epoch: int | None = None, sort: str = SORTS[0], page: int = 1
+    run: Run, category: int | None = None, epoch: int | None = None, sort: str = SORT_ORDERS[0], page: int = 1
 ) -> Drawing:
-    """A page of the gallery's images with their γ in an epoch, the last unless said; of one category or of all (None).
+    """Draw a page of the gallery's images with their γ in one epoch.
 
-    sort: one of `SORTS`; pages count from 1 and hold `PAGE_IMAGES`. Raises ValueError where the run kept no samples or
-    no gallery, or for a value that can't be.
+    Parameters
+    ----------
+    run : Run
+        With recorded samples and a gallery.
+    category : int, optional
+        Show only images of this category. By default, all images.
+    epoch : int, optional
+        Counted from 1. By default, the last epoch.
+    sort : {"hardest first", "easiest first", "by number"}
+        The order of the images.
+    page : int
+        Counted from 1. A page has `IMAGES_PER_PAGE` images.
+
+    Returns
+    -------
+    Drawing
+
+    Raises
+    ------
+    ValueError
+        If the run has no complete epoch, no recorded samples or no gallery, or if an argument is outside its range.
     """
-    run = one_run(run, "samples", "gallery")
+    run = check_run(run, "samples", "gallery")
     epoch = len(run.history) if epoch is None else epoch
-    samples = _page(run, category, epoch, sort, page)
+    samples = _page_samples(run, category, epoch, sort, page)
     places = {int(sample): place for place, sample in enumerate(run.gallery["index"])}
     classes = run.settings["data"]["classes"]
     gamma = run.difficulty[epoch - 1].astype(np.float32)
@@ -115,29 +153,46 @@ def difficulty_page(
         f"γ {gamma[i]:.2f}\n" + "\n".join(textwrap.wrap(classes[run.gallery["labels"][places[int(i)]]], 17)[:2])
         for i in samples
     ]
-    with drawing([run], 4.15) as figure:
+    with new_widget_figure([run], 4.15) as figure:
         ax = figure.add_axes((0.01, 0.07, 0.98, 0.85))
         thumbnails(ax, [run.gallery["images"][places[int(i)]] for i in samples], 6, texts, 1.48, rows=2)
-        ax.set_title(f"Training images, {sort}, epoch {epoch}: page {page} of {_pages(run, category)}")
-    figure.alt = _page_words(run, category, epoch, sort, page)
+        ax.set_title(f"Training images, {sort}, epoch {epoch}: page {page} of {_page_count(run, category)}")
+    figure.alt = _page_sentence(run, category, epoch, sort, page)
     return figure
 
 
 def sample_trajectory(run: Run, sample: int, epoch: int | None = None) -> Drawing:
-    """Cross-entropy and γ of a training sample by epoch, before the middle half of all samples. epoch: to be marked.
+    """Draw cross-entropy and γ of one training sample by epoch.
 
-    sample: its position in the training set. Its image is shown where the gallery has it.
-    Raises ValueError where the run kept no samples, or for a sample or epoch that it has not.
+    Grey shows the median and the middle half of all samples. The image is shown if it is in the gallery.
+
+    Parameters
+    ----------
+    run : Run
+        With recorded samples.
+    sample : int
+        Position in the training set.
+    epoch : int, optional
+        Epoch to mark, counted from 1.
+
+    Returns
+    -------
+    Drawing
+
+    Raises
+    ------
+    ValueError
+        If the run has no complete epoch or no recorded samples, or if `sample` or `epoch` is outside its range.
     """
-    run = one_run(run, "samples")
+    run = check_run(run, "samples")
     if not 0 <= sample < run.difficulty.shape[1]:
         raise ValueError(f"sample must be 0 to {run.difficulty.shape[1] - 1}, got {sample}")
     if epoch is not None:
         check_epoch(run, epoch)
-    return _draw_trajectory(run, int(sample), epoch, _spread(run))
+    return _draw_trajectory(run, int(sample), epoch, _quartiles(run))
 
 
-def _draw_trajectory(run: Run, sample: int, epoch: int | None, spread: dict[str, np.ndarray]) -> Drawing:
+def _draw_trajectory(run: Run, sample: int, epoch: int | None, quartiles: dict[str, np.ndarray]) -> Drawing:
     epochs, color = run.history["epoch"].to_numpy(), CLASS_COLORS[0]
     name = run.settings["data"]["classes"][int(run.labels[sample])]
     kept = np.flatnonzero(run.gallery["index"] == sample) if run.gallery else np.empty(0, int)
@@ -145,33 +200,35 @@ def _draw_trajectory(run: Run, sample: int, epoch: int | None, spread: dict[str,
         "cross-entropy (nats)": run.cross_entropy[: len(epochs), sample].astype(np.float32),
         "difficulty γ": run.difficulty[: len(epochs), sample].astype(np.float32),
     }
-    with drawing([run], 2.9) as figure:
+    with new_widget_figure([run], 2.9) as figure:
         ax = figure.add_axes((0.01, 0.38, 0.13, 0.5))
         ax.axis("off")
         if len(kept):
-            thumbnail(ax, run.gallery["images"][kept[0]], 0, 0)
+            draw_thumbnail(ax, run.gallery["images"][kept[0]], 0, 0)
         else:
-            ax.text(0.5, 0.5, "not in the\ngallery", ha="center", va="center", fontsize=SMALL, color="#777777")
+            ax.text(0.5, 0.5, "not in the\ngallery", ha="center", va="center", fontsize=SMALL_FONT, color="#777777")
         ax.set(xlim=(0, 1), ylim=(1, 0), aspect="equal", anchor="N")
         below = "\n".join([*textwrap.wrap(name, 16)[:3], f"sample {sample}"])
         figure.text(0.075, 0.49, below, ha="center", va="top", fontsize=7.5)
         for left, (label, of_sample) in zip((0.21, 0.64), values.items(), strict=True):
             ax = figure.add_axes((left, 0.27, 0.35, 0.6))
-            dot = "o" if len(epochs) < 3 else None  # one epoch makes no line
-            low, middle, high = spread[label]
-            ax.fill_between(epochs, low, high, color=PALE, alpha=0.4, linewidth=0, label="all: middle half")
-            ax.plot(epochs, middle, color="#888888", linewidth=1.2, marker=dot, label="all: median")
+            dot = "o" if len(epochs) < 3 else None  # short lines are hard to see
+            low, middle, high = quartiles[label]
+            ax.fill_between(
+                epochs, low, high, color=LIGHT_GRAY, alpha=0.4, linewidth=0, label="middle half of all samples"
+            )
+            ax.plot(epochs, middle, color="#888888", linewidth=1.2, marker=dot, label="median of all samples")
             ax.plot(epochs, of_sample, color=color, marker=dot, label="this sample")
             if label.startswith("difficulty") and "threshold" in run.history:
-                ax.plot(epochs, run.history["threshold"], ":", color=INK, linewidth=1.2, label="threshold ε_t")
+                ax.plot(epochs, run.history["threshold"], ":", color=DARK_GRAY, linewidth=1.2, label="threshold ε_t")
             if epoch is not None:
-                ax.axvline(epoch, color=PALE, linewidth=1, zorder=0)
+                ax.axvline(epoch, color=LIGHT_GRAY, linewidth=1, zorder=0)
                 ax.plot(epoch, of_sample[epoch - 1], "o", color=color, markersize=6)
             drawn = [y for x, y in (np.asarray(line.get_data()) for line in ax.lines) if len(x) == len(epochs)]
             ax.set_ylim(0, max(1.2, 1.12 * float(np.max(drawn))))
             ax.set_title(label, fontsize=9)
-            epoch_axis(ax)
-        ax.legend(*ax.get_legend_handles_labels(), loc="best", fontsize=SMALL, labelspacing=0.3, handlelength=1.6)
+            label_epoch_axis(ax)
+        ax.legend(*ax.get_legend_handles_labels(), loc="best", fontsize=SMALL_FONT, labelspacing=0.3, handlelength=1.6)
     ce, gamma = values.values()
     first = f"cross-entropy from {ce[0]:.2f} nats in epoch 1 to {ce[-1]:.2f} in epoch {len(ce)}"
     at = f", γ {gamma[epoch - 1]:.2f} in epoch {epoch}" if epoch is not None else ""
@@ -181,27 +238,27 @@ def _draw_trajectory(run: Run, sample: int, epoch: int | None, spread: dict[str,
     return figure
 
 
-def _page(run: Run, category: int | None, epoch: int, sort: str, page: int) -> np.ndarray:
-    """Positions in the training set of the images on a page."""
+def _page_samples(run: Run, category: int | None, epoch: int, sort: str, page: int) -> np.ndarray:
+    """Return the positions in the training set of the images on a page."""
     check_epoch(run, epoch)
-    pages = _pages(run, category)
-    if sort not in SORTS:
-        raise ValueError(f"unknown sort '{sort}'; known: {', '.join(SORTS)}")
+    pages = _page_count(run, category)
+    if sort not in SORT_ORDERS:
+        raise ValueError(f"unknown sort '{sort}'; known: {', '.join(SORT_ORDERS)}")
     if page not in range(1, pages + 1):
         raise ValueError(f"page must be 1 to {pages}, got {page}")
     samples = np.sort(run.gallery["index"][_of_category(run, category)])
     gamma = run.difficulty[epoch - 1, samples].astype(np.float32)
     order = {"hardest first": np.argsort(-gamma, kind="stable"), "easiest first": np.argsort(gamma, kind="stable")}
     samples = samples[order[sort]] if sort in order else samples
-    return samples[(page - 1) * PAGE_IMAGES : page * PAGE_IMAGES]
+    return samples[(page - 1) * IMAGES_PER_PAGE : page * IMAGES_PER_PAGE]
 
 
-def _pages(run: Run, category: int | None) -> int:
-    return -(-int(_of_category(run, category).sum()) // PAGE_IMAGES)
+def _page_count(run: Run, category: int | None) -> int:
+    return -(-int(_of_category(run, category).sum()) // IMAGES_PER_PAGE)
 
 
 def _of_category(run: Run, category: int | None) -> np.ndarray:
-    """Which images of the gallery are of a category."""
+    """Return a mask of the gallery's images that belong to a category, or to any category for None."""
     labels = run.gallery["labels"]
     if category is None:
         return np.ones(len(labels), bool)
@@ -211,16 +268,16 @@ def _of_category(run: Run, category: int | None) -> np.ndarray:
     return labels == category
 
 
-def _page_words(run: Run, category: int | None, epoch: int, sort: str, page: int) -> str:
-    samples = _page(run, category, epoch, sort, page)
+def _page_sentence(run: Run, category: int | None, epoch: int, sort: str, page: int) -> str:
+    samples = _page_samples(run, category, epoch, sort, page)
     gamma = run.difficulty[epoch - 1, samples].astype(np.float32)
     of = "" if category is None else f" of {run.settings['data']['classes'][category]}"
     among = int(_of_category(run, category).sum())
-    first = (page - 1) * PAGE_IMAGES + 1
+    first = (page - 1) * IMAGES_PER_PAGE + 1
     return (
         f"Images {first} to {first + len(samples) - 1} of the {among} training images{of} in the gallery, {sort}, "
         f"epoch {epoch}: γ from {gamma.min():.2f} to {gamma.max():.2f}. The gallery has {len(run.gallery['labels'])} "
-        f"of all {run.difficulty.shape[1]:,} training images, spread evenly over γ after the last epoch."
+        f"of all {run.difficulty.shape[1]:,} training images, evenly spaced over γ in the last epoch."
     )
 
 
@@ -229,8 +286,8 @@ def _sample_label(run: Run, sample: int, epoch: int) -> str:
     return f"sample {sample}: {name}, γ {float(run.difficulty[epoch - 1, sample]):.2f}"
 
 
-def _spread(run: Run) -> dict[str, np.ndarray]:
-    """What `_draw_trajectory` has of all samples: lower quartile, median and upper quartile by epoch, (3, epochs)."""
+def _quartiles(run: Run) -> dict[str, np.ndarray]:
+    """Return lower quartile, median and upper quartile of all samples by epoch, of shape (3, epochs)."""
     both = {"cross-entropy (nats)": run.cross_entropy, "difficulty γ": run.difficulty}
     return {
         name: np.quantile(values[: len(run.history)].astype(np.float32), (0.25, 0.5, 0.75), axis=1)

@@ -1,4 +1,4 @@
-"""What all explorers share: controls beside a picture that says in words what it shows, and its parts."""
+"""What all explorers share: the class `Explorer`, and helpers for its figures and controls."""
 
 import base64
 import textwrap
@@ -17,23 +17,41 @@ from matplotlib.collections import PatchCollection
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from ..figures.canvas import MORE_COLORS, Drawing, as_rgb, caption, checked, plain_log_labels, style
+from ..figures.canvas import MORE_COLORS, Drawing, as_rgb, caption, check_runs, style, use_plain_log_labels
 from ..runs import Run
 
 DPI = 100
-WIDTH = 8.2  # inches of every picture
-SMALL = 6.5  # points, of what stands beside small pictures
-HARD = MORE_COLORS[1]  # vermilion, which no one takes for PCKD's green
-NONE = -1  # what stands for None among a list's options: for ipywidgets None means that nothing is chosen
+FIGURE_WIDTH = 8.2  # inches
+SMALL_FONT = 6.5  # points, for text next to small images
+HARD_COLOR = MORE_COLORS[1]  # of hard samples: vermilion, which is easy to tell from PCKD's green
+NONE_OPTION = -1  # stands for None among the options of a list; to ipywidgets, None means that nothing is chosen
 
 
 class Explorer(ipywidgets.VBox):
-    """Controls, a picture, and the sentence that says what it shows, which is the picture's alternative text too.
+    """Show controls, a figure, and a sentence that says what the figure shows.
 
-    controls: name → widget; their values, with None for NONE, are the arguments of `draw`, which returns a Figure with
-    `alt`.
-    follow(name, controls): called after a control has changed and before anything is drawn, to set others. between:
-    widgets above the picture. static(**values): the Figure where no widgets run, if another than `draw`'s.
+    The sentence is also the alternative text of the figure.
+
+    Parameters
+    ----------
+    controls : dict of str to widget
+        The controls by name.
+    draw : callable
+        Called with the values of the controls as keyword arguments. It returns a Figure with the attribute `alt`.
+    follow : callable, optional
+        Called as `follow(name, controls)` after the control `name` has changed and before the figure is drawn. It may
+        change other controls.
+    between : sequence of widget
+        Widgets between the controls and the figure.
+    static : callable, optional
+        Like `draw`. Returns the figure to show where widgets cannot run. By default, that is the figure of `draw`.
+
+    Attributes
+    ----------
+    png : bytes
+        The figure as a PNG file.
+    alt : str
+        The sentence.
     """
 
     def __init__(
@@ -55,16 +73,23 @@ class Explorer(ipywidgets.VBox):
 
     @property
     def values(self) -> dict[str, Any]:
-        return values_of(self.controls)
+        """Return the values of the controls, by name.
+
+        Returns
+        -------
+        dict
+        """
+        return control_values(self.controls)
 
     def redraw(self) -> None:
+        """Draw the figure and its sentence again."""
         figure = self._draw(**self.values)
-        self.png, self.alt = png_of(figure), figure.alt
-        self.picture.value = picture_tag(self.png, self.alt, "max-width: 100%")
+        self.png, self.alt = figure_png(figure), figure.alt
+        self.picture.value = image_tag(self.png, self.alt, "max-width: 100%")
         self.sentence.value = f'<p role="status" style="line-height: 1.4; max-width: 60em">{escape(self.alt)}</p>'
 
     def _changed(self, name: str) -> None:
-        if self._following:  # it was set by `follow`, which draws once when all is set
+        if self._following:  # `follow` has set this control; the figure is drawn once, after all are set
             return
         if self._follow:
             self._following = True
@@ -75,61 +100,146 @@ class Explorer(ipywidgets.VBox):
         self.redraw()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The widget, and for whoever can't show it (GitHub, nbconvert, the site) its picture and its sentence."""
+        """Return the widget, and its figure and sentence for pages that cannot show widgets, such as GitHub."""
         png, alt = self.png, self.alt
         if self._static:
             figure = self._static(**self.values)
-            png, alt = png_of(figure), figure.alt
-        still = {"text/plain": alt, "image/png": base64.b64encode(png).decode()}
-        return {**super()._repr_mimebundle_(**kwargs), **still}, {"image/png": {"alt": alt}}
+            png, alt = figure_png(figure), figure.alt
+        fallback = {"text/plain": alt, "image/png": base64.b64encode(png).decode()}
+        return {**super()._repr_mimebundle_(**kwargs), **fallback}, {"image/png": {"alt": alt}}
 
 
-def values_of(controls: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: None if control.value == NONE else control.value for name, control in controls.items()}
+def control_values(controls: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of controls by name, with None for `NONE_OPTION`.
+
+    Parameters
+    ----------
+    controls : dict of str to widget
+
+    Returns
+    -------
+    dict
+    """
+    return {name: None if control.value == NONE_OPTION else control.value for name, control in controls.items()}
 
 
 @contextmanager
-def drawing(runs: list[Run], height: float, note: str = "") -> Iterator[Drawing]:
-    """An empty figure in our style, its caption under it. No pyplot, and nothing that takes long: a layout engine
-    draws twice, titles that look for room measure every tick."""
+def new_widget_figure(runs: list[Run], height: float, note: str = "") -> Iterator[Drawing]:
+    """Open an empty figure in the style of this package, and add its caption at the end of a `with` block.
+
+    It avoids slow parts of matplotlib: pyplot, layout engines, which draw twice, and automatic positions of titles,
+    which measure every tick.
+
+    Parameters
+    ----------
+    runs : list of Run
+        The runs that the caption describes. May be empty.
+    height : float
+        In inches.
+    note : str
+        Text before the caption.
+
+    Yields
+    ------
+    Drawing
+    """
     with style(), mpl.rc_context({"axes.titley": 1.0}):
-        figure = Drawing(figsize=(WIDTH, height), dpi=DPI)
+        figure = Drawing(figsize=(FIGURE_WIDTH, height), dpi=DPI)
         FigureCanvasAgg(figure)
         yield figure
-        plain_log_labels(figure)
+        use_plain_log_labels(figure)
         figure.runs = runs
-        text = textwrap.fill(f"{note} {caption(runs, 2)}".strip() if runs else note, int(WIDTH * 17.5))
-        figure.text(0.01, 0.008, text, va="bottom", fontsize=SMALL, color="#777777")
+        text = textwrap.fill(f"{note} {caption(runs, 2)}".strip() if runs else note, int(FIGURE_WIDTH * 17.5))
+        figure.text(0.01, 0.008, text, va="bottom", fontsize=SMALL_FONT, color="#777777")
 
 
-def png_of(figure: Drawing) -> bytes:
+def figure_png(figure: Drawing) -> bytes:
+    """Return a figure as a PNG file.
+
+    Parameters
+    ----------
+    figure : Drawing
+        Made by `new_widget_figure`.
+
+    Returns
+    -------
+    bytes
+    """
     with style():
         figure.canvas.draw()
-    return encoded(np.asarray(cast(FigureCanvasAgg, figure.canvas).buffer_rgba())[:, :, :3])
+    return png_bytes(np.asarray(cast(FigureCanvasAgg, figure.canvas).buffer_rgba())[:, :, :3])
 
 
-def encoded(picture: np.ndarray) -> bytes:
-    """A PNG of (height, width, 3), uint8."""
+def png_bytes(image: np.ndarray) -> bytes:
+    """Return an image as a PNG file.
+
+    Parameters
+    ----------
+    image : uint8 array of shape (height, width, 3)
+
+    Returns
+    -------
+    bytes
+    """
     with BytesIO() as file:
-        Image.fromarray(np.ascontiguousarray(picture)).save(file, format="png", compress_level=3)
+        Image.fromarray(np.ascontiguousarray(image)).save(file, format="png", compress_level=3)
         return file.getvalue()
 
 
-def picture_tag(png: bytes, alt: str, css: str) -> str:
+def image_tag(png: bytes, alt: str, css: str) -> str:
+    """Return an HTML `img` element that contains the image itself.
+
+    Parameters
+    ----------
+    png : bytes
+        A PNG file.
+    alt : str
+        Alternative text. It is escaped.
+    css : str
+        Value of the attribute `style`.
+
+    Returns
+    -------
+    str
+    """
     return f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}" style="{css}">'
 
 
-def labelled(description: str, tooltip: str, width: int = 280) -> dict[str, Any]:
-    """What every control has: a label in full, and a tooltip."""
+def control_options(description: str, tooltip: str, width: int = 280) -> dict[str, Any]:
+    """Return the keyword arguments that every control gets: a label that is not cut, and a tooltip.
+
+    Parameters
+    ----------
+    description : str
+        The label.
+    tooltip : str
+    width : int
+        In pixels.
+
+    Returns
+    -------
+    dict
+    """
     layout = {"width": f"{width}px", "margin": "2px 16px 2px 2px"}
     return {"description": description, "tooltip": tooltip, "style": {"description_width": "initial"}, "layout": layout}
 
 
 def epoch_control(epochs: int) -> ipywidgets.Widget:
-    about = labelled("epoch", f"1 to {epochs}")
-    if epochs == 1:  # a slider needs two places
-        return ipywidgets.Dropdown(options=[1], **about)
-    return ipywidgets.IntSlider(value=epochs, min=1, max=epochs, continuous_update=False, **about)
+    """Return a control to choose an epoch. It starts at the last one.
+
+    Parameters
+    ----------
+    epochs : int
+        Number of epochs.
+
+    Returns
+    -------
+    IntSlider, or Dropdown if there is only one epoch
+    """
+    options = control_options("epoch", f"1 to {epochs}")
+    if epochs == 1:  # a slider needs at least two values
+        return ipywidgets.Dropdown(options=[1], **options)
+    return ipywidgets.IntSlider(value=epochs, min=1, max=epochs, continuous_update=False, **options)
 
 
 def thumbnails(
@@ -142,11 +252,30 @@ def thumbnails(
     dashes: Sequence[str] | None = None,
     rows: int | None = None,
 ) -> None:
-    """Images in rows, read like text, each with its text below; a row is about `height` widths of an image high."""
+    """Draw images in a grid, from left to right and from top to bottom, each with a text below.
+
+    Parameters
+    ----------
+    ax : Axes
+    images : sequence of uint8 array of shape (channels, height, width)
+    columns : int
+    texts : sequence of str
+        One text per image.
+    height : float
+        Height of a row with its text, in heights of an image.
+    frames : sequence of str, optional
+        Colour of the frame of each image. By default, there are no frames.
+    dashes : sequence of str, optional
+        Line style of each frame.
+    rows : int, optional
+        By default, as many as the images need.
+    """
     rows = rows or -(-len(images) // columns)
     high, wide = images[0].shape[1:]
-    step, drop = round(1.15 * wide), round(height * high)  # in pixels of the images
-    sheet = np.full((rows * drop, columns * step, 3), 255, np.uint8)  # one picture is drawn sooner than twenty
+    step, drop = round(1.15 * wide), round(height * high)  # in pixels
+    sheet = np.full(
+        (rows * drop, columns * step, 3), 255, np.uint8
+    )  # drawing one large image is faster than drawing twenty
     spots = []
     for place, (image, text) in enumerate(zip(images, texts, strict=True)):
         row, column = divmod(place, columns)
@@ -164,23 +293,76 @@ def thumbnails(
     ax.axis("off")
 
 
-def cut(name: str, width: int) -> str:
+def shorten(name: str, width: int) -> str:
+    """Shorten a name to a number of characters.
+
+    Parameters
+    ----------
+    name : str
+    width : int
+
+    Returns
+    -------
+    str
+        The name, or its beginning and "…" if it is longer than `width`.
+    """
     return name if len(name) <= width else f"{name[: width - 1].rstrip()}…"
 
 
-def one_run(run: Run, *parts: str) -> Run:
-    """The run, if it is one and has a whole epoch and these parts: see `runs.having`. Raises ValueError otherwise."""
+def check_run(run: Run, *parts: str) -> Run:
+    """Return the run, after checking that it has a complete epoch and the required parts.
+
+    Parameters
+    ----------
+    run : Run
+    *parts : {"samples", "gallery", "embedding"}
+        Recorded arrays that the run must have.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ValueError
+        If `run` is not a single `Run`, or if it has no complete epoch or not all of the parts.
+    """
     if not isinstance(run, Run):
         raise ValueError(f"this widget shows one run, got {type(run).__name__}; load_run(folder) reads one")
-    return checked(run, *parts, whole_epoch=True)[0]
+    return check_runs(run, *parts, whole_epoch=True)[0]
 
 
 def check_epoch(run: Run, epoch: int) -> None:
+    """Raise ValueError unless `epoch` is an epoch of the run.
+
+    Parameters
+    ----------
+    run : Run
+    epoch : int
+        Counted from 1.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
     if epoch not in range(1, len(run.history) + 1):
-        raise ValueError(f"epoch must be 1 to {len(run.history)}, got {epoch}")
+        raise ValueError(f"epoch must be 1 to {len(run.history)}, got {epoch!r:.60}")
 
 
 def check_category(run: Run, category: int) -> None:
+    """Raise ValueError unless `category` is the number of a category of the run.
+
+    Parameters
+    ----------
+    run : Run
+    category : int
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
     count = len(run.settings["data"]["classes"])
     if category not in range(count):
-        raise ValueError(f"category must be a number from 0 to {count - 1}, got {category}")
+        raise ValueError(f"category must be a number from 0 to {count - 1}, got {category!r:.60}")

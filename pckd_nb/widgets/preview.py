@@ -1,4 +1,4 @@
-"""Preview: which samples count how much."""
+"""Explorer of the preview strategy: how much each training sample counts."""
 
 import ipywidgets
 import numpy as np
@@ -7,40 +7,87 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from .. import preview
-from ..figures.canvas import COLORS, INK, PALE, Drawing
+from ..figures.canvas import COLORS, DARK_GRAY, LIGHT_GRAY, Drawing
 from ..runs import Run
-from .explorer import HARD, Explorer, check_epoch, drawing, epoch_control, labelled, one_run, thumbnails
+from .explorer import (
+    HARD_COLOR,
+    Explorer,
+    check_epoch,
+    check_run,
+    control_options,
+    epoch_control,
+    new_widget_figure,
+    thumbnails,
+)
 
 
 def preview_explorer(run: Run) -> Explorer:
-    """How do ε, epoch and strategy decide what each training image counts? Redraws `preview_state`."""
-    run = one_run(run, "samples", "gallery")
-    epochs, own = len(run.history), run.method_settings.get("epsilon")
-    highest = 10 ** (1 / epochs)  # there the threshold ends at 10
-    epsilon = own or run.settings["recipe"]["final_threshold"] ** (1 / epochs)
+    """Return an explorer that shows how ε, epoch and strategy decide how much each training image counts.
+
+    It shows `preview_state`.
+
+    Parameters
+    ----------
+    run : Run
+        With recorded samples and a gallery.
+
+    Returns
+    -------
+    Explorer
+
+    Raises
+    ------
+    ValueError
+        If the run has no complete epoch, no recorded samples or no gallery.
+    """
+    run = check_run(run, "samples", "gallery")
+    epochs, trained_epsilon = len(run.history), run.method_settings.get("epsilon")
+    highest = 10 ** (1 / epochs)  # with this ε, the threshold is 10 in the last epoch
+    epsilon = trained_epsilon or run.settings["recipe"]["final_threshold"] ** (1 / epochs)
     rough = (highest - 1) / 50
     step = next(n * 10.0**k for k in range(-9, 3) for n in (1, 2, 5) if n * 10.0**k >= rough)
     controls = {
         "epsilon": ipywidgets.FloatSlider(
             value=epsilon, min=1, max=max(highest, epsilon), step=step, readout_format=".4f", continuous_update=False,
-            **labelled("ε", "base of the threshold: ε_t = ε^epoch"),
+            **control_options("ε", "base of the threshold: ε_t = ε^epoch"),
         ),
         "epoch": epoch_control(epochs),
         "strategy": ipywidgets.Dropdown(
-            options=list(preview.STRATEGIES), **labelled("strategy", "from difficulty and threshold to weight")
+            options=list(preview.STRATEGIES), **control_options("strategy", "how difficulty gives the weight")
         ),
     }  # fmt: skip
     return Explorer(controls, lambda **values: preview_state(run, **values))
 
 
 def preview_state(run: Run, epsilon: float, epoch: int, strategy: str = "preview") -> Drawing:
-    """Weights v that a strategy of `preview.STRATEGIES` gives the samples of an epoch under ε: as a curve over γ,
-    a histogram of all γ, and images of the gallery, framed by what they count.
+    """Draw the weights v that a strategy gives to the training samples of one epoch.
 
-    γ and cross-entropy are the run's own, whatever it was trained with: of another ε they would have become others.
-    Raises ValueError where the run kept no samples or no gallery, or for a value that can't be.
+    The figure shows v against γ, a histogram of γ, and images of the gallery. The frame of an image shows whether it
+    has full weight.
+
+    γ and cross-entropy are those that the run recorded. Training with another ε or strategy would have changed them.
+
+    Parameters
+    ----------
+    run : Run
+        With recorded samples and a gallery.
+    epsilon : float
+        Base ε of the threshold, positive.
+    epoch : int
+        Counted from 1.
+    strategy : str
+        A key of `preview.STRATEGIES`.
+
+    Returns
+    -------
+    Drawing
+
+    Raises
+    ------
+    ValueError
+        If the run has no complete epoch, no recorded samples or no gallery, or if an argument is outside its range.
     """
-    run = one_run(run, "samples", "gallery")
+    run = check_run(run, "samples", "gallery")
     check_epoch(run, epoch)
     if strategy not in preview.STRATEGIES:
         raise ValueError(f"unknown strategy '{strategy}'; known: {', '.join(preview.STRATEGIES)}")
@@ -56,13 +103,16 @@ def preview_state(run: Run, epsilon: float, epoch: int, strategy: str = "preview
     places = {int(sample): place for place, sample in enumerate(run.gallery["index"])}
     less = int((weight[shown] < 1).sum())
 
-    own = run.method_settings
-    note = "v from this ε and strategy, γ from the run as it was trained" + (
-        f" (ε = {own['epsilon']:.4g}, {own['strategy']})." if "epsilon" in own else "."
+    settings = run.method_settings
+    trained_with = (
+        f" with ε = {settings['epsilon']:.4g}, strategy {settings['strategy']}" if "epsilon" in settings else ""
     )
-    with drawing([run], 4.3, note) as figure:
+    note = f"v: computed from this ε and strategy. γ: recorded in training{trained_with}."
+    with new_widget_figure([run], 4.3, note) as figure:
         above, below = figure.add_axes((0.08, 0.63, 0.39, 0.29)), figure.add_axes((0.08, 0.19, 0.39, 0.29))
-        if strategy == "focal":  # its weight is of the cross-entropy, and samples of one γ differ in that
+        if (
+            strategy == "focal"
+        ):  # its weight depends on the cross-entropy, so samples with equal γ may have different weights
             above.plot(gamma, weight, ".", color=COLORS["PCKD"], markersize=2)
         else:
             grid = np.union1d(np.linspace(0, right, 400), [limit, np.nextafter(limit, np.inf)])
@@ -72,30 +122,30 @@ def preview_state(run: Run, epsilon: float, epoch: int, strategy: str = "preview
         above.set_title(f"weight v, strategy {strategy}")
         above.set(ylim=(-0.04, 1.08), ylabel="v", yticks=(0, 0.5, 1))
         bins = np.linspace(0, right, 41)
-        beyond = np.minimum(gamma, right)
-        for weights, color, label in ((None, PALE, "all"), (weight, COLORS["PCKD"], "each counted v times")):
-            below.stairs(np.histogram(beyond, bins, weights=weights)[0], bins, fill=True, color=color, label=label)
+        clipped = np.minimum(gamma, right)
+        for weights, color, label in ((None, LIGHT_GRAY, "all"), (weight, COLORS["PCKD"], "weighted by v")):
+            below.stairs(np.histogram(clipped, bins, weights=weights)[0], bins, fill=True, color=color, label=label)
         below.set_title("difficulty γ of all training images")
-        below.set(ylabel="training images", xlabel=f"γ (1: average of the batch; last bar: {right:.1f} and more)")
+        below.set(ylabel="training images", xlabel=f"γ (1 = average of the batch; last bar: {right:.1f} or more)")
         below.legend(loc="upper right", fontsize=7.5)
         ticks = np.asarray(MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, right))
         for ax in (above, below):
-            ax.set_xticks(ticks[ticks <= right])  # looked for once: it takes long
+            ax.set_xticks(ticks[ticks <= right])  # set explicitly, because finding ticks is slow
             ax.set_xlim(0, right)
             if limit < right:
-                ax.axvline(limit, color=INK, linewidth=1, linestyle=":")
+                ax.axvline(limit, color=DARK_GRAY, linewidth=1, linestyle=":")
         if limit < right:
             side, shift = ("right", -4) if limit > 0.6 * right else ("left", 4)
             above.annotate(f"ε_t = {limit:.2f}", (limit, 0.5), (shift, 0), textcoords="offset points", ha=side)
         ax = figure.add_axes((0.52, 0.14, 0.47, 0.78))
-        frames = [COLORS["PCKD"] if v == 1 else HARD for v in weight[shown]]
+        frames = [COLORS["PCKD"] if v == 1 else HARD_COLOR for v in weight[shown]]
         dashes = ["-" if v == 1 else "--" for v in weight[shown]]
         texts = ["v > 0.99" if 0.995 <= v < 1 else "v < 0.01" if 0 < v < 0.005 else f"v {v:.2f}" for v in weight[shown]]
         thumbnails(ax, [run.gallery["images"][places[int(i)]] for i in shown], 6, texts, 1.36, frames, dashes)
-        ax.set_title(f"{len(shown)} of them, from easy to hard in epoch {epoch}")
+        ax.set_title(f"{len(shown)} images, from easy to hard in epoch {epoch}")
         marks = [
             Line2D([], [], color=COLORS["PCKD"], linewidth=2, label="v = 1: counts fully"),
-            Line2D([], [], color=HARD, linewidth=2, linestyle="--", label="v < 1: counts less"),
+            Line2D([], [], color=HARD_COLOR, linewidth=2, linestyle="--", label="v < 1: counts less"),
         ]
         ax.legend(handles=marks, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=2, fontsize=8)
     figure.alt = (
