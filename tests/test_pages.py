@@ -1,0 +1,89 @@
+"""The Python code on the pages runs as it stands there, and the README stays short."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+from torchvision import datasets
+
+import pckd_nb as pckd
+
+ROOT = Path(__file__).parents[1]
+README_WORDS = 700  # without code, addresses and equations: about two screens
+
+
+def code_blocks(page: str) -> list[str]:
+    """Return the Python code of a page, one text per block."""
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.S | re.M)
+
+
+def run_block(code: str, **names) -> dict:
+    """Execute a block and return its names."""
+    exec(compile(code, "page", "exec"), names)
+    return names
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_readme_trains_a_teacher_and_a_student(capsys):
+    (code,) = code_blocks("README.md")
+    assert len([line for line in code.splitlines() if line]) <= 7  # the import and six lines
+    run = run_block(code)["run"]
+    assert run.finished and run.method_settings["beta_kd"] == 1 and run.settings["teacher"]
+    assert capsys.readouterr().out.splitlines()[-1] == str(run.accuracy)
+
+
+def test_the_readme_is_short_and_links_every_notebook():
+    text = (ROOT / "README.md").read_text("utf-8")
+    prose = re.sub(r"^```.*?^```|\$\$.*?\$\$|(?<=\])\([^)]*\)", "", text, flags=re.S | re.M)
+    assert len(re.findall(r"\w[^\s|·]*", prose)) <= README_WORDS
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        assert f"](notebooks/{notebook.name})" in text
+
+
+def test_train_and_compare_shows_what_a_run_has(data, monkeypatch):
+    (code,) = code_blocks("docs/experiments.md")
+    monkeypatch.setattr(pckd, "load_dataset", lambda name: data, raising=False)
+    names = run_block(code)
+    assert names["run"].finished and len(names["run"].history) == names["run"].settings["recipe"]["epochs"]
+    assert names["run"].difficulty.shape == (len(names["run"].history), len(data.train))
+
+
+def test_networks_come_from_three_places(data):
+    pytest.importorskip("timm")
+    (code,) = code_blocks("docs/networks.md")
+    layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, data.num_classes))
+    run_block(code, pckd=pckd, data=data, my_module=layers)
+
+
+class TestMakeItYours:
+    def test_a_torch_dataset_with_adamw_cosine_randaugment_and_tensorboard(self, monkeypatch, tmp_path):
+        images, labels = torch.rand(40, 3, 16, 16), torch.arange(40) % 4
+        asked = []
+
+        def fashion_mnist(root, train=True, download=False):
+            asked.append((root, train, download))
+            return TensorDataset(images, labels) if train else TensorDataset(images[:8], labels[:8])
+
+        monkeypatch.setattr(datasets, "FashionMNIST", fashion_mnist)
+        code = code_blocks("docs/make_it_yours.md")[0]
+        run = run_block(code)["run"]
+        assert asked == [("data", True, True), ("data", False, False)]
+        recipe = run.settings["recipe"]
+        assert recipe["optimizer"].startswith("torch.optim.adamw.AdamW(") and recipe["schedule"] == "cosine"
+        assert "RandAugment" in recipe["augment"] and recipe["warmup_epochs"] == 1 and "val_top1" in run.history
+        assert list((tmp_path / "logs").rglob("events.out.tfevents*"))
+
+    def test_a_method_and_a_callback_of_your_own(self, data):
+        _, method, callback = code_blocks("docs/make_it_yours.md")
+        scaled = run_block(method, pckd=pckd)["ScaledPCKD"](scale=5)
+        stop = run_block(callback, pckd=pckd)["StopWhenGood"](top1=0)
+        student, teacher = (pckd.create_model(name, data, seed=0) for name in ("resnet8", "resnet14"))
+        run = pckd.distill(student, teacher, data, scaled, epochs=3, callbacks=[stop], progress=False)
+        assert run.method_settings["scale"] == 5 and len(run.history) == 1
+        assert run.settings["finished_early"] == "test top-1 has reached 0 %"
