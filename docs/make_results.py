@@ -49,6 +49,7 @@ DIFFERENCES: dict[str, list[tuple]] = {
         (Arm("PCKD", epochs=20), Arm("KD", epochs=20)),
         (Arm("PCKD", epochs=40), Arm("KD", epochs=40)),
         (Arm("PCKD"), Arm("KD", epochs=40)),
+        (Arm("PCKD", "β_cc = 0.05"), Arm("KD")),
     ],
     "tuned_against_kd": [
         (Arm("PCKD", TUNED), Arm("KD"), (1, 2, 3, 4)),
