@@ -47,10 +47,10 @@ notebooks: demo
 student-notebooks: .venv/.installed
 	$(BIN)/python -c "from pckd_nb.notebooks import write_student_versions; write_student_versions('build/student')"
 
-# Every figure, and the README's pictures and tables, from the recorded runs.
+# Every figure, and the tables of docs/results.md, from the recorded runs.
 figures: .venv/.installed
 	$(BIN)/python -m pckd_nb figures --runs data/runs --out figures
-	$(BIN)/python docs/make_readme.py
+	$(BIN)/python docs/make_results.py
 
 # The site, from notebooks, docstrings and recorded runs: build/site/html/index.html. Asks no other host for anything.
 site: .venv/.installed-site

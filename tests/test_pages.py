@@ -1,94 +1,89 @@
-"""The code tour names what is there, and the examples of CONTRIBUTING.md run as they stand on the page."""
+"""The Python code on the pages runs as it stands there, and the README stays short."""
 
-import ast
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
+import torch
+from torch.utils.data import TensorDataset
+from torchvision import datasets
 
-from .test_packaging import FLOORS, parsed
+import pckd_nb as pckd
 
 ROOT = Path(__file__).parents[1]
-TOUR = (ROOT / "docs" / "code_tour.md").read_text("utf-8")
-CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-PLACES = re.findall(r"`([\w/]+\.py)` \| `([\w.]+)` \|", TOUR)
+README_WORDS = 700  # without code, addresses and equations: about two screens
 
 
-def definitions(file: Path) -> set[str]:
-    """Functions, classes, and methods as Class.method, that a file defines."""
-    kinds = ast.FunctionDef | ast.ClassDef
-    found = set()
-    for node in parsed(file).body:
-        if isinstance(node, kinds):
-            found.add(node.name)
-            found |= {f"{node.name}.{part.name}" for part in node.body if isinstance(part, kinds)}
-    return found
+def code_blocks(page: str) -> list[str]:
+    """Return the Python code of a page, one text per block."""
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.S | re.M)
 
 
-def section(title: str) -> str:
-    """The text of CONTRIBUTING.md below a heading."""
-    return re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", CONTRIBUTING, re.S | re.M)[1]
+def run_block(code: str, **names) -> dict:
+    """Execute a block and return its names."""
+    exec(compile(code, "page", "exec"), names)
+    return names
 
 
-def test_the_code_tour_has_a_path_and_enough_wishes():
-    steps = [int(number) for number in re.findall(r"^\| (\d+) \| `[\w/]+\.py` \|", TOUR, re.M)]
-    assert steps == list(range(1, len(steps) + 1)) and 10 <= len(steps) <= 15
-    assert len(PLACES) - len(steps) >= 10
-    assert PLACES[0][1] == "distill" and PLACES[len(steps) - 1][1] == "Optimization.step"
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize(("file", "name"), sorted(set(PLACES)))
-def test_every_place_of_the_code_tour_is_there(file, name):
-    assert name in definitions(ROOT / "pckd_nb" / file)
+def test_the_readme_trains_a_teacher_and_a_student(capsys):
+    (code,) = code_blocks("README.md")
+    assert len([line for line in code.splitlines() if line]) <= 7  # the import and six lines
+    run = run_block(code)["run"]
+    assert run.finished and run.method_settings["beta_kd"] == 1 and run.settings["teacher"]
+    assert capsys.readouterr().out.splitlines()[-1] == str(run.accuracy)
 
 
-def test_other_names_of_the_code_tour_are_there():
-    """What stands in its sentences: files, and names such as `MODELS`."""
-    source = "\n".join(path.read_text("utf-8") for path in (ROOT / "pckd_nb").rglob("*.py"))
-    tables = "\n".join(line for line in TOUR.splitlines() if ".py`" in line)
-    for word in set(re.findall(r"`([^`]+)`", tables)):
-        if word.endswith(".py"):
-            assert (ROOT / "pckd_nb" / word).is_file(), word
-        else:
-            name = re.match(r"[\w.]+", word)[0].split(".")[-1]
-            assert re.search(rf"\b{name}\b", source), word
+def test_the_readme_is_short_and_links_every_notebook():
+    text = (ROOT / "README.md").read_text("utf-8")
+    prose = re.sub(r"^```.*?^```|\$\$.*?\$\$|(?<=\])\([^)]*\)", "", text, flags=re.S | re.M)
+    assert len(re.findall(r"\w[^\s|·]*", prose)) <= README_WORDS
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        assert f"](notebooks/{notebook.name})" in text
 
 
-def test_the_floors_of_the_code_tour_are_those_that_imports_keep():
-    rows = re.findall(r"^\| (?:\d|Ground) \| [^|]* \| (`[^|]*`) \|$", TOUR, re.M)
-    floors = [set(re.findall(r"`(\w+)`", modules)) for modules in reversed(rows)]
-    assert sum(map(len, floors)) == len(set().union(*floors))
-    assert set().union(*floors) == set().union(*FLOORS) - {"__main__", "__init__"}
-    level = {name: number for number, names in enumerate(FLOORS) for name in names}
-    for below, above in zip(floors, floors[1:], strict=False):
-        assert max(level[name] for name in below) < min(level[name] for name in above)
+def test_train_and_compare_shows_what_a_run_has(data, monkeypatch):
+    (code,) = code_blocks("docs/experiments.md")
+    monkeypatch.setattr(pckd, "load_dataset", lambda name: data, raising=False)
+    names = run_block(code)
+    assert names["run"].finished and len(names["run"].history) == names["run"].settings["recipe"]["epochs"]
+    assert names["run"].difficulty.shape == (len(names["run"].history), len(data.train))
 
 
-@pytest.mark.parametrize("title", ["Add a method", "Add a data set", "Add a figure"])
-def test_an_example_of_contributing_runs(title, tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", section(title), re.S)
-    (tmp_path / "example.py").write_text(code, "utf-8")
-    done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    if title == "Add a figure":
-        with Image.open(tmp_path / "epoch_seconds.png") as picture:
-            assert len(picture.convert("L").getcolors()) > 10
-    else:
-        heading, *rows = done.stdout.strip().splitlines()
-        assert "test_top1" in heading.split() and len(rows) == {"Add a method": 1, "Add a data set": 2}[title]
+def test_networks_come_from_three_places(data):
+    pytest.importorskip("timm")
+    (code,) = code_blocks("docs/networks.md")
+    layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, data.num_classes))
+    run_block(code, pckd=pckd, data=data, my_module=layers)
 
 
-def test_files_and_names_in_contributing_are_there():
-    text = re.sub(r"```.*?```", "", CONTRIBUTING, flags=re.S)
-    new = {"pckd_nb/methods/cosine_kd.py", "pckd_nb/NAME.py", "tests/test_NAME.py"}
-    files = set(re.findall(r"`((?:pckd_nb|tests)/[\w/]+\.py)`", text)) - new
-    assert len(files) > 10
-    assert not [file for file in files if not (ROOT / file).is_file()]
-    places = re.findall(r"`(\w+)`[^`.]* in `(pckd_nb/[\w/]+\.py)`", text)
-    places += [(name, file) for name, file in re.findall(r"the function `(\w+)` of `(pckd_nb/[\w/]+\.py)`", text)]
-    assert {name for name, _ in places} >= {"RENAMED", "METHODS", "_load", "DATASETS"}
-    for name, file in places:
-        assert re.search(rf"\b{name}\b", (ROOT / file).read_text("utf-8")), (name, file)
+class TestMakeItYours:
+    def test_a_torch_dataset_with_adamw_cosine_randaugment_and_tensorboard(self, monkeypatch, tmp_path):
+        images, labels = torch.rand(40, 3, 16, 16), torch.arange(40) % 4
+        asked = []
+
+        def fashion_mnist(root, train=True, download=False):
+            asked.append((root, train, download))
+            return TensorDataset(images, labels) if train else TensorDataset(images[:8], labels[:8])
+
+        monkeypatch.setattr(datasets, "FashionMNIST", fashion_mnist)
+        code = code_blocks("docs/make_it_yours.md")[0]
+        run = run_block(code)["run"]
+        assert asked == [("data", True, True), ("data", False, False)]
+        recipe = run.settings["recipe"]
+        assert recipe["optimizer"].startswith("torch.optim.adamw.AdamW(") and recipe["schedule"] == "cosine"
+        assert "RandAugment" in recipe["augment"] and recipe["warmup_epochs"] == 1 and "val_top1" in run.history
+        assert list((tmp_path / "logs").rglob("events.out.tfevents*"))
+
+    def test_a_method_and_a_callback_of_your_own(self, data):
+        _, method, callback = code_blocks("docs/make_it_yours.md")
+        scaled = run_block(method, pckd=pckd)["ScaledPCKD"](scale=5)
+        stop = run_block(callback, pckd=pckd)["StopWhenGood"](top1=0)
+        student, teacher = (pckd.create_model(name, data, seed=0) for name in ("resnet8", "resnet14"))
+        run = pckd.distill(student, teacher, data, scaled, epochs=3, callbacks=[stop], progress=False)
+        assert run.method_settings["scale"] == 5 and len(run.history) == 1
+        assert run.settings["finished_early"] == "test top-1 has reached 0 %"

@@ -28,10 +28,17 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 KINDS = (
     "index.html", "notebooks/04_category_center_contrast.html", "notebooks/05_preview.html", "api/index.html",
     "api/losses.html", "api/runs.html", "api/internals/training.trainer.html", "code_tour.html", "CONTRIBUTING.html",
-    "renamed.html", "figures.html", "commands.html", "scaling.html", "README.html", "benchmarks/report.html",
-    "search.html",
+    "renamed.html", "figures.html", "commands.html", "scaling.html", "README.html", "results.html",
+    "benchmarks/report.html", "search.html",
 )  # fmt: skip
-MATH = {"index.html", "scaling.html", "notebooks/04_category_center_contrast.html", "notebooks/05_preview.html"}
+MATH = {
+    "index.html",
+    "README.html",
+    "results.html",
+    "scaling.html",
+    "notebooks/04_category_center_contrast.html",
+    "notebooks/05_preview.html",
+}
 PHONE = {"width": 390, "height": 844}
 
 slow = [pytest.mark.slow, pytest.mark.alone]  # one build for all tests of this file, and a browser beside it
