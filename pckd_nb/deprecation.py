@@ -6,7 +6,18 @@ from importlib import import_module
 from typing import Any
 
 # module of the package → old name → new name. docs/renamed.md is made from this table.
-RENAMED: dict[str, dict[str, str]] = {}
+RENAMED: dict[str, dict[str, str]] = {
+    "runs": {
+        "having": "require_parts",
+        "values_of": "setting_values",
+        "HEADS": "HEADS_PREFIX",
+        "BEST": "BEST_PREFIX",
+        "SAMPLES": "SAMPLE_ARRAYS",
+        "KEPT": "REQUIRED_ARRAYS",
+        "MaybeNone": "Missing",
+    },
+    "training": {"same_folder": "is_same_folder"},
+}
 
 
 def renamed(module: str) -> Callable[[str], Any]:

@@ -282,11 +282,11 @@ def finished(folder: Path) -> None:
 
 def overwrite(folder: Path) -> None:
     with files.locked(folder):
-        resuming.begin(folder, {"format": runs.FORMAT, "status": "new"})
+        resuming.start_run(folder, {"format": runs.FORMAT, "status": "new"})
 
 
 def is_old_or_begun(folder: Path) -> None:
-    resuming.prepare(folder, resume=True, overwrite=False)
+    resuming.check_run_folder(folder, resume=True, overwrite=False)
     if json.loads((folder / "run.json").read_text())["status"] == "finished":
         assert set(os.listdir(folder)) - {resuming.CHECKPOINT, resuming.PREVIOUS} == WHOLE | {files.LOCK}
     else:
@@ -295,11 +295,11 @@ def is_old_or_begun(folder: Path) -> None:
 
 def clear(folder: Path) -> None:
     with files.locked(folder):
-        resuming.clear(folder)
+        resuming.remove_run(folder)
 
 
 def may_be_begun(folder: Path) -> None:
-    resuming.prepare(folder, resume=True, overwrite=False)
+    resuming.check_run_folder(folder, resume=True, overwrite=False)
 
 
 SCENARIOS = {

@@ -283,7 +283,7 @@ def test_where_a_checkpoint_is_damaged_the_one_before_it_is_taken(damage, cut_ru
     steps, step = [], training.Trainer.step
     monkeypatch.setattr(training.Trainer, "step", lambda self, *how: steps.append(1) or step(self, *how))
     DAMAGE[damage](folder / "checkpoint.pt")
-    with pytest.warns(UserWarning, match=r"checkpoint\.pt' can't be read .*: the one before it is taken") as told:
+    with pytest.warns(UserWarning, match=r"checkpoint\.pt' can't be read .*: the previous checkpoint is used") as told:
         run = go_on(folder, recipe)
     assert len(told) == 1 and "\n" not in str(told[0].message)
     assert_same(run, whole)
@@ -295,7 +295,7 @@ def test_where_both_are_damaged_one_line_says_so(cut_run, recipe):
     for name in ("checkpoint.pt", "previous.pt"):
         flip(folder / name)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(ValueError, match=r"run/checkpoint\.pt' can't be read: .*; overwrite the run$") as caught:
+    with pytest.raises(ValueError, match=r"run/checkpoint\.pt' can't be read: .*; start again with overwrite=True$") as caught:
         go_on(folder, recipe)
     assert "\n" not in str(caught.value)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -329,11 +329,11 @@ def test_a_checkpoint_of_another_network_gives_one_line(part, cut_run, recipe):
         "recorder": {"recorder": {"epoch": 1}},
     }
     resuming.write_checkpoint(folder, state | other[part])
-    with pytest.raises(ValueError, match=r"the checkpoint in '.*run' can't be used: .*; overwrite the run$") as caught:
+    with pytest.raises(ValueError, match=r"the checkpoint in '.*run' can't be used: .*; start again with overwrite=True$") as caught:
         go_on(folder, recipe)
     assert "\n" not in str(caught.value) and "Error(s)" not in str(caught.value)
     if part == "student":
-        assert "weights of another network, 'layer1.1.conv1.weight' has no place in this one" in str(caught.value)
+        assert "weights of another network, 'layer1.1.conv1.weight' does not exist in this one" in str(caught.value)
 
 
 def not_finite_of(index):
@@ -395,7 +395,7 @@ def test_a_run_that_appears_meanwhile_is_not_replaced(recipe, tmp_path, monkeypa
         return hold(folder)
 
     monkeypatch.setattr(files, "locked", late)
-    with pytest.raises(FileExistsError, match="resume=True goes on with it"):
+    with pytest.raises(FileExistsError, match="resume=True continues the run"):
         pckd.distill(*fresh(), pckd.KD(), recipe, out=tmp_path / "run", **QUIET)
     assert pckd.load_run(tmp_path / "run").fingerprint == first.fingerprint
 

@@ -772,7 +772,7 @@ class Slow(lr_scheduler.LRScheduler):
 
 def test_a_schedule_that_no_checkpoint_can_keep_is_refused_before_the_first_step(data, tmp_path):
     assert train(data, schedule=Slow).finished
-    with pytest.raises(TypeError, match="optimizer and schedule must keep nothing but tensors and plain numbers"):
+    with pytest.raises(TypeError, match="the state_dict of optimizer and schedule may contain only tensors and plain numbers"):
         train(data, schedule=Slow, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     plateau = partial(lambda optimizer, steps: lr_scheduler.ReduceLROnPlateau(optimizer))

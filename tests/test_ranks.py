@@ -114,7 +114,7 @@ def test_what_launchers_left_behind_does_not_matter_to_one_process(left, environ
     run = pckd.fit(student, data, recipe, out=tmp_path / "run", accelerator="cpu", progress=False)
     assert run.finished and pckd.load_run(run.path).finished
     assert cli.main(["train", "--model", "resnet8", "--data", "digits", "--out", str(run.path)]) == 2
-    assert "exists: --resume goes on with it" in capsys.readouterr().err
+    assert "exists: --resume continues the run" in capsys.readouterr().err
     several = "from pckd_nb.evaluation import make_fabric; make_fabric('cpu', '32-true', 2)"
     subprocess.run([sys.executable, "-c", several], check=True)  # here IPython may have started, and it is refused
 

@@ -539,7 +539,7 @@ def test_weights_that_were_replaced_are_not_measured_as_the_runs(refused, run, d
     for seed in (0, 1):
         assert run("train", *SMALL, "--model", "resnet8", "--seed", seed, "--out", f"run{seed}")[0] == 0
     Path("run1/student.safetensors").replace("run0/student.safetensors")
-    says = "the weights in 'run0' are not those that its run.json records"
+    says = "the weights in 'run0' do not match the fingerprint in its run.json"
     refused(says, "evaluate", "run0")
     refused(says, "distill", *SMALL, "--student", "resnet8", "--teacher", "run0", "--method", "kd", "--out", "x")
     refused(says, "train", *SMALL, "--model", "resnet8", "--init", "run0", "--out", "x")
@@ -552,7 +552,7 @@ def test_an_unfinished_run_is_said_to_be_one(data, tmp_path):
 
     made = pckd.fit(student_of(data), data, epochs=9, out=tmp_path / "run", callbacks=[Stop()], **QUIET)
     assert not made.finished
-    says = "is not finished: its weights are those after 1 of 9 epochs"
+    says = "is not finished: it has the weights after 1 of 9 epochs"
     with pytest.warns(UserWarning, match=says):
         made.model()
     with pytest.warns(UserWarning, match=says):

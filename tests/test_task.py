@@ -70,7 +70,7 @@ def test_an_interrupted_run_without_its_checkpoint_is_not_begun_anew(data, tmp_p
     cut(data, tmp_path / "run", step=2)
     before = (tmp_path / "run" / "student.safetensors").read_bytes()
     (tmp_path / "run" / "checkpoint.pt").unlink()
-    with pytest.raises(ValueError, match="was interrupted, and its checkpoint is missing: overwrite the run"):
+    with pytest.raises(ValueError, match="was interrupted, and its checkpoint is missing: start again with overwrite=True"):
         train(data, out=tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "student.safetensors").read_bytes() == before
 

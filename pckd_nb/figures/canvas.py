@@ -21,7 +21,7 @@ from matplotlib.ticker import LogFormatterMathtext, LogFormatterSciNotation, Max
 from matplotlib.transforms import Bbox
 
 from ..html import counted
-from ..runs import Run, having
+from ..runs import Run, require_parts
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; methods of your own get the rest, in order.
 COLORS = {"teacher": "#4D4D4D", "supervised": "#E69F00", "KD": "#0072B2", "PCKD": "#009E73"}
@@ -229,7 +229,7 @@ def canvas(runs: list[Run], width: float, height: float, note: str = "") -> Iter
 
 def checked(runs: Run | Sequence[Run], *parts: str, whole_epoch: bool = False) -> list[Run]:
     """One run or several, as a list. Raises ValueError where there is none, or one is no run, has no whole epoch where
-    that is asked for, or lacks one of `parts`: see `runs.having`."""
+    that is asked for, or lacks one of `parts`: see `runs.require_parts`."""
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
         raise ValueError("there is no run to draw")
@@ -238,7 +238,7 @@ def checked(runs: Run | Sequence[Run], *parts: str, whole_epoch: bool = False) -
             raise ValueError(f"figures are drawn from runs, got {type(run).__name__}; load_run(folder) reads one")
         if whole_epoch and run.history.empty:
             raise ValueError(f"the run {run.title} has no whole epoch yet")
-        having(run, *parts)
+        require_parts(run, *parts)
     return runs
 
 

@@ -18,7 +18,7 @@ from matplotlib.path import Path
 
 from .. import preview
 from ..data import shapes
-from ..runs import Run, having
+from ..runs import Run, require_parts
 from ..validation import plain
 from .canvas import COLORS, INK, MORE_COLORS, PALE, Drawing, as_rgb, canvas, checked, color_of, epoch_axis
 
@@ -39,7 +39,7 @@ def motivation(run: Run) -> Drawing:
     strategy = run.method_settings.get("strategy")
     if "threshold" not in run.history or strategy not in preview.STRATEGIES:
         raise ValueError(f"the run {run.title} weights no sample by a strategy of preview.py")
-    having(run, "samples")
+    require_parts(run, "samples")
     last = len(run.history)
     epochs = np.unique([1, (1 + last) // 2, last])
     limits = run.history["threshold"].to_numpy()

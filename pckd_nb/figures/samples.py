@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator
 
 from .. import analysis, preview
-from ..runs import Run, having
+from ..runs import Run, require_parts
 from .canvas import CLASS_COLORS, COLORS, INK, PALE, Drawing, canvas, checked, color_of, epoch_axis, label_of, thumbnail
 
 PAGE = 7.1  # inches: two columns of a journal
@@ -246,7 +246,7 @@ def preview_weights(run: Run) -> Drawing:
     name = run.method_settings.get("strategy")
     if "threshold" not in run.history or name not in preview.STRATEGIES:
         raise ValueError(f"the run {run.title} weights no sample by a strategy of preview.py")
-    having(run, "samples")
+    require_parts(run, "samples")
     color, history = color_of(run, runs), run.history
     with canvas(runs, 9.6, 4.4) as figure:
         grid = figure.add_gridspec(2, 3, width_ratios=(1.1, 1, 1))

@@ -139,7 +139,7 @@ def distill(
         If a loss is not finite.
     OSError
         If the run folder cannot be written. BlockingIOError: another process trains in it. ConnectionError: another
-        process of this training is gone. FileExistsError and others: see `resuming.prepare`.
+        process of this training is gone. FileExistsError and others: see `resuming.check_run_folder`.
     """
     require_callbacks(callbacks, loggers)
     out = require_folder(out, resume=resume, overwrite=overwrite)

@@ -37,11 +37,11 @@ def require_cache_folder(teacher_cache: str | Path | None) -> Path | None:
 
 
 def claim(out: str | Path, task: Task, *, resume: bool, overwrite: bool) -> Path:
-    """Return the run folder, if the run may be written there. Raises what `resuming.prepare` does."""
+    """Return the run folder, if the run may be written there. Raises what `resuming.check_run_folder` does."""
     run = task.teacher_run
     if overwrite and run and run.path and same_folder(run.path, out):
         raise ValueError(f"the teacher's run lies in '{out}', which would be overwritten: choose another folder")
-    return resuming.prepare(out, resume=resume, overwrite=overwrite)
+    return resuming.check_run_folder(out, resume=resume, overwrite=overwrite)
 
 
 def same_folder(one: str | Path, other: str | Path) -> bool:
@@ -54,7 +54,7 @@ def hold(folder: str | Path, *, resume: bool, overwrite: bool) -> Iterator[None]
     """Within the block no other process trains in `folder`. Raises BlockingIOError if one does already."""
     with files.locked(Path(folder)):
         # once more, now that no other process can change it
-        resuming.prepare(folder, resume=resume, overwrite=overwrite)
+        resuming.check_run_folder(folder, resume=resume, overwrite=overwrite)
         yield
 
 
@@ -86,7 +86,7 @@ def begin(folder: Path, config: RunConfig, resume: bool) -> dict[str, Any] | Non
     """Return the checkpoint to go on from; or begin the run in `folder`, and return None."""
     if resume and resuming.has_checkpoint(folder):
         return resuming.read_checkpoint(folder)
-    resuming.begin(folder, config.dump())
+    resuming.start_run(folder, config.dump())
     return None
 
 
@@ -99,7 +99,7 @@ def tidied_after_errors(folder: Path | None, fabric: Fabric) -> Iterator[None]:
     except BaseException as error:
         with suppress(OSError):
             if folder and not resuming.worth_keeping(folder):
-                resuming.clear(folder)
+                resuming.remove_run(folder)
             elif folder and isinstance(error, OSError) and error.strerror and resuming.has_checkpoint(folder):
                 error.strerror += "; the last checkpoint is as it was, resume=True goes on from it"
         if fabric.world_size > 1 and isinstance(error, RuntimeError) and ranks.lost(error):
