@@ -182,7 +182,7 @@ def profile(loop: PackageLoop, steps: int) -> dict[str, float]:
         ("backward", trainer.fabric, "backward"),
         ("optimizer", trainer.optimization, "zero_grad"),
         ("optimizer", trainer.optimization, "step"),
-        ("record keeping", trainer.recorder, "note"),
+        ("record keeping", trainer.recorder, "record_step"),
     ]
     with watch.watch(calls):
         loop.step()

@@ -154,7 +154,7 @@ class PackageLoop:
     def step(self) -> None:
         index, images = self.read()
         correct, terms = self.trainer.step(images, index, 1, 0)
-        self.trainer.recorder.note(index, correct, terms)
+        self.trainer.recorder.record_step(index, correct, terms)
 
 
 class BareLoop:

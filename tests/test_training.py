@@ -74,25 +74,25 @@ def test_every_method_records_every_sample_at_every_epoch(method, data, recipe):
 
 
 def test_records_are_kept_by_dataset_index():
-    books = recording.Recorder.empty(2, 5, torch.device("cpu"))
+    recorder = recording.Recorder.empty(2, 5, torch.device("cpu"))
     values = torch.tensor([3.0, 4.0])
     terms = Terms(torch.tensor(1.0), {"cross_entropy": torch.tensor(1.0)}, values, values * 2, torch.tensor([1.0, 0.5]))
-    books.note(torch.tensor([4, 1]), torch.tensor([True, False]), terms)
-    assert books.cross_entropy[0].nan_to_num(-1).tolist() == [-1, 4, -1, -1, 3]
-    assert books.difficulty[0].nan_to_num(-1).tolist() == [-1, 8, -1, -1, 6]
-    assert dict(zip(books.columns, books.log[0].tolist(), strict=True)) == {
+    recorder.record_step(torch.tensor([4, 1]), torch.tensor([True, False]), terms)
+    assert recorder.cross_entropy[0].nan_to_num(-1).tolist() == [-1, 4, -1, -1, 3]
+    assert recorder.difficulty[0].nan_to_num(-1).tolist() == [-1, 8, -1, -1, 6]
+    assert dict(zip(recorder.columns, recorder.log[0].tolist(), strict=True)) == {
         "total": 1, "cross_entropy": 1, "train_top1": 50, "mean_weight": 0.75, "full_weight_share": 0.5,
     }  # fmt: skip
 
 
 def test_epoch_means_count_images_not_batches():
-    books = recording.Recorder.empty(1, 3, torch.device("cpu"))
+    recorder = recording.Recorder.empty(1, 3, torch.device("cpu"))
     for index, value in (([0, 1], 1.0), ([2], 4.0)):
         some = torch.full((len(index),), value)
         terms = Terms(torch.tensor(value), {"cross_entropy": torch.tensor(value)}, some, some, some)
-        books.note(torch.tensor(index), torch.ones(len(index), dtype=torch.bool), terms)
-    books.end_epoch(0.1, 2.0, {"test_top1": 50.0}, 0.0)
-    assert books.history == [
+        recorder.record_step(torch.tensor(index), torch.ones(len(index), dtype=torch.bool), terms)
+    recorder.end_epoch(0.1, 2.0, {"test_top1": 50.0}, 0.0)
+    assert recorder.history == [
         {"epoch": 1, "lr": 0.1, "threshold": 2.0, "total": 2.0, "cross_entropy": 2.0, "train_top1": 100.0,
          "mean_weight": 2.0, "full_weight_share": pytest.approx(2 / 3), "test_top1": 50.0}
     ]  # fmt: skip

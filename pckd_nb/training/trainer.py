@@ -142,7 +142,7 @@ class Trainer:
                 self.started = time.perf_counter()
                 for images, index in self.batches(recorder.epoch):
                     correct, terms = self.step(images, index, recorder.epoch, recorder.step)
-                    recorder.note(index, correct, terms)
+                    recorder.record_step(index, correct, terms)
                     self.call("on_step_end")
                     if stopped := ranks.any_rank(self.should_stop, recorder.step, self.fabric):
                         break
@@ -273,7 +273,7 @@ class Trainer:
         for name, weight in [*self.student.named_parameters(), *self.method.named_parameters()]:
             if not weight.isfinite().all():
                 step = self.recorder.step
-                where = self.recorder.place(step, self.order[step - 1].tolist(), self.order)
+                where = self.recorder.describe_step(step, self.order[step - 1].tolist(), self.order)
                 if self.config.precision != "32-true":
                     where += ", and so may precision 32-true"
                 raise FloatingPointError(f"the gradient of the loss is not finite, by the weight {name}, {where}")
