@@ -176,7 +176,7 @@ def profile(loop: PackageLoop, steps: int) -> dict[str, float]:
         ("data", loop, "read"),
         ("data", views, "normalise"),
         ("data", views, "rotate"),
-        ("teacher", trainer.teacher, "answer"),
+        ("teacher", trainer.teacher, "batch_output"),
         ("student forward", trainer.learner, "student_forward"),
         ("loss terms", trainer.method, "forward"),
         ("backward", trainer.fabric, "backward"),

@@ -419,7 +419,9 @@ def test_training_does_not_go_on_from_a_checkpoint_made_to_do_harm(what, finishe
     data = pckd.load_dataset("digits", train_size=40, test_size=20)
     recipe = pckd.get_recipe("classroom", epochs=1, batch_size=20)
     student = pckd.create_model("resnet8", data, seed=1)
-    with pytest.raises(ValueError, match="checkpoint.* can't be (read|used): .*; start again with overwrite=True") as caught:
+    with pytest.raises(
+        ValueError, match="checkpoint.* can't be (read|used): .*; start again with overwrite=True"
+    ) as caught:
         pckd.fit(student, data, recipe, out=folder, resume=True, accelerator="cpu", progress=False)
     assert str(caught.value).isprintable() and "trust" not in str(caught.value)  # torch's advice how to unpickle it
     assert not canary.exists() and (folder / "checkpoint.pt").exists()

@@ -169,7 +169,7 @@ def test_a_killed_run_resumes_from_its_last_save(data, tmp_path, monkeypatch):
     recipe = pckd.get_recipe("classroom", epochs=3, batch_size=16)
     whole = pckd.distill(*fresh(data), data, PCKD(), recipe, **QUIET)
     monkeypatch.setattr(training.callbacks, "SECONDS_BETWEEN_SAVES", -1)  # save at every step
-    monkeypatch.setattr(training.callbacks, "SHARE_OF_SAVING", float("inf"))
+    monkeypatch.setattr(training.callbacks, "MAX_SAVING_SHARE", float("inf"))
     forward, calls = PCKD.forward, []
 
     def dies(self, *arguments):
@@ -277,11 +277,25 @@ def test_what_can_not_be_trained_is_refused_before_anything_is_made(data, studen
         assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
     refused("needs a teacher", student, None, data, KD(), recipe)
-    refused("the teacher is the student itself", student, student, data, KD(), recipe)
+    refused("teacher and student are the same network", student, student, data, KD(), recipe)
     refused("BatchNorm", student, teacher, data, KD(), dataclasses.replace(recipe, batch_size=1))
     refused("BatchNorm", student, teacher, with_images(data, 1), KD(), recipe)
-    refused("student knows 5 classes", pckd.create_model("resnet8", data, num_classes=5), teacher, data, KD(), recipe)
-    refused("teacher knows 5 classes", student, pckd.create_model("resnet8", data, num_classes=5), data, KD(), recipe)
+    refused(
+        "student has 5 classes, but tiny has 3",
+        pckd.create_model("resnet8", data, num_classes=5),
+        teacher,
+        data,
+        KD(),
+        recipe,
+    )
+    refused(
+        "teacher has 5 classes, but tiny has 3",
+        student,
+        pckd.create_model("resnet8", data, num_classes=5),
+        data,
+        KD(),
+        recipe,
+    )
     refused("student can't take", pckd.create_model("resnet8", data, in_channels=3), teacher, data, KD(), recipe)
     refused("seed", student, teacher, data, KD(), recipe, seed=-1)
     with pytest.raises(TypeError, match="seed must be a whole number, got 1.5"):

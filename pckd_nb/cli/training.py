@@ -139,7 +139,7 @@ def prepare(data: str, options: dict[str, Any], *used: str | None) -> None:
     from .. import resuming, training
 
     for source in used:
-        if options["overwrite"] and source and training.same_folder(source, options["out"]):
+        if options["overwrite"] and source and training.is_same_folder(source, options["out"]):
             raise ValueError(f"'{source}' is used by this training, which would overwrite it: choose another --out")
     catalogue.check_outside_images(options["out"], data)
     if speaks(options):
