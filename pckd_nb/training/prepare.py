@@ -30,7 +30,7 @@ from .task import Task
 
 
 def make_task(
-    student: Network, teacher: Network | None, data: Dataset | str, method: Method | nn.Module | type[nn.Module] | str,
+    student: Network, teacher: Network | None, data: Dataset | str, method: Method | nn.Module | type | str,
     recipe: Recipe, seed: int, val: float,
 ) -> Task:  # fmt: skip
     """Create the task of a training.

@@ -138,6 +138,17 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Output:
+        """Return the output of the network, with feature maps if the method needs them.
+
+        Parameters
+        ----------
+        x : float Tensor of shape (N, C, H, W)
+
+        Returns
+        -------
+        Output
+        """
+
         def forward(x: Tensor) -> Output:
             return self.output(self.features(x))
 

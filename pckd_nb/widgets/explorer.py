@@ -169,7 +169,7 @@ def cut(name: str, width: int) -> str:
 
 
 def one_run(run: Run, *parts: str) -> Run:
-    """The run, if it is one and has a whole epoch and these parts: see `runs.require_parts`. Raises ValueError otherwise."""
+    """The run, if it is one and has a whole epoch and these parts (`runs.require_parts`). Raises ValueError if not."""
     if not isinstance(run, Run):
         raise ValueError(f"this widget shows one run, got {type(run).__name__}; load_run(folder) reads one")
     return checked(run, *parts, whole_epoch=True)[0]
