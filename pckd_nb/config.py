@@ -168,7 +168,7 @@ class DataConfig(Section):
             if name in FORBIDDEN_OPTIONS:
                 raise ValueError(f"data.options.{name} is not allowed in run.json")
             if name in REBUILD_OPTIONS and not isinstance(value, int | float | None):
-                raise ValueError(f"data.options.{name} must be a number, got {value!r:.60}")
+                raise ValueError(f"data.options.{name} needs a number, got {value!r:.60}")
         return options
 
 

@@ -61,7 +61,7 @@ def test_numbers_of_numpy_are_taken_and_recorded_as_plain_ones(data):
 
 
 def test_options_of_own_data_that_do_not_fit_are_refused_in_one_line(data):
-    with pytest.raises(ValueError, match="data.options.seed must be a number, got 'a'$") as error:
+    with pytest.raises(ValueError, match="data.options.seed needs a number, got 'a'$") as error:
         train(dataclasses.replace(data, options={"seed": "a"}))
     assert type(error.value) is ValueError and "\n" not in str(error.value)
 

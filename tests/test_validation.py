@@ -94,7 +94,7 @@ def test_a_run_json_is_the_dump_of_its_config():
         ("model.num_classes", 3, "data.classes has 10 names, but model.num_classes is 3"),
         ("data.image_size", [16], "data.image_size: List should have at least 2 items"),
         ("data.options", {"root": "/"}, "data.options.root is not allowed in run.json"),
-        ("data.options", {"seed": "0"}, "data.options.seed must be a number, got '0'"),
+        ("data.options", {"seed": "0"}, "data.options.seed needs a number, got '0'"),
         ("method.settings", {"beta_kd": 1.0}, "method.settings.beta_kd"),
         ("teacher", {"name": "resnet20"}, "teacher.fingerprint is missing"),
         ("fingerprint", None, "fingerprint is missing"),
