@@ -387,7 +387,7 @@ def channels_last(sizes: Sizes) -> str:
     for layer in convolutions:
         layer.register_forward_hook(look)
     index = torch.arange(min(8, sizes.batch), device=sizes.device)
-    trainer.student(trainer.inputs(trainer.data.train.images[index], index)[0])  # type: ignore[union-attr]
+    trainer.student(trainer.make_inputs(trainer.data.train.images[index], index)[0])  # type: ignore[union-attr]
     require(len(seen) == len(convolutions) and all(seen), "a convolution of the training did not use channels_last")
     return (
         f"loss off by {float(norms[0]):.1e}, gradients by {total:.1e}; all {len(seen)} convolutions use it in training"

@@ -176,13 +176,13 @@ def profile(loop: PackageLoop, steps: int) -> dict[str, float]:
         ("data", loop, "read"),
         ("data", views, "normalise"),
         ("data", views, "rotate"),
-        ("teacher", trainer.teacher, "answer"),
+        ("teacher", trainer.teacher, "batch_output"),
         ("student forward", trainer.learner, "student_forward"),
         ("loss terms", trainer.method, "forward"),
         ("backward", trainer.fabric, "backward"),
         ("optimizer", trainer.optimization, "zero_grad"),
         ("optimizer", trainer.optimization, "step"),
-        ("record keeping", trainer.recorder, "note"),
+        ("record keeping", trainer.recorder, "record_step"),
     ]
     with watch.watch(calls):
         loop.step()

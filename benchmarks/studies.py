@@ -123,7 +123,7 @@ def fast_teacher_accuracy(teacher: Classifier, data: Dataset, student: str, **op
             (images,) = split.read([index])
             x = views.normalise(images, trainer.mean, trainer.std).contiguous(memory_format=torch.channels_last)
             assert trainer.teacher is not None
-            guess = trainer.teacher.frozen(x).logits.argmax(1)
+            guess = trainer.teacher.network(x).logits.argmax(1)
             correct.append(guess == split.labels[index.to(guess.device)])
     return 100 * torch.cat(correct).double().mean().item()
 

@@ -131,7 +131,7 @@ class PackageLoop:
         trainer.method.train()
         if trainer.teacher and trainer.teacher.cache:
             trainer.teacher.begin_epoch(1)
-            if trainer.teacher.cache.kept is None:
+            if trainer.teacher.cache.cached is None:
                 raise RuntimeError("the teacher cache was not filled")
         self.stream = self._stream()
 
@@ -149,12 +149,12 @@ class PackageLoop:
     def input(self) -> Tensor:
         """The next batch as the networks get it: cropped, normalised, turned, channels_last."""
         index, images = self.read()
-        return self.trainer.inputs(images, index)[0]
+        return self.trainer.make_inputs(images, index)[0]
 
     def step(self) -> None:
         index, images = self.read()
         correct, terms = self.trainer.step(images, index, 1, 0)
-        self.trainer.recorder.note(index, correct, terms)
+        self.trainer.recorder.record_step(index, correct, terms)
 
 
 class BareLoop:
@@ -167,7 +167,7 @@ class BareLoop:
     def step(self) -> None:
         trainer, learner = self.trainer, cast(Learner, self.trainer.learner)
         if trainer.teacher:
-            trainer.teacher.frozen.features(self.x)
+            trainer.teacher.network.features(self.x)
         with trainer.fabric.autocast():
             output = learner.student_forward(self.x)
         trainer.student.zero_grad()

@@ -25,7 +25,7 @@ from .messages import one_line
 from .models import Classifier, TrainingData
 from .models.preprocessing import remember
 from .paths import user_path
-from .runs import BEST, HEADS, TRAINED_ON, load_run, load_weights
+from .runs import BEST_PREFIX, HEADS_PREFIX, TRAINED_ON, load_run, load_weights
 from .validation import check
 
 PLACES = (  # of the weights in a file, best first
@@ -356,7 +356,7 @@ def _fit(model: nn.Module, state: Mapping[str, Tensor], label: str) -> dict[str,
         if not any(re.search(old, name) for name in names):
             state = {re.sub(old, new, name): value for name, value in state.items()}
     state = _of_network(state, names, label)
-    for beside in ((HEADS, BEST), AUXILIARY):
+    for beside in ((HEADS_PREFIX, BEST_PREFIX), AUXILIARY):
         if not any(name.startswith(beside) for name in names):
             state = {name: value for name, value in state.items() if not name.startswith(beside)}
     state = {names.get(name, name): value for name, value in state.items()}

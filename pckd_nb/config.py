@@ -1,4 +1,16 @@
-"""The schema of run.json: every setting of a run as one typed object, which run.json is the dump of."""
+"""The schema of run.json: all settings of a run, with their types.
+
+Examples
+--------
+>>> import json
+>>> from pathlib import Path
+>>> import pckd_nb as pckd
+>>> from pckd_nb.config import make_config
+>>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+>>> run = pckd.fit("resnet8", data, epochs=1, progress=False, out="run")
+>>> make_config(json.loads(Path("run/run.json").read_text(encoding="utf-8"))).model.name
+'resnet8'
+"""
 
 from __future__ import annotations
 
@@ -9,32 +21,49 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from .validation import Count, Seed, first_error
 
-FORMAT = 1  # of run folders
-MAX_CHANNELS = 4096  # an upper limit, so that a damaged run.json can't ask for a network that fills the memory
-REBUILD_OPTIONS = {"train_size", "test_size", "image_size", "seed", "val", "val_seed"}  # that `data.rebuild` takes
-FORBIDDEN_OPTIONS = {"name", "root", "workers"}  # a run.json must not choose a path, or a number of processes
+FORMAT = 1  # version of the format of run folders
+MAX_CHANNELS = 4096  # so that a damaged run.json cannot create a network that fills the memory
+REBUILD_OPTIONS = {"train_size", "test_size", "image_size", "seed", "val", "val_seed"}  # arguments of `data.rebuild`
+FORBIDDEN_OPTIONS = {"name", "root", "workers"}  # a run.json must not choose a path or a number of processes
 Channels = Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
 Size = Annotated[list[int], Field(min_length=2, max_length=2)]  # height and width
 
 
-class Part(BaseModel):
-    """A part of run.json. It may have more entries than are declared here: those of other versions."""
+class Section(BaseModel):
+    """A section of run.json. It may have more entries than are declared here, because other versions may add some."""
 
     model_config = ConfigDict(extra="allow", strict=True, populate_by_name=True, protected_namespaces=())
 
 
-class Setting(Part):
-    """A setting of a method: its value, and where that came from.
+class Setting(Section):
+    """One setting of a method: its value, and where the value came from.
 
-    `source` is "from" in run.json: "argument", "attribute", "recipe", "data set" or "default".
+    Parameters
+    ----------
+    value : object
+    source : {"argument", "attribute", "recipe", "data set", "default"}
+        The entry "from" in run.json.
     """
 
     value: Any
     source: str = Field(alias="from")
 
 
-class MethodConfig(Part):
-    """The method: name, title in figures, views per image, settings, and terms that are left out with the reason."""
+class MethodConfig(Section):
+    """The method.
+
+    Parameters
+    ----------
+    name : str
+        Name of the class.
+    title : str
+        Name in figures.
+    views : int
+        Number of views per image.
+    settings : dict of str to Setting
+    left_out : dict of str to str
+        Loss terms that are left out, and why.
+    """
 
     name: str
     title: str
@@ -43,8 +72,17 @@ class MethodConfig(Part):
     left_out: dict[str, str] = {}
 
 
-class NetworkConfig(Part):
-    """The student: name, sizes, number of parameters, and where its first weights came from."""
+class NetworkConfig(Section):
+    """The student.
+
+    Parameters
+    ----------
+    name : str or None
+        None for a network of your own.
+    num_classes, in_channels : int
+    parameters : int
+        Number of parameters.
+    """
 
     name: str | None
     num_classes: int
@@ -52,27 +90,60 @@ class NetworkConfig(Part):
     parameters: int
 
 
-class TeacherConfig(Part):
-    """The teacher: name, the fingerprint of its weights, and whether it computes as it is, in float32."""
+class TeacherConfig(Section):
+    """The teacher.
+
+    Parameters
+    ----------
+    name : str or None
+        None for a network of your own.
+    fingerprint : str
+        Fingerprint of its weights.
+    exact : bool
+        Whether it runs in float32 without approximation.
+    """
 
     name: str | None
     fingerprint: str
     exact: bool = False
 
 
-class FilePrints(Part):
-    """What tells a few repaired image files from another data set, see `Dataset.file_prints`."""
+class FilePrints(Section):
+    """Fingerprints of image files, see `Dataset.file_prints`.
+
+    They show whether a few image files were repaired, or whether it is another data set.
+    """
 
     reading: int
     names: str
     sizes: str
 
 
-class DataConfig(Part):
-    """The data set: what is needed to compare it with another one, and to build it once more.
+class DataConfig(Section):
+    """The data set: everything that is needed to load it again, and to compare it with another one.
 
-    `files` is there if images stay in files. `repaired` has one entry for each time that the run went on after some of
-    these files had changed: the fingerprint of the data before, and at least how many files had changed.
+    Parameters
+    ----------
+    name : str
+    options : dict
+        Arguments of `load_dataset`.
+    fingerprint : str
+    train_images, test_images : int
+        Number of images.
+    image_size : [height, width]
+        In pixels.
+    mean, std : list of float
+        Pixel constants, one per channel, for pixels in [0, 1].
+    normalisation : str
+        Where the pixel constants come from.
+    classes : list of str
+    groups : dict
+        Superclasses, as in `Dataset.groups`.
+    files : FilePrints, optional
+        Only if images are read from files during training.
+    repaired : list of dict
+        One entry for each time that the run was resumed after image files had changed: the "fingerprint" of the data
+        before the change, and in "files" at least how many files changed.
     """
 
     name: str
@@ -92,51 +163,54 @@ class DataConfig(Part):
     @field_validator("options")
     @classmethod
     def check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """Raise ValueError for an option that `data.rebuild` must not get."""
+        """Check that no option is unsafe for `data.rebuild`. Raises ValueError."""
         for name, value in options.items():
-            if name in FORBIDDEN_OPTIONS or (name in REBUILD_OPTIONS and not isinstance(value, int | float | None)):
-                raise ValueError(f"data.options.{name} is not allowed to be {value!r:.60}")
+            if name in FORBIDDEN_OPTIONS:
+                raise ValueError(f"data.options.{name} is not allowed in run.json")
+            if name in REBUILD_OPTIONS and not isinstance(value, int | float | None):
+                raise ValueError(f"data.options.{name} needs a number, got {value!r:.60}")
         return options
 
 
-class RecipeConfig(Part):
+class RecipeConfig(Section):
     """The recipe, see `recipes.Recipe`."""
 
     epochs: Count
     method: dict[str, Any]
 
 
-class RunConfig(Part):
-    """Every setting of a run, and its outcome in a few words.
+class RunConfig(Section):
+    """The content of run.json: all settings of a run, and a few results.
 
     Parameters
     ----------
     format : int
-        Of the run folder.
-    status : "running", "interrupted" or "finished"
-    seed : int
-    hardware : str
-        What trained.
-    precision : str
-    compile : bool
-        Whether the student was compiled.
-    ranks : int
-        Processes.
-    versions : dict
-        Of this package and of the libraries that compute.
-    callbacks : list of str
+        Version of the format of the run folder.
+    status : {"running", "interrupted", "finished"}
     method : MethodConfig
     model : NetworkConfig
         The student.
     teacher : TeacherConfig or None
     data : DataConfig
     recipe : RecipeConfig
+    seed : int
+    hardware : str
+        The processor that trained.
+    precision : str
+        Precision of the student.
+    compile : bool
+        Whether torch.compile was used for the student.
+    ranks : int
+        Number of processes.
+    versions : dict of str to str
+        Versions of this package and of the libraries that compute.
+    callbacks : list of str
     fingerprint : str
-        Of the student's weights. It is missing until the run is saved for the first time.
+        Fingerprint of the student's weights. Missing until the run is saved for the first time.
     finished_early : str
-        Why the run ended before its last epoch; missing if it did not.
-    best : dict
-        Epoch and accuracies of the best epoch; missing without a validation split.
+        Why a callback ended the training before the last epoch. Missing if none did.
+    best : dict of str to float
+        Number and accuracies of the best epoch. Missing without a validation split.
     """
 
     format: int = FORMAT
@@ -159,21 +233,37 @@ class RunConfig(Part):
 
     @model_validator(mode="after")
     def check_together(self) -> RunConfig:
-        """Raise ValueError if two parts do not fit together."""
+        """Check entries that depend on each other. Raises ValueError."""
         if self.status != "running" and self.fingerprint is None:
             raise ValueError("fingerprint is missing")
         if len(self.data.classes) != self.model.num_classes:
-            raise ValueError(f"data.classes has not {self.model.num_classes} names")
+            raise ValueError(
+                f"data.classes has {len(self.data.classes)} names, but model.num_classes is {self.model.num_classes}"
+            )
         return self
 
     def dump(self) -> dict[str, Any]:
-        """Return what run.json holds."""
+        """Return the content of run.json as a dict."""
         settings: dict[str, Any] = self.model_dump(by_alias=True, exclude_unset=True)
         return settings
 
 
 def make_config(settings: Mapping[str, Any]) -> RunConfig:
-    """Return the config of a run.json. Raises ValueError, naming the first entry that is missing or wrong."""
+    """Check the content of a run.json.
+
+    Parameters
+    ----------
+    settings : dict
+
+    Returns
+    -------
+    RunConfig
+
+    Raises
+    ------
+    ValueError
+        If an entry is missing or wrong. The message names the first one.
+    """
     try:
         return RunConfig.model_validate(settings)
     except ValidationError as error:

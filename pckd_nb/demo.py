@@ -178,7 +178,7 @@ def take_teacher(record: Run, folder: Path, overwrite: bool) -> Run:
             raise ValueError(f"'{folder}' holds another teacher than this size needs: {how}")
     else:
         if folder.is_dir():
-            resuming.clear(folder)
+            resuming.remove_run(folder)
         record.save(folder)
     return runs.load_run(folder)
 
@@ -216,7 +216,7 @@ def run_demo(
     if size is not None and size not in SIZES:
         raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size}")
     for name in STAGES:  # before anything costs time
-        resuming.prepare(out / name, resume=not overwrite, overwrite=overwrite)
+        resuming.check_run_folder(out / name, resume=not overwrite, overwrite=overwrite)
     begun = None if overwrite else size_of(out)
     if not overwrite and all(is_finished(out / name) for name in STAGES):  # nothing to train, so nothing to measure
         plan, step_seconds = plan or SIZES[size or begun or "full"], dict.fromkeys(STAGES, 0.0)

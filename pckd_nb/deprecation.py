@@ -44,6 +44,16 @@ RENAMED: dict[str, dict[str, str]] = {
         "SORTS": "SORT_ORDERS",
         "WIDTH": "FIGURE_WIDTH",
     },
+    "runs": {
+        "having": "require_parts",
+        "values_of": "setting_values",
+        "HEADS": "HEADS_PREFIX",
+        "BEST": "BEST_PREFIX",
+        "SAMPLES": "SAMPLE_ARRAYS",
+        "KEPT": "REQUIRED_ARRAYS",
+        "MaybeNone": "Missing",
+    },
+    "training": {"same_folder": "is_same_folder"},
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from . import demo, hardware
 from .compiling import FLOPS_WORTH_COMPILING, RUN_WORTH_COMPILING
 from .evaluation import make_fabric
-from .training.teacher import TOLERANCE, _forms
+from .training.teacher import TOLERANCE, fast_forms
 
 
 def report() -> Iterator[str]:
@@ -42,7 +42,7 @@ def _precision(device: torch.device) -> str:
 
 def _teacher(device: torch.device) -> str:
     spelled_out = {"folded": "float32 with BatchNorm folded"}
-    forms = ", else ".join(spelled_out.get(form, form) for form in _forms(device, needs_maps=False))
+    forms = ", else ".join(spelled_out.get(form, form) for form in fast_forms(device, needs_maps=False))
     return f"{forms}: the first whose logits stay within {100 * TOLERANCE:.0f} % (precision 32-true: as it is)"
 
 

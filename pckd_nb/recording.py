@@ -1,4 +1,4 @@
-"""The record of a training: the values of every step and epoch, and the state that resuming needs."""
+"""The record of a training: the logged values of every step and epoch, and images and features for figures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,36 +17,36 @@ from .evaluation import Predictions
 from .methods import Terms
 from .models import Classifier
 
-GALLERY_SIZE = 100
-THUMBNAIL = 96  # maximum side length in pixels
-SAMPLES_SHOWN = 16
-EMBEDDING_SIZE = 2000
+GALLERY_SIZE = 100  # images
+MAX_GALLERY_SIDE = 96  # pixels
+MAX_SAMPLES_IN_MESSAGE = 16
+EMBEDDING_SIZE = 2000  # images
 
 
 @dataclass
 class Recorder:
     """The progress of a training and its logged values.
 
-    Together with the weights and the optimizer, this is all that resuming needs.
+    A checkpoint contains the recorder, the weights and the state of the optimizer.
 
     Parameters
     ----------
     cross_entropy, difficulty : float16 Tensor of shape (epochs, samples)
-        Recorded values of every training sample. NaN where not reached yet.
+        Values of every training sample in every epoch. NaN in epochs that were not reached yet.
     epoch : int
-        The current epoch, from 1.
+        The current epoch, counted from 1.
     step : int
-        Number of steps done in this epoch.
+        Number of steps that are done in this epoch.
     seconds : float
-        Time spent on these steps.
+        Duration of these steps.
     columns : list of str
-        Names of the logged values.
-    log : list of Tensor
-        Values of `columns`, one row per step of this epoch.
+        Names of the values that are logged in every step.
+    log : list of Tensor of shape (columns,)
+        The logged values of every step of this epoch.
     sizes : list of int
-        Number of images of each of these steps.
+        Batch size of every step of this epoch.
     history, timing : list of dict
-        One row per finished epoch.
+        One row of history.csv and timing.csv per complete epoch.
     """
 
     cross_entropy: Tensor
@@ -62,18 +62,30 @@ class Recorder:
 
     @classmethod
     def empty(cls, epochs: int, samples: int, device: torch.device) -> "Recorder":
-        """Return an empty record with its tensors on `device`, so that training never waits for a transfer."""
+        """Return a recorder for a new training.
+
+        Parameters
+        ----------
+        epochs, samples : int
+            Number of epochs and of training images.
+        device : torch.device
+            The training device. With its tensors there, training does not wait for transfers between devices.
+
+        Returns
+        -------
+        Recorder
+        """
         return cls(*torch.full((2, epochs, samples), torch.nan, dtype=torch.float16, device=device))
 
     def to(self, device: torch.device) -> "Recorder":
-        """Return the same record with its tensors on `device`."""
+        """Return the same recorder with its tensors on `device`."""
         log = [row.to(device) for row in self.log]
         return replace(
             self, cross_entropy=self.cross_entropy.to(device), difficulty=self.difficulty.to(device), log=log
         )
 
-    def note(self, index: Tensor, correct: Tensor, terms: Terms) -> None:
-        """Record one step.
+    def record_step(self, index: Tensor, correct: Tensor, terms: Terms) -> None:
+        """Record the values of one training step.
 
         Parameters
         ----------
@@ -98,40 +110,54 @@ class Recorder:
         self.step += 1
 
     def check_finite(self, batches: Sequence[Tensor]) -> None:
-        """Check the logged values of this epoch.
+        """Check that all values logged in this epoch are finite.
 
         Parameters
         ----------
         batches : sequence of int64 Tensor of shape (B,)
-            The batches of the epoch, as positions in the training set.
+            The batches of the epoch: positions in the training set.
 
         Raises
         ------
         FloatingPointError
-            If a value is not finite. The error names the first one and its samples.
+            If a value is not finite. The message names the first such value, and its samples.
         """
-        bad = (~torch.stack(self.log).isfinite()).nonzero().tolist()
-        if bad:
-            step = bad[0][0]
-            names = [self.columns[column] for row, column in bad if row == step]
-            term = next((name for name in names if name != "total"), "total")  # name the term, not the total
+        not_finite = (~torch.stack(self.log).isfinite()).nonzero().tolist()
+        if not_finite:
+            step = not_finite[0][0]
+            names = [self.columns[column] for row, column in not_finite if row == step]
+            term = next((name for name in names if name != "total"), "total")  # "total" only if no term is affected
             index = batches[step]
             affected = ~self.cross_entropy[self.epoch - 1, index].isfinite().cpu()
-            index = (index[affected] if affected.any() else index).tolist()  # no single sample: list the whole batch
-            raise FloatingPointError(f"{term} is not finite {self.place(step + 1, index, batches)}")
+            index = (index[affected] if affected.any() else index).tolist()
+            raise FloatingPointError(f"{term} is not finite {self.describe_step(step + 1, index, batches)}")
 
-    def place(self, step: int, index: list[int], batches: Sequence[Tensor]) -> str:
-        """Describe a step of this epoch, counted from 1, and some of its samples for an error message."""
-        shown = ", ".join(map(str, index[:SAMPLES_SHOWN])) + ", …" * (len(index) > SAMPLES_SHOWN)
+    def describe_step(self, step: int, index: list[int], batches: Sequence[Tensor]) -> str:
+        """Describe a step of this epoch and its affected samples, for an error message.
+
+        Parameters
+        ----------
+        step : int
+            Counted from 1.
+        index : list of int
+            Positions of the affected samples in the training set.
+        batches : sequence of int64 Tensor of shape (B,)
+            The batches of the epoch.
+
+        Returns
+        -------
+        str
+        """
+        samples = ", ".join(map(str, index[:MAX_SAMPLES_IN_MESSAGE])) + ", …" * (len(index) > MAX_SAMPLES_IN_MESSAGE)
         count = f"{len(index)} of {len(batches[step - 1])} samples"
-        return f"in epoch {self.epoch}, step {step}, for {count}: {shown}; a lower learning rate may help"
+        return f"in epoch {self.epoch}, step {step}, for {count}: {samples}; a lower learning rate may help"
 
     def history_table(self) -> pd.DataFrame:
-        """Return history.csv so far: one row per epoch."""
+        """Return the content of history.csv: one row per complete epoch."""
         return pd.DataFrame(self.history or {"epoch": []})
 
     def timing_table(self) -> pd.DataFrame:
-        """Return timing.csv so far: one row per epoch."""
+        """Return the content of timing.csv: one row per complete epoch."""
         return pd.DataFrame(self.timing, columns=["epoch", "seconds", "evaluation_seconds"])
 
     def write_tables(self, folder: Path) -> None:
@@ -140,17 +166,18 @@ class Recorder:
             files.write(folder / f"{name}.csv", partial(table.to_csv, index=False))
 
     def end_epoch(self, lr: float, epsilon: float | None, scores: dict[str, float], evaluation_seconds: float) -> None:
-        """Average the logged values over the epoch and start the next one.
+        """Average the logged values over the epoch, add a row to both tables, and start the next epoch.
 
         Parameters
         ----------
         lr : float
-            Learning rate.
+            Learning rate of the last step.
         epsilon : float or None
-            Base of the method's preview threshold. None if it has no threshold.
+            Base ε of the preview threshold. None if the method has no threshold.
         scores : dict of str to float
-            Columns of history.csv from the evaluation.
+            Scores of the evaluation, such as "test_top1".
         evaluation_seconds : float
+            Duration of the evaluation.
         """
         sizes = torch.tensor(self.sizes, dtype=torch.float64)[:, None]
         means = (torch.stack(self.log).cpu().double() * sizes).sum(0) / sizes.sum()
@@ -168,7 +195,7 @@ def gallery(data: Dataset, difficulty: np.ndarray) -> dict[str, np.ndarray]:
     ----------
     data : Dataset
     difficulty : float array of shape (samples,)
-        γ of the training samples.
+        Difficulty γ of every training image.
 
     Returns
     -------
@@ -179,8 +206,8 @@ def gallery(data: Dataset, difficulty: np.ndarray) -> dict[str, np.ndarray]:
     order = np.argsort(difficulty, kind="stable")
     index = order[np.linspace(0, len(order) - 1, min(GALLERY_SIZE, len(order))).round().astype(int)]
     images = torch.cat(list(data.train.read(torch.from_numpy(index).split(10))))
-    if (largest := max(data.size)) > THUMBNAIL:
-        height, width = (side * THUMBNAIL // largest for side in data.size)
+    if (largest := max(data.size)) > MAX_GALLERY_SIDE:
+        height, width = (side * MAX_GALLERY_SIDE // largest for side in data.size)
         images = _shrink(images.cpu(), height, width)
     return {
         "images": images.cpu().numpy(),
@@ -191,27 +218,28 @@ def gallery(data: Dataset, difficulty: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _shrink(images: Tensor, height: int, width: int) -> Tensor:
-    """Resize uint8 images (N, C, H, W) with Pillow, whose integer arithmetic gives equal results on all processors."""
+    """Resize uint8 images (N, C, H, W) with Pillow. Its results are the same on all processors."""
     planes = (Image.fromarray(plane.numpy()) for plane in images.flatten(0, 1))
     shrunk = np.stack([np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR)) for plane in planes])
     return torch.from_numpy(shrunk).reshape(*images.shape[:2], height, width)
 
 
 def embedding(model: Classifier, predictions: Predictions) -> dict[str, np.ndarray]:
-    """Return the data for figures of the feature space.
+    """Return features of test images and the category centers, for figures of the feature space.
 
-    The test images are evenly spaced over the test set, because it may be sorted by class. There are at most 2000.
+    At most 2000 test images are used. They are evenly spaced over the test set, because it may be sorted by class.
 
     Parameters
     ----------
     model : Classifier
+        The network that made the predictions.
     predictions : Predictions
-        Of the test images.
+        Outputs for all test images.
 
     Returns
     -------
     dict of str to array
-        "features" (float16), "predictions" (int16), "labels" (int16) and the class "centers" (float16).
+        "features" (float16), "predictions" (int16), "labels" (int16) and "centers" (float16).
     """
     count = len(predictions.labels)
     chosen = torch.linspace(0, count - 1, min(count, EMBEDDING_SIZE)).round().long()

@@ -1,7 +1,8 @@
-"""A run folder while its run trains: whether it may be written, how it begins, its checkpoints, how it goes on.
+"""The folder of a run that is being trained: checks before the start, checkpoints, and resuming.
 
-`prepare` says whether a run may be written, `files.locked` holds the folder, `begin` starts in it; checkpoint.pt has
-all that going on needs, and previous.pt is the one before it, in case that can't be read.
+`check_run_folder` checks whether a run may be written to a folder. `files.locked` locks the folder, and `start_run`
+starts the run in it. checkpoint.pt contains everything that resuming needs. previous.pt is the checkpoint before it, in
+case checkpoint.pt cannot be read.
 """
 
 import itertools
@@ -25,89 +26,140 @@ from .messages import one_line
 from .methods import default_settings
 from .paths import user_path
 from .recipes import Recipe
-from .runs import RUN_FILES, data_fingerprint, read_settings, values_of, write_settings
+from .runs import RUN_FILES, data_fingerprint, read_settings, setting_values, write_settings
 from .validation import check
 
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "previous.pt"
-MAX_REPAIRED = 10  # image files; more changed ones are another data set
-OF_A_RUN = {*RUN_FILES, CHECKPOINT, PREVIOUS}
+ALL_RUN_FILES = {*RUN_FILES, CHECKPOINT, PREVIOUS}
+MAX_REPAIRED_FILES = 10  # if more image files have changed, the data set counts as another one
 
 
-def prepare(folder: str | Path, *, resume: bool, overwrite: bool) -> Path:
-    """Check, before anything costs time, that a run may be written here. Nothing is made or removed yet.
+def check_run_folder(folder: str | Path, *, resume: bool, overwrite: bool) -> Path:
+    """Check, before anything that takes time, that a run may be written to a folder.
 
-    Raises FileExistsError where something is there and neither flag is given, or where overwrite would replace
-    what is no run; PermissionError where nothing can be written; NotADirectoryError on a file in the way,
-    FileNotFoundError on a link to nothing.
+    Nothing is created or removed yet.
+
+    Parameters
+    ----------
+    folder : path
+    resume, overwrite : bool
+        As in `distill`.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FileExistsError
+        If the folder contains a run and neither flag is set, or if it contains something that is not a run.
+    NotADirectoryError
+        If the folder, or a folder above it, is a file.
+    FileNotFoundError
+        If the folder is a link to a path that does not exist.
+    PermissionError
+        If the folder cannot be written to.
     """
     folder = user_path(folder, "out")
     check_flags(resume=resume, overwrite=overwrite)
     if folder.is_symlink() and not folder.exists():
-        raise FileNotFoundError(f"'{folder}' is a link to a place that is not there")
+        raise FileNotFoundError(f"'{folder}' is a link to a path that does not exist")
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"'{folder}' is a file; a run needs a folder")
     if folder.is_dir() and any(not files.LEFT.fullmatch(path.name) for path in folder.iterdir()):
         if not (folder / "run.json").is_file():
             raise FileExistsError(f"'{folder}' exists and is not a run; choose another folder")
         if not (resume or overwrite):
-            how = "resume=True goes on with it, overwrite=True replaces it"
-            raise FileExistsError(f"run folder '{folder}' exists: {how}")
+            hint = "resume=True continues the run, overwrite=True replaces it"
+            raise FileExistsError(f"run folder '{folder}' exists: {hint}")
     files.check_writable(folder)
     return folder
 
 
 def check_flags(*, resume: bool, overwrite: bool) -> None:
-    """Raise TypeError unless both are truth values, and ValueError if both are True."""
+    """Check two arguments of `distill`.
+
+    Parameters
+    ----------
+    resume, overwrite : bool
+
+    Raises
+    ------
+    TypeError
+        If one of them is not a bool.
+    ValueError
+        If both are True.
+    """
     check(bool, resume=resume, overwrite=overwrite)
     if resume and overwrite:
-        raise ValueError("resume and overwrite exclude each other: go on with the run, or replace it?")
+        raise ValueError("resume and overwrite exclude each other: resume continues the run, overwrite replaces it")
 
 
-def begin(folder: Path, settings: dict[str, Any]) -> None:
-    """Write down what begins in a `locked` folder that `prepare` has passed, and remove the run that was there. In this
-    order, so that a kill in between leaves that one, or one to begin again."""
+def start_run(folder: Path, settings: dict[str, Any]) -> None:
+    """Write the run.json of a new run and remove the files of the run that was there before.
+
+    The order of these steps matters. If the process is killed in between, the old run or the new run.json is intact.
+
+    Parameters
+    ----------
+    folder : Path
+        A folder that is locked by `files.locked` and was checked by `check_run_folder`.
+    settings : dict
+        The content of run.json.
+    """
     remove_checkpoints(folder)
     write_settings(folder, settings)
-    clear(folder, but="run.json")
+    remove_run(folder, keep="run.json")
 
 
-def clear(folder: Path, but: str = "") -> None:
-    """Remove what a run has left in a `locked` folder, and nothing else that lies there: its settings last, as
-    `prepare` refuses files that are no run."""
-    for path in [] if files.gone(folder) else sorted(folder.iterdir(), key=lambda path: path.name == "run.json"):
-        if _of_a_run(path) and path.name not in (files.LOCK, but):
+def remove_run(folder: Path, keep: str = "") -> None:
+    """Remove the files of a run, and no other files in its folder.
+
+    run.json is removed last, because `check_run_folder` rejects a folder that has files but no run.json.
+
+    Parameters
+    ----------
+    folder : Path
+        A folder that is locked by `files.locked`.
+    keep : str
+        Name of a file to keep.
+    """
+    if files.gone(folder):
+        return
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == "run.json"):
+        if _belongs_to_run(path) and path.name not in (files.LOCK, keep):
             path.unlink()
 
 
-def _of_a_run(path: Path) -> bool:
-    file = path.is_symlink() or not path.is_dir()
-    return file and (path.name in OF_A_RUN or bool(files.LEFT.fullmatch(path.name)))
+def _belongs_to_run(path: Path) -> bool:
+    is_file = path.is_symlink() or not path.is_dir()
+    return is_file and (path.name in ALL_RUN_FILES or bool(files.LEFT.fullmatch(path.name)))
 
 
-def worth_keeping(folder: Path) -> bool:
-    """Whether there is a checkpoint to go on from, or a finished run."""
+def can_be_resumed(folder: Path) -> bool:
+    """Return whether `distill` accepts the run with resume=True: it has a checkpoint, or it is finished."""
     try:
         return has_checkpoint(folder) or read_settings(folder)["status"] == "finished"
     except (OSError, ValueError, KeyError):
         return False
 
 
-def check_same(folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Check that the run in a folder has these settings, up to a few image files that were repaired since.
+def check_same_settings(folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Check that the run in a folder was started with the same settings.
 
-    A finished run may have been trained on pictures that an earlier version drew, see `runs.data_fingerprint`. A run to
-    go on with may not.
+    A few image files may have been repaired since then. A finished run may have been trained on images that an earlier
+    version drew slightly differently, see `runs.data_fingerprint`. A run that will be continued may not.
 
     Parameters
     ----------
     folder : Path
     settings : dict
-        What run.json would say.
+        The content of run.json for the training that is about to start.
 
     Returns
     -------
     list of dict
-        What run.json has to say of repaired files, under "repaired" of its data. A new repair is warned of.
+        The entry "repaired" of the data in run.json. A new repair gives a warning.
 
     Raises
     ------
@@ -115,89 +167,110 @@ def check_same(folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
         If a setting differs. The message names the first one.
     """
     recorded = read_settings(folder)
-    old, new = recorded["data"], settings["data"]
-    prints, prints_now = old.get("files"), new.get("files")
-    repaired, why = list(old.get("repaired", [])), ""
-    if prints and prints_now and old["fingerprint"] != new["fingerprint"]:
-        changed, limit = _changed_files(prints, prints_now), _most_repaired(new)
+    finished = recorded["status"] == "finished"
+    old_data, new_data = recorded["data"], settings["data"]
+    old_files, new_files = old_data.get("files"), new_data.get("files")
+    repaired, reason = list(old_data.get("repaired", [])), ""
+    if old_files and new_files and old_data["fingerprint"] != new_data["fingerprint"]:
+        changed, limit = _count_changed_files(old_files, new_files), _max_repaired_files(new_data)
         if changed is None:
-            why = " (other file names, labels, classes or image size)"
-        elif (total := changed + sum(each["files"] for each in repaired)) > limit:
-            why = f" ({total} or more image files changed; up to {limit} may be repaired)"
+            reason = " (other file names, labels, classes or image size)"
+        elif (total := changed + sum(repair["files"] for repair in repaired)) > limit:
+            reason = f" ({total} or more image files changed; up to {limit} may be repaired)"
         else:
-            repaired.append({"fingerprint": old["fingerprint"], "files": changed})
-            settings = {**settings, "data": {**new, "fingerprint": old["fingerprint"]}}
+            repaired.append({"fingerprint": old_data["fingerprint"], "files": changed})
+            settings = {**settings, "data": {**new_data, "fingerprint": old_data["fingerprint"]}}
             warnings.warn(
-                f"{changed} or more image files changed since '{folder}' was started: its run.json notes it",
+                f"{changed} or more image files changed since '{folder}' was started: its run.json records this",
                 stacklevel=4,
             )
-    elif prints_now and (prints or {}).get("reading") != prints_now["reading"]:
+    elif new_files and (old_files or {}).get("reading") != new_files["reading"]:
         message = f"'{folder}' was started by a version that read image files in another way; now they are {HOW_READ}"
-        if recorded["status"] != "finished":
-            raise ValueError(f"{message}: overwrite the run")
-        if old["fingerprint"] == new["fingerprint"]:
+        if not finished:
+            raise ValueError(f"{message}: start again with overwrite=True")
+        if old_data["fingerprint"] == new_data["fingerprint"]:
             warnings.warn(message, stacklevel=4)
-    data_of = data_fingerprint if recorded["status"] == "finished" else lambda about: about["data"]["fingerprint"]
 
-    def identity(about: dict[str, Any]) -> dict[str, Any]:
-        # what an earlier version did not have yet has its default there
-        method = {**default_settings(about["method"]["name"]), **values_of(about["method"]["settings"])}
-        recipe = {**Recipe("", 1).settings(), **about["recipe"]}
-        teacher = (about["teacher"] or {}).get("fingerprint")
-        named = {"method": about["method"]["name"], "student": about["model"]["name"], "teacher": teacher}
+    # older versions did not record these settings for all networks
+    network_settings = [
+        (setting, network)
+        for network in ("model", "teacher")
+        for setting in ("code", "preprocessing")
+        if setting in ((recorded[network] or {}) | (settings[network] or {}))
+    ]
+
+    def comparable(config: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings that must be equal. A setting that an older version did not have gets its default."""
+        student, teacher = config["model"], config["teacher"] or {}
+        method = {**default_settings(config["method"]["name"]), **setting_values(config["method"]["settings"])}
+        recipe = {**Recipe("", 1).settings(), **config["recipe"]}
+        values = {"method": config["method"]["name"], "student": student["name"]}
+        values["teacher"] = teacher.get("fingerprint")
         if "code" in recorded["method"]:
-            named["code of the method"] = about["method"].get("code")
-        named["callbacks"] = about.get("callbacks", [])
-        for who in ("model", "teacher"):
-            for what in ("code", "preprocessing"):
-                if what in ((recorded[who] or {}) | (settings[who] or {})):
-                    named[f"{what} of the {'student' if who == 'model' else who}"] = (about[who] or {}).get(what)
-        if about["teacher"]:  # before it was recorded, this followed from the precision
-            named["exact teacher"] = about["teacher"].get("exact", about["precision"] == "32-true")
-        named["first weights"] = about["model"]["start"]
-        rest = {"data": data_of(about), "seed": about["seed"], "precision": about["precision"]}
-        rest["compile"] = about.get("compile", False)
-        known: dict[str, Any] = json.loads(json.dumps({**recipe, **named, **method, **rest}))
-        return known
+            values["code of the method"] = config["method"].get("code")
+        values["callbacks"] = config.get("callbacks", [])
+        for setting, network in network_settings:
+            role = "student" if network == "model" else network
+            values[f"{setting} of the {role}"] = (config[network] or {}).get(setting)
+        if teacher:  # older versions derived "exact" from the precision
+            values["exact teacher"] = teacher.get("exact", config["precision"] == "32-true")
+        values["first weights"] = student["start"]
+        data = data_fingerprint(config) if finished else config["data"]["fingerprint"]
+        rest = {"data": data, "seed": config["seed"], "precision": config["precision"]}
+        rest["compile"] = config.get("compile", False)
+        as_json: dict[str, Any] = json.loads(json.dumps({**recipe, **values, **method, **rest}))
+        return as_json
 
-    before, now = identity(recorded), identity(settings)
-    for name in now:
-        if before.get(name) != now[name]:
+    old, new = comparable(recorded), comparable(settings)
+    for name in new:
+        if old.get(name) != new[name]:
             raise ValueError(
-                f"'{folder}' was started with {name} {before.get(name)}, not {now[name]}{why * (name == 'data')}: "
-                "resume with the same settings, choose another folder, or overwrite it"
+                f"'{folder}' was started with {name} {old.get(name)}, not {new[name]}{reason * (name == 'data')}: "
+                "resume with the same settings, choose another folder, or start again with overwrite=True"
             )
     return repaired
 
 
-def _changed_files(before: Mapping[str, Any], now: Mapping[str, Any]) -> int | None:
+def _count_changed_files(before: Mapping[str, Any], now: Mapping[str, Any]) -> int | None:
     """Return at least how many files have another size, or None if `Dataset.file_prints` differ in more than sizes."""
     if any(before[name] != now[name] for name in ("reading", "names")):
         return None
     parts = [textwrap.wrap(prints["sizes"], 4) for prints in (before, now)]
-    return [one == other for one, other in itertools.zip_longest(*parts)].count(False)
+    return [old == new for old, new in itertools.zip_longest(*parts)].count(False)
 
 
-def _most_repaired(data: Mapping[str, Any]) -> int:
-    """Return how many image files may change in a run: 1 % of them, but at least one and at most `MAX_REPAIRED`."""
+def _max_repaired_files(data: Mapping[str, Any]) -> int:
+    """Return how many image files may change: 1 % of them, at least one and at most `MAX_REPAIRED_FILES`."""
     images: int = sum(data.get(f"{name}_images", 0) for name in ("train", "test", "val"))
-    return min(MAX_REPAIRED, math.ceil(images / 100))
+    return min(MAX_REPAIRED_FILES, math.ceil(images / 100))
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether there is a checkpoint, the last one or the one before it."""
+    """Return whether the folder has a checkpoint, the last one or the one before it."""
     return (folder / CHECKPOINT).exists() or (folder / PREVIOUS).exists()
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove both, if they are there."""
+    """Remove both checkpoints of a run, if they exist."""
     for name in (CHECKPOINT, PREVIOUS):
         (folder / name).unlink(missing_ok=True)
 
 
 def check_state(state: dict[str, Any]) -> None:
-    """Raises TypeError unless a checkpoint with this in it could be read again: nothing but tensors, numbers, text and
-    lists and dicts of them."""
+    """Check that a checkpoint with this content could be read again.
+
+    For safety, checkpoints are read without pickle. They may contain tensors, numbers, text, and lists and dicts of
+    these.
+
+    Parameters
+    ----------
+    state : dict
+
+    Raises
+    ------
+    TypeError
+        If there is anything else in it.
+    """
     buffer = BytesIO()
     try:
         torch.save(state, buffer)
@@ -205,46 +278,72 @@ def check_state(state: dict[str, Any]) -> None:
         torch.load(buffer, weights_only=True)
     except Exception as error:
         raise TypeError(
-            "optimizer and schedule must keep nothing but tensors and plain numbers, or no checkpoint can be read: "
-            f"{one_line(error)}"
+            "the state_dict of optimizer and schedule may contain only tensors and plain numbers, otherwise no "
+            f"checkpoint can be read: {one_line(error)}"
         ) from error
 
 
 def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Put a new checkpoint in place of the last one, which becomes the previous one. Raises OSError as `write`."""
-    buffer = BytesIO()  # torch would make a RuntimeError of a disk that is full
+    """Write a checkpoint. The last checkpoint becomes the previous one.
+
+    Parameters
+    ----------
+    folder : Path
+    state : dict
+        See `check_state` for what it may contain.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    buffer = BytesIO()  # if torch wrote the file, a full disk would give a RuntimeError instead of an OSError
     torch.save(state, buffer)
     path = folder / CHECKPOINT
     files.write(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()), keep=folder / PREVIOUS)
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:
-    """The last checkpoint, on the CPU. Where that is missing or damaged, the previous one, with a warning; it takes
-    its place, so that the next one to be written does not push it out.
+    """Read the last checkpoint of a run.
 
-    Raises ValueError where neither can be read.
+    If it is missing or damaged, the previous one is read, with a warning. It then replaces the damaged one, so that the
+    next checkpoint does not remove the only good one.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    dict
+        The state, with its tensors on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If neither can be read.
     """
     reasons = {}
     for path in (folder / CHECKPOINT, folder / PREVIOUS):
         try:
-            with ZipFile(path) as archive:  # whose sums torch does not look at
-                if broken := archive.testzip():
-                    raise BadZipFile(f"{broken} is not what was written")
+            with ZipFile(path) as archive:  # torch does not check the checksums
+                if damaged_part := archive.testzip():
+                    raise BadZipFile(f"the checksum of {damaged_part} is wrong")
             state = torch.load(path, map_location="cpu", weights_only=True)
             if not isinstance(state, dict):
-                raise ValueError("it is no checkpoint")
-        except FileNotFoundError:  # a kill between the two renames of `write` leaves none
+                raise ValueError("it is not a checkpoint")
+        except FileNotFoundError:  # the process was killed between the two renames of `files.write`
             reasons[path] = "it is missing"
             continue
-        except UnpicklingError:  # of which torch says at length how to load it all the same
-            reasons[path] = "it is damaged, or holds more than weights"
+        except UnpicklingError:  # torch's own message explains how to load unsafe files
+            reasons[path] = "it is damaged, or contains more than weights"
             continue
-        except Exception as error:  # whoever made the file decides what goes wrong
+        except Exception as error:  # a damaged file can raise anything
             reasons[path] = one_line(error)
             continue
         for damaged, reason in reasons.items():
-            warnings.warn(f"'{damaged}' can't be read ({reason}): the one before it is taken", stacklevel=2)
+            warnings.warn(f"'{damaged}' can't be read ({reason}): the previous checkpoint is used", stacklevel=2)
             os.replace(path, damaged)
         return state
     path, reason = next(iter(reasons.items()))
-    raise ValueError(f"'{path}' can't be read: {reason}; overwrite the run")
+    raise ValueError(f"'{path}' can't be read: {reason}; start again with overwrite=True")

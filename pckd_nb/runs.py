@@ -1,17 +1,28 @@
-"""Run records: what one training was, did and left, in memory and as a folder.
+"""Run records: the settings and results of one training, in memory and as a folder.
 
-    run.json              settings and where each came from, seed, versions, fingerprints of data and teacher, results
-    history.csv           a row an epoch: learning rate, threshold, every loss term, accuracies, preview weights
-    timing.csv            seconds an epoch (kept apart: the rest is the same on every repetition)
-    samples.npz           raw cross-entropy and difficulty γ of every training sample at every epoch, 16 bit; labels
-    student.safetensors   the trained network; under prefixes the method's heads ("method.") and, with a validation
-                          split, the network of its best epoch ("best."); records may lack it
-    checkpoint.pt         all that resuming needs; gone once the run is finished
-    previous.pt           the checkpoint before it, in case that can't be read; gone likewise
-    gallery.npz           at most 100 training images, easy to hard
-    embedding.npz         features of test images and the category centers, 16 bit; where they were drawn, t-SNE maps
+A run folder contains these files::
 
-`files.write` makes each of them, so none is ever half there; `resuming` has to do with the folder of a run that trains.
+    run.json              all settings and where each one came from, seed, versions, fingerprints, status
+    history.csv           one row per epoch: learning rate, threshold, loss terms, accuracies, preview weights
+    timing.csv            seconds per epoch, in a file of its own because no other file differs between repetitions
+    samples.npz           cross-entropy and difficulty of every training image in every epoch (float16), and labels
+    student.safetensors   weights of the student, the method's heads and the best epoch, with prefixes "method." and
+                          "best." for the last two
+    checkpoint.pt         everything that resuming needs; removed when the run is finished
+    previous.pt           the checkpoint before it, in case checkpoint.pt cannot be read; removed as well
+    gallery.npz           at most 100 training images, from easy to hard
+    embedding.npz         features of test images and the category centers (float16)
+
+Every file is written as a whole or not at all. `resuming` manages the folder of a run that is being trained.
+
+Examples
+--------
+>>> import pckd_nb as pckd
+>>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+>>> run = pckd.fit("resnet8", data, epochs=1, progress=False, out="runs/teacher")
+>>> pckd.runs.table(pckd.runs.load_runs("runs"))[["method", "student", "seed", "train_images"]]
+       method  student  seed  train_images
+0  supervised  resnet8     0            32
 """
 
 import hashlib
@@ -36,6 +47,7 @@ from . import files
 from .catalogue import LIBRARIES
 from .config import FORMAT, make_config
 from .data import shapes
+from .deprecation import renamed
 from .html import counted, value_text
 from .html import table as html_table
 from .messages import one_line
@@ -44,22 +56,57 @@ from .paths import user_path
 from .plugs import is_plug
 from .validation import check
 
-HEADS, BEST = "method.", "best."  # prefixes in student.safetensors
-TRAINED_ON = "trained_on"  # its entry of metadata
+HEADS_PREFIX, BEST_PREFIX = "method.", "best."  # of names in student.safetensors
+TRAINED_ON = "trained_on"  # metadata of student.safetensors: what the weights were trained on, see `TrainingData`
 SYMBOLS = {f"beta_{term}": f"β_{term}" for term in ("kd", "fa", "ca", "cc")} | {"epsilon": "ε", "temperature": "T"}
 
-
-# Of what a run may lack. It is `having` that asks, where it matters; a type checker would ask at every use.
-MaybeNone: TypeAlias = Any
+# An array of a run may be None. Functions that need it call `require_parts`, so type checkers need not ask again.
+Missing: TypeAlias = Any
 
 
 @dataclass(repr=False)
 class Run:
-    """One training run. `settings` is run.json; the arrays are None where a run kept none.
+    """One training run: its settings, results and weights.
 
-    cross_entropy, difficulty: float16 (epochs, samples), by position in the training set; NaN in rows of epochs not
-    reached · labels: (samples,) · ground_truth: float16 (samples,) known difficulty in [0, 1], for made data sets
-    · ids: (samples,) identifiers of the images, such as file names, where they are known.
+    `fit`, `distill` and `load_run` return it. An array is None if the run folder does not contain it.
+
+    Parameters
+    ----------
+    settings : dict
+        The content of run.json.
+    history : DataFrame
+        The content of history.csv, one row per epoch.
+    timing : DataFrame
+        The content of timing.csv, one row per epoch.
+    student_state : dict of str to Tensor
+        Weights of the student after the last epoch. Empty if they were not saved or not loaded.
+    method_state : dict of str to Tensor
+        Weights of the method's heads, such as projectors.
+    best_state : dict of str to Tensor
+        Weights of the student after its best epoch. Empty without a validation split.
+    cross_entropy : float16 array of shape (epochs, samples), in nats
+        Loss of every training image in every epoch. NaN in epochs that were not reached.
+    difficulty : float16 array of shape (epochs, samples)
+        Difficulty γ of every training image in every epoch. NaN in epochs that were not reached.
+    labels : int64 array of shape (samples,)
+    ground_truth : float16 array of shape (samples,), in [0, 1]
+        True difficulty of synthetic images, which is known.
+    ids : array of shape (samples,)
+        Names of the images, such as file names, if they have any.
+    gallery : dict of str to array
+        At most 100 training images, see `recording.gallery`.
+    embedding : dict of str to array
+        Features of test images, see `recording.embedding`.
+    path : Path, optional
+        The run folder. None if the run is only in memory.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> run = pckd.fit("resnet8", data, epochs=1, progress=False)
+    >>> run.finished, len(run.history), run.difficulty.shape
+    (True, 1, (1, 32))
     """
 
     settings: dict[str, Any]
@@ -68,169 +115,192 @@ class Run:
     student_state: dict[str, Tensor]
     method_state: dict[str, Tensor] = field(default_factory=dict)
     best_state: dict[str, Tensor] = field(default_factory=dict)
-    cross_entropy: np.ndarray | MaybeNone = None
-    difficulty: np.ndarray | MaybeNone = None
-    labels: np.ndarray | MaybeNone = None
-    ground_truth: np.ndarray | MaybeNone = None
-    ids: np.ndarray | MaybeNone = None
-    gallery: dict[str, np.ndarray] | MaybeNone = None
-    embedding: dict[str, np.ndarray] | MaybeNone = None
+    cross_entropy: np.ndarray | Missing = None
+    difficulty: np.ndarray | Missing = None
+    labels: np.ndarray | Missing = None
+    ground_truth: np.ndarray | Missing = None
+    ids: np.ndarray | Missing = None
+    gallery: dict[str, np.ndarray] | Missing = None
+    embedding: dict[str, np.ndarray] | Missing = None
     path: Path | None = None
 
     def __repr__(self) -> str:
-        about = self.settings
-        data, epochs = about["data"]["name"], f"{len(self.history)} of {counted(about['recipe']['epochs'], 'epoch')}"
+        seed, status, data = self.settings["seed"], self.settings["status"], self.settings["data"]["name"]
         score = f", test top-1 {self.accuracy:.2f} %" if len(self.history) else ""
-        return f"Run({self.title!r} on {data!r}, seed {about['seed']}, {about['status']}, {epochs}{score})"
+        return f"Run({self.title!r} on {data!r}, seed {seed}, {status}, {self._epochs_done()}{score})"
+
+    def _epochs_done(self) -> str:
+        """Return, for example, "3 of 10 epochs"."""
+        return f"{len(self.history)} of {counted(self.settings['recipe']['epochs'], 'epoch')}"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows for a cell that ends in a run: settings, the last row, and the accuracy by epoch."""
-        about, last = self.settings, self.history.iloc[-1].to_dict() if len(self.history) else {}
-        teacher = (about["teacher"] or {}).get("name") or "none"
+        """Return what a notebook displays: settings, final scores, and test accuracy by epoch."""
+        settings, last_row = self.settings, self.history.iloc[-1].to_dict() if len(self.history) else {}
+        scores = {name: value for name, value in last_row.items() if name.startswith("test_")}
         rows = {
-            "data": about["data"]["name"],
-            "teacher": teacher,
+            "data": settings["data"]["name"],
+            "teacher": (settings["teacher"] or {}).get("name") or "none",
             "method": ", ".join(f"{name} = {value_text(value)}" for name, value in self.method_settings.items()),
-            "seed": about["seed"],
-            "epochs": f"{len(self.history)} of {about['recipe']['epochs']}, {about['status']}",
-            **{name.replace("_", " "): value_text(value) for name, value in last.items() if name.startswith("test_")},
+            "seed": settings["seed"],
+            "epochs": f"{len(self.history)} of {settings['recipe']['epochs']}, {settings['status']}",
+            **{name.replace("_", " "): value_text(value) for name, value in scores.items()},
         }
-        return html_table(self.title, rows) + _curve(self.history)
+        return html_table(self.title, rows) + _accuracy_svg(self.history)
 
     @property
     def title(self) -> str:
-        """For legends: "PCKD resnet8"."""
+        """Method and network, as legends of figures show them, such as "PCKD resnet8"."""
         return f"{self.settings['method']['title']} {self.settings['model']['name'] or 'network'}"
 
     @property
     def method_settings(self) -> dict[str, Any]:
-        """Every setting of the method and its value."""
-        return values_of(self.settings["method"]["settings"])
+        """All settings of the method: name → value."""
+        return setting_values(self.settings["method"]["settings"])
 
     @property
     def chosen_settings(self) -> dict[str, Any]:
-        """Those of the method's settings that its caller chose."""
+        """The settings that were passed to the method as arguments: name → value."""
         settings = self.settings["method"]["settings"].items()
-        return values_of({name: about for name, about in settings if about["from"] == "argument"})
+        return setting_values({name: setting for name, setting in settings if setting["from"] == "argument"})
 
     @property
     def variant(self) -> str:
-        """The method's settings that its caller chose, "β_cc = 0, views = 1"; "" where all were left open."""
+        """`chosen_settings` as text, such as "β_cc = 0, views = 1". Empty if no setting was passed."""
         chosen = self.chosen_settings.items()
         return ", ".join(f"{SYMBOLS.get(name, name)} = {value_text(value)}" for name, value in chosen)
 
     @property
     def finished(self) -> bool:
+        """Whether the training is complete. An interrupted run is not finished."""
         return bool(self.settings["status"] == "finished")
 
     @property
     def accuracy(self) -> float:
-        """Top-1 accuracy on the test images after the last epoch, in percent; NaN before the first."""
+        """Top-1 accuracy on the test images after the last epoch, in percent. NaN before the first epoch."""
         return float(self.history["test_top1"].iloc[-1]) if len(self.history) else float("nan")
 
     @property
     def seconds(self) -> float:
+        """Training time of all epochs in seconds, without the evaluation after each epoch."""
         return float(self.timing["seconds"].sum())
 
     @property
     def parameters(self) -> int:
-        """Learned numbers of the network, without the method's heads."""
+        """Number of parameters of the student, without the method's heads."""
         return int(self.settings["model"]["parameters"])
 
     @property
     def fingerprint(self) -> str:
-        """Of the network's weights, which a recorded run need not have kept."""
+        """Fingerprint of the student's weights. It is known even if the weights were not saved."""
         return str(self.settings["fingerprint"])
 
     @property
     def data_fingerprint(self) -> str:
-        """Of the data set, as `data_fingerprint` makes it comparable."""
+        """Fingerprint of the data set, see `data_fingerprint`."""
         return data_fingerprint(self.settings)
 
     @property
     def trained_on(self) -> TrainingData:
-        """The classes that the student's weights were trained with, and the network input that they take."""
-        found, about = TrainingData.model_validate(self.settings["data"]), self.settings["model"].get("preprocessing")
-        while about:  # the innermost one is what the weights see
-            pixels = {"mean": tuple(about["mean"]), "std": tuple(about["std"]), "image_size": tuple(about["size"])}
-            found, about = found.model_copy(update=pixels), about.get("inner")
-        return found
+        """Classes and pixel format of the data that the student's weights were trained on."""
+        trained_on = TrainingData.model_validate(self.settings["data"])
+        preprocessing = self.settings["model"].get("preprocessing")
+        while preprocessing:  # the innermost preprocessing decides what the weights receive
+            mean, std, size = (tuple(preprocessing[name]) for name in ("mean", "std", "size"))
+            trained_on = trained_on.model_copy(update={"mean": mean, "std": std, "image_size": size})
+            preprocessing = preprocessing.get("inner")
+        return trained_on
 
     def model(self, which: str = "last") -> Classifier:
-        """The trained network.
+        """Return the trained student.
 
         Parameters
         ----------
         which : {"last", "best"}
-            The network after the last epoch, or after the epoch with the best validation accuracy.
+            The student after the last epoch, or after the epoch with the best validation accuracy.
+
+        Returns
+        -------
+        Classifier
 
         Raises
         ------
         ValueError
-            If its weights were not kept or belong to another network, if `create_model` does not know its name, or if
-            the best one is asked for and there was no validation split.
+            If the run has no such weights, if they belong to another network, or if `create_model` does not know the
+            name of the network.
         """
         if which not in ("last", "best"):
             raise ValueError(f"which must be 'last' or 'best', got {which!r}")
-        about, state = self.settings["model"], self.student_state if which == "last" else self.best_state
+        network, state = self.settings["model"], self.student_state if which == "last" else self.best_state
+        name = network["name"]
         if which == "best" and not state:
             raise ValueError(f"the run {self.title} has no best epoch: it needs a validation split, val=0.1")
         if not state:
             raise ValueError(f"'{self.path}' is a record without weights")
-        library, colon, _ = (about["name"] or "").partition(":")
-        if about["name"] is None or (colon and library not in LIBRARIES and is_plug(about["name"])):
+        library, colon, _ = (name or "").partition(":")
+        if name is None or (colon and library not in LIBRARIES and is_plug(name)):
             raise ValueError("this run's network is your own: build it, then load_state_dict(run.student_state)")
-        model = create_model(about["name"], num_classes=about["num_classes"], in_channels=about["in_channels"])
+        model = create_model(name, num_classes=network["num_classes"], in_channels=network["in_channels"])
         load_weights(model, state, str(self.path or "this run"))
         if which == "last":
             self.check_weights()
         model.trained_on = self.trained_on
-        if "preprocessing" in about:
+        if "preprocessing" in network:
             data = self.settings["data"]
-            shown = SimpleNamespace(mean=data["mean"], std=data["std"], size=tuple(data["image_size"]))
-            model = preprocessed(model, shown, about["preprocessing"])
+            data_format = SimpleNamespace(mean=data["mean"], std=data["std"], size=tuple(data["image_size"]))
+            model = preprocessed(model, data_format, network["preprocessing"])
         return model
 
     def check_weights(self) -> None:
-        """Check the weights before they are used.
-
-        Warns if the training is not finished.
+        """Check that the weights are those of a finished run. Warn if the run is not finished.
 
         Raises
         ------
         ValueError
-            If the weights of a finished run are not those that its run.json records.
+            If the weights of a finished run do not match their fingerprint in run.json.
         """
         path = f"'{self.path}'" if self.path else "this run"
         if not self.finished:
-            epochs = f"{len(self.history)} of {counted(self.settings['recipe']['epochs'], 'epoch')}"
-            warnings.warn(f"{path} is not finished: its weights are those after {epochs}", stacklevel=3)
+            warnings.warn(f"{path} is not finished: it has the weights after {self._epochs_done()}", stacklevel=3)
         elif fingerprint(self.student_state) != self.fingerprint:
-            raise ValueError(f"the weights in {path} are not those that its run.json records: one of them was replaced")
+            raise ValueError(
+                f"the weights in {path} do not match the fingerprint in its run.json: one of the files was replaced"
+            )
 
     def save(self, folder: str | Path, weights: bool = True) -> None:
-        """Write everything but the checkpoint; a record for figures can do without weights."""
+        """Write the run folder, without a checkpoint.
+
+        Parameters
+        ----------
+        folder : path
+        weights : bool
+            Whether to write student.safetensors. Figures and tables do not need it.
+
+        Raises
+        ------
+        OSError
+            If a file cannot be written.
+        """
         folder = user_path(folder, "folder")
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder
         if weights:
-            heads = {HEADS + name: value for name, value in self.method_state.items()}
-            best = {BEST + name: value for name, value in self.best_state.items()}
+            heads = {HEADS_PREFIX + name: value for name, value in self.method_state.items()}
+            best = {BEST_PREFIX + name: value for name, value in self.best_state.items()}
             state = {name: value.contiguous() for name, value in {**self.student_state, **heads, **best}.items()}
             metadata = {TRAINED_ON: self.trained_on.model_dump_json()}
             files.write(folder / "student.safetensors", lambda temporary: temporary.write_bytes(save(state, metadata)))
         files.write(folder / "history.csv", lambda temporary: self.history.to_csv(temporary, index=False))
         files.write(folder / "timing.csv", lambda temporary: self.timing.to_csv(temporary, index=False))
-        samples = {name: getattr(self, name) for name in SAMPLES}
+        samples = {name: getattr(self, name) for name in SAMPLE_ARRAYS}
         for name, arrays in (("samples", samples), ("gallery", self.gallery), ("embedding", self.embedding)):
             arrays = {key: value for key, value in (arrays or {}).items() if value is not None}
             if arrays:
-                files.write(folder / f"{name}.npz", partial(_savez, arrays=arrays))
+                files.write(folder / f"{name}.npz", partial(_save_arrays, arrays=arrays))
         write_settings(folder, self.settings)
 
 
-def _curve(history: pd.DataFrame) -> str:
-    """Test accuracy by epoch as a small picture, SVG; "" before the second epoch."""
+def _accuracy_svg(history: pd.DataFrame) -> str:
+    """Return a small SVG curve of test accuracy by epoch. Empty before the second epoch."""
     if len(history) < 2:
         return ""
     values = history["test_top1"].to_numpy(float)
@@ -238,9 +308,9 @@ def _curve(history: pd.DataFrame) -> str:
     x = np.linspace(4, 236, len(values))
     y = 44 - 40 * (values - low) / ((high - low) or 1)
     points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-    said = f"test top-1 by epoch, from {values[0]:.1f} to {values[-1]:.1f} %"
+    label = escape(f"test top-1 by epoch, from {values[0]:.1f} to {values[-1]:.1f} %")
     return (
-        f'<svg width="240" height="48" role="img" aria-label="{escape(said)}"><title>{escape(said)}</title>'
+        f'<svg width="240" height="48" role="img" aria-label="{label}"><title>{label}</title>'
         f'<polyline points="{escape(points)}" fill="none" stroke="#0072b2" stroke-width="2"/></svg>'
     )
 
@@ -248,38 +318,104 @@ def _curve(history: pd.DataFrame) -> str:
 RUN_FILES = (
     "run.json", "history.csv", "timing.csv", "samples.npz", "gallery.npz", "embedding.npz", "student.safetensors",
 )  # fmt: skip
-SAMPLES = ("cross_entropy", "difficulty", "labels", "ground_truth", "ids")
-KEPT = {"samples": SAMPLES[:3], "gallery": ("gallery",), "embedding": ("embedding",)}  # what a record may lack
+SAMPLE_ARRAYS = ("cross_entropy", "difficulty", "labels", "ground_truth", "ids")  # in samples.npz
+REQUIRED_ARRAYS = {"samples": SAMPLE_ARRAYS[:3], "gallery": ("gallery",), "embedding": ("embedding",)}
 
 
-def values_of(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Setting → value, of settings that say too where each came from, as in run.json and `methods.resolve_settings`."""
-    return {name: about["value"] for name, about in settings.items()}
+def setting_values(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the values of settings, without where each one came from.
+
+    Parameters
+    ----------
+    settings : dict
+        As in run.json: {"beta_cc": {"value": 0.005, "from": "recipe"}, …}.
+
+    Returns
+    -------
+    dict
+        Name → value.
+
+    Examples
+    --------
+    >>> setting_values({"beta_cc": {"value": 0.005, "from": "recipe"}})
+    {'beta_cc': 0.005}
+    """
+    return {name: setting["value"] for name, setting in settings.items()}
 
 
 def data_fingerprint(settings: Mapping[str, Any]) -> str:
-    """The fingerprint of the data in a run.json; of shapes100 drawn by an earlier version, the one that it has now.
+    """Return the fingerprint of the data in a run.json.
 
-    Equal fingerprints mean the same pictures, up to one grey level per pixel in recorded runs. See `shapes.REDRAWN`.
+    Runs with equal fingerprints were trained on the same images. An earlier version drew the images of shapes100
+    slightly differently, by at most one grey level per pixel. They have the fingerprint of today's images.
+
+    Parameters
+    ----------
+    settings : dict
+        The content of run.json.
+
+    Returns
+    -------
+    str
     """
     recorded: str = settings["data"]["fingerprint"]
     return shapes.REDRAWN.get(recorded, recorded)
 
 
-def having(run: Run, *parts: str) -> Run:
-    """The run, if it kept these parts, "samples", "gallery" or "embedding". Raises ValueError that names the first it
-    lacks, and how to get it."""
+def require_parts(run: Run, *parts: str) -> Run:
+    """Check that a run has some of its optional parts.
+
+    Parameters
+    ----------
+    run : Run
+    *parts : {"samples", "gallery", "embedding"}
+        Names of .npz files in the run folder.
+
+    Returns
+    -------
+    Run
+        The same run.
+
+    Raises
+    ------
+    ValueError
+        If the run does not have one of them.
+    """
     for part in parts:
-        if any(getattr(run, array) is None for array in KEPT[part]):
-            how = "its first whole epoch will bring it" if run.history.empty else "train it again to have it"
-            raise ValueError(f"the run {run.title} kept no {part} ({part}.npz): {how}")
+        if any(getattr(run, array) is None for array in REQUIRED_ARRAYS[part]):
+            hint = "it is written after the first complete epoch" if run.history.empty else "train it again to get it"
+            raise ValueError(f"the run {run.title} has no {part} ({part}.npz): {hint}")
     return run
 
 
 def load_run(path: str | Path, tables_only: bool = False) -> Run:
-    """Read a run folder, finished or not. tables_only: leave weights and arrays, which take long, on disk.
+    """Read a run folder. The run need not be finished.
 
-    Raises FileNotFoundError where there is no run, ValueError where its files can't be read.
+    Parameters
+    ----------
+    path : path
+        The run folder.
+    tables_only : bool
+        Read run.json, history.csv and timing.csv only. This is faster, because weights and arrays are large.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no run in the folder, or if one of its files is missing.
+    ValueError
+        If a file is damaged.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> run = pckd.fit("resnet8", data, epochs=1, progress=False, out="runs/first")
+    >>> pckd.load_run("runs/first").accuracy == run.accuracy
+    True
     """
     folder = user_path(path)
     check(bool, tables_only=tables_only)
@@ -287,66 +423,84 @@ def load_run(path: str | Path, tables_only: bool = False) -> Run:
     try:
         tables = {name: pd.read_csv(folder / f"{name}.csv") for name in ("history", "timing")}
         if tables_only:
-            return _whole(Run(settings=settings, **tables, student_state={}, path=folder))
-        kept = folder / "student.safetensors"
-        weights = load(kept.read_bytes()) if kept.exists() else {}  # load_file can't take every name of a folder
+            return _checked(Run(settings=settings, **tables, student_state={}, path=folder))
+        file = folder / "student.safetensors"
+        weights = load(file.read_bytes()) if file.exists() else {}  # load_file fails if a path is not valid UTF-8
         heads, best = (
             {name.removeprefix(prefix): weights.pop(name) for name in list(weights) if name.startswith(prefix)}
-            for prefix in (HEADS, BEST)
+            for prefix in (HEADS_PREFIX, BEST_PREFIX)
         )
-        return _whole(
+        return _checked(
             Run(
                 settings=settings,
                 **tables,
                 student_state=weights,
                 method_state=heads,
                 best_state=best,
-                gallery=_loadz(folder / "gallery.npz"),
-                embedding=_loadz(folder / "embedding.npz"),
+                gallery=_load_arrays(folder / "gallery.npz"),
+                embedding=_load_arrays(folder / "embedding.npz"),
                 path=folder,
-                **(_loadz(folder / "samples.npz") or {}),
+                **(_load_arrays(folder / "samples.npz") or {}),
             )
         )
     except FileNotFoundError as error:
         raise FileNotFoundError(f"run '{folder}' is not complete: {Path(error.filename).name} is missing") from error
-    except Exception as error:  # whoever made the files decides what goes wrong
+    except Exception as error:  # a damaged file can raise anything
         raise ValueError(f"run '{folder}' is damaged: {one_line(error)}") from error
 
 
-def _whole(run: Run) -> Run:
-    """The run, if its tables and arrays are of the kinds and sizes they have to be. Raises ValueError otherwise."""
+def _checked(run: Run) -> Run:
+    """Return the run. Raises ValueError if one of its tables or arrays has a wrong dtype or shape."""
     columns = {"history": ("epoch", "test_top1", "test_top5"), "timing": ("epoch", "seconds")}
     for name, frame in (("history", run.history), ("timing", run.timing)):
         for column in columns[name] if len(frame) else ():
             if column not in frame or frame[column].dtype.kind not in "iuf":
-                raise ValueError(f"{name}.csv has no numbers under '{column}'")
-    of_samples = [getattr(run, name) for name in SAMPLES]
-    losses, others = [array for array in of_samples[:2] if array is not None], of_samples[2:]
-    if any(array.ndim != 2 or array.dtype.kind != "f" or array.shape != losses[0].shape for array in losses):
-        raise ValueError("samples.npz has tables of different shapes, or not of numbers")
-    if any(array is not None and array.shape != array_of.shape[1:] for array in others for array_of in losses[:1]):
-        raise ValueError("samples.npz has labels of other samples")
-    kinds = {"gallery": {"images": "u", "labels": "iu", "index": "iu", "difficulty": "f"},
-             "embedding": {"features": "f", "predictions": "iu", "labels": "iu", "centers": "f"}}  # fmt: skip
-    for name, wanted in kinds.items():
+                raise ValueError(f"{name}.csv has no column '{column}' of numbers")
+    sample_arrays = [getattr(run, name) for name in SAMPLE_ARRAYS]
+    by_epoch, by_sample = [array for array in sample_arrays[:2] if array is not None], sample_arrays[2:]
+    if any(array.ndim != 2 or array.dtype.kind != "f" or array.shape != by_epoch[0].shape for array in by_epoch):
+        raise ValueError("cross_entropy and difficulty in samples.npz must be float arrays of one shape")
+    if any(array is not None and array.shape != losses.shape[1:] for array in by_sample for losses in by_epoch[:1]):
+        raise ValueError("the arrays in samples.npz have different numbers of samples")
+    dtype_kinds = {"gallery": {"images": "u", "labels": "iu", "index": "iu", "difficulty": "f"},
+                   "embedding": {"features": "f", "predictions": "iu", "labels": "iu", "centers": "f"}}  # fmt: skip
+    for name, kinds in dtype_kinds.items():
         arrays = getattr(run, name)
-        if arrays is not None and any(key not in arrays or arrays[key].dtype.kind not in wanted[key] for key in wanted):
-            raise ValueError(f"{name}.npz needs {', '.join(wanted)}, has {', '.join(arrays)}")
-        if arrays is not None and len({len(arrays[key]) for key in wanted if key != "centers"}) != 1:
+        if arrays is None:
+            continue
+        if any(key not in arrays or arrays[key].dtype.kind not in kinds[key] for key in kinds):
+            raise ValueError(f"{name}.npz must contain the arrays {', '.join(kinds)}, it contains {', '.join(arrays)}")
+        if len({len(arrays[key]) for key in kinds if key != "centers"}) != 1:
             raise ValueError(f"{name}.npz has arrays of different lengths")
     count = len(run.settings["data"]["classes"])
     for labels in (run.labels, *((arrays or {}).get("labels") for arrays in (run.gallery, run.embedding))):
         if labels is not None and labels.size:
             if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= count:
-                raise ValueError(f"it has labels of none of its {count} categories")
+                raise ValueError(f"its labels must be whole numbers from 0 to {count - 1}")
     return run
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """run.json of a folder. Raises FileNotFoundError or ValueError, naming the folder."""
+    """Read and check the run.json of a folder.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder does not exist, or has no run.json.
+    ValueError
+        If run.json is damaged, or has the format of another version.
+    """
     if not (folder / "run.json").is_file():
-        what = "it has no run.json" if folder.is_dir() else "there is no such folder"
-        raise FileNotFoundError(f"'{folder}' is not a run: {what}")
+        reason = "it has no run.json" if folder.is_dir() else "there is no such folder"
+        raise FileNotFoundError(f"'{folder}' is not a run: {reason}")
     try:
         settings: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         version = settings["format"]
@@ -363,7 +517,18 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def summary(runs: list[Run]) -> pd.DataFrame:
-    """One row a run: what was trained, how well and how long. The table `pckd-nb demo` prints."""
+    """Return a short table of a few runs: what was trained, with which accuracy and how long.
+
+    Parameters
+    ----------
+    runs : list of Run
+
+    Returns
+    -------
+    DataFrame
+        One row per run, with the columns "method", "network", "parameters", "epochs", "top-1 %", "top-5 %" and
+        "seconds".
+    """
     rows = [
         {
             "method": run.settings["method"]["title"],
@@ -380,9 +545,23 @@ def summary(runs: list[Run]) -> pd.DataFrame:
 
 
 def load_runs(folder: str | Path) -> list[Run]:
-    """Every finished run below `folder`, in the order of their paths.
+    """Load all finished runs in a folder and its subfolders.
 
-    Raises FileNotFoundError where there is none, ValueError for a damaged one.
+    Parameters
+    ----------
+    folder : path
+
+    Returns
+    -------
+    list of Run
+        Sorted by path.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no finished run.
+    ValueError
+        If a run is damaged.
     """
     folder = user_path(folder, "folder")
     folders = [file.parent for file in sorted(folder.rglob("run.json"))]
@@ -393,24 +572,34 @@ def load_runs(folder: str | Path) -> list[Run]:
 
 
 def table(runs: Iterable[Run]) -> pd.DataFrame:
-    """One row a run, for comparing many: data, teacher, student, method, variant, epochs, seed, every setting of the
-    methods (NaN where a method has it not), top1, top5 (percent), cross_entropy (nats), train_images, seconds, and
-    the run itself in the column `run`."""
+    """Return a table for the comparison of many runs.
+
+    Parameters
+    ----------
+    runs : iterable of Run
+
+    Returns
+    -------
+    DataFrame
+        One row per run. Columns: data, teacher, student, method, variant, epochs, seed; every setting of the methods
+        (NaN if a method does not have it); test scores top1 and top5 in percent and cross_entropy in nats;
+        train_images, seconds, and the `Run` itself in the column run.
+    """
     rows = []
     for run in runs:
-        about, last = run.settings, run.history.iloc[-1] if len(run.history) else {}
+        settings, last_row = run.settings, run.history.iloc[-1] if len(run.history) else {}
         rows.append(
             {
-                "data": about["data"]["name"],
-                "teacher": (about["teacher"] or {}).get("name"),
-                "student": about["model"]["name"],
-                "method": about["method"]["title"],
+                "data": settings["data"]["name"],
+                "teacher": (settings["teacher"] or {}).get("name"),
+                "student": settings["model"]["name"],
+                "method": settings["method"]["title"],
                 "variant": run.variant,
-                "epochs": about["recipe"]["epochs"],
-                "seed": about["seed"],
+                "epochs": settings["recipe"]["epochs"],
+                "seed": settings["seed"],
                 **run.method_settings,
-                **{name: last.get(f"test_{name}", float("nan")) for name in ("top1", "top5", "cross_entropy")},
-                "train_images": about["data"]["train_images"],
+                **{name: last_row.get(f"test_{name}", float("nan")) for name in ("top1", "top5", "cross_entropy")},
+                "train_images": settings["data"]["train_images"],
                 "seconds": run.seconds,
                 "run": run,
             }
@@ -419,7 +608,20 @@ def table(runs: Iterable[Run]) -> pd.DataFrame:
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """load_state_dict with a one-line error: the first parameter that does not fit, and both shapes."""
+    """Load weights into a module, like `load_state_dict`, but with a one-line error.
+
+    Parameters
+    ----------
+    model : nn.Module
+    state : dict of str to Tensor
+    source : str
+        Where the weights come from. The error message begins with it.
+
+    Raises
+    ------
+    ValueError
+        If a weight is missing, has another shape, or does not belong to the module. Names the first such weight.
+    """
     expected = model.state_dict()
     for name in expected:
         if name not in state:
@@ -428,18 +630,36 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
             found, wanted = tuple(state[name].shape), tuple(expected[name].shape)
             raise ValueError(f"{source}: weights of another network, '{name}' has shape {found} instead of {wanted}")
     if extra := next((name for name in state if name not in expected), None):
-        raise ValueError(f"{source}: weights of another network, '{extra}' has no place in this one")
-    expected.update(state)  # with the versions of the modules, which a plain dict lacks and MNASNet asks for
+        raise ValueError(f"{source}: weights of another network, '{extra}' does not exist in this one")
+    expected.update(state)  # keeps the version numbers of the modules, which a plain dict lacks and MNASNet needs
     model.load_state_dict(expected)
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of a module's state on the CPU, which training it further does not change."""
+    """Return a copy of a module's `state_dict` on the CPU. Further training does not change the copy.
+
+    Parameters
+    ----------
+    model : nn.Module
+
+    Returns
+    -------
+    dict of str to Tensor
+    """
     return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """16 hexadecimal digits that change when any name or weight does."""
+    """Return a fingerprint of weights: 16 hexadecimal digits that change if any name or value changes.
+
+    Parameters
+    ----------
+    state : dict of str to Tensor
+
+    Returns
+    -------
+    str
+    """
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(name.encode())
@@ -448,18 +668,32 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Write run.json of a run folder, whole or not at all."""
+    """Write the run.json of a run folder, as a whole or not at all.
+
+    Parameters
+    ----------
+    folder : Path
+    settings : dict
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
     text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
     files.write(folder / "run.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def _savez(path: Path, arrays: Mapping[str, Any]) -> None:
-    with open(path, "wb") as file:  # given a name, numpy would append .npz to it
+def _save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    with open(path, "wb") as file:  # numpy would append .npz to a file name
         np.savez_compressed(file, **arrays)
 
 
-def _loadz(path: Path) -> dict[str, np.ndarray] | None:
+def _load_arrays(path: Path) -> dict[str, np.ndarray] | None:
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as file:
         return dict(file)
+
+
+__getattr__ = renamed(__name__)

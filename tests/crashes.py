@@ -99,7 +99,7 @@ def calm() -> None:
 
 def save_always() -> None:
     """Save at every step, whatever that costs."""
-    callbacks.SECONDS_BETWEEN_SAVES, callbacks.SHARE_OF_SAVING = -1, math.inf
+    callbacks.SECONDS_BETWEEN_SAVES, callbacks.MAX_SAVING_SHARE = -1, math.inf
 
 
 def train(folder: Path, teacher_cache: Path | None, often: bool, counter: LineCounter, pipe: Connection) -> None:
@@ -282,11 +282,11 @@ def finished(folder: Path) -> None:
 
 def overwrite(folder: Path) -> None:
     with files.locked(folder):
-        resuming.begin(folder, {"format": runs.FORMAT, "status": "new"})
+        resuming.start_run(folder, {"format": runs.FORMAT, "status": "new"})
 
 
 def is_old_or_begun(folder: Path) -> None:
-    resuming.prepare(folder, resume=True, overwrite=False)
+    resuming.check_run_folder(folder, resume=True, overwrite=False)
     if json.loads((folder / "run.json").read_text())["status"] == "finished":
         assert set(os.listdir(folder)) - {resuming.CHECKPOINT, resuming.PREVIOUS} == WHOLE | {files.LOCK}
     else:
@@ -295,11 +295,11 @@ def is_old_or_begun(folder: Path) -> None:
 
 def clear(folder: Path) -> None:
     with files.locked(folder):
-        resuming.clear(folder)
+        resuming.remove_run(folder)
 
 
 def may_be_begun(folder: Path) -> None:
-    resuming.prepare(folder, resume=True, overwrite=False)
+    resuming.check_run_folder(folder, resume=True, overwrite=False)
 
 
 SCENARIOS = {

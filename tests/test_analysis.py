@@ -148,7 +148,7 @@ def test_kinds_of_samples_need_epochs_and_samples():
     run = SimpleNamespace(title="KD", cross_entropy=np.zeros((3, 4)), history=pd.DataFrame({"epoch": [1]}))
     with pytest.raises(ValueError, match="the run KD has 1 whole epoch"):
         analysis.kinds_of_samples(run)
-    with pytest.raises(ValueError, match="the run KD kept no samples"):
+    with pytest.raises(ValueError, match="the run KD has no samples"):
         analysis.kinds_of_samples(
             SimpleNamespace(title="KD", cross_entropy=None, history=pd.DataFrame({"epoch": [1, 2]}))
         )

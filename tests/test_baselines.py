@@ -309,7 +309,7 @@ def test_a_cut_run_resumes_to_the_same_bits(name, data, tmp_path, monkeypatch):
         return seen(self, *arguments)
 
     monkeypatch.setattr(pckd.training.callbacks, "SECONDS_BETWEEN_SAVES", -1)
-    monkeypatch.setattr(pckd.training.callbacks, "SHARE_OF_SAVING", float("inf"))
+    monkeypatch.setattr(pckd.training.callbacks, "MAX_SAVING_SHARE", float("inf"))
     monkeypatch.setattr(kind, "forward", cut)
     with pytest.raises(KeyboardInterrupt):
         train("cut")
@@ -447,7 +447,7 @@ def test_a_teacher_of_maps_is_live_neither_quantised_nor_cached(data, student, t
     with pytest.warns(UserWarning) as warned:
         run = pckd.distill(student, teacher, data, baseline("AT"), recipe, **options)
     said = {str(warning.message) for warning in warned}
-    assert "feature maps are not cached: the teacher is asked at every step" in said
+    assert "feature maps are not cached: the teacher runs at every step" in said
     assert "the method takes feature maps by hooks: the student runs uncompiled" in said
     assert run.settings["teacher"]["form"] in ("autocast", "float32") and run.settings["compile"] is False
     assert not (tmp_path / "cache").exists()

@@ -114,7 +114,7 @@ def test_what_is_damaged_is_made_again(damage, cached, train, tmp_path):
         np.save(path, np.zeros((3, 4, 5), np.float16))
     else:
         path.write_bytes(b"hello")
-    warned = pytest.warns(UserWarning, match="epoch-0001.npy' is stale or damaged: the teacher is asked again")
+    warned = pytest.warns(UserWarning, match="epoch-0001.npy' is outdated or damaged: its features are computed again")
     with nullcontext() if damage == "no seal" else warned:  # which another trial may be about to write
         assert train("second") == expected
     assert path.read_bytes() == whole and json.loads(seal.read_text())["shape"] == [40, 4, 64]
@@ -150,8 +150,8 @@ def test_files_that_other_trials_rename_meanwhile_do_no_harm(tmp_path, monkeypat
         return stat(self, **how)
 
     monkeypatch.setattr(type(tmp_path), "stat", renamed)
-    cache.begin(1)
-    assert cache.new is not None
+    cache.begin_epoch(1)
+    assert cache.new_file is not None
     cache.close()
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
 
@@ -159,14 +159,14 @@ def test_files_that_other_trials_rename_meanwhile_do_no_harm(tmp_path, monkeypat
 def test_an_epoch_that_was_cut_short_is_not_kept(tmp_path):
     cache = TeacherCache(tmp_path, {"teacher": "x"}, (6, 2, 3), 1)
     features = torch.randn(8, 3).half()
-    cache.begin(1)
+    cache.begin_epoch(1)
     cache.write(torch.tensor([5, 0, 2, 1]), features)
-    cache.end()
+    cache.end_epoch()
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
-    cache.begin(1)
+    cache.begin_epoch(1)
     cache.write(torch.tensor([5, 0, 2, 1]), features)
     cache.write(torch.tensor([3, 4]), features[:4])
-    cache.end()
-    cache.begin(1)
+    cache.end_epoch()
+    cache.begin_epoch(1)
     assert torch.equal(cache.read(torch.tensor([0, 5])), features[[1, 0, 5, 4]])  # view-major, in the order asked for
     assert sorted(file.suffix for file in tmp_path.rglob("*") if file.is_file()) == [".json", ".npy"]

@@ -432,7 +432,7 @@ def test_weights_of_another_network_are_named(tmp_path):
         saved({"model": {**STATE, "body.0.weight": torch.ones(1)}}, file),
         model=pckd.create_model("resnet14", num_classes=10),
     )
-    assert "'layer9.weight' has no place in this one" in message(**{"layer9.weight": torch.ones(1)})
+    assert "'layer9.weight' does not exist in this one" in message(**{"layer9.weight": torch.ones(1)})
     assert "'conv1.weight' has shape (16, 1, 3, 3) instead of (16, 3, 3, 3)" in message(
         **{"conv1.weight": torch.ones(16, 1, 3, 3), "fc.weight": torch.ones(100, 64)}
     )

@@ -172,7 +172,7 @@ class Check:
         if self.exact is None:
             return
         self.hook.remove()
-        labels = trainer.data.train.labels[trainer.order[0]]
+        labels = trainer.data.train.labels[trainer.epoch_batches[0]]
         F.cross_entropy(self.exact(self.first.double().contiguous()).logits, labels).backward()
         for (name, weight), exact in zip(trainer.student.named_parameters(), self.exact.parameters()):
             error = ((weight.grad - exact.grad).norm() / exact.grad.norm()).item()

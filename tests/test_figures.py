@@ -285,7 +285,7 @@ def test_a_run_without_what_is_needed_is_one_line(runs):
         (figures.preview_weights, "no whole epoch"),
         (figures.difficulty_gallery, "no gallery"),
         (figures.feature_map, "no embedding"),
-        (lambda run: figures.preview_weights(dataclasses.replace(runs[3], difficulty=None)), "kept no samples"),
+        (lambda run: figures.preview_weights(dataclasses.replace(runs[3], difficulty=None)), "has no samples"),
         (figures.difficulty_against_truth, "not known"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -271,7 +271,7 @@ def test_drawn_twice_it_is_the_same_file_and_nothing_leaks(name, run, drawn):
 def test_what_a_run_lacks_is_one_line(runs, run):
     bare = dataclasses.replace(run, embedding=None, difficulty=None, cross_entropy=None)
     for draw, message in (
-        (lambda: figures.motivation(bare), "PCKD resnet8 kept no samples"),
+        (lambda: figures.motivation(bare), "PCKD resnet8 has no samples"),
         (lambda: figures.motivation(dataclasses.replace(run, history=pd.DataFrame())), "no whole epoch"),
         (lambda: figures.motivation(runs[0]), "supervised resnet8 weights no sample"),
         (lambda: figures.motivation(with_strategy(run, "my_own")), "weights no sample by a strategy"),

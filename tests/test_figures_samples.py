@@ -218,7 +218,7 @@ def test_trajectories_need_two_epochs_and_samples():
     run = sampled()
     with pytest.raises(ValueError, match="has 1 whole epoch"):
         figures.trajectories(dataclasses.replace(run, history=run.history[:1]))
-    with pytest.raises(ValueError, match="kept no samples"):
+    with pytest.raises(ValueError, match="has no samples"):
         figures.trajectories(dataclasses.replace(run, cross_entropy=None, difficulty=None))
     with pytest.raises(ValueError, match="each must be 1 to 5"):
         figures.trajectories(run, each=6)

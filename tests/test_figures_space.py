@@ -214,7 +214,7 @@ def test_runs_that_cannot_be_drawn_are_one_line(draw):
     for runs, message in (
         ([], "no run to draw"),
         (["runs/kd"], "drawn from runs"),
-        ([teacher, dataclasses.replace(student, embedding=None)], "KD resnet8 kept no embedding"),
+        ([teacher, dataclasses.replace(student, embedding=None)], "KD resnet8 has no embedding"),
         ([teacher, dataclasses.replace(student, settings=elsewhere)], "same data"),
     ):
         with pytest.raises(ValueError, match=message) as error:

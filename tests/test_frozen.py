@@ -7,7 +7,7 @@ import torch
 import pckd_nb as pckd
 from pckd_nb import hardware
 from pckd_nb.evaluation import make_fabric
-from pckd_nb.training import teacher as frozen
+from pckd_nb.training import teacher as teacher_module
 from pckd_nb.training.teacher import FrozenTeacher
 
 from .conftest import make_data
@@ -39,7 +39,7 @@ def every_form(monkeypatch):
 
 def freeze(model, data, exact=False) -> FrozenTeacher:
     teacher = FrozenTeacher(copy.deepcopy(model), data, 4, FABRIC, exact)
-    teacher.choose()
+    teacher.choose_form()
     return teacher
 
 
@@ -58,14 +58,14 @@ def test_in_full_precision_it_is_the_network_itself(trained, data):
 
 @pytest.mark.skipif(not AVX2, reason="int8 was measured on x86 processors with AVX2 alone")
 def test_eight_bits_where_they_suffice(trained, data, monkeypatch):
-    monkeypatch.setattr(frozen, "TOLERANCE", 0.05)  # a network this small is not yet sure of much
+    monkeypatch.setattr(teacher_module, "TOLERANCE", 0.05)  # a network this small is not yet sure of much
     teacher = freeze(trained, data)
-    assert teacher.form == "int8" and 0 < teacher.error <= frozen.TOLERANCE
+    assert teacher.form == "int8" and 0 < teacher.error <= teacher_module.TOLERANCE
     x = pckd.views.normalise(data.test.images, torch.tensor(data.mean), torch.tensor(data.std))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         said, expected = teacher(x), trained.float()(x).float()
     assert said.features.dtype == said.logits.dtype == torch.float32
-    assert relative(said.logits, expected.logits) < 2 * frozen.TOLERANCE
+    assert relative(said.logits, expected.logits) < 2 * teacher_module.TOLERANCE
     with torch.autocast("cpu", torch.bfloat16):
         assert not any(value.requires_grad for value in (*teacher(x)[:2], teacher.features(x)))
     assert not teacher.output(teacher.features(x)).logits.requires_grad
@@ -75,16 +75,16 @@ def test_it_takes_another_form_where_one_is_too_far_off(trained, data, monkeypat
     def noisy(model, calibration):
         return lambda x: model.features(x) * 1.5
 
-    monkeypatch.setattr(frozen, "_int8", noisy)
-    with pytest.warns(UserWarning, match=r"in int8 is off by \d+\.\d %: it takes another form"):
+    monkeypatch.setattr(teacher_module, "_int8", noisy)
+    with pytest.warns(UserWarning, match=r"in int8 differ by \d+\.\d % from float32: the next form is tried"):
         teacher = freeze(trained, data)
-    assert teacher.form == "bfloat16" and 0 < teacher.error <= frozen.TOLERANCE
-    monkeypatch.setattr(frozen, "_bfloat16", noisy)
-    with pytest.warns(UserWarning, match="in bfloat16 is off by"):
+    assert teacher.form == "bfloat16" and 0 < teacher.error <= teacher_module.TOLERANCE
+    monkeypatch.setattr(teacher_module, "_bfloat16", noisy)
+    with pytest.warns(UserWarning, match="in bfloat16 differ by"):
         teacher = freeze(trained, data)
     assert teacher.form == "folded" and 0 < teacher.error < 1e-3
-    monkeypatch.setattr(frozen, "_folded", noisy)
-    with pytest.warns(UserWarning, match="in folded is off by"):
+    monkeypatch.setattr(teacher_module, "_folded_float32", noisy)
+    with pytest.warns(UserWarning, match="in folded differ by"):
         teacher = freeze(trained, data)
     x = torch.randn(4, 1, 16, 16)
     with torch.no_grad():
@@ -112,7 +112,7 @@ def test_networks_that_can_not_be_quantised_run_in_sixteen_bits(data, every_form
 def test_its_forms_are_those_that_the_hardware_computes(monkeypatch, int8, bfloat16, needs_maps, forms):
     monkeypatch.setattr(hardware, "computes_in_int8", lambda device: int8)
     monkeypatch.setattr(hardware, "computes_in_bfloat16", lambda device: bfloat16)
-    assert list(frozen._forms(torch.device("cpu"), needs_maps)) == forms
+    assert list(teacher_module.fast_forms(torch.device("cpu"), needs_maps)) == forms
 
 
 def test_rows_do_not_depend_on_their_company(trained, data):
@@ -130,5 +130,5 @@ def test_the_run_says_which_form_taught(trained, data, recipe):
     assert (
         about["form"] in ("int8", "bfloat16", "folded")
         and not about["exact"]
-        and 0 < about["logits_error"] <= frozen.TOLERANCE
+        and 0 < about["logits_error"] <= teacher_module.TOLERANCE
     )

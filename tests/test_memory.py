@@ -57,7 +57,7 @@ def trainings() -> dict[str, list[memory.Row]]:
         with (
             TemporaryDirectory() as folder,
             mock.patch.object(training.callbacks, "SECONDS_BETWEEN_SAVES", 0),
-            mock.patch.object(training.callbacks, "SHARE_OF_SAVING", float("inf")),
+            mock.patch.object(training.callbacks, "MAX_SAVING_SHARE", float("inf")),
             memory.watch() as found[name],
         ):
             pckd.distill(*networks, data, method(), recipe, out=f"{folder}/run", **options)

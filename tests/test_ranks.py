@@ -114,7 +114,7 @@ def test_what_launchers_left_behind_does_not_matter_to_one_process(left, environ
     run = pckd.fit(student, data, recipe, out=tmp_path / "run", accelerator="cpu", progress=False)
     assert run.finished and pckd.load_run(run.path).finished
     assert cli.main(["train", "--model", "resnet8", "--data", "digits", "--out", str(run.path)]) == 2
-    assert "exists: --resume goes on with it" in capsys.readouterr().err
+    assert "exists: --resume continues the run" in capsys.readouterr().err
     several = "from pckd_nb.evaluation import make_fabric; make_fabric('cpu', '32-true', 2)"
     subprocess.run([sys.executable, "-c", several], check=True)  # here IPython may have started, and it is refused
 
@@ -238,7 +238,7 @@ def test_many_ranks_compute_what_one_does(count, alone, tmp_path):
     for other in ends:  # running means of one rank's own batches would differ
         assert all(torch.equal(other["state"][name], x) for name, x in ends[0]["state"].items())
         assert other["accuracy"] == pckd.evaluate(student, ranks_job.DATA, accelerator="cpu", precision="32-true").top1
-    assert "BatchNorm sees its process's part of a batch: only GPUs synchronise it" in done.stderr
+    assert "BatchNorm uses only each process's part of a batch: it is synchronised on GPUs only" in done.stderr
 
 
 LAUNCHERS = {
@@ -312,7 +312,7 @@ def test_a_killed_rank_ends_the_job_with_one_line_and_it_resumes(launcher, victi
             os.killpg(job.pid, signal.SIGKILL)
     assert job.returncode != 0
     said = [line for line in errors.splitlines() if line.startswith("pckd-nb")]
-    gone = "another process of this training is gone: start the training again with --resume"
+    gone = "another process of this training has ended: start the training again with --resume"
     if launcher == "torchrun":  # says itself who was killed, and may end the other before that can speak
         assert "SIGKILL" in errors and set(said) <= {f"pckd-nb, process {1 - victim}: {gone}"}
     else:

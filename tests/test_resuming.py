@@ -15,11 +15,11 @@ def run(teacher, data, recipe, tmp_path):
 def test_prepare(run, tmp_path):
     def refused(error, match, folder, **flags):
         with pytest.raises(error, match=match):
-            resuming.prepare(folder, **{"resume": False, "overwrite": False, **flags})
+            resuming.check_run_folder(folder, **{"resume": False, "overwrite": False, **flags})
 
     refused(FileExistsError, "resume=True .* overwrite=True ", run.path)
-    assert resuming.prepare(run.path, resume=True, overwrite=False) == run.path
-    assert resuming.prepare(run.path, resume=False, overwrite=True) == run.path
+    assert resuming.check_run_folder(run.path, resume=True, overwrite=False) == run.path
+    assert resuming.check_run_folder(run.path, resume=False, overwrite=True) == run.path
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_bytes(b"")
     for flags in ({}, {"resume": True}, {"overwrite": True}):
@@ -28,8 +28,10 @@ def test_prepare(run, tmp_path):
     refused(NotADirectoryError, "is a file", tmp_path / "file")
     refused(NotADirectoryError, "is a file", tmp_path / "file" / "run")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    refused(FileNotFoundError, "is a link to a place that is not there", tmp_path / "link")
-    assert resuming.prepare(tmp_path / "new" / "run", resume=False, overwrite=False) == tmp_path / "new" / "run"
+    refused(FileNotFoundError, "is a link to a path that does not exist", tmp_path / "link")
+    assert (
+        resuming.check_run_folder(tmp_path / "new" / "run", resume=False, overwrite=False) == tmp_path / "new" / "run"
+    )
     assert not (tmp_path / "new").exists()
 
 
@@ -53,7 +55,7 @@ def test_the_teachers_own_run_is_not_overwritten(run, data, recipe, tmp_path):
     (tmp_path / "link").symlink_to(run.path)
     before = {path.name: path.read_bytes() for path in run.path.iterdir()}
     for out in (run.path, tmp_path / "link"):
-        with pytest.raises(ValueError, match="the teacher's run lies in .*, which would be overwritten"):
+        with pytest.raises(ValueError, match="' is the run folder of the teacher and would be overwritten"):
             student = pckd.create_model("resnet8", data)
             pckd.distill(student, run, data, pckd.KD(), recipe, out=out, overwrite=True, progress=False)
     assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
@@ -79,10 +81,10 @@ def test_a_folder_is_held_by_one_and_what_a_kill_left_is_swept(tmp_path):
     folder.mkdir(parents=True)
     for name in (".lock", ".history.csv.1234.tmp"):
         (folder / name).write_text("")
-    assert resuming.prepare(folder, resume=False, overwrite=False) == folder
+    assert resuming.check_run_folder(folder, resume=False, overwrite=False) == folder
     with files.locked(folder):
         assert [path.name for path in folder.iterdir()] == [".lock"]
-        resuming.begin(folder, {"format": runs.FORMAT, "status": "new"})
+        resuming.start_run(folder, {"format": runs.FORMAT, "status": "new"})
     assert [path.name for path in folder.iterdir()] == ["run.json"]
 
 
@@ -104,7 +106,7 @@ def test_the_checkpoint_before_the_last_is_kept(tmp_path):
     assert resuming.read_checkpoint(tmp_path) == {"a": 3}
     (tmp_path / "checkpoint.pt").unlink()
     with pytest.warns(
-        UserWarning, match=r"checkpoint\.pt' can't be read \(it is missing\): the one before it is taken"
+        UserWarning, match=r"checkpoint\.pt' can't be read \(it is missing\): the previous checkpoint is used"
     ):
         assert resuming.read_checkpoint(tmp_path) == {"a": 2}
     assert resuming.has_checkpoint(tmp_path) and [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]

@@ -77,13 +77,13 @@ def test_a_record_may_do_without_weights(run, tmp_path):
 
 
 def test_what_a_run_lacks_is_named(run):
-    assert runs.having(run, "samples", "gallery", "embedding") is run
+    assert runs.require_parts(run, "samples", "gallery", "embedding") is run
     for part, lacks in (("samples", "difficulty"), ("gallery", "gallery"), ("embedding", "embedding")):
         bare = dataclasses.replace(run, **{lacks: None})
-        with pytest.raises(ValueError, match=rf"PCKD resnet8 kept no {part} \({part}\.npz\): train it again"):
-            runs.having(bare, "samples", "gallery", "embedding")
-        with pytest.raises(ValueError, match=rf"kept no {part} .*: its first whole epoch will bring it"):
-            runs.having(dataclasses.replace(bare, history=run.history[:0]), part)
+        with pytest.raises(ValueError, match=rf"PCKD resnet8 has no {part} \({part}\.npz\): train it again"):
+            runs.require_parts(bare, "samples", "gallery", "embedding")
+        with pytest.raises(ValueError, match=rf"has no {part} .*: it is written after the first complete epoch"):
+            runs.require_parts(dataclasses.replace(bare, history=run.history[:0]), part)
 
 
 def test_tables_can_be_read_alone(run):
@@ -136,7 +136,7 @@ def test_weights_of_another_network_are_named(run):
         run.model()
     run.settings["model"].update(num_classes=3)
     run.student_state["extra"] = torch.zeros(1)
-    with pytest.raises(ValueError, match="'extra' has no place"):
+    with pytest.raises(ValueError, match="'extra' does not exist in this one"):
         run.model()
     run.settings["model"]["name"] = None
     with pytest.raises(ValueError, match="your own"):

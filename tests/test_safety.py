@@ -203,7 +203,7 @@ CHECKPOINTS = {
         "'fc.bias' is not finite",
     ),
     "another shape": (lambda f, c: torch.save(changed(fc__bias=torch.ones(11)), f), "'fc.bias' has shape (11,)"),
-    "another name": (lambda f, c: torch.save(changed(evil=torch.ones(1)), f), "'evil' has no place"),
+    "another name": (lambda f, c: torch.save(changed(evil=torch.ones(1)), f), "'evil' does not exist in this one"),
     "one too few": (lambda f, c: torch.save(NO_MORE, f), "'fc.bias' is missing"),
     "no names": (lambda f, c: torch.save({0: torch.ones(1)}, f), "holds no weights"),
     "a zip of photographs": (lambda f, c: photographs(f), "a zip archive, but not one of PyTorch's"),
@@ -419,7 +419,9 @@ def test_training_does_not_go_on_from_a_checkpoint_made_to_do_harm(what, finishe
     data = pckd.load_dataset("digits", train_size=40, test_size=20)
     recipe = pckd.get_recipe("classroom", epochs=1, batch_size=20)
     student = pckd.create_model("resnet8", data, seed=1)
-    with pytest.raises(ValueError, match="checkpoint.* can't be (read|used): .*; overwrite the run") as caught:
+    with pytest.raises(
+        ValueError, match="checkpoint.* can't be (read|used): .*; start again with overwrite=True"
+    ) as caught:
         pckd.fit(student, data, recipe, out=folder, resume=True, accelerator="cpu", progress=False)
     assert str(caught.value).isprintable() and "trust" not in str(caught.value)  # torch's advice how to unpickle it
     assert not canary.exists() and (folder / "checkpoint.pt").exists()

@@ -129,8 +129,8 @@ def test_records_checkpoint_and_cache_have_these_sizes(tmp_path):
     held = [*weights, *(kept["momentum_buffer"] for kept in optimizer.state.values())]
     assert scaling.checkpoint(about) == scaling.memory(about)["records"] + sum(tensor.nbytes for tensor in held)
     cache = TeacherCache(tmp_path, {}, (about.train_images, about.views, about.teacher.width), 1)
-    cache.begin(1)
-    assert scaling.teacher_cache(about) == cache.new.nbytes
+    cache.begin_epoch(1)
+    assert scaling.teacher_cache(about) == cache.new_file.nbytes
 
 
 def test_a_network_is_counted_as_it_is():

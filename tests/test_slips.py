@@ -539,7 +539,7 @@ def test_weights_that_were_replaced_are_not_measured_as_the_runs(refused, run, d
     for seed in (0, 1):
         assert run("train", *SMALL, "--model", "resnet8", "--seed", seed, "--out", f"run{seed}")[0] == 0
     Path("run1/student.safetensors").replace("run0/student.safetensors")
-    says = "the weights in 'run0' are not those that its run.json records"
+    says = "the weights in 'run0' do not match the fingerprint in its run.json"
     refused(says, "evaluate", "run0")
     refused(says, "distill", *SMALL, "--student", "resnet8", "--teacher", "run0", "--method", "kd", "--out", "x")
     refused(says, "train", *SMALL, "--model", "resnet8", "--init", "run0", "--out", "x")
@@ -552,7 +552,7 @@ def test_an_unfinished_run_is_said_to_be_one(data, tmp_path):
 
     made = pckd.fit(student_of(data), data, epochs=9, out=tmp_path / "run", callbacks=[Stop()], **QUIET)
     assert not made.finished
-    says = "is not finished: its weights are those after 1 of 9 epochs"
+    says = "is not finished: it has the weights after 1 of 9 epochs"
     with pytest.warns(UserWarning, match=says):
         made.model()
     with pytest.warns(UserWarning, match=says):
@@ -591,8 +591,8 @@ def test_numbers_that_cannot_be_trained(data):
             r"conv1.weight in torch.float64 instead of float32: write student.float\(\)",
         ),
         (student_of(data).half(), "the student has conv1.weight in torch.float16"),
-        (student_of(data).requires_grad_(False), r"no parameter .* write student.requires_grad_\(\)"),
-        (made_inside, "the student was made within torch.inference_mode"),
+        (student_of(data).requires_grad_(False), r"no parameter .* call student.requires_grad_\(\)"),
+        (made_inside, "the student was created in torch.inference_mode"),
     ]:
         with pytest.raises(ValueError, match=says):
             pckd.distill(network, teacher, data, "kd", epochs=1, **QUIET)
@@ -629,7 +629,9 @@ def test_a_plug_that_cannot_be_used_is_named_before_the_first_step(data, tmp_pat
 
 
 def test_a_warm_up_that_never_ends_is_said(data):
-    with pytest.warns(UserWarning, match="rises for 5 of 1 epoch: it never reaches lr = 0.05"):
+    with pytest.warns(
+        UserWarning, match="warmup_epochs is 5, and training has 1 epoch: the learning rate never reaches lr = 0.05"
+    ):
         pckd.fit(student_of(data), data, epochs=1, warmup_epochs=5, **QUIET)
 
 

@@ -83,7 +83,7 @@ def stopped_by(path: Path, folder: Path, out: Path) -> str:
 def test_a_training_goes_on_after_the_file_that_stopped_it_was_repaired(streamed, tmp_path):
     path = streamed / "train" / "class1" / "005.png"
     before = stopped_by(path, streamed, tmp_path / "run")
-    with pytest.warns(UserWarning, match="1 or more image files changed since .*run.json notes it"):
+    with pytest.warns(UserWarning, match="1 or more image files changed since .*run.json records this"):
         run = train(streamed, tmp_path / "run", resume=True, callbacks=[DamageAfterOneEpoch(path)])
     assert run.finished and len(run.history) == 3
     recorded = json.loads((tmp_path / "run" / "run.json").read_text())["data"]

@@ -185,10 +185,10 @@ def test_no_message_of_the_python_api_names_an_option():
 
 
 def test_each_caller_reads_its_own_words(data, folder, capsys, monkeypatch):
-    with pytest.raises(FileExistsError, match="exists: resume=True goes on with it, overwrite=True replaces it"):
+    with pytest.raises(FileExistsError, match="exists: resume=True continues the run, overwrite=True replaces it"):
         pckd.fit("resnet8", data, out=folder, **SHORT)
     assert cli.main(["train", "--data", "digits", "--model", "resnet8", "--out", str(folder)]) == 2
-    assert "exists: --resume goes on with it, --overwrite replaces it" in capsys.readouterr().err
+    assert "exists: --resume continues the run, --overwrite replaces it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -74,25 +74,25 @@ def test_every_method_records_every_sample_at_every_epoch(method, data, recipe):
 
 
 def test_records_are_kept_by_dataset_index():
-    books = recording.Recorder.empty(2, 5, torch.device("cpu"))
+    recorder = recording.Recorder.empty(2, 5, torch.device("cpu"))
     values = torch.tensor([3.0, 4.0])
     terms = Terms(torch.tensor(1.0), {"cross_entropy": torch.tensor(1.0)}, values, values * 2, torch.tensor([1.0, 0.5]))
-    books.note(torch.tensor([4, 1]), torch.tensor([True, False]), terms)
-    assert books.cross_entropy[0].nan_to_num(-1).tolist() == [-1, 4, -1, -1, 3]
-    assert books.difficulty[0].nan_to_num(-1).tolist() == [-1, 8, -1, -1, 6]
-    assert dict(zip(books.columns, books.log[0].tolist(), strict=True)) == {
+    recorder.record_step(torch.tensor([4, 1]), torch.tensor([True, False]), terms)
+    assert recorder.cross_entropy[0].nan_to_num(-1).tolist() == [-1, 4, -1, -1, 3]
+    assert recorder.difficulty[0].nan_to_num(-1).tolist() == [-1, 8, -1, -1, 6]
+    assert dict(zip(recorder.columns, recorder.log[0].tolist(), strict=True)) == {
         "total": 1, "cross_entropy": 1, "train_top1": 50, "mean_weight": 0.75, "full_weight_share": 0.5,
     }  # fmt: skip
 
 
 def test_epoch_means_count_images_not_batches():
-    books = recording.Recorder.empty(1, 3, torch.device("cpu"))
+    recorder = recording.Recorder.empty(1, 3, torch.device("cpu"))
     for index, value in (([0, 1], 1.0), ([2], 4.0)):
         some = torch.full((len(index),), value)
         terms = Terms(torch.tensor(value), {"cross_entropy": torch.tensor(value)}, some, some, some)
-        books.note(torch.tensor(index), torch.ones(len(index), dtype=torch.bool), terms)
-    books.end_epoch(0.1, 2.0, {"test_top1": 50.0}, 0.0)
-    assert books.history == [
+        recorder.record_step(torch.tensor(index), torch.ones(len(index), dtype=torch.bool), terms)
+    recorder.end_epoch(0.1, 2.0, {"test_top1": 50.0}, 0.0)
+    assert recorder.history == [
         {"epoch": 1, "lr": 0.1, "threshold": 2.0, "total": 2.0, "cross_entropy": 2.0, "train_top1": 100.0,
          "mean_weight": 2.0, "full_weight_share": pytest.approx(2 / 3), "test_top1": 50.0}
     ]  # fmt: skip
@@ -169,7 +169,7 @@ def test_a_killed_run_resumes_from_its_last_save(data, tmp_path, monkeypatch):
     recipe = pckd.get_recipe("classroom", epochs=3, batch_size=16)
     whole = pckd.distill(*fresh(data), data, PCKD(), recipe, **QUIET)
     monkeypatch.setattr(training.callbacks, "SECONDS_BETWEEN_SAVES", -1)  # save at every step
-    monkeypatch.setattr(training.callbacks, "SHARE_OF_SAVING", float("inf"))
+    monkeypatch.setattr(training.callbacks, "MAX_SAVING_SHARE", float("inf"))
     forward, calls = PCKD.forward, []
 
     def dies(self, *arguments):
@@ -277,11 +277,25 @@ def test_what_can_not_be_trained_is_refused_before_anything_is_made(data, studen
         assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
     refused("needs a teacher", student, None, data, KD(), recipe)
-    refused("the teacher is the student itself", student, student, data, KD(), recipe)
+    refused("teacher and student are the same network", student, student, data, KD(), recipe)
     refused("BatchNorm", student, teacher, data, KD(), dataclasses.replace(recipe, batch_size=1))
     refused("BatchNorm", student, teacher, with_images(data, 1), KD(), recipe)
-    refused("student knows 5 classes", pckd.create_model("resnet8", data, num_classes=5), teacher, data, KD(), recipe)
-    refused("teacher knows 5 classes", student, pckd.create_model("resnet8", data, num_classes=5), data, KD(), recipe)
+    refused(
+        "student has 5 classes, but tiny has 3",
+        pckd.create_model("resnet8", data, num_classes=5),
+        teacher,
+        data,
+        KD(),
+        recipe,
+    )
+    refused(
+        "teacher has 5 classes, but tiny has 3",
+        student,
+        pckd.create_model("resnet8", data, num_classes=5),
+        data,
+        KD(),
+        recipe,
+    )
     refused("student can't take", pckd.create_model("resnet8", data, in_channels=3), teacher, data, KD(), recipe)
     refused("seed", student, teacher, data, KD(), recipe, seed=-1)
     with pytest.raises(TypeError, match="seed must be a whole number, got 1.5"):

@@ -195,15 +195,15 @@ def walk(widget):
 def test_a_run_without_what_a_widget_shows_is_refused_at_once(runs, run):
     unbegun = dataclasses.replace(run, history=pd.DataFrame(columns=run.history.columns))
     for make in (widgets.preview_explorer, widgets.difficulty_browser):
-        with pytest.raises(ValueError, match="PCKD resnet8 kept no samples"):
+        with pytest.raises(ValueError, match="PCKD resnet8 has no samples"):
             make(without(run, "cross_entropy", "difficulty", "labels"))
-        with pytest.raises(ValueError, match="PCKD resnet8 kept no gallery"):
+        with pytest.raises(ValueError, match="PCKD resnet8 has no gallery"):
             make(without(run, "gallery"))
         with pytest.raises(ValueError, match="no whole epoch"):
             make(unbegun)
         with pytest.raises(ValueError, match="shows one run, got list"):
             make(runs)
-    with pytest.raises(ValueError, match="PCKD resnet8 kept no embedding"):
+    with pytest.raises(ValueError, match="PCKD resnet8 has no embedding"):
         widgets.center_explorer([runs[0], without(run, "embedding")])
     other = {**run.settings, "data": {**run.settings["data"], "fingerprint": "other"}}
     with pytest.raises(ValueError, match="same data"):

@@ -134,16 +134,16 @@ def prepare(data: str, options: dict[str, Any], *used: str | None) -> None:
     ValueError
         If the training would overwrite a source of its weights, or write among the images of its data set.
     OSError
-        If the run folder exists or cannot be written, see `resuming.prepare`.
+        If the run folder exists or cannot be written, see `resuming.check_run_folder`.
     """
     from .. import resuming, training
 
     for source in used:
-        if options["overwrite"] and source and training.same_folder(source, options["out"]):
+        if options["overwrite"] and source and training.is_same_folder(source, options["out"]):
             raise ValueError(f"'{source}' is used by this training, which would overwrite it: choose another --out")
     catalogue.check_outside_images(options["out"], data)
     if speaks(options):
-        resuming.prepare(options["out"], resume=options["resume"], overwrite=options["overwrite"])
+        resuming.check_run_folder(options["out"], resume=options["resume"], overwrite=options["overwrite"])
 
 
 def announce(data: "Dataset", options: dict[str, Any]) -> None:

@@ -252,7 +252,7 @@ def resolved(arm: Arm, recipe: Recipe, data: Dataset) -> tuple[dict[str, Any], R
         If the arm cannot be built.
     """
     method, recipe = arm.build(recipe)
-    values = runs.values_of(settings_of(method, recipe, data))
+    values = runs.setting_values(settings_of(method, recipe, data))
     if "epsilon" in values:
         values["epsilon"] = round(values["epsilon"], 9)  # 1.005^(240/10) and (1.005^240)^(1/10) are the same ε
     return values, recipe

@@ -210,7 +210,7 @@ class Grid:
         run = runs.load_run(point.folder)
         method, recipe = point.arm.build(self.recipe)
         recipe = recipe.for_network(point.student)
-        wanted = runs.values_of(settings_of(method, recipe, self.loaded))
+        wanted = runs.setting_values(settings_of(method, recipe, self.loaded))
         info = run.settings
         settings = {**methods.default_settings(info["method"]["name"]), **run.method_settings}
         found = settings, info["recipe"]["epochs"], info["seed"], run.data_fingerprint

@@ -21,7 +21,7 @@ from matplotlib.ticker import LogFormatterMathtext, LogFormatterSciNotation, Max
 from matplotlib.transforms import Bbox
 
 from ..html import counted
-from ..runs import Run, having
+from ..runs import Run, require_parts
 
 # Colours of Okabe and Ito, which colour-blind readers can tell apart. Your own methods get MORE_COLORS, in order.
 COLORS = {"teacher": "#4D4D4D", "supervised": "#E69F00", "KD": "#0072B2", "PCKD": "#009E73"}
@@ -324,7 +324,7 @@ def check_runs(runs: Run | Sequence[Run], *parts: str, whole_epoch: bool = False
             raise ValueError(f"figures are drawn from runs, got {type(run).__name__}; load_run(folder) reads one")
         if whole_epoch and run.history.empty:
             raise ValueError(f"the run {run.title} has no whole epoch yet")
-        having(run, *parts)
+        require_parts(run, *parts)
     return runs
 
 

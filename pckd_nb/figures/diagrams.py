@@ -18,7 +18,7 @@ from matplotlib.path import Path
 
 from .. import preview
 from ..data import shapes
-from ..runs import Run, having
+from ..runs import Run, require_parts
 from ..validation import plain
 from .canvas import (
     COLORS,
@@ -69,7 +69,7 @@ def motivation(run: Run) -> Drawing:
     strategy = run.method_settings.get("strategy")
     if "threshold" not in run.history or strategy not in preview.STRATEGIES:
         raise ValueError(f"the run {run.title} weights no sample by a strategy of `preview`; use a PCKD run")
-    having(run, "samples")
+    require_parts(run, "samples")
     last = len(run.history)
     epochs = np.unique([1, (1 + last) // 2, last])
     limits = run.history["threshold"].to_numpy()

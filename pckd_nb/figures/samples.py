@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator
 
 from .. import analysis, preview
-from ..runs import Run, having
+from ..runs import Run, require_parts
 from .canvas import (
     CLASS_COLORS,
     COLORS,
@@ -354,7 +354,7 @@ def preview_weights(run: Run) -> Drawing:
     name = run.method_settings.get("strategy")
     if "threshold" not in run.history or name not in preview.STRATEGIES:
         raise ValueError(f"the run {run.title} weights no sample by a strategy of `preview`; use a PCKD run")
-    having(run, "samples")
+    require_parts(run, "samples")
     color, history = run_color(run, runs), run.history
     with new_figure(runs, 9.6, 4.4) as figure:
         grid = figure.add_gridspec(2, 3, width_ratios=(1.1, 1, 1))

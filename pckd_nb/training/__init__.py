@@ -1,9 +1,10 @@
-"""Training: `distill` and `fit`. The loop is in `trainer`, what happens around it in `callbacks`."""
+"""Training: `distill` and `fit`. The training loop is in `trainer`, and callbacks are in `callbacks`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from .. import faults, ranks, runs, views
 from ..arguments import Network, as_network
 from ..catalogue import check_outside_images
 from ..data import Dataset
+from ..deprecation import renamed
 from ..evaluation import make_fabric
 from ..methods import Method, Supervised
 from ..models import TrainingData
@@ -24,14 +26,14 @@ from ..validation import Count, Positive, Seed, check, checked
 from .callbacks import Callback, EarlyStopping, KeepBest, LogMetrics, SaveCheckpoints, ShowProgress, StopOnSignal
 from .checks import check_task, require_callbacks
 from .folder import (
-    begin,
-    claim,
-    finished_run,
-    hold,
+    check_output_folder,
+    clean_up_after_errors,
+    is_same_folder,
+    load_finished_run,
+    lock_run_folder,
+    read_checkpoint_or_start,
     require_cache_folder,
     require_folder,
-    same_folder,
-    tidied_after_errors,
 )
 from .loggers import TrackingLogger
 from .prepare import make_run_config, make_task
@@ -41,12 +43,48 @@ from .trainer import Trainer, configure_process
 if TYPE_CHECKING:
     from lightning_fabric.loggers.logger import Logger
 
-__all__ = ["Callback", "EarlyStopping", "LogMetrics", "TrackingLogger", "Trainer", "distill", "fit", "same_folder"]
+__all__ = [
+    "Callback", "EarlyStopping", "LogMetrics", "TrackingLogger", "Trainer", "distill", "fit", "is_same_folder",
+]  # fmt: skip
 
 
 def fit(model: Network, data: Dataset | str, recipe: str | Recipe = "classroom", **options: Any) -> Run:
-    """Train `model` on labels alone, as a teacher or as the baseline. Options and errors: see `distill`."""
-    if not isinstance(model, str):  # `distill` makes networks of their names
+    """Train a network on labels only, without a teacher.
+
+    Use it to train a teacher, or a student as the baseline without distillation.
+
+    Parameters
+    ----------
+    model : Classifier, nn.Module, str, Run or path
+        The network. It is trained in place. A name such as "resnet8" creates a new network with weights that depend on
+        the seed. A run or its folder continues from the weights of that run. A module must end in a linear layer.
+    data : Dataset or str
+        A data set, or the name of one, such as "digits".
+    recipe : Recipe or str
+        How to train: epochs, batch size, learning rate, augmentation and more. Or the name of a recipe.
+    **options
+        Any keyword argument of `distill`. The most useful ones: `out` (the run folder), `seed`, `val` (share of images
+        for validation), `callbacks`, `progress`, and fields of the recipe to change, such as `epochs` and `lr`.
+
+    Returns
+    -------
+    Run
+        Settings, results and weights.
+
+    Raises
+    ------
+    ValueError, TypeError, FloatingPointError, OSError
+        As in `distill`.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> run = pckd.fit("resnet8", data, epochs=1, progress=False)
+    >>> run
+    Run('supervised resnet8' on 'digits', seed 0, finished, 1 of 1 epoch, test top-1 ... %)
+    """
+    if not isinstance(model, str):  # `distill` creates networks from names
         model = as_network("model", model)
     return distill(model, None, data, Supervised(), recipe, **options)
 
@@ -55,7 +93,7 @@ def distill(
     student: Network,
     teacher: Network | None,
     data: Dataset | str,
-    method: Method | nn.Module | type[nn.Module] | str,
+    method: Method | nn.Module | type | str,
     recipe: str | Recipe = "classroom",
     *,
     seed: int = 0,
@@ -75,72 +113,90 @@ def distill(
     progress: bool | Progress = True,
     **changes: Any,
 ) -> Run:
-    """Train `student` in place, with the help of a frozen `teacher`, and return the record of it.
+    """Train a student network with the help of a frozen teacher.
 
-    Both networks are left on the device that trained. The first Ctrl-C (or kernel interrupt) finishes the step, saves,
-    and returns the run so far; a second one stops at once.
+    The first Ctrl-C stops training after the current step, saves the run and returns it. The second stops at once.
 
     Parameters
     ----------
-    student : Classifier, or any nn.Module that ends in a linear layer
-        Or the name of a network, which is made from `seed`; or a Run or its folder, to train on from its weights.
-    teacher : Classifier, Run or None
-        A network as above, the run of one or its folder, or None for a method that uses none.
-    data : Dataset, or the name of one
-    method : Method, nn.Module with bind and forward, or the name of one, such as "pckd"
-        A class is made with its defaults. A setting that you did not pass is looked up in the recipe, then in the data
-        set, and else has its default. The method is copied, not changed.
-    recipe : str or Recipe
-    **changes
-        Fields of the recipe to change: epochs=5, optimizer=partial(torch.optim.AdamW, lr=1e-3), schedule="cosine",
-        augment=v2.RandAugment(), … See `Recipe`.
-    seed : int
-        Order and augmentation of the images, and the start of the method's heads.
+    student : Classifier, nn.Module, str, Run or path
+        The network. It is trained in place. A name such as "resnet8" creates a new network with weights that depend on
+        `seed`. A run or its folder continues from the weights of that run. A module must end in a linear layer.
+    teacher : Classifier, nn.Module, Run, path or None
+        A trained network, its run, or the folder of its run. None for a method without a teacher.
+    data : Dataset or str
+        A data set, or the name of one, such as "digits".
+    method : Method, nn.Module, class or str
+        Computes the loss, such as `PCKD()`. It is copied. A setting that you do not pass to it comes from the recipe,
+        otherwise from the data set, otherwise it has its default. A class or a name ("pckd") has no settings passed.
+    recipe : Recipe or str
+        How to train: epochs, batch size, learning rate, augmentation and more. Or the name of a recipe.
+    seed : int, at least 0
+        Decides order and augmentation of the images, and the first weights of the method's heads.
     out : path, optional
-        The run folder; None keeps the run in memory.
-    resume, overwrite : bool
-        resume: go on with the run in `out`, or start it where there is none. overwrite: replace the run in `out`.
-    val : float
-        Share of the training images that is held out as a validation split. Its scores are in history.csv, and
-        run.model("best") is the network of its best epoch.
+        The run folder. None keeps the run in memory.
+    resume : bool
+        Continue the run in `out`. If there is none, start it.
+    overwrite : bool
+        Replace the run in `out`.
+    val : float, in [0, 1)
+        Share of the training images that is used for validation instead. history.csv then has validation scores, and
+        `run.model("best")` returns the student after its best epoch.
     callbacks : sequence of Callback
-        What else to do, see `Callback`. Their classes and public attributes are recorded, and compared on resume.
-    loggers : sequence of Lightning Fabric's loggers, or `TrackingLogger`
-        They get every row of history.csv when its epoch is over.
-    accelerator, precision : str
-        Lightning Fabric's names. "auto" finds the device, and takes bf16-mixed if the hardware computes in bfloat16,
-        else 32-true. The teacher takes the fastest form whose logits stay within 2 % of float32, see
-        `training.teacher`. Pass precision="32-true" for a teacher that is not approximated.
-    devices, nodes : int
-        Processes on each machine, and machines, see `ranks`. None takes one, or what torchrun or srun have started.
-        Each process gets its part of every batch; the recipe's batch_size is the total. Without torchrun or srun, your
-        script is started once more for every other process. The first process writes the run folder; all return the
-        run.
+        Code to run during training, such as `EarlyStopping`.
+    loggers : sequence of Logger
+        Loggers of Lightning Fabric, or `TrackingLogger`. They receive every row of history.csv.
+    accelerator : str
+        "cpu", "cuda" or another name of Lightning Fabric. "auto" uses a GPU if there is one.
+    precision : str
+        "32-true", "bf16-mixed" or another name of Lightning Fabric. "auto" is bf16-mixed if the hardware computes in
+        bfloat16, otherwise 32-true. Only if you pass "32-true", the teacher also runs in float32. Otherwise it runs in
+        a faster form whose logits differ by at most 2 %.
+    devices : int, optional
+        Number of processes per machine, see `ranks`. None is 1, or the number that torchrun or srun has started. Every
+        process gets a part of each batch. Without torchrun and srun, your script is started once per process.
+    nodes : int
+        Number of machines.
     compile : bool or "auto"
-        Run the student through torch.compile; "auto" does so where that was measured to pay back within the run.
+        Whether to use torch.compile for the student. "auto" uses it if that shortens the run.
     teacher_cache : path, optional
-        A folder that keeps the teacher's features for other trainings with the same teacher, data, seed and
-        augmentation, at most teacher_cache_gb gigabytes (10⁹ bytes) of them. A method that compares feature maps
-        disables the cache and compile.
+        A folder to save the teacher's features in. Later trainings with the same teacher, data, seed and augmentation
+        read them. A method that compares feature maps cannot use the cache or torch.compile.
+    teacher_cache_gb : float
+        Maximum size of this folder, in 10⁹ bytes.
     progress : bool or Progress
-        Whether to show a progress bar (lines, where stderr is a file); or what is to be told of every step.
+        Whether to show a progress bar. Or an object that is called after every step, see `Progress`.
+    **changes
+        Fields of the recipe to change, such as epochs=5, lr=0.01 or schedule="cosine". See `Recipe`.
 
     Returns
     -------
     Run
+        Settings, results and weights.
 
     Raises
     ------
     ValueError
-        If settings do not fit together.
+        If arguments do not fit together.
     TypeError
         If an argument has the wrong type.
     FloatingPointError
-        If a loss is not finite.
+        If a loss or a gradient is not finite.
     OSError
-        If the run folder cannot be written. BlockingIOError: another process trains in it. ConnectionError: another
-        process of this training is gone. FileExistsError and others: see `resuming.prepare`.
+        If the run folder cannot be written. FileExistsError: it exists, and neither `resume` nor `overwrite` is set.
+        BlockingIOError: another process trains in it. ConnectionError: another process of this training has ended.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> teacher = pckd.create_model("resnet14", data, seed=0)
+    >>> method = pckd.KD(temperature=2)
+    >>> run = pckd.distill("resnet8", teacher, data, method, epochs=1, precision="32-true", progress=False)
+    >>> run
+    Run('KD resnet8' on 'digits', seed 0, finished, 1 of 1 epoch, test top-1 ... %)
     """
+    # 1. Check the arguments.
     require_callbacks(callbacks, loggers)
     out = require_folder(out, resume=resume, overwrite=overwrite)
     teacher_cache = require_cache_folder(teacher_cache)
@@ -151,36 +207,53 @@ def distill(
     seed = checked(Seed, "seed", seed)
     task = make_task(student, teacher, data, method, get_recipe(recipe, **changes), seed, val)
     check_task(task, devices * nodes)
-    for place in (out, teacher_cache):
-        if place is not None:
-            check_outside_images(place, task.data.name)
-    is_writer = out is not None and ranks.is_first(devices, nodes)
-    folder = claim(out, task, resume=resume, overwrite=overwrite) if out is not None and is_writer else None
-    exact = precision == "32-true"  # as the caller has it, not what "auto" finds
+    for path in (out, teacher_cache):
+        if path is not None:
+            check_outside_images(path, task.data.name)
+    folder = None  # only the first process writes the run folder
+    if out is not None and ranks.is_first(devices, nodes):
+        folder = check_output_folder(out, task, resume=resume, overwrite=overwrite)
+
+    # 2. Start the other processes, if there are any.
+    exact_teacher = precision == "32-true"  # only if the caller asked for it, not if "auto" chooses it
     fabric, precision = make_fabric(accelerator, precision, devices, nodes)
     fabric.launch()
     with torch.inference_mode(False), torch.enable_grad(), views.preserve_random_state(), ExitStack() as stack:
         if out is not None:
-            ranks.by_first(fabric, lambda: stack.enter_context(hold(out, resume=resume, overwrite=overwrite)))
+            lock = partial(lock_run_folder, out, resume=resume, overwrite=overwrite)
+            ranks.by_first(fabric, lambda: stack.enter_context(lock()))
+
+        # 3. Create the method's heads, and collect the settings for run.json.
         torch.manual_seed(seed)
         task.bind(fabric)
-        config = make_run_config(task, fabric, precision, exact=exact, compile=compile, callbacks=callbacks, out=out)
+        config = make_run_config(
+            task, fabric, precision, exact=exact_teacher, compile=compile, callbacks=callbacks, out=out
+        )
         ranks.check_one_job(fabric, config.dump())
-        if run := ranks.by_first(fabric, lambda: finished_run(folder, config) if resume and folder else None):
+        if run := ranks.by_first(fabric, lambda: load_finished_run(folder, config) if resume and folder else None):
             runs.load_weights(task.student, run.student_state, str(run.path))
             task.student.trained_on = TrainingData.of(task.data)
             return run
+
+        # 4. Move everything to the training device.
         configure_process(fabric.device)
         example = torch.zeros(1, *task.data.train.shape)
         stack.enter_context(faults.sound_gradients(task.student, example, precision, fabric.device))
         task = task.to(fabric.device)
-        frozen = stack.enter_context(Teacher.of(task, fabric, exact)) if task.teacher else None
+        frozen_teacher = stack.enter_context(Teacher.of(task, fabric, exact_teacher)) if task.teacher else None
         builtin = [*([LogMetrics(loggers)] if loggers else []), KeepBest(), ShowProgress(progress), SaveCheckpoints()]
-        trainer = Trainer(task, frozen, fabric, folder, config, [StopOnSignal(), *callbacks, *builtin])
-        if frozen and config.teacher:
-            root, key = usable_cache(teacher_cache, config), cache_key(config, task, fabric.device)
-            config.teacher = config.teacher.model_copy(update=frozen.choose(root, teacher_cache_gb, key))
-        with tidied_after_errors(folder, fabric):
-            if state := ranks.by_first(fabric, lambda: begin(folder, config, resume) if folder else None):
+        trainer = Trainer(task, frozen_teacher, fabric, folder, config, [StopOnSignal(), *callbacks, *builtin])
+        if frozen_teacher and config.teacher:
+            cache, key = usable_cache(teacher_cache, config), cache_key(config, task, fabric.device)
+            form = frozen_teacher.choose_form(cache, teacher_cache_gb, key)
+            config.teacher = config.teacher.model_copy(update=form)
+
+        # 5. Train.
+        with clean_up_after_errors(folder, fabric):
+            start = partial(read_checkpoint_or_start, config=config, resume=resume)
+            if state := ranks.by_first(fabric, lambda: start(folder) if folder else None):
                 trainer.resume(state)
             return trainer.train()
+
+
+__getattr__ = renamed(__name__)

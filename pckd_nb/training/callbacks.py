@@ -1,7 +1,7 @@
-"""Callbacks of the training loop, and those of the package: progress, logging, early stopping and checkpoints.
+"""Callbacks: what happens during training besides the training steps, such as early stopping and checkpoints.
 
-A callback is any object with one or more of the methods of `Callback`. Each method receives the `Trainer`. With several
-processes, the callbacks run in all of them.
+A callback is any object that has at least one of the methods of `Callback`. Every method receives the `Trainer`. If
+training uses several processes, the callbacks run in each of them.
 """
 
 from __future__ import annotations
@@ -29,53 +29,61 @@ if TYPE_CHECKING:
     from ..runs import Run
     from .trainer import Trainer
 
-SECONDS_BETWEEN_SAVES = 10
-SHARE_OF_SAVING = 0.05  # maximum share of the time
+SECONDS_BETWEEN_SAVES = 10  # at least
+MAX_SAVING_SHARE = 0.05  # of the training time
 
 
 class Callback:
-    """Base class of callbacks. Every method is optional and does nothing here.
+    """Base class of callbacks. Override the methods that you need; here they do nothing.
 
-    `trainer.recorder` holds the progress of training: `epoch`, `step` and the rows of `history` so far.
+    Every method receives the `Trainer`. `trainer.recorder` has the current `epoch` and `step`, and the rows of
+    history.csv in `history`. Set `trainer.should_stop = True` to interrupt the run after this step, so that it can be
+    resumed. Set `trainer.finished_early` to a reason to finish the run after this epoch.
 
-    A callback with `state_dict` and `load_state_dict` is part of every checkpoint. Public attributes are settings.
-    run.json records them at the start, and a resumed run needs the same values. Give values that change during training
-    a name that begins with an underscore.
+    run.json records the public attributes of a callback, and a resumed run must have the same ones. If a value changes
+    during training, begin its name with an underscore. To save it in checkpoints, override `state_dict` and
+    `load_state_dict`.
 
     Examples
     --------
-    >>> class PrintAccuracy(Callback):
+    >>> import pckd_nb as pckd
+    >>> class PrintColumns(pckd.Callback):
     ...     def on_epoch_end(self, trainer):
-    ...         print(trainer.recorder.history[-1]["test_top1"])
+    ...         row = trainer.recorder.history[-1]
+    ...         print(row["epoch"], [name for name in row if name.startswith("test_")])
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> run = pckd.fit("resnet8", data, epochs=2, callbacks=[PrintColumns()], progress=False)
+    1 ['test_top1', 'test_top5', 'test_cross_entropy']
+    2 ['test_top1', 'test_top5', 'test_cross_entropy']
     """
 
     def on_run_start(self, trainer: Trainer) -> None:
-        """Called before the first epoch of this process, and also when a run is resumed."""
+        """Run before the first epoch, and before the first one after a resume."""
 
     def on_epoch_start(self, trainer: Trainer) -> None:
-        """Called before the first step of an epoch, or before its remaining steps after a resume."""
+        """Run before the first step of an epoch, or before its remaining steps after a resume."""
 
     def on_step_end(self, trainer: Trainer) -> None:
-        """Called after every step. The recorder has already recorded it."""
+        """Run after every step. The recorder already has its values."""
 
     def on_epoch_end(self, trainer: Trainer) -> None:
-        """Called after every complete epoch. `trainer.recorder.history[-1]` is its row of history.csv."""
+        """Run after every complete epoch. `trainer.recorder.history[-1]` is its row of history.csv."""
 
     def on_save(self, trainer: Trainer, run: Run) -> None:
-        """Called before a run is written, also during training. Anything added to `run` here is saved with it."""
+        """Run before the run folder is written, also during training. Changes of `run` are saved."""
 
     def on_run_end(self, trainer: Trainer, run: Run) -> None:
-        """Called after the last step, also if the run was interrupted."""
+        """Run after the last step, also if the run was interrupted."""
 
     def teardown(self, trainer: Trainer) -> None:
-        """Called at the very end, also after an error."""
+        """Run at the very end, also after an error."""
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Return numbers, text and tensors to save in a checkpoint, or None if there is nothing to save."""
+        """Return what a checkpoint must contain: a dict of numbers, text and tensors. None if there is nothing."""
         return None
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state that `state_dict` returned."""
+        """Continue from a state that `state_dict` returned."""
 
 
 def describe_callback(callback: object) -> str:
@@ -88,71 +96,81 @@ def describe_callback(callback: object) -> str:
     Returns
     -------
     str
-        Its class, the code of that class if it is not part of this package, and its public attributes.
+        Its class and its public attributes. If the class is not part of this package, also a fingerprint of its code.
     """
     attributes = attributes_of(callback).items()
-    given = ", ".join(f"{name}={describe(value)}" for name, value in attributes if not name.startswith("_"))
-    return f"{describe(type(callback))}({given})"
+    settings = ", ".join(f"{name}={describe(value)}" for name, value in attributes if not name.startswith("_"))
+    return f"{describe(type(callback))}({settings})"
 
 
 class EarlyStopping(Callback):
-    """End training when a column of history.csv has stopped improving.
+    """Finish the training early, when a score has stopped improving.
 
     Parameters
     ----------
     monitor : str
-        The column, for example "val_top1". Columns that contain "top" should increase, all others should decrease.
-    patience : int
-        Number of epochs without improvement after which training ends. The run then counts as finished.
+        A column of history.csv. A column with "top" in its name (an accuracy) should increase, any other one should
+        decrease. The columns "val_..." need a validation split, for example val=0.1.
+    patience : int, at least 1
+        Number of epochs without improvement after which training ends.
     min_delta : float
-        A change must be larger than this to count as an improvement.
+        Minimum change that counts as an improvement. The change must be larger than this value.
 
     Raises
     ------
     ValueError
         If `patience` is below 1. During training: if history.csv has no column `monitor`.
     TypeError
-        If `patience` is not an integer.
+        If an argument has the wrong type.
 
     Examples
     --------
-    >>> run = distill(student, teacher, data, PCKD(), val=0.1, callbacks=[EarlyStopping(patience=3)])
+    >>> import pckd_nb as pckd
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> stopping = pckd.EarlyStopping("test_top1", patience=1, min_delta=100)  # no epoch can be that much better
+    >>> run = pckd.fit("resnet8", data, epochs=5, callbacks=[stopping], progress=False)
+    >>> len(run.history), run.finished, run.settings["finished_early"]
+    (2, True, 'test_top1 has not improved for 1 epoch')
     """
 
     def __init__(self, monitor: str = "val_top1", patience: int = 5, min_delta: float = 0.0):
         check(str, monitor=monitor)
         self.monitor, self.patience = monitor, checked(Count, "patience", patience)
         self.min_delta = checked(Real, "min_delta", min_delta)
-        self._best, self._waited = -math.inf, 0
+        self._best, self._epochs_without_improvement = -math.inf, 0
 
     def on_run_start(self, trainer: Trainer) -> None:
-        if (trainer.recorder.epoch, trainer.recorder.step) == (1, 0):  # a new run: forget the previous one
-            self._best, self._waited = -math.inf, 0
+        """Forget the scores of another run that had the same callback."""
+        if (trainer.recorder.epoch, trainer.recorder.step) == (1, 0):  # not after a resume
+            self._best, self._epochs_without_improvement = -math.inf, 0
 
     def on_epoch_end(self, trainer: Trainer) -> None:
+        """Compare the score with the best one so far."""
         row = trainer.recorder.history[-1]
         if self.monitor not in row:
-            hint = "; val_top1 needs a validation split: val=0.1" if self.monitor.startswith("val_") else ""
+            hint = "; a validation score needs a validation split: val=0.1" if self.monitor.startswith("val_") else ""
             raise ValueError(f"history.csv has no column {self.monitor!r}, it has {', '.join(row)}{hint}")
         value = row[self.monitor] if "top" in self.monitor else -row[self.monitor]
         if value > self._best + self.min_delta:
-            self._best, self._waited = value, 0
+            self._best, self._epochs_without_improvement = value, 0
         else:
-            self._waited += 1
-        if self._waited >= self.patience:
+            self._epochs_without_improvement += 1
+        if self._epochs_without_improvement >= self.patience:
             trainer.finished_early = f"{self.monitor} has not improved for {counted(self.patience, 'epoch')}"
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self._best, "waited": self._waited}
+        """Return the best score, and the number of epochs since then."""
+        return {"best": self._best, "waited": self._epochs_without_improvement}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._best, self._waited = state["best"], state["waited"]
+        """Continue from a state that `state_dict` returned."""
+        self._best, self._epochs_without_improvement = state["best"], state["waited"]
 
 
 class KeepBest(Callback):
-    """Keep the network of the epoch with the best validation accuracy, if there is a validation split.
+    """Keep the weights of the epoch with the best validation accuracy, if there is a validation split.
 
-    If several epochs are equally good, keep the first.
+    If several epochs are equally good, the first one is kept.
     """
 
     def __init__(self) -> None:
@@ -160,43 +178,55 @@ class KeepBest(Callback):
         self._weights: dict[str, Tensor] = {}
 
     def on_epoch_end(self, trainer: Trainer) -> None:
+        """Copy the weights if this epoch is the best one so far."""
         row = trainer.recorder.history[-1]
         if "val_top1" in row and row["val_top1"] > self._best.get("val_top1", -1):
             self._best = {name: row[name] for name in ("epoch", "val_top1", "test_top1")}
             self._weights = runs.weights_of(trainer.optimization.evaluated)
 
     def on_save(self, trainer: Trainer, run: Run) -> None:
+        """Add scores and weights of the best epoch to the run."""
         if self._best:
             run.settings["best"], run.best_state = dict(self._best), self._weights
 
     def state_dict(self) -> dict[str, Any] | None:
+        """Return scores and weights of the best epoch. None before the first epoch."""
         return {"best": self._best, "weights": self._weights} if self._best else None
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state that `state_dict` returned."""
         self._best, self._weights = state["best"], state["weights"]
 
 
 class LogMetrics(Callback):
-    """Send every row of history.csv to Fabric loggers when its epoch is over.
+    """Send every row of history.csv to loggers at the end of its epoch.
 
     Parameters
     ----------
     loggers : sequence of Logger
-        Loggers of Lightning Fabric.
+        Loggers of Lightning Fabric, or `TrackingLogger`.
     """
 
     def __init__(self, loggers: Sequence[Logger]):
         self.loggers, self._status = loggers, "failed"
 
     def on_run_start(self, trainer: Trainer) -> None:
-        for row in trainer.recorder.history:  # the epochs before a resume
+        """Log the epochs that were complete before a resume."""
+        for row in trainer.recorder.history:
             self.log(trainer, row)
 
     def on_epoch_end(self, trainer: Trainer) -> None:
+        """Log the last epoch."""
         self.log(trainer, trainer.recorder.history[-1])
 
     def log(self, trainer: Trainer, row: dict[str, float]) -> None:
-        """Send one row of history.csv to all loggers."""
+        """Send one row of history.csv to all loggers, in the first process only.
+
+        Parameters
+        ----------
+        trainer : Trainer
+        row : dict of str to float
+        """
         if trainer.fabric.is_global_zero:
             metrics = {name: value for name, value in row.items() if name != "epoch"}
             for logger in self.loggers:
@@ -204,9 +234,11 @@ class LogMetrics(Callback):
                 logger.save()
 
     def on_run_end(self, trainer: Trainer, run: Run) -> None:
+        """Note that there was no error."""
         self._status = "success"
 
     def teardown(self, trainer: Trainer) -> None:
+        """Close the loggers."""
         if trainer.fabric.is_global_zero:
             for logger in self.loggers:
                 logger.finalize(self._status)
@@ -218,8 +250,8 @@ class ShowProgress(Callback):
     Parameters
     ----------
     show : bool or Progress
-        True for a progress bar, or for lines of text if stderr is a file. False shows nothing. Or your own `Progress`
-        object.
+        True shows a progress bar, or prints lines of text if stderr is a file. False shows nothing. Or an object of
+        your own, see `Progress`.
     """
 
     def __init__(self, show: bool | Progress):
@@ -227,67 +259,77 @@ class ShowProgress(Callback):
         self.bar: AbstractContextManager[Progress] | None = None
 
     def on_run_start(self, trainer: Trainer) -> None:
+        """Show the bar. After a resume, it does not start at zero."""
         recorder, steps = trainer.recorder, trainer.steps_per_epoch
-        done = (recorder.epoch - 1) * steps + recorder.step
+        steps_done = (recorder.epoch - 1) * steps + recorder.step
         title = f"{trainer.method.title} {trainer.student.name or 'network'}"
         show = self.show if trainer.fabric.is_global_zero else False
-        self.bar = progress.shown(show, trainer.recipe.epochs * steps, title, done)
+        self.bar = progress.shown(show, trainer.recipe.epochs * steps, title, steps_done)
         self.shown = self.bar.__enter__()
 
     def on_step_end(self, trainer: Trainer) -> None:
+        """Advance the bar by one step."""
         self.shown.update()
 
     def on_epoch_end(self, trainer: Trainer) -> None:
+        """Show the test accuracy."""
         row = trainer.recorder.history[-1]
         self.shown.set_postfix_str(f"epoch {row['epoch']}, test {row['test_top1']:.1f} %")
 
     def teardown(self, trainer: Trainer) -> None:
+        """Close the bar."""
         if self.bar:
             self.bar.__exit__(None, None, None)
 
 
 class StopOnSignal(Callback):
-    """Stop training after the current step at the first Ctrl-C. The second Ctrl-C raises KeyboardInterrupt as usual."""
+    """Stop training after the current step at the first Ctrl-C. The second Ctrl-C raises KeyboardInterrupt."""
 
-    previous: Any = None
+    previous_handler: Any = None
 
     def on_run_start(self, trainer: Trainer) -> None:
-        def request(number: int, frame: FrameType | None) -> None:
+        """Replace Python's signal handler."""
+
+        def request_stop(number: int, frame: FrameType | None) -> None:
             if trainer.should_stop:
                 raise KeyboardInterrupt
             trainer.should_stop = True
 
         if threading.current_thread() is threading.main_thread():  # only the main thread receives signals
-            self.previous = signal.signal(signal.SIGINT, request)
+            self.previous_handler = signal.signal(signal.SIGINT, request_stop)
 
     def teardown(self, trainer: Trainer) -> None:
-        if self.previous is not None:
-            signal.signal(signal.SIGINT, self.previous)
+        """Restore the previous signal handler."""
+        if self.previous_handler is not None:
+            signal.signal(signal.SIGINT, self.previous_handler)
 
 
 class SaveCheckpoints(Callback):
-    """Write checkpoints, and write history.csv and timing.csv after every epoch.
+    """Write checkpoints, and after every epoch history.csv and timing.csv.
 
-    Checkpoints take at most 5 % of the time.
+    There are at least 10 seconds between two checkpoints. Writing them takes at most 5 % of the training time.
     """
 
     def on_run_start(self, trainer: Trainer) -> None:
+        """Check that a checkpoint can be read again."""
         self.save_at = time.monotonic() + SECONDS_BETWEEN_SAVES
         if trainer.folder:
             resuming.check_state(trainer.optimization.state())
 
     def on_step_end(self, trainer: Trainer) -> None:
+        """Write a checkpoint if it is time."""
         step = trainer.recorder.step
         due = self.due(trainer) and step < trainer.steps_per_epoch and not trainer.should_stop
         if ranks.any_rank(due, step, trainer.fabric):
-            trainer.check_finite()  # in all processes, so that they stop together
-            trainer.add_time()
+            trainer.check_finite()  # in all processes, so that an error stops all of them
+            trainer.update_seconds()
             if trainer.folder:
                 started = time.monotonic()
                 resuming.write_checkpoint(trainer.folder, trainer.state())
                 self.schedule_next(started)
 
     def on_epoch_end(self, trainer: Trainer) -> None:
+        """Write the run folder if it is time, otherwise history.csv and timing.csv only."""
         last = trainer.recorder.epoch > trainer.recipe.epochs or trainer.should_stop or trainer.finished_early
         if trainer.folder and not last:
             if self.due(trainer):
@@ -298,8 +340,16 @@ class SaveCheckpoints(Callback):
                 trainer.recorder.write_tables(trainer.folder)
 
     def due(self, trainer: Trainer) -> bool:
+        """Return whether it is time for the next checkpoint."""
         return trainer.folder is not None and time.monotonic() > self.save_at
 
     def schedule_next(self, started: float) -> None:
+        """Set the time of the next checkpoint.
+
+        Parameters
+        ----------
+        started : float, in seconds
+            `time.monotonic()` before the last checkpoint was written.
+        """
         now = time.monotonic()
-        self.save_at = now + max(SECONDS_BETWEEN_SAVES, (now - started) / SHARE_OF_SAVING)
+        self.save_at = now + max(SECONDS_BETWEEN_SAVES, (now - started) / MAX_SAVING_SHARE)

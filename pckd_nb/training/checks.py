@@ -1,4 +1,4 @@
-"""Checks of the arguments of a training, before the first step."""
+"""Checks before the first training step, so that errors are found early."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from ..runs import Run
 from .callbacks import Callback
 from .task import Task, has_batchnorm
 
-MEASURED_IMAGES = 256  # test images to evaluate a teacher on data that it was not trained on
-EVENTS = tuple(name for name in vars(Callback) if name.startswith("on_") or name == "teardown")
+TEACHER_TEST_IMAGES = 256  # maximum number of test images in `check_teacher_accuracy`
+CALLBACK_METHODS = tuple(name for name in vars(Callback) if name.startswith("on_") or name == "teardown")
 
 
 def require_callbacks(callbacks: object, loggers: object) -> None:
-    """Check the callbacks and loggers of a training.
+    """Check the types of callbacks and loggers.
 
     Parameters
     ----------
     callbacks, loggers : object
+        As in `distill`.
 
     Raises
     ------
     TypeError
-        If they are not lists of callback objects and of loggers.
+        If one of them is not a list, or contains something else.
     """
     if not isinstance(callbacks, list | tuple):
         raise TypeError(f"callbacks must be a list, got {type(callbacks).__name__}: write callbacks=[...]")
@@ -46,18 +47,19 @@ def require_callbacks(callbacks: object, loggers: object) -> None:
     for callback in callbacks:
         if isinstance(callback, type):
             raise TypeError(f"a callback must be an object: write {callback.__name__}(), not {callback.__name__}")
-        if not any(callable(getattr(callback, event, None)) for event in EVENTS):
-            raise TypeError(f"{type(callback).__name__} is no callback: it has none of {', '.join(EVENTS)}")
+        if not any(callable(getattr(callback, name, None)) for name in CALLBACK_METHODS):
+            kind = type(callback).__name__
+            raise TypeError(f"{kind} is not a callback: it has none of the methods {', '.join(CALLBACK_METHODS)}")
 
 
 def check_task(task: Task, processes: int) -> None:
-    """Find all errors that can be detected before the first step.
+    """Find errors of a training before its first step. Warn about settings that are probably mistakes.
 
     Parameters
     ----------
     task : Task
     processes : int
-        On all machines together.
+        Number of processes on all machines together.
 
     Raises
     ------
@@ -66,40 +68,43 @@ def check_task(task: Task, processes: int) -> None:
     """
     data, method, recipe = task.data, task.method, task.recipe
     if method.uses_teacher and task.teacher is None:
-        raise ValueError(f"{method.title} needs a teacher")
+        raise ValueError(f"the method {method.title} needs a teacher")
     if task.teacher and {*map(id, task.teacher.parameters())} & {*map(id, task.student.parameters())}:
-        raise ValueError("the teacher is the student itself: it has to be another network, or a copy")
-    check_plugs(task)
+        raise ValueError("teacher and student are the same network: the teacher must be another network, or a copy")
+    check_transforms(task)
     if 0 < recipe.epochs <= recipe.warmup_epochs:
         warnings.warn(
-            f"the learning rate rises for {recipe.warmup_epochs:g} of {counted(recipe.epochs, 'epoch')}: it never "
-            f"reaches lr = {recipe.lr:g}",
+            f"warmup_epochs is {recipe.warmup_epochs:g}, and training has {counted(recipe.epochs, 'epoch')}: the "
+            f"learning rate never reaches lr = {recipe.lr:g}",
             stacklevel=3,
         )
     height, width = data.size
     if method.views > 1 and height != width:
         raise ValueError(f"rotated views need square images, {data.name} has {height}×{width}: use views=1")
     check_batches(task, processes)
-    for who, model in (("student", task.student), ("teacher", task.teacher)):
+    for role, model in (("student", task.student), ("teacher", task.teacher)):
         if model is None:
             continue
         if model.num_classes != data.num_classes:
-            raise ValueError(f"the {who} knows {model.num_classes} classes, {data.name} has {data.num_classes}")
-        check_numbers(model, who)
-        check_input(model, who, data)
-    before = task.student.trained_on
-    if before and sees_differently(before, data):
+            raise ValueError(
+                f"the {role} has {model.num_classes} classes, but {data.name} has {data.num_classes}: create it for "
+                "this data set"
+            )
+        check_parameters(model, role)
+        check_input(model, role, data)
+    initial_data = task.student.trained_on
+    if initial_data and sees_differently(initial_data, data):
         warnings.warn(
-            f"the student's first weights were trained on {before.name}, with other pixel constants or another image "
-            f"size than {data.name} has",
+            f"the student's first weights were trained on {initial_data.name}, with other pixel constants or another "
+            f"image size than {data.name} has",
             stacklevel=3,
         )
     if task.teacher and task.teacher_run:
-        compare_with_record(task.teacher, task.teacher_run, data)
+        check_teacher_accuracy(task.teacher, task.teacher_run, data)
 
 
-def check_plugs(task: Task) -> None:
-    """Try the augmentation and the mixing of a recipe on one black image.
+def check_transforms(task: Task) -> None:
+    """Try the recipe's augmentation and its mixing of images on one black image.
 
     Parameters
     ----------
@@ -108,88 +113,110 @@ def check_plugs(task: Task) -> None:
     Raises
     ------
     ValueError
-        If one of them cannot be used.
+        If one of them raises an error or returns something that cannot be used.
     """
     recipe, data = task.recipe, task.data
-    black, index = torch.zeros(1, data.channels, *data.size, dtype=torch.uint8), torch.zeros(1, dtype=torch.long)
+    image, index = torch.zeros(1, data.channels, *data.size, dtype=torch.uint8), torch.zeros(1, dtype=torch.long)
     if recipe.augment:
         augment = views.find_transform(recipe.augment)
-        with naming("augment"):
-            views.apply_transform(augment, black, task.seed, 1, index)
+        with wrap_errors("augment"):
+            views.apply_transform(augment, image, task.seed, 1, index)
     if recipe.mix:
         mix = views.find_mix(recipe.mix, data.num_classes)
-        with naming("mix"), views.preserve_random_state():
-            views.soft_targets(black.float(), index, data.num_classes, mix, recipe.label_smoothing)
+        with wrap_errors("mix"), views.preserve_random_state():
+            views.soft_targets(image.float(), index, data.num_classes, mix, recipe.label_smoothing)
 
 
 @contextmanager
-def naming(argument: str) -> Iterator[None]:
-    """Raise any error in the block as a ValueError that names the argument that caused it."""
+def wrap_errors(argument: str) -> Iterator[None]:
+    """Raise any error in the block as a ValueError that names an argument.
+
+    Parameters
+    ----------
+    argument : str
+        Name of the argument whose code runs in the block.
+
+    Raises
+    ------
+    ValueError
+        If there is an error in the block.
+    """
     try:
         yield
-    except Exception as error:  # the code of users may raise anything
+    except Exception as error:  # users' code can raise anything
         if str(error).startswith(argument):
             raise
         raise ValueError(f"{argument} can't be used: {one_line(error)}") from error
 
 
-def check_numbers(model: Classifier, who: str) -> None:
-    """Check that gradients can be computed, in float32, and that a student has something to train.
+def check_parameters(model: Classifier, role: str) -> None:
+    """Check that a network can be used for training in float32.
 
     Parameters
     ----------
     model : Classifier
-    who : {"student", "teacher"}
+    role : {"student", "teacher"}
 
     Raises
     ------
     ValueError
-        If the parameters cannot be trained, or if torch's default dtype is not float32.
+        If a parameter was created in inference mode, if no parameter of a student requires a gradient, or if torch's
+        default dtype is not float32.
     """
     if torch.get_default_dtype() != torch.float32:
         raise ValueError(
             f"torch's default dtype is {torch.get_default_dtype()}, training needs float32: "
-            "torch.set_default_dtype(torch.float32)"
+            "call torch.set_default_dtype(torch.float32)"
         )
     for parameter in model.parameters():
         if parameter.is_inference():
-            raise ValueError(f"the {who} was made within torch.inference_mode(): make it outside")
-    if who == "student" and not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("no parameter of the student can be trained: write student.requires_grad_()")
+            raise ValueError(f"the {role} was created in torch.inference_mode(): create it outside")
+    if role == "student" and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("no parameter of the student requires a gradient: call student.requires_grad_()")
 
 
 def check_batches(task: Task, processes: int) -> None:
-    """Check that every process gets enough images of every batch.
+    """Check that every process gets enough images of every batch and of every held-out split.
 
     Parameters
     ----------
     task : Task
     processes : int
+        Number of processes on all machines together.
 
     Raises
     ------
     ValueError
-        If a process would get no image, or only one image for a student with BatchNorm.
+        If a process would get no image, or a batch of one image although the student has BatchNorm.
     """
     data, batch_size = task.data, task.recipe.batch_size
-    smallest = task.smallest_batch // processes
-    fewest = min(smallest, *(len(getattr(data, name)) // processes for name in data.held_out))
-    if fewest < 1:
+    images_per_step = task.smallest_batch // processes
+    if min(images_per_step, *(len(getattr(data, split)) // processes for split in data.held_out)) < 1:
         raise ValueError(f"{processes} processes are too many: a batch or split of {data.name} has fewer images")
-    if smallest * task.method.views == 1 and has_batchnorm(task.student):
-        whose = f" for one of {processes} processes" * (processes > 1)
-        raise ValueError(f"batch_size {batch_size} leaves a batch of one image{whose}: BatchNorm needs 2 at least")
+    if images_per_step * task.method.views == 1 and has_batchnorm(task.student):
+        where = f" in one of {processes} processes" * (processes > 1)
+        raise ValueError(f"batch_size {batch_size} gives a batch of one image{where}: BatchNorm needs at least 2")
 
 
-def compare_with_record(teacher: Classifier, run: Run, data: Dataset) -> None:
-    """Warn if a run's teacher is worse on `data` than it was on its own data, by a sample of the test images."""
+def check_teacher_accuracy(teacher: Classifier, run: Run, data: Dataset) -> None:
+    """Warn if a teacher is less accurate on `data` than on the data that it was trained on.
+
+    At most 256 test images are evaluated, so a difference below three standard deviations is ignored.
+
+    Parameters
+    ----------
+    teacher : Classifier
+    run : Run
+        The run that trained the teacher.
+    data : Dataset
+    """
     if data.fingerprint != run.data_fingerprint:
-        rows = np.linspace(0, len(data.test) - 1, min(MEASURED_IMAGES, len(data.test))).round().astype(int)
+        rows = np.linspace(0, len(data.test) - 1, min(TEACHER_TEST_IMAGES, len(data.test))).round().astype(int)
         top1 = evaluate(teacher, dataclasses.replace(data, test=data.test.take(rows)), accelerator="cpu").top1
-        spread = 3 * (run.accuracy * (100 - run.accuracy) / len(rows)) ** 0.5  # three standard deviations
-        if top1 < run.accuracy - max(spread, 1):
+        tolerance = 3 * (run.accuracy * (100 - run.accuracy) / len(rows)) ** 0.5  # 3 σ of a binomial proportion
+        if top1 < run.accuracy - max(tolerance, 1):
             warnings.warn(
-                f"the teacher has {top1:.1f} % on {len(rows)} test images of {data.name}, "
-                f"{run.accuracy:.1f} % in its record",
+                f"the teacher's accuracy is {top1:.1f} % on {len(rows)} test images of {data.name}, but "
+                f"{run.accuracy:.1f} % in its own run",
                 stacklevel=4,
             )

@@ -1,4 +1,4 @@
-"""What `distill` does with a run folder: check, lock, start or resume, and clean up after an error."""
+"""How `distill` handles a run folder: check, lock, start or resume, and clean up after an error."""
 
 from __future__ import annotations
 
@@ -18,61 +18,135 @@ from .task import Task
 
 
 def require_folder(out: str | Path | None, *, resume: bool, overwrite: bool) -> Path | None:
-    """Return the run folder that the caller gave; None if the run is kept in memory.
+    """Return the run folder of a training as a path.
 
-    Raises ValueError for `resume` or `overwrite` without a run folder, or for both. Raises TypeError for other types.
+    Parameters
+    ----------
+    out : path, optional
+    resume, overwrite : bool
+        As in `distill`.
+
+    Returns
+    -------
+    Path or None
+        None if the run is kept in memory.
+
+    Raises
+    ------
+    ValueError
+        If `resume` or `overwrite` is set without a run folder, or if both are set.
+    TypeError
+        If an argument has the wrong type.
     """
     resuming.check_flags(resume=resume, overwrite=overwrite)
     if out is None and (resume or overwrite):
-        raise ValueError(f"{'resume' if resume else 'overwrite'} needs out, the run folder")
+        raise ValueError(f"{'resume' if resume else 'overwrite'} needs a run folder: pass out=…")
     return None if out is None else user_path(out, "out")
 
 
 def require_cache_folder(teacher_cache: str | Path | None) -> Path | None:
-    """Return the folder of the teacher cache, or None. Raises OSError if it cannot be a folder that is written to."""
+    """Return the folder of the teacher cache as a path.
+
+    Parameters
+    ----------
+    teacher_cache : path, optional
+
+    Returns
+    -------
+    Path or None
+
+    Raises
+    ------
+    OSError
+        If it is a file, or cannot be written to.
+    """
     if teacher_cache is None:
         return None
     files.check_writable(folder := user_path(teacher_cache, "teacher_cache"))
     return folder
 
 
-def claim(out: str | Path, task: Task, *, resume: bool, overwrite: bool) -> Path:
-    """Return the run folder, if the run may be written there. Raises what `resuming.prepare` does."""
+def check_output_folder(out: str | Path, task: Task, *, resume: bool, overwrite: bool) -> Path:
+    """Check that the run of a task may be written to a folder.
+
+    Parameters
+    ----------
+    out : path
+    task : Task
+    resume, overwrite : bool
+        As in `distill`.
+
+    Returns
+    -------
+    Path
+        The run folder.
+
+    Raises
+    ------
+    ValueError
+        If the run of the teacher would be overwritten.
+    OSError
+        As in `resuming.check_run_folder`.
+    """
     run = task.teacher_run
-    if overwrite and run and run.path and same_folder(run.path, out):
-        raise ValueError(f"the teacher's run lies in '{out}', which would be overwritten: choose another folder")
-    return resuming.prepare(out, resume=resume, overwrite=overwrite)
+    if overwrite and run and run.path and is_same_folder(run.path, out):
+        raise ValueError(f"'{out}' is the run folder of the teacher and would be overwritten: choose another out")
+    return resuming.check_run_folder(out, resume=resume, overwrite=overwrite)
 
 
-def same_folder(one: str | Path, other: str | Path) -> bool:
-    """Return whether two paths lead to one folder."""
-    return user_path(one).resolve() == user_path(other).resolve()
+def is_same_folder(path: str | Path, other: str | Path) -> bool:
+    """Return whether two paths lead to the same folder. Links are followed."""
+    return user_path(path).resolve() == user_path(other).resolve()
 
 
 @contextmanager
-def hold(folder: str | Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
-    """Within the block no other process trains in `folder`. Raises BlockingIOError if one does already."""
+def lock_run_folder(folder: str | Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Lock a run folder, so that no other process trains in it during the block.
+
+    Parameters
+    ----------
+    folder : path
+    resume, overwrite : bool
+        As in `distill`.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process has locked the folder.
+    """
     with files.locked(Path(folder)):
-        # once more, now that no other process can change it
-        resuming.prepare(folder, resume=resume, overwrite=overwrite)
+        # check again: before the lock, another process could still change the folder
+        resuming.check_run_folder(folder, resume=resume, overwrite=overwrite)
         yield
 
 
-def finished_run(folder: Path, config: RunConfig) -> Run | None:
-    """Return the run in a folder, if it is finished; None if there is none, or one to go on with.
+def load_finished_run(folder: Path, config: RunConfig) -> Run | None:
+    """Load the run in a folder if it is finished.
 
-    `config` receives what the record says of repaired image files.
+    Parameters
+    ----------
+    folder : Path
+    config : RunConfig
+        Settings of the training that is about to start. If image files were repaired, this is recorded in it.
 
-    Raises ValueError if the run has other settings than `config`, or if its weights or checkpoint are missing.
+    Returns
+    -------
+    Run or None
+        None if there is no run, or if the run must be continued.
+
+    Raises
+    ------
+    ValueError
+        If the run has other settings than `config`, or if its weights or its checkpoint are missing.
     """
     if not (folder / "run.json").exists():
         return None
-    repaired = resuming.check_same(folder, config.dump())
+    repaired = resuming.check_same_settings(folder, config.dump())
     status = runs.read_settings(folder)["status"]
     if repaired and resuming.has_checkpoint(folder):
         config.data.repaired = repaired
     if status == "interrupted" and not resuming.has_checkpoint(folder):
-        raise ValueError(f"'{folder}' was interrupted, and its checkpoint is missing: overwrite the run")
+        raise ValueError(f"'{folder}' was interrupted, and its checkpoint is missing: start again with overwrite=True")
     if status != "finished":
         return None
     run = runs.load_run(folder)
@@ -82,28 +156,52 @@ def finished_run(folder: Path, config: RunConfig) -> Run | None:
     return run
 
 
-def begin(folder: Path, config: RunConfig, resume: bool) -> dict[str, Any] | None:
-    """Return the checkpoint to go on from; or begin the run in `folder`, and return None."""
+def read_checkpoint_or_start(folder: Path, config: RunConfig, resume: bool) -> dict[str, Any] | None:
+    """Read the checkpoint of a run that is resumed, or start a new run in the folder.
+
+    Parameters
+    ----------
+    folder : Path
+    config : RunConfig
+    resume : bool
+
+    Returns
+    -------
+    dict or None
+        The checkpoint. None if a new run was started.
+    """
     if resume and resuming.has_checkpoint(folder):
         return resuming.read_checkpoint(folder)
-    resuming.begin(folder, config.dump())
+    resuming.start_run(folder, config.dump())
     return None
 
 
 @contextmanager
-def tidied_after_errors(folder: Path | None, fabric: Fabric) -> Iterator[None]:
-    """After an error in the block, leave a checkpoint to go on from, or nothing; and say what is left."""
+def clean_up_after_errors(folder: Path | None, fabric: Fabric) -> Iterator[None]:
+    """After an error in the block, remove a run that cannot be resumed, and improve the error message.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        The run folder.
+    fabric : Fabric
+
+    Raises
+    ------
+    ConnectionError
+        If another process of this training has ended.
+    """
     try:
         with clear_worker_errors():
             yield
     except BaseException as error:
         with suppress(OSError):
-            if folder and not resuming.worth_keeping(folder):
-                resuming.clear(folder)
+            if folder and not resuming.can_be_resumed(folder):
+                resuming.remove_run(folder)
             elif folder and isinstance(error, OSError) and error.strerror and resuming.has_checkpoint(folder):
-                error.strerror += "; the last checkpoint is as it was, resume=True goes on from it"
+                error.strerror += "; the last checkpoint is unchanged, resume=True continues from it"
         if fabric.world_size > 1 and isinstance(error, RuntimeError) and ranks.lost(error):
             raise ConnectionError(
-                "another process of this training is gone: start the training again with resume=True"
+                "another process of this training has ended: start the training again with resume=True"
             ) from error
         raise

@@ -1,4 +1,4 @@
-"""Loggers beside those of Lightning Fabric."""
+"""A logger for libraries that Lightning Fabric has no logger for."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -6,23 +6,21 @@ from typing import Any
 
 
 class TrackingLogger:
-    """Log every row of history.csv by trackio or Weights & Biases, or another library with init, log and finish.
+    """Send every row of history.csv to trackio, Weights & Biases, or another library with init, log and finish.
+
+    Pass it to `fit` or `distill`, as in ``loggers=[TrackingLogger("trackio", project="pckd")]``.
 
     Parameters
     ----------
     library : str
-        The module's name, such as "trackio" or "wandb".
+        Name of the Python module, such as "trackio" or "wandb".
     **options
-        Arguments of its `init`, such as project="pckd".
+        Arguments of its `init` function, such as project="pckd".
 
     Raises
     ------
     ValueError
         If the library is not installed.
-
-    Examples
-    --------
-    >>> distill(student, teacher, data, PCKD(), loggers=[TrackingLogger("trackio", project="pckd")])
     """
 
     def __init__(self, library: str, **options: Any):
@@ -33,17 +31,29 @@ class TrackingLogger:
         self.options, self.started = options, False
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log the values of one epoch. The first call starts the library's run."""
+        """Log the values of one epoch. The first call starts the run of the library.
+
+        Parameters
+        ----------
+        metrics : dict of str to float
+        step : int, optional
+            Number of the epoch, counted from 1.
+        """
         if not self.started:
             self.library.init(**self.options)
             self.started = True
         self.library.log(dict(metrics), step=step)
 
     def save(self) -> None:
-        """Do nothing: the library writes by itself."""
+        """Do nothing. The library saves its data without being asked."""
 
     def finalize(self, status: str) -> None:
-        """End the library's run. status: "success" or "failed"."""
+        """End the run of the library.
+
+        Parameters
+        ----------
+        status : {"success", "failed"}
+        """
         if self.started:
             self.library.finish()
             self.started = False

@@ -1,4 +1,4 @@
-"""Optimizer, learning-rate schedule, gradient clipping and averaged weights of a training."""
+"""Optimizer, learning-rate schedules, gradient clipping and averaged weights."""
 
 from __future__ import annotations
 
@@ -23,46 +23,54 @@ if TYPE_CHECKING:
 
 
 def sgd(recipe: Recipe) -> Callable[..., Optimizer]:
-    """Return a function that builds SGD for a list of parameters. SGD is the paper's optimizer.
+    """Return a function that creates an SGD optimizer. The paper uses SGD.
 
     Parameters
     ----------
     recipe : Recipe
-        Gives learning rate, momentum and weight decay.
+        Its lr, momentum and weight_decay are used.
 
     Returns
     -------
     callable
+        It takes a list of parameters and returns the optimizer.
     """
     return partial(torch.optim.SGD, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
 
 def adamw(recipe: Recipe) -> Callable[..., Optimizer]:
-    """Return a function that builds AdamW (arXiv 1711.05101) for a list of parameters.
+    """Return a function that creates an AdamW optimizer.
 
     Parameters
     ----------
     recipe : Recipe
-        Gives learning rate and weight decay. Its momentum is β₁.
+        Its lr and weight_decay are used. Its momentum is β₁; β₂ is 0.999.
 
     Returns
     -------
     callable
+        It takes a list of parameters and returns the optimizer.
+
+    References
+    ----------
+    Loshchilov, Hutter, "Decoupled weight decay regularization", arXiv 1711.05101.
     """
     betas = recipe.momentum, 0.999
     return partial(torch.optim.AdamW, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay)
 
 
-def step_decay(recipe: Recipe, steps_per_epoch: int, total: int, step: int) -> float:
-    """Return the learning-rate factor: `lr_decay` to the power of the number of milestones passed.
+def step_decay(recipe: Recipe, steps_per_epoch: int, total_steps: int, step: int) -> float:
+    r"""Return the factor of a learning rate that drops at milestones. The paper uses this schedule.
 
-    Milestones are fractions of the number of epochs.
+    .. math:: d^m
+
+    where :math:`d` is `lr_decay` of the recipe, and :math:`m` is the number of milestones before this epoch.
 
     Parameters
     ----------
     recipe : Recipe
     steps_per_epoch : int
-    total : int
+    total_steps : int
         Number of steps in all epochs.
     step : int
         Counted from 0.
@@ -74,14 +82,18 @@ def step_decay(recipe: Recipe, steps_per_epoch: int, total: int, step: int) -> f
     return recipe.lr_decay ** recipe.decays_before(step // steps_per_epoch + 1)
 
 
-def cosine(recipe: Recipe, steps_per_epoch: int, total: int, step: int) -> float:
-    """Return the learning-rate factor: half a cosine from 1 after the warm-up to 0 at the end (arXiv 1608.03983).
+def cosine(recipe: Recipe, steps_per_epoch: int, total_steps: int, step: int) -> float:
+    r"""Return the factor of a learning rate that falls along half a cosine, from 1 after the warm-up to 0 at the end.
+
+    .. math:: \frac{1}{2} \left(1 + \cos \frac{\pi (s - w)}{S - w}\right)
+
+    for step :math:`s` of :math:`S` after :math:`w` steps of warm-up.
 
     Parameters
     ----------
     recipe : Recipe
     steps_per_epoch : int
-    total : int
+    total_steps : int
         Number of steps in all epochs.
     step : int
         Counted from 0.
@@ -89,13 +101,17 @@ def cosine(recipe: Recipe, steps_per_epoch: int, total: int, step: int) -> float
     Returns
     -------
     float
+
+    References
+    ----------
+    Loshchilov, Hutter, "SGDR: stochastic gradient descent with warm restarts", arXiv 1608.03983.
     """
     warmup = round(recipe.warmup_epochs * steps_per_epoch)
-    return 0.5 * (1 + math.cos(math.pi * max(0, step - warmup) / max(1, total - warmup)))
+    return 0.5 * (1 + math.cos(math.pi * max(0, step - warmup) / max(1, total_steps - warmup)))
 
 
-def constant(recipe: Recipe, steps_per_epoch: int, total: int, step: int) -> float:
-    """Return the learning-rate factor 1."""
+def constant(recipe: Recipe, steps_per_epoch: int, total_steps: int, step: int) -> float:
+    """Return the factor of a learning rate that does not change: 1."""
     return 1.0
 
 
@@ -104,47 +120,55 @@ SCHEDULES = {"step": step_decay, "cosine": cosine, "constant": constant}
 
 
 class Optimization:
-    """Update the weights from the gradients: call `zero_grad`, then a backward pass, then `step`.
+    """Update the weights with the gradients, and the learning rate with its schedule.
+
+    In every training step call `zero_grad`, then the backward pass, then `step`.
 
     Parameters
     ----------
     student : Classifier
     method : Method
-        The parameters of both modules are trained together.
+        Its heads are trained together with the student.
     recipe : Recipe
-        Gives optimizer and schedule (names or callables), clip_norm, warmup_epochs and ema.
+        Its optimizer, schedule, warmup_epochs, clip_norm and ema are used.
     steps_per_epoch : int
     fabric : Fabric
-        Scales gradients in 16-bit precision.
+        In float16 precision, it scales the gradients.
+
+    Attributes
+    ----------
+    lr : float
+        Learning rate of the last step.
 
     Raises
     ------
     TypeError
-        If a callable does not return an optimizer or a learning-rate scheduler of torch.
+        If the recipe's optimizer or schedule is a callable and returns something else.
     """
 
     def __init__(self, student: Classifier, method: Method, recipe: Recipe, steps_per_epoch: int, fabric: Fabric):
         self.student, self.fabric, self.clip_norm = student, fabric, recipe.clip_norm
         self.parameters = [*student.parameters(), *method.parameters()]
         self.optimizer = make_optimizer(recipe, self.parameters)
-        total = recipe.epochs * steps_per_epoch
-        self.schedule = make_schedule(recipe, self.optimizer, steps_per_epoch, total)
+        total_steps = recipe.epochs * steps_per_epoch
+        self.schedule = make_schedule(recipe, self.optimizer, steps_per_epoch, total_steps)
         self.average: AveragedModel | None = None
         if recipe.ema is not None:
-            average = get_ema_multi_avg_fn(recipe.ema)
-            self.average = AveragedModel(student, multi_avg_fn=average, use_buffers=True)
+            update = get_ema_multi_avg_fn(recipe.ema)
+            self.average = AveragedModel(student, multi_avg_fn=update, use_buffers=True)
         self.lr = self.optimizer.param_groups[0]["lr"]
 
     @property
     def evaluated(self) -> Classifier:
-        """The network to evaluate and save: the one with averaged weights if there is one, else the student."""
+        """The network to evaluate and save: the averaged network if the recipe has an `ema`, otherwise the student."""
         return self.average.module if self.average else self.student  # type: ignore[return-value]
 
     def zero_grad(self) -> None:
+        """Delete the gradients of the previous step."""
         self.optimizer.zero_grad()
 
     def step(self) -> None:
-        """Update the weights, then the learning rate, then the averaged weights."""
+        """Update the weights, then the learning rate, then the average of the weights."""
         if self.clip_norm is not None:
             self.fabric.strategy.precision.unscale_gradients(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
@@ -155,12 +179,12 @@ class Optimization:
             self.average.update_parameters(self.student)
 
     def finish(self) -> None:
-        """Copy the averaged weights, if there are any, to the student."""
+        """Copy the averaged weights to the student, if there are any."""
         if self.average:
             self.student.load_state_dict(self.average.module.state_dict())
 
     def state(self) -> dict[str, Any]:
-        """Return the state for a checkpoint: optimizer, schedule, gradient scaler and averaged weights."""
+        """Return the part of a checkpoint that belongs to the optimizer, the schedule and the averaged weights."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -171,7 +195,7 @@ class Optimization:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore the state that `state` returned."""
+        """Continue from a state that `state` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
@@ -182,11 +206,12 @@ class Optimization:
 
 
 def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> Optimizer:
-    """Build the recipe's optimizer, by its name or with its callable.
+    """Create the optimizer of a recipe.
 
     Parameters
     ----------
     recipe : Recipe
+        Its optimizer is a name, or a callable that takes the parameters.
     parameters : list of nn.Parameter
 
     Returns
@@ -196,27 +221,30 @@ def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> Optimizer:
     Raises
     ------
     TypeError
-        If the callable does not return an optimizer.
+        If the callable does not return a torch optimizer.
     """
-    build = recipe.optimizer
-    if isinstance(build, str):
-        build = OPTIMIZERS[build](recipe) if build in OPTIMIZERS else load_plug(build)
-    optimizer = build(parameters)
+    create = recipe.optimizer
+    if isinstance(create, str):
+        create = OPTIMIZERS[create](recipe) if create in OPTIMIZERS else load_plug(create)
+    optimizer = create(parameters)
     if not isinstance(optimizer, Optimizer):
         kind = type(optimizer).__name__
-        raise TypeError(f"optimizer must return a torch.optim.Optimizer for a list of parameters, got {kind}")
+        raise TypeError(
+            f"optimizer must return a torch.optim.Optimizer, got {kind}: it is called with a list of parameters"
+        )
     return optimizer
 
 
-def make_schedule(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int, total: int) -> LRScheduler:
-    """Build the recipe's learning-rate schedule, by its name or with its callable. It advances after every step.
+def make_schedule(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int, total_steps: int) -> LRScheduler:
+    """Create the learning-rate schedule of a recipe. Its `step` is called after every training step.
 
     Parameters
     ----------
     recipe : Recipe
+        Its schedule is a name, or a callable that takes the optimizer and the number of steps.
     optimizer : torch.optim.Optimizer
     steps_per_epoch : int
-    total : int
+    total_steps : int
         Number of steps in all epochs.
 
     Returns
@@ -226,21 +254,25 @@ def make_schedule(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int, to
     Raises
     ------
     TypeError
-        If the callable does not return a learning-rate scheduler, or returns ReduceLROnPlateau.
+        If the callable does not return a learning-rate scheduler of torch, or returns ReduceLROnPlateau.
     """
-    build = recipe.schedule
-    if isinstance(build, str) and build in SCHEDULES:
-        factor, warmup = SCHEDULES[build], round(recipe.warmup_epochs * steps_per_epoch)
+    create = recipe.schedule
+    if isinstance(create, str) and create in SCHEDULES:
+        factor, warmup_steps = SCHEDULES[create], round(recipe.warmup_epochs * steps_per_epoch)
 
-        def scaled(step: int) -> float:
-            rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
-            return rise * factor(recipe, steps_per_epoch, total, step)
+        def factor_with_warmup(step: int) -> float:
+            warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+            return warmup * factor(recipe, steps_per_epoch, total_steps, step)
 
-        return LambdaLR(optimizer, scaled)
-    schedule: object = (load_plug(build) if isinstance(build, str) else build)(optimizer, total)
+        return LambdaLR(optimizer, factor_with_warmup)
+    schedule: object = (load_plug(create) if isinstance(create, str) else create)(optimizer, total_steps)
     if isinstance(schedule, ReduceLROnPlateau):
-        raise TypeError("schedule can't be ReduceLROnPlateau: it needs a score, and is stepped here without one")
+        raise TypeError(
+            "schedule can't be ReduceLROnPlateau: its step needs a score, and here it is called without one"
+        )
     if not isinstance(schedule, LRScheduler):
         kind = type(schedule).__name__
-        raise TypeError(f"schedule must return a torch.optim.lr_scheduler for (optimizer, steps), got {kind}")
+        raise TypeError(
+            f"schedule must return a torch.optim.lr_scheduler, got {kind}: it is called with (optimizer, steps)"
+        )
     return schedule

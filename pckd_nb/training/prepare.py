@@ -1,4 +1,4 @@
-"""The task of a training and what run.json says of it, both made of the arguments of `distill`."""
+"""Turn the arguments of `distill` into a `Task` and into the content of run.json."""
 
 from __future__ import annotations
 
@@ -30,13 +30,28 @@ from .task import Task
 
 
 def make_task(
-    student: Network, teacher: Network | None, data: Dataset | str, method: Method | nn.Module | type[nn.Module] | str,
+    student: Network, teacher: Network | None, data: Dataset | str, method: Method | nn.Module | type | str,
     recipe: Recipe, seed: int, val: float,
 ) -> Task:  # fmt: skip
-    """Return the task of these arguments of `distill`. Raises TypeError or ValueError as `distill` does."""
+    """Create the task of a training.
+
+    Parameters
+    ----------
+    student, teacher, data, method, recipe, seed, val
+        As in `distill`.
+
+    Returns
+    -------
+    Task
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `distill`.
+    """
     method = as_method(method)
-    found = None if teacher is None else as_trained("teacher", teacher)
-    run, network = (found, found.model()) if isinstance(found, Run) else (None, found)
+    trained = None if teacher is None else as_trained("teacher", teacher)
+    run, network = (trained, trained.model()) if isinstance(trained, Run) else (None, trained)
     data = as_dataset(data)
     student = as_network("student", student, data, seed)
     data = data.with_validation(val) if val else data
@@ -50,27 +65,40 @@ def make_task(
     return Task(student, network, data, method, recipe.for_network(student.name), seed, settings, run)
 
 
-def as_method(given: Any) -> nn.Module:
-    """Return a method, which is made with its defaults if its name or class is given.
+def as_method(method: Any) -> nn.Module:
+    """Return a method as an object. If a name or a class is given, create it with default settings.
 
-    Raises TypeError if it is not a method, or if its class has settings without a default.
+    Parameters
+    ----------
+    method : nn.Module, type or str
+
+    Returns
+    -------
+    nn.Module
+
+    Raises
+    ------
+    TypeError
+        If it is not a method, or if a setting of the class has no default.
+    ValueError
+        If there is no method with this name.
     """
-    method: nn.Module = make(given) if isinstance(given, str) else given
-    if isinstance(given, type) and issubclass(given, nn.Module):
+    created: nn.Module = make(method) if isinstance(method, str) else method
+    if isinstance(method, type) and issubclass(method, nn.Module):
         try:
-            method = given()
+            created = method()
         except TypeError as error:
-            name = given.__name__
+            name = method.__name__
             raise TypeError(f"method must be an object: write {name}(...), not {name} ({one_line(error)})") from None
-    require_method(method)
-    return method
+    require_method(created)
+    return created
 
 
 def make_run_config(
     task: Task, fabric: Fabric, precision: str, *, exact: bool, compile: bool | str, callbacks: Sequence[Callback],
     out: str | Path | None,
 ) -> RunConfig:  # fmt: skip
-    """Return what run.json says of a training that is about to begin.
+    """Return the content of run.json for a training that is about to start.
 
     Parameters
     ----------
@@ -78,27 +106,33 @@ def make_run_config(
         After `Task.bind`.
     fabric : Fabric
     precision : str
-        Of the student.
+        Precision of the student.
     exact : bool
-        Whether the teacher computes as it is, in float32.
+        Whether the teacher runs in float32 without approximation.
     compile : bool or "auto"
         As in `distill`.
     callbacks : sequence of Callback
-        Those of the caller.
+        The callbacks of the caller, without those of this package.
     out : path, optional
         The run folder.
+
+    Returns
+    -------
+    RunConfig
     """
     method, recipe, data = task.method, task.recipe, task.data
     rows = recipe.epochs * len(data.train) * method.views
-    settings = {name: {**about, "value": describe(about["value"])} for name, about in task.method_settings.items()}
-    about = {
+    method_settings = {
+        name: {**setting, "value": describe(setting["value"])} for name, setting in task.method_settings.items()
+    }
+    settings = {
         "format": FORMAT,
         "status": "running",
         "method": {
             "name": type(method).__name__,
             "title": method.title,
             "views": method.views,
-            "settings": settings,
+            "settings": method_settings,
             "left_out": dict(method.left_out),
             **_source(method),
         },
@@ -117,11 +151,20 @@ def make_run_config(
         "callbacks": [describe_callback(callback) for callback in callbacks],
         "compile": compiles(compile, task.student, rows, data.train.shape, fabric.device, precision, method.needs_maps),
     }
-    return make_config(about)
+    return make_config(settings)
 
 
 def describe_data(data: Dataset) -> dict[str, Any]:
-    """Return what run.json says of a data set."""
+    """Return the description of a data set for run.json.
+
+    Parameters
+    ----------
+    data : Dataset
+
+    Returns
+    -------
+    dict
+    """
     return {
         "name": data.name,
         "options": data.options,
@@ -139,7 +182,7 @@ def describe_data(data: Dataset) -> dict[str, Any]:
 
 
 def _source(method: Method) -> dict[str, str]:
-    """Where a method that is not this package's comes from, and a fingerprint of its code."""
+    """Return module and code fingerprint of a method that is not part of this package."""
     code = code_fingerprint(type(method))
     return {} if code is None else {"source": name_of(type(method)), "code": code}
 
@@ -148,11 +191,11 @@ def _describe_network(model: Classifier, data: Dataset) -> dict[str, Any]:
     inner: Classifier | nn.Module = model
     while isinstance(inner, Preprocessed | WrappedClassifier):
         inner = inner.module if isinstance(inner, WrappedClassifier) else inner.model
-    own = {"code": structure_fingerprint(inner)} if code_fingerprint(type(inner)) is not None else {}
-    seen = {"preprocessing": model.preprocessing} if isinstance(model, Preprocessed) else {}
+    code = {"code": structure_fingerprint(inner)} if code_fingerprint(type(inner)) is not None else {}
+    preprocessing = {"preprocessing": model.preprocessing} if isinstance(model, Preprocessed) else {}
     return {
-        **own,
-        **seen,
+        **code,
+        **preprocessing,
         "name": model.name,
         "num_classes": model.num_classes,
         "in_channels": data.channels,
@@ -165,16 +208,16 @@ def _describe_network(model: Classifier, data: Dataset) -> dict[str, Any]:
 def _describe_teacher(task: Task, exact: bool, out: str | Path | None) -> dict[str, Any] | None:
     if task.teacher is None:
         return None
-    about = {
+    description = {
         **_describe_network(task.teacher, task.data),
         "fingerprint": runs.fingerprint(task.teacher.state_dict()),
         "exact": exact,
     }
     if task.teacher_run:
-        about["test_top1"] = task.teacher_run.accuracy
+        description["test_top1"] = task.teacher_run.accuracy
         if task.teacher_run.path and out is not None:
-            about["run"] = relative_path(task.teacher_run.path, Path(out))
-    return about
+            description["run"] = relative_path(task.teacher_run.path, Path(out))
+    return description
 
 
 def _versions(task: Task) -> dict[str, str]:
@@ -185,5 +228,15 @@ def _versions(task: Task) -> dict[str, str]:
 
 
 def relative_path(path: Path, start: Path) -> str:
-    """Return `path` as seen from `start`, so that two run folders can move together."""
+    """Return a path relative to another one, so that two run folders can be moved together.
+
+    Parameters
+    ----------
+    path, start : Path
+
+    Returns
+    -------
+    str
+        With "/" as separator, on all systems.
+    """
     return Path(os.path.relpath(path, start)).as_posix()

@@ -1,4 +1,4 @@
-"""What a training is made of, with objects in place of names and every open setting decided."""
+"""Everything that one training needs: networks, data, method and recipe."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from ..runs import Run
 
 @dataclass
 class Task:
-    """One distillation: networks, data, method and recipe.
+    """Networks, data, method and recipe of one training.
 
     Parameters
     ----------
     student : Classifier
     teacher : Classifier or None
-        None for a method without teacher.
+        None for a method without a teacher.
     data : Dataset
     method : Method
-        A copy of the caller's, with all settings decided.
+        A copy of the caller's method, with a value for every setting.
     recipe : Recipe
     seed : int
     method_settings : dict
-        Every setting of the method: {"beta_cc": {"value": 0.005, "from": "recipe"}, …}.
+        All settings of the method: {"beta_cc": {"value": 0.005, "from": "recipe"}, …}.
     teacher_run : Run or None
-        The run that the teacher is from.
+        The run that trained the teacher, if it is known.
     """
 
     student: Classifier
@@ -49,7 +49,7 @@ class Task:
 
     @property
     def smallest_batch(self) -> int:
-        """Images in the smallest batch of an epoch, of all processes together."""
+        """Number of images in the smallest batch of an epoch, for all processes together."""
         count = len(self.data.train)
         return count // views.steps_per_epoch(count, self.recipe.batch_size)
 
@@ -58,12 +58,22 @@ class Task:
         return replace(self, data=self.data.to(device))
 
     def bind(self, fabric: Fabric) -> None:
-        """Let the method make its heads for the networks, and synchronise BatchNorm between GPUs."""
+        """Create the method's heads for these networks, and synchronise BatchNorm between GPUs.
+
+        Parameters
+        ----------
+        fabric : Fabric
+
+        Raises
+        ------
+        ValueError
+            If a head has BatchNorm and a batch has only one row.
+        """
         example = torch.zeros(1, self.data.channels, *self.data.size)
         self.method.bind(self.student, self.teacher, *([example] if self.method.needs_maps else []))
         if self.smallest_batch * self.method.views == 1 and has_batchnorm(self.method):
             raise ValueError(
-                f"batch_size {self.recipe.batch_size} leaves a batch of one row: BatchNorm needs 2 at least"
+                f"batch_size {self.recipe.batch_size} gives a batch of one row: BatchNorm needs at least 2"
             )
         for term, reason in self.method.left_out.items():
             warnings.warn(f"{term} is left out: {reason}", stacklevel=3)
@@ -71,9 +81,11 @@ class Task:
             if fabric.device.type == "cuda":
                 nn.SyncBatchNorm.convert_sync_batchnorm(self.student)
             elif fabric.is_global_zero:
-                warnings.warn("BatchNorm sees its process's part of a batch: only GPUs synchronise it", stacklevel=3)
+                warnings.warn(
+                    "BatchNorm uses only each process's part of a batch: it is synchronised on GPUs only", stacklevel=3
+                )
 
 
 def has_batchnorm(model: nn.Module) -> bool:
-    """Return whether a layer of the network normalises by its batch."""
+    """Return whether a network has a BatchNorm layer."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())

@@ -1,4 +1,4 @@
-"""The frozen teacher: its numeric form, and how a training requests its outputs."""
+"""The frozen teacher: fast inference at reduced precision, and its outputs for every training batch."""
 
 from __future__ import annotations
 
@@ -22,125 +22,161 @@ from ..provenance import NOT_RECORDED
 from .task import Task
 from .teacher_cache import TeacherCache
 
-TOLERANCE = 0.02  # maximum error of a form's logits against float32, ‖Δ‖ / ‖logits‖
+TOLERANCE = 0.02  # maximum relative error of the logits against float32
 CHECKED_IMAGES = 256
 
-Features = Callable[[Tensor], Tensor]
+Features = Callable[[Tensor], Tensor]  # from network input to features
 
 
 class FrozenTeacher:
-    """A teacher for inference only: it maps network input to a float32 `Output`.
+    """A teacher that is only used for inference. It maps network input to a float32 `Output`.
 
-    Unless `exact` is set, the teacher takes the first form that its processor computes fast (see `hardware`) and whose
-    logits on 256 training images stay within 2 % of float32:
+    Inference is faster at reduced precision. Unless `exact` is set, the teacher uses the first of these forms that the
+    processor computes fast, and whose logits differ by at most 2 % from float32 on 256 training images:
 
     1. int8 weights and activations, calibrated on other training images,
     2. bfloat16,
     3. float32 with BatchNorm folded into the convolutions.
 
-    Its features are then rounded to 16 bits.
+    Its features are then rounded to float16.
 
-    Feature maps are taken by hooks from the network itself. With `needs_maps`, the teacher is therefore neither
-    quantized nor rewritten. It runs under autocast if the processor computes in bfloat16.
+    A method that compares feature maps needs the layers of the original network. Then, with `needs_maps`, the only
+    faster form is bfloat16 autocast.
 
     Parameters
     ----------
     model : Classifier
     data : Dataset
-        Images to choose and calibrate the form.
-    turns : int
-        Number of rotations of every image.
+        Its training images are used to calibrate and check the forms.
+    views : int
+        Number of rotated views per image.
     fabric : Fabric
     exact : bool
-        Keep the network as it is, in float32.
+        Whether to use the original network in float32.
     needs_maps : bool
-        Return feature maps with every output.
+        Whether outputs contain feature maps.
     layers : sequence of str, optional
-        Layers whose outputs are the feature maps.
+        Names of the layers whose outputs are the feature maps.
 
     Attributes
     ----------
-    kind : str
-        NumPy dtype of the features, "float32" or "float16". A `TeacherCache` stores the same dtype, so features that
-        are read equal features that are computed.
-    form : str
-        The chosen form. Empty until `choose`, which the first call runs.
+    dtype : {"float32", "float16"}
+        NumPy dtype of the features. A `TeacherCache` stores the same dtype, so cached and computed features are equal.
+    form : {"", "int8", "bfloat16", "folded", "autocast", "float32"}
+        The form that is used. Empty before `choose_form`.
     error : float
-        Relative error of the form's logits, ‖Δ‖ / ‖logits‖.
+        Relative error of the logits in this form, ‖logits − float32 logits‖ / ‖float32 logits‖.
     """
 
     def __init__(
-        self, model: Classifier, data: Dataset, turns: int, fabric: Fabric, exact: bool, needs_maps: bool = False,
+        self, model: Classifier, data: Dataset, views: int, fabric: Fabric, exact: bool, needs_maps: bool = False,
         layers: Sequence[str] | None = None,
     ):  # fmt: skip
         self.model = model.to(fabric.device).to(memory_format=torch.channels_last).eval()
         self.maps = FeatureMaps(self.model, torch.zeros(1, data.channels, *data.size), layers) if needs_maps else None
-        self.data, self.turns = data, turns
-        self.kind = "float32" if exact else "float16"
-        self.form, self.error = "", 0.0  # until `choose`, which the first call runs
+        self.data, self.views = data, views
+        self.dtype = "float32" if exact else "float16"
+        self.form, self.error = "", 0.0
         self._features: Features = self.model.features
 
     @torch.no_grad()
-    def choose(self) -> None:
-        """Choose a form. This is not needed if all features are in a cache."""
+    def choose_form(self) -> None:
+        """Choose the form. The first forward pass calls this. It is not needed if a cache has all features."""
         self.form = "float32"
-        if self.kind == "float32":
+        if self.dtype == "float32":
             return
         device = next(self.model.parameters()).device
-        calibration, checked = _samples(self.data, self.turns, device)
-        expected = self.model(checked).logits
-        for form, make in _forms(device, bool(self.maps)).items():
-            if (features := make(self.model, calibration)) is None:
+        calibration, check = _calibration_and_check_images(self.data, self.views, device)
+        expected = self.model(check).logits
+        for form, convert in fast_forms(device, bool(self.maps)).items():
+            if (features := convert(self.model, calibration)) is None:
                 continue
             self._features = features
-            error = ((self(checked).logits - expected).norm() / expected.norm()).item()
+            error = ((self(check).logits - expected).norm() / expected.norm()).item()
             if error <= TOLERANCE:
                 self.form, self.error = form, error
                 return
-            warnings.warn(f"the teacher in {form} is off by {100 * error:.1f} %: it takes another form", stacklevel=2)
+            warnings.warn(
+                f"logits of the teacher in {form} differ by {100 * error:.1f} % from float32: the next form is tried",
+                stacklevel=2,
+            )
         self._features = self.model.features
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        """Return the features (N, D) of network input (N, C, H, W), in float16 unless the teacher is exact."""
+        """Return the penultimate features.
+
+        Parameters
+        ----------
+        x : float Tensor of shape (N, C, H, W)
+
+        Returns
+        -------
+        Tensor of shape (N, D)
+            Its dtype is `dtype`.
+        """
         if not self.form:
-            self.choose()
+            self.choose_form()
         with torch.autocast(x.device.type, enabled=False):
             features = self._features(x)
-        return features if self.kind == "float32" else features.half()
+        return features if self.dtype == "float32" else features.half()
 
     @torch.no_grad()
     def output(self, features: Tensor) -> Output:
-        """Apply the last layer to features (N, D). 16-bit features are converted to float32 first."""
+        """Apply the last layer to features, in float32.
+
+        Parameters
+        ----------
+        features : float16 or float32 Tensor of shape (N, D)
+
+        Returns
+        -------
+        Output
+        """
         with torch.autocast(features.device.type, enabled=False):
             return self.model.output(features.float() if features.itemsize == 2 else features)
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Output:
-        def answer(x: Tensor) -> Output:
+        """Return the output of the network, with feature maps if the method needs them.
+
+        Parameters
+        ----------
+        x : float Tensor of shape (N, C, H, W)
+
+        Returns
+        -------
+        Output
+        """
+
+        def forward(x: Tensor) -> Output:
             return self.output(self.features(x))
 
-        return self.maps(answer, x).float() if self.maps else answer(x)
+        return self.maps(forward, x).float() if self.maps else forward(x)
 
 
 class Teacher:
-    """A `FrozenTeacher` for training.
+    """The teacher of a training: its outputs for every batch, computed or read from a cache.
 
-    Every process computes its part of a batch. If there is a cache, it is read before the network runs.
+    Every process computes its part of a batch, and gets the outputs for the whole batch.
 
-    Use it in a `with` block. At the end of the block, incomplete cache files are removed and the network returns to its
-    previous mode.
+    Use it in a `with` block. At the end of the block, incomplete cache files are removed, and the network is in its
+    previous training mode again.
 
     Parameters
     ----------
-    frozen : FrozenTeacher
+    network : FrozenTeacher
     fabric : Fabric
-    mode : bool
-        Training mode of the network at the end of the block.
+    training_mode : bool
+        `network.model.training` at the end of the block.
+
+    Attributes
+    ----------
+    cache : TeacherCache or None
     """
 
-    def __init__(self, frozen: FrozenTeacher, fabric: Fabric, mode: bool = False):
-        self.frozen, self.fabric, self.mode = frozen, fabric, mode
+    def __init__(self, network: FrozenTeacher, fabric: Fabric, training_mode: bool = False):
+        self.network, self.fabric, self.training_mode = network, fabric, training_mode
         self.cache: TeacherCache | None = None
 
     @classmethod
@@ -150,10 +186,10 @@ class Teacher:
         Parameters
         ----------
         task : Task
-            Its data are on the training device.
+            It has a teacher, and its data are on the training device.
         fabric : Fabric
         exact : bool
-            As in `FrozenTeacher`.
+            Whether to use the original network in float32.
 
         Returns
         -------
@@ -161,8 +197,9 @@ class Teacher:
         """
         model, method = task.teacher, task.method
         assert model is not None
-        mode, maps = model.training, (method.needs_maps, method.teacher_layers)
-        return cls(FrozenTeacher(model, task.data, method.views, fabric, exact, *maps), fabric, mode)
+        training_mode = model.training
+        network = FrozenTeacher(model, task.data, method.views, fabric, exact, method.needs_maps, method.teacher_layers)
+        return cls(network, fabric, training_mode)
 
     def __enter__(self) -> Teacher:
         return self
@@ -170,102 +207,112 @@ class Teacher:
     def __exit__(self, *error: object) -> None:
         if self.cache:
             self.cache.close()
-        self.frozen.model.train(self.mode)
+        self.network.model.train(self.training_mode)
 
-    def choose(self, root: str | Path | None, gigabytes: float, key: dict[str, Any]) -> dict[str, Any]:
-        """Choose a form, and open the cache if there is one.
+    def choose_form(self, cache: str | Path | None, gigabytes: float, key: dict[str, Any]) -> dict[str, Any]:
+        """Open the cache if there is one, and choose the form of the network.
 
-        A form is not chosen again if the cache has recorded one.
+        If the cache already has features, the form that computed them is used.
 
         Parameters
         ----------
-        root : path or None
-            Folder of the teacher cache. None for no cache.
+        cache : path or None
+            Folder of the cache. None for no cache.
         gigabytes : float
-            Maximum size of the cache.
+            Maximum size of the cache, in 10⁹ bytes.
         key : dict
             Everything that determines the teacher's outputs, see `cache_key`.
 
         Returns
         -------
         dict
-            For run.json: "form", the chosen form, and "logits_error", the relative error of its logits against float32.
+            Entries for run.json: "form", and "logits_error", the relative error of its logits against float32.
         """
-        frozen = self.frozen
-        if root and frozen.maps:
-            warnings.warn("feature maps are not cached: the teacher is asked at every step", stacklevel=2)
-        elif root:
-            shape = (len(frozen.data.train), frozen.turns, frozen.model.feature_width)
+        network = self.network
+        if cache and network.maps:
+            warnings.warn("feature maps are not cached: the teacher runs at every step", stacklevel=2)
+        elif cache:
+            shape = (len(network.data.train), network.views, network.model.feature_width)
             writes = self.fabric.is_global_zero
-            self.cache = TeacherCache(root, key, shape, gigabytes, frozen.kind, writes=writes)
-        kept = self.cache.form() if self.cache else None
-        if kept is None:
-            frozen.choose()
-            kept = {"form": frozen.form, "logits_error": frozen.error}
+            self.cache = TeacherCache(cache, key, shape, gigabytes, network.dtype, writes=writes)
+        form = self.cache.read_form() if self.cache else None
+        if form is None:
+            network.choose_form()
+            form = {"form": network.form, "logits_error": network.error}
             if self.cache:
-                self.cache.keep_form(kept)
-        return kept
+                self.cache.write_form(form)
+        return form
 
     def begin_epoch(self, epoch: int) -> None:
-        """Open the cache file of an epoch. Epochs count from 1."""
+        """Open the cache file of an epoch.
+
+        Parameters
+        ----------
+        epoch : int
+            Counted from 1.
+        """
         if self.cache:
-            self.cache.begin(epoch)
+            self.cache.begin_epoch(epoch)
 
     def end_epoch(self) -> None:
         """Keep the cache file of the epoch if it is complete."""
         if self.cache:
-            self.cache.end()
+            self.cache.end_epoch()
 
-    def answer(self, x: Tensor, index: Tensor) -> Output:
+    def batch_output(self, x: Tensor, index: Tensor) -> Output:
         """Return the teacher's output for all views of the whole batch.
 
         Parameters
         ----------
         x : float Tensor of shape (V·b, C, H, W)
-            Network input, this process's rows only.
+            Network input, only this process's part of the batch.
         index : int64 Tensor of shape (B,)
             Positions of the whole batch in the training set.
 
         Returns
         -------
         Output
-            V·B rows.
+            With V·B rows.
         """
-        if self.frozen.maps:
-            return ranks.gather(self.frozen(x), len(index), self.fabric)
+        if self.network.maps:
+            return ranks.gather(self.network(x), len(index), self.fabric)
         features = self.cache.read(ranks.part(index, self.fabric)) if self.cache else None
         if features is None:
-            features = self.frozen.features(x)
+            features = self.network.features(x)
         features = ranks.gather_rows(features, len(index), self.fabric)
         if self.cache:
-            self.cache.write(index, features)  # does nothing if the features were read from it
-        return self.frozen.output(features)
+            self.cache.write(index, features)
+        return self.network.output(features)
 
 
-def usable_cache(root: str | Path | None, config: RunConfig) -> str | Path | None:
-    """Return the folder of the teacher cache, or None if outputs cannot be cached.
+def usable_cache(cache: str | Path | None, config: RunConfig) -> str | Path | None:
+    """Check whether the teacher's outputs can be cached. Warn if they cannot.
 
-    The images that the teacher sees must not depend on the batch, or on code that cannot be recorded. Otherwise a
-    warning says why they are not cached.
+    They can be cached if the input for an image does not depend on the rest of the batch, and if run.json can record
+    the code of the augmentation.
 
     Parameters
     ----------
-    root : path or None
+    cache : path or None
+        Folder of the cache that the caller asked for.
     config : RunConfig
-        Of the training.
+        Settings of the training.
 
     Returns
     -------
     path or None
+        The folder, or None if outputs cannot be cached.
     """
     recipe = config.recipe.model_dump()
-    if root and recipe["mix"]:
-        warnings.warn("mixed images are not cached: the teacher is asked at every step", stacklevel=3)
+    if cache and recipe["mix"]:
+        warnings.warn("mixed images are not cached: the teacher runs at every step", stacklevel=3)
         return None
-    if root and NOT_RECORDED in str(recipe["augment"]):
-        warnings.warn("this augmentation can't be recorded, so it is not cached: the teacher is asked", stacklevel=3)
+    if cache and NOT_RECORDED in str(recipe["augment"]):
+        warnings.warn(
+            "this augmentation can't be recorded, so it is not cached: the teacher runs at every step", stacklevel=3
+        )
         return None
-    return root
+    return cache
 
 
 def cache_key(config: RunConfig, task: Task, device: torch.device) -> dict[str, Any]:
@@ -274,7 +321,7 @@ def cache_key(config: RunConfig, task: Task, device: torch.device) -> dict[str, 
     Parameters
     ----------
     config : RunConfig
-        Of the training.
+        Settings of the training.
     task : Task
     device : torch.device
 
@@ -304,42 +351,55 @@ def cache_key(config: RunConfig, task: Task, device: torch.device) -> dict[str, 
     return key
 
 
-def _forms(device: torch.device, needs_maps: bool) -> dict[str, Callable[[Classifier, Tensor], Features | None]]:
-    """Return the forms that the hardware computes faster than the original network, the fastest first."""
+def fast_forms(device: torch.device, needs_maps: bool) -> dict[str, Callable[[Classifier, Tensor], Features | None]]:
+    """Return the forms that a processor computes faster than the original network.
+
+    Parameters
+    ----------
+    device : torch.device
+    needs_maps : bool
+        As in `FrozenTeacher`.
+
+    Returns
+    -------
+    dict of str to callable
+        The fastest form comes first. Each value takes the network and calibration images, and returns a function from
+        network input to features. It returns None if the network does not support the form.
+    """
     bfloat16 = hardware.computes_in_bfloat16(device)
     if needs_maps:
         return {"autocast": _autocast} if bfloat16 else {}
     int8 = {"int8": _int8} if hardware.computes_in_int8(device) else {}
-    return {**int8, **({"bfloat16": _bfloat16} if bfloat16 else {}), "folded": _folded}
+    return {**int8, **({"bfloat16": _bfloat16} if bfloat16 else {}), "folded": _folded_float32}
 
 
-def _samples(data: Dataset, turns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _calibration_and_check_images(data: Dataset, rotations: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return two sets of at most 256 training images as network input, evenly spaced and in all rotations."""
     count = min(2 * CHECKED_IMAGES, len(data.train))
     index = torch.linspace(0, len(data.train) - 1, count).round().long()
     images = torch.cat(list(data.train.to(device).read(index.split(32))))
     x = views.normalise(images, *pixel_statistics(data, device))
-    x = torch.stack([image.rot90(row // 2 % turns, (1, 2)) for row, image in enumerate(x)])
+    x = torch.stack([image.rot90(row // 2 % rotations, (1, 2)) for row, image in enumerate(x)])
     x = x.contiguous(memory_format=torch.channels_last)
     return x[::2], x[1::2] if count > 1 else x
 
 
 def _bfloat16(model: Classifier, calibration: Tensor) -> Features:
     """Compute in bfloat16, with BatchNorm folded if possible."""
-    features = (_fused(model) or _Features(copy.deepcopy(model))).bfloat16()
+    features = (_fold_batchnorm(model) or _FeatureNetwork(copy.deepcopy(model))).bfloat16()
     return lambda x: features(x.bfloat16())
 
 
-def _folded(model: Classifier, calibration: Tensor) -> Features | None:
+def _folded_float32(model: Classifier, calibration: Tensor) -> Features | None:
     """Compute in float32 with BatchNorm folded. Return None if folding is not possible."""
-    return _fused(model)
+    return _fold_batchnorm(model)
 
 
-def _fused(model: Classifier) -> nn.Module | None:
-    """Return the features of a copy with BatchNorm folded into the convolutions, or None if tracing fails."""
+def _fold_batchnorm(model: Classifier) -> nn.Module | None:
+    """Return a copy without the last layer and with BatchNorm folded into the convolutions. None if tracing fails."""
     try:
-        return fuse(_Features(copy.deepcopy(model))).to(memory_format=torch.channels_last)
-    except Exception:  # tracing can raise anything
+        return fuse(_FeatureNetwork(copy.deepcopy(model))).to(memory_format=torch.channels_last)
+    except Exception:  # tracing a network can raise anything
         return None
 
 
@@ -354,41 +414,43 @@ def _autocast(model: Classifier, calibration: Tensor) -> Features:
 
 
 def _int8(model: Classifier, calibration: Tensor) -> Features | None:
-    """Quantize with torch's FX mode: weights per channel, activations per tensor, BatchNorm folded.
+    """Quantize with torch's FX mode. Return None if torch or the network does not support it.
 
-    The first convolution sees the image and is not quantized. The remaining shift and scale of every feature are
-    corrected by least squares on the calibration images. Returns None if torch or the network does not support this.
+    The first convolution is not quantized, because its input is the image. Every feature gets a scale and a shift
+    from a least-squares fit on the calibration images.
     """
-    engine = torch.backends.quantized.engine
+    previous_engine = torch.backends.quantized.engine
     try:
         from torch.ao import quantization
         from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
         torch.backends.quantized.engine = "onednn"
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # deprecation; without this API the form is skipped
-            # measured: the running mean of the batch ranges is more accurate than the default, a histogram
-            ranges = quantization.MovingAverageMinMaxObserver.with_args(dtype=torch.quint8, averaging_constant=0.1)
-            scheme = quantization.QConfig(ranges, quantization.default_per_channel_weight_observer)
+            warnings.simplefilter("ignore")  # torch.ao is deprecated; when it is removed, this form is not used
+            # measured: a moving average of batch ranges is more accurate than the default, a histogram
+            activations = quantization.MovingAverageMinMaxObserver.with_args(dtype=torch.quint8, averaging_constant=0.1)
+            scheme = quantization.QConfig(activations, quantization.default_per_channel_weight_observer)
             mapping = quantization.QConfigMapping().set_global(scheme)
-            network = _Features(copy.deepcopy(model))
+            network = _FeatureNetwork(copy.deepcopy(model))
             first = next(name for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d))
             observed = prepare_fx(network, mapping.set_module_name(first, None), (calibration,))
-            for part in calibration.split(64):
-                observed(part)
-            quantised = convert_fx(observed)
-            found, right = quantised(calibration), model.features(calibration)
-            centred = found - found.mean(0)
-            scale = (centred * (right - right.mean(0))).sum(0) / centred.square().sum(0).clamp_min(1e-12)
-            shift = right.mean(0) - scale * found.mean(0)
-            return lambda x: torch.addcmul(shift, quantised(x), scale)
-    except Exception:  # a network that can't be traced may raise anything
+            for images in calibration.split(64):
+                observed(images)
+            quantized = convert_fx(observed)
+            found, expected = quantized(calibration), model.features(calibration)
+            centered = found - found.mean(0)
+            scale = (centered * (expected - expected.mean(0))).sum(0) / centered.square().sum(0).clamp_min(1e-12)
+            shift = expected.mean(0) - scale * found.mean(0)
+            return lambda x: torch.addcmul(shift, quantized(x), scale)
+    except Exception:  # tracing a network can raise anything
         return None
     finally:
-        torch.backends.quantized.engine = engine
+        torch.backends.quantized.engine = previous_engine
 
 
-class _Features(nn.Module):
+class _FeatureNetwork(nn.Module):
+    """A network without its last layer, in eval mode."""
+
     def __init__(self, model: Classifier):
         super().__init__()
         self.model = model.eval()

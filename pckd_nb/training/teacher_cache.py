@@ -1,4 +1,4 @@
-"""Features of a frozen teacher on disk, shared by trials with the same images."""
+"""A cache on disk for the teacher's features, which several trainings can share."""
 
 import hashlib
 import json
@@ -16,31 +16,38 @@ from torch import Tensor
 
 from .. import files
 
-A_DAY = 24 * 3600  # seconds
+SECONDS_PER_DAY = 24 * 3600
 
 
 class TeacherCache:
-    """Cache a frozen teacher's features of every training image in every epoch, in files that trials share.
+    """Cache the teacher's features of every training image in every epoch.
 
-    The features of an image depend on the teacher's weights, the hardware for which it chooses its form, the data, the
-    seed and the augmentation. `key` holds all of this, and every key has its own folder.
+    Each combination of teacher, hardware, data, seed and augmentation has a folder of its own, because the features
+    depend on all of them. `key` describes the combination. Trainings with the same key share the files.
 
-    Every epoch is one memory-mapped file of shape (samples, views, D). A second file holds its checksum and is written
-    when the first is complete. A file without its checksum, or with a wrong one, is computed again.
+    Each epoch has one memory-mapped file of shape (samples, views, D). When it is complete, a second file with its
+    checksum is written. A file with a wrong checksum or without one is not used, and its features are computed again.
 
     Parameters
     ----------
     root : path
-        Parent of the folders.
+        Folder of the whole cache.
     key : dict
         Everything that determines the features.
     shape : tuple of (samples, views, D)
     gigabytes : float
-        Maximum size of all files under `root`. Beyond it, no new files are written.
-    kind : str
-        NumPy dtype of the features, "float16" or "float32".
+        Maximum size of all files under `root`, in 10⁹ bytes. No file that would exceed it is written.
+    dtype : {"float16", "float32"}
+        NumPy dtype of the features.
     writes : bool
-        False leaves writing to another process.
+        Whether this process writes files. If there are several processes, only one should.
+
+    Attributes
+    ----------
+    cached : array of shape (samples, views, D), or None
+        Features of the current epoch, if its file is complete.
+    new_file : memory-mapped array of shape (samples, views, D), or None
+        The file of the current epoch, while it is being written.
 
     Raises
     ------
@@ -52,53 +59,71 @@ class TeacherCache:
 
     def __init__(
         self, root: str | Path, key: dict[str, Any], shape: tuple[int, int, int], gigabytes: float,
-        kind: str = "float16", writes: bool = True,
+        dtype: str = "float16", writes: bool = True,
     ):  # fmt: skip
         if not gigabytes > 0:
-            raise ValueError(f"the teacher cache needs room, more than 0 GB, got {gigabytes}")
+            raise ValueError(f"gigabytes must be greater than 0, got {gigabytes}")
         text = json.dumps(key, sort_keys=True)
-        self.root, self.key, self.shape, self.limit = Path(root), key, shape, gigabytes * 1e9
-        self.kind, self.writes = np.dtype(kind), writes
+        self.root, self.key, self.shape, self.max_bytes = Path(root), key, shape, gigabytes * 1e9
+        self.dtype, self.writes = np.dtype(dtype), writes
         self.folder = self.root / hashlib.sha256(text.encode()).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.glob(".*.tmp"):  # of a killed process; recent files may be in use by another one
+        for leftover in self.folder.glob(".*.tmp"):  # of a killed process; another process may be writing recent files
             with suppress(OSError):
-                if time.time() - left.stat().st_mtime > A_DAY:
-                    left.unlink()
-        self.kept: np.ndarray | None = None  # features of the current epoch, if its file is complete
-        self.new: np.memmap | None = None  # the file of the current epoch, if it is being written
+                if time.time() - leftover.stat().st_mtime > SECONDS_PER_DAY:
+                    leftover.unlink()
+        self.cached: np.ndarray | None = None
+        self.new_file: np.memmap | None = None
 
-    def form(self) -> dict[str, Any] | None:
-        """Return what the first trial passed to `keep_form`, or None if there is no valid record."""
+    def read_form(self) -> dict[str, Any] | None:
+        """Return the numeric form of the teacher that computed these features.
+
+        Returns
+        -------
+        dict or None
+            What `write_form` wrote. None if there is no valid file.
+        """
         try:
-            kept = json.loads((self.folder / "teacher.json").read_text())
-            return {"form": str(kept["form"]), "logits_error": float(kept["logits_error"])}
+            recorded = json.loads((self.folder / "teacher.json").read_text())
+            return {"form": str(recorded["form"]), "logits_error": float(recorded["logits_error"])}
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def keep_form(self, chosen: dict[str, Any]) -> None:
-        """Record which form the teacher uses, for `form`."""
-        if self.writes:
-            files.write(self.folder / "teacher.json", lambda temporary: temporary.write_text(json.dumps(chosen)))
+    def write_form(self, form: dict[str, Any]) -> None:
+        """Record the numeric form of the teacher that computes these features.
 
-    def begin(self, epoch: int) -> None:
-        """Open the file of an epoch, or start a new one if there is no valid file."""
+        Parameters
+        ----------
+        form : dict
+            {"form": name, "logits_error": number}
+        """
+        if self.writes:
+            files.write(self.folder / "teacher.json", lambda temporary: temporary.write_text(json.dumps(form)))
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Open the file of an epoch. If there is no valid file, start a new one.
+
+        Parameters
+        ----------
+        epoch : int
+            Counted from 1.
+        """
         self.path = self.folder / f"epoch-{epoch:04d}.npy"
-        self.kept, self.new = self._open(), None
-        if self.kept is None and self.writes and self._room():
+        self.cached, self.new_file = self._open_valid_file(), None
+        if self.cached is None and self.writes and self._has_space():
             self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
             try:
-                self.new = np.lib.format.open_memmap(self.temporary, "w+", self.kind, self.shape)
-                if hasattr(os, "posix_fallocate"):  # otherwise a disk that fills up later kills the process with SIGBUS
+                self.new_file = np.lib.format.open_memmap(self.temporary, "w+", self.dtype, self.shape)
+                if hasattr(os, "posix_fallocate"):  # otherwise SIGBUS kills the process when the disk is full
                     with open(self.temporary, "rb+") as file:
                         os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
             except OSError as error:
-                self.new = None
+                self.new_file = None
                 self._remove_temporary(error)
             self.written = np.zeros(self.shape[0], bool)
 
     def read(self, index: Tensor) -> Tensor | None:
-        """Return cached features of training images.
+        """Return the cached features of training images.
 
         Parameters
         ----------
@@ -108,45 +133,45 @@ class TeacherCache:
         Returns
         -------
         Tensor of shape (V·B, D), or None
-            View-major, on the device of `index`. None if the epoch is not cached.
+            Sorted by view, then by image, on the device of `index`. None if the epoch is not cached.
         """
-        if self.kept is None:
+        if self.cached is None:
             return None
-        features = torch.from_numpy(self.kept[index.cpu().numpy()])
+        features = torch.from_numpy(self.cached[index.cpu().numpy()])
         return features.transpose(0, 1).flatten(0, 1).to(index.device)
 
     def write(self, index: Tensor, features: Tensor) -> None:
-        """Store features that `read` did not find.
+        """Store features of training images. Does nothing if the epoch is cached already.
 
         Parameters
         ----------
         index : int64 Tensor of shape (B,)
             Positions in the training set.
         features : Tensor of shape (V·B, D)
-            View-major.
+            Sorted by view, then by image.
         """
-        if self.new is not None:
-            rows = index.cpu().numpy()
-            self.new[rows] = features.unflatten(0, (-1, len(index))).transpose(0, 1).cpu().numpy()
-            self.written[rows] = True
+        if self.new_file is not None:
+            positions = index.cpu().numpy()
+            self.new_file[positions] = features.unflatten(0, (-1, len(index))).transpose(0, 1).cpu().numpy()
+            self.written[positions] = True
 
-    def end(self) -> None:
-        """Move the new file into place if it is complete, and remove it otherwise."""
-        if self.new is not None and self.written.all():
+    def end_epoch(self) -> None:
+        """Keep the new file if it is complete. Otherwise remove it."""
+        if self.new_file is not None and self.written.all():
             try:
-                self.new.flush()
-                seal = {"sum": zlib.crc32(self.new.data), "shape": self.shape, "key": self.key}
+                self.new_file.flush()
+                checksum = {"sum": zlib.crc32(self.new_file.data), "shape": self.shape, "key": self.key}
                 self.temporary.replace(self.path)
-                files.write(self._seal, lambda temporary: temporary.write_text(json.dumps(seal, indent=2)))
+                files.write(self._checksum_path, lambda temporary: temporary.write_text(json.dumps(checksum, indent=2)))
             except OSError as error:
                 self._remove_temporary(error)
-            self.new = None
+            self.new_file = None
         self.close()
 
     def close(self) -> None:
         """Remove the file of an incomplete epoch."""
-        if self.new is not None:
-            self.new = None
+        if self.new_file is not None:
+            self.new_file = None
             with suppress(OSError):
                 self.temporary.unlink(missing_ok=True)
 
@@ -155,35 +180,35 @@ class TeacherCache:
         with suppress(OSError):
             self.temporary.unlink(missing_ok=True)
         reason = error.strerror or error
-        warnings.warn(f"'{self.path}' can't be kept ({reason}): the teacher is asked instead", stacklevel=3)
+        warnings.warn(f"'{self.path}' can't be written ({reason}): the teacher runs at every step", stacklevel=3)
 
     @property
-    def _seal(self) -> Path:
+    def _checksum_path(self) -> Path:
         return self.path.with_suffix(".json")
 
-    def _open(self) -> np.ndarray | None:
-        if not (self.path.exists() and self._seal.exists()):  # another trial may have written only the first of the two
+    def _open_valid_file(self) -> np.ndarray | None:
+        if not (self.path.exists() and self._checksum_path.exists()):  # another training may be between the two files
             return None
         try:
-            seal = json.loads(self._seal.read_text())
-            kept: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
-            if kept.shape == self.shape and kept.dtype == self.kind and zlib.crc32(kept.data) == seal["sum"]:
-                return kept
+            checksum = json.loads(self._checksum_path.read_text())["sum"]
+            cached: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            if cached.shape == self.shape and cached.dtype == self.dtype and zlib.crc32(cached.data) == checksum:
+                return cached
         except (OSError, ValueError, KeyError, TypeError, EOFError):
             pass
-        warnings.warn(f"'{self.path}' is stale or damaged: the teacher is asked again", stacklevel=2)
+        warnings.warn(f"'{self.path}' is outdated or damaged: its features are computed again", stacklevel=2)
         return None
 
-    def _room(self) -> bool:
-        filled = 0
+    def _has_space(self) -> bool:
+        used = 0
         for file in self.root.rglob("*"):
-            with suppress(OSError):  # another trial may rename or remove its files meanwhile
-                filled += file.stat().st_size if file.is_file() else 0
-        needed = self.kind.itemsize * int(np.prod(self.shape))
-        if filled + needed > self.limit:
+            with suppress(OSError):  # another training may rename or remove its files at the same time
+                used += file.stat().st_size if file.is_file() else 0
+        needed = self.dtype.itemsize * int(np.prod(self.shape))
+        if used + needed > self.max_bytes:
             warnings.warn(
-                f"the teacher cache '{self.root}' is full: another {needed / 1e9:.1f} GB would make it larger than "
-                f"{self.limit / 1e9:g} GB; the teacher is asked instead",
+                f"the teacher cache '{self.root}' is full: {needed / 1e9:.1f} GB more would exceed its maximum of "
+                f"{self.max_bytes / 1e9:g} GB; the teacher runs at every step",
                 stacklevel=2,
             )
             return False

@@ -1,4 +1,7 @@
-"""The training loop, from top to bottom. Everything else that happens during training is in `callbacks`."""
+"""The training loop. Read it from top to bottom: `Trainer.train` is the loop, `Trainer.step` is one training step.
+
+The loss is computed by the method, see `methods`. Checkpoints, progress bars and the like are in `callbacks`.
+"""
 
 from __future__ import annotations
 
@@ -33,24 +36,57 @@ from .teacher import Teacher
 
 
 class Learner(nn.Module):
-    """Student and method as one module. The student processes this rank's rows, the method the gathered batch."""
+    """Student and method as one module, which computes the loss.
+
+    If there are several processes ("ranks"), the student processes this rank's part of a batch. Then the outputs of all
+    ranks are gathered, and the method computes the loss of the whole batch.
+
+    Parameters
+    ----------
+    student : Classifier
+    method : Method
+    forward : callable
+        The forward pass of the student: it may be compiled, or return feature maps as well.
+    fabric : Fabric
+    """
 
     student_forward: Callable[[Tensor], Output]
 
     def __init__(self, student: Classifier, method: Method, forward: Callable[[Tensor], Output], fabric: Fabric):
         super().__init__()
         self.student, self.method, self.fabric = student, method, fabric
-        vars(self)["student_forward"] = forward  # it may be the student, which must not be registered twice
+        vars(self)["student_forward"] = forward  # not an attribute of the module: it may be the student itself
 
     def forward(self, x: Tensor, teacher: Output | None, batch: Batch, epoch: int) -> tuple[Tensor, Terms]:
-        """Return (correct, terms): one truth value per image of the whole batch, and the loss terms.
+        """Compute the loss terms of a batch.
 
-        `x` has this rank's rows. `teacher` and `batch` are of the whole batch.
+        Parameters
+        ----------
+        x : float Tensor of shape (V·b, C, H, W)
+            Network input, only this rank's part of the batch, sorted by view and then by image.
+        teacher : Output or None
+            Output of the teacher for the whole batch, with V·B rows.
+        batch : Batch
+            Labels of the whole batch.
+        epoch : int
+            Counted from 1.
+
+        Returns
+        -------
+        correct : bool Tensor of shape (B,)
+            Whether the student classified each image correctly.
+        terms : Terms
+
+        Raises
+        ------
+        TypeError
+            If the method returns something else than `Terms`.
         """
-        with self.fabric.autocast():  # in every step: within one block it reuses copies of the weights
+        with self.fabric.autocast():  # a new block in every step, because the block caches 16-bit copies of the weights
             output = self.student_forward(x).float()
         output = ranks.gather(output, len(batch.labels), self.fabric)
-        correct = output.logits[: len(batch.labels)].argmax(1) == batch.labels
+        upright_logits = output.logits[: len(batch.labels)]  # the first view is the image without rotation
+        correct = upright_logits.argmax(1) == batch.labels
         terms = self.method(output, teacher, batch, epoch)
         if not isinstance(terms, Terms):
             kind = type(terms).__name__
@@ -59,31 +95,41 @@ class Learner(nn.Module):
 
 
 class Trainer:
-    """Train a student. `train` is the loop, `step` is one step, `state` and `resume` write and read a checkpoint.
+    """Train a student.
+
+    Parameters
+    ----------
+    task : Task
+        Student, method, data and recipe. The data are on the training device.
+    teacher : Teacher or None
+    fabric : Fabric
+    folder : Path or None
+        The run folder. None if the run is kept in memory.
+    config : RunConfig
+        The content of run.json.
+    callbacks : sequence of Callback
 
     Attributes
     ----------
     student : Classifier
         The network that is trained.
     method : Method
-        The objective.
+        It computes the loss.
     teacher : Teacher or None
-        The frozen teacher. None for a method without teacher.
+        The frozen teacher. None for a method without a teacher.
     data : Dataset
         The data set, on the training device.
     recipe : Recipe
     recorder : Recorder
-        The progress of training: `epoch` (from 1), `step` (steps done in this epoch, from 0), and the logged values of
-        every step and epoch.
+        The progress of training: `epoch` (counted from 1), `step` (number of steps done in this epoch), and the logged
+        values of every step and epoch.
     optimization : Optimization
         Optimizer, learning-rate schedule, gradient clipping and averaged weights.
     callbacks : list of Callback
-    folder : pathlib.Path or None
-        The run folder.
+    folder : Path or None
     config : RunConfig
-        The content of run.json.
     should_stop : bool
-        Set it to True to stop after the current step. The run can be resumed.
+        Set it to True to stop after the current step. The run is then interrupted, and can be resumed.
     finished_early : str
         Set it to a reason to end training after the current epoch. The run then counts as finished.
     """
@@ -105,14 +151,14 @@ class Trainer:
         self.student = task.student.to(fabric.device).to(memory_format=torch.channels_last)
         forward: Callable[[Tensor], Output] = compiled(self.student) if config.compile else self.student
         if method.needs_maps:
-            maps, plain = FeatureMaps(self.student, torch.zeros(1, data.channels, *data.size), method.layers), forward
-            forward = lambda x: maps(plain, x)  # noqa: E731
+            maps = FeatureMaps(self.student, torch.zeros(1, data.channels, *data.size), method.layers)
+            forward = partial(maps, forward)
         self.learner: nn.Module = Learner(self.student, self.method, forward, fabric)
         self.sound_steps = faults.SoundSteps(self.learner, fabric.device, config.compile)
         if fabric.world_size > 1:
-            device = [fabric.device] if fabric.device.type == "cuda" else None
+            device_ids = [fabric.device] if fabric.device.type == "cuda" else None
             self.learner = DistributedDataParallel(
-                self.learner, device_ids=device, find_unused_parameters=method.needs_maps
+                self.learner, device_ids=device_ids, find_unused_parameters=method.needs_maps
             )
         transform = views.find_transform(recipe.augment) if recipe.augment else None
         padding = data.train.padding if recipe.crop else 0
@@ -123,72 +169,107 @@ class Trainer:
         self.recorder = Recorder.empty(recipe.epochs, len(data.train), fabric.device)
         self.callbacks = list(callbacks)
         self.should_stop, self.finished_early = False, ""
-        self.order: Sequence[Tensor] = ()  # batches of the epoch
-        self.started = time.perf_counter()
+        self.epoch_batches: Sequence[Tensor] = ()  # positions in the training set
+        self.timer_started = time.perf_counter()
 
     # ---------------------------------------------------------------------------------------------------- the loop
 
     def train(self) -> Run:
-        """Train for the remaining epochs and return the run."""
-        recorder, stopped = self.recorder, False  # `stopped` is the same on all ranks; `should_stop` may be set on one
+        """Train for the remaining epochs.
+
+        Returns
+        -------
+        Run
+
+        Raises
+        ------
+        FloatingPointError
+            If a loss or a gradient is not finite.
+        """
+        recorder, stopped = self.recorder, False  # a callback sets `should_stop` on one rank; `stopped` is equal on all
         try:
-            self.call("on_run_start")
+            self.call_callbacks("on_run_start")
             for model in (self.student, self.optimization.evaluated):
                 model.trained_on = TrainingData.of(self.data)
-            while recorder.epoch <= self.recipe.epochs and not stopped and not self.ends_early():
+            while recorder.epoch <= self.recipe.epochs and not stopped and not self.ended_by_callback():
                 self.student.train()
                 self.method.train()
-                self.call("on_epoch_start")
-                self.started = time.perf_counter()
+                self.call_callbacks("on_epoch_start")
+                self.timer_started = time.perf_counter()
                 for images, index in self.batches(recorder.epoch):
                     correct, terms = self.step(images, index, recorder.epoch, recorder.step)
-                    recorder.note(index, correct, terms)
-                    self.call("on_step_end")
+                    recorder.record_step(index, correct, terms)
+                    self.call_callbacks("on_step_end")
                     if stopped := ranks.any_rank(self.should_stop, recorder.step, self.fabric):
                         break
                 self.check_finite()
-                self.add_time()
+                self.update_seconds()
                 if self.teacher:
                     self.teacher.end_epoch()
                 if recorder.step == self.steps_per_epoch:
                     self.end_epoch()
-                    self.call("on_epoch_end")
+                    self.call_callbacks("on_epoch_end")
                     stopped = stopped or ranks.any_rank(self.should_stop, 0, self.fabric)
                     if ranks.any_rank(bool(self.finished_early), 0, self.fabric) and not self.finished_early:
                         self.finished_early = "another process ended the training"
-            ended = recorder.epoch > self.recipe.epochs or self.ends_early()
-            run = self.save("finished" if ended else "interrupted")
-            self.call("on_run_end", run)
+            finished = recorder.epoch > self.recipe.epochs or self.ended_by_callback()
+            run = self.save("finished" if finished else "interrupted")
+            self.call_callbacks("on_run_end", run)
             return run
         finally:
-            self.tear_down()
+            self.teardown_callbacks()
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield this rank's images, and the whole batch's positions in the training set, for every remaining batch."""
+        """Iterate over the remaining batches of an epoch.
+
+        Parameters
+        ----------
+        epoch : int
+            Counted from 1. It decides the order of the images and their augmentation.
+
+        Yields
+        ------
+        images : uint8 Tensor of shape (b, C, H, W)
+            Augmented images, only this rank's part of the batch.
+        index : int64 Tensor of shape (B,)
+            Positions of the whole batch in the training set.
+        """
         if self.teacher:
             self.teacher.begin_epoch(epoch)
-        self.order = views.batches(len(self.data.train), self.recipe.batch_size, self.seed, epoch)
-        remaining = self.order[self.recorder.step :]
+        self.epoch_batches = views.batches(len(self.data.train), self.recipe.batch_size, self.seed, epoch)
+        remaining = self.epoch_batches[self.recorder.step :]
         parts = [ranks.part(index, self.fabric) for index in remaining]
         for index, images in zip(remaining, self.read_images(parts, epoch), strict=True):
             yield images, index.to(self.fabric.device)
 
     def read_images(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
-        """Yield the training images of every batch, uint8 (b, C, H, W), with the augmentation of this epoch."""
+        """Read and augment training images.
+
+        Parameters
+        ----------
+        batches : sequence of int64 Tensor of shape (b,)
+            Positions in the training set.
+        epoch : int
+            Counted from 1.
+
+        Yields
+        ------
+        uint8 Tensor of shape (b, C, H, W)
+        """
         train, augment = self.data.train, partial(self.augmentation, epoch=epoch)
-        if isinstance(train, Streamed):  # its worker processes augment
+        if isinstance(train, Streamed):  # worker processes read and augment
             yield from train.read(batches, seed=self.seed, epoch=epoch, augment=augment)
             return
         for index, images in zip(batches, train.read(batches, seed=self.seed, epoch=epoch), strict=True):
             yield augment(images, index)
 
     def step(self, images: Tensor, index: Tensor, epoch: int, step: int) -> tuple[Tensor, Terms]:
-        """Take one step of gradient descent.
+        """Run one training step: compute the loss of a batch, its gradients, and update the weights.
 
         Parameters
         ----------
         images : uint8 Tensor of shape (b, C, H, W)
-            This rank's part of the batch.
+            Augmented images, only this rank's part of the batch.
         index : int64 Tensor of shape (B,)
             Positions of the whole batch in the training set.
         epoch : int
@@ -199,12 +280,13 @@ class Trainer:
         Returns
         -------
         correct : bool Tensor of shape (B,)
-            Whether each image was classified correctly.
+            Whether the student classified each image correctly.
         terms : Terms
         """
+        # for dropout and MixUp; a resumed run repeats the same random numbers
         views.seed_everything(views.step_seed(self.seed, epoch, step, self.fabric.global_rank))
-        x, targets = self.inputs(images, index)
-        teacher_output = self.teacher.answer(x, index) if self.teacher else None
+        x, targets = self.make_inputs(images, index)
+        teacher_output = self.teacher.batch_output(x, index) if self.teacher else None
         batch = Batch(self.data.train.labels[index], index, targets)
         with self.sound_steps:
             correct, terms = self.learner(x, teacher_output, batch, epoch)
@@ -213,10 +295,22 @@ class Trainer:
         self.optimization.step()
         return correct, terms
 
-    def inputs(self, images: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the network input of this rank's part of a batch, and soft targets of the whole batch.
+    def make_inputs(self, images: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Normalise and rotate images, and compute soft labels if the recipe smooths or mixes labels.
 
-        The input contains all views of `images`. The targets are None unless the recipe smooths or mixes labels.
+        Parameters
+        ----------
+        images : uint8 Tensor of shape (b, C, H, W)
+            Augmented images, only this rank's part of the batch.
+        index : int64 Tensor of shape (B,)
+            Positions of the whole batch in the training set.
+
+        Returns
+        -------
+        x : float Tensor of shape (V·b, C, H, W)
+            All views of `images`, sorted by view and then by image.
+        targets : float Tensor of shape (B, classes), or None
+            Soft labels of the whole batch. None if the labels are not softened.
         """
         x, targets = views.normalise(images, self.mean, self.std), None
         if self.mix or self.recipe.label_smoothing:
@@ -227,67 +321,89 @@ class Trainer:
         return views.rotate(x, self.method.views), targets
 
     def end_epoch(self) -> None:
-        """Evaluate the student on the held-out splits and record the epoch's row of history.csv."""
+        """Evaluate the student on the held-out splits, and add a row to history.csv."""
         started = time.perf_counter()
         model = self.optimization.evaluated
         ranks.share_buffers(model, self.fabric)
         scores: dict[str, float] = {}
         for split in self.data.held_out:
-            measured = compute_outputs(model, self.data, split, fabric=self.fabric).scores()
-            scores |= {f"{split}_{name}": value for name, value in measured._asdict().items()}
+            split_scores = compute_outputs(model, self.data, split, fabric=self.fabric).scores()
+            scores |= {f"{split}_{name}": value for name, value in split_scores._asdict().items()}
         seconds = time.perf_counter() - started
         self.recorder.end_epoch(self.optimization.lr, self.method.epsilon, scores, seconds)
 
     # -------------------------------------------------------------------------------------------- around the loop
 
-    def ends_early(self) -> bool:
-        """Return whether a callback has ended the training, and its last epoch is over."""
+    def ended_by_callback(self) -> bool:
+        """Return whether a callback set `finished_early` and the current epoch is complete."""
         return bool(self.finished_early) and self.recorder.step == 0
 
-    def call(self, event: str, *arguments: Any) -> None:
-        """Call the method named `event` of every callback that defines it."""
-        for callback in self.callbacks:
-            if action := getattr(callback, event, None):
-                action(self, *arguments)
+    def call_callbacks(self, event: str, *arguments: Any) -> None:
+        """Call one method of every callback that has it.
 
-    def tear_down(self) -> None:
-        """Call `teardown` of every callback. Errors become warnings, so that they do not hide another error."""
+        Parameters
+        ----------
+        event : str
+            Name of the method, such as "on_epoch_end".
+        *arguments
+            Its arguments after the trainer.
+        """
+        for callback in self.callbacks:
+            if method := getattr(callback, event, None):
+                method(self, *arguments)
+
+    def teardown_callbacks(self) -> None:
+        """Call `teardown` of every callback. Errors become warnings, so that they cannot hide an earlier error."""
         for callback in self.callbacks:
             try:
-                if action := getattr(callback, "teardown", None):
-                    action(self)
+                if teardown := getattr(callback, "teardown", None):
+                    teardown(self)
             except Exception as error:
                 warnings.warn(f"teardown of {type(callback).__name__} failed: {one_line(error)}", stacklevel=2)
 
-    def add_time(self) -> None:
-        """Add the time since the last call to the seconds of this epoch."""
+    def update_seconds(self) -> None:
+        """Add the time since the last call to the duration of this epoch."""
         now = time.perf_counter()
-        self.recorder.seconds, self.started = self.recorder.seconds + now - self.started, now
+        self.recorder.seconds, self.timer_started = self.recorder.seconds + now - self.timer_started, now
 
     def check_finite(self) -> None:
-        """Raise FloatingPointError if a loss of this epoch, or a weight after its last step, is not finite.
+        """Check that the losses of this epoch and the current weights are finite.
 
-        A gradient can be non-finite even if the loss is finite. This is why the weights are checked too.
+        The weights are checked because the gradient of a finite loss can be infinite.
+
+        Raises
+        ------
+        FloatingPointError
+            If a loss or a weight is not finite.
         """
-        self.recorder.check_finite(self.order)
+        self.recorder.check_finite(self.epoch_batches)
         for name, weight in [*self.student.named_parameters(), *self.method.named_parameters()]:
             if not weight.isfinite().all():
                 step = self.recorder.step
-                where = self.recorder.place(step, self.order[step - 1].tolist(), self.order)
-                if self.config.precision != "32-true":
-                    where += ", and so may precision 32-true"
-                raise FloatingPointError(f"the gradient of the loss is not finite, by the weight {name}, {where}")
+                where = self.recorder.describe_step(step, self.epoch_batches[step - 1].tolist(), self.epoch_batches)
+                hint = ", or precision 32-true" if self.config.precision != "32-true" else ""
+                raise FloatingPointError(f"the gradient of the weight {name} is not finite {where}{hint}")
 
     def save(self, status: str) -> Run:
-        """Return the record so far as a run, and write it to the run folder if there is one.
+        """Write the run folder, if there is one, and return the run.
 
-        Until the run is finished, a checkpoint is written with it.
+        A checkpoint is written too, unless the run is finished.
+
+        Parameters
+        ----------
+        status : {"running", "interrupted", "finished"}
+
+        Returns
+        -------
+        Run
         """
         recorder, data, model = self.recorder, self.data, self.optimization.evaluated
-        weights, truth = runs.weights_of(model), data.train.difficulty
-        early = {"finished_early": self.finished_early} if self.finished_early else {}
+        weights, ground_truth = runs.weights_of(model), data.train.difficulty
+        settings = {**self.config.dump(), "status": status, "fingerprint": runs.fingerprint(weights)}
+        if self.finished_early:
+            settings["finished_early"] = self.finished_early
         run = Run(
-            settings={**self.config.dump(), "status": status, "fingerprint": runs.fingerprint(weights), **early},
+            settings=settings,
             history=recorder.history_table(),
             timing=recorder.timing_table(),
             student_state=weights,
@@ -295,14 +411,14 @@ class Trainer:
             cross_entropy=recorder.cross_entropy.cpu().numpy(),
             difficulty=recorder.difficulty.cpu().numpy(),
             labels=data.train.labels.cpu().numpy(),
-            ground_truth=None if truth is None else truth.half().cpu().numpy(),
+            ground_truth=None if ground_truth is None else ground_truth.half().cpu().numpy(),
             ids=data.train.ids,
             path=self.folder,
         )
         if recorder.history and status != "running":
             run.gallery = recording.gallery(data, run.difficulty[len(recorder.history) - 1])
             run.embedding = recording.embedding(model, compute_outputs(model, data, "test", fabric=self.fabric))
-        self.call("on_save", run)
+        self.call_callbacks("on_save", run)
         if status == "finished":
             self.optimization.finish()
         if self.folder:
@@ -314,20 +430,19 @@ class Trainer:
         return run
 
     def state(self) -> dict[str, Any]:
-        """Return everything that `resume` needs to continue from here."""
+        """Return the content of a checkpoint: everything that `resume` needs."""
+        callback_states = {name: callback.state_dict() for name, callback in self.callbacks_with_state()}
         return {
             "student": self.student.state_dict(),
             "method": self.method.state_dict(),
             **self.optimization.state(),
             "recorder": vars(self.recorder),
             "finished_early": self.finished_early,
-            "callbacks": {
-                name: kept for name, callback in self.stateful() if (kept := callback.state_dict()) is not None
-            },
+            "callbacks": {name: state for name, state in callback_states.items() if state is not None},
         }
 
-    def stateful(self) -> list[tuple[str, Callback]]:
-        """Return the callbacks that have a state to save, each with a unique name."""
+    def callbacks_with_state(self) -> list[tuple[str, Callback]]:
+        """Return the callbacks that have a `state_dict`, each with a unique name."""
         found, counts = [], Counter[type]()
         for callback in self.callbacks:
             if hasattr(callback, "state_dict") and hasattr(callback, "load_state_dict"):
@@ -336,25 +451,42 @@ class Trainer:
         return found
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint. Raises ValueError if it is damaged or does not belong to this training."""
+        """Continue from a checkpoint.
+
+        Parameters
+        ----------
+        state : dict
+            A result of `state`.
+
+        Raises
+        ------
+        ValueError
+            If the checkpoint is damaged, or belongs to another training.
+        """
         try:
             runs.load_weights(self.student, state["student"], "student")
             runs.load_weights(self.method, state["method"], "heads of the method")
             self.optimization.load(state)
             self.recorder = Recorder(**state["recorder"]).to(self.fabric.device)
-            self.finished_early, kept = str(state["finished_early"]), dict(state["callbacks"])
-            for name, callback in self.stateful():
-                if name in kept:
-                    callback.load_state_dict(kept[name])
+            self.finished_early, callback_states = str(state["finished_early"]), dict(state["callbacks"])
+            for name, callback in self.callbacks_with_state():
+                if name in callback_states:
+                    callback.load_state_dict(callback_states[name])
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # a damaged file can raise anything
-            what = one_line(error)
-            raise ValueError(f"the checkpoint in '{self.folder}' can't be used: {what}; overwrite the run") from error
+            raise ValueError(
+                f"the checkpoint in '{self.folder}' can't be used: {one_line(error)}; start again with overwrite=True"
+            ) from error
 
 
 def configure_process(device: torch.device) -> None:
-    """Configure memory and threads of this process for training on `device`."""
+    """Configure memory and threads of this process for training.
+
+    Parameters
+    ----------
+    device : torch.device
+    """
     if device.type == "cpu":
         hardware.keep_freed_memory()
         hardware.share_cores()
