@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .downloads import check_address, default_root, download, one_line
 from .models import Classifier, TrainingData
-from .models.preprocessing import remember
+from .models.preprocessing import set_trained_on
 from .paths import user_path
 from .runs import BEST, HEADS, TRAINED_ON, load_run, load_weights
 from .validation import check
@@ -146,7 +146,7 @@ def load_checkpoint(
         )
     if isinstance(model, Classifier):
         model.weights_from = str(source) if "://" in str(source) else Path(source).name
-    remember(model, trained_on)
+    set_trained_on(model, trained_on)
     return model
 
 

@@ -6,7 +6,9 @@ from importlib import import_module
 from typing import Any
 
 # module of the package → old name → new name. docs/renamed.md is made from this table.
-RENAMED: dict[str, dict[str, str]] = {}
+RENAMED: dict[str, dict[str, str]] = {
+    "models": {"preprocessed": "restore_preprocessing"},
+}
 
 
 def renamed(module: str) -> Callable[[str], Any]:

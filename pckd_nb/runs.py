@@ -39,7 +39,7 @@ from .data import shapes
 from .downloads import one_line
 from .html import counted, value_text
 from .html import table as html_table
-from .models import Classifier, TrainingData, create_model, preprocessed
+from .models import Classifier, TrainingData, create_model, restore_preprocessing
 from .paths import user_path
 from .plugs import is_plug
 from .validation import check
@@ -188,7 +188,7 @@ class Run:
         if "preprocessing" in about:
             data = self.settings["data"]
             shown = SimpleNamespace(mean=data["mean"], std=data["std"], size=tuple(data["image_size"]))
-            model = preprocessed(model, shown, about["preprocessing"])
+            model = restore_preprocessing(model, shown, about["preprocessing"])
         return model
 
     def check_weights(self) -> None:

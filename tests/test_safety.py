@@ -255,14 +255,14 @@ def test_no_library_loads_weights_on_the_word_of_a_name(option, tmp_path, monkey
     pytest.importorskip("timm")
     monkeypatch.chdir(tmp_path)
     torch.save(touch(tmp_path / "canary"), tmp_path / "file.pth")
-    with pytest.raises(ValueError, match="is not an option: weights are fresh"):
+    with pytest.raises(ValueError, match="is not an option: create_model gives random weights"):
         pckd.create_model(f"timm:test_resnet,{option}", num_classes=10)
     assert not (tmp_path / "canary").exists()
 
 
 @pytest.mark.parametrize("option", ["weights=DEFAULT", "weights='IMAGENET1K_V1'", "weights_backbone=DEFAULT"])
 def test_nor_does_torchvision(option):
-    with pytest.raises(ValueError, match="is not an option: weights are fresh"):
+    with pytest.raises(ValueError, match="is not an option: create_model gives random weights"):
         pckd.create_model(f"torchvision:resnet18,{option}", num_classes=10)
 
 

@@ -147,7 +147,7 @@ def distill(
     check(Positive, teacher_cache_gb=teacher_cache_gb)
     require_progress(progress)
     devices, nodes = checked(Count | None, "devices", devices), checked(Count, "nodes", nodes)
-    devices, nodes = ranks.asked(devices, nodes)
+    devices, nodes = ranks.requested_processes(devices, nodes)
     seed = checked(Seed, "seed", seed)
     task = make_task(student, teacher, data, method, get_recipe(recipe, **changes), seed, val)
     check_task(task, devices * nodes)
@@ -161,18 +161,18 @@ def distill(
     fabric.launch()
     with torch.inference_mode(False), torch.enable_grad(), views.callers_random_numbers(), ExitStack() as stack:
         if out is not None:
-            ranks.by_first(fabric, lambda: stack.enter_context(hold(out, resume=resume, overwrite=overwrite)))
+            ranks.run_on_first_rank(fabric, lambda: stack.enter_context(hold(out, resume=resume, overwrite=overwrite)))
         torch.manual_seed(seed)
         task.bind(fabric)
         config = make_run_config(task, fabric, precision, exact=exact, compile=compile, callbacks=callbacks, out=out)
-        ranks.check_one_job(fabric, config.dump())
-        if run := ranks.by_first(fabric, lambda: finished_run(folder, config) if resume and folder else None):
+        ranks.check_same_settings(fabric, config.dump())
+        if run := ranks.run_on_first_rank(fabric, lambda: finished_run(folder, config) if resume and folder else None):
             runs.load_weights(task.student, run.student_state, str(run.path))
             task.student.trained_on = TrainingData.of(task.data)
             return run
         configure_process(fabric.device)
         example = torch.zeros(1, *task.data.train.shape)
-        stack.enter_context(faults.sound_gradients(task.student, example, precision, fabric.device))
+        stack.enter_context(faults.safe_gradients(task.student, example, precision, fabric.device))
         task = task.to(fabric.device)
         frozen = stack.enter_context(Teacher.of(task, fabric, exact)) if task.teacher else None
         builtin = [*([LogMetrics(loggers)] if loggers else []), KeepBest(), ShowProgress(progress), SaveCheckpoints()]
@@ -181,6 +181,6 @@ def distill(
             root, key = usable_cache(teacher_cache, config), cache_key(config, task, fabric.device)
             config.teacher = config.teacher.model_copy(update=frozen.choose(root, teacher_cache_gb, key))
         with tidied_after_errors(folder, fabric):
-            if state := ranks.by_first(fabric, lambda: begin(folder, config, resume) if folder else None):
+            if state := ranks.run_on_first_rank(fabric, lambda: begin(folder, config, resume) if folder else None):
                 trainer.resume(state)
             return trainer.train()

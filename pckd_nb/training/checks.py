@@ -16,7 +16,7 @@ from ..downloads import one_line
 from ..evaluation import check_input, evaluate
 from ..html import counted
 from ..models import Classifier
-from ..models.preprocessing import sees_differently
+from ..models.preprocessing import input_differs
 from ..runs import Run
 from .callbacks import Callback
 from .task import Task, has_batchnorm
@@ -88,7 +88,7 @@ def check_task(task: Task, processes: int) -> None:
         check_numbers(model, who)
         check_input(model, who, data)
     before = task.student.trained_on
-    if before and sees_differently(before, data):
+    if before and input_differs(before, data):
         warnings.warn(
             f"the student's first weights were trained on {before.name}, with other pixel constants or another image "
             f"size than {data.name} has",

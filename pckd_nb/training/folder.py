@@ -102,7 +102,7 @@ def tidied_after_errors(folder: Path | None, fabric: Fabric) -> Iterator[None]:
                 resuming.clear(folder)
             elif folder and isinstance(error, OSError) and error.strerror and resuming.has_checkpoint(folder):
                 error.strerror += "; the last checkpoint is as it was, resume=True goes on from it"
-        if fabric.world_size > 1 and isinstance(error, RuntimeError) and ranks.lost(error):
+        if fabric.world_size > 1 and isinstance(error, RuntimeError) and ranks.is_lost_rank(error):
             raise ConnectionError(
                 "another process of this training is gone: start the training again with resume=True"
             ) from error
