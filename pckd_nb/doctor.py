@@ -54,6 +54,6 @@ def _compile(device: torch.device) -> str:
 
 
 def _threads() -> str:
-    chosen = [f"{name}={os.environ[name]}" for name in hardware.WAITING if name in os.environ]
+    chosen = [f"{name}={os.environ[name]}" for name in hardware.WAIT_VARIABLES if name in os.environ]
     how = ", ".join(chosen) or "as OpenMP does by itself, because torch was loaded before this package"
     return f"{torch.get_num_threads()}; how they wait for each other: {how}"

@@ -46,7 +46,7 @@ def prepare(folder: str | Path, *, resume: bool, overwrite: bool) -> Path:
         raise FileNotFoundError(f"'{folder}' is a link to a place that is not there")
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"'{folder}' is a file; a run needs a folder")
-    if folder.is_dir() and any(not files.LEFT.fullmatch(path.name) for path in folder.iterdir()):
+    if folder.is_dir() and any(not files.LEFTOVERS.fullmatch(path.name) for path in folder.iterdir()):
         if not (folder / "run.json").is_file():
             raise FileExistsError(f"'{folder}' exists and is not a run; choose another folder")
         if not (resume or overwrite):
@@ -81,7 +81,7 @@ def clear(folder: Path, but: str = "") -> None:
 
 def _of_a_run(path: Path) -> bool:
     file = path.is_symlink() or not path.is_dir()
-    return file and (path.name in OF_A_RUN or bool(files.LEFT.fullmatch(path.name)))
+    return file and (path.name in OF_A_RUN or bool(files.LEFTOVERS.fullmatch(path.name)))
 
 
 def worth_keeping(folder: Path) -> bool:

@@ -41,7 +41,7 @@ from .html import counted, value_text
 from .html import table as html_table
 from .models import Classifier, TrainingData, create_model, restore_preprocessing
 from .paths import user_path
-from .plugs import is_plug
+from .plugs import is_plugin
 from .validation import check
 
 HEADS, BEST = "method.", "best."  # prefixes in student.safetensors
@@ -178,7 +178,7 @@ class Run:
         if not state:
             raise ValueError(f"'{self.path}' is a record without weights")
         library, colon, _ = (about["name"] or "").partition(":")
-        if about["name"] is None or (colon and library not in LIBRARIES and is_plug(about["name"])):
+        if about["name"] is None or (colon and library not in LIBRARIES and is_plugin(about["name"])):
             raise ValueError("this run's network is your own: build it, then load_state_dict(run.student_state)")
         model = create_model(about["name"], num_classes=about["num_classes"], in_channels=about["in_channels"])
         load_weights(model, state, str(self.path or "this run"))

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .plugs import is_plug, load_plug
+from .plugs import is_plugin, load_plugin
 
 # One stream of random numbers for every use, so that they are independent of each other.
 ORDER, SHIFT_Y, SHIFT_X, FLIP, NOISE = range(5)
@@ -132,7 +132,7 @@ def find_transform(name: str | Transform) -> Transform:
         return name
     from torchvision.transforms import v2  # slow to import: only when asked for
 
-    found = load_plug(name) if is_plug(name) else getattr(v2, name, None)
+    found = load_plugin(name) if is_plugin(name) else getattr(v2, name, None)
     if found is None:
         raise ValueError(f"unknown transform {name!r}: it must be a name in torchvision.transforms.v2, or file.py:NAME")
     return _made(name, found)  # type: ignore[no-any-return]
@@ -142,8 +142,8 @@ def find_mix(name: str | Mix, num_classes: int) -> Mix:
     """mixup (arXiv 1710.09412), cutmix (arXiv 1905.04899), or "file.py:Name" of your own; a callable as it is."""
     if not isinstance(name, str):
         return name
-    if is_plug(name):
-        return _made(name, load_plug(name), num_classes=num_classes)  # type: ignore[no-any-return]
+    if is_plugin(name):
+        return _made(name, load_plugin(name), num_classes=num_classes)  # type: ignore[no-any-return]
     from torchvision.transforms import v2
 
     return {"mixup": v2.MixUp, "cutmix": v2.CutMix}[name](num_classes=num_classes)  # type: ignore[no-any-return]

@@ -179,8 +179,8 @@ CHECKPOINTS = {
     "a bomb": (lambda f, c: bomb(f), "would unpack to 100,000,0"),
     "claims 4 GB": (lambda f, c: claiming(f, 2**32 - 2), "would unpack to 4,29"),
     "a view of 4 TB": (lambda f, c: torch.save(changed(fc__bias=HUGE), f), "has shape (1099511627776,)"),
-    "endless to walk through": (lambda f, c: torch.save(laughs(), f), "holds no weights"),
-    "nested a thousandfold": (lambda f, c: torch_zip(f, nested()), "holds no weights"),
+    "endless to walk through": (lambda f, c: torch.save(laughs(), f), "has no weights: expected"),
+    "nested a thousandfold": (lambda f, c: torch_zip(f, nested()), "has no weights: expected"),
     "safetensors, endless header": (lambda f, c: safetensors(f, {}, length=2**60), "as safetensors, "),
     "safetensors, header past the end": (lambda f, c: safetensors(f, {}, length=10**6), "as safetensors, "),
     "safetensors, overlapping": (
@@ -200,13 +200,13 @@ CHECKPOINTS = {
     ),
     "not finite": (
         lambda f, c: torch.save(changed(fc__bias=torch.full((10,), torch.nan)), f),
-        "'fc.bias' is not finite",
+        "'fc.bias' has values that are not finite",
     ),
     "another shape": (lambda f, c: torch.save(changed(fc__bias=torch.ones(11)), f), "'fc.bias' has shape (11,)"),
     "another name": (lambda f, c: torch.save(changed(evil=torch.ones(1)), f), "'evil' has no place"),
     "one too few": (lambda f, c: torch.save(NO_MORE, f), "'fc.bias' is missing"),
-    "no names": (lambda f, c: torch.save({0: torch.ones(1)}, f), "holds no weights"),
-    "a zip of photographs": (lambda f, c: photographs(f), "a zip archive, but not one of PyTorch's"),
+    "no names": (lambda f, c: torch.save({0: torch.ones(1)}, f), "has no weights: expected"),
+    "a zip of photographs": (lambda f, c: photographs(f), "a zip archive, but not a file of PyTorch"),
     "a text": (lambda f, c: f.write_text("weights"), "no file of weights"),
     "a web page": (lambda f, c: f.write_text("<!doctype html>Sign in"), "is a web page"),
     "nothing": (lambda f, c: f.write_bytes(b""), "is empty"),
@@ -600,7 +600,7 @@ def test_the_main_job_asks_no_network(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     environment |= {"PCKD_DATA": str(tmp_path / "data"), "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
-    waits = "import pckd_nb.downloads\npckd_nb.downloads.PAUSES = ()\n"
+    waits = "import pckd_nb.downloads\npckd_nb.downloads.RETRY_PAUSES = ()\n"
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(UNPLUGGED + waits + MAIN_JOB)],
         cwd=tmp_path,

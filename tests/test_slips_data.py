@@ -427,7 +427,7 @@ def test_class_names_that_look_the_same_are_refused(tree):  # noqa: F811
 
 
 def test_a_refused_download_leaves_no_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads, "PAUSES", ())
+    monkeypatch.setattr(downloads, "RETRY_PAUSES", ())
     root = tmp_path / "new" / "root"
     with pytest.raises(OSError):
         downloads.download("https://localhost:9/nothing.zip", root / "nothing.zip", lambda path: None)

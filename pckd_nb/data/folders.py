@@ -131,7 +131,7 @@ def _unpack_imagenet(folder: Path, parts: list[str]) -> None:
             f"or images into {folder / 'train' / 'CLASS'} and {folder / 'val' / 'CLASS'}"
         )
     try:
-        with downloads.careful_tarfile():
+        with downloads.safe_tarfile():
             if "val" in parts:
                 imagenet.parse_devkit_archive(folder)
             for part in parts:

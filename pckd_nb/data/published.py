@@ -269,7 +269,9 @@ def _fetch(name: str, path: Path, md5: str) -> None:
         return downloads.check_md5(path, md5)
     url, size = _SOURCES[path.name]
     try:
-        downloads.download(url, path, partial(downloads.check_md5, expected=md5, remedy="it was not kept"), most=size)
+        downloads.download(
+            url, path, partial(downloads.check_md5, expected=md5, remedy="it was not kept"), max_bytes=size
+        )
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         by_hand = f"put {path.name} (md5 {md5}) from {url} into {path.parent}"

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..catalogue import REGISTERED, find_method
-from ..plugs import is_plug, load_plug
+from ..plugs import is_plugin, load_plugin
 from .base import (
     KD,
     Batch,
@@ -77,7 +77,7 @@ def setting_names(name: str) -> set[str]:
     """The names of the settings of a method, by its name as in `make`; none where there is no such method."""
     built = {known.lower(): build for known, build in {**METHODS, **BUILT}.items()}
     try:
-        build: Any = load_plug(name) if is_plug(name) else built[name.lower()]
+        build: Any = load_plugin(name) if is_plugin(name) else built[name.lower()]
     except (ValueError, KeyError):
         return set()
     inits = (
@@ -97,8 +97,8 @@ def make(name: str, **settings: Any) -> Method:
     an unknown name, or a setting that it does not have or can't take, TypeError for one that is no number."""
     if not isinstance(name, str):
         raise TypeError(f"a method is chosen by its name, got {type(name).__name__}")
-    if is_plug(name) or name.lower() in METHODS:
-        build = load_plug(name) if is_plug(name) else METHODS[name.lower()]
+    if is_plugin(name) or name.lower() in METHODS:
+        build = load_plugin(name) if is_plugin(name) else METHODS[name.lower()]
         parameters = inspect.signature(build).parameters.values()
         if any(about.kind is about.VAR_KEYWORD for about in parameters):
             return build(**settings)
@@ -106,8 +106,7 @@ def make(name: str, **settings: Any) -> Method:
         for setting in settings:
             if setting not in known:
                 has = ", ".join(known) or "none"
-                raise ValueError(
-                    f"method {name if is_plug(name) else name.lower()} has no setting {setting!r}; its settings: {has}"
-                )
+                shown = name if is_plugin(name) else name.lower()
+                raise ValueError(f"method {shown} has no setting {setting!r}; its settings: {has}")
         return build(**settings)
     return baseline(find_method(name), **settings)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .. import losses, preview
 from ..downloads import one_line
 from ..models import Classifier, Output
-from ..provenance import code_fingerprint, describe, public, structure_fingerprint
+from ..provenance import code_fingerprint, describe, public_attributes, structure_fingerprint
 from ..short_help import ShortHelpModule
 from ..validation import NotNegative, Positive, check
 
@@ -468,7 +468,9 @@ def resolve(
                     break
         value = getattr(copied, name) if source != "argument" and name in built else {**left_open, **chosen}[name]
         settings[name] = {"value": value, "from": source}
-    others = {name: value for name, value in public(method).items() if name not in {*settings, "title", "left_out"}}
+    others = {
+        name: value for name, value in public_attributes(method).items() if name not in {*settings, "title", "left_out"}
+    }
     if code_fingerprint(type(method)) is None:  # methods of this package: only what was changed after construction
         others = {name: value for name, value in others.items() if hasattr(type(method), name)}
     else:

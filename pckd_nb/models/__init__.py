@@ -25,7 +25,7 @@ from torch import nn
 from ..catalogue import LIBRARIES, PAIRS, check_library, find_name
 from ..deprecation import renamed
 from ..downloads import one_line
-from ..plugs import is_plug, load_plug
+from ..plugs import is_plugin, load_plugin
 from ..validation import Count, checked, plain
 from .maps import FeatureMaps
 from .mobilenet_v2 import MobileNetV2
@@ -134,7 +134,7 @@ def create_model(
     in_channels = in_channels if in_channels is not None else getattr(data, "channels", 3)
     library, colon, rest = name.partition(":")
     builder: Callable[..., Classifier]
-    if colon and library not in LIBRARIES and is_plug(name):
+    if colon and library not in LIBRARIES and is_plugin(name):
         builder = partial(_build_plugin, name)
     elif colon:
         builder = _library_builder(library, rest)
@@ -155,7 +155,7 @@ def create_model(
 
 def _build_plugin(name: str, num_classes: int, in_channels: int) -> Classifier:
     """Build the user's network "module:Name" or "file.py:Name"."""
-    build = load_plug(name)
+    build = load_plugin(name)
     try:
         made = build(num_classes=num_classes, in_channels=in_channels)
     except TypeError as error:

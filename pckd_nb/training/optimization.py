@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..models import Classifier
-from ..plugs import load_plug
+from ..plugs import load_plugin
 from ..recipes import Recipe
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> Optimizer:
     """
     build = recipe.optimizer
     if isinstance(build, str):
-        build = OPTIMIZERS[build](recipe) if build in OPTIMIZERS else load_plug(build)
+        build = OPTIMIZERS[build](recipe) if build in OPTIMIZERS else load_plugin(build)
     optimizer = build(parameters)
     if not isinstance(optimizer, Optimizer):
         kind = type(optimizer).__name__
@@ -237,7 +237,7 @@ def make_schedule(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int, to
             return rise * factor(recipe, steps_per_epoch, total, step)
 
         return LambdaLR(optimizer, scaled)
-    schedule: object = (load_plug(build) if isinstance(build, str) else build)(optimizer, total)
+    schedule: object = (load_plugin(build) if isinstance(build, str) else build)(optimizer, total)
     if isinstance(schedule, ReduceLROnPlateau):
         raise TypeError("schedule can't be ReduceLROnPlateau: it needs a score, and is stepped here without one")
     if not isinstance(schedule, LRScheduler):
