@@ -90,8 +90,9 @@ def load_checkpoint(
 ) -> Network:
     """Load weights from a file, a run folder or a web address into a network, and return the network.
 
-    All weights must fit. Prefixes of names, such as "module." of DataParallel or "model." of Lightning, are removed. If
-    loading fails, the network is not changed. Code in a file is never executed.
+    All weights must fit. Auxiliary heads that only the file has are skipped. Prefixes of names, such as "module." of
+    DataParallel or "model." of Lightning, are removed. If loading fails, the network is not changed. Code in a file is
+    never executed.
 
     Parameters
     ----------

@@ -20,4 +20,5 @@ class ShortHelpModule(nn.Module, metaclass=ShortHelp):
     """An `nn.Module` with a short `help()`. `dir()` of an object still lists all members, for completion."""
 
     def __dir__(self) -> list[str]:
+        """Return the names of all members."""
         return sorted({*super().__dir__(), *dir(nn.Module)})

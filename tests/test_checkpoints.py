@@ -325,7 +325,7 @@ def test_code_is_refused_by_name_and_not_run(called, legacy, tmp_path):
 def test_a_bare_pickle_is_refused_and_not_run(called, protocol, tmp_path):
     (tmp_path / "file.pth").write_bytes(pickle.dumps(attacks(tmp_path / "marker")[called], protocol))
     message = refusal(tmp_path / "file.pth")
-    assert "refused: it is a pickle" in message if protocol >= 2 else "no file of weights" in message
+    assert "refused: it is a pickle" in message if protocol >= 2 else "is not a file of weights" in message
     assert not (tmp_path / "marker").exists()
 
 
@@ -345,7 +345,7 @@ def test_a_torchscript_program_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "file.pt", "w") as file:
         file.writestr("file/constants.pkl", b"")
         file.writestr("file/data.pkl", b"")
-    assert "TorchScript program, and code is never run" in refusal(tmp_path / "file.pt")
+    assert "TorchScript program, and code in a checkpoint is never run" in refusal(tmp_path / "file.pt")
 
 
 def test_broken_files_are_told_apart(tmp_path):
@@ -356,12 +356,12 @@ def test_broken_files_are_told_apart(tmp_path):
         return refusal(tmp_path / name)
 
     assert "no such file" in refusal(tmp_path / "none.pth", FileNotFoundError)
-    assert "not a run: it has no run.json" in refusal(tmp_path, FileNotFoundError)
+    assert "is not a run folder: it has no run.json" in refusal(tmp_path, FileNotFoundError)
     assert "is empty" in message(b"")
     for page in (b"<!DOCTYPE html>", b"\n  <html><body>404", b"\xef\xbb\xbf<!doctype html>", b"<?xml version='1.0'?>"):
         assert "is a web page" in message(page)
-    assert "no file of weights" in message(np.random.default_rng(0).bytes(3000))
-    assert "no file of weights" in message(b"P")
+    assert "is not a file of weights" in message(np.random.default_rng(0).bytes(3000))
+    assert "is not a file of weights" in message(b"P")
     assert "as safetensors" in message(np.random.default_rng(0).bytes(3000), "file.safetensors")
     assert "refused: it is a pickle that is damaged or has more than weights" in message(
         b"\x80" + np.random.default_rng(0).bytes(3000)
@@ -594,7 +594,7 @@ def test_a_web_page_is_not_kept(server, tmp_path):
 def test_a_damaged_download_names_address_and_file(server, tmp_path):
     server.files["/x.pth"] = b"damaged"
     message = refusal(f"{server.address}/x.pth", root=tmp_path)
-    assert f"'{server.address}/x.pth' (kept as '{tmp_path}" in message and "no file of weights" in message
+    assert f"'{server.address}/x.pth' (kept as '{tmp_path}" in message and "is not a file of weights" in message
 
 
 def test_only_https_is_fetched(server, content, tmp_path, monkeypatch):

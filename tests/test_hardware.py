@@ -156,7 +156,9 @@ def test_denied_instructions_are_hidden(pretend, aten, isa):
 
 
 def test_the_users_limit_reaches_torch():
-    code = "from pckd_nb.hardware import cpu_features as f; print(json.dumps([n for n in f() if n.startswith('avx512')]))"
+    code = (
+        "from pckd_nb.hardware import cpu_features as f; print(json.dumps([n for n in f() if n.startswith('avx512')]))"
+    )
     assert run_python(code, ATEN_CPU_CAPABILITY="avx2") == []
 
 

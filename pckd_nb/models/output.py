@@ -46,17 +46,17 @@ class Output(NamedTuple):
 
     def detach(self) -> "Output":
         """Return the same values without gradients, as for a teacher."""
-        return self._apply(Tensor.detach)
+        return _map_tensors(self, Tensor.detach)
 
     def float(self) -> "Output":
         """Return the same values, with 16-bit tensors converted to float32."""
-        return self._apply(lambda x: x.float() if x.itemsize == 2 else x)
+        return _map_tensors(self, lambda x: x.float() if x.itemsize == 2 else x)
 
-    def _apply(self, change: Callable[[Tensor], Tensor]) -> "Output":
-        bias = self.bias if self.bias is None else change(self.bias)
-        return Output(
-            change(self.features), change(self.logits), change(self.centers), bias, tuple(map(change, self.maps))
-        )
+
+def _map_tensors(output: Output, change: Callable[[Tensor], Tensor]) -> Output:
+    features, logits, centers, bias, maps = output
+    changed_bias = None if bias is None else change(bias)
+    return Output(change(features), change(logits), change(centers), changed_bias, tuple(map(change, maps)))
 
 
 class Classifier(ShortHelpModule):

@@ -99,7 +99,8 @@ def with_preprocessing(
 ) -> Classifier:  # fmt: skip
     """Return a network that takes images of `data` but was trained with another normalisation or image size.
 
-    Use it for a teacher from elsewhere. A network with known `trained_on` is converted without it.
+    Use it for a teacher from another source. It is not needed if `trained_on` of the teacher is known: `distill`,
+    `evaluate` and `predict` then convert the images themselves.
 
     Parameters
     ----------
