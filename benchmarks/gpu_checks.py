@@ -444,7 +444,7 @@ def ranks(sizes: Sizes) -> str:
 def compiled(sizes: Sizes) -> str:
     """torch.compile of the student gives the same losses."""
     shape = sizes.channels, sizes.side, sizes.side
-    if not compiling.compiles(True, Networks(sizes).student, 1, shape, torch.device(sizes.device), "32-true"):
+    if not compiling.should_compile(True, Networks(sizes).student, 1, shape, torch.device(sizes.device), "32-true"):
         raise CheckSkipped("torch.compile does not work on this machine")
     with full_float32():
         found, expected = train(sizes, compile=True), train(sizes)

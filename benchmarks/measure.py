@@ -150,7 +150,7 @@ def memory_bandwidth(device: torch.device, mebibytes: int, seconds: float) -> fl
 
 def capabilities() -> dict[str, bool]:
     """Whether this machine's processor has each of `CAPABILITIES`."""
-    able = hardware.able()
+    able = hardware.cpu_features()
     return {name: any(able.get(flag, False) for flag in flags) for name, flags in CAPABILITIES.items()}
 
 

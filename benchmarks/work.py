@@ -233,7 +233,7 @@ class Pair:
         shape = self.data.train.shape
         device = self.settings.device
         precision = hardware.default_precision(device)
-        compile = compiling.compiles("auto", self.student, self.settings.rows, shape, device, precision)
+        compile = compiling.should_compile("auto", self.student, self.settings.rows, shape, device, precision)
         options = {**options, "compile": compile, **more}
         return PackageLoop(make_trainer(self.student, self.teacher, self.data, **options))
 

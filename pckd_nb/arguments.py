@@ -1,4 +1,4 @@
-"""What callers give for a network, a run or a data set: the object, or where it is or what it is called."""
+"""Accept a network, a run or a data set as an argument: the object itself, its folder or its name."""
 
 import os
 from pathlib import Path
@@ -12,21 +12,49 @@ from .models import Classifier, as_classifier, create_model
 from .paths import user_path
 from .runs import Run, load_run
 
-Network: TypeAlias = Classifier | Run | nn.Module | str | Path  # a Classifier, or what one can be made of
+Network: TypeAlias = Classifier | Run | nn.Module | str | Path  # everything that `as_network` accepts
 
 
 def as_dataset(given: object) -> Dataset:
-    """Return a data set, which is loaded if its name is given. Raises TypeError for anything else."""
+    """Return a data set. It is loaded if its name is given.
+
+    Parameters
+    ----------
+    given : Dataset or str
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    TypeError
+        If it is anything else.
+    """
     if isinstance(given, str):
         return load_dataset(given)
     if not isinstance(given, Dataset):
-        hint = "Dataset.from_torch(train, test) makes one of a torch Dataset"
+        hint = "use Dataset.from_torch(train, test) for a torch Dataset"
         raise TypeError(f"data must be a Dataset or the name of one, got {type(given).__name__}: {hint}")
     return given
 
 
 def as_run(given: object) -> Run:
-    """Return a run, which is read if its folder is given. Raises TypeError for anything else."""
+    """Return a run. It is loaded if its folder is given.
+
+    Parameters
+    ----------
+    given : Run, str or Path
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    TypeError
+        If it is anything else.
+    """
     if isinstance(given, str | Path):
         return load_run(user_path(given, "run"))
     if not isinstance(given, Run):
@@ -35,14 +63,14 @@ def as_run(given: object) -> Run:
 
 
 def as_trained(argument: str, given: object) -> Classifier | Run:
-    """Return a network that a caller gave, or the run that has it.
+    """Return a trained network, or the run that contains it.
 
     Parameters
     ----------
     argument : str
-        The name of the argument. Errors mention it.
-    given : Classifier, Run, nn.Module, str or path
-        A module is wrapped by `as_classifier`. A string or path is the folder of a run.
+        Name of the argument in an error message.
+    given : Classifier, Run, nn.Module, str or Path
+        `as_classifier` wraps an nn.Module. A string or Path is the folder of a run.
 
     Returns
     -------
@@ -53,9 +81,10 @@ def as_trained(argument: str, given: object) -> Classifier | Run:
     TypeError
         If `given` is not a network, a run or a path. A class is not a network.
     ValueError
-        If a module has no clear last layer, or if a string or path leads to weights alone or is a network's name.
+        If it is not clear which layer of a module is the last one, if the path is a file of weights, or if the string
+        is the name of a network, because such a network is not trained.
     FileNotFoundError
-        If there is no such folder.
+        If the folder does not exist.
     """
     if isinstance(given, Classifier | Run):
         return given
@@ -63,31 +92,31 @@ def as_trained(argument: str, given: object) -> Classifier | Run:
         return as_classifier(given)
     if not isinstance(given, str | Path):
         kind, name = type(given).__name__, getattr(given, "__name__", "")
-        hint = f"write {name}(...), not {name}" if name else "create_model(name, data) makes a network"
+        hint = f"write {name}(...), not {name}" if name else "create_model(NAME, data) makes a network"
         raise TypeError(f"{argument} must be a network, a Run or the folder of one, got {kind}: {hint}")
     path = user_path(given, argument)
     if "://" in str(given) or (path.exists() and not (path / "run.json").is_file()):
-        how = f"load_checkpoint(create_model(NAME, data), '{given}')"
-        raise ValueError(f"{argument} '{given}' is not a run folder: for a file of weights write {how}")
+        hint = f"for a file of weights write load_checkpoint(create_model(NAME, data), '{given}')"
+        raise ValueError(f"{argument} '{given}' is not a run folder: {hint}")
     if path.exists() or isinstance(given, Path) or os.sep in given:
         return load_run(path)
     check_network(given)
-    how = f"fit trains one, load_checkpoint(create_model('{given}', data), PATH) loads weights"
-    raise ValueError(f"{argument} '{given}' names a network without weights: {how}")
+    hint = f"train it with fit, or load weights with load_checkpoint(create_model('{given}', data), PATH)"
+    raise ValueError(f"{argument} '{given}' is the name of a network that is not trained: {hint}")
 
 
 def as_network(argument: str, given: object, data: Dataset | None = None, seed: int | None = None) -> Classifier:
-    """Return a network that a caller gave.
+    """Return a network.
 
     Parameters
     ----------
     argument, given
         As in `as_trained`.
     data : Dataset, optional
-        If it is given, a string may also be the name of a network, which is then made for it. A folder of this name
-        has to be written as a path, "./resnet8".
+        With `data`, a string can also be the name of a network, which is created for it. Write "./resnet8" for a folder
+        that has the name of a network.
     seed : int, optional
-        Seed of the weights of a network that is made.
+        Seed of the weights of a network that is created.
 
     Returns
     -------

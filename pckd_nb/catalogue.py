@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .paths import user_path
-from .plugs import is_plug
+from .plugs import is_plugin
 
 DATASETS = {
     "shapes100": "100 categories of drawn shapes, 32×32 RGB, difficulty known; generated, no download",
@@ -116,7 +116,7 @@ def check_dataset(name: str) -> None:
     ValueError
         If the name is unknown. The message contains similar names.
     """
-    if isinstance(name, str) and (name in DATASETS or name.startswith(WITH_PATH) or is_plug(name)):
+    if isinstance(name, str) and (name in DATASETS or name.startswith(WITH_PATH) or is_plugin(name)):
         return
     near = difflib.get_close_matches(str(name).lower(), DATASETS, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
@@ -222,7 +222,7 @@ def check_network(name: str) -> None:
         If the name is unknown. The message contains similar names.
     """
     library, colon, _ = name.partition(":")
-    if colon and library not in LIBRARIES and is_plug(name):
+    if colon and library not in LIBRARIES and is_plugin(name):
         return
     if colon:
         check_library(library)
@@ -298,7 +298,7 @@ def find_method(name: str) -> str:
     >>> find_method("reviewkd")
     'ReviewKD'
     """
-    if is_plug(name):
+    if is_plugin(name):
         return name
     known_names = (*METHODS, *BASELINES, *NOT_IMPLEMENTED, *REGISTERED)
     found = {known_name.lower(): known_name for known_name in known_names}.get(name.lower())
@@ -356,7 +356,7 @@ def read_arm(text: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(text, str):
         raise TypeError(f"an arm must be a string, got {type(text).__name__}")
     method, *parts = re.split(r"-(?=\w+=)", text.strip())
-    if not re.fullmatch(r"\w+", method) and not is_plug(method):
+    if not re.fullmatch(r"\w+", method) and not is_plugin(method):
         raise ValueError(f"{text!r} is not an arm: write METHOD or METHOD-SETTING=VALUE, such as pckd-beta_cc=0.02")
     method = {name.lower(): name for name in (*METHODS, *BASELINES)}.get(method.lower(), method)
     settings = [part.split("=", 1) for part in parts]

@@ -1,7 +1,7 @@
-"""Weights that others saved, from a file or a web address, into a network of ours. No code in a file is ever run.
+"""Load weights from files of other libraries, from web addresses or from runs. Code in a file is never executed.
 
-Read are PyTorch files, zip or legacy (RepDistiller/CRD, the PCKD release, mdistiller, timm, torchvision, Lightning),
-safetensors, run folders, and folders as on the Hugging Face hub.
+These can be loaded: PyTorch files in the zip or the legacy format (RepDistiller/CRD, the PCKD release, mdistiller,
+timm, torchvision, Lightning), safetensors files, run folders, and folders in the format of the Hugging Face hub.
 """
 
 import hashlib
@@ -23,33 +23,38 @@ from torch import Tensor, nn
 from .downloads import check_address, default_root, download
 from .messages import one_line
 from .models import Classifier, TrainingData
-from .models.preprocessing import remember
+from .models.preprocessing import set_trained_on
 from .paths import user_path
 from .runs import BEST_PREFIX, HEADS_PREFIX, TRAINED_ON, load_run, load_weights
 from .validation import check
 
-PLACES = (  # of the weights in a file, best first
+WEIGHT_KEYS = (  # keys under which files keep the weights; the first match is used
     "model", "state_dict", "model_state_dict", "net", "network", "student", "weights", "params", "state_dict_ema",
     "model_ema", "ema",
 )  # fmt: skip
-# put before names by DataParallel, torch.compile, Lightning, and mdistiller, which saves teacher and student in one
-WRAPPERS = re.compile(r"(?:(?:module|_orig_mod|model|net|network|student)\.)+")
-AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads of GoogLeNet and Inception v3 that only their training uses
-RENAMED = {  # old names in torchvision's files → the names of today, as torchvision itself changes them
+# prefixes of names from DataParallel, torch.compile, Lightning, and mdistiller (it saves teacher and student together)
+WRAPPER_PREFIXES = re.compile(r"(?:(?:module|_orig_mod|model|net|network|student)\.)+")
+AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")  # of GoogLeNet and Inception v3, used in their training only
+OLD_LAYER_NAMES = {  # names in old files of torchvision → today's names; torchvision makes the same changes
     r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)": r"\1\2",
     r"(mlp\.)linear_1\.": r"\g<1>0.",
     r"(mlp\.)linear_2\.": r"\g<1>3.",
 }
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in folders of the Hugging Face hub
-ARCHIVES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")
-UNPACK = "unpack it, and give the file of weights that is in it"
-OLD_TAR = (b"sys_info\0", b"pickle\0", b"tensors\0", b"storages\0")  # how PyTorch's first files begin
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # weights in a folder of the Hugging Face hub
+ARCHIVE_SIGNATURES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")
+UNPACK_ADVICE = "unpack it and give the file of weights inside"
+LEGACY_TAR_NAMES = (
+    b"sys_info\0",
+    b"pickle\0",
+    b"tensors\0",
+    b"storages\0",
+)  # beginnings of the very first PyTorch format
 LFS_POINTER = b"version https://git-lfs.github.com/"
-MAX_PACKED = 50  # times that the weights in a zip archive may be larger than the archive
-MAX_HEADER = 100_000_000  # bytes of a safetensors header, as in the library
+MAX_UNPACK_RATIO = 50  # largest accepted size of an unpacked zip archive, relative to the archive
+MAX_HEADER_BYTES = 100_000_000  # of a safetensors file, as in that library
 WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<[!?a-zA-Z]")
-NOT_RUN = (
-    "and code is never run from a checkpoint; ask its author for a file of weights (safetensors), or, if you have the "
+NO_CODE_ADVICE = (
+    "and code in a checkpoint is never run; ask its author for a file of weights (safetensors), or, if you have the "
     "network, save model.state_dict() alone"
 )
 
@@ -57,14 +62,14 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class Ignored:
-    """Takes the place of what files hold beside weights, so that not even numpy's or argparse's code sees them."""
+    """Replaces all objects in a file that are not weights, so that no code of their classes runs."""
 
     def __init__(self, *_: Any) -> None: ...
 
     def __setstate__(self, _: Any) -> None: ...
 
 
-IGNORED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+IGNORED_GLOBALS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (Ignored, name)
     for name in (
         "argparse.Namespace",
@@ -84,24 +89,61 @@ def load_checkpoint(
     size: int | None = None,
     root: str | Path | None = None,
 ) -> Network:
-    """Load the weights in `source`, a file, a run folder or an https address, into `model`, and return it.
+    """Load weights from a file, a run folder or a web address into a network, and return the network.
 
-    Every weight must fit, but for counters of batches that old files lack, and auxiliary heads that `model` lacks.
-    Prefixes of wrappers, such as "module." or Lightning's "model.", are removed; what is beside the wrapped network is
-    not read. Where anything fails the model is left as it was.
-    sha256 (64 hexadecimal digits) and size (bytes) are of the file, an address may also end in #sha256=…; root is
-    `fetch`'s.
-    Raises ValueError (weights of another network, a file that can't be read or holds more than weights),
-    FileNotFoundError (no such file, a folder that is no run) or OSError (failed download, wrong sum or size).
+    All weights must fit. Auxiliary heads that only the file has are skipped. Prefixes of names, such as "module." of
+    DataParallel or "model." of Lightning, are removed. If loading fails, the network is not changed. Code in a file is
+    never executed.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Its weights are replaced. `create_model` makes one.
+    source : str or Path
+        A file of PyTorch or safetensors, a run folder, a folder of the Hugging Face hub, or an https address. An
+        address can end in #sha256=…
+    sha256 : str, optional
+        Expected SHA-256 sum of the file, 64 hexadecimal digits.
+    size : int, optional
+        Expected size of the file in bytes.
+    root : str or Path, optional
+        Folder for downloads. Default: that of the data sets.
+
+    Returns
+    -------
+    nn.Module
+        `model`.
+
+    Raises
+    ------
+    TypeError
+        If `model` is not an nn.Module or `source` is not a path.
+    ValueError
+        If the weights belong to another network, if the file cannot be read, or if it contains more than weights.
+    FileNotFoundError
+        If there is no such file, or if a folder is not a run.
+    OSError
+        If the download fails, or if the size or the SHA-256 sum is wrong.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pckd_nb as pckd
+    >>> trained = pckd.create_model("resnet8", num_classes=10, seed=0)
+    >>> torch.save(trained.state_dict(), "teacher.pth")
+    >>> teacher = pckd.create_model("resnet8", num_classes=10, seed=1)
+    >>> teacher = pckd.load_checkpoint(teacher, "teacher.pth")
+    >>> torch.equal(teacher.fc.weight, trained.fc.weight)
+    True
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a network, got {type(model).__name__}: create_model(name, data) makes one")
+        raise TypeError(f"model must be a network, got {type(model).__name__}: create_model(NAME, data) makes one")
     if not isinstance(source, str | Path):
         raise TypeError(f"source must be a path or an address, got {type(source).__name__}")
-    _check_sum(sha256)
+    _check_sha256(sha256)
     if "://" in str(source):
-        source, _, fragment = str(source).partition("#sha256=")  # pip's way to write it
-        _check_sum(sha256 := sha256 or fragment or None)
+        source, _, fragment = str(source).partition("#sha256=")  # the syntax of pip
+        _check_sha256(sha256 := sha256 or fragment or None)
         path = fetch(source, sha256=sha256, size=size, root=root)
         label = f"'{source}' (kept as '{path}')"
     else:
@@ -109,32 +151,32 @@ def load_checkpoint(
     if path.is_dir() and not (path / "run.json").is_file():
         hub = next((path / name for name in HUB_FILES if (path / name).is_file()), None)
         if hub is None:
-            raise FileNotFoundError(f"{label} is not a run: it has no run.json, nor {' or '.join(HUB_FILES)}")
+            raise FileNotFoundError(f"{label} is not a run folder: it has no run.json, nor {' or '.join(HUB_FILES)}")
         path, label = hub, f"'{hub}'"
     trained_on: TrainingData | None
     if path.is_dir():
         if sha256 is not None or size is not None:
-            raise ValueError(f"{label} is a folder: sha256 and size are of a file")
+            raise ValueError(f"{label} is a folder: sha256 and size can only be given for a file")
         run = load_run(path)
         state, trained_on = run.student_state, run.trained_on
         if not state:
-            raise ValueError(f"{label} is a record without weights")
+            raise ValueError(f"{label} is a record of a run, without its weights")
         run.check_weights()
     elif not path.is_file():
         raise FileNotFoundError(f"{label}: there is no such file")
     else:
-        if wrong := _difference(path, sha256, size):
-            raise OSError(f"{label} {wrong}")
+        if mismatch := _mismatch(path, sha256, size):
+            raise OSError(f"{label} {mismatch}")
         try:
             content = _read(path, label)
         except ValueError as error:
             if "://" not in str(source):
                 raise
-            path.unlink()  # or every later call would find it
+            path.unlink()  # otherwise every later call would use it
             raise ValueError(f"{error}; it was not kept") from error
         state, trained_on = _weights(content, label), training_data_of(path)
-    had_auxiliary = any(name.startswith(AUXILIARY) for name in _unwrapped(state))
-    state = _fit(model, state, label)
+    had_auxiliary = any(name.startswith(AUXILIARY_HEADS) for name in _unwrapped(state))
+    state = _match_names(model, state, label)
     try:
         load_weights(model, state, label)
     except ValueError as error:
@@ -147,25 +189,46 @@ def load_checkpoint(
         )
     if isinstance(model, Classifier):
         model.weights_from = str(source) if "://" in str(source) else Path(source).name
-    remember(model, trained_on)
+    set_trained_on(model, trained_on)
     return model
 
 
 def fetch(url: str, *, sha256: str | None = None, size: int | None = None, root: str | Path | None = None) -> Path:
-    """The file at `url`, downloaded once into the folder "checkpoints" of `root` (that of the data sets unless said).
+    """Download a file once, and return its path.
 
-    sha256 (64 hexadecimal digits) and size (bytes) are checked where given; a kept file they don't fit is fetched
-    again. A broken connection is tried three times in all. Raises ValueError for an address that is not https (http
-    to this machine is allowed), OSError where the download fails or is not what was expected; nothing is kept then.
+    A broken connection is tried three times in all. A file that is already there is downloaded again if it does not
+    have the expected size or sum. A file that fails a check is not kept.
+
+    Parameters
+    ----------
+    url : str
+        An https address. http is accepted for addresses of this machine.
+    sha256 : str, optional
+        Expected SHA-256 sum, 64 hexadecimal digits.
+    size : int, optional
+        Expected size in bytes.
+    root : str or Path, optional
+        The file is put into "checkpoints" in this folder. Default: the folder of the data sets.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    ValueError
+        If the address is not accepted.
+    OSError
+        If the download fails, or if the file is a web page or has the wrong size or sum.
     """
     check(str, url=url)
     check_address(url)
-    _check_sum(sha256)
+    _check_sha256(sha256)
     folder = (default_root() if root is None else user_path(root, "root")) / "checkpoints"
     name = re.sub(r"[^\w.-]", "_", urlsplit(url).path.rpartition("/")[2])[-80:] or "checkpoint"
     path = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}"
     if path.is_file():
-        if not _difference(path, sha256, size):
+        if not _mismatch(path, sha256, size):
             return path
         path.unlink()
 
@@ -174,20 +237,20 @@ def fetch(url: str, *, sha256: str | None = None, size: int | None = None, root:
             page = WEB_PAGE.match(opened.read(64))
         if page:
             raise OSError(f"'{url}' gave a web page, not a file of weights: give the address of the file itself")
-        if wrong := _difference(file, sha256, size):
-            raise OSError(f"'{url}' {wrong}: it was not kept")
+        if mismatch := _mismatch(file, sha256, size):
+            raise OSError(f"'{url}' {mismatch}: it was not kept")
 
-    download(url, path, check_file, most=size)
+    download(url, path, check_file, max_bytes=size)
     return path
 
 
-def _check_sum(sha256: str | None) -> None:
+def _check_sha256(sha256: str | None) -> None:
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
-        raise ValueError(f"sha256 is 64 hexadecimal digits, not '{sha256}'")
+        raise ValueError(f"sha256 must be 64 hexadecimal digits, got '{sha256}'")
 
 
-def _difference(path: Path, sha256: str | None, size: int | None) -> str:
-    """What of the file is not as expected; "" if all is."""
+def _mismatch(path: Path, sha256: str | None, size: int | None) -> str:
+    """Describe the difference from the expected size or sum. Return "" if there is none."""
     if size is not None and (found := path.stat().st_size) != size:
         return f"has {found:,} bytes instead of {size:,}"
     if sha256 is None:
@@ -199,7 +262,7 @@ def _difference(path: Path, sha256: str | None, size: int | None) -> str:
 
 
 def _read(path: Path, label: str) -> Any:
-    """What a file holds, with `Ignored` where it is not weights. Raises ValueError where it can't be read safely."""
+    """Return the content of a file, with `Ignored` for objects that are not weights."""
     with path.open("rb") as file:
         start = file.read(512)
         file.seek(0)
@@ -211,52 +274,56 @@ def _read(path: Path, label: str) -> Any:
             try:
                 archive = zipfile.ZipFile(file)
                 entries = archive.infolist()
-            except Exception as error:  # whoever made the file decides what goes wrong, here and below
+            except Exception as error:  # a damaged file can cause any error, here and below
                 raise ValueError(f"{label} is cut short or damaged: as a zip archive, {_reason(error)}") from error
             if any(entry.filename.endswith("/constants.pkl") for entry in entries):
-                raise ValueError(f"{label} was refused: it is a TorchScript program, {NOT_RUN}")
+                raise ValueError(f"{label} was refused: it is a TorchScript program, {NO_CODE_ADVICE}")
             if not any(entry.filename.endswith("/data.pkl") for entry in entries):
-                raise ValueError(f"{label} is a zip archive, but not one of PyTorch's: {UNPACK}")
+                raise ValueError(f"{label} is a zip archive, but not a file of PyTorch: {UNPACK_ADVICE}")
             unpacked = sum(entry.file_size for entry in entries)
-            if unpacked > MAX_PACKED * path.stat().st_size:
-                raise ValueError(f"{label} was refused: it would unpack to {unpacked:,} bytes, more than weights can")
+            if unpacked > MAX_UNPACK_RATIO * path.stat().st_size:
+                raise ValueError(
+                    f"{label} was refused: it would unpack to {unpacked:,} bytes, which is too much for weights"
+                )
             if broken := _broken_entry(archive):
-                raise ValueError(f"{label} is damaged: {broken} is not what was written")
-            # mapped, only what is used is read; what somebody has compressed would be read as noise
+                raise ValueError(f"{label} is damaged: the checksum of {broken} is wrong")
+            # memory mapping reads only the weights that are used; it must not be used for compressed entries
             return _unpickle(path, label, mmap=all(entry.compress_type == zipfile.ZIP_STORED for entry in entries))
         if start.startswith(b"\x80"):
             return _unpickle(file, label)
-        if start.startswith(ARCHIVES) or (start[257:262] == b"ustar" and not start.startswith(OLD_TAR)):
-            raise ValueError(f"{label} is an archive: {UNPACK}")
+        if start.startswith(ARCHIVE_SIGNATURES) or (
+            start[257:262] == b"ustar" and not start.startswith(LEGACY_TAR_NAMES)
+        ):
+            raise ValueError(f"{label} is an archive: {UNPACK_ADVICE}")
         if start.startswith(LFS_POINTER):
-            raise ValueError(f"{label} only points to the weights: get the file itself by git lfs pull")
+            raise ValueError(f"{label} is only a Git LFS pointer to the weights: get the file with git lfs pull")
     if path.suffix == ".safetensors" or start[8:9] == b"{":
         try:
             return load(path.read_bytes())
         except Exception as error:
             raise ValueError(f"{label} is cut short or damaged: as safetensors, {_reason(error)}") from error
-    raise ValueError(f"{label} is no file of weights: neither PyTorch's (.pth, .pt) nor safetensors")
+    raise ValueError(f"{label} is not a file of weights: neither PyTorch (.pth, .pt) nor safetensors")
 
 
 def _broken_entry(archive: zipfile.ZipFile) -> str | None:
-    """Return the first entry whose checksum is wrong. torch does not look at checksums."""
+    """Return the name of the first entry with a wrong checksum. torch does not test checksums."""
     try:
         return archive.testzip()
-    except Exception as error:  # whoever made the file decides what goes wrong
+    except Exception as error:  # a damaged file can cause any error
         return f"an entry ({_reason(error)})"
 
 
 def training_data_of(source: str | Path) -> TrainingData | None:
-    """Return what a run folder, or its student.safetensors, says of the training data of its network.
+    """Return the training data that a run folder, or its student.safetensors, records for its network.
 
     Parameters
     ----------
-    source : path
+    source : str or Path
 
     Returns
     -------
     TrainingData or None
-        None if `source` is anything else.
+        None for any other file or folder.
 
     Raises
     ------
@@ -270,12 +337,12 @@ def training_data_of(source: str | Path) -> TrainingData | None:
         return None
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if file.read(1) != b"{" or length > MAX_HEADER:
+        if file.read(1) != b"{" or length > MAX_HEADER_BYTES:
             return None
         file.seek(8)
         try:
             header = json.loads(file.read(length))
-        except ValueError:  # it will say so when its weights are read
+        except ValueError:  # reading its weights will raise the error
             return None
     metadata = header.get("__metadata__")
     text = metadata.get(TRAINED_ON) if isinstance(metadata, dict) else None
@@ -286,9 +353,9 @@ def training_data_of(source: str | Path) -> TrainingData | None:
 
 
 def _unpickle(file: Any, label: str, mmap: bool = False) -> Any:
-    """torch.load of a path or an open file, weights alone."""
+    """Load a path or an open file by torch.load, with weights only."""
     try:
-        with warnings.catch_warnings(record=True) as said, torch.serialization.safe_globals(IGNORED):
+        with warnings.catch_warnings(record=True) as warned, torch.serialization.safe_globals(IGNORED_GLOBALS):
             warnings.simplefilter("always")
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
@@ -296,22 +363,25 @@ def _unpickle(file: Any, label: str, mmap: bool = False) -> Any:
         if "unexpected EOF" in reason or (hasattr(file, "read") and not file.read(1)):
             raise ValueError(f"{label} is cut short: the file ends in the middle of its weights") from error
         if found := re.search(r"GLOBAL (.+) (?:was not an allowed global|whose module)", str(error), re.DOTALL):
-            called = re.sub(r"^commands\.", "subprocess.", found[1][:100])  # its name in Python 2, which pickles keep
-            raise ValueError(f"{label} was refused: it is a pickle that wants to call {called!r}, {NOT_RUN}") from None
-        if protocol := re.search(r"pickle protocol ([345]) ", " ".join(str(warning.message) for warning in said)):
+            function = re.sub(r"^commands\.", "subprocess.", found[1][:100])  # pickles use the name of Python 2
             raise ValueError(
-                f"{label} was refused: it is a pickle of protocol {protocol[1]}, from which PyTorch reads no weights "
-                "without running code: save it again without pickle_protocol=…, or as safetensors"
+                f"{label} was refused: it is a pickle that wants to call {function!r}, {NO_CODE_ADVICE}"
+            ) from None
+        if protocol := re.search(r"pickle protocol ([345]) ", " ".join(str(warning.message) for warning in warned)):
+            raise ValueError(
+                f"{label} was refused: it is a pickle of protocol {protocol[1]}, which PyTorch can't read without "
+                "running code: save it again without pickle_protocol=…, or as safetensors"
             ) from None
         if isinstance(error, pickle.UnpicklingError):
             raise ValueError(
-                f"{label} was refused: it is a pickle, damaged or of more than weights ({reason}), {NOT_RUN}"
+                f"{label} was refused: it is a pickle that is damaged or has more than weights ({reason}), "
+                f"{NO_CODE_ADVICE}"
             ) from None
         raise ValueError(f"{label} is damaged: {reason}") from error
 
 
 def _reason(error: Exception | str) -> str:
-    """The line of an error that says what was wrong: torch.load wraps it in advice to load unsafely."""
+    """Return the line of an error that names the reason, without the advice of torch to load unsafely."""
     text = re.split(r"\n\nCheck the documentation|\s*\(Could this error", str(error))[0]
     if isinstance(error, pickle.UnpicklingError):
         text = (text.splitlines() or [""])[-1]
@@ -319,10 +389,10 @@ def _reason(error: Exception | str) -> str:
 
 
 def _weights(content: Any, label: str) -> dict[str, Tensor]:
-    """The state dict in what a file held: all of it, or what is at one of `PLACES`."""
+    """Find the state dict in the content of a file: the content itself, or the value of one of `WEIGHT_KEYS`."""
     found = f"something else ({type(content).__name__})"
     if isinstance(content, Mapping):
-        for state in (content, *(content.get(place) for place in PLACES)):
+        for state in (content, *(content.get(key) for key in WEIGHT_KEYS)):
             if _is_state(state):
                 return dict(state)
         keys = (
@@ -331,9 +401,11 @@ def _weights(content: Any, label: str) -> dict[str, Tensor]:
         )
         found = ", ".join(keys) or "nothing"
         if {"state", "param_groups"} <= {*content}:
-            found += ", which are an optimizer's"
-    places = f"{', '.join(map(repr, PLACES[:-1]))} or {PLACES[-1]!r}"
-    raise ValueError(f"{label} holds no weights: expected names and tensors, or such under {places}, found {found}")
+            found += ", the keys of an optimizer"
+    keys_text = f"{', '.join(map(repr, WEIGHT_KEYS[:-1]))} or {WEIGHT_KEYS[-1]!r}"
+    raise ValueError(
+        f"{label} has no weights: expected a dict of names and tensors, or one under {keys_text}, found {found}"
+    )
 
 
 def _is_state(value: Any) -> TypeGuard[Mapping[str, Tensor]]:
@@ -345,20 +417,17 @@ def _is_state(value: Any) -> TypeGuard[Mapping[str, Tensor]]:
     )
 
 
-def _fit(model: nn.Module, state: Mapping[str, Tensor], label: str) -> dict[str, Tensor]:
-    """`state` by the model's own names, of the network alone.
-
-    Raises ValueError where a weight is no plain number, or not finite.
-    """
+def _match_names(model: nn.Module, state: Mapping[str, Tensor], label: str) -> dict[str, Tensor]:
+    """Return the weights of the network, under the names of `model`, and check that they are finite numbers."""
     own = model.state_dict()
     names = dict(zip(_unwrapped(own), own, strict=True))
-    for old, new in RENAMED.items():
+    for old, new in OLD_LAYER_NAMES.items():
         if not any(re.search(old, name) for name in names):
             state = {re.sub(old, new, name): value for name, value in state.items()}
-    state = _of_network(state, names, label)
-    for beside in ((HEADS_PREFIX, BEST_PREFIX), AUXILIARY):
-        if not any(name.startswith(beside) for name in names):
-            state = {name: value for name, value in state.items() if not name.startswith(beside)}
+    state = _select_network(state, names, label)
+    for unused in ((HEADS_PREFIX, BEST_PREFIX), AUXILIARY_HEADS):
+        if not any(name.startswith(unused) for name in names):
+            state = {name: value for name, value in state.items() if not name.startswith(unused)}
     state = {names.get(name, name): value for name, value in state.items()}
     for name, value in own.items():
         if name.endswith("num_batches_tracked"):
@@ -367,39 +436,43 @@ def _fit(model: nn.Module, state: Mapping[str, Tensor], label: str) -> dict[str,
         plain = found.layout == torch.strided and not found.is_meta and not found.is_quantized
         if not plain or found.is_floating_point() != value.is_floating_point():
             kind = f"{'' if plain else 'not plain '}{found.dtype}"
-            raise ValueError(f"{label}: weights of another kind, '{name}' is {kind} instead of {value.dtype}")
-        # of another shape, which `load_weights` refuses, it may be a view that claims terabytes
+            raise ValueError(f"{label}: weights of another type, '{name}' is {kind} instead of {value.dtype}")
+        # a weight of another shape may claim terabytes; `load_weights` refuses it
         if found.shape == value.shape and value.is_floating_point() and not found.float().isfinite().all():
-            raise ValueError(f"{label}: '{name}' is not finite: the file is damaged, or its training went wrong")
+            raise ValueError(
+                f"{label}: '{name}' has values that are not finite: the file is damaged, or its training diverged"
+            )
     return state
 
 
 def _unwrapped(names: Iterable[str]) -> list[str]:
-    """The names without what wrappers put before every one of them."""
+    """Remove the prefix of wrappers if all names have it."""
     names = list(names)
-    found = WRAPPERS.match(os.path.commonprefix(names))
+    found = WRAPPER_PREFIXES.match(os.path.commonprefix(names))
     return [name.removeprefix(found[0]) for name in names] if found else names
 
 
-def _of_network(state: Mapping[str, Tensor], names: Iterable[str], label: str) -> dict[str, Tensor]:
-    """The weights of the network with these names, without the prefix that they have in the file.
+def _select_network(state: Mapping[str, Tensor], names: Iterable[str], label: str) -> dict[str, Tensor]:
+    """Return the weights that have these names after a prefix, without the prefix.
 
-    Where no prefix fits, or there is none, it is all of `state`: `load_weights` says what is missing or has no place.
+    If no prefix fits, all of `state` is returned. `load_weights` then reports what is missing or unexpected.
     """
     first, *others = [name for name in names if not name.endswith("num_batches_tracked")] or [""]
     prefixes = [name.removesuffix(first) for name in state if name.endswith(first)]
     fitting = [p for p in prefixes if p[-1:] in ("", ".") and all(p + name in state for name in others)]
-    usable = [p for p in fitting if WRAPPERS.fullmatch(p) or all(name.startswith(p) for name in state)]
+    usable = [p for p in fitting if WRAPPER_PREFIXES.fullmatch(p) or all(name.startswith(p) for name in state)]
     usable = [""] if "" in fitting else [p for p in usable if "student." in p] or usable
     if len(usable) > 1:
-        raise ValueError(f"{label} has the network {len(usable)} times, {' and '.join(map(repr, usable))}: keep one")
+        raise ValueError(
+            f"{label} has the network {len(usable)} times, {' and '.join(map(repr, usable))}: save only one"
+        )
     if not usable:
         return dict(zip(_unwrapped(state), state.values(), strict=True))
     return {name.removeprefix(p): value for p in usable for name, value in state.items() if name.startswith(p)}
 
 
 def _explain(model: nn.Module, state: Mapping[str, Tensor], error: str) -> str:
-    """To be added to `error`: what the file has instead of what is missing, or how many classes it is for."""
+    """Return a hint to add to `error`: other names in the file, or its number of classes."""
     own = model.state_dict(keep_vars=True)
     if "is missing" in error and (others := [repr(name) for name in state if name not in own]):
         return f"; the file has {', '.join([*others[:3], '…'] if len(others) > 3 else others)} instead"

@@ -1,4 +1,4 @@
-"""torch.compile: where it pays back, and the student's compiled forward pass."""
+"""Decide whether torch.compile is worth its time, and compile the forward pass of the student."""
 
 import warnings
 from collections.abc import Callable
@@ -8,45 +8,70 @@ from torch import Tensor
 
 from .models import Classifier, Output, WrappedClassifier, count_flops
 
-# By benchmarks/report.md compiling WRN-16-2 (6e8 FLOPs per image) pays back after some 1e14 in bfloat16; resnet20
-# (2.4e8) gains nothing that is larger than the noise. In float32 neither gains.
-FLOPS_WORTH_COMPILING, RUN_WORTH_COMPILING = 4e8, 1e15
+# From benchmarks/report.md, in bfloat16: compiling WRN-16-2 (6e8 FLOPs per image) saves time in runs of more than about
+# 1e14 FLOPs. For resnet20 (2.4e8 FLOPs per image) the gain is within the noise. In float32 neither becomes faster.
+MIN_FLOPS_PER_IMAGE, MIN_FLOPS_PER_RUN = 4e8, 1e15
 
 
-def compiles(
+def should_compile(
     wanted: bool | str, student: Classifier, rows: int, shape: tuple[int, int, int], device: torch.device,
     precision: str, needs_maps: bool = False,
 ) -> bool:  # fmt: skip
-    """Whether the student is to be compiled. rows: images it sees in the whole run, views counted, of this shape.
-    needs_maps: its feature maps are taken by hooks, which compiled code need not run, so it is not.
+    """Return whether to compile the student.
 
-    "auto" decides by the work there is, so that the same settings always give the same bits; where there is no working
-    compiler it warns and declines. Raises ValueError for anything but True, False and "auto".
+    With "auto" the decision depends only on the amount of work, so the same settings always give the same bits. If
+    torch.compile does not work on this machine, there is a warning and the answer is False.
+
+    Parameters
+    ----------
+    wanted : bool or "auto"
+        The setting `compile`.
+    student : Classifier
+    rows : int
+        Number of images that the student sees in the whole run. Each view of an image counts.
+    shape : (int, int, int)
+        Channels, height and width of an image.
+    device : torch.device
+    precision : str
+    needs_maps : bool
+        Whether the method needs feature maps. They are collected by hooks, which compiled code may skip, so the
+        student is not compiled.
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    ValueError
+        If `wanted` is not True, False or "auto".
     """
     if wanted not in (True, False, "auto"):
         raise ValueError(f"compile must be True, False or 'auto', got {wanted!r}")
     if needs_maps:
         if wanted is True:
-            warnings.warn("the method takes feature maps by hooks: the student runs uncompiled", stacklevel=2)
+            warnings.warn(
+                "the method needs feature maps, which are collected by hooks: the student is not compiled", stacklevel=2
+            )
         return False
-    measured = device.type == "cpu" and precision == "bf16-mixed" and not isinstance(student, WrappedClassifier)
-    if wanted == "auto" and not measured:
+    was_measured = device.type == "cpu" and precision == "bf16-mixed" and not isinstance(student, WrappedClassifier)
+    if wanted == "auto" and not was_measured:
         wanted = False
     if wanted == "auto":
         flops = 3 * count_flops(student, shape)  # forward and backward
-        wanted = flops > FLOPS_WORTH_COMPILING and rows * flops > RUN_WORTH_COMPILING
+        wanted = flops > MIN_FLOPS_PER_IMAGE and rows * flops > MIN_FLOPS_PER_RUN
     if not wanted:
         return False
     try:
         torch.compile(lambda x: x.sin() + 1, dynamic=False)(torch.zeros(8, device=device))
-    except Exception as error:  # no compiler, or none that works: whatever it raises
+    except Exception as error:  # torch raises many types if there is no working compiler
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        warnings.warn(f"torch.compile does not work here ({reason}): the student runs uncompiled", stacklevel=2)
+        warnings.warn(f"torch.compile does not work here ({reason}): the student is not compiled", stacklevel=2)
         return False
     return True
 
 
-def compiled(student: Classifier) -> Callable[[Tensor], Output]:
-    """The student's forward pass with its features compiled; the last layer stays outside, its weight is an output."""
+def compile_forward(student: Classifier) -> Callable[[Tensor], Output]:
+    """Return the forward pass of the student with compiled features. The last layer is not compiled."""
     features = torch.compile(student.features, dynamic=False)
     return lambda x: student.output(features(x))

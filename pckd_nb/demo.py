@@ -23,7 +23,7 @@ from .methods import KD, PCKD, Method, Supervised
 from .models import create_model
 from .notebooks import REPOSITORY, execute
 from .paths import user_path
-from .progress import Share, make_bar
+from .progress import WeightedProgress, make_bar
 from .recipes import Recipe, get_recipe
 from .runs import Run
 from .training import teacher as teaching
@@ -243,7 +243,7 @@ def run_demo(
                 run = training.distill(
                     network, trained[0] if trained else None, data, method, plan.recipe(name),
                     seed=plan.seed, out=out / name, resume=not overwrite, overwrite=overwrite,
-                    progress=Share(bar, step_seconds[name]),
+                    progress=WeightedProgress(bar, step_seconds[name]),
                 )  # fmt: skip
             if not run.finished:
                 print("the same command goes on from here", file=sys.stderr)

@@ -54,6 +54,7 @@ RENAMED: dict[str, dict[str, str]] = {
         "MaybeNone": "Missing",
     },
     "training": {"same_folder": "is_same_folder"},
+    "models": {"preprocessed": "restore_preprocessing"},
 }
 
 

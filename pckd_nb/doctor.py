@@ -7,7 +7,7 @@ import joblib
 import torch
 
 from . import demo, hardware
-from .compiling import FLOPS_WORTH_COMPILING, RUN_WORTH_COMPILING
+from .compiling import MIN_FLOPS_PER_IMAGE, MIN_FLOPS_PER_RUN
 from .evaluation import make_fabric
 from .training.teacher import TOLERANCE, fast_forms
 
@@ -48,12 +48,12 @@ def _teacher(device: torch.device) -> str:
 
 def _compile(device: torch.device) -> str:
     if device.type == "cpu" and hardware.computes_in_bfloat16(device):
-        large = f"{FLOPS_WORTH_COMPILING:.0e} FLOPs per image, in runs of more than {RUN_WORTH_COMPILING:.0e}"
+        large = f"{MIN_FLOPS_PER_IMAGE:.0e} FLOPs per image, in runs of more than {MIN_FLOPS_PER_RUN:.0e}"
         return f"students of more than {large}"
     return "off: not measured to pay back here (compile switches it on)"
 
 
 def _threads() -> str:
-    chosen = [f"{name}={os.environ[name]}" for name in hardware.WAITING if name in os.environ]
+    chosen = [f"{name}={os.environ[name]}" for name in hardware.WAIT_VARIABLES if name in os.environ]
     how = ", ".join(chosen) or "as OpenMP does by itself, because torch was loaded before this package"
     return f"{torch.get_num_threads()}; how they wait for each other: {how}"

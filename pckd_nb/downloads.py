@@ -1,6 +1,6 @@
-"""What comes from elsewhere: fetched over https alone and checked before it gets its name; archives unpacked with care.
+"""Download files over https, check them, and unpack archives safely.
 
-Nothing is fetched unless somebody asks for a data set or a checkpoint that is not here.
+Nothing is downloaded unless you ask for a data set or a checkpoint that is not on this machine.
 """
 
 import os
@@ -17,79 +17,119 @@ from urllib.parse import urljoin, urlsplit
 from .messages import one_line
 from .paths import user_path
 
-LOCAL = ("localhost", "127.0.0.1", "::1")
-PAUSES = (1.0, 4.0)  # seconds between one try of a download and the next
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+RETRY_PAUSES = (1.0, 4.0)  # seconds before the second and the third try of a download
 
 
 def default_root() -> Path:
     """Return the folder of downloads and caches.
 
-    It is the one that the environment variable PCKD_DATA names. Its default is data/downloads in the clone of the
-    repository that this package runs from, or without a clone in the current folder.
+    It is the value of the environment variable PCKD_DATA. The default is data/downloads in the clone of the repository
+    that contains this package. Without a clone it is data/downloads in the current folder.
     """
     clone = Path(__file__).resolve().parents[1]
-    here = clone if (clone / "pyproject.toml").is_file() else Path()
-    return user_path(os.environ.get("PCKD_DATA") or here / "data" / "downloads", "PCKD_DATA")
+    base = clone if (clone / "pyproject.toml").is_file() else Path()
+    return user_path(os.environ.get("PCKD_DATA") or base / "data" / "downloads", "PCKD_DATA")
 
 
 def md5_of(path: Path) -> str:
-    """Return the md5 sum of a file, 32 hexadecimal digits."""
+    """Return the MD5 sum of a file as 32 hexadecimal digits."""
     from torchvision.datasets.utils import calculate_md5
 
     return str(calculate_md5(path))
 
 
 def check_md5(path: Path, expected: str, remedy: str = "delete it to fetch it") -> None:
-    """Raise OSError if the md5 sum of a file is not `expected`."""
+    """Check the MD5 sum of a file.
+
+    Parameters
+    ----------
+    path : Path
+    expected : str
+        32 hexadecimal digits.
+    remedy : str
+        What the error tells the user to do.
+
+    Raises
+    ------
+    OSError
+        If the sum is not `expected`.
+    """
     if (found := md5_of(path)) != expected:
         raise OSError(f"{path} is damaged: its md5 is {found}, expected {expected}; {remedy}")
 
 
-def download(url: str, path: Path, check: Callable[[Path], None], most: int | None = None) -> None:
-    """Fetch the file at `url` to `path`, which is there only when all of it is and `check` has found it right.
+def download(url: str, path: Path, check: Callable[[Path], None], max_bytes: int | None = None) -> None:
+    """Download a file. `path` exists only after the whole file was downloaded and checked.
 
-    check: called with the file under a temporary name; what it raises ends the download. most: bytes, of which no more
-    are taken. A broken connection is tried three times in all.
-    Raises ValueError for an address, or a redirection to one, that is not https (http is allowed from this machine to
-    itself), OSError where the download fails; nothing is kept then.
+    A broken connection is tried three times in all. If anything fails, nothing is kept.
+
+    Parameters
+    ----------
+    url : str
+        An https address. http is accepted for addresses of this machine. Redirections have to fulfil the same rule.
+    path : Path
+        Where to put the file.
+    check : callable
+        Called with the path of the file, which still has a temporary name. If it raises an exception, the download has
+        failed.
+    max_bytes : int, optional
+        Largest accepted size.
+
+    Raises
+    ------
+    ValueError
+        If an address is not accepted.
+    OSError
+        If the download fails.
     """
-    import pooch  # it and requests take a third of a second to import
+    import pooch  # imported here because it is slow to import
 
     check_address(url)
 
     def fill(_: str, temporary: str, __: Any) -> None:
-        _get(url, temporary, most)
+        _download_with_retries(url, temporary, max_bytes)
         check(Path(temporary))
 
-    made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+    created = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     pooch.get_logger().setLevel("WARNING")
     try:
         pooch.retrieve(url, None, fname=path.name, path=path.parent, downloader=fill)
     except BaseException:
-        with suppress(OSError):  # raised for a folder that is not empty
-            for folder in made:
+        with suppress(OSError):  # a folder that is not empty can't be removed
+            for folder in created:
                 folder.rmdir()
         raise
     os.umask(mask := os.umask(0))
-    path.chmod(0o666 & ~mask)  # pooch makes temporary files for their owner alone
+    path.chmod(0o666 & ~mask)  # pooch creates files that only their owner can read
 
 
 def check_address(url: str) -> None:
-    """Raises ValueError unless `url` is an https address, or an http one on this machine."""
+    """Raise ValueError unless `url` is an https address, or an http address of this machine."""
     try:
         parts = urlsplit(url)
-    except ValueError as error:  # such as brackets that don't close
-        raise ValueError(f"'{url}' is no address: {one_line(error)}") from None
-    if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL)):
-        raise ValueError(f"{url!r} is not fetched: use an https address, or download it by hand and give the file")
+    except ValueError as error:  # for example if a bracket is not closed
+        raise ValueError(f"'{url}' is not an address: {one_line(error)}") from None
+    if not parts.hostname or not (
+        parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL_HOSTS)
+    ):
+        raise ValueError(f"{url!r} can't be downloaded: use an https address, or download it by hand and give the file")
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar archive, packed or not, into `folder`, through tarfile's data filter and without links.
+    """Unpack a tar archive into a folder, completely or not at all.
 
-    A file gets its place only when the whole archive is unpacked, so an archive that is refused leaves nothing.
-    Raises OSError for a file outside the folder, a link or a device in the archive, and for a damaged one.
+    Parameters
+    ----------
+    archive : Path
+        A tar archive, compressed or not.
+    folder : Path
+
+    Raises
+    ------
+    OSError
+        If the archive is damaged, or if it contains a link, a device or a file outside of the folder.
     """
     check_tarfile()
     temporary = folder / f".{archive.name}.{os.getpid()}.tmp"
@@ -108,10 +148,15 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 @contextmanager
-def careful_tarfile() -> Iterator[None]:
-    """Meanwhile libraries that unpack tar archives, and name no filter of their own, do it as carefully as `unpack`.
+def safe_tarfile() -> Iterator[None]:
+    """Make other libraries unpack tar archives as safely as `unpack`, as a context manager.
 
-    torchvision 0.29 names none, and up to Python 3.13 that means none. Raises OSError as `check_tarfile` does.
+    It is needed because torchvision 0.29 sets no filter, and Python before 3.14 then uses none.
+
+    Raises
+    ------
+    OSError
+        As `check_tarfile`.
     """
     check_tarfile()
     before = vars(tarfile.TarFile)["extraction_filter"]
@@ -123,46 +168,46 @@ def careful_tarfile() -> Iterator[None]:
 
 
 def check_tarfile() -> None:
-    """Raises OSError where Python can't refuse what is dangerous in an archive: early releases of 3.10 and 3.11."""
+    """Raise OSError if this Python (an early release of 3.10 or 3.11) has no filter for unsafe archives."""
     if not hasattr(tarfile, "data_filter"):
-        raise OSError("archives are unpacked with tarfile's data filter only: Python 3.10.12, 3.11.4 or newer has it")
+        raise OSError("this Python can't unpack archives safely: install Python 3.10.12, 3.11.4 or newer")
 
 
 def _files_only(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
-    """The data filter, which lets links within the folder pass: no data set has any, and with them it was outwitted."""
+    """Apply the data filter of tarfile, and refuse links too: they were used to get around that filter."""
     if member.islnk() or member.issym():
         raise tarfile.SpecialFileError(member)
     return tarfile.data_filter(member, folder)
 
 
 class _Limited:
-    """A file that takes so many bytes and no more."""
+    """A file that refuses to become larger than `max_bytes`."""
 
-    def __init__(self, file: Any, most: int | None, url: str):
-        self.file, self.left, self.most, self.url = file, most, most, url
+    def __init__(self, file: Any, max_bytes: int | None, url: str):
+        self.file, self.left, self.max_bytes, self.url = file, max_bytes, max_bytes, url
 
     def write(self, data: bytes) -> None:
         if self.left is not None:
             self.left -= len(data)
             if self.left < 0:
-                raise OSError(f"'{self.url}' has more than the expected {self.most:,} bytes: it was not kept")
+                raise OSError(f"'{self.url}' has more than the expected {self.max_bytes:,} bytes: it was not kept")
         self.file.write(data)
 
     def flush(self) -> None:
         self.file.flush()
 
 
-def _get(url: str, path: str, most: int | None) -> None:
+def _download_with_retries(url: str, path: str, max_bytes: int | None) -> None:
     import pooch
     import requests
 
-    # "identity", and `_follow`: a file that is packed stays so, as its sum was taken
+    # "identity" and `_check_answer`: compressed files must not be decompressed, because the sums are those of the files
     headers = {"Accept-Encoding": "identity"}
-    get = pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, headers=headers, hooks={"response": _follow})
-    for pause in (*PAUSES, None):
+    get = pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, headers=headers, hooks={"response": _check_answer})
+    for pause in (*RETRY_PAUSES, None):
         try:
             with open(path, "wb") as file:
-                get(url, _Limited(file, most, url), None)
+                get(url, _Limited(file, max_bytes, url), None)
             return
         except requests.RequestException as error:
             if error.response is not None:
@@ -171,15 +216,15 @@ def _get(url: str, path: str, most: int | None) -> None:
             if pause is None:
                 cause = error.args[0] if error.args else error
                 reason = one_line(getattr(cause, "reason", cause))
-                raise OSError(f"could not download '{url}' in {len(PAUSES) + 1} tries: {reason}") from error
+                raise OSError(f"could not download '{url}' in {len(RETRY_PAUSES) + 1} tries: {reason}") from error
         time.sleep(pause)
 
 
-def _follow(response: Any, **_: Any) -> None:
-    """Looks at every answer before a byte of it is read: a redirection may not leave https."""
+def _check_answer(response: Any, **_: Any) -> None:
+    """Check an answer of the server before it is read: a redirection must not leave https."""
     if response.is_redirect:
         target = urljoin(response.url, response.headers["location"])
         check_address(target)
         if urlsplit(response.url).scheme == "https" and urlsplit(target).scheme != "https":
-            raise ValueError(f"'{target}' is not fetched: '{response.url}' is an https address and leads out of https")
+            raise ValueError(f"'{target}' can't be downloaded: '{response.url}' redirects from https to http")
     response.raw.headers.pop("Content-Encoding", None)

@@ -1,4 +1,4 @@
-"""What a network says of a data set, and how often it is right."""
+"""Run a network on a data set, and compute its accuracy."""
 
 import logging
 import sys
@@ -18,15 +18,24 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-EVALUATION_PIXELS = 500 * 32 * 32  # of one batch
+PIXELS_PER_BATCH = 500 * 32 * 32
 
-for talks in ("rank_zero", "distributed"):  # announces every precision; every process
-    logging.getLogger(f"lightning_fabric.utilities.{talks}").setLevel(logging.WARNING)
+for module in ("rank_zero", "distributed"):  # they log the precision and the start of every process
+    logging.getLogger(f"lightning_fabric.utilities.{module}").setLevel(logging.WARNING)
 
 
 class Scores(NamedTuple):
-    """top1, top5: accuracy in percent (top5: of the five best guesses, or all where there are fewer categories);
-    cross_entropy: mean, in nats."""
+    """Accuracy and cross-entropy of a network on a split.
+
+    Parameters
+    ----------
+    top1 : float
+        Images whose largest logit is that of their class, in percent.
+    top5 : float
+        Images whose class is among the five largest logits, in percent. It is 100 for five classes or fewer.
+    cross_entropy : float
+        Mean over the images, in nats.
+    """
 
     top1: float
     top5: float
@@ -34,16 +43,25 @@ class Scores(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """What a network says of a split, in its order, on the CPU. features: (N, D) · logits: (N, C) · labels: (N,)."""
+    """Results of a network for all images of a split, in their order. The tensors are on the CPU.
+
+    Parameters
+    ----------
+    features : Tensor of shape (N, D)
+        Penultimate features.
+    logits : Tensor of shape (N, C)
+    labels : Tensor of shape (N,)
+        The correct classes.
+    """
 
     features: Tensor
     logits: Tensor
     labels: Tensor
 
     def scores(self) -> Scores:
-        """Accuracy and cross-entropy of these predictions."""
-        best = self.logits.topk(min(5, self.logits.shape[1])).indices == self.labels[:, None]
-        top1, top5 = (100 * best[:, :k].any(1).double().mean().item() for k in (1, 5))
+        """Return accuracy and cross-entropy."""
+        correct = self.logits.topk(min(5, self.logits.shape[1])).indices == self.labels[:, None]
+        top1, top5 = (100 * correct[:, :k].any(1).double().mean().item() for k in (1, 5))
         return Scores(top1, top5, F.cross_entropy(self.logits, self.labels).item())
 
 
@@ -56,36 +74,47 @@ def predict(
     precision: str = "auto",
     fabric: "Fabric | None" = None,
 ) -> Predictions:
-    """Run a network in eval mode over a split, upright and without augmentation.
+    """Return the features and logits of a network for all images of a split.
 
-    A network that was trained with other pixel constants or at another image size sees the images that way, see
-    `models.match_input`.
+    The network is in eval mode, and the images are neither augmented nor rotated. If the network was trained with
+    another normalisation or image size, the images are converted first, see `models.match_input`.
 
     Parameters
     ----------
-    model : Classifier, Run, nn.Module or path
-        A path is the folder of a run.
-    data : Dataset, or the name of one
+    model : Classifier, Run, nn.Module, str or Path
+        A string or Path is the folder of a run.
+    data : Dataset or str
+        A data set, or its name.
     split : {"test", "train", "val"}
     accelerator, precision : str
         As in `distill`.
     fabric : Fabric, optional
-        Replaces accelerator and precision.
+        Used instead of `accelerator` and `precision`.
 
     Returns
     -------
     Predictions
+        features, logits and labels.
 
     Raises
     ------
     ValueError
-        If there is no such split, if the network cannot take the images, or if it was trained on other classes than
-        those of `data`. Also the errors of `make_fabric`. If only the names of the
-        classes differ: `model.trained_on = model.trained_on.without_classes()`.
+        If there is no such split, if the network cannot take the images, or if it was trained on other classes. If
+        only the names of the classes differ, write `model.trained_on = model.trained_on.without_classes()`. Also the
+        errors of `make_fabric`.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> model = pckd.create_model("resnet8", data, seed=0)
+    >>> predictions = pckd.predict(model, data)
+    >>> predictions.features.shape, predictions.logits.shape
+    (torch.Size([16, 64]), torch.Size([16, 10]))
     """
     network, data = as_network("model", model), as_dataset(data)
     if network.num_classes != data.num_classes:
-        raise ValueError(f"the network knows {network.num_classes} classes, {data.name} has {data.num_classes}")
+        raise ValueError(f"the network has {network.num_classes} classes, {data.name} has {data.num_classes}")
     if network.trained_on:
         network.trained_on.check_classes(data, "network")
     network = match_input(network, data)
@@ -102,50 +131,55 @@ def compute_outputs(
     precision: str = "auto",
     fabric: "Fabric | None" = None,
 ) -> Predictions:
-    """Return what `predict` returns, without a comparison of `data` with the training data of the network."""
+    """Return the result of `predict`, without comparing `data` with the training data of the network."""
     if split not in ("train", *data.held_out):
         raise ValueError(f"split must be {', '.join(map(repr, ('train', *data.held_out)))}, got {split!r}")
     fabric = fabric or make_fabric(accelerator, precision)[0]
     mean, std = pixel_statistics(data, fabric.device)
-    part = getattr(data, split).to(fabric.device)
-    mine = ranks.part(torch.arange(len(part)), fabric)
-    batch_size = max(1, EVALUATION_PIXELS // (data.size[0] * data.size[1]))
+    images_of_split = getattr(data, split).to(fabric.device)
+    count = len(images_of_split)
+    index = ranks.local_part(torch.arange(count), fabric)
+    batch_size = max(1, PIXELS_PER_BATCH // (data.size[0] * data.size[1]))
     model = model.to(fabric.device).to(memory_format=torch.channels_last)
     was_training = model.training
     model.eval()
     outputs = []
     with clear_worker_errors():
-        for images in part.read(mine.split(batch_size)):
+        for images in images_of_split.read(index.split(batch_size)):
             x = views.normalise(images, mean, std).contiguous(memory_format=torch.channels_last)
             with fabric.autocast():
                 outputs.append(model(x).float())
     model.train(was_training)
-    features = ranks.gather_rows(torch.cat([output.features for output in outputs]), len(part), fabric)
-    logits = ranks.gather_rows(torch.cat([output.logits for output in outputs]), len(part), fabric)
-    return Predictions(features.cpu(), logits.cpu(), part.labels.cpu())
+    features = ranks.gather_rows(torch.cat([output.features for output in outputs]), count, fabric)
+    logits = ranks.gather_rows(torch.cat([output.logits for output in outputs]), count, fabric)
+    return Predictions(features.cpu(), logits.cpu(), images_of_split.labels.cpu())
 
 
 @torch.no_grad()
 def check_input(model: Classifier, who: str, data: Dataset) -> None:
-    """Run one image through a network, to detect a wrong number of channels or size.
+    """Check that a network can take the images of a data set, by running it on one image.
 
     Parameters
     ----------
     model : Classifier
     who : str
-        How the error names the network, such as "student".
+        Name of the network in the error, such as "student".
     data : Dataset
 
     Raises
     ------
     ValueError
-        If the network cannot take images of this shape, or does not compute in float32.
+        If the network cannot take images of this shape, or if its weights are not float32.
     """
     was_training = model.training
     device = next(model.parameters()).device
     try:
         model.eval()(torch.zeros(1, data.channels, *data.size, dtype=torch.float32, device=device))
-    except (RuntimeError, AssertionError, ValueError) as error:  # timm asserts sizes, the wrapper raises ValueError
+    except (
+        RuntimeError,
+        AssertionError,
+        ValueError,
+    ) as error:  # timm checks sizes by assert, WrappedClassifier raises ValueError
         for name, parameter in model.named_parameters():
             if parameter.dtype != torch.float32:
                 kind = f"{name} in {parameter.dtype} instead of float32"
@@ -158,44 +192,90 @@ def check_input(model: Classifier, who: str, data: Dataset) -> None:
 
 
 def evaluate(model: Network, data: Dataset | str, split: str = "test", **options: Any) -> Scores:
-    """Return the accuracy of a network on a split of `data`. Options and errors are those of `predict`."""
+    """Return the accuracy and cross-entropy of a network on a split.
+
+    Parameters
+    ----------
+    model, data, split
+        As in `predict`.
+    **options
+        `accelerator`, `precision` and `fabric`, as in `predict`.
+
+    Returns
+    -------
+    Scores
+        top1 and top5, in percent, and cross_entropy.
+
+    Raises
+    ------
+    ValueError
+        As `predict`.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> model = pckd.create_model("resnet8", data, seed=0)
+    >>> scores = pckd.evaluate(model, data)
+    >>> 0 <= scores.top1 <= scores.top5 <= 100
+    True
+    """
     return predict(model, data, split, **options).scores()
 
 
 def make_fabric(
     accelerator: str = "auto", precision: str = "auto", devices: int = 1, nodes: int = 1
 ) -> "tuple[Fabric, str]":
-    """Lightning Fabric on one device, or for `devices` processes on each of `nodes` machines, and the precision in use.
+    """Return a Lightning Fabric object, and the precision that it uses.
 
-    Raises ValueError for a name that Fabric does not know, devices that are not there, or several processes from
-    within a notebook.
+    Parameters
+    ----------
+    accelerator, precision, devices, nodes
+        As in `distill`. `devices` is the number of processes per machine, `nodes` the number of machines.
+
+    Returns
+    -------
+    fabric : Fabric
+    precision : str
+        The precision that "auto" stands for on this machine.
+
+    Raises
+    ------
+    ValueError
+        If the accelerator or the precision is unknown, if the devices do not exist, or if several processes are
+        requested in a notebook.
     """
-    from lightning_fabric import Fabric  # slow to import: only when it is needed
+    from lightning_fabric import Fabric  # imported here because it is slow to import
     from lightning_fabric.plugins.environments import LightningEnvironment
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-    # A process that trains alone asks no launcher: what SLURM or a cluster says of several is not about it.
-    alone: dict[str, Any] = {"plugins": [LightningEnvironment()]}
+    # Ignore launcher variables, such as those of SLURM, when training in a single process.
+    single_process: dict[str, Any] = {"plugins": [LightningEnvironment()]}
     try:
         if precision == "auto":
-            device = Fabric(accelerator=accelerator, devices=1, **alone).device
+            device = Fabric(accelerator=accelerator, devices=1, **single_process).device
             precision = hardware.default_precision(device)
         if precision not in PRECISIONS:
             raise ValueError(f"unknown precision '{precision}'; known: auto, {', '.join(PRECISIONS)}")
-        if precision == "16-mixed" and Fabric(accelerator=accelerator, devices=1, **alone).device.type != "cuda":
+        if (
+            precision == "16-mixed"
+            and Fabric(accelerator=accelerator, devices=1, **single_process).device.type != "cuda"
+        ):
             raise ValueError("precision 16-mixed, float16 with scaled gradients, needs a CUDA device")
-        how: dict[str, Any] = dict(accelerator=accelerator, precision=precision)
+        fabric_args: dict[str, Any] = dict(accelerator=accelerator, precision=precision)
         if devices * nodes == 1:
-            return Fabric(**how, devices=1, **alone), precision
-        if hasattr(sys, "ps1"):  # an interactive interpreter or a notebook, which can't be started a second time
-            raise ValueError(f"a notebook is one process: start {devices * nodes} by the command line, pckd-nb distill")
-        started = {} if ranks.started() != (1, 1) else alone
-        return Fabric(**how, **started, devices=devices, num_nodes=nodes, strategy="ddp"), precision
+            return Fabric(**fabric_args, devices=1, **single_process), precision
+        if hasattr(sys, "ps1"):  # Fabric can't start copies of an interactive interpreter or a notebook
+            raise ValueError(
+                f"a notebook is one process: start {devices * nodes} processes with the command pckd-nb distill"
+            )
+        plugins = {} if ranks.launched_processes() != (1, 1) else single_process
+        return Fabric(**fabric_args, **plugins, devices=devices, num_nodes=nodes, strategy="ddp"), precision
     except (RuntimeError, MisconfigurationException, ImportError) as error:
         raise ValueError(f"accelerator '{accelerator}' can't be used: {str(error).splitlines()[0]}") from error
 
 
 def pixel_statistics(data: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The data set's mean and std, each (C,), as tensors."""
+    """Return mean and std of a data set as tensors of shape (C,)."""
     mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in (data.mean, data.std))
     return mean, std

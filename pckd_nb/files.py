@@ -1,7 +1,7 @@
-"""Files that are never half there, and folders that one process holds at a time.
+"""Write files completely or not at all, and let only one process at a time use a folder.
 
-`write` fills a temporary file, syncs it and renames it. While a process holds a folder, it has a lock on .lock in it,
-which the operating system takes back from a process that is killed.
+`write` writes a temporary file, syncs it to the disk and renames it. A process that uses a folder locks the file .lock
+in it. If the process is killed, the operating system removes the lock.
 """
 
 import errno
@@ -15,17 +15,29 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 LOCK = ".lock"
-LEFT = re.compile(r"\..*\.tmp|\.lock")  # what a process that was killed may have left of `write` and `locked`
-LOCKS: dict[Path, os.stat_result] = {}  # of the folders that this process holds
+LEFTOVERS = re.compile(r"\..*\.tmp|\.lock")  # files of `write` and `locked` that a killed process may leave behind
+HELD_LOCKS: dict[Path, os.stat_result] = {}  # the folders that this process has locked
 
 
 def write(path: Path, writer: Callable[[Path], Any], keep: Path | None = None) -> None:
-    """Let `writer` fill a temporary file beside `path`, sync it, rename it, and sync the folder. keep: where to move
-    what was there before.
+    """Write a file completely or not at all.
 
-    Raises OSError that names `path` where that can't be done; then `path` is as it was.
+    Parameters
+    ----------
+    path : Path
+    writer : callable
+        Called with the path of a temporary file in the same folder, which it writes.
+    keep : Path, optional
+        Where to move an existing file `path`. Default: it is replaced.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder was removed or renamed.
+    OSError
+        If the file cannot be written. `path` is then unchanged.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # another process may be writing the same
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # unique per process
     try:
         writer(temporary)
         with open(temporary, "rb+") as file:
@@ -39,7 +51,7 @@ def write(path: Path, writer: Callable[[Path], Any], keep: Path | None = None) -
     except OSError as error:
         if gone(path.parent):
             raise FileNotFoundError(
-                f"the folder '{path.parent}' has gone: it, or its {LOCK}, was removed or renamed meanwhile"
+                f"the folder '{path.parent}' is gone: it, or its file {LOCK}, was removed or renamed"
             ) from error
         if keep and keep.exists() and not path.exists():
             os.replace(keep, path)
@@ -50,13 +62,13 @@ def write(path: Path, writer: Callable[[Path], Any], keep: Path | None = None) -
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` survive a power cut, where the system can open and sync a folder."""
+    """Make sure that renames in a folder survive a power failure, if the operating system can do so."""
     if hasattr(os, "O_DIRECTORY"):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems can't
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems can't sync
                 raise
         finally:
             os.close(descriptor)
@@ -64,34 +76,42 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder for this process alone, making it and those above it where there are none; what was made and
-    stays empty goes again.
+    """Lock a run folder for this process, as a context manager.
 
-    Raises BlockingIOError where another process holds it.
+    The folder is created if it does not exist. At the end, folders that were created and are still empty are removed.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Raises
+    ------
+    BlockingIOError
+        If another process has locked the folder.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
-        LOCKS[folder] = os.stat(folder / LOCK)
-    except (Timeout, FileNotFoundError):  # not found: its holder is just removing it
+        HELD_LOCKS[folder] = os.stat(folder / LOCK)
+    except (Timeout, FileNotFoundError):  # not found: the other process is just removing it
         lock.release()
         raise BlockingIOError(
             f"another process is training in '{folder}': wait for it, or choose another folder"
         ) from None
     try:
-        for left in folder.glob(".*.tmp"):  # by a process that was killed: no other one writes here now
-            left.unlink()
+        for leftover in folder.glob(".*.tmp"):  # of a killed process: no other process writes here now
+            leftover.unlink()
         yield
     finally:
         with suppress(OSError):
             if not gone(folder):
                 (folder / LOCK).unlink()
-        LOCKS.pop(folder, None)
+        HELD_LOCKS.pop(folder, None)
         lock.release()
         with suppress(OSError):
-            for path in dict.fromkeys([folder, *made]):
+            for path in dict.fromkeys([folder, *created]):
                 path.rmdir()
 
 
@@ -107,7 +127,7 @@ def check_writable(folder: Path) -> None:
     NotADirectoryError
         If `folder`, or a path above it, is a file.
     PermissionError
-        If nothing can be written there.
+        If this process may not write there.
     """
     ancestor = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not ancestor.is_dir():
@@ -117,11 +137,11 @@ def check_writable(folder: Path) -> None:
 
 
 def gone(folder: Path) -> bool:
-    """Whether a folder is not there any more, or, if this process holds it, another one is in its place."""
+    """Return whether a folder was removed. A locked folder is also gone if another one has its name now."""
     try:
-        now = os.stat(folder / LOCK if folder in LOCKS else folder)
+        now = os.stat(folder / LOCK if folder in HELD_LOCKS else folder)
     except FileNotFoundError:
         return True
     except OSError:
         return False
-    return folder in LOCKS and not os.path.samestat(LOCKS[folder], now)
+    return folder in HELD_LOCKS and not os.path.samestat(HELD_LOCKS[folder], now)

@@ -1,8 +1,8 @@
-"""What this machine can do, and what training therefore uses: threads and how they wait, precision, int8, compilation.
+"""Choose threads, precision and int8 for the hardware of this machine.
 
-Every choice follows from what the processor can do, never from its name, and is the same in every run on it. Nothing
-that the user has set is changed. `pckd-nb doctor` prints the choices. torch is imported inside the functions, so that
-`prepare` can run before it.
+The choices depend on the features of the processor, not on its name, so they are the same in every run on a machine.
+Environment variables of the user are never changed. `pckd-nb doctor` prints the choices. torch is imported inside the
+functions, so that `prepare` can run before.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-# How often a waiting OpenMP thread looks before it sleeps. GNU's default, 300,000, keeps a core busy for milliseconds:
-# as soon as a second program runs, threads wait for each other on the very core that the other one needs.
+# How often a waiting OpenMP thread checks for work before it sleeps. The default of GNU, 300,000, keeps a core busy for
+# milliseconds. If a second program runs, its threads then have to wait for that core.
 SPIN_COUNT = 300
-WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")  # what a user may have set
+WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 
-NARROW = ("avx512", "amx")
-DENIED = {  # by a value of ONEDNN_MAX_CPU_ISA: how the names of what it denies begin
+AVX512_AND_AMX = ("avx512", "amx")
+DISABLED_FEATURES = {  # value of ONEDNN_MAX_CPU_ISA → prefixes of the processor features that it disables
     "SSE41": ("avx", "amx"),
-    "AVX": ("avx2", "avx_", *NARROW),
-    "AVX2": ("avx_vnni", *NARROW),
-    "AVX2_VNNI": NARROW,
-    "AVX2_VNNI_2": NARROW,
+    "AVX": ("avx2", "avx_", *AVX512_AND_AMX),
+    "AVX2": ("avx_vnni", *AVX512_AND_AMX),
+    "AVX2_VNNI": AVX512_AND_AMX,
+    "AVX2_VNNI_2": AVX512_AND_AMX,
     "AVX512_CORE": ("avx512_vnni", "avx512_bf16", "amx"),
     "AVX512_CORE_VNNI": ("avx512_bf16", "amx"),
     "AVX512_CORE_BF16": ("amx",),
@@ -43,30 +43,31 @@ DENIED = {  # by a value of ONEDNN_MAX_CPU_ISA: how the names of what it denies 
 
 
 def prepare() -> None:
-    """Set what has to be set before torch is loaded: how threads wait.
+    """Set how OpenMP threads wait, which is possible only before torch is imported.
 
-    Does nothing where torch is loaded already, see `share_cores`, or where the user has chosen.
+    It does nothing if torch is already imported (see `share_cores`), or if the user has set one of `WAIT_VARIABLES`.
     """
-    if "torch" in sys.modules or any(name in os.environ for name in WAITING):
+    if "torch" in sys.modules or any(name in os.environ for name in WAIT_VARIABLES):
         return
-    os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)  # GNU OpenMP, in torch's Linux wheels
-    os.environ["KMP_BLOCKTIME"] = "1"  # LLVM's and Intel's, in milliseconds
+    os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)  # for GNU OpenMP, in the Linux wheels of torch
+    os.environ["KMP_BLOCKTIME"] = "1"  # for LLVM and Intel OpenMP, in milliseconds
 
 
 @cache
 def share_cores() -> None:
-    """Leave other programs their share of the processor from now on. Called before anything is trained or timed.
+    """Avoid slowing down other programs. It is called before training and before measuring times.
 
-    Where torch was loaded before this package, GNU OpenMP has read its settings without `prepare`. It still shortens
-    the waiting by itself when it manages more threads than there are cores, so a second pool of threads is started,
-    which then sleeps. Threads beyond the cores that a container may use are given up.
+    The number of threads is reduced to the number of cores that this process may use, for example in a container.
+
+    If torch was imported before this package, `prepare` came too late. But GNU OpenMP also waits for a shorter time if
+    it has more threads than cores. So a second pool of threads is started here, which then sleeps.
     """
     import joblib
     import torch
 
     if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > joblib.cpu_count():
         torch.set_num_threads(joblib.cpu_count())
-    if any(name in os.environ for name in WAITING) or torch.get_num_threads() == 1:
+    if any(name in os.environ for name in WAIT_VARIABLES) or torch.get_num_threads() == 1:
         return
 
     def sleep_after_one_parallel_operation() -> None:
@@ -79,42 +80,50 @@ def share_cores() -> None:
     started.wait()
 
 
-# ----------------------------------------------------------------------------------- what the processor can do
+# ----------------------------------------------------------------------------------- features of the processor
 
 
-def able() -> dict[str, bool]:
-    """What torch finds this processor able to do, by name, less what ATEN_CPU_CAPABILITY or ONEDNN_MAX_CPU_ISA deny."""
+def cpu_features() -> dict[str, bool]:
+    """Return the features of the processor, as torch finds them.
+
+    Features that ATEN_CPU_CAPABILITY or ONEDNN_MAX_CPU_ISA disable are left out.
+
+    Returns
+    -------
+    dict of str to bool
+        Names are those of `torch.cpu.get_capabilities()`, such as "avx512_bf16".
+    """
     import torch
 
     found = {name: bool(value) for name, value in torch.cpu.get_capabilities().items()}
-    denied = DENIED.get(os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper(), ())
+    disabled = DISABLED_FEATURES.get(os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper(), ())
     if torch.backends.cpu.get_cpu_capability() in ("AVX2", "DEFAULT"):
-        denied += NARROW
-    return {name: value for name, value in found.items() if not name.startswith(denied)}
+        disabled += AVX512_AND_AMX
+    return {name: value for name, value in found.items() if not name.startswith(disabled)}
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware itself computes in bfloat16. Where it is emulated, float32 is faster."""
+    """Return whether the hardware supports bfloat16. If it is only emulated, float32 is faster."""
     import torch
 
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and any(able().get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return device.type == "cpu" and any(cpu_features().get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def computes_in_int8(device: torch.device) -> bool:
-    """Whether convolutions in int8 were measured to be faster than in any other type: on x86 processors with AVX2."""
-    return device.type == "cpu" and bool(able().get("avx2"))
+    """Return whether int8 convolutions are the fastest. By measurement they are on x86 processors with AVX2."""
+    return device.type == "cpu" and bool(cpu_features().get("avx2"))
 
 
 def default_precision(device: torch.device) -> str:
-    """Of a training that leaves it open: "bf16-mixed" where the hardware computes in bfloat16, else "32-true"."""
+    """Return the precision that "auto" means: "bf16-mixed" if the hardware supports bfloat16, otherwise "32-true"."""
     return "bf16-mixed" if computes_in_bfloat16(device) else "32-true"
 
 
-def instructions() -> str:
-    """The vector instructions that this processor has and torch uses, as in "AVX-512, VNNI, bfloat16"."""
-    found = able()
+def vector_instructions() -> str:
+    """Return the vector instructions that torch uses on this processor, such as "AVX-512, VNNI, bfloat16"."""
+    found = cpu_features()
     if not found.get("avx2"):
         return platform.machine()
     names = {
@@ -123,11 +132,11 @@ def instructions() -> str:
         "bfloat16": found.get("avx512_bf16"),
         "AMX": found.get("amx_bf16"),
     }
-    return ", ".join(name for name, there in names.items() if there)
+    return ", ".join(name for name, present in names.items() if present)
 
 
 def describe(device: torch.device) -> str:
-    """One line for run.json and captions: "AMD EPYC (AVX2), 2 threads", "NVIDIA A100-SXM4-80GB"."""
+    """Return one line of text about a device: "AMD EPYC (AVX2), 2 threads" or "NVIDIA A100-SXM4-80GB"."""
     import torch
 
     if device.type == "cuda":
@@ -136,20 +145,25 @@ def describe(device: torch.device) -> str:
         return device.type
     threads = torch.get_num_threads()
     name = torch.cpu.get_capabilities().get("cpu_name", platform.machine())
-    return f"{name} ({instructions()}), {threads} thread{'s' * (threads > 1)}"
+    return f"{name} ({vector_instructions()}), {threads} thread{'s' * (threads > 1)}"
 
 
 # ------------------------------------------------------------------------------------------------------- speed
 
-STEP_SECONDS = 0.025  # of `_small_training` on a laptop on which the whole demo takes five minutes
+STEP_SECONDS = 0.025  # one step of `_small_training` on a laptop where the whole demo takes five minutes
 
 
 @cache
 def slowness() -> float:
-    """How many times longer a small training takes here than on the machine for which times are stated, at least 1.
+    """Measure how much slower this machine is than the one for which the documentation states times.
 
-    Measured once per process, in a second or two, in the default precision of this machine. What else runs meanwhile
-    counts: the median of several repetitions is taken.
+    It takes one or two seconds, and is done once per process, in the default precision. Other programs that run at the
+    same time make the result larger.
+
+    Returns
+    -------
+    float, at least 1
+        Duration of a training step, divided by `STEP_SECONDS`. It is the median of several steps.
     """
     share_cores()
     steps = _small_training()
@@ -159,7 +173,7 @@ def slowness() -> float:
 
 
 def _small_training() -> Iterator[float]:
-    """Seconds of one step after the other of a network like resnet8 on 32 images of 32×32."""
+    """Yield the duration of each training step of a network like resnet8 on 32 images of 32×32, in seconds."""
     import torch
     from torch import nn
 
@@ -186,10 +200,13 @@ def _small_training() -> Iterator[float]:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep memory that tensors free. By default glibc gives large pieces back to the system, which
-    has to map and clear them again at every step. Other C libraries are left alone."""
-    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+    """Keep the memory of freed tensors in this process, so that the next step can use it again.
+
+    By default glibc returns large blocks to the operating system, which has to map and clear them again in every step.
+    Other C libraries are not changed.
+    """
+    m_trim_threshold, m_mmap_max = -1, -4  # constants of malloc.h
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)

@@ -1,4 +1,4 @@
-"""What a notebook shows for a cell that ends in an object of this package: a small table. All text is escaped."""
+"""The small HTML tables that notebooks show for objects of this package. All text is escaped."""
 
 from collections.abc import Mapping
 from html import escape
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def table(title: str, rows: Mapping[str, Any]) -> str:
-    """Return a table of two columns as HTML: a caption, and one row per entry."""
+    """Return an HTML table with a caption and one row for each name and value."""
     cells = "".join(
         f"<tr><th style='text-align:left'>{escape(str(name))}</th>"
         f"<td style='text-align:left'>{escape(value_text(value))}</td></tr>"
@@ -16,10 +16,10 @@ def table(title: str, rows: Mapping[str, Any]) -> str:
 
 
 def value_text(value: Any) -> str:
-    """Return a number with four digits, and anything else as text."""
+    """Return a float with four significant digits, and anything else as text."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a count with its noun, "1 epoch" or "2 epochs"."""
+    """Return a count and its noun, such as "1 epoch" or "2 epochs"."""
     return f"{count:,} {noun}{'s' * (count != 1)}"

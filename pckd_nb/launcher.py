@@ -1,63 +1,85 @@
-"""Which process of a training this one is, by the variables that its launcher has set. Needs no torch."""
+"""Read the number and rank of processes from the environment variables of torchrun and srun. Needs no torch."""
 
 import os
 
 
-def started() -> tuple[int, int]:
-    """Return how many processes per machine, and how many machines, torchrun or SLURM's srun have started.
+def launched_processes() -> tuple[int, int]:
+    """Return the numbers of processes that torchrun or srun (SLURM) have started.
 
     Returns
     -------
     processes : int
-        Processes per machine; 1 if neither has started any.
+        Processes per machine. 1 without torchrun and srun.
     nodes : int
-        Machines; 1 if neither has started any.
+        Machines. 1 without torchrun and srun.
     """
-    there = os.environ
+    env = os.environ
     if _by_torchrun():
-        return int(there["LOCAL_WORLD_SIZE"]), int(there["WORLD_SIZE"]) // int(there["LOCAL_WORLD_SIZE"])
+        return int(env["LOCAL_WORLD_SIZE"]), int(env["WORLD_SIZE"]) // int(env["LOCAL_WORLD_SIZE"])
     if _by_srun():
-        nodes = int(there.get("SLURM_NNODES", 1))
-        return int(there["SLURM_NTASKS"]) // nodes, nodes
+        nodes = int(env.get("SLURM_NNODES", 1))
+        return int(env["SLURM_NTASKS"]) // nodes, nodes
     return 1, 1
 
 
-def asked(devices: int | None, nodes: int) -> tuple[int, int]:
-    """Return how many processes per machine, and machines, a training is to have: as given, else as `started`.
+def requested_processes(devices: int | None, nodes: int) -> tuple[int, int]:
+    """Return the numbers of processes for a training.
 
-    Raises ValueError if `nodes` is given without `devices`.
+    Parameters
+    ----------
+    devices : int or None
+        Processes per machine. None means the numbers of `launched_processes`.
+    nodes : int
+        Machines.
+
+    Returns
+    -------
+    processes : int
+        Processes per machine.
+    nodes : int
+        Machines.
+
+    Raises
+    ------
+    ValueError
+        If `nodes` is given without `devices`.
     """
     if devices is not None:
         return devices, nodes
     if nodes != 1:
-        raise ValueError("nodes needs devices: how many processes each machine runs")
-    return started()
+        raise ValueError("nodes needs devices, the number of processes on each machine")
+    return launched_processes()
 
 
 def is_first(devices: int | None = None, nodes: int = 1) -> bool:
-    """Return whether this process speaks and writes for all of a training, before the processes have met.
+    """Return whether this process is rank 0 of a training, which prints and writes files.
 
-    Variables that another launcher left in the environment of a process that trains alone are ignored.
+    It can be called before the processes are connected. Launcher variables are ignored when training in a single
+    process.
 
     Parameters
     ----------
     devices : int, optional
-        Processes per machine, as in `training.distill`; None if that is not known yet.
+        Processes per machine, as in `distill`. Default: not known yet.
     nodes : int
-        Machines, as in `training.distill`.
+        Machines, as in `distill`.
+
+    Returns
+    -------
+    bool
     """
-    there = os.environ
+    env = os.environ
     if devices is not None and devices * nodes == 1:
         return True
     if _by_torchrun():
-        return there["RANK"] == "0"
+        return env["RANK"] == "0"
     if _by_srun():
-        return there["SLURM_PROCID"] == "0"
-    copy = {"LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_PORT"} <= there.keys()  # what Fabric starts has them all
-    return (not copy or there["LOCAL_RANK"] == "0") and (nodes == 1 or there.get("NODE_RANK", "0") == "0")
+        return env["SLURM_PROCID"] == "0"
+    by_fabric = {"LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_PORT"} <= env.keys()  # Fabric sets all of them
+    return (not by_fabric or env["LOCAL_RANK"] == "0") and (nodes == 1 or env.get("NODE_RANK", "0") == "0")
 
 
-# As Fabric's TorchElasticEnvironment and SLURMEnvironment find out. To ask them would take seconds: they load torch.
+# The same conditions as in Fabric's TorchElasticEnvironment and SLURMEnvironment, which take seconds to import.
 
 
 def _by_torchrun() -> bool:
@@ -65,9 +87,9 @@ def _by_torchrun() -> bool:
 
 
 def _by_srun() -> bool:
-    """Within a step of srun. A batch script is in none, and a job called bash or interactive is somebody's shell."""
-    there = os.environ
-    return {"SLURM_STEP_ID", "SLURM_NTASKS"} <= there.keys() and there.get("SLURM_JOB_NAME") not in (
+    """Return whether srun started this process. A batch script, or a job named bash or interactive, is not such one."""
+    env = os.environ
+    return {"SLURM_STEP_ID", "SLURM_NTASKS"} <= env.keys() and env.get("SLURM_JOB_NAME") not in (
         "bash",
         "interactive",
     )

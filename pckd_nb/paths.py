@@ -1,4 +1,4 @@
-"""The one way for a path of a user into the package."""
+"""Check the paths that a user gives."""
 
 import os
 from pathlib import Path
@@ -6,13 +6,13 @@ from typing import Any
 
 
 def user_path(value: Any, name: str = "path") -> Path:
-    """Return the path that a user gave, with the home folder in place of "~".
+    """Return a path that a user gave, with the home folder instead of "~".
 
     Parameters
     ----------
-    value : str or path
+    value : str or Path
     name : str
-        Name of the argument, for the error.
+        Name of the argument in an error message.
 
     Returns
     -------
@@ -23,12 +23,13 @@ def user_path(value: Any, name: str = "path") -> Path:
     TypeError
         If `value` is not a path.
     ValueError
-        If it is empty, contains a null character, or begins with the home folder of a user who does not exist.
+        If it is empty, contains a null character, or begins with the home folder of an unknown user.
 
     Examples
     --------
-    >>> user_path("~/runs/first")
-    PosixPath('/home/me/runs/first')
+    >>> from pckd_nb.paths import user_path
+    >>> user_path("runs/first").parts
+    ('runs', 'first')
     """
     if not isinstance(value, str | os.PathLike) or not isinstance(text := os.fspath(value), str):
         raise TypeError(f"{name} must be a path, got {type(value).__name__}")
@@ -37,4 +38,4 @@ def user_path(value: Any, name: str = "path") -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise ValueError(f"{name} '{text}' begins with a home folder that is not known: write the whole path") from None
+        raise ValueError(f"{name} '{text}' begins with an unknown home folder: write the full path") from None

@@ -1,6 +1,7 @@
-"""Methods, networks and data of your own by name: "module:Name" or "file.py:Name".
+"""Plugins: methods, networks and data of your own, by a name such as "module:Name" or "file.py:Name".
 
-A name is looked up where you type it: on the command line or in a call. No run folder makes anything be imported.
+A plugin is imported only if you write its name yourself, on the command line or in a call. Loading a run never imports
+anything.
 """
 
 from __future__ import annotations
@@ -14,8 +15,18 @@ from typing import Any
 from .paths import user_path
 
 
-def is_plug(name: object) -> bool:
-    """Whether a name has the form "module:Name", of a module that there is, or "file.py:Name"."""
+def is_plugin(name: object) -> bool:
+    """Return whether a name is that of a plugin.
+
+    Parameters
+    ----------
+    name : object
+
+    Returns
+    -------
+    bool
+        True for "module:Name", if the module exists, and for "file.py:Name".
+    """
     if not isinstance(name, str) or name.count(":") < 1:
         return False
     module, _, attribute = name.rpartition(":")
@@ -23,35 +34,48 @@ def is_plug(name: object) -> bool:
         return False
     if module.endswith(".py"):
         return True
-    return all(part.isidentifier() for part in module.split(".")) and _there_is(module.partition(".")[0])
+    return all(part.isidentifier() for part in module.split(".")) and _module_exists(module.partition(".")[0])
 
 
-def load_plug(name: str) -> Any:
-    """What is called `Name` in the module or file of "module:Name" or "file.py:Name".
+def load_plugin(name: str) -> Any:
+    """Import a plugin.
 
-    A file is run once per process, and its folder can be imported from while it runs.
+    A file runs once per process. It can import modules from its own folder.
+
+    Parameters
+    ----------
+    name : str
+        "module:Name" or "file.py:Name".
+
+    Returns
+    -------
+    object
+        The object `Name`.
 
     Raises
     ------
     ValueError
-        If there is no such file, module or name, or it can't be imported; the message says what was found.
+        If the file, the module or the name does not exist, or if the import fails.
     """
     module_name, _, attribute = name.rpartition(":")
-    module = _from_file(user_path(module_name, "file")) if module_name.endswith(".py") else _imported(module_name)
+    module = (
+        _import_file(user_path(module_name, "file")) if module_name.endswith(".py") else _import_module(module_name)
+    )
     found: Any = module
     if not hasattr(found, attribute):
-        there = sorted(key for key, value in vars(module).items() if not key.startswith("_") and callable(value))
-        raise ValueError(f"'{module_name}' has no {attribute!r}; it has {', '.join(there[:20]) or 'nothing to call'}")
+        names = sorted(key for key, value in vars(module).items() if not key.startswith("_") and callable(value))
+        known = ", ".join(names[:20]) or "no functions or classes"
+        raise ValueError(f"'{module_name}' has no {attribute!r}; it has {known}")
     return getattr(found, attribute)
 
 
-def _there_is(module: str) -> bool:
-    """Whether a top-level module can be imported, from the current folder too; it is not."""
-    here = Path(f"{module}.py").is_file() or Path(module, "__init__.py").is_file()
-    return here or importlib.util.find_spec(module) is not None
+def _module_exists(module: str) -> bool:
+    """Return whether a top-level module exists, also in the current folder. It is not imported."""
+    in_current_folder = Path(f"{module}.py").is_file() or Path(module, "__init__.py").is_file()
+    return in_current_folder or importlib.util.find_spec(module) is not None
 
 
-def _from_file(path: Path) -> Any:
+def _import_file(path: Path) -> Any:
     path = path.resolve()
     if not path.is_file():
         raise ValueError(f"there is no file '{path}'")
@@ -61,7 +85,7 @@ def _from_file(path: Path) -> Any:
         return module
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ValueError(f"'{path}' is no Python file")
+        raise ValueError(f"'{path}' is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     sys.path.insert(0, str(path.parent))
@@ -75,15 +99,15 @@ def _from_file(path: Path) -> Any:
     return module
 
 
-def _imported(name: str) -> Any:
-    here = str(Path.cwd())
-    added = here not in sys.path
+def _import_module(name: str) -> Any:
+    folder = str(Path.cwd())
+    added = folder not in sys.path
     if added:
-        sys.path.insert(0, here)
+        sys.path.insert(0, folder)
     try:
         return importlib.import_module(name)
     except Exception as error:
         raise ValueError(f"module '{name}' can't be imported: {type(error).__name__}: {error}") from error
     finally:
         if added:
-            sys.path.remove(here)
+            sys.path.remove(folder)

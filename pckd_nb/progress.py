@@ -1,4 +1,4 @@
-"""How a training shows how far it is: a bar in terminals and notebooks, plain lines in files."""
+"""Show the progress of a training: a bar in terminals and notebooks, plain lines in files."""
 
 from __future__ import annotations
 
@@ -14,76 +14,110 @@ SECONDS_BETWEEN_LINES = 30
 
 
 class Progress(Protocol):
-    """What a training tells of itself, step by step."""
+    """The methods that a progress bar must have."""
 
     def update(self, n: float = 1) -> object:
-        """n more steps are done."""
+        """Report that n more steps are done."""
 
     def set_postfix_str(self, s: str) -> None:
-        """An epoch is done; s says how it went."""
+        """Report the end of an epoch, with its results as text."""
 
 
-class Lines(plain_tqdm):
-    """tqdm's numbers as whole lines, for a file: one per `SECONDS_BETWEEN_LINES` at most, and one per epoch."""
+class ProgressLines(plain_tqdm):
+    """Prints the progress of tqdm as lines, for a file.
+
+    There is one line per epoch, and at most one per `SECONDS_BETWEEN_LINES` in between.
+
+    Parameters
+    ----------
+    **options
+        As for tqdm.
+    """
 
     def __init__(self, **options: object):
-        form = "{desc}: {n:.0f} of {total:.0f} {unit}s, {elapsed} passed, {remaining} left{postfix}"
-        pace = dict(mininterval=SECONDS_BETWEEN_LINES, maxinterval=SECONDS_BETWEEN_LINES)
-        super().__init__(**{**options, **pace, "bar_format": form})
+        bar_format = "{desc}: {n:.0f} of {total:.0f} {unit}s, {elapsed} passed, {remaining} left{postfix}"
+        intervals = dict(mininterval=SECONDS_BETWEEN_LINES, maxinterval=SECONDS_BETWEEN_LINES)
+        super().__init__(**{**options, **intervals, "bar_format": bar_format})
 
     @staticmethod
     def status_printer(file: IO[str]) -> Callable[[str], None]:
+        """Return a function that prints one line to the file."""
         return lambda text: print(text.strip(), file=file, flush=True)
 
     @classmethod
     def write(cls, s: str, *_: object, **__: object) -> None:
-        """Print to stdout. There is no bar to move out of the way."""
+        """Print to stdout. There is no bar to be moved first."""
         print(s, flush=True)
 
     @staticmethod
     def format_meter(n: float, total: float, *others: object, **options: object) -> str:
-        """A line. A job that takes longer than was planned stays at its end: tqdm would forget the total."""
+        """Return a line. More steps than `total` are shown as `total`, because tqdm would drop the total."""
         return str(plain_tqdm.format_meter(min(n, total), total, *others, **options))
 
     def clear(self, *_: object, **__: object) -> None:
-        """A line that was written stays."""
+        """Do nothing: lines are not removed."""
 
     def moveto(self, n: int) -> None:
-        """There are no bars above or below."""
+        """Do nothing: there are no other bars."""
 
     def close(self) -> None:
-        """Write nothing more: the last epoch's line says it all."""
+        """Print nothing more after the line of the last epoch."""
         self.disable = True
         self._decr_instances(self)
 
 
 def in_notebook() -> bool:
-    """Whether tqdm draws its bar as a widget."""
+    """Return whether tqdm shows its bar as a widget."""
     return any(parent.__module__ == "tqdm.notebook" for parent in tqdm.__mro__)
 
 
 def make_bar(total: float, title: str, unit: str, initial: float = 0, show: bool = True) -> plain_tqdm:
-    """A progress bar on stderr, or `Lines` where that is neither a terminal nor a notebook; use it as a context.
+    """Return a progress bar on stderr, as a context manager.
 
-    unit: what `total` counts, "step"; or "second", of which a bar shows no more than the share.
+    Parameters
+    ----------
+    total : float
+        Number of units.
+    title : str
+    unit : {"step", "second"}
+        With "second", a bar shows only the percentage.
+    initial : float
+        Units that are already done.
+    show : bool
+        Whether to show the bar.
+
+    Returns
+    -------
+    tqdm
+        A bar in a terminal or notebook, otherwise `ProgressLines`.
     """
-    how = dict(total=total, initial=initial, desc=title, unit=unit, disable=not show)
+    options = dict(total=total, initial=initial, desc=title, unit=unit, disable=not show)
     if show and not in_notebook() and not sys.stderr.isatty():
-        return Lines(**how)
-    form = "{desc}: {percentage:3.0f} %|{bar}| {elapsed} passed, {remaining} left{postfix}"
-    return tqdm(**how, bar_format=form if unit == "second" else None)
+        return ProgressLines(**options)
+    bar_format = "{desc}: {percentage:3.0f} %|{bar}| {elapsed} passed, {remaining} left{postfix}"
+    return tqdm(**options, bar_format=bar_format if unit == "second" else None)
 
 
-class Share:
-    """A part of a longer job's bar: every step counts as `weight` of it."""
+class WeightedProgress:
+    """Progress of one part of a longer job: each step moves the bar of the job by `weight`.
+
+    Parameters
+    ----------
+    bar : tqdm
+        The bar of the whole job.
+    weight : float
+        Units of `bar` per step.
+    """
 
     def __init__(self, bar: plain_tqdm, weight: float):
         self.bar, self.weight = bar, weight
 
     def update(self, n: float = 1) -> None:
+        """Report that n more steps are done."""
         self.bar.update(n * self.weight)
 
     def set_postfix_str(self, s: str) -> None:
+        """Show a text after the bar."""
         self.bar.set_postfix_str(s)
 
 
@@ -94,8 +128,23 @@ def require_progress(progress: object) -> None:
 
 
 @contextmanager
-def shown(progress: bool | Progress, total: int, title: str, done: int) -> Iterator[Progress]:
-    """What a training of `total` steps reports to: `progress` itself, or a bar, invisible for False."""
+def open_progress(progress: bool | Progress, total: int, title: str, done: int) -> Iterator[Progress]:
+    """Return the object that a training reports its steps to, as a context manager.
+
+    Parameters
+    ----------
+    progress : bool or Progress
+        True shows a new bar, False hides it. Anything else is used instead of a bar.
+    total : int
+        Number of steps.
+    title : str
+    done : int
+        Steps that are already done, in a training that continues.
+
+    Yields
+    ------
+    Progress
+    """
     if not isinstance(progress, bool):
         progress.update(done)
         yield progress

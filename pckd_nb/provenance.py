@@ -1,9 +1,9 @@
-"""How run.json records a setting that is not a number or text, so that two different ones can be told apart.
+"""Describe settings for run.json, so that different settings have different descriptions.
 
-`describe` turns a setting into JSON. Functions, classes and objects get a name and a fingerprint, which covers
-all that decides what they do: code, attributes, weights, and the variables that the code uses. So two lambdas differ,
-and so does one function before and after a change. An object that cannot be inspected, such as an open file, is marked
-"(not recorded)".
+`describe` converts a setting to JSON. A function, class or object is described by its name and a fingerprint. The
+fingerprint is a hash of everything that determines the behaviour: code, attributes, weights, and the variables that the
+code uses. It differs for two different lambdas, and for a function before and after a change. An object that cannot be
+inspected, such as an open file, is marked "(not recorded)".
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 NOT_RECORDED = "(not recorded)"
 SCALARS = (bool, int, float, complex, str, bytes, type(None), range, slice, type(...), Path, torch.dtype, torch.device)
-OF_A_CLASS = {
+IGNORED_CLASS_ATTRIBUTES = {
     "__dict__",
     "__weakref__",
     "__module__",
@@ -32,24 +32,31 @@ OF_A_CLASS = {
     "__static_attributes__",
     "_abc_impl",
 }
-OF_A_MODULE = set(vars(nn.Module())) | {
-    "_chosen", "_defaults", "_initial_modules", "_initial_values", "_setting_names",
-}  # fmt: skip
+IGNORED_MODULE_ATTRIBUTES = set(vars(nn.Module())) | {"_built", "_chosen", "_open", "_order", "_parts"}
 
 
 def describe(value: Any) -> Any:
-    """A setting as JSON: numbers, text, lists and dicts as they are, all else as one line of text.
+    """Convert a setting to JSON.
+
+    Numbers, text, lists and dicts are kept. Anything else becomes one line of text.
 
     Parameters
     ----------
     value : object
-        Any setting: a number, a function, a `functools.partial`, a tensor, an object with attributes.
+        Any setting: a number, a function, a `functools.partial`, a tensor, or an object with attributes.
 
     Returns
     -------
     None, bool, int, float, str, list or dict
-        Two values that act differently have different descriptions. Where that can't be told the text ends in
+        Values with different behaviour have different descriptions. If this cannot be guaranteed, the text ends with
         "(not recorded)".
+
+    Examples
+    --------
+    >>> from functools import partial
+    >>> from pckd_nb.provenance import describe
+    >>> describe(partial(max, 1, default=2))
+    'max(1, default=2)'
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -66,74 +73,103 @@ def describe(value: Any) -> Any:
         return f"{_text(value.func)}({', '.join(given)})"
     if isinstance(value, type | FunctionType | BuiltinFunctionType) and _installed(value):
         return _name(value)
-    walk = Walk()
-    walk.add(value)
-    mark = "" if walk.complete else f" {NOT_RECORDED}"
-    return f"{_title(value)} [{walk.digest()}]{mark}"
+    fingerprint = Fingerprint()
+    fingerprint.add(value)
+    mark = "" if fingerprint.complete else f" {NOT_RECORDED}"
+    return f"{_title(value)} [{fingerprint.digest()}]{mark}"
 
 
 def code_fingerprint(made: Any) -> str | None:
-    """Eight hexadecimal digits that change with the code of a function or class, and of what it uses that is not part
-    of an installed package; None for what is, since the version of the package says it all."""
+    """Return a fingerprint of the code of a function or class, and of all code that it uses.
+
+    Parameters
+    ----------
+    made : function or class
+
+    Returns
+    -------
+    str or None
+        Eight hexadecimal digits. None for a part of an installed package, which is identified by its version.
+    """
     if _installed(made):
         return None
-    walk = Walk()
-    walk.add(made)
-    return walk.digest()
+    fingerprint = Fingerprint()
+    fingerprint.add(made)
+    return fingerprint.digest()
 
 
 def structure_fingerprint(module: nn.Module) -> str:
-    """Eight hexadecimal digits that change with the code and the attributes of a module and its parts, weights left
-    out."""
-    walk = Walk(weights=False)
-    walk.add(module)
-    return walk.digest()
+    """Return a fingerprint of the code and attributes of a module and its parts, without its weights.
+
+    Parameters
+    ----------
+    module : nn.Module
+
+    Returns
+    -------
+    str
+        Eight hexadecimal digits.
+    """
+    fingerprint = Fingerprint(weights=False)
+    fingerprint.add(module)
+    return fingerprint.digest()
 
 
 def name_of(made: Any) -> str:
-    """ "module:Name" of a class or function, where Python finds it."""
+    """Return "module:Name" for a class or function."""
     return f"{made.__module__}:{made.__qualname__}"
 
 
-def public(module: nn.Module) -> dict[str, Any]:
-    """A module's own public attributes, described: neither what nn.Module keeps for itself nor parts and weights."""
+def public_attributes(module: nn.Module) -> dict[str, Any]:
+    """Describe the public attributes of a module, without weights, submodules and those of nn.Module itself."""
     return {name: describe(value) for name, value in attributes_of(module).items() if not name.startswith("_")}
 
 
 def attributes_of(value: Any) -> dict[str, Any]:
-    """What an object keeps, in `__dict__` and `__slots__`; of a module, what nn.Module does not keep for itself."""
-    kept = dict(getattr(value, "__dict__", {}))
+    """Return the attributes in `__dict__` and `__slots__` of an object, without those of nn.Module itself."""
+    attributes = dict(getattr(value, "__dict__", {}))
     for base in type(value).__mro__:
         slots = vars(base).get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
             if hasattr(value, name):
-                kept.setdefault(name, getattr(value, name))
-    hidden = OF_A_MODULE if isinstance(value, nn.Module) else set()
-    return {name: item for name, item in kept.items() if name not in hidden}
+                attributes.setdefault(name, getattr(value, name))
+    hidden = IGNORED_MODULE_ATTRIBUTES if isinstance(value, nn.Module) else set()
+    return {name: item for name, item in attributes.items() if name not in hidden}
 
 
-class Walk:
-    """Feeds all that decides what a value does into one hash. `complete` says whether all of it could be seen.
+class Fingerprint:
+    """Computes a hash of everything that determines the behaviour of a value.
 
-    weights: whether parameters and buffers of modules count.
+    Parameters
+    ----------
+    weights : bool
+        Whether to include parameters and buffers of modules.
+
+    Attributes
+    ----------
+    complete : bool
+        False if a value was found that cannot be inspected.
     """
 
     def __init__(self, weights: bool = True):
         self.weights, self.complete, self.seen, self.hash = weights, True, dict[int, Any](), hashlib.sha256()
 
     def digest(self) -> str:
+        """Return eight hexadecimal digits of the hash."""
         return self.hash.hexdigest()[:8]
 
     def text(self, *parts: object) -> None:
+        """Add texts to the hash."""
         for part in parts:
             self.hash.update(f"{part}\0".encode())
 
     def all(self, values: Iterable[Any]) -> None:
+        """Add several values to the hash."""
         for value in values:
             self.add(value)
 
     def add(self, value: Any) -> None:
-        """Take in a value and all that it leads to."""
+        """Add a value, and everything that it refers to, to the hash."""
         if isinstance(value, SCALARS):
             self.text(type(value).__name__, repr(value))
             return
@@ -143,7 +179,7 @@ class Walk:
         if id(value) in self.seen:
             self.text("seen", list(self.seen).index(id(value)))
             return
-        self.seen[id(value)] = value  # kept alive, so that no other value gets its id
+        self.seen[id(value)] = value  # a reference keeps the value alive, so that no other value gets its id
         self.text(type(value).__qualname__)
         if isinstance(value, list | tuple):
             self.all(value)
@@ -186,20 +222,23 @@ class Walk:
             self.object(value)
 
     def module(self, value: ModuleType) -> None:
+        """Add the name of a module, and its file if it is not part of a package."""
         file = getattr(value, "__file__", None)
         self.text(value.__name__)
         if file and not _in_a_package(value.__name__, file):
             self.hash.update(Path(file).read_bytes() if Path(file).is_file() else b"")
 
     def type(self, value: type) -> None:
+        """Add the name of a class, and its attributes and methods if it is not part of a package."""
         self.text(value.__module__ if _installed(value) else "", value.__qualname__)
         for base in [] if _installed(value) else [base for base in value.__mro__ if not _installed(base)]:
             for name, item in sorted(vars(base).items()):
-                if name not in OF_A_CLASS and not name.startswith("__annotat"):
+                if name not in IGNORED_CLASS_ATTRIBUTES and not name.startswith("__annotat"):
                     self.text(name)
                     self.add(item)
 
     def function(self, value: Any) -> None:
+        """Add the code of a function, its defaults, and the variables that it uses."""
         if _installed(value):
             self.text(value.__module__, value.__qualname__)
             return
@@ -211,10 +250,12 @@ class Walk:
                 self.add(value.__globals__[name])
 
     def code(self, value: CodeType) -> None:
+        """Add byte code, names and constants."""
         self.text(value.co_code.hex(), value.co_names, value.co_varnames)
         self.all(value.co_consts)
 
     def network(self, value: nn.Module) -> None:
+        """Add the classes and attributes of a network's modules, and its weights."""
         for name, part in value.named_modules():
             self.text(name)
             self.add(type(part))
@@ -223,14 +264,15 @@ class Walk:
             self.add(dict(value.state_dict()))
 
     def object(self, value: Any) -> None:
+        """Add the class and the attributes of an object."""
         self.add(type(value))
-        kept = attributes_of(value)
-        if not kept and _installed(type(value)) and type(value).__flags__ & HEAP_TYPE == 0:
-            self.complete = False  # a file, an iterator, a lock: what is in it can't be seen
-        self.add(kept)
+        attributes = attributes_of(value)
+        if not attributes and _installed(type(value)) and type(value).__flags__ & HEAP_TYPE == 0:
+            self.complete = False  # such as a file, an iterator or a lock
+        self.add(attributes)
 
 
-HEAP_TYPE = 1 << 9  # of a class that was made by a class statement, not in C
+HEAP_TYPE = 1 << 9  # flag of classes that are defined in Python, not in C
 
 
 def _text(value: Any) -> str:
@@ -238,7 +280,7 @@ def _text(value: Any) -> str:
 
 
 def _title(value: Any) -> str:
-    """The name of a function or class, or an object with its public attributes as far as these are short."""
+    """Return the name of a function or class, or the class of an object with its short public attributes."""
     if isinstance(value, type | FunctionType | BuiltinFunctionType):
         return _name(value)
     if isinstance(value, MethodType):
@@ -261,7 +303,7 @@ def _name(made: Any) -> str:
 
 
 def _installed(made: Any) -> bool:
-    """Whether it belongs to an installed package, to this one, or to Python itself."""
+    """Return whether it belongs to an installed package, to this package, or to Python itself."""
     if isinstance(made, BuiltinFunctionType) or getattr(made, "__module__", None) == "builtins":
         return True
     module = inspect.getmodule(made)
@@ -279,7 +321,7 @@ def _in_a_package(name: str, file: str | None) -> bool:
 
 
 def _names(code: CodeType) -> list[str]:
-    """The names of other variables that a piece of code and the functions in it use."""
+    """Return the names of variables that the code, and the functions inside it, use."""
     inner = [name for item in code.co_consts if isinstance(item, CodeType) for name in _names(item)]
     return sorted({*code.co_names, *inner})
 

@@ -1,8 +1,8 @@
-"""One training in several processes, "ranks", on one machine or many.
+"""Distributed training: one training in several processes ("ranks"), on one or more machines.
 
-Every rank runs the networks on its part of a batch. Then all of them get what all said, gathered so that gradients
-find their way back, and each computes the loss of the whole batch: difficulty, contrast and the projector's BatchNorm
-are those of one process, and nothing in `losses`, `preview` and `methods` knows of ranks.
+Each rank runs the networks on its part of the batch. The outputs are then gathered with their gradients, so that each
+rank has all of them and computes the loss of the whole batch. Difficulty, contrast and the BatchNorm of the projector
+are therefore the same as in one process, and `losses`, `preview` and `methods` need no code for ranks.
 """
 
 import warnings
@@ -13,45 +13,69 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
-from .launcher import asked as asked
 from .launcher import is_first as is_first
-from .launcher import started as started
+from .launcher import launched_processes as launched_processes
+from .launcher import requested_processes as requested_processes
 from .models import Output
 
 if TYPE_CHECKING:
-    from lightning_fabric import Fabric  # takes seconds to load
+    from lightning_fabric import Fabric  # takes seconds to import
 
 T = TypeVar("T")
 
-# Fabric's gathering with gradients calls it in torch 2.14; what is to come in its place is private still.
+# Fabric's all_gather with gradients calls this function. Its replacement in torch 2.14 is still private.
 warnings.filterwarnings("ignore", message=r"torch\.distributed\.nn\.functional\.all_gather is deprecated")
 
-STEPS_BETWEEN_QUESTIONS = 16  # to ask the other ranks makes a GPU wait for them
+STEPS_BETWEEN_CHECKS = 16  # communication makes a GPU wait for the other ranks
 
 
-def part(index: Tensor, fabric: "Fabric") -> Tensor:
-    """This rank's part of a batch. The parts of the ranks, one after the other, are the batch; their sizes differ by
-    at most one."""
+def local_part(index: Tensor, fabric: "Fabric") -> Tensor:
+    """Return the part of a batch that belongs to this rank.
+
+    Parameters
+    ----------
+    index : Tensor of shape (B,)
+        The batch.
+    fabric : Fabric
+
+    Returns
+    -------
+    Tensor of shape (b,)
+        Consecutive entries. The sizes b of the ranks differ by at most 1.
+    """
     return index.tensor_split(fabric.world_size)[fabric.global_rank]
 
 
 def gather_rows(rows: Tensor, count: int, fabric: "Fabric") -> Tensor:
-    """What all ranks have for a batch of `count` images: (V·b, …), view-major as everywhere, becomes (V·count, …).
+    """Gather the rows of all ranks, so that each rank has those of the whole batch.
 
-    Gradients flow back to the rank whose rows they are of, summed over the ranks. With the mean that
-    DistributedDataParallel takes of all gradients, a loss that every rank computes of all rows counts once.
+    Gradients flow back to the rank of each row, summed over the ranks. DistributedDataParallel then averages the
+    gradients over the ranks. So a loss that each rank computes from all rows counts once.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (V·b, …)
+        Rows of this rank: all images of the first view, then those of the second, and so on.
+    count : int
+        Number of images B in the whole batch.
+    fabric : Fabric
+
+    Returns
+    -------
+    Tensor of shape (V·B, …)
+        In the same order.
     """
     if fabric.world_size == 1:
         return rows
     sizes = [len(piece) for piece in torch.arange(count).tensor_split(fabric.world_size)]
     rows = rows.unflatten(0, (-1, sizes[fabric.global_rank]))
-    padding = [0, 0] * (rows.ndim - 2) + [0, sizes[0] - rows.shape[1]]  # equal sizes are what can be gathered
+    padding = [0, 0] * (rows.ndim - 2) + [0, sizes[0] - rows.shape[1]]  # all_gather needs equal sizes
     gathered = fabric.all_gather(F.pad(rows, padding), sync_grads=rows.requires_grad)
     return torch.cat([piece[:, :size] for piece, size in zip(gathered, sizes, strict=True)], dim=1).flatten(0, 1)
 
 
 def gather(output: Output, count: int, fabric: "Fabric") -> Output:
-    """What the networks of all ranks said of a batch of `count` images. Centers and bias are the same everywhere."""
+    """Gather the outputs of all ranks for a batch of `count` images. Centers and bias are the same in all ranks."""
     return output._replace(
         features=gather_rows(output.features, count, fabric),
         logits=gather_rows(output.logits, count, fabric),
@@ -59,9 +83,21 @@ def gather(output: Output, count: int, fabric: "Fabric") -> Output:
     )
 
 
-def by_first(fabric: "Fabric", action: Callable[[], T]) -> T:
-    """Let the first rank do what one process must do for all, and tell the others what came of it: where it fails,
-    all raise its error."""
+def run_on_first_rank(fabric: "Fabric", action: Callable[[], T]) -> T:
+    """Call a function in rank 0 only, and return its result in all ranks.
+
+    If it raises an exception, all ranks raise the same exception.
+
+    Parameters
+    ----------
+    fabric : Fabric
+    action : callable
+
+    Returns
+    -------
+    object
+        The result of `action()`.
+    """
     if fabric.world_size == 1:
         return action()
     answer: tuple[T | None, Exception | None] = (None, None)
@@ -76,39 +112,53 @@ def by_first(fabric: "Fabric", action: Callable[[], T]) -> T:
     return cast(T, result)
 
 
-def check_one_job(fabric: "Fabric", about: dict[str, object]) -> None:
-    """Raises ValueError, in every process, unless all of them were given the same training: `about`, what run.json
-    says of it, is compared with the first one's, but for the hardware."""
+def check_same_settings(fabric: "Fabric", settings: dict[str, object]) -> None:
+    """Check that all processes have the same settings.
+
+    Parameters
+    ----------
+    fabric : Fabric
+    settings : dict
+        The settings of this process as in run.json. "hardware" may differ.
+
+    Raises
+    ------
+    ValueError
+        In all processes, if the settings of one of them differ.
+    """
     if fabric.world_size == 1:
         return
-    first = fabric.broadcast(about)
-    differ = next((name for name in about if name != "hardware" and about[name] != first.get(name)), "")
-    found = fabric.all_reduce(torch.tensor(float(bool(differ)), device=fabric.device), reduce_op="max")
+    first = fabric.broadcast(settings)
+    different = next((name for name in settings if name != "hardware" and settings[name] != first.get(name)), "")
+    found = fabric.all_reduce(torch.tensor(float(bool(different)), device=fabric.device), reduce_op="max")
     if cast(Tensor, found) > 0:
-        what = f", of another {differ} than the first one's" if differ else ""
-        raise ValueError(f"the processes were not started for one training{what}: give all of them the same settings")
+        where = f": {different} is not that of rank 0" if different else ""
+        raise ValueError(f"the processes have different settings{where}; start all of them with the same settings")
 
 
 def any_rank(flag: bool, step: int, fabric: "Fabric") -> bool:
-    """Whether a rank has raised its flag, asked now and then, in the same step by all."""
+    """Return whether `flag` is True in any rank.
+
+    The ranks communicate every `STEPS_BETWEEN_CHECKS` steps only. In other steps the answer is False.
+    """
     if fabric.world_size == 1:
         return flag
-    if step % STEPS_BETWEEN_QUESTIONS:
+    if step % STEPS_BETWEEN_CHECKS:
         return False
-    raised = fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="max")
-    return bool(cast(Tensor, raised) > 0)
+    any_flag = fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="max")
+    return bool(cast(Tensor, any_flag) > 0)
 
 
 def share_buffers(model: nn.Module, fabric: "Fabric") -> None:
-    """Let all ranks have the first one's buffers: BatchNorm's running means, where every rank has kept its own."""
+    """Copy the buffers of rank 0 to all ranks. They are running means of BatchNorm, which each rank computes itself."""
     if fabric.world_size > 1:
         for buffer in model.buffers():
             distributed.broadcast(buffer, 0)
 
 
-def lost(error: Exception) -> bool:
-    """Whether `error` says that another rank is gone."""
+def is_lost_rank(error: Exception) -> bool:
+    """Return whether the cause of an error is that another rank has ended."""
     if isinstance(error, torch.OutOfMemoryError):
         return False
-    signs = "gloo", "nccl", "connection", "socket"
-    return isinstance(error, distributed.DistError) or any(sign in str(error).lower() for sign in signs)
+    words = "gloo", "nccl", "connection", "socket"
+    return isinstance(error, distributed.DistError) or any(word in str(error).lower() for word in words)

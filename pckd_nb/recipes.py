@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import SkipValidation
 
-from .plugs import is_plug, load_plug
+from .plugs import is_plugin, load_plugin
 from .validation import Count, Fraction, NotNegative, Positive, check_fields
 
 OPTIMIZERS, SCHEDULES = ("sgd", "adamw"), ("step", "cosine", "constant")  # built by `training.optimization`
@@ -131,8 +131,8 @@ class Recipe:
 
         values = {name: describe(value) for name, value in vars(self).items()}
         for name in ("optimizer", "schedule", "augment", "mix"):
-            if is_plug(values[name]):  # record the code, too: the file may change
-                values[name] += f" = {describe(load_plug(values[name]))}"
+            if is_plugin(values[name]):  # record the code, too: the file may change
+                values[name] += f" = {describe(load_plugin(values[name]))}"
         if self.optimizer not in OPTIMIZERS:
             values |= dict.fromkeys(("lr", "momentum", "weight_decay"))
         return values
@@ -205,7 +205,7 @@ def _check_plug(name: str, plug: Any, known: Sequence[str]) -> None:
         raise TypeError(f"{name} must be a name or a callable, got {type(plug).__name__}")
     if isinstance(plug, str) and not plug.strip():
         raise ValueError(f"{name} must be a name or a callable, got an empty string")
-    if isinstance(plug, str) and known and plug not in known and not is_plug(plug):
+    if isinstance(plug, str) and known and plug not in known and not is_plugin(plug):
         raise ValueError(f"unknown {name} {plug!r}; known: {', '.join(known)}, file.py:NAME, or a callable")
 
 

@@ -66,7 +66,7 @@ def check_run_folder(folder: str | Path, *, resume: bool, overwrite: bool) -> Pa
         raise FileNotFoundError(f"'{folder}' is a link to a path that does not exist")
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"'{folder}' is a file; a run needs a folder")
-    if folder.is_dir() and any(not files.LEFT.fullmatch(path.name) for path in folder.iterdir()):
+    if folder.is_dir() and any(not files.LEFTOVERS.fullmatch(path.name) for path in folder.iterdir()):
         if not (folder / "run.json").is_file():
             raise FileExistsError(f"'{folder}' exists and is not a run; choose another folder")
         if not (resume or overwrite):

@@ -51,9 +51,9 @@ from .deprecation import renamed
 from .html import counted, value_text
 from .html import table as html_table
 from .messages import one_line
-from .models import Classifier, TrainingData, create_model, preprocessed
+from .models import Classifier, TrainingData, create_model, restore_preprocessing
 from .paths import user_path
-from .plugs import is_plug
+from .plugs import is_plugin
 from .validation import check
 
 HEADS_PREFIX, BEST_PREFIX = "method.", "best."  # of names in student.safetensors
@@ -237,7 +237,7 @@ class Run:
         if not state:
             raise ValueError(f"'{self.path}' is a record without weights")
         library, colon, _ = (name or "").partition(":")
-        if name is None or (colon and library not in LIBRARIES and is_plug(name)):
+        if name is None or (colon and library not in LIBRARIES and is_plugin(name)):
             raise ValueError("this run's network is your own: build it, then load_state_dict(run.student_state)")
         model = create_model(name, num_classes=network["num_classes"], in_channels=network["in_channels"])
         load_weights(model, state, str(self.path or "this run"))
@@ -247,7 +247,7 @@ class Run:
         if "preprocessing" in network:
             data = self.settings["data"]
             data_format = SimpleNamespace(mean=data["mean"], std=data["std"], size=tuple(data["image_size"]))
-            model = preprocessed(model, data_format, network["preprocessing"])
+            model = restore_preprocessing(model, data_format, network["preprocessing"])
         return model
 
     def check_weights(self) -> None:

@@ -1,4 +1,4 @@
-"""A base class for modules whose `help()` shows their own members, without the hundred that `nn.Module` has."""
+"""A base class for modules whose `help()` shows their own members, without the many members of `nn.Module`."""
 
 from abc import ABCMeta
 
@@ -6,9 +6,9 @@ from torch import nn
 
 
 class ShortHelp(ABCMeta):
-    """Metaclass that leaves the members of `nn.Module` out of `dir()` of a class, and so out of `help()`.
+    """Metaclass that removes the members of `nn.Module` from `dir()` of a class, and so from `help()`.
 
-    It is an ABCMeta, so that a subclass can also have `abc.ABC` or a protocol as a base.
+    It is an ABCMeta, so a subclass can also have `abc.ABC` or a protocol as a base class.
     """
 
     def __dir__(cls) -> list[str]:
@@ -17,7 +17,8 @@ class ShortHelp(ABCMeta):
 
 
 class ShortHelpModule(nn.Module, metaclass=ShortHelp):
-    """An `nn.Module` with a short `help()`. The instance offers all members for completion."""
+    """An `nn.Module` with a short `help()`. `dir()` of an object still lists all members, for completion."""
 
     def __dir__(self) -> list[str]:
+        """Return the names of all members."""
         return sorted({*super().__dir__(), *dir(nn.Module)})

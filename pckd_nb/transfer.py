@@ -1,6 +1,11 @@
-"""Transfer: what a trained network's features are worth on another data set.
+"""Transfer learning: test the features of a trained network on another data set.
 
-The paper's protocol: the network is frozen, and a linear probe on its features learns the other data set's labels.
+The protocol is that of the paper: the network is frozen, and a linear probe is trained on its penultimate features
+with the labels of the other data set.
+
+References
+----------
+Ding et al., "Preview-based category contrastive learning for knowledge distillation", arXiv 2410.14143.
 """
 
 import dataclasses
@@ -20,7 +25,15 @@ from .runs import Run
 
 
 class TransferScores(NamedTuple):
-    """Accuracy of the probe on test and training images, in percent."""
+    """Accuracy of the linear probe.
+
+    Parameters
+    ----------
+    top1 : float
+        On the test images, in percent.
+    train_top1 : float
+        On the training images of the probe, in percent.
+    """
 
     top1: float
     train_top1: float
@@ -29,60 +42,123 @@ class TransferScores(NamedTuple):
 def transfer(
     run: Run | str | Path, data: Dataset | str, *, model: Classifier | None = None, **options: Any
 ) -> TransferScores:
-    """Freeze the network of `run` and train a linear probe on its features of `data`.
+    """Train a linear probe on the frozen features of a run's network, and return its accuracy on other data.
 
-    The images are shown as the network learned to see: grey ones repeated over its channels, scaled to its image
-    size, normalised by the constants of its own training data. The probe is scikit-learn's LogisticRegression (L2,
-    C = 1) on features standardised by the training images; no augmentation, nothing random.
-    run: a Run or its folder. data: a data set, or the name of one. model: another network to probe in place of the
-    run's. options: accelerator and precision, as in `evaluate`.
-    Raises ValueError where the images can't be shown to this network, or as `Run.model`.
+    The images are converted to the input of the network: grey images get its number of channels, and image size and
+    normalisation are those of its training. There is no augmentation. The probe is the LogisticRegression of
+    scikit-learn (L2 penalty, C = 1), on features that are standardised by the training images. Nothing is random.
+
+    Parameters
+    ----------
+    run : Run, str or Path
+        A run, or its folder.
+    data : Dataset or str
+        The other data set, or its name.
+    model : Classifier, optional
+        A network to use instead of the one of `run`.
+    **options
+        `accelerator` and `precision`, as in `predict`.
+
+    Returns
+    -------
+    TransferScores
+        top1 and train_top1, in percent.
+
+    Raises
+    ------
+    ValueError
+        If the images cannot be converted to the input of the network. Also the errors of `Run.model`.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> model = pckd.create_model("resnet8", data, seed=0)
+    >>> run = pckd.fit(model, data, epochs=1, out="run", progress=False)
+    >>> other = pckd.load_dataset("digits", train_size=64, test_size=32, seed=1)
+    >>> scores = pckd.transfer(run, other)
+    >>> 0 <= scores.top1 <= 100
+    True
     """
-    from sklearn.exceptions import ConvergenceWarning  # slow to import: only when asked for
+    from sklearn.exceptions import ConvergenceWarning  # imported here because it is slow to import
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     run = as_run(run)
     model = run.model() if model is None else as_network("model", model)
-    data = as_learned(run, as_dataset(data), model.trained_on)
+    data = convert_to_network_input(run, as_dataset(data), model.trained_on)
     train, test = (compute_outputs(model, data, split, **options) for split in ("train", "test"))
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     with warnings.catch_warnings():
-        warnings.simplefilter("error", ConvergenceWarning)  # an unfinished probe is no measurement
+        warnings.simplefilter("error", ConvergenceWarning)  # the accuracy of an unfinished probe is meaningless
         probe.fit(train.features.numpy(), train.labels.numpy())
-    return TransferScores(*(100 * _accuracy(probe, seen) for seen in (test, train)))
+    return TransferScores(*(100 * _accuracy(probe, predictions) for predictions in (test, train)))
 
 
 def transfer_table(runs: Sequence[Run | str | Path], data: Dataset | str, **options: Any) -> pd.DataFrame:
-    """`transfer` of several runs, a row each, and for every kind of network one with its first, random weights.
+    """Return a table of `transfer` results, with one row per run.
 
-    What random features reach is the height above which something was learned.
+    For each kind of network there is one more row, "untrained": the same network with random weights. A trained
+    network has learned something useful only if it is better than that.
+
+    Parameters
+    ----------
+    runs : sequence of Run, str or Path
+        Runs, or their folders.
+    data : Dataset or str
+        The other data set, or its name.
+    **options
+        `accelerator` and `precision`, as in `predict`.
+
+    Returns
+    -------
+    DataFrame
+        "top-1 % there" is the accuracy on the data set of the training, "top-1 % by probe" and "probe's training
+        images" are the results of `transfer`.
+
+    Raises
+    ------
+    ValueError
+        As `transfer`.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> model = pckd.create_model("resnet8", data, seed=0)
+    >>> run = pckd.fit(model, data, epochs=1, out="run", progress=False)
+    >>> other = pckd.load_dataset("digits", train_size=64, test_size=32, seed=1)
+    >>> table = pckd.transfer_table([run], other)
+    >>> table["network"].tolist()
+    ['resnet8', 'resnet8']
+    >>> table["method"].tolist()[1]
+    'untrained'
     """
     rows: list[dict[str, Any]] = []
     untrained: dict[str, Run] = {}
     data = as_dataset(data)
     for run in map(as_run, runs):
-        about = run.settings["model"]
+        network = run.settings["model"]
         scores = transfer(run, data, **options)
         rows.append(_row(run, run.settings["method"]["title"], scores, run.accuracy))
-        untrained.setdefault(about["name"], run)
+        untrained.setdefault(network["name"], run)
     for name, run in untrained.items():
-        about = run.settings["model"]
-        fresh = create_model(name, num_classes=about["num_classes"], in_channels=about["in_channels"], seed=0)
-        rows.append(_row(run, "untrained", transfer(run, data, model=fresh, **options), float("nan")))
+        network = run.settings["model"]
+        model = create_model(name, num_classes=network["num_classes"], in_channels=network["in_channels"], seed=0)
+        rows.append(_row(run, "untrained", transfer(run, data, model=model, **options), float("nan")))
     return pd.DataFrame(rows)
 
 
-def as_learned(run: Run, data: Dataset, trained_on: TrainingData | None = None) -> Dataset:
-    """Return a data set as a network learned to see: its channels, image size and normalisation.
+def convert_to_network_input(run: Run, data: Dataset, trained_on: TrainingData | None = None) -> Dataset:
+    """Convert a data set to the number of channels, image size and normalisation that a network was trained with.
 
     Parameters
     ----------
     run : Run
     data : Dataset
     trained_on : TrainingData, optional
-        Of the network. Default: what the network of `run` is shown.
+        Training data of the network. Default: the training data of `run`.
 
     Returns
     -------
@@ -91,31 +167,33 @@ def as_learned(run: Run, data: Dataset, trained_on: TrainingData | None = None) 
     Raises
     ------
     ValueError
-        If the images cannot be shown that way.
+        If the images have several channels and the network takes grey ones, or if images that are read from files have
+        another size.
     """
-    own = TrainingData.model_validate(run.settings["data"])
-    learned = trained_on or own
-    channels, size = len(learned.mean), list(learned.image_size)
+    data_of_run = TrainingData.model_validate(run.settings["data"])
+    target = trained_on or data_of_run
+    channels, size = len(target.mean), list(target.image_size)
     if data.channels not in (1, channels):
-        raise ValueError(f"'{run.path}' learned grey images; {data.name} has {data.channels} channels")
+        raise ValueError(f"the network of '{run.path}' takes grey images; {data.name} has {data.channels} channels")
     splits: dict[str, Any] = {}
     if [data.channels, *data.size] != [channels, *size]:
-        from torchvision.transforms.v2.functional import resize  # slow to import: only when needed
+        from torchvision.transforms.v2.functional import resize  # imported here because it is slow to import
 
         for name in ("train", "test"):
             split = getattr(data, name)
             if not isinstance(split, Split):
-                raise ValueError(f"'{run.path}' learned images of {size[0]}×{size[1]}: load {data.name} in that size")
+                needed = f"{size[0]}×{size[1]}"
+                raise ValueError(f"the network of '{run.path}' takes images of {needed}: load {data.name} in that size")
             images = split.images.expand(-1, channels, -1, -1)
             images = torch.cat([resize(part, size, antialias=True) for part in images.split(1000)])
             splits[name] = dataclasses.replace(split, images=images)
-    same = (learned.mean, learned.std) == (own.mean, own.std)
-    how = run.settings["data"]["normalisation"] if same else f"as in the training on {learned.name}"
-    return dataclasses.replace(data, **splits, mean=learned.mean, std=learned.std, normalisation=how)
+    same = (target.mean, target.std) == (data_of_run.mean, data_of_run.std)
+    normalisation = run.settings["data"]["normalisation"] if same else f"as in the training on {target.name}"
+    return dataclasses.replace(data, **splits, mean=target.mean, std=target.std, normalisation=normalisation)
 
 
-def _accuracy(probe: Any, seen: Predictions) -> float:
-    return float(probe.score(seen.features.numpy(), seen.labels.numpy()))
+def _accuracy(probe: Any, predictions: Predictions) -> float:
+    return float(probe.score(predictions.features.numpy(), predictions.labels.numpy()))
 
 
 def _row(run: Run, method: str, scores: TransferScores, accuracy: float) -> dict[str, Any]:

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .deprecation import renamed
-from .plugs import is_plug, load_plug
+from .plugs import is_plugin, load_plugin
 from .tensor_checks import check_images, check_whole_number
 
 # Every use has its own stream of random numbers, so that they are independent of each other.
@@ -297,7 +297,7 @@ def find_transform(name: str | Transform) -> Transform:
         return name
     from torchvision.transforms import v2  # slow to import: only when asked for
 
-    found = load_plug(name) if is_plug(name) else getattr(v2, name, None)
+    found = load_plugin(name) if is_plugin(name) else getattr(v2, name, None)
     if found is None:
         raise ValueError(f"unknown transform {name!r}: it must be a name in torchvision.transforms.v2, or file.py:NAME")
     return _instantiate(name, found)  # type: ignore[no-any-return]
@@ -329,8 +329,8 @@ def find_mix(name: str | Mix, num_classes: int) -> Mix:
     """
     if not isinstance(name, str):
         return name
-    if is_plug(name):
-        return _instantiate(name, load_plug(name), num_classes=num_classes)  # type: ignore[no-any-return]
+    if is_plugin(name):
+        return _instantiate(name, load_plugin(name), num_classes=num_classes)  # type: ignore[no-any-return]
     from torchvision.transforms import v2
 
     return {"mixup": v2.MixUp, "cutmix": v2.CutMix}[name](num_classes=num_classes)  # type: ignore[no-any-return]

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import pckd_nb as pckd
-from pckd_nb.checkpoints import PLACES, fetch, load_checkpoint
+from pckd_nb.checkpoints import WEIGHT_KEYS, fetch, load_checkpoint
 
 from .web import serving
 
@@ -100,7 +100,7 @@ FILES = {
     "torch.compile of DataParallel": prefixed("_orig_mod.module."),
     "a prefix of one's own": prefixed("encoder."),
     "AveragedModel": {"model_ema": {"n_averaged": torch.tensor(3), **prefixed("module.")}},
-    **{f"under {place!r}": {"epoch": 3, place: STATE} for place in PLACES},
+    **{f"under {place!r}": {"epoch": 3, place: STATE} for place in WEIGHT_KEYS},
 }
 
 
@@ -120,7 +120,7 @@ def test_prefixes_in_safetensors(prefix, tmp_path):
 
 def test_a_network_that_is_in_a_file_twice_is_refused(tmp_path):
     state = {**prefixed("model."), **prefixed("net.", network(3).state_dict())}
-    assert "has the network 2 times, 'model.' and 'net.': keep one" in refusal(saved(state, tmp_path / "file.pth"))
+    assert "has the network 2 times, 'model.' and 'net.': save only one" in refusal(saved(state, tmp_path / "file.pth"))
     single = nn.Sequential(nn.Linear(2, 2))  # a weight of a longer name ends the same, and is not a prefix
     state = {"10.weight": torch.ones(2, 2), "10.bias": torch.ones(2)}
     assert "'0.weight' is missing" in refusal(saved(state, tmp_path / "file.pth"), model=single)
@@ -179,7 +179,7 @@ def test_a_newer_pickle_protocol_is_named(protocol, legacy, tmp_path):
     file = tmp_path / "file.pth"
     torch.save({"model": STATE}, file, pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy)
     assert (
-        f"it is a pickle of protocol {protocol}, from which PyTorch reads no weights without running code: "
+        f"it is a pickle of protocol {protocol}, which PyTorch can't read without running code: "
         "save it again without pickle_protocol=…, or as safetensors"
     ) in refusal(file)
 
@@ -189,12 +189,14 @@ def test_an_archive_is_to_be_unpacked(mode, tmp_path):
     with tarfile.open(tmp_path / "teachers.tar.gz", mode) as archive:
         archive.add(saved(STATE, tmp_path / "file.pth"), "file.pth")
     message = refusal(tmp_path / "teachers.tar.gz")
-    assert message.endswith("teachers.tar.gz' is an archive: unpack it, and give the file of weights that is in it")
+    assert message.endswith("teachers.tar.gz' is an archive: unpack it and give the file of weights inside")
 
 
 def test_a_pointer_of_git_lfs_is_not_the_weights(tmp_path):
     (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n")
-    assert "only points to the weights: get the file itself by git lfs pull" in refusal(tmp_path / "model.safetensors")
+    assert "is only a Git LFS pointer to the weights: get the file with git lfs pull" in refusal(
+        tmp_path / "model.safetensors"
+    )
 
 
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "torchvision:densenet121", "timm:test_resnet"])
@@ -236,9 +238,9 @@ def test_a_run_folder_and_its_file(data, recipe, tmp_path):
     run = pckd.fit(pckd.create_model("resnet8", data, seed=1), data, recipe, out=tmp_path / "run", progress=False)
     for source in (run.path, run.path / "student.safetensors"):
         assert same(load_checkpoint(pckd.create_model("resnet8", data), source), run.student_state)
-    assert "sha256 and size are of a file" in refusal(run.path, size=3)
+    assert "sha256 and size can only be given for a file" in refusal(run.path, size=3)
     run.save(tmp_path / "record", weights=False)
-    assert "record without weights" in refusal(tmp_path / "record")
+    assert "is a record of a run, without its weights" in refusal(tmp_path / "record")
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
@@ -310,7 +312,10 @@ def test_code_is_refused_by_name_and_not_run(called, legacy, tmp_path):
         "in options": {"model": STATE, "opt": argparse.Namespace(lr=evil)},
     }.items():
         message = refusal(saved(content, tmp_path / f"{place}.pth", legacy))
-        assert f"was refused: it is a pickle that wants to call '{called}', and code is never run" in message
+        assert (
+            f"was refused: it is a pickle that wants to call '{called}', and code in a checkpoint is never run"
+            in message
+        )
         assert "ask its author for a file of weights (safetensors)" in message
     assert not (tmp_path / "marker").exists()
 
@@ -320,7 +325,7 @@ def test_code_is_refused_by_name_and_not_run(called, legacy, tmp_path):
 def test_a_bare_pickle_is_refused_and_not_run(called, protocol, tmp_path):
     (tmp_path / "file.pth").write_bytes(pickle.dumps(attacks(tmp_path / "marker")[called], protocol))
     message = refusal(tmp_path / "file.pth")
-    assert "refused: it is a pickle" in message if protocol >= 2 else "no file of weights" in message
+    assert "refused: it is a pickle" in message if protocol >= 2 else "is not a file of weights" in message
     assert not (tmp_path / "marker").exists()
 
 
@@ -333,14 +338,14 @@ def test_a_whole_pickled_network_is_refused(tmp_path):
 def test_a_name_made_to_garble_the_terminal_is_escaped(tmp_path):
     (tmp_path / "file.pth").write_bytes(b"\x80\x02c\x1b[2Jevil\r\x0b\nname\rOK\n)R.")
     assert r"call '\x1b[2Jevil\r\x0b.name\rOK'" in refusal(tmp_path / "file.pth")
-    assert "holds no weights" in refusal(saved({"bad\nname": torch.ones(1)}, tmp_path / "file.pth"))
+    assert "has no weights: expected" in refusal(saved({"bad\nname": torch.ones(1)}, tmp_path / "file.pth"))
 
 
 def test_a_torchscript_program_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "file.pt", "w") as file:
         file.writestr("file/constants.pkl", b"")
         file.writestr("file/data.pkl", b"")
-    assert "TorchScript program, and code is never run" in refusal(tmp_path / "file.pt")
+    assert "TorchScript program, and code in a checkpoint is never run" in refusal(tmp_path / "file.pt")
 
 
 def test_broken_files_are_told_apart(tmp_path):
@@ -351,14 +356,14 @@ def test_broken_files_are_told_apart(tmp_path):
         return refusal(tmp_path / name)
 
     assert "no such file" in refusal(tmp_path / "none.pth", FileNotFoundError)
-    assert "not a run: it has no run.json" in refusal(tmp_path, FileNotFoundError)
+    assert "is not a run folder: it has no run.json" in refusal(tmp_path, FileNotFoundError)
     assert "is empty" in message(b"")
     for page in (b"<!DOCTYPE html>", b"\n  <html><body>404", b"\xef\xbb\xbf<!doctype html>", b"<?xml version='1.0'?>"):
         assert "is a web page" in message(page)
-    assert "no file of weights" in message(np.random.default_rng(0).bytes(3000))
-    assert "no file of weights" in message(b"P")
+    assert "is not a file of weights" in message(np.random.default_rng(0).bytes(3000))
+    assert "is not a file of weights" in message(b"P")
     assert "as safetensors" in message(np.random.default_rng(0).bytes(3000), "file.safetensors")
-    assert "refused: it is a pickle, damaged or of more than weights" in message(
+    assert "refused: it is a pickle that is damaged or has more than weights" in message(
         b"\x80" + np.random.default_rng(0).bytes(3000)
     )
 
@@ -367,7 +372,7 @@ def test_broken_files_are_told_apart(tmp_path):
         assert "cut short or damaged: as a zip archive" in message(whole[: int(part * len(whole))])
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("photo.jpg", b"")
-    assert "a zip archive, but not one of PyTorch's" in refusal(file)
+    assert "a zip archive, but not a file of PyTorch" in refusal(file)
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("file/data.pkl", b"\x80\x02}q\x00\xff")
     assert "file.pth' is damaged" in refusal(file) or "refused" in refusal(file)
@@ -402,7 +407,7 @@ def test_any_damage_gives_one_line_or_loads(legacy, tmp_path):
     "content, found",
     [
         ({"epoch": 3, "optimizer": OPTIMIZER}, "found 'epoch', 'optimizer'"),
-        (OPTIMIZER, "found 'state', 'param_groups', which are an optimizer's"),
+        (OPTIMIZER, "found 'state', 'param_groups', the keys of an optimizer"),
         ({}, "found nothing"),
         ({"model": {}}, "found 'model'"),
         ({0: STATE, "x": 1}, "found a key of type int, 'x'"),
@@ -415,7 +420,7 @@ def test_what_was_found_instead_of_weights_is_named(content, found, tmp_path):
     places = "'model', 'state_dict', 'model_state_dict', 'net', 'network', 'student', 'weights', 'params', "
     places += "'state_dict_ema', 'model_ema' or 'ema'"
     message = refusal(saved(content, tmp_path / "file.pth"))
-    assert f"holds no weights: expected names and tensors, or such under {places}, {found}" in message
+    assert f"has no weights: expected a dict of names and tensors, or one under {places}, {found}" in message
 
 
 def test_weights_of_another_network_are_named(tmp_path):
@@ -589,7 +594,7 @@ def test_a_web_page_is_not_kept(server, tmp_path):
 def test_a_damaged_download_names_address_and_file(server, tmp_path):
     server.files["/x.pth"] = b"damaged"
     message = refusal(f"{server.address}/x.pth", root=tmp_path)
-    assert f"'{server.address}/x.pth' (kept as '{tmp_path}" in message and "no file of weights" in message
+    assert f"'{server.address}/x.pth' (kept as '{tmp_path}" in message and "is not a file of weights" in message
 
 
 def test_only_https_is_fetched(server, content, tmp_path, monkeypatch):
@@ -607,5 +612,5 @@ def test_only_https_is_fetched(server, content, tmp_path, monkeypatch):
             )
             assert "use an https address" in refusal(url, root=tmp_path)
     server.files = {"/away.pth": addresses[0], "/here.pth": "/x.pth", "/x.pth": content}
-    assert f"'{addresses[0]}' is not fetched" in failure(ValueError, f"{server.address}/away.pth", tmp_path)
+    assert f"'{addresses[0]}' can't be downloaded" in failure(ValueError, f"{server.address}/away.pth", tmp_path)
     assert fetch(f"{server.address}/here.pth", root=tmp_path).read_bytes() == content

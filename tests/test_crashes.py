@@ -123,7 +123,7 @@ def test_a_folder_that_goes_away_gives_one_line(event, whole, tmp_path):
     folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     status, said = run(*TRAIN, "--out", folder, event=getattr(crashes, event), name="checkpoint.pt", time=5)
     assert status == 2 and len(said) == 1
-    assert said[0].startswith(f"pckd-nb: the folder '{folder}' has gone: it, or its .lock, was removed or renamed")
+    assert said[0].startswith(f"pckd-nb: the folder '{folder}' is gone: it, or its file .lock, was removed or renamed")
     if event == "replaced":  # what is there now is another's
         assert {path.name: path.read_text() for path in folder.iterdir()} == dict.fromkeys(
             (".lock", "run.json"), "another's"

@@ -34,7 +34,7 @@ def offline(monkeypatch):
 
     monkeypatch.setattr(requests, "get", no_network)
     monkeypatch.setattr(tv_utils.urllib.request, "urlopen", no_network)
-    monkeypatch.setattr(downloads, "PAUSES", ())
+    monkeypatch.setattr(downloads, "RETRY_PAUSES", ())
 
 
 def message_of(error: pytest.ExceptionInfo) -> str:

@@ -291,7 +291,7 @@ def test_the_doctor_says_what_training_chooses(examined):
 
 
 def test_the_doctor_says_how_threads_wait(examined, monkeypatch):
-    for name in hardware.WAITING:
+    for name in hardware.WAIT_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     assert examined("avx2")["threads"].startswith("1; how they wait for each other: as OpenMP does by itself")
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")

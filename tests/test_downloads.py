@@ -91,16 +91,16 @@ ELSEWHERE = ["http://example.org/x", "ftp://example.org/x", "file:///etc/passwd"
 def test_no_address_and_no_redirection_leads_out_of_https(server, tmp_path, target):
     asked = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(downloads, "_get", lambda *arguments: asked.append(arguments))
+        patch.setattr(downloads, "_download_with_retries", lambda *arguments: asked.append(arguments))
         assert "use an https address" in refused(ValueError, download, target, tmp_path / "x", lambda _: None)
     server.files = {"/x": "/y", "/y": target}
     message = refused(ValueError, download, f"{server.address}/x", tmp_path / "x", lambda _: None)
-    assert "is not fetched: use an https address" in message
+    assert "can't be downloaded: use an https address" in message
     assert asked == [] and server.requests == ["/x", "/y"] and files(tmp_path) == []
 
 
 def test_what_is_no_address_is_called_so(server, tmp_path):
-    assert "'https://[' is no address" in refused(ValueError, download, "https://[", tmp_path / "x", lambda _: None)
+    assert "'https://[' is not an address" in refused(ValueError, download, "https://[", tmp_path / "x", lambda _: None)
     assert files(tmp_path) == []
 
 
@@ -119,10 +119,10 @@ def test_where_a_redirection_may_lead(start, target, fetched):
     raw = SimpleNamespace(headers={"Content-Encoding": "gzip"})
     answer = SimpleNamespace(is_redirect=True, url=start, headers={"location": target}, raw=raw)
     if fetched:
-        downloads._follow(answer)
+        downloads._check_answer(answer)
         assert raw.headers == {}
     else:
-        assert "is not fetched" in refused(ValueError, downloads._follow, answer)
+        assert "can't be downloaded" in refused(ValueError, downloads._check_answer, answer)
 
 
 def test_every_address_of_a_data_set_is_https_and_has_a_sum_and_a_size():
@@ -178,7 +178,7 @@ def test_fashion_mnist_is_fetched_file_by_file(server, tmp_path, monkeypatch):
     [
         (b"another archive", "is damaged: its md5 is"),
         (bytes(300_000), "more than the expected 200,000 bytes"),
-        ("http://example.org/cifar", "'http://example.org/cifar' is not fetched"),
+        ("http://example.org/cifar", "'http://example.org/cifar' can't be downloaded"),
         (404, "the server answered 404"),
     ],
     ids=["wrong sum", "too long", "http", "not there"],
@@ -255,7 +255,9 @@ def test_damaged_archives(tmp_path):
 def test_where_python_has_no_data_filter_nothing_is_unpacked(tmp_path, monkeypatch):
     archive = tar(tmp_path / "archive.tar.gz")
     monkeypatch.delattr(tarfile, "data_filter")
-    assert "Python 3.10.12, 3.11.4 or newer has it" in refused(OSError, unpack, archive, tmp_path / "folder")
+    assert "can't unpack archives safely: install Python 3.10.12, 3.11.4 or newer" in refused(
+        OSError, unpack, archive, tmp_path / "folder"
+    )
     assert files(tmp_path) == ["archive.tar.gz"]
 
 

@@ -43,7 +43,7 @@ def test_strided_pointwise_convolutions_give_the_same_values(layer):
     expected = exact(x)
     expected.square().sum().backward()
     ours = x.detach().float().requires_grad_()
-    with faults.sound_strides(nn.Sequential(layer)) as mode:
+    with faults.safe_strides(nn.Sequential(layer)) as mode:
         found = layer(ours)
         found.square().sum().backward()
     assert mode.met
@@ -56,10 +56,10 @@ def test_strided_pointwise_convolutions_give_the_same_values(layer):
 @pytest.mark.parametrize("layer", SOUND, ids=str)
 def test_other_convolutions_are_left_alone(layer):
     x = torch.randn(2, layer.in_channels, 8, 8)
-    with faults.sound_strides(nn.Sequential(layer)) as mode:  # the padded layer enters it, but is left alone
+    with faults.safe_strides(nn.Sequential(layer)) as mode:  # the padded layer enters it, but is left alone
         expected = layer(x)
     assert mode is None or not mode.met
-    with faults.SoundStrides() as mode:
+    with faults.SafeStrides() as mode:
         assert torch.equal(layer(x), expected)
     assert not mode.met
 
@@ -67,7 +67,7 @@ def test_other_convolutions_are_left_alone(layer):
 def test_images_without_batch_dimension_keep_their_shape():
     for layer in STRIDED:
         x = torch.randn(layer.in_channels, 8, 9)
-        with faults.SoundStrides() as mode:
+        with faults.SafeStrides() as mode:
             found = layer(x)
         assert mode.met and torch.allclose(found, layer(x), atol=1e-6)
 
@@ -77,7 +77,7 @@ def test_arguments_can_be_given_by_name():
     up = {"input": x, "weight": torch.randn(3, 4, 1, 1), "bias": bias, "stride": [2, 3], "output_padding": [1]}
     down = {"input": x, "weight": weight, "bias": bias, "stride": (2,), "padding": "valid"}
     for function, arguments in [(F.conv2d, down), (F.conv_transpose2d, up)]:
-        with faults.SoundStrides() as mode:
+        with faults.SafeStrides() as mode:
             found = function(**arguments)
         assert mode.met and torch.allclose(found, function(**arguments), atol=1e-6)
 
@@ -85,24 +85,24 @@ def test_arguments_can_be_given_by_name():
 def test_sixteen_bit_values_stay_so():
     for layer in STRIDED:
         x = torch.randn(2, layer.in_channels, 8, 9)
-        with faults.SoundStrides() as mode, torch.autocast("cpu", torch.bfloat16):
+        with faults.SafeStrides() as mode, torch.autocast("cpu", torch.bfloat16):
             assert layer(x).dtype == torch.bfloat16 and mode.met
 
 
 def test_an_error_leaves_nothing_behind():
     layer = nn.Conv2d(3, 8, 1, stride=2)
     before = vars(layer).keys()
-    with pytest.raises(ZeroDivisionError), faults.sound_strides(layer):
+    with pytest.raises(ZeroDivisionError), faults.safe_strides(layer):
         pickle.dumps(layer)
         raise ZeroDivisionError
     assert torch.overrides._len_torch_function_stack() == 0
     assert vars(layer).keys() == before
-    with pytest.raises(ZeroDivisionError), faults.SoundSteps(layer, CPU):
+    with pytest.raises(ZeroDivisionError), faults.SafeTrainingSteps(layer, CPU):
         raise ZeroDivisionError
     assert torch.overrides._len_torch_function_stack() == 0
 
 
-def active(steps: faults.SoundSteps, forward=lambda: None) -> bool:
+def active(steps: faults.SafeTrainingSteps, forward=lambda: None) -> bool:
     with steps:
         forward()
         return torch.overrides._len_torch_function_stack() == 1
@@ -112,15 +112,15 @@ def test_only_networks_that_need_it_train_in_the_block_after_the_first_step():
     sound, weight = nn.Conv2d(16, 8, 1, stride=2), torch.randn(8, 3, 1, 1)
     call = lambda: F.conv2d(torch.randn(2, 3, 8, 8), weight, stride=2)  # noqa: E731
     for steps, first, later in [
-        (faults.SoundSteps(sound, CPU), True, False),
-        (faults.SoundSteps(sound, CPU, compiles=True), False, False),
-        (faults.SoundSteps(sound, torch.device("cuda")), False, False),
-        (faults.SoundSteps(nn.Sequential(STRIDED[0]), CPU), True, True),
-        (faults.SoundSteps(nn.Sequential(STRIDED[0]), CPU, compiles=True), True, True),
-        (faults.SoundSteps(nn.Sequential(STRIDED[0]), torch.device("cuda")), False, False),
+        (faults.SafeTrainingSteps(sound, CPU), True, False),
+        (faults.SafeTrainingSteps(sound, CPU, compiles=True), False, False),
+        (faults.SafeTrainingSteps(sound, torch.device("cuda")), False, False),
+        (faults.SafeTrainingSteps(nn.Sequential(STRIDED[0]), CPU), True, True),
+        (faults.SafeTrainingSteps(nn.Sequential(STRIDED[0]), CPU, compiles=True), True, True),
+        (faults.SafeTrainingSteps(nn.Sequential(STRIDED[0]), torch.device("cuda")), False, False),
     ]:
         assert [active(steps) for _ in range(3)] == [first, later, later]
-    steps = faults.SoundSteps(sound, CPU)  # the first step finds the function call
+    steps = faults.SafeTrainingSteps(sound, CPU)  # the first step finds the function call
     assert [active(steps, call) for _ in range(3)] == [True, True, True]
 
 

@@ -17,7 +17,7 @@ OURS = {"GOMP_SPINCOUNT": str(hardware.SPIN_COUNT), "KMP_BLOCKTIME": "1"}
 
 def run_python(code: str, **settings: str) -> object:
     """What `code` prints as JSON in a new process in which nobody has set anything but `settings`."""
-    unset = {*hardware.WAITING, "OMP_NUM_THREADS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"}
+    unset = {*hardware.WAIT_VARIABLES, "OMP_NUM_THREADS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"}
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     command = [sys.executable, "-c", f"import json, os, sys\n{code}"]
     done = subprocess.run(
@@ -28,14 +28,14 @@ def run_python(code: str, **settings: str) -> object:
 
 # ------------------------------------------------------------------------------------------------------- threads
 
-WAITS = f"print(json.dumps({{name: os.environ[name] for name in {hardware.WAITING} if name in os.environ}}))"
+WAITS = f"print(json.dumps({{name: os.environ[name] for name in {hardware.WAIT_VARIABLES} if name in os.environ}}))"
 
 
 def test_how_threads_wait_is_set_before_torch_is_loaded():
     assert run_python(f"import pckd_nb; assert 'torch' not in sys.modules; {WAITS}") == OURS
 
 
-@pytest.mark.parametrize("name", hardware.WAITING)
+@pytest.mark.parametrize("name", hardware.WAIT_VARIABLES)
 def test_what_the_user_chose_stays_and_nothing_is_added(name):
     assert run_python(f"import pckd_nb; {WAITS}", **{name: "7"}) == {name: "7"}
 
@@ -150,13 +150,15 @@ def test_choices_follow_what_the_processor_can_do(pretend, capabilities, aten, i
 @pytest.mark.parametrize(("aten", "isa"), [("AVX2", None), ("DEFAULT", None), ("AVX512", "AVX2"), ("AVX512", "sse41")])
 def test_denied_instructions_are_hidden(pretend, aten, isa):
     pretend(AMX, aten, isa)
-    found = hardware.able()
+    found = hardware.cpu_features()
     assert found.get("avx2", False) is (isa != "sse41")
     assert not [name for name in found if name.startswith(("avx512", "amx"))]
 
 
 def test_the_users_limit_reaches_torch():
-    code = "from pckd_nb import hardware; print(json.dumps([n for n in hardware.able() if n.startswith('avx512')]))"
+    code = (
+        "from pckd_nb.hardware import cpu_features as f; print(json.dumps([n for n in f() if n.startswith('avx512')]))"
+    )
     assert run_python(code, ATEN_CPU_CAPABILITY="avx2") == []
 
 

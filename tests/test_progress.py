@@ -196,7 +196,7 @@ def test_after_a_resume_it_first_hears_what_was_done(data, student, recipe, tmp_
 
 def test_a_share_of_a_longer_job_weighs():
     ear = Ear()
-    share = progress.Share(ear, 0.25)
+    share = progress.WeightedProgress(ear, 0.25)
     share.update(8)
     share.update()
     share.set_postfix_str("epoch 1")

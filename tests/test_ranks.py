@@ -40,7 +40,7 @@ def alone(tmp_path_factory):
 def test_parts_of_a_batch_are_the_batch():
     index = torch.arange(11)
     for size in (1, 2, 4, 11):
-        parts = [ranks.part(index, SimpleNamespace(world_size=size, global_rank=rank)) for rank in range(size)]
+        parts = [ranks.local_part(index, SimpleNamespace(world_size=size, global_rank=rank)) for rank in range(size)]
         assert torch.equal(torch.cat(parts), index)
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -130,31 +130,31 @@ def test_processes_of_different_trainings_are_refused_by_all_of_them():
     for mine, others, said in (
         ({}, 0, None),
         ({"hardware": "b"}, 0, None),
-        ({"seed": 1}, 0, "another seed"),
-        ({}, 1, ": "),
+        ({"seed": 1}, 0, "seed is not that of rank 0; start all"),
+        ({}, 1, "; start all"),
     ):
         fabric = SimpleNamespace(world_size=2, device="cpu", broadcast=lambda _: about)
         fabric.all_reduce = lambda flag, reduce_op, others=others: torch.maximum(flag, torch.tensor(float(others)))
         if said is None:
-            ranks.check_one_job(fabric, {**about, **mine})
+            ranks.check_same_settings(fabric, {**about, **mine})
         else:
-            with pytest.raises(ValueError, match="the processes were not started for one training.*" + said):
-                ranks.check_one_job(fabric, {**about, **mine})
+            with pytest.raises(ValueError, match="^the processes have different settings.*" + said):
+                ranks.check_same_settings(fabric, {**about, **mine})
 
 
 def test_how_many_processes_were_started_is_read_from_the_launcher(monkeypatch):
     for name in (*ALONE, *SLURM, *OF_TORCHRUN, "SLURM_STEP_ID"):
         monkeypatch.delenv(name, raising=False)
-    assert ranks.started() == (1, 1)
+    assert ranks.launched_processes() == (1, 1)
     with monkeypatch.context() as torchrun:
         for name, value in OF_TORCHRUN.items():
             torchrun.setenv(name, value)
-        assert ranks.started() == (8, 8)
+        assert ranks.launched_processes() == (8, 8)
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
-    assert ranks.started() == (1, 1)  # in a batch script, not under srun
+    assert ranks.launched_processes() == (1, 1)  # in a batch script, not under srun
     monkeypatch.setenv("SLURM_STEP_ID", "0")
-    assert ranks.started() == (4, 4)
+    assert ranks.launched_processes() == (4, 4)
 
 
 def test_what_the_first_rank_fails_at_all_fail_at():
@@ -168,9 +168,9 @@ def test_what_the_first_rank_fails_at_all_fail_at():
 
     for first, action in ((True, fails), (False, lambda: pytest.fail("not the first"))):
         with pytest.raises(ValueError, match="no"):
-            ranks.by_first(fabric(first), action)
+            ranks.run_on_first_rank(fabric(first), action)
     said.clear()
-    answers = [ranks.by_first(fabric(first), lambda first=first: 3 if first else 4) for first in (True, False)]
+    answers = [ranks.run_on_first_rank(fabric(first), lambda first=first: 3 if first else 4) for first in (True, False)]
     assert answers == [3, 3]
 
 
@@ -186,7 +186,7 @@ def test_what_can_not_be_split_is_refused(data, student, tmp_path, monkeypatch):
     refused("17 processes are too many: a batch or split of tiny", devices=17)
     refused("a batch of one image for one of 16 processes: BatchNorm", devices=16)
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
-    refused("a notebook is one process: start 2 by the command line", devices=2)
+    refused("a notebook is one process: start 2 processes with the command", devices=2)
 
 
 def test_only_the_first_process_complains_until_they_have_met(environment, capsys):

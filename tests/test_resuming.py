@@ -92,7 +92,7 @@ def test_a_lock_that_was_removed_stops_the_writing(tmp_path):
     with files.locked(tmp_path / "run"):
         resuming.write_checkpoint(tmp_path / "run", {"a": 1})
         (tmp_path / "run" / ".lock").unlink()
-        with pytest.raises(FileNotFoundError, match="has gone: it, or its .lock, was removed or renamed") as caught:
+        with pytest.raises(FileNotFoundError, match="is gone: it, or its file .lock, was removed or renamed") as caught:
             resuming.write_checkpoint(tmp_path / "run", {"a": 2})
         assert "\n" not in str(caught.value)
         with files.locked(tmp_path / "run"):  # by another process

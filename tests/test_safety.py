@@ -154,7 +154,7 @@ CHECKPOINTS = {
         "wants to call 'posix.system'",
     ),
     "os.system in a bare pickle": (lambda f, c: f.write_bytes(pickle.dumps(touch(c))), "it is a pickle"),
-    "os.system in a pickle of old": (lambda f, c: f.write_bytes(pickle.dumps(touch(c), 0)), "no file of weights"),
+    "os.system in a pickle of old": (lambda f, c: f.write_bytes(pickle.dumps(touch(c), 0)), "is not a file of weights"),
     "in a persistent id": (lambda f, c: torch_zip(f, persistent(touch(c))), "wants to call 'posix.system'"),
     "in a subclass of dict": (lambda f, c: torch.save({"model": evil_dict(c)}, f), "wants to call 'posix.system'"),
     "in an array of objects": (
@@ -173,14 +173,14 @@ CHECKPOINTS = {
     "an import": (lambda f, c: torch_zip(f, called("importlib", "import_module", "antigravity")), "wants to call"),
     "getattr": (lambda f, c: torch.save(Evil(getattr, [], "append"), f), "wants to call"),
     "torch.load": (lambda f, c: torch.save(Evil(torch.load, str(c)), f), "wants to call 'torch.serialization.load'"),
-    "a file of torch's first year": (lambda f, c: tar_of_old(f, touch(c)), "no file of weights"),
+    "a file of torch's first year": (lambda f, c: tar_of_old(f, touch(c)), "is not a file of weights"),
     "a TorchScript program": (lambda f, c: torch_zip(f, b"", **{"constants.pkl": b""}), "a TorchScript program"),
     "cut short": (lambda f, c: cut(f), "cut short or damaged"),
     "a bomb": (lambda f, c: bomb(f), "would unpack to 100,000,0"),
     "claims 4 GB": (lambda f, c: claiming(f, 2**32 - 2), "would unpack to 4,29"),
     "a view of 4 TB": (lambda f, c: torch.save(changed(fc__bias=HUGE), f), "has shape (1099511627776,)"),
-    "endless to walk through": (lambda f, c: torch.save(laughs(), f), "holds no weights"),
-    "nested a thousandfold": (lambda f, c: torch_zip(f, nested()), "holds no weights"),
+    "endless to walk through": (lambda f, c: torch.save(laughs(), f), "has no weights: expected"),
+    "nested a thousandfold": (lambda f, c: torch_zip(f, nested()), "has no weights: expected"),
     "safetensors, endless header": (lambda f, c: safetensors(f, {}, length=2**60), "as safetensors, "),
     "safetensors, header past the end": (lambda f, c: safetensors(f, {}, length=10**6), "as safetensors, "),
     "safetensors, overlapping": (
@@ -200,14 +200,14 @@ CHECKPOINTS = {
     ),
     "not finite": (
         lambda f, c: torch.save(changed(fc__bias=torch.full((10,), torch.nan)), f),
-        "'fc.bias' is not finite",
+        "'fc.bias' has values that are not finite",
     ),
     "another shape": (lambda f, c: torch.save(changed(fc__bias=torch.ones(11)), f), "'fc.bias' has shape (11,)"),
     "another name": (lambda f, c: torch.save(changed(evil=torch.ones(1)), f), "'evil' does not exist in this one"),
     "one too few": (lambda f, c: torch.save(NO_MORE, f), "'fc.bias' is missing"),
-    "no names": (lambda f, c: torch.save({0: torch.ones(1)}, f), "holds no weights"),
-    "a zip of photographs": (lambda f, c: photographs(f), "a zip archive, but not one of PyTorch's"),
-    "a text": (lambda f, c: f.write_text("weights"), "no file of weights"),
+    "no names": (lambda f, c: torch.save({0: torch.ones(1)}, f), "has no weights: expected"),
+    "a zip of photographs": (lambda f, c: photographs(f), "a zip archive, but not a file of PyTorch"),
+    "a text": (lambda f, c: f.write_text("weights"), "is not a file of weights"),
     "a web page": (lambda f, c: f.write_text("<!doctype html>Sign in"), "is a web page"),
     "nothing": (lambda f, c: f.write_bytes(b""), "is empty"),
     "not there": (lambda f, c: None, None),
@@ -255,14 +255,14 @@ def test_no_library_loads_weights_on_the_word_of_a_name(option, tmp_path, monkey
     pytest.importorskip("timm")
     monkeypatch.chdir(tmp_path)
     torch.save(touch(tmp_path / "canary"), tmp_path / "file.pth")
-    with pytest.raises(ValueError, match="is not an option: weights are fresh"):
+    with pytest.raises(ValueError, match="is not an option: create_model gives random weights"):
         pckd.create_model(f"timm:test_resnet,{option}", num_classes=10)
     assert not (tmp_path / "canary").exists()
 
 
 @pytest.mark.parametrize("option", ["weights=DEFAULT", "weights='IMAGENET1K_V1'", "weights_backbone=DEFAULT"])
 def test_nor_does_torchvision(option):
-    with pytest.raises(ValueError, match="is not an option: weights are fresh"):
+    with pytest.raises(ValueError, match="is not an option: create_model gives random weights"):
         pckd.create_model(f"torchvision:resnet18,{option}", num_classes=10)
 
 
@@ -602,7 +602,7 @@ def test_the_main_job_asks_no_network(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     environment |= {"PCKD_DATA": str(tmp_path / "data"), "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
-    waits = "import pckd_nb.downloads\npckd_nb.downloads.PAUSES = ()\n"
+    waits = "import pckd_nb.downloads\npckd_nb.downloads.RETRY_PAUSES = ()\n"
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(UNPLUGGED + waits + MAIN_JOB)],
         cwd=tmp_path,

@@ -212,7 +212,7 @@ def test_a_worker_killed_while_the_network_computes(tree, monkeypatch):  # noqa:
     data = streaming.dataclasses.replace(data, test=streaming.dataclasses.replace(data.test, workers=2))
     model = pckd.create_model("resnet8", data, seed=0)
     model.register_forward_pre_hook(lambda *_: kill_workers())
-    monkeypatch.setattr("pckd_nb.evaluation.EVALUATION_PIXELS", 1)
+    monkeypatch.setattr("pckd_nb.evaluation.PIXELS_PER_BATCH", 1)
     with pytest.raises(OSError, match="a worker process .* was killed .signal: Killed.*workers=0"):
         predict(model, data, accelerator="cpu")
 
@@ -427,7 +427,7 @@ def test_class_names_that_look_the_same_are_refused(tree):  # noqa: F811
 
 
 def test_a_refused_download_leaves_no_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads, "PAUSES", ())
+    monkeypatch.setattr(downloads, "RETRY_PAUSES", ())
     root = tmp_path / "new" / "root"
     with pytest.raises(OSError):
         downloads.download("https://localhost:9/nothing.zip", root / "nothing.zip", lambda path: None)

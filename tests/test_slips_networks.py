@@ -117,7 +117,7 @@ REFUSED = {  # what is given for a network → the error, and what it says
 UNTRAINED = (
     lambda path: "resnet8",
     ValueError,
-    r"'resnet8' names a network without weights: fit trains one, load_check",
+    r"'resnet8' is the name of a network that is not trained: train it with fit, or load weights with load_check",
 )
 
 

@@ -353,7 +353,7 @@ def test_compiling_is_decided_by_the_work_there_is(monkeypatch):
 
     def decide(wanted, name="wrn_16_2", rows=50_000 * 240 * 4, precision="bf16-mixed"):
         network, device = pckd.create_model(name, num_classes=5), torch.device("cpu")
-        return compiling.compiles(wanted, network, rows, (3, 32, 32), device, precision)
+        return compiling.should_compile(wanted, network, rows, (3, 32, 32), device, precision)
 
     assert decide("auto") and not decide("auto", rows=4000 * 10 * 4)
     assert not decide("auto", precision="32-true") and decide(True, precision="32-true")
@@ -369,7 +369,7 @@ def test_without_a_working_compiler_it_goes_on_without(data, student, recipe, mo
 
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.warns(
-        UserWarning, match=r"does not work here \(no C\+\+ compiler found\): the student runs uncompiled"
+        UserWarning, match=r"does not work here \(no C\+\+ compiler found\): the student is not compiled"
     ):
         run = pckd.fit(student, data, recipe, accelerator="cpu", compile=True, progress=False)
     assert run.settings["compile"] is False and run.finished
@@ -407,7 +407,7 @@ def test_weights_that_meet_only_padding_have_no_gradient():
         x = torch.randn(16, 4, *size)
         model(x).square().sum().backward()
         right = model[0].weight.grad.clone()
-        hooks = faults.zero_unseen_gradients(model, x[:1])
+        hooks = faults.zero_padding_gradients(model, x[:1])
         assert len(hooks) == 1 and model.training and not model[0]._forward_hooks
         hidden = (right == 0).flatten(0, 1).all(0)
         assert 0 < hidden.sum() < hidden.numel()
@@ -417,13 +417,13 @@ def test_weights_that_meet_only_padding_have_no_gradient():
         assert torch.equal(weight.grad == 0, hidden.expand_as(weight)) and weight.grad.isnan()[..., ~hidden].all()
         hooks[0].remove()
     large = torch.nn.Sequential(torch.nn.Conv2d(4, 8, **strided))
-    assert not faults.zero_unseen_gradients(large, torch.zeros(1, 4, 4, 4))
+    assert not faults.zero_padding_gradients(large, torch.zeros(1, 4, 4, 4))
 
 
 def test_a_network_that_shrinks_maps_to_a_pixel_trains_in_bfloat16(data, recipe, monkeypatch):
     """ResNet stages halve 8 pixels until nothing is left to halve."""
-    hooks, zero = [], faults.zero_unseen_gradients
-    monkeypatch.setattr(faults, "zero_unseen_gradients", lambda *with_: hooks.append(zero(*with_)) or hooks[-1])
+    hooks, zero = [], faults.zero_padding_gradients
+    monkeypatch.setattr(faults, "zero_padding_gradients", lambda *with_: hooks.append(zero(*with_)) or hooks[-1])
     layers = [torch.nn.Conv2d(1, 16, 3, 2, 1), *(torch.nn.Conv2d(16, 16, 3, 2, 1) for _ in range(4))]
     for seed in range(3):
         torch.manual_seed(seed)

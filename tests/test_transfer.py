@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import pckd_nb as pckd
-from pckd_nb.transfer import as_learned, transfer, transfer_table
+from pckd_nb.transfer import convert_to_network_input, transfer, transfer_table
 
 from .conftest import make_data
 
@@ -32,19 +32,19 @@ def test_the_network_is_frozen(run):
 
 
 def test_images_are_shown_as_the_network_learned_to_see(run):
-    shown = as_learned(run, make_data(size=16))
+    shown = convert_to_network_input(run, make_data(size=16))
     assert shown.size == (8, 8) and shown.mean == tuple(run.settings["data"]["mean"])
     assert shown.train.images.dtype == torch.uint8 and shown.normalisation == "made up"
     same = make_data()
-    assert as_learned(run, same).train.images is same.train.images
-    with pytest.raises(ValueError, match="learned grey images; tiny has 3 channels"):
-        as_learned(run, make_data(channels=3))
+    assert convert_to_network_input(run, same).train.images is same.train.images
+    with pytest.raises(ValueError, match="takes grey images; tiny has 3 channels"):
+        convert_to_network_input(run, make_data(channels=3))
 
 
 def test_grey_images_for_a_network_that_learned_colours(recipe):
     data = make_data(channels=3)
     run = pckd.fit(pckd.create_model("resnet8", data, seed=0), data, recipe, accelerator="cpu", progress=False)
-    shown = as_learned(run, make_data(size=16))
+    shown = convert_to_network_input(run, make_data(size=16))
     assert shown.channels == 3 and torch.equal(shown.train.images[:, 0], shown.train.images[:, 2])
 
 

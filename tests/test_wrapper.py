@@ -6,6 +6,8 @@ from torch import nn
 
 import pckd_nb as pckd
 from pckd_nb.methods import Batch
+from pckd_nb.models import Classifier
+from pckd_nb.provenance import attributes_of, structure_fingerprint
 
 # small, and of every kind: residual, dense, inverted residual, grouped, plain, transformer, mixer
 TORCHVISION = ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "mnasnet0_5", "densenet121", "googlenet"]
@@ -80,13 +82,15 @@ def test_a_library_network_is_rebuilt_from_its_run(tmp_path, data, recipe):
 
 
 def test_the_last_layer_is_found_named_or_asked_for():
-    with pytest.raises(ValueError, match="2 linear layers with 5 outputs: 'out', 'hidden'; name its last one"):
+    with pytest.raises(
+        ValueError, match="2 linear layers with 5 outputs: 'out', 'hidden'; give the name of the last one as head="
+    ):
         pckd.as_classifier(Own())
     assert pckd.as_classifier(Own(), head="out").head_name == "out"
     assert pckd.as_classifier(Own(), example=torch.randn(2, 3, 32, 32)).head_name == "out"
     with pytest.raises(ValueError, match="no linear layer 'fc'; it has 'out', 'hidden'"):
         pckd.as_classifier(Own(), head="fc")
-    with pytest.raises(ValueError, match="'hidden' gives.*another layer is its last"):
+    with pytest.raises(ValueError, match="not the output of its layer 'hidden'.*another layer is the last one"):
         pckd.as_classifier(Own(), head="hidden")(torch.randn(2, 3, 32, 32))
 
 
@@ -99,10 +103,10 @@ def test_what_can_not_be_used_says_why():
     softmax = Own(after=nn.LogSoftmax(dim=1))
     with pytest.raises(ValueError, match="softmax"):
         pckd.as_classifier(softmax, head="out")(images)
-    with pytest.raises(ValueError, match="no linear layer of Own gives"):
+    with pytest.raises(ValueError, match="the result of Own is not the output of a linear layer"):
         pckd.as_classifier(softmax, example=images)
     tokens = nn.Sequential(nn.Flatten(2), nn.Linear(32 * 32, 5))
-    with pytest.raises(ValueError, match=r"values of shape \(2, 3, 1024\)"):
+    with pytest.raises(ValueError, match=r"the input of layer '1' has shape \(2, 3, 1024\)"):
         pckd.as_classifier(tokens)(images)
     twice = nn.Linear(5, 5)
     with pytest.raises(ValueError, match="ran 2 times"):
@@ -130,12 +134,12 @@ def test_names_and_options_of_other_libraries():
 def test_the_last_layer_is_an_option_of_a_network_by_its_name():
     name = "timm:deit_tiny_distilled_patch16_224,img_size=32,depth=1"
     with pytest.raises(
-        ValueError, match="'head', 'head_dist': does a softmax follow the last one, or an average of two"
+        ValueError, match="'head', 'head_dist': if a softmax or an average of heads follows the last one"
     ):
         pckd.create_model(name, num_classes=5)  # in evaluation, it averages both
     chosen = pckd.create_model(f"{name}, head=head_dist", num_classes=5)
     assert chosen.head_name == "head_dist"
-    with pytest.raises(ValueError, match="not what its layer 'head_dist' gives.* an average of heads"):
+    with pytest.raises(ValueError, match="not the output of its layer 'head_dist'.* an average of heads"):
         chosen.eval()(torch.zeros(1, 3, 32, 32))
     clear = pckd.create_model("torchvision:googlenet,aux_logits=True", num_classes=5)  # three heads, one of them used
     assert clear.head_name == "fc"
@@ -166,3 +170,85 @@ def test_images_of_the_wrong_size_are_refused_before_anything_is_written(tmp_pat
     with pytest.raises(ValueError, match="can't take images of 1×8×8"):
         pckd.fit(student, data, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+class WithTimmNames(nn.Module):
+    """A module whose own members have the names that a Classifier has, with other meanings."""
+
+    num_features, head_name = 99, "mine"
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(192, 5)
+        self.head = nn.Identity()
+
+    def forward_features(self, x):
+        raise AssertionError("only its forward() is called")
+
+    def get_classifier(self):
+        return "mine"
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+
+def networks_with_and_without_wrappers(data):
+    own = pckd.create_model("resnet8", data, seed=0)
+    return {
+        "own": (own, 64),
+        "preprocessed": (pckd.with_preprocessing(own, data, mean=[0.4], std=[0.2], size=16), 64),
+        "wrapped": (pckd.as_classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 7), nn.ReLU(), nn.Linear(7, 3))), 7),
+        "timm": (pckd.create_model("timm:test_resnet", data, seed=0), 96),
+        "both": (pckd.with_preprocessing(pckd.create_model("timm:test_resnet", data, seed=0), data, mean=[0.4]), 96),
+    }
+
+
+@pytest.mark.parametrize("kind", ["own", "preprocessed", "wrapped", "timm", "both"])
+def test_a_classifier_also_has_the_names_of_timm(kind, data):
+    model, width = networks_with_and_without_wrappers(data)[kind]
+    model.eval()
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    output = model(x)
+    assert model.num_features == model.feature_width == output.features.shape[1] == width
+    assert torch.equal(model.forward_features(x), output.features)
+    assert torch.equal(model.forward_features(x), model.features(x))
+    assert model.get_classifier() is model.head and model.get_classifier().weight is output.centers
+    assert not {"num_features", "get_classifier", "forward_features"} & {*vars(model), *attributes_of(model)}
+    assert not any("num_features" in key for key in model.state_dict())
+
+
+def test_the_own_names_of_a_wrapped_module_stay_its_own():
+    module = WithTimmNames()
+    before = structure_fingerprint(module)
+    model = pckd.as_classifier(module)
+    x = torch.zeros(2, 3, 8, 8)
+    assert model.forward_features(x).shape == (2, 192) and model.num_features == 192
+    assert model.get_classifier() is module.fc
+    assert module.num_features == 99 and module.get_classifier() == "mine"
+    assert structure_fingerprint(module) == before and model.state_dict().keys() == {"fc.weight", "fc.bias"}
+
+
+def test_a_classifier_of_your_own_may_use_the_names_itself(data, recipe, tmp_path):
+    class Mine(Classifier):
+        def __init__(self, num_features):
+            super().__init__()
+            self.num_features = num_features
+            self.fc = nn.Linear(self.num_features, 3)
+
+        def forward_features(self, x):
+            return x.flatten(1)
+
+        def features(self, x):
+            return self.forward_features(x)
+
+    class Plain(Classifier):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(64, 3)
+
+    model = Mine(64)
+    assert model.num_features == 64 and attributes_of(model) == {"num_features": 64}
+    assert attributes_of(Plain()) == {} and Plain().num_features == 64
+    assert structure_fingerprint(Mine(64)) == structure_fingerprint(model) != structure_fingerprint(Mine(63))
+    run = pckd.fit(model, data, recipe, out=tmp_path / "run", accelerator="cpu", progress=False)
+    assert run.accuracy > 40

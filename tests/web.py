@@ -42,7 +42,7 @@ def serving() -> Iterator[ThreadingHTTPServer]:
 
     with pytest.MonkeyPatch.context() as patch, ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         patch.setenv("NO_PROXY", "127.0.0.1,localhost")
-        patch.setattr(downloads, "PAUSES", (0, 0))
+        patch.setattr(downloads, "RETRY_PAUSES", (0, 0))
         server.files, server.requests, server.broken = {}, [], 0
         server.address = f"http://127.0.0.1:{server.server_port}"
         Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()

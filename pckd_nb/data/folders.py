@@ -131,7 +131,7 @@ def _unpack_imagenet(folder: Path, parts: list[str]) -> None:
             f"or images into {folder / 'train' / 'CLASS'} and {folder / 'val' / 'CLASS'}"
         )
     try:
-        with downloads.careful_tarfile():
+        with downloads.safe_tarfile():
             if "val" in parts:
                 imagenet.parse_devkit_archive(folder)
             for part in parts:
@@ -144,7 +144,7 @@ def _unpack_imagenet(folder: Path, parts: list[str]) -> None:
                 finally:
                     shutil.rmtree(unfinished, ignore_errors=True)
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise OSError(f"the archives in {folder} were not unpacked: {downloads.one_line(error)}") from error
+        raise OSError(f"the archives in {folder} were not unpacked: {one_line(error)}") from error
     except RuntimeError:  # its message does not say what was found
         for archive in needed:
             downloads.check_md5(archive, archives[archive], "obtain it again")

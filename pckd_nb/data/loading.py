@@ -13,7 +13,7 @@ from .. import downloads
 from ..catalogue import DATASETS, NORMALISATIONS, WITH_PATH, check_dataset
 from ..config import REBUILD_OPTIONS
 from ..paths import user_path
-from ..plugs import is_plug, load_plug
+from ..plugs import is_plugin, load_plugin
 from ..validation import Seed, checked
 from . import shapes
 from .dataset import Dataset, Split, doubts, evenly_spread, statistics
@@ -88,7 +88,7 @@ def load_dataset(
     --------
     >>> data = load_dataset("shapes100", train_size=4000)
     """
-    if is_plug(name) and not name.startswith(WITH_PATH):
+    if is_plugin(name) and not name.startswith(WITH_PATH):
         own = _plugged(name, train_size=train_size, test_size=test_size, image_size=image_size, workers=workers)
         return own.with_validation(val, val_seed) if val else own
     root = downloads.default_root() if root is None else user_path(root, "root")
@@ -133,7 +133,7 @@ def _plugged(name: str, **sizes: int | None) -> Dataset:
     """Return the data set that your own function makes, given as "module:Name" or "file.py:Name"."""
     if given := [option for option, value in sizes.items() if value is not None]:
         raise ValueError(f"{given[0]} is not for data of your own: let '{name}' make it so")
-    make = load_plug(name)
+    make = load_plugin(name)
     if not callable(make):
         raise ValueError(f"'{name}' must be a function that returns a Dataset, got {type(make).__name__}")
     data = make()

@@ -102,7 +102,7 @@ def _arrays(path: Path) -> dict[str, Any]:
             arrays: dict[str, Any] = _Arrays(file, encoding="latin1").load()
             return arrays
     except pickle.UnpicklingError as error:
-        raise OSError(f"{path} was refused: {downloads.one_line(error)}; delete it") from error
+        raise OSError(f"{path} was refused: {one_line(error)}; delete it") from error
 
 
 _STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
@@ -241,7 +241,7 @@ def _gunzip(packed: Path, unpacked: Path) -> None:
             shutil.copyfileobj(source, file)
         partial_file.replace(unpacked)
     except (EOFError, zlib.error) as error:
-        raise OSError(f"{packed} was not unpacked: {downloads.one_line(error)}") from error
+        raise OSError(f"{packed} was not unpacked: {one_line(error)}") from error
     finally:
         partial_file.unlink(missing_ok=True)
 
@@ -269,7 +269,9 @@ def _fetch(name: str, path: Path, md5: str) -> None:
         return downloads.check_md5(path, md5)
     url, size = _SOURCES[path.name]
     try:
-        downloads.download(url, path, partial(downloads.check_md5, expected=md5, remedy="it was not kept"), most=size)
+        downloads.download(
+            url, path, partial(downloads.check_md5, expected=md5, remedy="it was not kept"), max_bytes=size
+        )
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         by_hand = f"put {path.name} (md5 {md5}) from {url} into {path.parent}"

@@ -10,7 +10,7 @@ from .. import methods, runs
 from ..catalogue import read_arm
 from ..data import Dataset
 from ..paths import user_path
-from ..plugs import is_plug
+from ..plugs import is_plugin
 from ..recipes import Recipe, get_recipe
 
 PUBLISHED_EPOCHS = 240
@@ -156,7 +156,7 @@ def parse_arm(text: str) -> Arm:
         If `text` is not a string.
     """
     method, settings = read_arm(text)
-    if not is_plug(method):
+    if not is_plugin(method):
         return Arm(method, tuple(settings.items()))
     module, _, name = method.rpartition(":")
     place = str(user_path(module, "file").resolve()) if module.endswith(".py") else module

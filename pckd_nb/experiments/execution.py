@@ -70,7 +70,8 @@ def run_grid(
     TypeError
         If `jobs` or `shard` has the wrong type.
     """
-    if ranks.started() != (1, 1):  # each process would train the same points, or treat the others as its own ranks
+    # each process would train the same points, or treat the others as its own ranks
+    if ranks.launched_processes() != (1, 1):
         raise ValueError(
             "a grid is run by one process: start it without torchrun or srun, with jobs=…, or shard=… in jobs"
         )

@@ -28,7 +28,7 @@ from typing import Any
 
 from ..catalogue import NOT_IMPLEMENTED, REGISTERED, find_method
 from ..deprecation import renamed
-from ..plugs import is_plug, load_plug
+from ..plugs import is_plugin, load_plugin
 from .base import (
     KD,
     Batch,
@@ -129,7 +129,7 @@ def setting_names(name: str) -> set[str]:
     """
     builders = {key.lower(): build for key, build in {**METHODS, **BASELINE_CLASSES}.items()}
     try:
-        build: Any = load_plug(name) if is_plug(name) else builders[name.lower()]
+        build: Any = load_plugin(name) if is_plugin(name) else builders[name.lower()]
     except (ValueError, KeyError):
         return set()
     inits = (
@@ -174,15 +174,15 @@ def make(name: str, **settings: Any) -> Method:
     """
     if not isinstance(name, str):
         raise TypeError(f"the name of a method must be a string, got {type(name).__name__}")
-    if is_plug(name) or name.lower() in METHODS:
-        build = load_plug(name) if is_plug(name) else METHODS[name.lower()]
+    if is_plugin(name) or name.lower() in METHODS:
+        build = load_plugin(name) if is_plugin(name) else METHODS[name.lower()]
         parameters = inspect.signature(build).parameters.values()
         if any(p.kind is p.VAR_KEYWORD for p in parameters):
             return build(**settings)
         accepted = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
         for setting in settings:
             if setting not in accepted:
-                shown_name = name if is_plug(name) else name.lower()
+                shown_name = name if is_plugin(name) else name.lower()
                 shown_settings = ", ".join(accepted) or "none"
                 raise ValueError(f"method {shown_name} has no setting {setting!r}; its settings: {shown_settings}")
         return build(**settings)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .. import losses, preview
 from ..messages import one_line
 from ..models import Classifier, Output
-from ..provenance import code_fingerprint, describe, public, structure_fingerprint
+from ..provenance import code_fingerprint, describe, public_attributes, structure_fingerprint
 from ..short_help import ShortHelpModule
 from ..tensor_checks import FLOAT_DTYPES, TEMPERATURE_RANGE, check_labels
 from ..validation import NotNegative, Positive, check
@@ -592,7 +592,7 @@ def resolve_settings(
                     break
         value = getattr(copied, name) if source != "argument" and name in initial else {**defaults, **chosen}[name]
         settings[name] = {"value": value, "from": source}
-    others = {name: value for name, value in public(method).items() if name not in {*settings, "title", "left_out"}}
+    others = {name: value for name, value in public_attributes(method).items() if name not in {*settings, "title", "left_out"}}
     if code_fingerprint(type(method)) is None:  # a method of this package: record only attributes that were changed
         others = {name: value for name, value in others.items() if hasattr(type(method), name)}
     else:

@@ -1,6 +1,16 @@
-"""The networks of the paper, by the names of the published checkpoints, and any other that ends in a linear layer.
+"""Networks: those of the paper, by the names of their published checkpoints, and others that end in a linear layer.
 
-Each call of one gives an `Output`.
+Calling a network returns an `Output`: logits, penultimate features and category centers.
+
+Examples
+--------
+>>> import torch
+>>> import pckd_nb as pckd
+>>> "resnet20" in pckd.models.MODELS
+True
+>>> model = pckd.models.create_model("resnet8", num_classes=10)
+>>> model(torch.zeros(2, 3, 32, 32)).logits.shape
+torch.Size([2, 10])
 """
 
 import ast
@@ -13,13 +23,14 @@ from pydantic import BeforeValidator, Field
 from torch import nn
 
 from ..catalogue import LIBRARIES, PAIRS, check_library, find_name
+from ..deprecation import renamed
 from ..messages import one_line
-from ..plugs import is_plug, load_plug
+from ..plugs import is_plugin, load_plugin
 from ..validation import Count, checked, plain
 from .maps import FeatureMaps
 from .mobilenet_v2 import MobileNetV2
 from .output import Classifier, Output
-from .preprocessing import Preprocessed, match_input, preprocessed, with_preprocessing
+from .preprocessing import Preprocessed, match_input, restore_preprocessing, with_preprocessing
 from .resnet import ResNet
 from .resnet50 import ResNet50
 from .shufflenet_v1 import ShuffleNetV1
@@ -31,17 +42,19 @@ from .wrapper import WrappedClassifier, as_classifier, possible_heads
 
 __all__ = [
     "MODELS", "PAIRS", "Classifier", "FeatureMaps", "Output", "Preprocessed", "TrainingData", "WrappedClassifier",
-    "as_classifier", "count_flops", "create_model", "flops_of", "match_input", "preprocessed", "with_preprocessing",
+    "as_classifier", "count_flops", "create_model", "flops_of", "match_input", "restore_preprocessing",
+    "with_preprocessing",
 ]  # fmt: skip
 
-LOADING = ("pretrained", "checkpoint", "weights", "cache_dir", "file")  # what a library's options that load begin with
-SIZES = ("num_classes", "in_chans", "in_channels")
+# options of torchvision and timm that load weights begin with one of these words
+LOADING_PREFIXES = ("pretrained", "checkpoint", "weights", "cache_dir", "file")
+SIZE_OPTIONS = ("num_classes", "in_chans", "in_channels")
 
-NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
+RESNET_WIDTHS, RESNET_X4_WIDTHS = (16, 16, 32, 64), (32, 64, 128, 256)
 
 MODELS: dict[str, Callable[..., Classifier]] = {
-    **{f"resnet{depth}": partial(ResNet, depth, NARROW) for depth in (8, 14, 20, 32, 44, 56, 110)},
-    **{f"resnet{depth}x4": partial(ResNet, depth, WIDE) for depth in (8, 32)},
+    **{f"resnet{depth}": partial(ResNet, depth, RESNET_WIDTHS) for depth in (8, 14, 20, 32, 44, 56, 110)},
+    **{f"resnet{depth}x4": partial(ResNet, depth, RESNET_X4_WIDTHS) for depth in (8, 32)},
     "ResNet50": ResNet50,
     **{f"wrn_{depth}_{widen}": partial(WideResNet, depth, widen) for depth in (16, 40) for widen in (1, 2)},
     **{f"vgg{depth}": partial(VGG, depth) for depth in CONVOLUTIONS},
@@ -51,18 +64,20 @@ MODELS: dict[str, Callable[..., Classifier]] = {
 }
 
 
-AtLeastTwo = Annotated[int, BeforeValidator(plain), Field(ge=2, le=10**9)]
-LongSeed = Annotated[int, BeforeValidator(plain), Field(ge=0, lt=2**63)]
+ClassCount = Annotated[int, BeforeValidator(plain), Field(ge=2, le=10**9)]
+TorchSeed = Annotated[int, BeforeValidator(plain), Field(ge=0, lt=2**63)]
 
 
 class HasClasses(Protocol):
-    """What `create_model` reads of a data set."""
+    """A data set, as far as `create_model` uses it."""
 
     @property
-    def num_classes(self) -> int: ...
+    def num_classes(self) -> int:
+        """Number of classes."""
 
     @property
-    def channels(self) -> int: ...
+    def channels(self) -> int:
+        """Number of image channels."""
 
 
 def create_model(
@@ -73,37 +88,63 @@ def create_model(
     in_channels: int | None = None,
     seed: int | None = None,
 ) -> Classifier:
-    """A network with fresh weights for `data`, or for the given numbers, which win over the data set's.
+    """Return a network with random weights.
 
-    name: a key of `MODELS`, for any image size; or torchvision:NAME or timm:NAME, with that library's own options
-    after commas, as in "timm:vit_tiny_patch16_224,img_size=32,patch_size=4", and with head=LAYER where several layers
-    could be the last; or "module:Name" or "file.py:Name" of your own, which takes num_classes and in_channels.
-    in_channels is 3 unless the data set or caller says otherwise.
-    seed: the same seed gives the same weights; None draws them from torch's global generator.
-    Raises ValueError for an unknown name (naming the nearest known ones), a missing or impossible number, or a network
-    that `as_classifier` can't use; TypeError for a name that is no text.
+    Parameters
+    ----------
+    name : str
+        One of:
+
+        - a key of `models.MODELS`, such as "resnet8". It takes images of any size.
+        - "torchvision:NAME" or "timm:NAME". Options of that library follow after commas:
+          "timm:vit_tiny_patch16_224,img_size=32,patch_size=4". If several layers could be the last one, add head=LAYER.
+        - "module:Name" or "file.py:Name" of your own. It must take num_classes and in_channels.
+    data : Dataset, optional
+        Sets num_classes and in_channels.
+    num_classes, in_channels : int, optional
+        Used instead of the numbers of `data`. The default of in_channels without `data` is 3.
+    seed : int, optional
+        The same seed gives the same weights. Default: weights come from the global random generator of torch.
+
+    Returns
+    -------
+    Classifier
+
+    Raises
+    ------
+    TypeError
+        If `name` is not a string, or `data` is not a data set.
+    ValueError
+        If the name is unknown, if a number is missing or out of range, or if `as_classifier` cannot use the network.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> model = pckd.create_model("resnet8", num_classes=10, seed=0)
+    >>> model.num_classes, model.num_features
+    (10, 64)
     """
     if not isinstance(name, str):
-        raise TypeError(f"a network is chosen by its name, got {type(name).__name__}; as_classifier takes a module")
+        raise TypeError(f"name must be a string, got {type(name).__name__}; for an nn.Module use as_classifier")
     if isinstance(data, str):
-        raise TypeError(f"data must be a Dataset, got the name of one: load_dataset('{data}') loads it")
+        raise TypeError(f"data must be a Dataset, got the string {data!r}: write load_dataset({data!r})")
     if isinstance(data, type):
-        raise TypeError(f"data must be a Dataset, got the class {data.__name__}")
+        raise TypeError(f"data must be a Dataset, got the class {data.__name__}: use load_dataset(NAME)")
     num_classes = num_classes if num_classes is not None else getattr(data, "num_classes", None)
     in_channels = in_channels if in_channels is not None else getattr(data, "channels", 3)
     library, colon, rest = name.partition(":")
     builder: Callable[..., Classifier]
-    if colon and library not in LIBRARIES and is_plug(name):
-        builder = partial(_own, name)
+    if colon and library not in LIBRARIES and is_plugin(name):
+        builder = partial(_build_plugin, name)
     elif colon:
         builder = _library_builder(library, rest)
     else:
         builder = MODELS[find_name("model", name, MODELS)]
     if num_classes is None:
-        raise ValueError(f"create_model('{name}') needs a data set or num_classes=…")
-    num_classes = checked(AtLeastTwo, "num_classes", num_classes)
+        raise ValueError(f"create_model('{name}') needs the number of classes: give data or num_classes")
+    num_classes = checked(ClassCount, "num_classes", num_classes)
     in_channels = checked(Count, "in_channels", in_channels)
-    seed = checked(LongSeed | None, "seed", seed)
+    seed = checked(TorchSeed | None, "seed", seed)
     with torch.random.fork_rng(enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
@@ -112,24 +153,34 @@ def create_model(
     return model
 
 
-def _own(name: str, num_classes: int, in_channels: int) -> Classifier:
-    """A network of your own, "module:Name" or "file.py:Name", as a classifier."""
-    build = load_plug(name)
+def _build_plugin(name: str, num_classes: int, in_channels: int) -> Classifier:
+    """Build the user's network "module:Name" or "file.py:Name"."""
+    build = load_plugin(name)
     try:
         made = build(num_classes=num_classes, in_channels=in_channels)
     except TypeError as error:
         raise ValueError(f"'{name}' must take num_classes and in_channels: {error}") from error
     if not isinstance(made, nn.Module):
-        raise ValueError(f"'{name}' must make an nn.Module, got {type(made).__name__}")
+        raise ValueError(f"'{name}' must return an nn.Module, got {type(made).__name__}")
     return as_classifier(made)
 
 
 def count_flops(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> int:
-    """Floating point operations of one image's forward pass, a multiplication and an addition counting as two.
+    """Return the number of floating point operations (FLOPs) of one forward pass.
 
-    shape: (C, H, W). Convolutions and matrix products are counted, by torch's own counter.
+    Only convolutions and matrix products are counted. A multiplication and an addition count as two operations.
+
+    Parameters
+    ----------
+    model : nn.Module
+    shape : (int, int, int)
+        Channels, height and width of the image.
+
+    Returns
+    -------
+    int
     """
-    from torch.utils.flop_counter import FlopCounterMode  # slow to import: only when asked for
+    from torch.utils.flop_counter import FlopCounterMode  # imported here because it is slow to import
 
     counter = FlopCounterMode(display=False)
     example = torch.zeros(1, *shape, device=next(model.parameters()).device)
@@ -142,12 +193,12 @@ def count_flops(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> 
 
 @cache
 def flops_of(name: str, num_classes: int, shape: tuple[int, int, int]) -> int:
-    """`count_flops` of the network that `create_model` makes of a name. Raises what that raises."""
+    """Return `count_flops` of the network `create_model(name, …)`. The errors are those of `create_model`."""
     return count_flops(create_model(name, num_classes=num_classes, in_channels=shape[0], seed=0), shape)
 
 
 def _library_builder(library: str, rest: str) -> Callable[..., Classifier]:
-    """A function of num_classes and in_channels that builds torchvision's or timm's network."""
+    """Return a function of num_classes and in_channels that builds a network of torchvision or timm."""
     check_library(library)
     name, *options = (part.strip() for part in rest.split(","))
     settings = dict(_option(option) for option in options)
@@ -165,24 +216,29 @@ def _library_builder(library: str, rest: str) -> Callable[..., Classifier]:
 def _from_torchvision(
     name: str, settings: dict[str, Any], num_classes: int, in_channels: int
 ) -> tuple[nn.Module, Sequence[int]]:
-    """A network, and the size of images that it takes."""
+    """Return a network, and the height and width of its images."""
     from torchvision import models
 
     find_name("torchvision network", name, models.list_models(module=models))
-    if name in ("googlenet", "inception_v3"):  # auxiliary heads have no part in distillation
+    if name in ("googlenet", "inception_v3"):  # distillation does not use auxiliary heads
         settings = {"aux_logits": False, "init_weights": True, **settings}
     model = _build(partial(models.get_model, name), settings, num_classes=num_classes)
-    if in_channels != 3:  # torchvision has no option for it
-        first, old = next((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
-        kernel: Any = dict(kernel_size=old.kernel_size, stride=old.stride, padding=old.padding, dilation=old.dilation)
-        model.set_submodule(first, nn.Conv2d(in_channels, old.out_channels, bias=old.bias is not None, **kernel))
+    if in_channels != 3:  # torchvision has no option for this
+        name_of_first, first = next(
+            (name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)
+        )
+        kernel: Any = dict(
+            kernel_size=first.kernel_size, stride=first.stride, padding=first.padding, dilation=first.dilation
+        )
+        new = nn.Conv2d(in_channels, first.out_channels, bias=first.bias is not None, **kernel)
+        model.set_submodule(name_of_first, new)
     return model, 2 * [settings.get("image_size", 224)]
 
 
 def _from_timm(
     name: str, settings: dict[str, Any], num_classes: int, in_channels: int
 ) -> tuple[nn.Module, Sequence[int]]:
-    """A network, and the size of images that it takes."""
+    """Return a network, and the height and width of its images."""
     try:
         import timm
     except ImportError:
@@ -196,7 +252,7 @@ def _from_timm(
 def _build(builder: partial[nn.Module], settings: dict[str, Any], **sizes: int) -> nn.Module:
     try:
         return builder(**settings, **sizes)
-    except Exception as error:  # the library decides what goes wrong with an option
+    except Exception as error:  # an option can fail in any way in the library
         if not settings:
             raise
         shown = ", ".join(f"{key}={value}" for key, value in settings.items())
@@ -204,15 +260,20 @@ def _build(builder: partial[nn.Module], settings: dict[str, Any], **sizes: int) 
 
 
 def _option(text: str) -> tuple[str, Any]:
-    """ "img_size=32" → ("img_size", 32); what is no Python literal stays text."""
+    """Return ("img_size", 32) for "img_size=32". A value that is not a Python literal stays a string."""
     key, equals, value = text.partition("=")
     if not (key.isidentifier() and equals):
         raise ValueError(f"'{text}' is not an option: expected name=value, as in timm:vit_tiny_patch16_224,img_size=32")
-    if key.startswith(LOADING):  # timm unpickles what it loads, and a run.json may come from anywhere
-        raise ValueError(f"'{text}' is not an option: weights are fresh; load_checkpoint reads a file or an address")
-    if key in SIZES:
+    if key.startswith(LOADING_PREFIXES):  # timm unpickles files, and the name may come from a run.json of somebody else
+        raise ValueError(
+            f"'{text}' is not an option: create_model gives random weights; use load_checkpoint to load others"
+        )
+    if key in SIZE_OPTIONS:
         raise ValueError(f"'{text}' is not an option: the numbers of classes and channels are those of the data set")
     try:
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return key, value
+
+
+__getattr__ = renamed(__name__)

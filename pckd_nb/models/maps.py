@@ -1,4 +1,4 @@
-"""Feature maps of any network, by hooks: the last one of every resolution, or those of the layers that you name."""
+"""Feature maps of any network: the last map of each resolution, or the outputs of layers that you name."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,90 +11,138 @@ from .output import Classifier, Output
 
 
 class FeatureMaps:
-    """Takes the feature maps out of a network's forward passes.
+    """Collects feature maps during the forward passes of a network, by forward hooks.
 
-    Which ones is found by running `example`, (1, C, H, W), once, in eval mode: of every resolution larger than one
-    pixel, the last map that is not an inner part of a block (of the least nested modules, where nn.Sequential does not
-    count as nesting, the last to give one). So networks of any depth have one map a resolution, before each reduction,
-    in order of appearance; a ReLU that is no module comes after the map that it acts on. No hook outlives a call.
+    Without `layers`, it chooses one map per resolution: the last one before the resolution changes. It finds them by
+    running `example` once in eval mode. Maps inside of a block are skipped, and so are maps of one pixel. The hooks
+    are removed after every call.
 
-    layers: names as in `model.named_modules()`; then their outputs are the maps, in this order. The tokens of a
-    transformer, (N, T, D), become a map (N, D, H, W) without those that come before the patches.
-    Raises ValueError for a layer that there is not, or whose output is no map.
+    Parameters
+    ----------
+    model : Classifier
+    example : Tensor of shape (1, C, H, W)
+        An image of the size that the network will see.
+    layers : sequence of str, optional
+        Names as in `model.named_modules()`. The maps are the outputs of these layers, in this order. Tokens of a
+        transformer, (N, T, D), become a map (N, D, H, W). Tokens before those of the patches are left out.
+
+    Attributes
+    ----------
+    places : list of (str, (int, int))
+        Name of the layer, and height and width, of each map.
+    shapes : list of (int, int, int)
+        Channels, height and width of each map.
+
+    Raises
+    ------
+    ValueError
+        If the network has no layer of a given name, or if the output of that layer is not a feature map.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pckd_nb as pckd
+    >>> model = pckd.create_model("resnet8", num_classes=10)
+    >>> x = torch.zeros(1, 3, 32, 32)
+    >>> maps = pckd.models.FeatureMaps(model, x)
+    >>> maps.shapes
+    [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
+    >>> output = maps(model, x)
+    >>> output.maps[0].shape
+    torch.Size([1, 16, 32, 32])
     """
 
     def __init__(self, model: Classifier, example: Tensor, layers: Sequence[str] | None = None):
         self.model = model
         modules = dict(model.named_modules())
         if layers is not None:
-            self._find(example, layers, modules)
+            self._use_layers(example, layers, modules)
             return
-        nesting = {name: _nesting(name, modules) for name in modules}
+        depths = {name: _nesting_depth(name, modules) for name in modules}
         example = example.to(next(model.parameters()).device)
-        last: dict[tuple[int, int], tuple[int, str, int]] = {}  # resolution → nesting, name, channels
+        last: dict[tuple[int, int], tuple[int, str, int]] = {}  # resolution → nesting depth, name, channels
 
-        def note(name: str, output: Tensor) -> None:
+        def record(name: str, output: Tensor) -> None:
             size = output.shape[2], output.shape[3]
-            deeper = size in last and nesting[name] > last[size][0]
+            deeper = size in last and depths[name] > last[size][0]
             if size != (1, 1) and not deeper and output.data_ptr() != example.data_ptr():
-                last.pop(size, None)  # so that the order is that of the last appearance
-                last[size] = nesting[name], name, output.shape[1]
+                last.pop(size, None)  # the dict is then in the order of the last appearance
+                last[size] = depths[name], name, output.shape[1]
 
         was_training = model.training
         try:
-            with torch.no_grad(), _listen(model, modules, note):
+            with torch.no_grad(), _record_maps(model, modules, record):
                 model.eval()(example)
         finally:
             model.train(was_training)
         self.places = [(name, size) for size, (_, name, _) in last.items()]
         self.shapes = [(channels, *size) for size, (_, _, channels) in last.items()]
 
-    def _find(self, example: Tensor, layers: Sequence[str], modules: dict[str, nn.Module]) -> None:
-        """Run the example to see what the named layers give."""
+    def _use_layers(self, example: Tensor, layers: Sequence[str], modules: dict[str, nn.Module]) -> None:
+        """Run the example to find the shapes of the maps of the given layers."""
         for name in layers:
             if name not in modules:
-                inner = [known for known in modules if known.count(".") <= name.count(".") and known]
-                raise ValueError(f"the network has no layer {name!r}; it has {', '.join(inner[:20])}")
+                others = [other for other in modules if other.count(".") <= name.count(".") and other]
+                raise ValueError(f"the network has no layer {name!r}; it has {', '.join(others[:20])}")
         found: dict[str, Tensor] = {}
         was_training = self.model.training
         try:
-            with torch.no_grad(), _listen(self.model, layers, found.__setitem__):
+            with torch.no_grad(), _record_maps(self.model, layers, found.__setitem__):
                 self.model.eval()(example.to(next(self.model.parameters()).device))
         finally:
             self.model.train(was_training)
         if missing := [name for name in layers if name not in found]:
             raise ValueError(
-                f"layer {missing[0]!r} gives no feature map: (N, C, H, W), or tokens (N, T, D) of a square"
+                f"layer {missing[0]!r} does not return a feature map (N, C, H, W), nor tokens (N, T, D) of a square: "
+                "choose another layer"
             )
         self.places = [(name, (found[name].shape[2], found[name].shape[3])) for name in layers]
         self.shapes = [(found[name].shape[1], *size) for name, size in self.places]
 
     def __call__(self, forward: Callable[[Tensor], Output], x: Tensor) -> Output:
-        """forward(x) with the maps that the network made within it. Raises ValueError where one of them is missing."""
+        """Return `forward(x)` with its feature maps in `Output.maps`.
+
+        Parameters
+        ----------
+        forward : callable
+            Runs the network.
+        x : Tensor of shape (N, C, H, W)
+
+        Returns
+        -------
+        Output
+
+        Raises
+        ------
+        ValueError
+            If a layer gives no map of the size that it gave for `example`.
+        """
         found: dict[tuple[str, tuple[int, int]], Tensor] = {}
 
-        def note(name: str, output: Tensor) -> None:
+        def record(name: str, output: Tensor) -> None:
             found[name, (output.shape[2], output.shape[3])] = output
 
-        with _listen(self.model, [name for name, _ in self.places], note):
+        with _record_maps(self.model, [name for name, _ in self.places], record):
             output = forward(x)
         if missing := [name for name, size in self.places if (name, size) not in found]:
-            raise ValueError(f"layer '{missing[0]}' gave no map of the size it had on the example: show images alike")
+            raise ValueError(
+                f"layer '{missing[0]}' gave no map of the size that it had for the example: give images of that size"
+            )
         return output._replace(maps=tuple(found[place] for place in self.places))
 
 
 @contextmanager
-def _listen(model: nn.Module, names: Iterable[str], note: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """note(name, map) whenever one of these layers gives a feature map within the block."""
+def _record_maps(model: nn.Module, names: Iterable[str], record: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Call `record(name, map)` for each feature map that one of these layers returns."""
 
-    def hook(name: str) -> Callable:
-        def call(layer: nn.Module, inputs: tuple, output: object) -> None:
+    def make_hook(name: str) -> Callable:
+        def hook(layer: nn.Module, inputs: tuple, output: object) -> None:
             if isinstance(output, Tensor) and (found := as_map(output)) is not None:
-                note(name, found)
+                record(name, found)
 
-        return call
+        return hook
 
-    handles = [model.get_submodule(name).register_forward_hook(hook(name)) for name in names]
+    handles = [model.get_submodule(name).register_forward_hook(make_hook(name)) for name in names]
     try:
         yield
     finally:
@@ -103,7 +151,17 @@ def _listen(model: nn.Module, names: Iterable[str], note: Callable[[str, Tensor]
 
 
 def as_map(output: Tensor) -> Tensor | None:
-    """A layer's output as (N, C, H, W): as it is, or tokens (N, T, D), of which the last H·H are patches; else None."""
+    """Return the output of a layer as a feature map, or None if it is not one.
+
+    Parameters
+    ----------
+    output : Tensor
+        A map (N, C, H, W), or tokens (N, T, D) of which the last H·H belong to the patches of a square image.
+
+    Returns
+    -------
+    Tensor of shape (N, C, H, W), or None
+    """
     if output.ndim == 4:
         return output
     if output.ndim != 3 or output.shape[1] < 4:
@@ -113,8 +171,8 @@ def as_map(output: Tensor) -> Tensor | None:
     return patches.transpose(1, 2).unflatten(2, (side, side))
 
 
-def _nesting(name: str, modules: dict[str, nn.Module]) -> int:
-    """How many modules that are no nn.Sequential a module lies in."""
+def _nesting_depth(name: str, modules: dict[str, nn.Module]) -> int:
+    """Count the modules that contain this one, without those of type nn.Sequential."""
     parts = name.split(".")
-    around = (modules[".".join(parts[:length])] for length in range(1, len(parts)))
-    return sum(not isinstance(module, nn.Sequential) for module in around)
+    parents = (modules[".".join(parts[:length])] for length in range(1, len(parts)))
+    return sum(not isinstance(module, nn.Sequential) for module in parents)

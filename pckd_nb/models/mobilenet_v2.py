@@ -1,7 +1,10 @@
-"""MobileNetV2 (Sandler et al. 2018) at half width for small images.
+"""MobileNetV2 with half of the channels, for small images.
 
-Inverted residual blocks, expanded six-fold. Parameter names and shapes are those of the networks that RepDistiller
-trains on CIFAR-100. Features: mean over the last, non-negative, feature map, 1280 wide.
+The parameters have the names and shapes of the network that RepDistiller trains on CIFAR-100.
+
+References
+----------
+Sandler et al., "MobileNetV2: Inverted residuals and linear bottlenecks", arXiv 1801.04381.
 """
 
 import torch.nn.functional as F
@@ -10,13 +13,16 @@ from torch import Tensor, nn
 from .output import Classifier, he_normal_
 
 WIDTH = 0.5
-# expansion, channels at full width, blocks, stride of the first
+# for each stage: expansion factor, channels at full width, number of blocks, stride of the first block
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 LAST_CHANNELS = 1280
 
 
 class InvertedResidual(nn.Module):
-    """1×1 expansion, 3×3 depthwise, 1×1 projection without ReLU; a shortcut where the shape stays."""
+    """A 1×1 convolution to more channels, a 3×3 depthwise one, and a 1×1 one without ReLU.
+
+    There is a shortcut if input and output have the same shape.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int):
         super().__init__()
@@ -29,11 +35,18 @@ class InvertedResidual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the feature map after this block."""
         return x + self.conv(x) if self.shortcut else self.conv(x)
 
 
 class MobileNetV2(Classifier):
-    """MobileNetV2 (arXiv 1801.04381) at half width, as published for CIFAR-100."""
+    """MobileNetV2 with half of the channels, for small images.
+
+    Parameters
+    ----------
+    num_classes, in_channels : int
+        Numbers of classes and of image channels.
+    """
 
     head_name = "classifier.0"
 
@@ -54,6 +67,7 @@ class MobileNetV2(Classifier):
         he_normal_(self)
 
     def features(self, x: Tensor) -> Tensor:
+        """Return the features of images, shape (N, 1280): the last feature map, averaged over its pixels."""
         x = self.conv2(self.blocks(self.conv1(x)))
         return F.adaptive_avg_pool2d(x, 1).flatten(1)
 

@@ -1,4 +1,4 @@
-"""What PCKD needs to know of a network, and the last layer all networks here share."""
+"""The base class of all networks of this package, and what a forward pass returns."""
 
 from collections.abc import Callable
 from typing import NamedTuple, cast
@@ -11,11 +11,31 @@ from .training_data import TrainingData
 
 
 class Output(NamedTuple):
-    """One forward pass, seen from the last fully connected layer.
+    """The result of one forward pass: logits, penultimate features, and the weight of the last layer.
 
-    features: (N, D) its input, after pooling · logits: (N, C) · centers: (C, D) its weight, row c being the
-    category center of class c · bias: (C,), or None · maps: feature maps, (N, C', H, W) each, one a resolution from
-    the largest, where a method needs them.
+    N is the number of images, D the length of a feature vector, and C the number of classes.
+
+    Parameters
+    ----------
+    features : Tensor of shape (N, D)
+        Penultimate features: the input of the last linear layer.
+    logits : Tensor of shape (N, C)
+        Output of the last linear layer.
+    centers : Tensor of shape (C, D)
+        Weight of the last linear layer. Row c is the category center of class c.
+    bias : Tensor of shape (C,), or None
+        Bias of the last linear layer.
+    maps : tuple of Tensor of shape (N, channels, height, width)
+        Feature maps, from the largest to the smallest. Empty unless the method needs them, see `models.FeatureMaps`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pckd_nb as pckd
+    >>> model = pckd.create_model("resnet8", num_classes=10)
+    >>> output = model(torch.zeros(2, 3, 32, 32))
+    >>> output.features.shape, output.logits.shape, output.centers.shape
+    (torch.Size([2, 64]), torch.Size([2, 10]), torch.Size([10, 64]))
     """
 
     features: Tensor
@@ -25,48 +45,131 @@ class Output(NamedTuple):
     maps: tuple[Tensor, ...] = ()
 
     def detach(self) -> "Output":
-        """The same values, cut from the graph: what a teacher gives."""
-        return self._each(Tensor.detach)
+        """Return the same values without gradients, as for a teacher."""
+        return _map_tensors(self, Tensor.detach)
 
     def float(self) -> "Output":
-        """16-bit values in float32: what leaves a network that computed in bfloat16."""
-        return self._each(lambda x: x.float() if x.itemsize == 2 else x)
+        """Return the same values, with 16-bit tensors converted to float32."""
+        return _map_tensors(self, lambda x: x.float() if x.itemsize == 2 else x)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Output":
-        bias = self.bias if self.bias is None else change(self.bias)
-        return Output(
-            change(self.features), change(self.logits), change(self.centers), bias, tuple(map(change, self.maps))
-        )
+
+def _map_tensors(output: Output, change: Callable[[Tensor], Tensor]) -> Output:
+    features, logits, centers, bias, maps = output
+    changed_bias = None if bias is None else change(bias)
+    return Output(change(features), change(logits), change(centers), changed_bias, tuple(map(change, maps)))
 
 
 class Classifier(ShortHelpModule):
-    """A network that ends in a linear layer; subclasses compute its input, `features(x)`, (N, D)."""
+    """A network that ends in a linear layer. Calling it returns an `Output`.
 
-    head_name = "fc"  # where the published checkpoints keep the last layer
-    name: str | None = None  # what `create_model` calls the network
-    weights_from: str | None = None  # the checkpoint or run it was loaded from
-    trained_on: TrainingData | None = None  # None: not trained, or loaded from a file that does not say
+    A subclass computes the input of that layer in `features(x)`. `create_model` and `as_classifier` return objects of
+    this class.
+
+    Attributes
+    ----------
+    head_name : str
+        Name of the last layer, as in `named_modules()`.
+    name : str or None
+        Name that was given to `create_model`.
+    weights_from : str or None
+        Checkpoint or run that the weights were loaded from.
+    trained_on : TrainingData or None
+        The classes and the network input of its training. None if it was not trained, or if the file of its weights
+        does not say.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from pckd_nb.models import Classifier
+    >>> class Small(Classifier):
+    ...     def __init__(self, num_classes, in_channels):
+    ...         super().__init__()
+    ...         self.conv = nn.Conv2d(in_channels, 8, 3)
+    ...         self.fc = nn.Linear(8, num_classes)
+    ...     def features(self, x):
+    ...         return self.conv(x).relu().mean((2, 3))
+    >>> model = Small(num_classes=10, in_channels=3)
+    >>> model(torch.zeros(2, 3, 32, 32)).logits.shape
+    torch.Size([2, 10])
+    >>> model.num_features, model.num_classes
+    (8, 10)
+    """
+
+    head_name = "fc"  # as in most published checkpoints
+    name: str | None = None
+    weights_from: str | None = None
+    trained_on: TrainingData | None = None
 
     def features(self, x: Tensor) -> Tensor:
-        """(N, channels, height, width), normalised images -> (N, D), the input of the last layer."""
+        """Return the penultimate features, which are the input of the last layer.
+
+        Parameters
+        ----------
+        x : Tensor of shape (N, channels, height, width)
+            Normalised images.
+
+        Returns
+        -------
+        Tensor of shape (N, D)
+        """
         raise NotImplementedError
 
     def output(self, features: Tensor) -> Output:
-        """What the last layer makes of features, (N, D)."""
+        """Apply the last layer to features of shape (N, D)."""
         head = self.head
         return Output(features, head(features), head.weight, head.bias)
 
     def forward(self, x: Tensor) -> Output:
-        """(N, channels, height, width), normalised images -> what PCKD needs of a pass, see `Output`."""
+        """Run the network.
+
+        Parameters
+        ----------
+        x : Tensor of shape (N, channels, height, width)
+            Normalised images.
+
+        Returns
+        -------
+        Output
+        """
         return self.output(self.features(x))
 
     @property
     def head(self) -> nn.Linear:
-        """The last layer, whose weight holds the category centers."""
+        """Return the last layer. Its weight has the category centers as rows."""
         return cast(nn.Linear, self.get_submodule(self.head_name))
 
+    @property
+    def feature_width(self) -> int:
+        """Return D, the length of a feature vector and of a category center."""
+        return self.head.in_features
+
+    @property
+    def num_classes(self) -> int:
+        """Return C, the number of classes."""
+        return self.head.out_features
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return `features(x)`. In timm, the method of this name returns them before pooling."""
+        return self.features(x)
+
+    def get_classifier(self) -> nn.Linear:
+        """Return `head`, under its name in timm."""
+        return self.head
+
+    @property
+    def num_features(self) -> int:
+        """Return `feature_width`, under its name in timm."""
+        if "num_features" in vars(self):
+            return cast(int, vars(self)["num_features"])
+        return self.feature_width
+
+    @num_features.setter
+    def num_features(self, value: int) -> None:
+        vars(self)["num_features"] = value  # a subclass may use this name for an attribute of its own
+
     def _repr_html_(self) -> str:
-        """Return what a notebook shows for a cell that ends in a network."""
+        """Return the table that a notebook shows for a network."""
         rows = {
             "parameters": f"{sum(parameter.numel() for parameter in self.parameters()):,}",
             "features": self.feature_width,
@@ -77,19 +180,14 @@ class Classifier(ShortHelpModule):
         }
         return table(self.name or type(self).__name__, rows)
 
-    @property
-    def feature_width(self) -> int:
-        """D, the length of a feature and of a category center."""
-        return self.head.in_features
-
-    @property
-    def num_classes(self) -> int:
-        """C, how many categories the last layer knows."""
-        return self.head.out_features
-
 
 def he_normal_(model: nn.Module) -> None:
-    """Draw the convolutions' weights as He et al. (2015) do for ReLU networks, by the channels they feed."""
+    """Initialise the weights of all convolutions for ReLU networks, in place.
+
+    References
+    ----------
+    He et al., "Delving deep into rectifiers", arXiv 1502.01852. The variance is 2 / fan_out.
+    """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,4 +1,7 @@
-"""A network that learned from other pixels than a data set gives it: another normalisation, or another resolution."""
+"""Networks that were trained with another normalisation or image size than those of the data set.
+
+Their input is converted before it reaches the network.
+"""
 
 import warnings
 from collections.abc import Sequence
@@ -15,38 +18,49 @@ from ..catalogue import check_normalisation
 from ..validation import plain
 from .output import Classifier, Output
 from .training_data import HasStatistics, TrainingData
-from .wrapper import TRAINED_ON, as_classifier, unwrapped
+from .wrapper import TRAINED_ON, as_classifier, unwrap
 
-MAX_SHIFT = 0.15  # in standard deviations: maximum difference between the constants of a network and of the data
+MAX_SHIFT = 0.15  # largest difference of normalisation constants that is ignored, in standard deviations
 
 
 class Preprocessed(Classifier):
-    """Made by `with_preprocessing`. `model` is the network itself; state dicts have its own names."""
+    """A network whose input is converted first. `with_preprocessing` returns it.
+
+    `model` is the network itself. State dicts use the parameter names of `model`.
+
+    Parameters
+    ----------
+    model : Classifier
+    shown : dict
+        mean, std and image_size of the images that this object is called with.
+    learned : dict
+        mean, std and image_size of the images that `model` was trained with.
+    """
 
     scale: Tensor
     shift: Tensor
 
     def __init__(self, model: Classifier, shown: dict[str, Any], learned: dict[str, Any]):
-        """Show `model` pixels as in `learned` of pixels as in `shown`: both have mean, std and image_size."""
         super().__init__()
         self.model, self.name, self.weights_from = model, model.name, model.weights_from
         self.shown, self.learned = shown, learned
         self.resized = learned["image_size"] if learned["image_size"] != shown["image_size"] else None
-        ours, theirs = (
+        (mean, std), (model_mean, model_std) = (
             torch.tensor((pixels["mean"], pixels["std"]), dtype=torch.float64) for pixels in (shown, learned)
         )
-        scale, shift = (ours[1] / theirs[1]).float(), ((ours[0] - theirs[0]) / theirs[1]).float()
+        scale, shift = (std / model_std).float(), ((mean - model_mean) / model_std).float()
         self.register_buffer("scale", scale[:, None, None], persistent=False)
         self.register_buffer("shift", shift[:, None, None], persistent=False)
         self.preprocessing: dict[str, Any] = {}
 
     @property
     def head(self) -> nn.Linear:
+        """Return the last layer of `model`."""
         return self.model.head
 
     @property
     def trained_on(self) -> TrainingData | None:
-        """The training data of `model`, with the pixels that are shown to the wrapper."""
+        """Return the training data of `model`, with the normalisation and image size of the input of this object."""
         inner = self.model.trained_on or TrainingData(name="", classes=(), **self.learned)
         return inner.model_copy(update=self.shown)
 
@@ -57,21 +71,25 @@ class Preprocessed(Classifier):
         self.model.trained_on = data and data.model_copy(update=self.learned)
 
     def pixels(self, x: Tensor) -> Tensor:
-        """Network input as the data set gives it, as the network has learned to see it."""
+        """Return images with the normalisation and image size that `model` was trained with."""
         if self.resized is not None:
             x = F.interpolate(x, self.resized, mode="bilinear", antialias=True, align_corners=False)
         return x * self.scale + self.shift
 
     def features(self, x: Tensor) -> Tensor:
+        """Return the penultimate features of `model`, shape (N, D)."""
         return self.model.features(self.pixels(x))
 
     def forward(self, x: Tensor) -> Output:
+        """Convert images and run `model`."""
         return cast(Output, self.model(self.pixels(x)))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the state dict of `model`."""
         return self.model.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a state dict of `model`."""
         return self.model.load_state_dict(state_dict, *args, **kwargs)
 
 
@@ -79,44 +97,56 @@ def with_preprocessing(
     model: nn.Module, data: HasStatistics, *, mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None, size: int | Sequence[int] | None = None,
 ) -> Classifier:  # fmt: skip
-    """A teacher for `data` that learned with other constants or at another resolution than `data` has.
+    """Return a network that takes images of `data` but was trained with another normalisation or image size.
+
+    Use it for a teacher from another source. It is not needed if `trained_on` of the teacher is known: `distill`,
+    `evaluate` and `predict` then convert the images themselves.
 
     Parameters
     ----------
     model : Classifier, or any nn.Module that ends in a linear layer
     data : Dataset
-        What the teacher will be shown.
+        The data set whose images the network will take.
     mean, std : sequence of float, optional
-        Per channel, of pixels in [0, 1]: what the network learned with. Default: those of `model.trained_on`, else
-        those of `data`.
-    size : int or (height, width), optional
-        Pixels that the network learned at. The default is found in the same way.
+        Normalisation of the training, one number per channel, for pixels in [0, 1]. Default: that of
+        `model.trained_on`, or that of `data` if it is not known.
+    size : int or (int, int), optional
+        Image size of the training, height and width in pixels. The default is found in the same way.
 
     Returns
     -------
     Classifier
-        The same network, with a linear map and a bilinear scaling before it. `model` itself if nothing differs.
+        The network with a conversion of its input before it: bilinear resizing and the other normalisation. `model`
+        itself if nothing has to be converted.
 
     Raises
     ------
+    TypeError
+        If `model` is not a network, `data` is not a data set, or `mean` or `std` is not a list of numbers.
     ValueError
-        If there is not one number per channel, a mean is not in [0, 1], or a std is not in (0, 1].
+        If there is not one number per channel, if a mean is not in [0, 1] or a std not in (0, 1], or if `size` is not
+        one or two positive whole numbers.
 
     Examples
     --------
-    >>> teacher = with_preprocessing(teacher, data, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), size=224)
+    >>> import pckd_nb as pckd
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> teacher = pckd.create_model("resnet8", data, seed=0)
+    >>> teacher = pckd.with_preprocessing(teacher, data, mean=(0.5,), std=(0.5,), size=32)
+    >>> pckd.predict(teacher, data).logits.shape
+    torch.Size([16, 10])
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a network, got {type(model).__name__}")
+        raise TypeError(f"model must be a network, got {type(model).__name__}: create_model(NAME, data) makes one")
     if isinstance(data, type) or any(callable(getattr(data, name, len)) for name in ("mean", "std", "size")):
         raise TypeError(f"data must be a Dataset, got {type(data).__name__}: load_dataset(NAME) loads one")
     for name, values in (("mean", mean), ("std", std)):
         if values is not None and (isinstance(values, str) or not hasattr(values, "__len__")):
             raise TypeError(f"{name} must be a list of one number per channel, got {type(values).__name__}")
     model = as_classifier(model)
-    own = model.trained_on
+    trained_on = model.trained_on
     given = {
-        name: tuple(map(plain, getattr(own or data, name) if values is None else values))
+        name: tuple(map(plain, getattr(trained_on or data, name) if values is None else values))
         for name, values in (("mean", mean), ("std", std))
     }
     for name, values in given.items():
@@ -126,14 +156,14 @@ def with_preprocessing(
         raise ValueError(f"mean must be finite, and std positive and finite, got {given['mean']} and {given['std']}")
     check_normalisation(given["mean"], given["std"])
     size = plain(size)
-    default = own.image_size if own else data.size
+    default = trained_on.image_size if trained_on else data.size
     given_sides = [size, size] if isinstance(size, int | float) else default if size is None else size
     sides = tuple(map(plain, given_sides))
     if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
-        raise ValueError(f"size must be whole numbers of pixels, 1 or more, got {sides}")
+        raise ValueError(f"size must be one or two whole numbers of pixels, 1 or more, got {sides}")
     height, width = sides
     same = (given["mean"], given["std"], (height, width)) == (tuple(data.mean), tuple(data.std), tuple(data.size))
-    if same and not (own and sees_differently(own, data, 0)):
+    if same and not (trained_on and input_differs(trained_on, data, 0)):
         return model
     shown = {"mean": tuple(data.mean), "std": tuple(data.std), "image_size": tuple(data.size)}
     wrapped = Preprocessed(model, shown, {**given, "image_size": (height, width)})
@@ -144,27 +174,39 @@ def with_preprocessing(
     return wrapped
 
 
-def preprocessed(model: Classifier, data: HasStatistics, recorded: dict[str, Any]) -> Classifier:
-    """`with_preprocessing` as it was recorded in `Preprocessed.preprocessing`."""
+def restore_preprocessing(model: Classifier, data: HasStatistics, recorded: dict[str, Any]) -> Classifier:
+    """Apply `with_preprocessing` with the arguments that a run recorded.
+
+    Parameters
+    ----------
+    model : Classifier
+    data : Dataset
+    recorded : dict
+        The attribute `preprocessing` of a `Preprocessed` network.
+
+    Returns
+    -------
+    Classifier
+    """
     if inner := recorded.get("inner"):
         shown = inner.get("shown", {**recorded, "image_size": recorded["size"]})  # not recorded by earlier versions
-        seen = SimpleNamespace(mean=shown["mean"], std=shown["std"], size=tuple(shown["image_size"]))
-        model = preprocessed(model, seen, inner)
+        input_of_inner = SimpleNamespace(mean=shown["mean"], std=shown["std"], size=tuple(shown["image_size"]))
+        model = restore_preprocessing(model, input_of_inner, inner)
     return with_preprocessing(model, data, mean=recorded["mean"], std=recorded["std"], size=recorded["size"])
 
 
-def remember(model: nn.Module, trained_on: TrainingData | None) -> None:
-    """Keep what weights were trained on with the network that they were loaded into, within all wrappers.
+def set_trained_on(model: nn.Module, trained_on: TrainingData | None) -> None:
+    """Set the attribute `trained_on` of the network inside all wrappers.
 
     Parameters
     ----------
     model : nn.Module
     trained_on : TrainingData or None
-        None if it is not known.
+        Training data of its weights. None if they are not known.
     """
-    inner = unwrapped(model)
+    inner = unwrap(model)
     while isinstance(inner, Preprocessed):
-        inner = unwrapped(inner.model)
+        inner = unwrap(inner.model)
     if isinstance(inner, Classifier):
         inner.trained_on = trained_on
     else:
@@ -172,28 +214,28 @@ def remember(model: nn.Module, trained_on: TrainingData | None) -> None:
 
 
 def match_input(model: Classifier, data: HasStatistics, who: str = "network", max_shift: float = 0) -> Classifier:
-    """Return a network that sees `data` with the image size and normalization that it was trained with.
+    """Return a network that takes images of `data` as it took those of its training.
 
     Parameters
     ----------
     model : Classifier
     data : Dataset
     who : str
-        How a warning names the network, such as "teacher".
+        Name of the network in a warning, such as "teacher".
     max_shift : float
-        Difference between the constants that is left as it is, in standard deviations.
+        Largest difference of normalisation constants that is ignored, in standard deviations.
 
     Returns
     -------
     Classifier
-        `model` itself if its training data are unknown or reach it the same way as `data`. Otherwise the network gets
-        a linear map and a bilinear scaling before it. A warning says so if the image size or the constants differ
-        clearly.
+        `model` itself if its training data are unknown, or if they have the normalisation and image size of `data`.
+        Otherwise `with_preprocessing(model, data, …)`. There is a warning if the image size differs, or the constants
+        by more than `MAX_SHIFT`.
     """
     trained_on = model.trained_on
-    if trained_on is None or not sees_differently(trained_on, data, max_shift):
+    if trained_on is None or not input_differs(trained_on, data, max_shift):
         return model
-    if sees_differently(trained_on, data, MAX_SHIFT):
+    if input_differs(trained_on, data, MAX_SHIFT):
         height, width = trained_on.image_size
         warnings.warn(
             f"the {who} learned from {height}×{width} pixels with mean {rounded(trained_on.mean)} and std "
@@ -203,32 +245,32 @@ def match_input(model: Classifier, data: HasStatistics, who: str = "network", ma
     return with_preprocessing(model, data, mean=trained_on.mean, std=trained_on.std, size=trained_on.image_size)
 
 
-def sees_differently(trained_on: TrainingData, data: HasStatistics, max_shift: float = MAX_SHIFT) -> bool:
-    """Return whether images of `data` reach a network at another size or normalization than in its training.
+def input_differs(trained_on: TrainingData, data: HasStatistics, max_shift: float = MAX_SHIFT) -> bool:
+    """Return whether the images of `data` have another size or normalisation than those of a training.
 
     Parameters
     ----------
     trained_on : TrainingData
-        Of the network.
+        Training data of a network.
     data : Dataset
     max_shift : float
-        Largest difference between the constants that does not count, in standard deviations. Constants that were
-        computed on another part of the same images differ by less than the default.
+        Largest difference of normalisation constants that is ignored, in standard deviations. The default allows for
+        constants that were computed from another part of the same images.
 
     Returns
     -------
     bool
-        False if the number of channels differs: then the network can't take the images at all.
+        False if the number of channels differs, because then the network cannot take the images at all.
     """
     if len(trained_on.mean) != len(data.mean):
         return False
     if trained_on.image_size != tuple(data.size):
         return True
-    ours, theirs = (np.array([pair.mean, pair.std]) for pair in (data, trained_on))
-    moved, stretched = abs(ours[0] - theirs[0]) / theirs[1], abs(ours[1] / theirs[1] - 1)
-    return bool(max(moved.max(), stretched.max()) > max_shift)
+    (mean, std), (model_mean, model_std) = (np.array([source.mean, source.std]) for source in (data, trained_on))
+    shift, change_of_scale = abs(mean - model_mean) / model_std, abs(std / model_std - 1)
+    return bool(max(shift.max(), change_of_scale.max()) > max_shift)
 
 
 def rounded(values: Sequence[float]) -> str:
-    """Return the numbers with three decimals, separated by commas."""
+    """Return numbers as text, with three decimals and separated by commas."""
     return ", ".join(f"{value:.3f}" for value in values)

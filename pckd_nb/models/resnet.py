@@ -1,7 +1,11 @@
-"""ResNets for small images (He et al. 2016, section 4.2).
+"""ResNets for small images, such as those of CIFAR-100.
 
-Depth 6n + 2, three stages of n blocks. Parameter names and shapes are those of the CIFAR-100 teachers that
-RepDistiller publishes, so their checkpoints load. Features: mean over the last, non-negative, feature map.
+A network of depth 6n + 2 has three stages of n residual blocks. The parameters have the names and shapes of the
+CIFAR-100 teachers that RepDistiller published, so those checkpoints can be loaded.
+
+References
+----------
+He et al., "Deep residual learning for image recognition", section 4.2, arXiv 1512.03385.
 """
 
 import torch.nn.functional as F
@@ -11,7 +15,7 @@ from .output import Classifier, he_normal_
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut, projected by 1×1 where the shape changes."""
+    """Two 3×3 convolutions and a shortcut. If the shape changes, the shortcut has a 1×1 convolution."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
@@ -26,13 +30,24 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the feature map after this block."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(x)) + shortcut)
 
 
 class ResNet(Classifier):
-    """depth: 6n + 2 · widths: channels of the first convolution and of the three stages."""
+    """ResNet for small images.
+
+    Parameters
+    ----------
+    depth : int
+        Number of layers, 6n + 2 for n blocks per stage.
+    widths : tuple of four int
+        Numbers of channels of the first convolution and of the three stages.
+    num_classes, in_channels : int
+        Numbers of classes and of image channels.
+    """
 
     def __init__(self, depth: int, widths: tuple[int, int, int, int], num_classes: int, in_channels: int):
         super().__init__()
@@ -46,6 +61,7 @@ class ResNet(Classifier):
         he_normal_(self)
 
     def features(self, x: Tensor) -> Tensor:
+        """Return the features of images, shape (N, widths[3]): the last feature map, averaged over its pixels."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return x.mean((2, 3))

@@ -1,7 +1,10 @@
-"""ResNet-50 (He et al. 2016) for small images: a 3×3 first convolution and no pooling before the stages.
+"""ResNet-50 for small images: the first convolution is 3×3, and no pooling follows it.
 
-Parameter names and shapes are those of the CIFAR-100 teacher that RepDistiller publishes. Features: mean over the
-last, non-negative, feature map, 2048 wide.
+The parameters have the names and shapes of the CIFAR-100 teacher that RepDistiller published.
+
+References
+----------
+He et al., "Deep residual learning for image recognition", arXiv 1512.03385.
 """
 
 import torch.nn.functional as F
@@ -11,7 +14,10 @@ from .output import Classifier, he_normal_
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3, 1×1 four times as wide, and a shortcut, projected where the shape changes."""
+    """Convolutions of size 1×1, 3×3 and 1×1, and a shortcut. The output has four times `width` channels.
+
+    If the shape changes, the shortcut has a 1×1 convolution.
+    """
 
     def __init__(self, in_channels: int, width: int, stride: int):
         super().__init__()
@@ -29,13 +35,20 @@ class Bottleneck(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the feature map after this block."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
         return F.relu(self.bn3(self.conv3(y)) + self.shortcut(x))
 
 
 class ResNet50(Classifier):
-    """ResNet50 (arXiv 1512.03385) as published for CIFAR-100: no pooling in the stem."""
+    """ResNet-50 for small images.
+
+    Parameters
+    ----------
+    num_classes, in_channels : int
+        Numbers of classes and of image channels.
+    """
 
     head_name = "linear"
 
@@ -51,6 +64,7 @@ class ResNet50(Classifier):
         he_normal_(self)
 
     def features(self, x: Tensor) -> Tensor:
+        """Return the features of images, shape (N, 2048): the last feature map, averaged over its pixels."""
         x = F.relu(self.bn1(self.conv1(x)))
         return self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3))
 

@@ -1,7 +1,11 @@
-"""ShuffleNet (Zhang et al. 2018) with 3 groups for small images.
+"""ShuffleNet with three groups, for small images.
 
-Grouped 1×1 convolutions whose channels are shuffled between groups. Parameter names and shapes are those of the
-networks that RepDistiller trains on CIFAR-100. Features: mean over the last, non-negative, feature map, 960 wide.
+Its 1×1 convolutions work on groups of channels, and the channels are shuffled between the groups. The parameters have
+the names and shapes of the network that RepDistiller trains on CIFAR-100.
+
+References
+----------
+Zhang et al., "ShuffleNet: An extremely efficient convolutional neural network for mobile devices", arXiv 1707.01083.
 """
 
 import torch
@@ -14,7 +18,10 @@ GROUPS = 3
 
 
 class Bottleneck(nn.Module):
-    """Grouped 1×1, shuffle, 3×3 depthwise, grouped 1×1; the first of a stage halves the image and concatenates."""
+    """A grouped 1×1 convolution, a shuffle of channels, a 3×3 depthwise and another grouped 1×1 convolution.
+
+    With stride 1 the input is added. With stride 2, in the first block of a stage, the pooled input is concatenated.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, first_groups: int):
         super().__init__()
@@ -28,6 +35,7 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the feature map after this block."""
         y = F.channel_shuffle(F.relu(self.bn1(self.conv1(x))), self.first_groups)
         y = F.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
@@ -37,7 +45,13 @@ class Bottleneck(nn.Module):
 
 
 class ShuffleNetV1(Classifier):
-    """ShuffleNet (arXiv 1707.01083) as published for CIFAR-100: no stride in the stem."""
+    """ShuffleNet for small images: the first convolution is 1×1 without stride.
+
+    Parameters
+    ----------
+    num_classes, in_channels : int
+        Numbers of classes and of image channels.
+    """
 
     head_name = "linear"
 
@@ -51,12 +65,13 @@ class ShuffleNetV1(Classifier):
         self.linear = nn.Linear(960, num_classes)
 
     def features(self, x: Tensor) -> Tensor:
+        """Return the features of images, shape (N, 960): the last feature map, averaged over its pixels."""
         x = F.relu(self.bn1(self.conv1(x)))
         return self.layer3(self.layer2(self.layer1(x))).mean((2, 3))
 
 
 def _stage(in_channels: int, out_channels: int, blocks: int) -> nn.Sequential:
-    """The first block learns what the pooled input, `in_channels` wide, leaves of `out_channels`."""
-    first_groups = 1 if in_channels == 24 else GROUPS  # too few channels to divide, as in the paper
+    """Return a stage. Its first block adds its input as channels, so its convolutions give only the other channels."""
+    first_groups = 1 if in_channels == 24 else GROUPS  # as in the paper: 24 channels are too few to divide
     first = Bottleneck(in_channels, out_channels - in_channels, 2, first_groups)
     return nn.Sequential(first, *(Bottleneck(out_channels, out_channels, 1, GROUPS) for _ in range(blocks - 1)))

@@ -1,7 +1,11 @@
-"""ShuffleNetV2 (Ma et al. 2018) at width 1 for small images.
+"""ShuffleNetV2 of width 1, for small images.
 
-Half of the channels pass a block untouched, then all are shuffled. Parameter names and shapes are those of the
-networks that RepDistiller trains on CIFAR-100. Features: mean over the last, non-negative, feature map, 1024 wide.
+A block leaves half of the channels unchanged and shuffles all of them at its end. The parameters have the names and
+shapes of the network that RepDistiller trains on CIFAR-100.
+
+References
+----------
+Ma et al., "ShuffleNet V2: Practical guidelines for efficient CNN architecture design", arXiv 1807.11164.
 """
 
 import torch
@@ -14,7 +18,7 @@ LAST_CHANNELS = 1024
 
 
 class Block(nn.Module):
-    """1×1, 3×3 depthwise, 1×1 on the second half of the channels."""
+    """A 1×1, a 3×3 depthwise and a 1×1 convolution of the second half of the channels."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -27,15 +31,16 @@ class Block(nn.Module):
         self.bn3 = nn.BatchNorm2d(half)
 
     def forward(self, x: Tensor) -> Tensor:
-        untouched, y = x.chunk(2, 1)
+        """Return the feature map after this block."""
+        unchanged, y = x.chunk(2, 1)
         y = F.relu(self.bn1(self.conv1(y)))
         y = self.bn2(self.conv2(y))
         y = F.relu(self.bn3(self.conv3(y)))
-        return F.channel_shuffle(torch.cat([untouched, y], 1), 2)
+        return F.channel_shuffle(torch.cat([unchanged, y], 1), 2)
 
 
 class HalvingBlock(nn.Module):
-    """Both branches see all channels and halve the image."""
+    """First block of a stage: two branches take all channels and halve height and width."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -52,6 +57,7 @@ class HalvingBlock(nn.Module):
         self.bn5 = nn.BatchNorm2d(half)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the feature map after this block."""
         left = F.relu(self.bn2(self.conv2(self.bn1(self.conv1(x)))))
         right = F.relu(self.bn3(self.conv3(x)))
         right = F.relu(self.bn5(self.conv5(self.bn4(self.conv4(right)))))
@@ -59,7 +65,13 @@ class HalvingBlock(nn.Module):
 
 
 class ShuffleNetV2(Classifier):
-    """ShuffleNetV2 (arXiv 1807.11164) as published for CIFAR-100: no stride in the stem."""
+    """ShuffleNetV2 for small images: the first convolution is 1×1 without stride.
+
+    Parameters
+    ----------
+    num_classes, in_channels : int
+        Numbers of classes and of image channels.
+    """
 
     head_name = "linear"
 
@@ -75,6 +87,7 @@ class ShuffleNetV2(Classifier):
         self.linear = nn.Linear(LAST_CHANNELS, num_classes)
 
     def features(self, x: Tensor) -> Tensor:
+        """Return the features of images, shape (N, 1024): the last feature map, averaged over its pixels."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return F.relu(self.bn2(self.conv2(x))).mean((2, 3))

@@ -1,4 +1,4 @@
-"""What a trained network has to remember of its training data, so that it is used as it was trained."""
+"""Facts about the training data of a network, which are checked when it is used."""
 
 from __future__ import annotations
 
@@ -13,33 +13,38 @@ Side = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class HasStatistics(Protocol):
-    """What decides how the pixels of a data set reach a network."""
+    """A data set, as far as its normalisation and image size are concerned."""
 
     @property
-    def mean(self) -> tuple[float, ...]: ...
+    def mean(self) -> tuple[float, ...]:
+        """Mean per channel, of pixels in [0, 1]."""
 
     @property
-    def std(self) -> tuple[float, ...]: ...
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation per channel, of pixels in [0, 1]."""
 
     @property
-    def size(self) -> tuple[int, int]: ...
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
 
 
 class DataLike(HasStatistics, Protocol):
-    """What a network remembers of a data set."""
+    """A data set, as far as `TrainingData` uses it."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the data set."""
 
     @property
-    def classes(self) -> tuple[str, ...]: ...
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
 
 
 class TrainingData(BaseModel):
     """The classes and the network input that a network was trained with.
 
-    `distill` and `fit` set it as `trained_on` of the network, and student.safetensors holds it. Every use compares it
-    with the data. Weights that you load by `load_state_dict` do not change it.
+    `distill` and `fit` store it as `trained_on` of the network and in student.safetensors. It is compared with the
+    data set whenever the network is used. `load_state_dict` does not change it.
 
     Parameters
     ----------
@@ -48,9 +53,16 @@ class TrainingData(BaseModel):
     classes : tuple of str
         Names of the classes. Class c has the logit with index c. Empty if they are not known.
     mean, std : tuple of float
-        Per channel, of pixels in [0, 1]. The network input is (pixel − mean) / std.
+        One number per channel, for pixels in [0, 1]. The network input is (pixel − mean) / std.
     image_size : (int, int)
         Height and width in pixels.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> pckd.models.TrainingData.of(data).image_size
+    (16, 16)
     """
 
     model_config = ConfigDict(frozen=True)
@@ -74,34 +86,34 @@ class TrainingData(BaseModel):
         return cls(name=data.name, classes=data.classes, mean=data.mean, std=data.std, image_size=data.size)
 
     def without_classes(self) -> TrainingData:
-        """Return the same without names of classes: the network may be used for classes of any names."""
+        """Return a copy without names of classes. `check_classes` then accepts any names."""
         return self.model_copy(update={"classes": ()})
 
     def check_classes(self, data: DataLike, who: str) -> None:
-        """Check that the logits of the network stand for the classes of `data`.
+        """Check that the network was trained on the classes of `data`, in the same order.
 
-        A warning says so if only one of both has names: "0", "1", … are taken for numbers.
+        If the classes of one side are only numbers, "0", "1", …, there is a warning instead of an error.
 
         Parameters
         ----------
         data : Dataset
         who : str
-            How the error names the network, such as "teacher".
+            Name of the network in the error, such as "teacher".
 
         Raises
         ------
         ValueError
-            If the names of the classes or their order differ.
+            If the names or their order differ.
         """
         ours, theirs = (tuple(unicodedata.normalize("NFC", c) for c in names) for names in (self.classes, data.classes))
         if not ours or ours == theirs:
             return
         if sorted(ours) == sorted(theirs):
             found = "in another order"
-        elif len(ours) == len(theirs) and (_unnamed(ours) or _unnamed(theirs)):
-            numbered, named = (self.name, data.name) if _unnamed(ours) else (data.name, self.name)
+        elif len(ours) == len(theirs) and (_only_numbers(ours) or _only_numbers(theirs)):
+            numbered, named = (self.name, data.name) if _only_numbers(ours) else (data.name, self.name)
             warnings.warn(
-                f"the classes of {numbered} have numbers for names: they are taken for those of {named}, in order",
+                f"the classes of {numbered} have numbers for names: class c is taken as class c of {named}",
                 stacklevel=3,
             )
             return
@@ -117,5 +129,5 @@ class TrainingData(BaseModel):
         )
 
 
-def _unnamed(classes: tuple[str, ...]) -> bool:
+def _only_numbers(classes: tuple[str, ...]) -> bool:
     return classes == tuple(map(str, range(len(classes))))

@@ -1,7 +1,11 @@
-"""VGG for small images (Simonyan & Zisserman 2015), with BatchNorm and a single linear layer.
+"""VGG for small images, with BatchNorm and only one linear layer.
 
-Five blocks of 3×3 convolutions. Parameter names and shapes are those of the CIFAR-100 teachers that RepDistiller
-publishes. Features: mean over the last, non-negative, feature map, 512 wide.
+There are five blocks of 3×3 convolutions. The parameters have the names and shapes of the CIFAR-100 teachers that
+RepDistiller published.
+
+References
+----------
+Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition", arXiv 1409.1556.
 """
 
 import torch.nn.functional as F
@@ -10,11 +14,20 @@ from torch import Tensor, nn
 from .output import Classifier, he_normal_
 
 WIDTHS = (64, 128, 256, 512, 512)
+# depth → number of convolutions in each block
 CONVOLUTIONS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 
 class VGG(Classifier):
-    """depth: a key of `CONVOLUTIONS`, how many each block has."""
+    """VGG for small images.
+
+    Parameters
+    ----------
+    depth : {8, 11, 13, 16, 19}
+        Number of layers in the original network.
+    num_classes, in_channels : int
+        Numbers of classes and of image channels.
+    """
 
     head_name = "classifier"
 
@@ -30,7 +43,8 @@ class VGG(Classifier):
         he_normal_(self)
 
     def features(self, x: Tensor) -> Tensor:
-        large = min(x.shape[2:]) >= 64  # the published networks halve 32×32 images three times, larger ones four
+        """Return the features of images, shape (N, 512): the last feature map, averaged over its pixels."""
+        large = min(x.shape[2:]) >= 64  # as in the published networks: three poolings for 32×32 images, four for 64×64
         x = F.max_pool2d(self.block0(x), 2)
         x = F.max_pool2d(self.block1(x), 2)
         x = F.max_pool2d(self.block2(x), 2)
@@ -40,7 +54,7 @@ class VGG(Classifier):
 
 
 def _block(in_channels: int, out_channels: int, count: int) -> nn.Sequential:
-    """Convolution, BatchNorm, ReLU, `count` times: a map of it, as hooks see it, is not negative."""
+    """Return `count` times convolution, BatchNorm and ReLU."""
     layers = []
     for channels in [in_channels, *[out_channels] * (count - 1)]:
         layers += [nn.Conv2d(channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.ReLU()]

@@ -1,7 +1,11 @@
-"""Wide residual networks for small images (Zagoruyko & Komodakis 2016).
+"""Wide residual networks (WRN) for small images.
 
-Depth 6n + 4, three stages of n pre-activation blocks, widened k times. Parameter names and shapes are those of
-the CIFAR-100 teachers that RepDistiller publishes. Features: mean over the last, non-negative, feature map.
+A network of depth 6n + 4 has three stages of n pre-activation blocks, with k times the channels of a ResNet. The
+parameters have the names and shapes of the CIFAR-100 teachers that RepDistiller published.
+
+References
+----------
+Zagoruyko and Komodakis, "Wide residual networks", arXiv 1605.07146.
 """
 
 import torch.nn.functional as F
@@ -11,7 +15,10 @@ from .output import Classifier, he_normal_
 
 
 class PreActivationBlock(nn.Module):
-    """BatchNorm and ReLU come before each convolution; a shortcut that changes shape starts after the first of them."""
+    """Two convolutions, each after BatchNorm and ReLU, and a shortcut.
+
+    If the number of channels changes, the shortcut has a 1×1 convolution. It takes the result of the first ReLU.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
@@ -19,17 +26,20 @@ class PreActivationBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.convShortcut = None  # the published checkpoints' spelling
+        self.convShortcut = None  # spelled as in the published checkpoints
         if in_channels != out_channels:
             self.convShortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the feature map after this block."""
         activated = F.relu(self.bn1(x))
         shortcut = x if self.convShortcut is None else self.convShortcut(activated)
         return self.conv2(F.relu(self.bn2(self.conv1(activated)))) + shortcut
 
 
 class Stage(nn.Module):
+    """Several pre-activation blocks. The first one has the stride."""
+
     def __init__(self, in_channels: int, out_channels: int, blocks: int, stride: int):
         super().__init__()
         first = PreActivationBlock(in_channels, out_channels, stride)
@@ -37,11 +47,22 @@ class Stage(nn.Module):
         self.layer = nn.Sequential(first, *rest)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the feature map after this stage."""
         return self.layer(x)
 
 
 class WideResNet(Classifier):
-    """depth: 6n + 4 · widen: the factor k on 16, 32 and 64 channels."""
+    """Wide ResNet for small images.
+
+    Parameters
+    ----------
+    depth : int
+        Number of layers, 6n + 4 for n blocks per stage.
+    widen : int
+        Factor k. The stages have 16k, 32k and 64k channels.
+    num_classes, in_channels : int
+        Numbers of classes and of image channels.
+    """
 
     def __init__(self, depth: int, widen: int, num_classes: int, in_channels: int):
         super().__init__()
@@ -56,5 +77,6 @@ class WideResNet(Classifier):
         nn.init.zeros_(self.fc.bias)
 
     def features(self, x: Tensor) -> Tensor:
+        """Return the features of images, shape (N, 64k): the last feature map, averaged over its pixels."""
         x = self.block3(self.block2(self.block1(self.conv1(x))))
         return F.relu(self.bn1(x)).mean((2, 3))

@@ -203,7 +203,7 @@ def distill(
     check(Positive, teacher_cache_gb=teacher_cache_gb)
     require_progress(progress)
     devices, nodes = checked(Count | None, "devices", devices), checked(Count, "nodes", nodes)
-    devices, nodes = ranks.asked(devices, nodes)
+    devices, nodes = ranks.requested_processes(devices, nodes)
     seed = checked(Seed, "seed", seed)
     task = make_task(student, teacher, data, method, get_recipe(recipe, **changes), seed, val)
     check_task(task, devices * nodes)
@@ -221,7 +221,7 @@ def distill(
     with torch.inference_mode(False), torch.enable_grad(), views.preserve_random_state(), ExitStack() as stack:
         if out is not None:
             lock = partial(lock_run_folder, out, resume=resume, overwrite=overwrite)
-            ranks.by_first(fabric, lambda: stack.enter_context(lock()))
+            ranks.run_on_first_rank(fabric, lambda: stack.enter_context(lock()))
 
         # 3. Create the method's heads, and collect the settings for run.json.
         torch.manual_seed(seed)
@@ -229,8 +229,9 @@ def distill(
         config = make_run_config(
             task, fabric, precision, exact=exact_teacher, compile=compile, callbacks=callbacks, out=out
         )
-        ranks.check_one_job(fabric, config.dump())
-        if run := ranks.by_first(fabric, lambda: load_finished_run(folder, config) if resume and folder else None):
+        ranks.check_same_settings(fabric, config.dump())
+        finished = lambda: load_finished_run(folder, config) if resume and folder else None  # noqa: E731
+        if run := ranks.run_on_first_rank(fabric, finished):
             runs.load_weights(task.student, run.student_state, str(run.path))
             task.student.trained_on = TrainingData.of(task.data)
             return run
@@ -238,7 +239,7 @@ def distill(
         # 4. Move everything to the training device.
         configure_process(fabric.device)
         example = torch.zeros(1, *task.data.train.shape)
-        stack.enter_context(faults.sound_gradients(task.student, example, precision, fabric.device))
+        stack.enter_context(faults.safe_gradients(task.student, example, precision, fabric.device))
         task = task.to(fabric.device)
         frozen_teacher = stack.enter_context(Teacher.of(task, fabric, exact_teacher)) if task.teacher else None
         builtin = [*([LogMetrics(loggers)] if loggers else []), KeepBest(), ShowProgress(progress), SaveCheckpoints()]
@@ -251,7 +252,7 @@ def distill(
         # 5. Train.
         with clean_up_after_errors(folder, fabric):
             start = partial(read_checkpoint_or_start, config=config, resume=resume)
-            if state := ranks.by_first(fabric, lambda: start(folder) if folder else None):
+            if state := ranks.run_on_first_rank(fabric, lambda: start(folder) if folder else None):
                 trainer.resume(state)
             return trainer.train()
 

@@ -264,7 +264,7 @@ class ShowProgress(Callback):
         steps_done = (recorder.epoch - 1) * steps + recorder.step
         title = f"{trainer.method.title} {trainer.student.name or 'network'}"
         show = self.show if trainer.fabric.is_global_zero else False
-        self.bar = progress.shown(show, trainer.recipe.epochs * steps, title, steps_done)
+        self.bar = progress.open_progress(show, trainer.recipe.epochs * steps, title, steps_done)
         self.shown = self.bar.__enter__()
 
     def on_step_end(self, trainer: Trainer) -> None:

@@ -16,7 +16,7 @@ from ..evaluation import check_input, evaluate
 from ..html import counted
 from ..messages import one_line
 from ..models import Classifier
-from ..models.preprocessing import sees_differently
+from ..models.preprocessing import input_differs
 from ..runs import Run
 from .callbacks import Callback
 from .task import Task, has_batchnorm
@@ -93,7 +93,7 @@ def check_task(task: Task, processes: int) -> None:
         check_parameters(model, role)
         check_input(model, role, data)
     initial_data = task.student.trained_on
-    if initial_data and sees_differently(initial_data, data):
+    if initial_data and input_differs(initial_data, data):
         warnings.warn(
             f"the student's first weights were trained on {initial_data.name}, with other pixel constants or another "
             f"image size than {data.name} has",

@@ -200,7 +200,7 @@ def clean_up_after_errors(folder: Path | None, fabric: Fabric) -> Iterator[None]
                 resuming.remove_run(folder)
             elif folder and isinstance(error, OSError) and error.strerror and resuming.has_checkpoint(folder):
                 error.strerror += "; the last checkpoint is unchanged, resume=True continues from it"
-        if fabric.world_size > 1 and isinstance(error, RuntimeError) and ranks.lost(error):
+        if fabric.world_size > 1 and isinstance(error, RuntimeError) and ranks.is_lost_rank(error):
             raise ConnectionError(
                 "another process of this training has ended: start the training again with resume=True"
             ) from error

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..models import Classifier
-from ..plugs import load_plug
+from ..plugs import load_plugin
 from ..recipes import Recipe
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> Optimizer:
     """
     create = recipe.optimizer
     if isinstance(create, str):
-        create = OPTIMIZERS[create](recipe) if create in OPTIMIZERS else load_plug(create)
+        create = OPTIMIZERS[create](recipe) if create in OPTIMIZERS else load_plugin(create)
     optimizer = create(parameters)
     if not isinstance(optimizer, Optimizer):
         kind = type(optimizer).__name__
@@ -265,7 +265,7 @@ def make_schedule(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int, to
             return warmup * factor(recipe, steps_per_epoch, total_steps, step)
 
         return LambdaLR(optimizer, factor_with_warmup)
-    schedule: object = (load_plug(create) if isinstance(create, str) else create)(optimizer, total_steps)
+    schedule: object = (load_plugin(create) if isinstance(create, str) else create)(optimizer, total_steps)
     if isinstance(schedule, ReduceLROnPlateau):
         raise TypeError(
             "schedule can't be ReduceLROnPlateau: its step needs a score, and here it is called without one"

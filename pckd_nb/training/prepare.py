@@ -14,7 +14,7 @@ from torch import nn
 
 from .. import hardware, runs
 from ..arguments import Network, as_dataset, as_network, as_trained
-from ..compiling import compiles
+from ..compiling import should_compile
 from ..config import FORMAT, RunConfig, make_config
 from ..data import Dataset
 from ..messages import one_line
@@ -149,7 +149,9 @@ def make_run_config(
         "ranks": fabric.world_size,
         "versions": _versions(task),
         "callbacks": [describe_callback(callback) for callback in callbacks],
-        "compile": compiles(compile, task.student, rows, data.train.shape, fabric.device, precision, method.needs_maps),
+        "compile": should_compile(
+            compile, task.student, rows, data.train.shape, fabric.device, precision, method.needs_maps
+        ),
     }
     return make_config(settings)
 

@@ -276,7 +276,7 @@ class Teacher:
         """
         if self.network.maps:
             return ranks.gather(self.network(x), len(index), self.fabric)
-        features = self.cache.read(ranks.part(index, self.fabric)) if self.cache else None
+        features = self.cache.read(ranks.local_part(index, self.fabric)) if self.cache else None
         if features is None:
             features = self.network.features(x)
         features = ranks.gather_rows(features, len(index), self.fabric)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import faults, hardware, ranks, recording, resuming, runs, views
-from ..compiling import compiled
+from ..compiling import compile_forward
 from ..config import RunConfig
 from ..data import Streamed
 from ..evaluation import compute_outputs, pixel_statistics
@@ -149,12 +149,12 @@ class Trainer:
         self.mean, self.std = pixel_statistics(data, fabric.device)
         self.method = method = task.method.to(fabric.device)
         self.student = task.student.to(fabric.device).to(memory_format=torch.channels_last)
-        forward: Callable[[Tensor], Output] = compiled(self.student) if config.compile else self.student
+        forward: Callable[[Tensor], Output] = compile_forward(self.student) if config.compile else self.student
         if method.needs_maps:
             maps = FeatureMaps(self.student, torch.zeros(1, data.channels, *data.size), method.layers)
             forward = partial(maps, forward)
         self.learner: nn.Module = Learner(self.student, self.method, forward, fabric)
-        self.sound_steps = faults.SoundSteps(self.learner, fabric.device, config.compile)
+        self.sound_steps = faults.SafeTrainingSteps(self.learner, fabric.device, config.compile)
         if fabric.world_size > 1:
             device_ids = [fabric.device] if fabric.device.type == "cuda" else None
             self.learner = DistributedDataParallel(
@@ -238,7 +238,7 @@ class Trainer:
             self.teacher.begin_epoch(epoch)
         self.epoch_batches = views.batches(len(self.data.train), self.recipe.batch_size, self.seed, epoch)
         remaining = self.epoch_batches[self.recorder.step :]
-        parts = [ranks.part(index, self.fabric) for index in remaining]
+        parts = [ranks.local_part(index, self.fabric) for index in remaining]
         for index, images in zip(remaining, self.read_images(parts, epoch), strict=True):
             yield images, index.to(self.fabric.device)
 
@@ -314,7 +314,7 @@ class Trainer:
         """
         x, targets = views.normalise(images, self.mean, self.std), None
         if self.mix or self.recipe.label_smoothing:
-            labels = self.data.train.labels[ranks.part(index, self.fabric)]
+            labels = self.data.train.labels[ranks.local_part(index, self.fabric)]
             smoothing = self.recipe.label_smoothing
             x, targets = views.soft_targets(x, labels, self.data.num_classes, self.mix, smoothing)
             targets = ranks.gather_rows(targets, len(index), self.fabric)
