@@ -266,7 +266,9 @@ def grid_options(
         list[Path], in_networks(help="Run folder of a teacher. Repeat the option for several teachers.")
     ],
     student: Annotated[list[str], in_networks(help="Network to train. Repeat the option for several students.")],
-    out: Annotated[Path, in_grid(help="Folder for OUT/TEACHER-STUDENT/METHOD/seedN and OUT/results.csv.")],
+    out: Annotated[
+        Path, in_grid(help="Folder of the grid. Runs are in OUT/PAIR/METHOD/seedN, the table is OUT/results.csv.")
+    ],
     data: DataOptions,
     recipe: RecipeOptions,
     seeds: Annotated[str, in_grid(help="Seeds, such as 0,1,2 or 0-4.")] = "0-2",
