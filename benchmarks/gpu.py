@@ -92,9 +92,9 @@ def check(name: str, sizes: gpu_checks.Sizes) -> Result:
     """Run one of `gpu_checks.CHECKS`."""
     try:
         return Result(PASSED, gpu_checks.CHECKS[name](sizes))
-    except gpu_checks.CheckSkipped as reason:
+    except gpu_checks.CheckSkippedError as reason:
         return Result(SKIPPED, str(reason))
-    except gpu_checks.CheckFailed as problem:
+    except gpu_checks.CheckFailedError as problem:
         return Result(FAILED, str(problem))
 
 

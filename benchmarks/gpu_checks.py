@@ -1,6 +1,6 @@
 """Checks of the package on a GPU.
 
-Each check is a function of `Sizes`. It returns one sentence, or raises CheckFailed. `python -m benchmarks gpu` runs all
+Each check is a function of `Sizes`. It returns one sentence, or raises CheckFailedError. `python -m benchmarks gpu` runs all
 checks and writes a report, and `pytest -m gpu` runs them as tests. With the toy sizes, they also run on a CPU. There
 they show that the checks themselves work.
 """
@@ -45,11 +45,11 @@ LAYOUT = 1e-4, 2e-2
 MEMORY_GIB = 0.5  # allowed memory of the contrast
 
 
-class CheckFailed(AssertionError):
+class CheckFailedError(AssertionError):
     """The package does not work as expected on this device."""
 
 
-class CheckSkipped(Exception):
+class CheckSkippedError(Exception):
     """The check needs something that this machine does not have."""
 
 
@@ -94,9 +94,9 @@ class Sizes:
 
 
 def require(condition: bool, problem: str) -> None:
-    """Raise CheckFailed if the condition is False."""
+    """Raise CheckFailedError if the condition is False."""
     if not condition:
-        raise CheckFailed(problem)
+        raise CheckFailedError(problem)
 
 
 @contextmanager
@@ -431,7 +431,7 @@ def contrast_memory(sizes: Sizes) -> str:
     """Check the extra memory of forward and backward pass of the contrast."""
     found = pieces.contrast_memory("pckd_nb", sizes.contrast_batch, torch.device(sizes.device))
     if found is None:
-        raise CheckSkipped("memory cannot be measured here")
+        raise CheckSkippedError("memory cannot be measured here")
     require(found <= MEMORY_GIB, f"batch {sizes.contrast_batch} needs {found:.3f} GiB, allowed {MEMORY_GIB}")
     return f"batch {sizes.contrast_batch} needs {found:.4f} GiB, allowed {MEMORY_GIB}"
 
@@ -465,7 +465,7 @@ def compiled(sizes: Sizes) -> str:
     """Check that a compiled student has about the same losses."""
     shape = sizes.channels, sizes.side, sizes.side
     if not compiling.compiles(True, Networks(sizes).student, 1, shape, torch.device(sizes.device), "32-true"):
-        raise CheckSkipped("torch.compile does not work on this machine")
+        raise CheckSkippedError("torch.compile does not work on this machine")
     with full_float32():
         found, expected = train(sizes, compile=True), train(sizes)
     require(found.settings["compile"] is True, "the student was not compiled")
@@ -478,14 +478,14 @@ def compiled(sizes: Sizes) -> str:
 
 
 def run_job(command: list[str]) -> None:
-    """Run a training in processes of its own. If it fails, raise CheckFailed with its error message."""
+    """Run a training in processes of its own. If it fails, raise CheckFailedError with its error message."""
     environment = {name: value for name, value in os.environ.items() if name not in LAUNCHER}
     environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it, cuBLAS may add numbers in another order each time
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         errors = [line for line in lines if "Error" in line] or lines[-1:] or ["no message"]
-        raise CheckFailed(f"the process ended with code {done.returncode}: {errors[-1]}")
+        raise CheckFailedError(f"the process ended with code {done.returncode}: {errors[-1]}")
 
 
 # The most important first: if the time runs out, the last ones are skipped.

@@ -305,8 +305,12 @@ def imports(part: dict[str, Any]) -> str:
 def sweep(part: dict[str, Any]) -> str:
     """Return the section about a sweep with a shared teacher cache."""
     found = part["details"]
+    names = {
+        "a process each, live teacher": "five processes, each with a live teacher",
+        "one process, cache": "one process with a teacher cache",
+    }
     rows = [
-        (name, " + ".join(f"{value:.1f}" for value in times), f"{sum(times):.1f}")
+        (names[name], " + ".join(f"{value:.1f}" for value in times), f"{sum(times):.1f}")
         for name, times in found["seconds"].items()
     ]
     betas = ", ".join(f"{beta:g}" for beta in found["beta_cc"])

@@ -102,7 +102,7 @@ def test_memory_beyond_the_bound_is_found(monkeypatch):
 
 
 def test_a_job_that_fails_says_why():
-    with pytest.raises(gpu_checks.CheckFailed, match="code 1: ValueError: no luck"):
+    with pytest.raises(gpu_checks.CheckFailedError, match="code 1: ValueError: no luck"):
         gpu_checks.run_job([sys.executable, "-c", "raise ValueError('no luck')"])
 
 
