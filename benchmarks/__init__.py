@@ -1,5 +1,8 @@
-"""How fast pckd_nb is, beside a plain training loop and the floor: `python -m benchmarks`, from the repository root."""
+"""Measure how fast pckd_nb is, compared with a plain training loop and with the networks alone.
+
+Start it with `python -m benchmarks` in the root of the repository.
+"""
 
 import logging
 
-logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns on import where there is no GPU
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # without a GPU, its import gives a warning

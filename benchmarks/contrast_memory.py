@@ -1,7 +1,8 @@
-"""python -m benchmarks.contrast_memory NAME BATCH DEVICE: GiB that forward and backward of the contrast need, as JSON.
+"""Measure the memory of the contrast in a process of its own, in which no freed memory is used again.
 
-Counted from just before the call to its highest point; the input is not in it. A process of its own, so that nothing
-freed earlier is used again unseen.
+    python -m benchmarks.contrast_memory NAME BATCH DEVICE
+
+It prints the GiB that forward and backward pass need at most, without their input, as JSON.
 """
 
 import json
@@ -15,20 +16,24 @@ from .pieces import CONTRASTS, contrast_inputs, forward_backward
 
 
 def main(name: str, batch: int, device: torch.device) -> float:
-    forward_backward(CONTRASTS[name], *contrast_inputs(8, device))  # libraries take their own share on first use
+    """Return the GiB that forward and backward pass of a contrast need, without their input."""
+    forward_backward(
+        CONTRASTS[name], *contrast_inputs(8, device)
+    )  # on first use, libraries allocate memory of their own
     inputs = contrast_inputs(batch, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         forward_backward(CONTRASTS[name], *inputs)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**30
-    Path("/proc/self/clear_refs").write_text("5")  # the highest point starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = kilobytes("VmRSS")
     forward_backward(CONTRASTS[name], *inputs)
     return (kilobytes("VmHWM") - before) / 2**20
 
 
 def kilobytes(field: str) -> int:
+    """Return a value of /proc/self/status."""
     return int(re.findall(rf"{field}:\s*(\d+) kB", Path("/proc/self/status").read_text())[0])
 
 

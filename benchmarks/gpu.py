@@ -1,11 +1,11 @@
-"""python -m benchmarks gpu: check and time the package on a GPU, in eight minutes at most, and write gpu.md.
+"""Check and time the package on a GPU, in at most eight minutes, and write gpu.md.
 
-First come the checks of `benchmarks.gpu_checks`, then samples per second of both pairs of networks. All parts run one
-after the other in a process of their own, by importance. Where the time runs out, the remaining parts are reported as
-skipped. A part that ends its process is reported as failed, and the next one starts in a new process.
+    python -m benchmarks gpu                            on a GPU: writes benchmarks/gpu.md and gpu.json
+    python -m benchmarks gpu --dry-run --out FOLDER     on the CPU, at toy sizes: tests the command itself
 
-    python -m benchmarks gpu                            on a GPU: benchmarks/gpu.md and gpu.json
-    python -m benchmarks gpu --dry-run --out FOLDER     on the CPU, at toy sizes: whether the command itself works
+The checks of `benchmarks.gpu_checks` come first, then the samples per second of both pairs of networks. The parts run
+one after the other, the most important ones first, in a process of their own. If the time runs out, the remaining parts
+are reported as skipped. A part that ends its process is reported as failed, and the next one starts in a new process.
 """
 
 import argparse
@@ -31,26 +31,26 @@ from .settings import PAIRS, Settings
 
 FOLDER = Path(__file__).parent
 MINUTES = 8.0
-RESERVED = 5.0  # seconds of them, to end the last part and write the report
+RESERVED_SECONDS = 5.0  # to end the last part and write the report
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 NO_TIME = "out of time"
-NO_GPU = "there is no CUDA device here: try the command itself with --dry-run --out FOLDER, on the CPU at toy sizes"
-SPEEDS = [(pair, position) for position in (0, 1) for pair in PAIRS]  # position: of the batch size
+NO_GPU = "there is no CUDA device: use --dry-run --out FOLDER to test this command on the CPU, at toy sizes"
+SPEEDS = [(pair, position) for position in (0, 1) for pair in PAIRS]  # pair of networks, index of the batch size
 TOY_PAIRS = {"wrn": ("resnet14", "resnet8"), "resnet": ("resnet8", "resnet8")}
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a part.
+    """The result of a part.
 
     Parameters
     ----------
     status : str
         "passed", "failed" or "skipped".
     found : str
-        One sentence.
+        One sentence about what was found.
     seconds : float
-        Time that the part took.
+        The time of the part.
     details : dict
         Measured values.
     """
@@ -62,7 +62,7 @@ class Result:
 
 
 def settings_for(dry_run: bool, root: str | Path) -> Settings:
-    """What is timed, and how long. root: folder of generated data."""
+    """Return the settings of the measurements. `root` is the folder of generated data."""
     common: dict[str, Any] = {"root": Path(root), "planned": {"steps": 45.0}, "warmup": 2}
     if dry_run:
         return Settings(
@@ -76,7 +76,7 @@ def settings_for(dry_run: bool, root: str | Path) -> Settings:
 
 
 def parts(dry_run: bool, root: str | Path) -> dict[str, Callable[[], Result]]:
-    """Everything to do, by importance."""
+    """Return all parts by name, the most important first."""
     sizes = gpu_checks.Sizes.toy() if dry_run else gpu_checks.Sizes()
     settings = settings_for(dry_run, root)
     found: dict[str, Callable[[], Result]] = {name: partial(check, name, sizes) for name in gpu_checks.CHECKS}
@@ -92,33 +92,35 @@ def check(name: str, sizes: gpu_checks.Sizes) -> Result:
     """Run one of `gpu_checks.CHECKS`."""
     try:
         return Result(PASSED, gpu_checks.CHECKS[name](sizes))
-    except gpu_checks.CheckSkipped as reason:
+    except gpu_checks.CheckSkippedError as reason:
         return Result(SKIPPED, str(reason))
-    except gpu_checks.CheckFailed as problem:
+    except gpu_checks.CheckFailedError as problem:
         return Result(FAILED, str(problem))
 
 
 def speed(settings: Settings, pair: str) -> Result:
-    """Samples per second of one pair of networks at one batch size, as `steps.measure_pair` finds them."""
+    """Measure the samples per second of one pair of networks at one batch size."""
     (batch_size,) = settings.batch_sizes
     peak = steps.peaks(settings)
     bandwidth = memory_bandwidth(settings.device, settings.copied_mebibytes, settings.peak_seconds)
     with TemporaryDirectory() as folder:
         found = steps.measure_pair(settings, pair, batch_size, Path(folder), peak, bandwidth)
     live, cached = (found["ratios"][f"{name}_over_plain"]["value"] for name in ("live", "cached"))
-    sentence = f"{live:.2f} times the plain loop with a live teacher, {cached:.2f} times with the teacher cache"
+    sentence = (
+        f"{live:.2f} times as fast as the plain loop with a live teacher, {cached:.2f} times with the teacher cache"
+    )
     return Result(PASSED, sentence, details={**found, "peaks_flops": peak, "bytes_per_second": bandwidth})
 
 
-def work(names: list[str], dry_run: bool, root: str, file: Path) -> None:
-    """Run some parts in this process, and append a line to the file before and after each of them."""
-    known = parts(dry_run, root)
+def run_parts(names: list[str], dry_run: bool, root: str, file: Path) -> None:
+    """Run parts in this process. Append one line to the file before and one after each part."""
+    functions = parts(dry_run, root)
     with file.open("a") as lines:
         for name in names:
             print(json.dumps({"part": name}), file=lines, flush=True)
             started = time.perf_counter()
             try:
-                result = known[name]()
+                result = functions[name]()
             except Exception as error:
                 traceback.print_exc()
                 result = Result(FAILED, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
@@ -127,28 +129,33 @@ def work(names: list[str], dry_run: bool, root: str, file: Path) -> None:
 
 
 def supervise(
-    names: list[str], command: Callable[[list[str], Path], list[str]], deadline: float, **how: Any
+    names: list[str], command: Callable[[list[str], Path], list[str]], deadline: float, **popen_args: Any
 ) -> Iterator[tuple[str, Result]]:
-    """Run parts in processes of their own, and yield what became of each of them, in order.
+    """Run parts in processes of their own, and yield the name and result of each part.
 
     Parameters
     ----------
     names : list of str
-        The parts, by importance.
+        The parts, the most important first.
     command : callable
-        Makes the command that runs these parts and appends to this file, as `work` does.
+        Returns the command that runs these parts, and appends to this file as `run_parts` does.
     deadline : float
-        When `time.monotonic` reaches it, the process is ended and the remaining parts are skipped.
-    **how
-        Options of `subprocess.Popen`.
+        At this value of `time.monotonic`, the process is ended, and the remaining parts are skipped.
+    **popen_args
+        Arguments of `subprocess.Popen`.
+
+    Yields
+    ------
+    name : str
+    result : Result
     """
     left = list(names)
     while left and time.monotonic() < deadline:
         with TemporaryDirectory() as folder:
             file = Path(folder) / "results.jsonl"
             file.touch()
-            process = subprocess.Popen(command(left, file), start_new_session=True, **how)
-            seen, begun = 0, None
+            process = subprocess.Popen(command(left, file), start_new_session=True, **popen_args)
+            seen, started_part = 0, None
             try:
                 while True:
                     ended = process.poll() is not None
@@ -156,11 +163,11 @@ def supervise(
                     lines = text[: text.rfind("\n") + 1].splitlines()
                     for line in lines[seen:]:
                         content = json.loads(line)
-                        begun = content.pop("part")
+                        started_part = content.pop("part")
                         if content:
-                            left.remove(begun)
-                            yield begun, Result(**content)
-                            begun = None
+                            left.remove(started_part)
+                            yield started_part, Result(**content)
+                            started_part = None
                     seen = len(lines)
                     if ended or time.monotonic() >= deadline:
                         break
@@ -168,7 +175,9 @@ def supervise(
             finally:
                 stop(process)
         if left and time.monotonic() < deadline:
-            ended_by = [begun] if begun else list(left)  # before any part began, it would happen again
+            ended_by = (
+                [started_part] if started_part else list(left)
+            )  # if it ended before the first part, it would do so again
             for name in ended_by:
                 left.remove(name)
                 yield name, Result(FAILED, f"its process ended with code {process.returncode}")
@@ -177,7 +186,7 @@ def supervise(
 
 
 def stop(process: subprocess.Popen) -> None:
-    """End a process, and those that it has started in its session, if it is still running."""
+    """End a process and the processes that it has started, if it is still running."""
     if process.poll() is None:
         if hasattr(os, "killpg"):
             os.killpg(process.pid, 9)
@@ -187,7 +196,7 @@ def stop(process: subprocess.Popen) -> None:
 
 
 def gpu_environment() -> dict[str, Any]:
-    """Names and versions of what is below torch; empty where there is no GPU."""
+    """Return the GPU, its driver and the versions of CUDA libraries. Without a GPU, the result is empty."""
     if not torch.cuda.is_available():
         return {}
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -200,7 +209,7 @@ def gpu_environment() -> dict[str, Any]:
         "gpu": properties.name,
         "gpus": torch.cuda.device_count(),
         "gpu_memory_gib": round(properties.total_memory / 2**30, 1),
-        "driver": driver[0] if driver else "not known",
+        "driver": driver[0] if driver else "unknown",
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "nccl": ".".join(map(str, torch.cuda.nccl.version())) if torch.distributed.is_nccl_available() else None,
@@ -208,11 +217,11 @@ def gpu_environment() -> dict[str, Any]:
 
 
 def render(report: dict[str, Any]) -> str:
-    """gpu.md, made of gpu.json and nothing else."""
-    about, results = report["environment"], report["parts"]
+    """Return the text of gpu.md, from the content of gpu.json."""
+    environment_info, results = report["environment"], report["parts"]
     gpu = report["gpu"]
     if report["dry_run"]:
-        head = "**No GPU was seen. This is a dry run on a CPU at toy sizes: no number here says anything about a GPU.**"
+        head = "**No GPU was used. This is a dry run on a CPU at toy sizes: its numbers say nothing about a GPU.**"
     else:
         head = f"# Checked on {gpu['gpu']}"
     counts = {status: sum(result["status"] == status for result in results.values()) for status in STATUSES}
@@ -220,10 +229,10 @@ def render(report: dict[str, Any]) -> str:
         "device": f"{gpu['gpus']} × {gpu['gpu']}, {gpu['gpu_memory_gib']} GiB" if gpu else "none",
         "driver": gpu.get("driver", "none"),
         "CUDA, cuDNN, NCCL": ", ".join(str(gpu[name]) for name in ("cuda", "cudnn", "nccl")) if gpu else "none",
-        "processor": f"{about['cpu']}, {about['cpu_cores']} cores",
-        "versions": ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
-        "python": about["python"],
-        "date (UTC)": about["date"],
+        "processor": f"{environment_info['cpu']}, {environment_info['cpu_cores']} cores",
+        "versions": ", ".join(f"{name} {version}" for name, version in environment_info["versions"].items()),
+        "python": environment_info["python"],
+        "date (UTC)": environment_info["date"],
         "time taken": f"{report['seconds'] / 60:.1f} of {report['minutes']:g} minutes",
     }
     text = [
@@ -249,10 +258,10 @@ def render(report: dict[str, Any]) -> str:
     if measured:
         text += [
             "## Speed",
-            "Samples per second: medians of rounds in which all lines took turns; (min – max) of the rounds. A sample "
-            "is an image with its four views. The plain loop is benchmarks/reference.py. The teachers are not "
-            "trained: fresh weights with small residual branches, BatchNorm statistics of training images, and class "
-            "means as the last layer.",
+            "Samples per second are medians over rounds, with (min – max). In each round, all lines are timed one "
+            "after the other. A sample is an image with its four views. The plain loop is benchmarks/reference.py. The "
+            "teachers are not trained: they have initial weights with small residual branches, BatchNorm statistics of "
+            "training images, and class means as the last layer.",
             *(part for found in measured for part in speed_tables(found)),
         ]
     return "\n\n".join(text) + "\n"
@@ -262,7 +271,7 @@ STATUSES = (PASSED, FAILED, SKIPPED)
 
 
 def speed_tables(found: dict[str, Any]) -> list[str]:
-    """The tables of one pair at one batch size."""
+    """Return a heading, a sentence and the tables of one pair at one batch size."""
     ratios = {"live": "live_over_plain", "cached": "cached_over_plain"}
     lines = [name for name in found["lines"] if name != "bare, eager" or found["compiled"]]
     bare = found["lines"]["bare"]["samples_per_second"]["median"]
@@ -276,11 +285,11 @@ def speed_tables(found: dict[str, Any]) -> list[str]:
 
     return [
         f"### {found['teacher']} → {found['student']}, batch {found['batch_size']}",
-        f"Student {'' if found['compiled'] else 'not '}compiled. Teacher in {found['teacher_form']}, its logits off by "
-        f"{found['teacher_logits_error']:.2%}.",
-        table(("", "samples/s", "over the plain loop", "over the bare networks", "share of peak"), map(row, lines)),
+        f"The student is {'' if found['compiled'] else 'not '}compiled. The teacher runs in {found['teacher_form']}, "
+        f"and its logits have a relative error of {found['teacher_logits_error']:.2%}.",
+        table(("", "samples/s", "÷ plain loop", "÷ networks alone", "share of peak"), map(row, lines)),
         table(
-            ("share of a step's time", *next(iter(found["profile"].values()))),
+            ("share of the time of a step", *next(iter(found["profile"].values()))),
             (
                 (LINES[name], *(f"{share:.1%}" for share in shares.values()))
                 for name, shares in found["profile"].items()
@@ -290,24 +299,24 @@ def speed_tables(found: dict[str, Any]) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """The command. Returns its exit code: 0, 1 where a part failed, 2 where there is no GPU."""
+    """Run the command. Return 0, or 1 if a part failed, or 2 if there is no GPU."""
     started = time.monotonic()
     parser = argparse.ArgumentParser("python -m benchmarks gpu", description="Check and time pckd_nb on a GPU.")
-    parser.add_argument("--dry-run", action="store_true", help="on the CPU at toy sizes, to try the command itself")
-    parser.add_argument("--out", type=Path, help="folder of gpu.md and gpu.json; benchmarks, unless --dry-run")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="parts that do not fit are skipped")
+    parser.add_argument("--dry-run", action="store_true", help="test this command on the CPU, at toy sizes")
+    parser.add_argument("--out", type=Path, help="folder of gpu.md and gpu.json. Default: benchmarks")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="time for all parts; the rest is skipped")
     chosen = parser.parse_args(arguments)
     out = chosen.out or FOLDER
     if chosen.dry_run and out.resolve() == FOLDER.resolve():
-        parser.error("--dry-run needs --out FOLDER, another one than benchmarks: no report there may be of a dry run")
+        parser.error("--dry-run needs --out FOLDER, and not the folder benchmarks, which is for real reports")
     if not chosen.dry_run and not torch.cuda.is_available():
         print(NO_GPU, file=sys.stderr)
         return 2
-    about = environment(torch.device("cpu" if chosen.dry_run else "cuda"))
+    info = environment(torch.device("cpu" if chosen.dry_run else "cuda"))
     report: dict[str, Any] = {
         "dry_run": chosen.dry_run,
         "minutes": chosen.minutes,
-        "environment": about,
+        "environment": info,
         "gpu": {} if chosen.dry_run else gpu_environment(),
         "parts": {},
     }
@@ -316,12 +325,12 @@ def main(arguments: list[str]) -> int:
         def command(names: list[str], file: Path) -> list[str]:
             return [sys.executable, "-m", "benchmarks.gpu", json.dumps([names, chosen.dry_run, root, str(file)])]
 
-        how: dict[str, Any] = {"cwd": FOLDER.parent}
+        popen_args: dict[str, Any] = {"cwd": FOLDER.parent}
         if chosen.dry_run:
             hidden = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-            how["env"] = {**os.environ, **hidden}
-        deadline = started + 60 * chosen.minutes - RESERVED
-        for name, result in supervise(list(parts(chosen.dry_run, root)), command, deadline, **how):
+            popen_args["env"] = {**os.environ, **hidden}
+        deadline = started + 60 * chosen.minutes - RESERVED_SECONDS
+        for name, result in supervise(list(parts(chosen.dry_run, root)), command, deadline, **popen_args):
             print(f"{time.strftime('%H:%M:%S')} {name}: {result.status}, {result.found}", flush=True)
             report["parts"][name] = vars(result)
     report["seconds"] = round(time.monotonic() - started, 1)
@@ -334,4 +343,4 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     chosen_names, is_dry_run, data_root, results = json.loads(sys.argv[1])
-    work(chosen_names, is_dry_run, data_root, Path(results))
+    run_parts(chosen_names, is_dry_run, data_root, Path(results))

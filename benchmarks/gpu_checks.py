@@ -1,7 +1,8 @@
-"""Checks of the package on a GPU. Each is a function of `Sizes` that returns one sentence, or raises CheckFailed.
+"""Checks of the package on a GPU.
 
-`python -m benchmarks gpu` runs them and writes the report. `pytest -m gpu` runs the same checks as tests. With the toy
-sizes they run on a CPU too, where they show that the checks themselves work.
+Each check is a function of `Sizes`. It returns one sentence, or raises CheckFailedError. `python -m benchmarks gpu` runs all
+checks and writes a report, and `pytest -m gpu` runs them as tests. With the toy sizes, they also run on a CPU. There
+they show that the checks themselves work.
 """
 
 import copy
@@ -26,52 +27,52 @@ from pckd_nb.methods import Batch, Terms
 from pckd_nb.models import Classifier, Output
 
 from . import pieces
-from .gpu_job import across_ranks, made_up
+from .gpu_job import make_data, train_ranks
 from .work import make_trainer, untrained_teacher
 
 ROOT = Path(__file__).parents[1]
 VIEWS = 4
 LAUNCHER = {"RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-# Largest difference allowed, relative to the largest value of a tensor. A device may add up in another order. On a CPU
-# float32 itself is off by up to 1e-6 from float64.
+# Largest allowed difference, relative to the largest value of a tensor. Another device may add numbers in another
+# order. On a CPU, float32 differs from float64 by up to 1e-6.
 SAME = {torch.float32: 2e-5, torch.float64: 1e-12}
-# Gradients of inputs in 16 bits are rounded to them: a few units in the last place.
+# The same for inputs in 16 bits. Their gradients are rounded to 16 bits, too.
 ROUNDED = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
-CLOSE = {torch.float16: 0.01, torch.bfloat16: 0.03}  # of losses under autocast beside float32
-# Of the loss and of the gradients in channels_last beside NCHW, in float32. On a CPU the gradients of the deep
-# networks are off by 3e-3, since BatchNorm and ReLU make rounding grow.
+CLOSE = {torch.float16: 0.01, torch.bfloat16: 0.03}  # the same for losses under autocast, compared with float32
+# The same for loss and gradients in channels_last, compared with NCHW, in float32. On a CPU, the gradients of deep
+# networks differ by 3e-3, because BatchNorm and ReLU amplify rounding errors.
 LAYOUT = 1e-4, 2e-2
-MEMORY_GIB = 0.5  # of the contrast at the batch of `Sizes`
+MEMORY_GIB = 0.5  # allowed memory of the contrast
 
 
-class CheckFailed(AssertionError):
-    """The package does not do on this device what it should."""
+class CheckFailedError(AssertionError):
+    """The package does not work as expected on this device."""
 
 
-class CheckSkipped(Exception):
-    """The check needs something that is missing here."""
+class CheckSkippedError(Exception):
+    """The check needs something that this machine does not have."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Where the checks run, and how large they are.
+    """The device of the checks, and the sizes of their inputs.
 
     Parameters
     ----------
     device : str
         "cuda", or "cpu" for a dry run.
     images, classes : int
-        Of one batch for the losses.
+        Images and classes of a batch, for checks of losses.
     student_dim, teacher_dim : int
-        Widths of the features.
+        Number of features.
     networks : tuple of str
-        Teacher and student of the checks that run networks.
+        Teacher and student, for checks that run networks.
     side, channels, batch : int
-        Size of the images, and images per step, of these checks.
+        Size of the images, and images per step, for checks that run networks.
     contrast_batch : int
-        Images of four views for the memory of the contrast.
+        Images with four views each, for the memory of the contrast.
     processes : int
-        Processes that torchrun starts.
+        Number of processes that torchrun starts.
     """
 
     device: str = "cuda"
@@ -88,19 +89,19 @@ class Sizes:
 
     @classmethod
     def toy(cls) -> "Sizes":
-        """Small enough for one slow core, and two processes in place of two GPUs."""
+        """Return sizes that are small enough for one slow CPU core, with two processes instead of two GPUs."""
         return cls("cpu", 6, 7, 8, 12, ("resnet14", "resnet8"), 8, 1, 8, 16, 2)
 
 
 def require(condition: bool, problem: str) -> None:
-    """Raise CheckFailed with this problem unless the condition holds."""
+    """Raise CheckFailedError if the condition is False."""
     if not condition:
-        raise CheckFailed(problem)
+        raise CheckFailedError(problem)
 
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Within the block products and convolutions in float32 use float32, not TF32."""
+    """Inside the block, compute matrix products and convolutions of float32 in float32, not in TF32."""
     matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
@@ -112,8 +113,11 @@ def full_float32() -> Iterator[None]:
 
 
 def difference(found: Tensor, expected: Tensor, scale: float = 0.0) -> float:
-    """Largest absolute difference over the largest absolute value, or over `scale` where that is larger. Infinite if
-    `found` is not finite everywhere."""
+    """Return the largest absolute difference, relative to the largest absolute value.
+
+    If `scale` is larger than that value, the difference is relative to `scale`. It is infinite if `found` has
+    non-finite values or another shape.
+    """
     found, expected = found.detach().cpu().double(), expected.detach().cpu().double()
     if found.shape != expected.shape or not found.isfinite().all():
         return float("inf")
@@ -121,10 +125,10 @@ def difference(found: Tensor, expected: Tensor, scale: float = 0.0) -> float:
 
 
 def differences(found: list[Tensor], expected: list[Tensor]) -> list[float]:
-    """`difference` of a loss and of its gradients.
+    """Return the `difference` of a loss and of each of its gradients.
 
-    A gradient that is far smaller than the largest one of the same loss may be nothing but rounding: that of a bias
-    before BatchNorm is 0. So it is compared with a thousandth of the largest gradient.
+    A very small gradient may be only rounding error: for example, that of a bias before BatchNorm is 0. Therefore a
+    difference is relative to at least a thousandth of the largest gradient.
     """
     scale = max(float(x.detach().abs().max()) for x in expected[1:]) / 1000
     pairs = zip(found, expected, strict=True)
@@ -133,23 +137,37 @@ def differences(found: list[Tensor], expected: list[Tensor]) -> list[float]:
 
 @dataclass(frozen=True)
 class Case:
-    """A loss, its inputs that get gradients, and its other inputs."""
+    """A loss with inputs.
+
+    Parameters
+    ----------
+    function : callable
+        The loss.
+    learned : tuple of Tensor
+        Inputs that get gradients.
+    fixed : tuple of Tensor
+        Other inputs.
+    """
 
     function: Callable[..., Tensor]
     learned: tuple[Tensor, ...]
-    given: tuple[Tensor, ...] = ()
+    fixed: tuple[Tensor, ...] = ()
 
     def gradients(self, device: str, dtype: torch.dtype, cast: torch.dtype | None = None) -> list[Tensor]:
-        """The loss of every row and the gradients of the inputs, computed on a device in a type.
+        """Return the loss of every row, and the gradients of the inputs and heads.
 
         Parameters
         ----------
         device : str
-            Where to compute.
+            Device of the computation.
         dtype : torch.dtype
-            What the inputs are rounded to before anything else.
+            The inputs are rounded to this dtype first.
         cast : torch.dtype or None
-            What they are then converted to. None leaves them in `dtype`.
+            The dtype of the computation. None means `dtype`.
+
+        Returns
+        -------
+        list of Tensor
         """
         function = copy.deepcopy(self.function)
         if isinstance(function, nn.Module):
@@ -159,7 +177,7 @@ class Case:
             return x.to(dtype).to(device=device, dtype=cast or dtype) if x.is_floating_point() else x.to(device)
 
         learned = [place(x).clone().requires_grad_() for x in self.learned]
-        result = function(*learned, *(place(x) for x in self.given))
+        result = function(*learned, *(place(x) for x in self.fixed))
         weights = torch.linspace(0.5, 1.5, result.numel(), dtype=torch.float64).view(result.shape)
         (result * weights.to(device=device, dtype=result.dtype)).sum().backward()
         heads = list(function.parameters()) if isinstance(function, nn.Module) else []
@@ -168,7 +186,7 @@ class Case:
 
 
 class Objective(nn.Module):
-    """PCKD's whole objective, as a loss of features and last layers."""
+    """The whole objective of PCKD, as a function of features and last layers."""
 
     def __init__(self, sizes: Sizes):
         super().__init__()
@@ -181,6 +199,7 @@ class Objective(nn.Module):
         self, features: Tensor, centers: Tensor, bias: Tensor, teacher_features: Tensor, teacher_centers: Tensor,
         teacher_bias: Tensor, labels: Tensor,
     ) -> Tensor:  # fmt: skip
+        """Return the objective."""
         student = Output(features, F.linear(features, centers, bias), centers, bias)
         logits = F.linear(teacher_features, teacher_centers, teacher_bias)
         teacher = Output(teacher_features, logits, teacher_centers, teacher_bias)
@@ -189,7 +208,7 @@ class Objective(nn.Module):
 
 
 class LastLayer(Classifier):
-    """A network of which only the last layer is needed."""
+    """A network that has only a last layer."""
 
     def __init__(self, dim: int, classes: int):
         super().__init__()
@@ -197,7 +216,7 @@ class LastLayer(Classifier):
 
 
 def cases(sizes: Sizes) -> dict[str, Case]:
-    """Every loss with random inputs in float64 on the CPU."""
+    """Return every loss with random inputs in float64 on the CPU."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
@@ -216,7 +235,7 @@ def cases(sizes: Sizes) -> dict[str, Case]:
         return losses.category_center_alignment(weight, bias, teacher_weight, teacher_bias)
 
     def previewed(cross_entropy: Tensor) -> Tensor:
-        # without gradients: `cross_entropy` is added so that there is something to differentiate
+        # the weight has no gradient, so add a term that has one
         weight = preview.weight(preview.difficulty(cross_entropy), preview.threshold(1))
         return weight + 0 * cross_entropy
 
@@ -234,63 +253,63 @@ def cases(sizes: Sizes) -> dict[str, Case]:
 
 
 def losses_agree(sizes: Sizes, dtype: torch.dtype) -> str:
-    """All losses and gradients on the device beside the CPU, both in this type."""
+    """Compare all losses and gradients on the device with those on the CPU, both in this dtype."""
     worst = 0.0
     with full_float32():
         for name, case in cases(sizes).items():
             found, expected = case.gradients(sizes.device, dtype), case.gradients("cpu", dtype)
             require(found[0].device.type == sizes.device, f"{name} was not computed on {sizes.device}")
-            apart = max(differences(found, expected))
-            require(apart <= SAME[dtype], f"{name}: off by {apart:.1e}, allowed {SAME[dtype]:.0e}")
-            worst = max(worst, apart)
+            error = max(differences(found, expected))
+            require(error <= SAME[dtype], f"{name}: off by {error:.1e}, allowed {SAME[dtype]:.0e}")
+            worst = max(worst, error)
     return f"largest relative difference {worst:.1e}, allowed {SAME[dtype]:.0e}"
 
 
 def losses_float32(sizes: Sizes) -> str:
-    """All losses and their gradients in float32, TF32 off, against the CPU."""
+    """Compare all losses and gradients in float32, without TF32, with the CPU."""
     return losses_agree(sizes, torch.float32)
 
 
 def losses_float64(sizes: Sizes) -> str:
-    """All losses and their gradients in float64 against the CPU."""
+    """Compare all losses and gradients in float64 with the CPU."""
     return losses_agree(sizes, torch.float64)
 
 
 def losses_half(sizes: Sizes) -> str:
-    """All losses of float16 and bfloat16 inputs against the same inputs in float32 on the CPU."""
+    """Compare all losses of float16 and bfloat16 inputs with the same inputs in float32 on the CPU."""
     worst = 0.0
     with full_float32():
         for dtype, allowed in ROUNDED.items():
             for name, case in cases(sizes).items():
                 if isinstance(case.function, nn.Module):
-                    continue  # its heads run under autocast, see `autocast`
+                    continue  # its heads run under autocast; the check `autocast` has that
                 found = case.gradients(sizes.device, dtype)
                 expected = case.gradients("cpu", dtype, cast=torch.float32)
-                if name != "preview weights":  # they keep the type of their input
+                if name != "preview weights":  # these keep the dtype of their input
                     require(found[0].dtype == torch.float32, f"{name} of {dtype} was computed in {found[0].dtype}")
-                apart = max(differences(found, expected))
-                require(apart <= allowed, f"{name} of {dtype}: off by {apart:.1e}, allowed {allowed:.0e}")
-                worst = max(worst, apart / allowed)
+                error = max(differences(found, expected))
+                require(error <= allowed, f"{name} of {dtype}: off by {error:.1e}, allowed {allowed:.0e}")
+                worst = max(worst, error / allowed)
     return f"finite, and at most {worst:.0%} of the allowed rounding"
 
 
-def fresh_networks(sizes: Sizes, data: Dataset) -> tuple[Classifier, Classifier]:
-    """A teacher whose numbers are as large as those of a trained one, and a student with fresh weights."""
+def make_networks(sizes: Sizes, data: Dataset) -> tuple[Classifier, Classifier]:
+    """Return an untrained teacher for timing, and a student with initial weights."""
     teacher, student = sizes.networks
     return untrained_teacher(teacher, data, torch.device(sizes.device)), pckd.create_model(student, data, seed=0)
 
 
 @dataclass
 class Networks:
-    """A teacher and a student on a device, with the method and a batch."""
+    """A teacher and a student on the device, with the method and a batch."""
 
     sizes: Sizes
 
     def __post_init__(self) -> None:
         sizes = self.sizes
-        data = made_up(sizes.batch, 10, min(sizes.classes, 10), sizes.side, sizes.channels)
+        data = make_data(sizes.batch, 10, min(sizes.classes, 10), sizes.side, sizes.channels)
         self.data = data
-        self.teacher, self.student = fresh_networks(sizes, data)
+        self.teacher, self.student = make_networks(sizes, data)
         torch.manual_seed(0)
         self.method = pckd.PCKD().bind(self.student, self.teacher).to(sizes.device)
         self.teacher.to(sizes.device).eval()
@@ -302,7 +321,7 @@ class Networks:
         self.batch = Batch(labels, torch.arange(len(labels), device=sizes.device))
 
     def step(self, dtype: torch.dtype | None, memory_format: torch.memory_format = torch.contiguous_format) -> Terms:
-        """Forward and backward, under autocast if a type is given. Gradients stay in the student and the method."""
+        """Do a forward and backward pass, under autocast if a dtype is given. The parameters keep their gradients."""
         for module in (self.student, self.teacher):
             module.to(memory_format=memory_format)
         self.student.zero_grad()
@@ -317,12 +336,13 @@ class Networks:
         return terms
 
     def gradients(self) -> list[Tensor]:
+        """Return copies of the gradients of the student and the method."""
         learned = [*self.student.parameters(), *self.method.parameters()]
         return [x.grad.detach().clone() for x in learned if x.grad is not None]
 
 
 def autocast(sizes: Sizes) -> str:
-    """Both networks under bfloat16 and float16 autocast: finite gradients, and losses close to float32."""
+    """Check that gradients under autocast are finite, and that losses are close to those in float32."""
     found = []
     with full_float32():
         networks = Networks(sizes)
@@ -332,41 +352,41 @@ def autocast(sizes: Sizes) -> str:
             require(all(x.isfinite().all() for x in networks.gradients()), f"gradients in {dtype} are not finite")
             worst = 0.0
             for name, value in terms.items():
-                apart = difference(value, expected[name])
-                require(apart <= allowed, f"{name} in {dtype}: off by {apart:.1e}, allowed {allowed:.0e}")
-                worst = max(worst, apart)
+                error = difference(value, expected[name])
+                require(error <= allowed, f"{name} in {dtype}: off by {error:.1e}, allowed {allowed:.0e}")
+                worst = max(worst, error)
             found.append(f"{str(dtype).removeprefix('torch.')} off by {worst:.1e}, allowed {allowed:.0e}")
     return "; ".join(found)
 
 
 def train(sizes: Sizes, **options: Any) -> pckd.Run:
-    """Distil a student for two epochs of two steps each."""
-    data = made_up(2 * sizes.batch, 20, min(sizes.classes, 10), sizes.side, sizes.channels)
-    teacher, student = fresh_networks(sizes, data)
+    """Distil a student for two epochs with two steps each."""
+    data = make_data(2 * sizes.batch, 20, min(sizes.classes, 10), sizes.side, sizes.channels)
+    teacher, student = make_networks(sizes, data)
     recipe = pckd.get_recipe("classroom", epochs=2, batch_size=sizes.batch)
     options = {"precision": "32-true", "compile": False, "accelerator": sizes.device, "progress": False, **options}
     return pckd.distill(student, teacher, data, pckd.PCKD(), recipe, **options)
 
 
 def losses_of(run: pckd.Run) -> Tensor:
-    """Mean cross-entropy of each training image in the first epoch."""
+    """Return the mean cross-entropy of the training images in the first epoch."""
     return torch.from_numpy(run.cross_entropy[0].astype("float32")).mean()
 
 
 def mixed(sizes: Sizes) -> str:
-    """A short training in bf16-mixed: finite, and as good as in float32."""
+    """Check that a short training in bf16-mixed has finite weights and about the same loss as in float32."""
     with full_float32():
         plain, fast = train(sizes), train(sizes, precision="bf16-mixed")
     weights = [x for x in fast.student_state.values() if x.is_floating_point()]
     require(all(x.isfinite().all() for x in weights), "a weight is not finite after training in bf16-mixed")
-    apart, allowed = difference(losses_of(fast), losses_of(plain)), 0.05
-    require(apart <= allowed, f"cross-entropy of the first epoch is off by {apart:.1%}, allowed {allowed:.0%}")
+    error, allowed = difference(losses_of(fast), losses_of(plain)), 0.05
+    require(error <= allowed, f"cross-entropy of the first epoch is off by {error:.1%}, allowed {allowed:.0%}")
     form = fast.settings["teacher"].get("form")
-    return f"cross-entropy of the first epoch off by {apart:.2%}, allowed {allowed:.0%}; teacher in {form}"
+    return f"cross-entropy of the first epoch off by {error:.2%}, allowed {allowed:.0%}; teacher in {form}"
 
 
 def channels_last(sizes: Sizes) -> str:
-    """The networks in channels_last against NCHW, and that training really uses channels_last."""
+    """Compare the networks in channels_last with NCHW, and check that training uses channels_last."""
     with full_float32():
         networks = Networks(sizes)
         expected = networks.step(None).total, *networks.gradients()
@@ -381,11 +401,11 @@ def channels_last(sizes: Sizes) -> str:
     trainer = make_trainer(networks.student, networks.teacher, networks.data, **options)
     convolutions = [layer for layer in trainer.student.modules() if isinstance(layer, nn.Conv2d)]
 
-    def look(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+    def record_layout(layer: nn.Module, inputs: Any, output: Tensor) -> None:
         seen.append(output.is_contiguous(memory_format=torch.channels_last))
 
     for layer in convolutions:
-        layer.register_forward_hook(look)
+        layer.register_forward_hook(record_layout)
     index = torch.arange(min(8, sizes.batch), device=sizes.device)
     trainer.student(trainer.make_inputs(trainer.data.train.images[index], index)[0])  # type: ignore[union-attr]
     require(len(seen) == len(convolutions) and all(seen), "a convolution of the training did not use channels_last")
@@ -395,7 +415,7 @@ def channels_last(sizes: Sizes) -> str:
 
 
 def resume(sizes: Sizes) -> str:
-    """A training stopped after its first step and resumed has the same bits as one that ran through."""
+    """Check that a training that is interrupted and resumed has exactly the same results as one without a break."""
     with TemporaryDirectory() as out:
         run_job([sys.executable, "-m", "benchmarks.gpu_job", "resume", out, sizes.device])
         whole, again = (torch.load(f"{out}/{name}.pt", weights_only=False) for name in ("whole", "resumed"))
@@ -408,24 +428,24 @@ def resume(sizes: Sizes) -> str:
 
 
 def contrast_memory(sizes: Sizes) -> str:
-    """Extra memory of the contrast, forward and backward."""
+    """Check the extra memory of forward and backward pass of the contrast."""
     found = pieces.contrast_memory("pckd_nb", sizes.contrast_batch, torch.device(sizes.device))
     if found is None:
-        raise CheckSkipped("memory can't be read here")
+        raise CheckSkippedError("memory cannot be measured here")
     require(found <= MEMORY_GIB, f"batch {sizes.contrast_batch} needs {found:.3f} GiB, allowed {MEMORY_GIB}")
     return f"batch {sizes.contrast_batch} needs {found:.4f} GiB, allowed {MEMORY_GIB}"
 
 
 def ranks(sizes: Sizes) -> str:
-    """A training in one process per GPU, started by torchrun, against the training in one process."""
+    """Compare a training with one process per GPU, started by torchrun, with a training in one process."""
     backend = "nccl" if sizes.device == "cuda" else "gloo"
-    alone = across_ranks(sizes.device, sizes.processes)
+    alone = train_ranks(sizes.device, sizes.processes)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(sizes.processes)]
     with TemporaryDirectory() as out:
         run_job([*command, "-m", "benchmarks.gpu_job", "ranks", out, sizes.device, str(sizes.processes)])
         together = torch.load(f"{out}/ranks.pt", weights_only=False)
     require(together["processes"] == sizes.processes, f"torchrun started {together['processes']} processes")
-    require(together["backend"] == backend, f"the processes talked through {together['backend']}, not {backend}")
+    require(together["backend"] == backend, f"the processes used the backend {together['backend']}, not {backend}")
     worst, allowed = 0.0, 1e-7
     for network in alone["histories"]:
         for name, value in alone[network].items():
@@ -434,41 +454,41 @@ def ranks(sizes: Sizes) -> str:
             worst <= allowed, f"weights of the network with {network} are off by {worst:.1e}, allowed {allowed:.0e}"
         )
         for column, values in alone["histories"][network].items():
-            apart = difference(torch.tensor(together["histories"][network][column]), torch.tensor(values))
-            require(apart <= 1e-3, f"the history of {column} is off by {apart:.1e}")  # recorded in 16 and 32 bits
+            error = difference(torch.tensor(together["histories"][network][column]), torch.tensor(values))
+            require(error <= 1e-3, f"the history of {column} is off by {error:.1e}")  # recorded in 16 and 32 bits
     names = " and ".join(alone["histories"])
     plural = "es" * (sizes.processes != 1)
     return f"{sizes.processes} process{plural}, {backend}: weights off by {worst:.1e}, allowed {allowed:.0e} ({names})"
 
 
 def compiled(sizes: Sizes) -> str:
-    """torch.compile of the student gives the same losses."""
+    """Check that a compiled student has about the same losses."""
     shape = sizes.channels, sizes.side, sizes.side
     if not compiling.should_compile(True, Networks(sizes).student, 1, shape, torch.device(sizes.device), "32-true"):
-        raise CheckSkipped("torch.compile does not work on this machine")
+        raise CheckSkippedError("torch.compile does not work on this machine")
     with full_float32():
         found, expected = train(sizes, compile=True), train(sizes)
     require(found.settings["compile"] is True, "the student was not compiled")
-    apart, allowed = difference(losses_of(found), losses_of(expected)), 5e-3
-    require(apart <= allowed, f"cross-entropy of the first epoch is off by {apart:.1e}, allowed {allowed:.0e}")
+    error, allowed = difference(losses_of(found), losses_of(expected)), 5e-3
+    require(error <= allowed, f"cross-entropy of the first epoch is off by {error:.1e}, allowed {allowed:.0e}")
     last = difference(found.student_state["fc.weight"], expected.student_state["fc.weight"])
     return (
-        f"cross-entropy of the first epoch off by {apart:.1e}, allowed {allowed:.0e}; centers at the end by {last:.1e}"
+        f"cross-entropy of the first epoch off by {error:.1e}, allowed {allowed:.0e}; centers at the end by {last:.1e}"
     )
 
 
 def run_job(command: list[str]) -> None:
-    """Run a training in processes of its own. Raises CheckFailed with the last line it wrote where it fails."""
+    """Run a training in processes of its own. If it fails, raise CheckFailedError with its error message."""
     environment = {name: value for name, value in os.environ.items() if name not in LAUNCHER}
-    environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it cuBLAS may add up in another order each time
+    environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it, cuBLAS may add numbers in another order each time
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         errors = [line for line in lines if "Error" in line] or lines[-1:] or ["no message"]
-        raise CheckFailed(f"the process ended with code {done.returncode}: {errors[-1]}")
+        raise CheckFailedError(f"the process ended with code {done.returncode}: {errors[-1]}")
 
 
-# By importance: where time runs out, the last ones are left out.
+# The most important first: if the time runs out, the last ones are skipped.
 CHECKS: dict[str, Callable[[Sizes], str]] = {
     "losses in float32": losses_float32,
     "losses in float64": losses_float64,

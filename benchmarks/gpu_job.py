@@ -1,7 +1,10 @@
-"""python -m benchmarks.gpu_job WHAT OUT DEVICE PROCESSES: trainings that a check needs in processes of their own.
+"""Trainings that a check needs in processes of their own.
 
-`resume` trains without a break, trains with a break and goes on, and leaves whole.pt and resumed.pt in OUT. `ranks`
-trains in as many processes as torchrun has started, and leaves ranks.pt there. What they leave is of `Outcome`.
+    python -m benchmarks.gpu_job resume OUT DEVICE
+    python -m benchmarks.gpu_job ranks OUT DEVICE PROCESSES
+
+`resume` trains once without a break, and once with an interruption and a resume. It writes OUT/whole.pt and
+OUT/resumed.pt. `ranks` trains in as many processes as torchrun has started, and writes OUT/ranks.pt.
 """
 
 import contextlib
@@ -25,8 +28,8 @@ from pckd_nb.training.callbacks import StopOnSignal
 Outcome = dict[str, Any]
 
 
-def made_up(train: int, test: int, classes: int = 3, size: int = 8, channels: int = 1) -> Dataset:
-    """A data set whose classes are told apart by brightness, so that a few steps learn them."""
+def make_data(train: int, test: int, classes: int = 3, size: int = 8, channels: int = 1) -> Dataset:
+    """Return a data set whose classes differ in brightness, so that a few training steps learn them."""
     generator = torch.Generator().manual_seed(0)
 
     def split(count: int) -> Split:
@@ -37,18 +40,18 @@ def made_up(train: int, test: int, classes: int = 3, size: int = 8, channels: in
 
     names = tuple(f"class {number}" for number in range(classes))
     mean, std = (0.5,) * channels, (0.25,) * channels
-    return Dataset("made up", split(train), split(test), names, {}, mean, std, "made up", 4, {})
+    return Dataset("generated", split(train), split(test), names, {}, mean, std, "generated", 4, {})
 
 
-class InDouble(Classifier):
-    """A small network in float64, so that what is compared is the mathematics and not the rounding.
+class DoubleNetwork(Classifier):
+    """A small network in float64, so that rounding errors do not matter in a comparison.
 
     Parameters
     ----------
     width : int
         Number of features.
     seed : int
-        Of the fresh weights.
+        Seed of the initial weights.
     normalised : bool
         Whether it has a BatchNorm layer.
     """
@@ -63,58 +66,71 @@ class InDouble(Classifier):
         self.double()
 
     def features(self, x: Tensor) -> Tensor:
+        """Return the features of images."""
         return self.body(x.double()).mean((2, 3))
 
 
-class PCKDInDouble(pckd.PCKD):
-    """The method with its heads in float64."""
+class DoublePCKD(pckd.PCKD):
+    """PCKD with heads in float64."""
 
     def bind(self, student: Classifier, teacher: Classifier) -> pckd.PCKD:
+        """Bind the method to the networks."""
         return super().bind(student, teacher).double()
 
 
-def across_ranks(device: str, processes: int) -> Outcome:
-    """Train in one process or in all that torchrun has started, and return what this process ends with.
+def train_ranks(device: str, processes: int) -> Outcome:
+    """Train in one process, or in all processes that torchrun has started, and return the result of this process.
 
     Parameters
     ----------
     device : str
         "cuda" or "cpu".
     processes : int
-        Processes that share a batch in one of the two trainings to compare. Batches are large enough for them.
+        Number of processes of the training to compare with. The batches are large enough for them.
+
+    Returns
+    -------
+    dict
+        Weights, history, backend and number of processes.
     """
-    ends: Outcome = {"processes": int(os.environ.get("WORLD_SIZE", 1)), "backend": "none", "histories": {}}
-    normalised = (False, True) if device == "cuda" else (False,)  # on a CPU BatchNorm sees its process's part alone
+    result: Outcome = {"processes": int(os.environ.get("WORLD_SIZE", 1)), "backend": "none", "histories": {}}
+    normalised = (
+        (False, True) if device == "cuda" else (False,)
+    )  # on a CPU, BatchNorm uses the statistics of its own process only
     batch_size = max(12, 3 * processes)
-    data = made_up(4 * batch_size - 1, 2 * batch_size - 1)  # the last batch is one short: unequal parts
+    data = make_data(
+        4 * batch_size - 1, 2 * batch_size - 1
+    )  # the last batch is one image smaller, so its parts are unequal
     recipe = pckd.get_recipe("classroom", epochs=2, batch_size=batch_size)
     with with_process_group():
         for has_norm in normalised:
-            student, teacher = InDouble(8, 0, has_norm), InDouble(8, 1, has_norm)
+            student, teacher = DoubleNetwork(8, 0, has_norm), DoubleNetwork(8, 1, has_norm)
             run = pckd.distill(
-                student, teacher, data, PCKDInDouble(), recipe, accelerator=device, precision="32-true", progress=False
+                student, teacher, data, DoublePCKD(), recipe, accelerator=device, precision="32-true", progress=False
             )
             name = "BatchNorm" if has_norm else "no BatchNorm"
-            ends[name] = {key: value.cpu() for key, value in student.state_dict().items()}
-            ends["histories"][name] = run.history.to_dict("list")
+            result[name] = {key: value.cpu() for key, value in student.state_dict().items()}
+            result["histories"][name] = run.history.to_dict("list")
         if distributed.is_initialized():
-            ends["backend"] = distributed.get_backend()
-    return ends
+            result["backend"] = distributed.get_backend()
+    return result
 
 
 @contextlib.contextmanager
 def with_process_group() -> Iterator[None]:
-    """Within the block a single process under torchrun talks to itself through a process group, as several would.
+    """Inside the block, a single process under torchrun uses a process group, as several processes do.
 
-    By itself a training in one process needs no group, so on one GPU NCCL would not be used at all.
+    Otherwise a training in one process would not use a group, and NCCL would not be tested on a machine with one GPU.
     """
     if os.environ.get("WORLD_SIZE") != "1":
         yield
         return
 
     def make_fabric(accelerator: str, precision: Any, devices: int, nodes: int) -> tuple[Fabric, str]:
-        how: dict[str, Any] = dict(accelerator=accelerator, precision=precision, devices=devices, num_nodes=nodes)
-        return Fabric(**how, strategy="ddp"), precision
+        fabric_args: dict[str, Any] = dict(
+            accelerator=accelerator, precision=precision, devices=devices, num_nodes=nodes
+        )
+        return Fabric(**fabric_args, strategy="ddp"), precision
 
     def gather_rows(rows: Tensor, count: int, fabric: Fabric) -> Tensor:
         return cast(Tensor, fabric.all_gather(rows, sync_grads=rows.requires_grad)).reshape(rows.shape)
@@ -132,14 +148,15 @@ def with_process_group() -> Iterator[None]:
 
 
 def stop(callback: StopOnSignal, trainer: training.Trainer) -> None:
+    """Stop the training after the current step."""
     trainer.should_stop = True
 
 
-def resumed(out: Path, device: str) -> None:
-    """Leave in `out` what a training ends with that ran through, and one that was stopped after its first step."""
+def train_and_resume(out: Path, device: str) -> None:
+    """Write the results of a training without a break, and of one that is stopped after its first step and resumed."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
-    data = made_up(train=48, test=24)
+    data = make_data(train=48, test=24)
     recipe = pckd.get_recipe("classroom", epochs=2, batch_size=16)
 
     def train(folder: str, resume: bool = False) -> Outcome:
@@ -151,17 +168,18 @@ def resumed(out: Path, device: str) -> None:
 
     torch.save(train("whole"), out / "whole.pt")
     with mock.patch.object(StopOnSignal, "on_step_end", stop):
-        cut = train("cut")
-    torch.save({**train("cut", resume=True), "was_cut": not cut["finished"]}, out / "resumed.pt")
+        interrupted = train("cut")
+    torch.save({**train("cut", resume=True), "was_cut": not interrupted["finished"]}, out / "resumed.pt")
 
 
 def main(what: str, out: str, device: str, processes: str = "1") -> None:
+    """Run the job `what`: "resume" or "ranks"."""
     if what == "resume":
-        resumed(Path(out), device)
+        train_and_resume(Path(out), device)
         return
-    ends = across_ranks(device, int(processes))
+    result = train_ranks(device, int(processes))
     if os.environ.get("RANK", "0") == "0":
-        torch.save(ends, Path(out) / "ranks.pt")
+        torch.save(result, Path(out) / "ranks.pt")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Timing side by side, and what has to be known about the machine."""
+"""Time several variants in turn, and describe the machine."""
 
 import os
 import platform
@@ -19,8 +19,8 @@ from torch.utils.benchmark import Timer, timer  # `timer` waits for the GPU befo
 
 from pckd_nb import hardware
 
-FEWEST_ROUNDS = 3
-# What the report says of a processor, and the names that torch gives it, any of which is enough.
+MIN_ROUNDS = 3
+# name in the report → names in torch, of which the processor needs one
 CAPABILITIES = {
     "AVX2": ("avx2",),
     "AVX-512": ("avx512_f",),
@@ -31,14 +31,24 @@ CAPABILITIES = {
 
 @dataclass(frozen=True)
 class Variant:
-    """One of several ways to do the same. run: called `times` times, timed as a whole; before: called untimed."""
+    """One of several ways to do the same work.
+
+    Parameters
+    ----------
+    run : callable
+        The function to time.
+    times : int
+        Number of calls per measurement.
+    before : callable, optional
+        Called before every measurement. Its time does not count.
+    """
 
     run: Callable[[], Any]
     times: int = 1
     before: Callable[[], Any] | None = None
 
     def seconds(self) -> float:
-        """Seconds of one call."""
+        """Return the seconds per call."""
         if self.before:
             self.before()
         started = timer()
@@ -50,23 +60,23 @@ class Variant:
 def interleave(
     variants: dict[str, Variant], repetitions: int, warmup: int = 2, seconds: float = inf
 ) -> dict[str, list[float]]:
-    """Time all variants by turns.
+    """Time all variants in rounds. Each round times every variant once.
 
     Parameters
     ----------
     variants : dict of str to Variant
-        What to compare.
+        Name → variant.
     repetitions : int
-        Rounds, at most. Each round times every variant once.
+        Maximum number of rounds.
     warmup : int
-        Uncounted calls of each variant before the first round.
+        Calls of each variant before the first round. Their time does not count.
     seconds : float
-        Time for the rounds. No round starts that would probably end later, except the first three.
+        Time for all rounds. A round that would probably end later is not started, except the first three.
 
     Returns
     -------
     dict of str to list of float
-        Seconds per call, one value per round.
+        Name → seconds per call, one value per round.
     """
     for variant in variants.values():
         for _ in range(warmup):
@@ -75,13 +85,14 @@ def interleave(
     started = timer()
     while len(rounds) < repetitions:
         used = timer() - started
-        if len(rounds) >= FEWEST_ROUNDS and used * (1 + 1 / len(rounds)) > seconds:
+        if len(rounds) >= MIN_ROUNDS and used * (1 + 1 / len(rounds)) > seconds:
             break
         rounds.append({name: variant.seconds() for name, variant in variants.items()})
     return {name: [times[name] for times in rounds] for name in variants}
 
 
 def spread(values: list[float]) -> dict[str, float]:
+    """Return median, min, max and number of values."""
     return {
         "median": statistics.median(values),
         "min": min(values),
@@ -91,25 +102,26 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def per_second(seconds: list[float], amount: float) -> dict[str, float]:
-    """`amount` per second: median, min and max."""
+    """Return median, min and max of `amount` per second."""
     return spread([amount / value for value in seconds])
 
 
 def ratio(a: list[float], b: list[float]) -> dict[str, float]:
-    """median(a) / median(b), and the smallest and largest ratio of a single round."""
+    """Return median(a) / median(b), and the smallest and largest ratio of a round."""
     rounds = [x / y for x, y in zip(a, b, strict=True)]
     value = statistics.median(a) / statistics.median(b)
     return {"value": value, "min": min(rounds), "max": max(rounds), "repetitions": len(rounds)}
 
 
 class Stopwatch:
-    """Seconds spent in named parts of somebody else's code."""
+    """Measures the seconds that named parts of other code take."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
+        """Count the time of the block for the part `name`."""
         started = timer()
         try:
             yield
@@ -118,7 +130,13 @@ class Stopwatch:
 
     @contextmanager
     def watch(self, calls: list[tuple[str, Any, str]]) -> Iterator[None]:
-        """Within the block every call of owner.attribute, of (part, owner, attribute), counts for its part."""
+        """Count the time of some calls inside the block.
+
+        Parameters
+        ----------
+        calls : list of (str, object, str)
+            (part, owner, attribute): the time of every call of owner.attribute counts for the part.
+        """
         with ExitStack() as stack:
             for name, owner, attribute in calls:
                 stack.enter_context(mock.patch.object(owner, attribute, self._timed(name, getattr(owner, attribute))))
@@ -134,14 +152,14 @@ class Stopwatch:
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, side: int, seconds: float) -> float:
-    """FLOP/s of the fastest product of two side×side matrices seen in that many seconds."""
+    """Return the FLOP/s of the fastest product of two matrices of side × side values, among many timed ones."""
     a, b = torch.randn(2, side, side, device=device).to(dtype)
     clock = Timer("a @ b", globals={"a": a, "b": b}, num_threads=torch.get_num_threads())
     return 2 * side**3 / min(clock.blocked_autorange(min_run_time=seconds).times)
 
 
 def memory_bandwidth(device: torch.device, mebibytes: int, seconds: float) -> float:
-    """Bytes per second, read and written, of the fastest copy of a large tensor seen in that many seconds."""
+    """Return the bytes per second, read and written, of the fastest copy of a large tensor, among many timed ones."""
     source = torch.empty(mebibytes * 2**20, dtype=torch.uint8, device=device).fill_(1)
     target = torch.empty_like(source)
     clock = Timer("b.copy_(a)", globals={"a": source, "b": target}, num_threads=torch.get_num_threads())
@@ -149,12 +167,13 @@ def memory_bandwidth(device: torch.device, mebibytes: int, seconds: float) -> fl
 
 
 def capabilities() -> dict[str, bool]:
-    """Whether this machine's processor has each of `CAPABILITIES`."""
+    """Return which of `CAPABILITIES` this processor has."""
     able = hardware.cpu_features()
     return {name: any(able.get(flag, False) for flag in flags) for name, flags in CAPABILITIES.items()}
 
 
 def installed(package: str) -> bool:
+    """Return whether a package is installed."""
     try:
         return bool(metadata.version(package))
     except metadata.PackageNotFoundError:
@@ -162,7 +181,7 @@ def installed(package: str) -> bool:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Hardware, versions, threads, load and date, now."""
+    """Return hardware, versions, threads, load and date."""
     packages = ("pckd_nb", "torch", "torchvision", "lightning-fabric", "numpy", "scikit-learn", "openTSNE")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
     return {

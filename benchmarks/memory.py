@@ -1,7 +1,9 @@
-"""Long runs keep their memory: what a process holds at the end of every epoch of a distillation.
+"""Measure whether the memory of a process grows during a long training.
 
-python -m benchmarks.memory OPTIONS prints what `training` returns with these options, both as JSON. A process of its
-own, so that nothing freed earlier is used again unseen; the teacher is read from a run folder, as trained before.
+    python -m benchmarks.memory OPTIONS
+
+It prints the result of `training` with these options, both as JSON. It needs a process of its own, in which no freed
+memory is used again. The teacher is trained before, in another process, and read from its run folder.
 """
 
 import gc
@@ -26,44 +28,57 @@ from pckd_nb.training import Trainer
 from .settings import Settings
 
 ROOT = Path(__file__).parents[1]
-SETTLED = 2  # epochs after which nothing may grow any more
+WARMUP_EPOCHS = 2  # after these epochs, the memory should no longer grow
 Row = dict[str, float]
 
 
 def run(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
-    """Memory, tensors and open files of a long training on each data set, at the end of every epoch."""
+    """Measure memory, tensors and open files at the end of every epoch of a long training, for each data set."""
     if not Path("/proc/self/fd").exists():
         return {}, {}
     values: dict[str, float] = {}
     details: dict[str, Any] = {}
     for name, epochs in settings.memory_epochs.items():
-        rows, after = in_process(settings, name, epochs)
-        settled = {field: value for field, value in rows[SETTLED - 1].items() if field != "epoch"}
+        rows, after = train_in_process(settings, name, epochs)
+        settled = {field: value for field, value in rows[WARMUP_EPOCHS - 1].items() if field != "epoch"}
         found = {field: {"settled": value, **extremes(rows, field)} for field, value in settled.items()}
-        some = rows[: SETTLED + 1] + rows[9::10]
+        some = rows[: WARMUP_EPOCHS + 1] + rows[9::10]
         details[name] = {"epochs": epochs, **found, "when_done": after, "some_epochs": some}
         values[f"memory_growth_{name}"] = growth(rows)
     return values, details
 
 
 def growth(rows: list[Row]) -> float:
-    """Percent by which resident memory was ever larger than at the end of epoch 2; below 0 where it only shrank.
+    """Return by how many percent the resident memory grew after the second epoch.
 
-    rows: of `watch`, an epoch each. Raises ValueError for fewer than three.
+    Parameters
+    ----------
+    rows : list of dict
+        The result of `record_usage`: one row per epoch.
+
+    Returns
+    -------
+    float
+        From the end of epoch 2 to the largest later value. It is negative if the memory only shrank.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than three rows.
     """
-    if len(rows) <= SETTLED:
-        raise ValueError(f"growth needs {SETTLED + 1} epochs at least, got {len(rows)}")
-    return 100 * (extremes(rows, "resident_mib")["max"] / rows[SETTLED - 1]["resident_mib"] - 1)
+    if len(rows) <= WARMUP_EPOCHS:
+        raise ValueError(f"growth needs at least {WARMUP_EPOCHS + 1} epochs, got {len(rows)}")
+    return 100 * (extremes(rows, "resident_mib")["max"] / rows[WARMUP_EPOCHS - 1]["resident_mib"] - 1)
 
 
 def extremes(rows: list[Row], field: str) -> dict[str, float]:
-    """The lowest and the highest of a field after the second epoch."""
-    values = [row[field] for row in rows[SETTLED:]]
+    """Return the smallest and largest value of a field after the second epoch."""
+    values = [row[field] for row in rows[WARMUP_EPOCHS:]]
     return {"min": min(values), "max": max(values)}
 
 
-def in_process(settings: Settings, name: str, epochs: int) -> tuple[list[Row], Row]:
-    """What `training` returns, from a fresh process; the teacher is trained here."""
+def train_in_process(settings: Settings, name: str, epochs: int) -> tuple[list[Row], Row]:
+    """Train a teacher here, and return the result of `training` in a new process."""
     teacher, student = settings.memory_networks
     root = settings.root and str(settings.root)
     source: dict[str, Any] = {"name": name, "train_size": settings.memory_train_size, "root": root}
@@ -81,7 +96,7 @@ def in_process(settings: Settings, name: str, epochs: int) -> tuple[list[Row], R
 
 
 def load(name: str, train_size: int, root: str | None) -> Dataset:
-    """train_size: of shapes100, the one data set that can be had in any size."""
+    """Load a data set. `train_size` is for shapes100, whose size can be chosen."""
     sizes = {"train_size": train_size, "test_size": 100} if name == "shapes100" else {}
     return pckd.load_dataset(name, root, **sizes)
 
@@ -89,41 +104,69 @@ def load(name: str, train_size: int, root: str | None) -> Dataset:
 def training(
     source: dict[str, Any], epochs: int, teacher: str, student: str, accelerator: str
 ) -> tuple[list[Row], Row]:
-    """Distil a student by PCKD, writing a run folder: a row of every epoch, and what is held when the run is done.
-    source: what `load` takes · teacher: its run folder."""
+    """Distil a student with PCKD, and write a run folder.
+
+    Parameters
+    ----------
+    source : dict
+        Arguments of `load`.
+    epochs : int
+    teacher : str
+        Run folder of the teacher.
+    student : str
+        Name of the network.
+    accelerator : str
+
+    Returns
+    -------
+    rows : list of dict
+        What the process uses at the end of every epoch.
+    after : dict
+        What it uses after the training.
+    """
     data = load(**source)
     network = pckd.create_model(student, data, seed=0)
     recipe = pckd.get_recipe("classroom", epochs=epochs)
-    with TemporaryDirectory() as folder, watch() as rows:
+    with TemporaryDirectory() as folder, record_usage() as rows:
         options: dict[str, Any] = {"out": f"{folder}/run", "accelerator": accelerator, "progress": False}
         pckd.distill(network, pckd.load_run(teacher), data, pckd.PCKD(), recipe, **options)
-    return rows, held()
+    return rows, current_usage()
 
 
 @contextmanager
-def watch() -> Iterator[list[Row]]:
-    """A list that gets what is `held` at the end of every epoch of any training within the block."""
+def record_usage() -> Iterator[list[Row]]:
+    """Yield a list. Inside the block, every training adds the `current_usage` at the end of every epoch to it."""
     rows: list[Row] = []
     end_epoch = Trainer.end_epoch
 
     def ended(trainer: Trainer, *args: Any, **kwargs: Any) -> Any:
         result = end_epoch(trainer, *args, **kwargs)
-        rows.append({"epoch": len(trainer.recorder.history), **held()})
+        rows.append({"epoch": len(trainer.recorder.history), **current_usage()})
         return result
 
     with mock.patch.object(Trainer, "end_epoch", ended):
         yield rows
 
 
-def held() -> Row:
-    """What this process holds now: resident memory, of it what is no file's, and its highest point so far, in MiB;
-    tensors alive, those of cycles not yet collected counted; open file descriptors. Linux only."""
+def current_usage() -> Row:
+    """Return the memory, tensors and open files of this process. It needs Linux.
+
+    Returns
+    -------
+    dict
+        resident_mib: resident memory in MiB. anonymous_mib: the part of it that belongs to no file. peak_mib: the
+        largest resident memory so far. tensors: tensors that are not freed yet. files: open files.
+    """
     status = Path("/proc/self/status").read_text()
     fields = {"resident_mib": "VmRSS", "anonymous_mib": "RssAnon", "peak_mib": "VmHWM"}
     memory = {name: int(re.findall(rf"{field}:\s*(\d+) kB", status)[0]) / 1024 for name, field in fields.items()}
-    # by type: isinstance would wake up lazy modules
+    # isinstance would load modules that are imported lazily
     tensors = sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
-    return {**memory, "tensors": tensors, "files": len(os.listdir("/proc/self/fd")) - 1}  # - 1: of the listing itself
+    return {
+        **memory,
+        "tensors": tensors,
+        "files": len(os.listdir("/proc/self/fd")) - 1,
+    }  # without the one of the listing itself
 
 
 if __name__ == "__main__":

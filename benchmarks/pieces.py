@@ -1,4 +1,4 @@
-"""Single pieces beside what they replace: the data path, the contrast, the import."""
+"""Compare single pieces of the package with what they replace: data loading, the contrast, the import."""
 
 import json
 import os
@@ -31,16 +31,16 @@ from .work import PackageLoop, load_shapes, make_trainer
 
 ROOT = Path(__file__).parents[1]
 VIEWS, CLASSES = 4, 100
-CROPPED_FROM = 100  # pixels: larger images are cut at random, as ImageNet's are
+MIN_CROPPED_SIDE = 100  # pixels; larger images are cropped at random, as those of ImageNet
 CONTRASTS = {"pckd_nb": losses.category_center_contrast, "plain": reference.contrast}
 IMPORTS = {"pckd_nb": "import pckd_nb", "torch": "import torch"}
-# The package loads torch when a name that needs it is used for the first time, so the first use is timed as well.
+# The package imports torch when it is first needed, so the first use of a name is timed as well.
 FIRST_USE = {"pckd_nb and first use": "import pckd_nb; pckd_nb.distill"}
 HELP = "pckd-nb --help"
 
 
 def data(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
-    """Images per second that become normalised batches of four views, on the device. An image's four views are one."""
+    """Measure how many images per second become normalised batches of four views on the device."""
     images = load_shapes(settings, settings.train_size)
     batch_size = settings.batch_sizes[0]
     recipe = pckd.get_recipe("cifar100_paper", epochs=1, batch_size=batch_size)
@@ -53,7 +53,7 @@ def data(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
     def load() -> Tensor:
         return reference.four_views(next(batches)[0].to(settings.device))
 
-    def settle() -> None:  # batches made while nobody asked would be free of charge
+    def settle() -> None:  # drop batches that the workers made before the clock started
         for _ in range(loader.num_workers * (loader.prefetch_factor or 0)):
             next(batches)
 
@@ -73,9 +73,9 @@ def data(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
 
 
 def folders(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
-    """Images per second that are read from a folder of JPEG files, beside torchvision's ImageFolder.
+    """Measure how many images per second are read from a folder of JPEG files, compared with torchvision's ImageFolder.
 
-    Small images are read as they are, large ones cut at random, both by the same number of worker processes.
+    Small images are not cropped, large ones are cropped at random. Both variants use the same number of workers.
     """
     values: dict[str, float] = {}
     details: dict[str, Any] = {"workers": settings.workers, "batch_size": settings.batch_sizes[0], "sides": {}}
@@ -96,9 +96,9 @@ def folders(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
 
 
 def write_folder(folder: Path, side: int, count: int) -> None:
-    """Write smooth random pictures in two class folders: of `side` pixels, or of 256 for a larger crop."""
+    """Write smooth random images into two class folders, of `side` pixels, or larger ones if they are to be cropped."""
     rng = np.random.default_rng(0)
-    size = (side, side) if side < CROPPED_FROM else (282, 256)
+    size = (side, side) if side < MIN_CROPPED_SIDE else (282, 256)
     for number in range(count):
         place = folder / f"class{number % 2}" / f"{number}.jpg"
         place.parent.mkdir(exist_ok=True)
@@ -107,27 +107,27 @@ def write_folder(folder: Path, side: int, count: int) -> None:
 
 
 def read_streamed(folder: Path, side: int, settings: Settings) -> None:
-    """Read all images of a folder once, in random order, as a training does."""
+    """Read all images of a folder once in random order, as a training does."""
     names = np.array([os.fsencode(path.relative_to(folder)) for path in sorted(folder.rglob("*.jpg"))])
     labels = torch.zeros(len(names), dtype=torch.int64)
-    split = Streamed(folder, names, labels, side, random_crop=side >= CROPPED_FROM, workers=settings.workers)
+    split = Streamed(folder, names, labels, side, random_crop=side >= MIN_CROPPED_SIDE, workers=settings.workers)
     for _ in split.read(torch.randperm(len(names)).split(settings.batch_sizes[0]), seed=0, epoch=1):
         pass
 
 
 def read_image_folder(folder: Path, side: int, settings: Settings) -> None:
-    """The same by torchvision."""
+    """Read all images of a folder once in random order with torchvision."""
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
 
-    crop = [v2.RandomResizedCrop(side)] if side >= CROPPED_FROM else [v2.Resize(side), v2.CenterCrop(side)]
+    crop = [v2.RandomResizedCrop(side)] if side >= MIN_CROPPED_SIDE else [v2.Resize(side), v2.CenterCrop(side)]
     images = ImageFolder(folder, v2.Compose([*crop, v2.PILToTensor()]))
     for _ in DataLoader(images, settings.batch_sizes[0], shuffle=True, num_workers=settings.workers):
         pass
 
 
 def contrast(settings: Settings) -> tuple[dict[str, float | None], dict[str, Any]]:
-    """Time of forward and backward by pair of anchors, and the memory they need."""
+    """Measure time per pair of anchors and memory of forward and backward pass of the contrast."""
     small, large = settings.contrast_batches
     variants = {}
     for name, function in CONTRASTS.items():
@@ -156,7 +156,7 @@ def contrast(settings: Settings) -> tuple[dict[str, float | None], dict[str, Any
 
 
 def contrast_inputs(batch: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores of student and teacher, (N, C), in the range they have in training, and labels, (N,)."""
+    """Return random scores of student and teacher, (N, C), in the range of a training, and labels, (N,)."""
     generator = torch.Generator().manual_seed(0)
     u_s, u_t = (F.normalize(torch.randn(VIEWS * batch, CLASSES, generator=generator), dim=1) for _ in range(2))
     labels = torch.randint(CLASSES, (batch,), generator=generator).repeat(VIEWS)
@@ -164,12 +164,13 @@ def contrast_inputs(batch: int, device: torch.device) -> tuple[Tensor, Tensor, T
 
 
 def forward_backward(function: Callable[..., Tensor], u_s: Tensor, u_t: Tensor, labels: Tensor) -> None:
+    """Compute a loss and its gradients."""
     u_s.grad = u_t.grad = None
     function(u_s, u_t, labels).mean().backward()
 
 
 def contrast_memory(name: str, batch: int, device: torch.device) -> float | None:
-    """GiB that one forward and backward needs beside its input, in a fresh process; None where that can't be seen."""
+    """Return the GiB that forward and backward pass need, without their input, or None if that cannot be measured."""
     if device.type != "cuda" and not Path("/proc/self/clear_refs").exists():
         return None
     command = [sys.executable, "-m", "benchmarks.contrast_memory", name, str(batch), str(device)]
@@ -177,9 +178,9 @@ def contrast_memory(name: str, batch: int, device: torch.device) -> float | None
 
 
 def imports(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
-    """Seconds to import the package and to use it, beside torch alone, and to show the help of its command."""
+    """Measure the seconds to import the package, to use it, to import torch alone, and to show the help."""
     seconds: dict[str, list[float]] = {name: [] for name in (*IMPORTS, *FIRST_USE, HELP)}
-    for _ in range(1 + settings.import_repetitions):  # the first warms up
+    for _ in range(1 + settings.import_repetitions):  # the first one is a warm-up
         for name, statement in {**IMPORTS, **FIRST_USE}.items():
             seconds[name].append(import_seconds(statement))
         seconds[HELP].append(help_seconds())
@@ -195,14 +196,14 @@ def imports(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
 
 
 def help_seconds() -> float:
-    """Seconds from the start of the command to its end, interpreter included."""
+    """Return the seconds from the start of the command to its end, with the start of Python."""
     started = time.perf_counter()
     subprocess.run([sys.executable, "-m", "pckd_nb", "--help"], cwd=ROOT, check=True, capture_output=True)
     return time.perf_counter() - started
 
 
 def import_seconds(statement: str) -> float:
-    """Of a fresh interpreter, measured inside it."""
+    """Return the seconds that a statement takes in a new Python process, without the start of Python."""
     code = f"import time; started = time.perf_counter(); {statement}; print(time.perf_counter() - started)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     return float(done.stdout)

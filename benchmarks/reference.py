@@ -1,7 +1,7 @@
-"""The peer to beat: PCKD as research code of this field is usually written. Plain, float32, NCHW, one image at a time.
+"""PCKD as research code is often written, to compare the speed with: plain loops, float32, one image at a time.
 
-Rows are sample-major here, as a stack of views gives them: image 0 turned four times, then image 1, …
-The networks and the objective are those of pckd_nb; a test holds the two losses equal.
+Rows are in the order of the samples: image 0 in all its rotations, then image 1, and so on. Networks and objective are
+those of pckd_nb. A test checks that both compute the same loss.
 """
 
 import math
@@ -23,7 +23,7 @@ VIEWS = 4
 
 
 class PilImages(torch.utils.data.Dataset):
-    """One augmented, normalised image after the other, as torchvision's CIFAR classes give them."""
+    """A data set of single augmented and normalised images, like the CIFAR classes of torchvision."""
 
     def __init__(self, split: Split, mean: tuple[float, ...], std: tuple[float, ...]):
         self.pixels = split.images.cpu().permute(0, 2, 3, 1).numpy().copy()
@@ -41,7 +41,10 @@ class PilImages(torch.utils.data.Dataset):
 
 
 def make_loader(data: Dataset, batch_size: int, workers: int = WORKERS) -> DataLoader:
-    """Shuffled batches of (B, C, H, W) and (B,). One endless epoch: its start would weigh too much in a short one."""
+    """Return a loader of shuffled batches of images, (B, C, H, W), and labels, (B,).
+
+    It has one very long epoch, so that the start of an epoch does not count.
+    """
     assert isinstance(data.train, Split)  # in memory
     images = PilImages(data.train, data.mean, data.std)
     endless = RandomSampler(images, num_samples=1_000_000 * len(images))
@@ -49,13 +52,13 @@ def make_loader(data: Dataset, batch_size: int, workers: int = WORKERS) -> DataL
 
 
 def four_views(images: Tensor) -> Tensor:
-    """The four rotations of (B, C, H, W) as (4·B, C, H, W), sample-major."""
+    """Return the four rotations of images (B, C, H, W) as (4·B, C, H, W), in the order of the samples."""
     stack = torch.stack([torch.rot90(images, turns, (2, 3)) for turns in range(VIEWS)], dim=1)
     return stack.flatten(0, 1)
 
 
 def preview_weights(cross_entropy: Tensor, threshold: float) -> Tensor:
-    """v of every sample, (B,), one after the other."""
+    """Return the preview weight of every sample, (B,)."""
     mean = cross_entropy.mean().item()
     weights = []
     for value in cross_entropy:
@@ -67,16 +70,16 @@ def preview_weights(cross_entropy: Tensor, threshold: float) -> Tensor:
 def contrast(
     u_s: Tensor, u_t: Tensor, labels: Tensor, temperature: float = 4.0, base_temperature: float = 0.07
 ) -> Tensor:
-    """L_CC of every row, (N,), over the whole 2N×2N matrix with a mask of equal labels. u_s, u_t: (N, C)."""
+    """Return L_CC of every row, (N,), from scores (N, C). It computes the whole similarity matrix of 2N × 2N values."""
     scores = torch.cat([u_s, u_t], dim=0)
-    both = torch.cat([labels, labels])
-    same_label = torch.eq(both.view(-1, 1), both.view(1, -1)).float()
-    not_itself = 1 - torch.eye(len(both), device=both.device)
-    positive = same_label * not_itself
+    all_labels = torch.cat([labels, labels])
+    same_label = torch.eq(all_labels.view(-1, 1), all_labels.view(1, -1)).float()
+    not_self = 1 - torch.eye(len(all_labels), device=all_labels.device)
+    positive = same_label * not_self
 
     similarity = torch.matmul(scores, scores.T) / temperature
     similarity = similarity - similarity.max(dim=1, keepdim=True).values.detach()
-    exponential = torch.exp(similarity) * not_itself
+    exponential = torch.exp(similarity) * not_self
     log_probability = similarity - torch.log(exponential.sum(1, keepdim=True))
     mean_positive = (positive * log_probability).sum(1) / positive.sum(1)
     loss = -(temperature / base_temperature) * mean_positive
@@ -84,10 +87,20 @@ def contrast(
 
 
 class PlainLoop:
-    """Student, teacher, heads, data and optimizer of one training; `step` is one step of it.
+    """A plain training loop.
 
-    student, teacher: networks of this loop alone · method: where the objective's numbers come from, already bound, and
-    the weights its heads start with · recipe: learning rate, momentum, weight decay, batch size.
+    Parameters
+    ----------
+    student, teacher : Classifier
+        Networks that only this loop uses.
+    data : Dataset
+    method : PCKD
+        Its weights and other numbers are used, and the initial weights of its heads. It must be bound to the networks.
+    recipe : Recipe
+        Learning rate, momentum, weight decay and batch size.
+    device : torch.device
+    workers : int
+        Number of processes that load images.
     """
 
     def __init__(
@@ -102,12 +115,15 @@ class PlainLoop:
     ):
         self.device, self.method = device, method
         self.student, self.teacher = student.to(device), teacher.to(device).eval()
-        narrow, wide = student.feature_width, teacher.feature_width
-        hidden = 16 * wide
+        student_dim, teacher_dim = student.feature_width, teacher.feature_width
+        hidden = 16 * teacher_dim
         projector = nn.Sequential(
-            nn.Linear(narrow, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, wide)
+            nn.Linear(student_dim, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, teacher_dim),
         )
-        embed_student, embed_teacher = nn.Linear(narrow, narrow), nn.Linear(narrow, wide)
+        embed_student, embed_teacher = nn.Linear(student_dim, student_dim), nn.Linear(student_dim, teacher_dim)
         heads = {"projector": projector, "embed_student": embed_student, "embed_teacher": embed_teacher}
         self.heads = nn.ModuleDict(heads).to(device)
         self.heads.load_state_dict(method.state_dict())
@@ -127,12 +143,12 @@ class PlainLoop:
         self.correct: list[float] = []
 
     def settle(self) -> None:
-        """Throw away what the workers made while nobody asked: it would be free of charge."""
+        """Drop the batches that the workers made before the clock started."""
         for _ in range(self.loader.num_workers * (self.loader.prefetch_factor or 0)):
             next(self.batches)
 
     def loss(self, student: Output, teacher: Output, labels: Tensor, epoch: int) -> Tensor:
-        """The objective, a scalar, of sample-major rows and the labels of their B images."""
+        """Return the objective, a scalar, of the rows of a batch and the labels of its B images."""
         m = self.method
         upright = student.logits[::VIEWS]
         cross_entropy = F.cross_entropy(upright, labels, reduction="none")
@@ -159,7 +175,7 @@ class PlainLoop:
         return loss + m.beta_cc * (v.repeat_interleave(VIEWS) * cc).mean()
 
     def step(self, epoch: int = 1) -> None:
-        """Load a batch, and one step of gradient descent on it, with the running figures such code prints."""
+        """Load a batch, do one training step, and record loss and accuracy, as such code usually does."""
         images, labels = next(self.batches)
         images, labels = images.to(self.device), labels.to(self.device)
         x = four_views(images)

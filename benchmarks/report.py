@@ -1,66 +1,77 @@
-"""report.md, made of report.json and nothing else."""
+"""Write report.md from the measurements in report.json."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 
-class Bar(NamedTuple):
-    """A limit for a measured value. elsewhere: the limit on processors that do not compute bfloat16 natively, where
-    it is another one."""
+class Target(NamedTuple):
+    """A limit for a measured value.
 
-    what: str
+    Parameters
+    ----------
+    description : str
+    key : str
+        Name of the value in report.json.
+    relation : str
+        "≥", "≤" or "±".
+    limit : float
+    limit_without_bfloat16 : float, optional
+        Another limit for processors that do not compute bfloat16 natively.
+    """
+
+    description: str
     key: str
     relation: str
     limit: float
-    elsewhere: float | None = None
+    limit_without_bfloat16: float | None = None
 
 
-BARS = (
-    Bar("WRN-40-2 → WRN-16-2, live teacher: samples/s over the plain loop's", "wrn_live_ratio", "≥", 3.5, 1.5),
-    Bar("WRN-40-2 → WRN-16-2, teacher cache: samples/s over the plain loop's", "wrn_cached_ratio", "≥", 5.5, 2.2),
-    Bar("resnet56 → resnet20, live teacher: samples/s over the plain loop's", "resnet_live_ratio", "≥", 2.7, 1.9),
-    Bar("resnet56 → resnet20, teacher cache: samples/s over the plain loop's", "resnet_cached_ratio", "≥", 4, 2.9),
-    Bar("a whole step over its bare networks, WRN pair, live teacher", "step_over_bare", "≤", 1.10),
-    Bar("data path: images/s over a DataLoader's with 2 workers", "data_path_ratio", "≥", 10),
-    Bar("folder of 64-pixel JPEG images, 2 workers: images/s over ImageFolder's", "folder_64_ratio", "≥", 1),
-    Bar("folder of JPEG images cut to 224 pixels, 2 workers: images/s over ImageFolder's", "folder_224_ratio", "≥", 1),
-    Bar("five trials with a shared teacher cache over five single runs: time", "sweep_over_single_runs", "≤", 0.7),
-    Bar("contrast, batch 1024: extra memory, GiB", "contrast_extra_gib", "≤", 0.5),
-    Bar("contrast: time of a pair at batch 1024 over batch 64", "contrast_pair_ratio", "≤", 1),
-    Bar("`import pckd_nb` over `import torch`: time", "import_over_torch", "≤", 1.1),
-    Bar("fast teacher's accuracy beside float32, points, the worst seed", "teacher_accuracy_difference", "±", 0.1),
-    Bar("long run on digits: growth of memory after the second epoch, %", "memory_growth_digits", "≤", 2),
-    Bar("long run on shapes100: growth of memory after the second epoch, %", "memory_growth_shapes100", "≤", 2),
+TARGETS = (
+    Target("WRN-40-2 → WRN-16-2, live teacher: speed relative to the plain loop", "wrn_live_ratio", "≥", 3.5, 1.5),
+    Target("WRN-40-2 → WRN-16-2, teacher cache: speed relative to the plain loop", "wrn_cached_ratio", "≥", 5.5, 2.2),
+    Target("resnet56 → resnet20, live teacher: speed relative to the plain loop", "resnet_live_ratio", "≥", 2.7, 1.9),
+    Target("resnet56 → resnet20, teacher cache: speed relative to the plain loop", "resnet_cached_ratio", "≥", 4, 2.9),
+    Target("WRN-40-2 → WRN-16-2, live teacher: time relative to the networks alone", "step_over_bare", "≤", 1.10),
+    Target("data loading: images/s relative to a DataLoader with 2 workers", "data_path_ratio", "≥", 10),
+    Target("folder of 64-pixel JPEG images, 2 workers: images/s relative to ImageFolder", "folder_64_ratio", "≥", 1),
+    Target("folder of JPEG images cropped to 224 pixels: images/s relative to ImageFolder", "folder_224_ratio", "≥", 1),
+    Target("five runs with one teacher cache: time relative to five separate runs", "sweep_over_single_runs", "≤", 0.7),
+    Target("contrast, batch 1024: extra memory, GiB", "contrast_extra_gib", "≤", 0.5),
+    Target("contrast: time per pair at batch 1024 relative to batch 64", "contrast_pair_ratio", "≤", 1),
+    Target("`import pckd_nb`: time relative to `import torch`", "import_over_torch", "≤", 1.1),
+    Target("accuracy of the fast teacher minus float32, points, worst seed", "teacher_accuracy_difference", "±", 0.1),
+    Target("long run on digits: memory growth after the second epoch, %", "memory_growth_digits", "≤", 2),
+    Target("long run on shapes100: memory growth after the second epoch, %", "memory_growth_shapes100", "≤", 2),
 )  # fmt: skip
 LINES = {
     "plain": "plain loop",
     "live": "pckd_nb, live teacher",
     "cached": "pckd_nb, teacher cache",
-    "bare": "bare: networks alone",
-    "bare, eager": "bare, networks not compiled",
+    "bare": "networks alone",
+    "bare, eager": "networks alone, not compiled",
 }
 
 
-def limit_of(bar: Bar, native: bool) -> float:
-    """The limit on a processor that computes bfloat16 natively, or on another one."""
-    return bar.limit if native or bar.elsewhere is None else bar.elsewhere
+def limit_of(target: Target, native: bool) -> float:
+    """Return the limit of a target, for a processor with or without native bfloat16."""
+    return target.limit if native or target.limit_without_bfloat16 is None else target.limit_without_bfloat16
 
 
-def met(bar: Bar, value: float, native: bool = True) -> bool:
-    """Whether a measured value keeps within the limit for such a processor."""
-    limit = limit_of(bar, native)
-    return {"≥": value >= limit, "≤": value <= limit, "±": abs(value) <= limit}[bar.relation]
+def is_met(target: Target, value: float, native: bool = True) -> bool:
+    """Return whether a measured value meets a target, on a processor with or without native bfloat16."""
+    limit = limit_of(target, native)
+    return {"≥": value >= limit, "≤": value <= limit, "±": abs(value) <= limit}[target.relation]
 
 
 def native_bfloat16(parts: dict[str, Any]) -> bool:
-    """Whether the steps were timed on hardware that computes bfloat16 natively.
+    """Return whether the training steps were timed on hardware with native bfloat16.
 
-    Where the report does not say so, because it is older or because a GPU was timed, the precision that the package
-    chose tells: it takes bfloat16 only where that is native.
+    Older reports and reports of a GPU do not record this. There, the precision of the training shows it: the package
+    chooses bfloat16 only where it is native.
     """
-    about = parts.get("steps", next(iter(parts.values()), {})).get("environment", {})
-    if about.get("device") == "cpu" and "capabilities" in about:
-        return bool(about["capabilities"]["bfloat16"])
+    environment = parts.get("steps", next(iter(parts.values()), {})).get("environment", {})
+    if environment.get("device") == "cpu" and "capabilities" in environment:
+        return bool(environment["capabilities"]["bfloat16"])
     if "steps" not in parts:
         return True
     pairs = parts["steps"]["details"]["pairs"].values()
@@ -68,6 +79,18 @@ def native_bfloat16(parts: dict[str, Any]) -> bool:
 
 
 def render(report: dict[str, Any]) -> str:
+    """Return the text of report.md.
+
+    Parameters
+    ----------
+    report : dict
+        Content of report.json.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
     parts = report["parts"]
     sections = {
         "steps": steps, "data": data, "folders": folders, "contrast": contrast, "import": imports, "sweep": sweep,
@@ -75,12 +98,16 @@ def render(report: dict[str, Any]) -> str:
     }  # fmt: skip
     text = [
         "# How fast pckd_nb is",
-        "Made by `python -m benchmarks` from report.json. Numbers are medians of rounds in which all variants took "
-        "turns; (min – max) of the rounds.",
+        "This report is made by `python -m benchmarks` from report.json. The variants were timed in rounds, one after "
+        "the other. Numbers are medians over the rounds, with (min – max).",
+        "- **plain loop**: PCKD as research code is often written, in float32 (`benchmarks/reference.py`)\n"
+        "- **live teacher**: the teacher runs in every training step\n"
+        "- **teacher cache**: the features of the teacher were stored in an earlier epoch\n"
+        "- **networks alone**: only the forward and backward passes, without data, losses and optimizer",
         *no_gpu(parts),
         *processors(parts),
-        "## Bars",
-        bars(report),
+        "## Targets",
+        targets(report),
         *(section(parts[name]) for name, section in sections.items() if name in parts),
         "## Hardware and settings",
         hardware(parts),
@@ -89,59 +116,65 @@ def render(report: dict[str, Any]) -> str:
 
 
 def no_gpu(parts: dict[str, Any]) -> list[str]:
+    """Return a note, if all parts were measured on a CPU."""
     if any(part["environment"]["gpu_seen"] for part in parts.values()):
         return []
-    return ["**No GPU was seen: everything here is of a CPU.**"]
+    return ["**No GPU was found: everything was measured on a CPU.**"]
 
 
 def processors(parts: dict[str, Any]) -> list[str]:
-    """One line for each processor: its name, cores, threads, and what it can do."""
+    """Return one line per processor: its name, cores, threads, and what it supports."""
     lines: dict[str, None] = {}
     for part in parts.values():
-        about = part["environment"]
-        able = about.get("capabilities")
-        can = ", ".join(f"{name} {'yes' if has else 'no'}" for name, has in able.items()) if able else "not recorded"
-        threads = counted(about["torch_threads"], "thread")
-        lines[f"Processor: {about['cpu']}, {counted(about['cpu_cores'], 'core')}, {threads}. It can do: {can}."] = None
+        environment = part["environment"]
+        capabilities = environment.get("capabilities")
+        supported = "not recorded"
+        if capabilities:
+            supported = ", ".join(f"{name} {'yes' if has else 'no'}" for name, has in capabilities.items())
+        size = f"{counted(environment['cpu_cores'], 'core')}, {counted(environment['torch_threads'], 'thread')}"
+        lines[f"Processor: {environment['cpu']}, {size}. It supports: {supported}."] = None
     return list(lines)
 
 
-def counted(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
+def counted(number: int, noun: str) -> str:
+    """Return a number and a noun, such as "2 cores"."""
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def bars(report: dict[str, Any]) -> str:
+def targets(report: dict[str, Any]) -> str:
+    """Return the table of measured values and targets."""
     native = native_bfloat16(report["parts"])
 
-    def row(bar: Bar) -> tuple[str, ...]:
-        value, limit = report.get(bar.key), f"{bar.relation} {limit_of(bar, native):g}"
+    def row(target: Target) -> tuple[str, ...]:
+        value, limit = report.get(target.key), f"{target.relation} {limit_of(target, native):g}"
         if value is None:
-            return (bar.what, "not measured", limit, "")
-        return (bar.what, f"{value:.3g}", limit, "met" if met(bar, value, native) else "**not met**")
+            return (target.description, "not measured", limit, "")
+        return (target.description, f"{value:.3g}", limit, "met" if is_met(target, value, native) else "**not met**")
 
     which = "computes bfloat16 natively" if native else "does not compute bfloat16 natively"
-    text = f"The bars of training steps are those of a processor that {which}."
-    return text + "\n\n" + table(("what", "measured", "bar", ""), map(row, BARS))
+    text = f"The targets for training steps are those of a processor that {which}."
+    return text + "\n\n" + table(("value", "measured", "target", ""), map(row, TARGETS))
 
 
 def steps(part: dict[str, Any]) -> str:
+    """Return the section about training steps."""
     peak = part["details"]["peaks_flops"]
     text = [
         "## Training steps",
-        "Peak of a large matrix product: "
+        "The peak speed is that of a large matrix product: "
         + ", ".join(f"{value / 1e9:,.0f} GFLOP/s in {name}" for name, value in peak.items())
-        + ". A sample is an image with its four views. FLOPs are those of the networks, by torch's counter, a "
-        "backward pass counting as two forward ones.",
+        + ". A sample is an image with its four views. FLOPs are those of the networks, as PyTorch counts them. A "
+        "backward pass counts as two forward passes.",
     ]
     for sizes in part["details"]["pairs"].values():
         for found in sizes.values():
             text += [
                 f"### {found['teacher']} → {found['student']}, batch {found['batch_size']}, {found['views']} views",
-                f"pckd_nb: student {'' if found['compiled'] else 'not '}compiled, teacher in {found['teacher_form']}, "
-                f"its logits off by {found['teacher_logits_error']:.2%}. {prepared(found)}{limits(found, peak)}"
-                f"{paid_back(found)}",
+                f"In pckd_nb, the student is {'' if found['compiled'] else 'not '}compiled, and the teacher runs in "
+                f"{found['teacher_form']}. Its logits have a relative error of {found['teacher_logits_error']:.2%}. "
+                f"{teacher_origin(found)}{upper_limits(found, peak)}{compile_cost(found)}",
                 table(
-                    ("", "samples/s", "student in", "GFLOP a sample", "share of peak"),
+                    ("", "samples/s", "student in", "GFLOP per sample", "share of peak"),
                     (
                         (
                             LINES[name],
@@ -154,14 +187,14 @@ def steps(part: dict[str, Any]) -> str:
                     ),
                 ),
                 table(
-                    ("ratio of medians", "", "rounds"),
+                    ("ratio of medians", "", "min – max"),
                     (
                         (name.replace("_", " "), f"{value['value']:.2f}", f"{value['min']:.2f} – {value['max']:.2f}")
                         for name, value in found["ratios"].items()
                     ),
                 ),
                 table(
-                    ("share of a step's time", *next(iter(found["profile"].values()))),
+                    ("share of the time of a step", *next(iter(found["profile"].values()))),
                     (
                         (LINES[name], *(f"{share:.1%}" for share in shares.values()))
                         for name, shares in found["profile"].items()
@@ -172,21 +205,21 @@ def steps(part: dict[str, Any]) -> str:
     return "\n\n".join(text)
 
 
-def prepared(found: dict[str, Any]) -> str:
-    """How the teacher was made."""
+def teacher_origin(found: dict[str, Any]) -> str:
+    """Return a sentence about how the teacher was made."""
     epochs = found.get("teacher_epochs")
     if epochs is None:
         return ""
     if epochs:
         return f"The teacher was trained for {counted(epochs, 'epoch')}. "
     return (
-        "The teacher was not trained: it has fresh weights with small residual branches, BatchNorm statistics of "
+        "The teacher was not trained: it has initial weights with small residual branches, BatchNorm statistics of "
         "training images, and class means as its last layer. "
     )
 
 
 def pieces(found: dict[str, Any], details: dict[str, Any]) -> list[str]:
-    """What each piece of a live step reaches of the peak of its kind."""
+    """Return a table of the pieces of a step with a live teacher, relative to the peak speed, and a note."""
     if "pieces" not in found:
         return []
 
@@ -199,41 +232,47 @@ def pieces(found: dict[str, Any], details: dict[str, Any]) -> list[str]:
 
     rows = [row(name, piece) for name, piece in found["pieces"].items()]
     text = (
-        "A small share of the peak says how much faster a piece could be at most. A teacher in int8 is compared with "
-        "the fastest matrix product above, so it may pass 100%. The data path is compared with the fastest copy in "
-        "memory."
+        "The share of the peak shows how much faster a piece could be at most. A teacher in int8 is compared with the "
+        "fastest matrix product above, so its share can be more than 100%. Data loading is compared with the fastest "
+        "copy in memory."
     )
-    return [table(("piece of a live step", "ms", "work per step", "share of peak"), rows), text]
+    return [table(("piece of a step with a live teacher", "ms", "work per step", "share of peak"), rows), text]
 
 
-def limits(found: dict[str, Any], peak: dict[str, float]) -> str:
-    """What the ratios would be if all of the networks' FLOPs ran at the peak of their precision."""
+def upper_limits(found: dict[str, Any], peak: dict[str, float]) -> str:
+    """Return a sentence about the speed if both networks ran at the peak speed."""
     plain = found["lines"]["plain"]["samples_per_second"]["median"]
     lines = {name: found["lines"][name] for name in ("live", "cached")}
     live, cached = (peak[line["peak"]] / line["flops_per_sample"] / plain for line in lines.values())
     precision = lines["live"]["peak"]
-    return f"With both networks at the {precision} peak the ratios would be {live:.2f} live and {cached:.2f} cached. "
+    return (
+        f"If both networks ran at the peak speed of {precision}, pckd_nb would be {live:.2f} times as fast as the "
+        f"plain loop with a live teacher, and {cached:.2f} times with the teacher cache. "
+    )
 
 
-def paid_back(found: dict[str, Any]) -> str:
+def compile_cost(found: dict[str, Any]) -> str:
+    """Return a sentence about the time that compiling takes and saves."""
     compiling = found["compiling"]
     if compiling is None:
         return ""
-    text = f"Compiling took {compiling['seconds']:.0f} s and saves {1e3 * compiling['saved_per_step']:.0f} ms a step"
+    text = f"Compiling took {compiling['seconds']:.0f} s and saves {1e3 * compiling['saved_per_step']:.0f} ms per step"
     if compiling["paid_back_flops"] is None:
-        return f"{text}: it does not pay back."
-    return f"{text}: it has paid back after {compiling['paid_back_flops']:.0e} FLOPs of the student's training."
+        return f"{text}, so it does not pay off."
+    return f"{text}. It pays off after {compiling['paid_back_flops']:.0e} FLOPs of the student's training."
 
 
 def data(part: dict[str, Any]) -> str:
+    """Return the section about data loading."""
     found = part["details"]
     names = {"pckd_nb": "pckd_nb", "plain": f"PIL, torchvision and a DataLoader with {found['workers']} workers"}
     speeds = found["images_per_second"].items()
     rows = [(names[name], interval(speed, ",.0f")) for name, speed in speeds]
-    return "## Data path\n\n" + table((f"batches of {found['batch_size']} × 4 views", "images/s"), rows)
+    return "## Data loading\n\n" + table((f"batches of {found['batch_size']} × 4 views", "images/s"), rows)
 
 
 def folders(part: dict[str, Any]) -> str:
+    """Return the section about folders of JPEG files."""
     found = part["details"]
     rows = [
         (f"{side} pixels", *(interval(speed, ",.0f") for speed in by["images_per_second"].values()))
@@ -244,34 +283,42 @@ def folders(part: dict[str, Any]) -> str:
 
 
 def contrast(part: dict[str, Any]) -> str:
+    """Return the section about the category center contrast."""
     found = part["details"]
     small, large = map(str, found["batches"])
     anchors = dict(zip((small, large), found["anchors"], strict=True))
-    heads = [f"ns a pair, batch {batch} ({anchors[batch]:,} anchors)" for batch in (small, large)]
+    heads = [f"ns per pair, batch {batch} ({anchors[batch]:,} anchors)" for batch in (small, large)]
     rows = [
         (name, *(interval(times[batch], ".3f") for batch in (small, large)), number(found["extra_gib"][name], ".3f"))
         for name, times in found["nanoseconds_per_pair"].items()
     ]
     memory = f"extra GiB, batch {large} ({found['memory_from']})"
-    return "## Category-center contrast, forward and backward\n\n" + table(("", *heads, memory), rows)
+    return "## Category center contrast, forward and backward\n\n" + table(("", *heads, memory), rows)
 
 
 def imports(part: dict[str, Any]) -> str:
+    """Return the section about the time of imports."""
     rows = [(name, interval(seconds, ".2f")) for name, seconds in part["details"]["seconds"].items()]
-    return "## Import, in fresh interpreters\n\n" + table(("", "seconds"), rows)
+    return "## Import, each in a new Python process\n\n" + table(("", "seconds"), rows)
 
 
 def sweep(part: dict[str, Any]) -> str:
+    """Return the section about a sweep with a shared teacher cache."""
     found = part["details"]
+    names = {
+        "a process each, live teacher": "five processes, each with a live teacher",
+        "one process, cache": "one process with a teacher cache",
+    }
     rows = [
-        (name, " + ".join(f"{value:.1f}" for value in times), f"{sum(times):.1f}")
+        (names[name], " + ".join(f"{value:.1f}" for value in times), f"{sum(times):.1f}")
         for name, times in found["seconds"].items()
     ]
     betas = ", ".join(f"{beta:g}" for beta in found["beta_cc"])
-    return f"## Sweep\n\nFive values of β_cc: {betas}.\n\n" + table(("", "seconds", "all"), rows)
+    return f"## Sweep\n\nFive values of β_cc: {betas}.\n\n" + table(("", "seconds", "sum"), rows)
 
 
 def tsne(part: dict[str, Any]) -> str:
+    """Return the section about t-SNE."""
     found = part["details"]
     rows = [
         (
@@ -282,28 +329,34 @@ def tsne(part: dict[str, Any]) -> str:
         )
         for library, by in found["libraries"].items()
     ]
-    heads = ("", "seconds", "10 nearest kept on the map", "of the same class among 10 nearest on the map")
-    before = (
-        f"{found['points']:,} points. Before the map {found['input_purity']:.3f} of 10 nearest are of the same class."
+    heads = ("", "seconds", "share of the 10 nearest neighbours kept", "share of neighbours with the same class")
+    text = (
+        f"{found['points']:,} points. In the full space, a share of {found['input_purity']:.3f} of the 10 nearest "
+        "neighbours has the same class."
     )
-    return f"## t-SNE\n\n{before}\n\n" + table(heads, rows)
+    return f"## t-SNE\n\n{text}\n\n" + table(heads, rows)
 
 
 def accuracy(part: dict[str, Any]) -> str:
+    """Return the section about the accuracy of fast and plain training."""
     values, rows = part["values"], part["details"]["rows"]
     columns = ("seed", "fast", "plain", "teacher_fast", "teacher_float32")
-    heads = ("seed", "student, fast path", "student, plain float32", "teacher, fast", "teacher, float32")
-    difference = f"Fast minus plain: {values['accuracy_difference']:+.2f} points"
+    heads = ("seed", "student, fast", "student, plain float32", "teacher, fast", "teacher, float32")
+    difference = f"Accuracy of the fast training minus plain float32: {values['accuracy_difference']:+.2f} points"
     if "accuracy_interval_low" in values:
         low, high = values["accuracy_interval_low"], values["accuracy_interval_high"]
         difference += f", 95 % interval {low:+.2f} to {high:+.2f} (paired t)"
     where = part["settings"].get("accuracy_data", "shapes100")
-    difference += f", on {where}. Networks after so few epochs say little about well trained ones"
+    difference += (
+        f", on {where}. The networks are trained for few epochs only, so this says little about longer trainings"
+    )
     shown = ((str(row["seed"]), *(f"{row[name]:.2f}" for name in columns[1:])) for row in rows)
     return f"## Accuracy, top-1 %\n\n{difference}.\n\n" + table(heads, shown)
 
 
 def memory(part: dict[str, Any]) -> str:
+    """Return the section about the memory of long runs."""
+
     def span(values: dict[str, float], form: str) -> str:
         return f"{values['settled']:{form}} ({values['min']:{form}} – {values['max']:{form}})"
 
@@ -320,34 +373,37 @@ def memory(part: dict[str, Any]) -> str:
         for name, found in part["details"].items()
     ]
     if not rows:
-        return "## Memory of long runs\n\nNot seen: it needs Linux."
+        return "## Memory of long runs\n\nNot measured: it needs Linux."
     teacher, student = part["settings"]["memory_networks"]
     text = (
-        f"PCKD, {teacher} → {student}, each in a fresh process, checkpoints written on the way. What the process holds "
-        "at the end of epoch 2 (min – max at the ends of later ones); growth is from epoch 2 to the highest of these."
+        f"PCKD, {teacher} → {student}, each in a new process that also writes checkpoints. The table shows what the "
+        "process uses at the end of epoch 2, with (min – max) over the ends of later epochs. Growth is from epoch 2 to "
+        "the largest later value."
     )
     heads = ("", "epochs", "resident MiB", "growth", "peak MiB (VmHWM)", "tensors", "open files")
     return f"## Memory of long runs\n\n{text}\n\n" + table(heads, rows)
 
 
 def hardware(parts: dict[str, Any]) -> str:
+    """Return the section about hardware, versions and settings."""
+
     def row(name: str, part: dict[str, Any]) -> tuple[str, ...]:
-        about = part["environment"]
-        load = ", ".join(map(str, about["load_at_start"] or []))
+        environment = part["environment"]
+        load = ", ".join(map(str, environment["load_at_start"] or []))
         planned = part.get("planned_seconds")
         seconds = f"{part['seconds']:,.0f}", "" if planned is None else f"{planned:,.0f}"
-        return (name, about["date"], *seconds, about["hardware"], str(about["cpu_cores"]), load)
+        return (name, environment["date"], *seconds, environment["hardware"], str(environment["cpu_cores"]), load)
 
     rows = [row(name, part) for name, part in parts.items()]
     heads = ("part", "date (UTC)", "seconds", "planned", "hardware", "CPU cores", "load at start")
     minutes = sum(part["seconds"] for part in parts.values()) / 60
-    text = [table(heads, rows), f"All of these took {minutes:.1f} minutes together."]
-    seen: dict[str, list[str]] = {}
+    text = [table(heads, rows), f"All parts together took {minutes:.1f} minutes."]
+    parts_by_versions: dict[str, list[str]] = {}
     for name, part in parts.items():
-        about = part["environment"]
-        versions = {"python": about["python"], **about["versions"], "system": about["system"]}
-        seen.setdefault(", ".join(f"{key} {value}" for key, value in versions.items()), []).append(name)
-    text += [f"Versions ({', '.join(names)}): {versions}." for versions, names in seen.items()]
+        environment = part["environment"]
+        versions = {"python": environment["python"], **environment["versions"], "system": environment["system"]}
+        parts_by_versions.setdefault(", ".join(f"{key} {value}" for key, value in versions.items()), []).append(name)
+    text += [f"Versions ({', '.join(names)}): {versions}." for versions, names in parts_by_versions.items()]
     text.append(
         table(
             ("part", "settings"),
@@ -358,14 +414,17 @@ def hardware(parts: dict[str, Any]) -> str:
 
 
 def interval(values: dict[str, float], form: str) -> str:
+    """Return median, min and max as text. `form` is a format specification, such as ".1f"."""
     return f"{values['median']:{form}} ({values['min']:{form}} – {values['max']:{form}})"
 
 
 def number(value: float | None, form: str) -> str:
-    return "not seen" if value is None else f"{value:{form}}"
+    """Return a number as text, or "not measured"."""
+    return "not measured" if value is None else f"{value:{form}}"
 
 
 def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a table in Markdown."""
     heads = list(heads)
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

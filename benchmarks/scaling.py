@@ -1,7 +1,8 @@
-"""What a training on many GPUs would cost: `python -m benchmarks scaling` computes it. Nothing is measured.
+"""Estimate what a training on many GPUs would cost. `python -m benchmarks scaling` prints it; nothing is measured.
 
-Symbols: B images a step of all ranks, R ranks, V views, N = V·B rows, C categories, D_s and D_t widths of the features,
-H = 16·D_t, the projector's width inside. Every rank runs the networks on N/R rows and computes the loss of all N.
+Symbols: B images per step of all ranks, R ranks, V views, N = V·B rows, C categories, D_s and D_t features of student
+and teacher, H = 16·D_t hidden features of the projector. Every rank runs the networks on N/R rows, and computes the
+loss of all N rows.
 """
 
 from collections.abc import Callable
@@ -19,26 +20,52 @@ from pckd_nb.views import steps_per_epoch
 
 from .report import table
 
-BUCKET = 25 * 2**20  # bytes of gradients that DistributedDataParallel sends at a time
+BUCKET_BYTES = 25 * 2**20  # gradients that DistributedDataParallel sends at a time
 TRAIN_IMAGES = 1_281_167  # of ImageNet
 SHAPE = 3, 224, 224
 
 
 @dataclass(frozen=True)
 class Network:
-    """What counts of a network. flops: of one image forward · kept: bytes that a forward pass in float32 keeps for the
-    backward pass, an image · channels: of each BatchNorm."""
+    """The numbers of a network.
+
+    Parameters
+    ----------
+    flops : int
+        Floating-point operations of the forward pass of one image.
+    parameters : int
+    width : int
+        Number of features.
+    saved_bytes : float
+        Bytes per image that a forward pass in float32 saves for the backward pass.
+    channels : tuple of int
+        Channels of each BatchNorm layer.
+    """
 
     flops: int
     parameters: int
     width: int
-    kept: float
+    saved_bytes: float
     channels: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training: images a step of all ranks, ranks, and the rest as in the module's words."""
+    """A training.
+
+    Parameters
+    ----------
+    student, teacher : Network
+    images : int
+        Images per step of all ranks, B.
+    ranks : int
+        R.
+    views : int
+        V.
+    categories : int
+        C.
+    epochs, train_images : int
+    """
 
     student: Network
     teacher: Network
@@ -51,93 +78,115 @@ class Job:
 
     def __post_init__(self) -> None:
         if not 1 <= self.ranks <= self.images:
-            raise ValueError(f"a step of {self.images} images can't be dealt to {self.ranks} ranks")
+            raise ValueError(f"a step of {self.images} images cannot be split among {self.ranks} ranks")
 
     @property
     def rows(self) -> int:
+        """Rows per step of all ranks, N."""
         return self.views * self.images
 
     @property
     def hidden(self) -> int:
+        """Hidden features of the projector, H."""
         return 16 * self.teacher.width
 
     @property
     def others(self) -> float:
-        """(R − 1) / R: the share of what all have that a rank does not have itself."""
+        """The fraction of all rows that belongs to other ranks, (R − 1) / R."""
         return (self.ranks - 1) / self.ranks
 
 
 @dataclass(frozen=True)
 class Assumed:
-    """Not measured: speeds of a data sheet, an A100's, in FLOP/s, the shares of them that are reached, and how long a
-    message takes that is too small for its size to matter, in seconds. The networks compute in bfloat16; the loss in
-    float32, without TensorFloat-32, which PyTorch leaves off for matrix products."""
+    """Assumed speeds. They are not measured.
+
+    The networks compute in bfloat16. The loss computes in float32 without TensorFloat-32, which PyTorch does not use
+    for matrix products by default.
+
+    Parameters
+    ----------
+    bfloat16, float32 : float
+        Peak speeds in FLOP/s, from the data sheet of an A100.
+    bfloat16_share, float32_share : float
+        The fraction of the peak that is reached.
+    message : float
+        Seconds that a very small message takes.
+    node : int
+        GPUs per machine.
+    """
 
     bfloat16: float = 312e12
     bfloat16_share: float = 0.3
     float32: float = 19.5e12
     float32_share: float = 0.8
     message: float = 30e-6
-    node: int = 8  # GPUs of a machine
+    node: int = 8
 
 
 @cache
 def network(name: str, categories: int, shape: tuple[int, int, int]) -> Network:
-    """A network of `create_model`, counted without computing anything."""
+    """Return the numbers of a network of `create_model`, without running it."""
     with torch.device("meta"):
         model = create_model(name, num_classes=categories)
     norms = [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     parameters = sum(weight.numel() for weight in model.parameters())
     channels = tuple(norm.num_features for norm in norms)
-    return Network(count_flops(model, shape), parameters, model.feature_width, kept_by(model, shape), channels)
+    return Network(count_flops(model, shape), parameters, model.feature_width, saved_by(model, shape), channels)
 
 
-def kept_by(model: Classifier, shape: tuple[int, int, int], rows: int = 4) -> float:
-    """Bytes that the forward pass keeps for the backward pass, a row."""
-    own = {weight.untyped_storage()._cdata for weight in model.parameters()}
-    kept: dict[int, int] = {}
+def saved_by(model: Classifier, shape: tuple[int, int, int], rows: int = 4) -> float:
+    """Return the bytes per row that the forward pass saves for the backward pass."""
+    parameters = {weight.untyped_storage()._cdata for weight in model.parameters()}
+    saved: dict[int, int] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
+    def save(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()  # several tensors may share one
-        kept[storage._cdata] = storage.nbytes()
+        saved[storage._cdata] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         result = model.train()(torch.zeros(rows, *shape, device=next(model.parameters()).device))
-    assert result is not None  # while it lives, so does all that was kept
-    return sum(size for place, size in kept.items() if place not in own) / rows
+    assert result is not None  # the saved tensors exist as long as the result
+    return sum(size for place, size in saved.items() if place not in parameters) / rows
 
 
 def imagenet(images: int, ranks: int) -> Job:
-    """The paper's pair on ImageNet by the recipe imagenet_paper, with so many images a step over so many ranks."""
+    """Return the training of the paper's pair on ImageNet with the recipe imagenet_paper."""
     student, teacher = (network(f"torchvision:{name}", 1000, SHAPE) for name in ("resnet18", "resnet34"))
     return Job(student, teacher, images, ranks, epochs=get_recipe("imagenet_paper").epochs)
 
 
-# Operations of a step, as torch's counter counts them: convolutions and matrix products.
+# Operations per step, as PyTorch counts them: convolutions and matrix products.
 
 
 def network_flops(job: Job) -> dict[str, float]:
-    """On one rank, for its part of the rows: the student forward and backward, the teacher forward."""
+    """Return the operations of the networks on one rank, for its part of the rows.
+
+    These are the forward and backward pass of the student and the forward pass of the teacher.
+    """
     rows = job.rows / job.ranks
     return {"student": 3 * rows * job.student.flops, "teacher": rows * job.teacher.flops}
 
 
 def loss_flops(job: Job) -> dict[str, int]:
-    """On every rank, for all rows, forward and backward: what does not become less with more ranks."""
-    n, narrow, wide, categories = job.rows, job.student.width, job.teacher.width, job.categories
-    present = min(categories, job.images)  # categories of a batch, at most
+    """Return the operations of the loss on every rank, for all rows. They do not become fewer with more ranks."""
+    n, student_dim, teacher_dim, categories = job.rows, job.student.width, job.teacher.width, job.categories
+    present = min(categories, job.images)  # at most so many categories are in a batch
     return {
-        "projector": 3 * 2 * n * (narrow * job.hidden + job.hidden * wide),
-        "embeddings": 3 * 2 * n * (narrow * narrow + narrow * wide),
-        "scores": 2 * n * categories * (3 * narrow + 2 * wide),  # the teacher's centers need no gradient
+        "projector": 3 * 2 * n * (student_dim * job.hidden + job.hidden * teacher_dim),
+        "embeddings": 3 * 2 * n * (student_dim * student_dim + student_dim * teacher_dim),
+        "scores": 2 * n * categories * (3 * student_dim + 2 * teacher_dim),  # the teacher's centers need no gradient
         "contrast, pairs": pair_flops(2 * n, categories),
         "contrast, positives": 4 * 2 * 2 * n * present * categories,
     }
 
 
 def pair_flops(vectors: int, categories: int, rows: int = _LogSumExpOverOthers.BLOCK_ROWS) -> int:
-    """Of the contrast's blocks: every pair once forward; backward once again, and for the gradients of its two."""
+    """Return the operations for the pairs of the contrast.
+
+    Every pair is computed once in the forward pass. In the backward pass, it is computed again, and both of its vectors
+    get a gradient.
+    """
     pairs = right = 0
     for start in range(0, vectors, rows):
         height = min(rows, vectors - start)
@@ -146,20 +195,27 @@ def pair_flops(vectors: int, categories: int, rows: int = _LogSumExpOverOthers.B
     return 2 * categories * (3 * pairs + right)
 
 
-# What goes over the wires in a step: bytes that a rank receives, by ring algorithms.
+# Communication per step: bytes that a rank receives, with ring algorithms.
 
 
 def head_parameters(job: Job) -> int:
-    """Of g, A_s and A_t, which train with the student."""
-    narrow, wide, hidden = job.student.width, job.teacher.width, job.hidden
-    projector = (narrow + 1) * hidden + 2 * hidden + (hidden + 1) * wide
-    return projector + (narrow + 1) * (narrow + wide)
+    """Return the number of parameters of g, A_s and A_t, which are trained with the student."""
+    student_dim, teacher_dim, hidden = job.student.width, job.teacher.width, job.hidden
+    projector = (student_dim + 1) * hidden + 2 * hidden + (hidden + 1) * teacher_dim
+    return projector + (student_dim + 1) * (student_dim + teacher_dim)
 
 
 def received(job: Job) -> dict[str, float]:
-    """Gathered: features and logits in float32, the teacher's features in 16 bits. Back: the gradients of the first
-    two. Weights: their gradients in float32, which go around twice. BatchNorm: the statistics of SyncBatchNorm, forward
-    and backward, and the running means that the first rank sends all."""
+    """Return the bytes that a rank receives per step.
+
+    Returns
+    -------
+    dict
+        gathered: features and logits of the student in float32, and features of the teacher in 16 bits. back: the
+        gradients of the student's features and logits. weights: the gradients of the weights in float32, which are sent
+        twice. BatchNorm: the statistics of SyncBatchNorm, forward and backward, and the running means of the first
+        rank.
+    """
     outputs = 4 * job.rows * (job.student.width + job.categories)
     channels = sum(job.student.channels)
     statistics = 4 * ((job.ranks - 1) * (2 * channels + len(job.student.channels)) + 2 * job.others * 2 * channels)
@@ -172,11 +228,14 @@ def received(job: Job) -> dict[str, float]:
 
 
 def messages(job: Job) -> int:
-    """How often a step waits for all ranks: a BatchNorm forward and backward, three gatherings and two ways back, the
-    gradients by the bucket, and the running means."""
+    """Return how many times a step waits for all ranks.
+
+    This is twice per BatchNorm layer, three times to gather outputs, twice for their gradients, once per bucket of
+    gradients of the weights, and once for the running means.
+    """
     if job.ranks == 1:
         return 0
-    buckets = ceil(4 * (job.student.parameters + head_parameters(job)) / BUCKET)
+    buckets = ceil(4 * (job.student.parameters + head_parameters(job)) / BUCKET_BYTES)
     return 2 * len(job.student.channels) + 3 + 2 + buckets + 1
 
 
@@ -184,14 +243,20 @@ def messages(job: Job) -> int:
 
 
 def memory(job: Job) -> dict[str, float]:
-    """Of a rank. Activations: in bfloat16, half of float32. Loss: the large arrays that it keeps for the backward pass,
-    of all rows. Block: of similarities, held for a moment. Plain: one matrix of all similarities, of which the plain
-    contrast holds several. Records: cross-entropy and difficulty of every sample at every epoch."""
+    """Return the bytes of memory per rank.
+
+    Returns
+    -------
+    dict
+        activations: those that the student saves, in bfloat16. loss: large arrays of all rows that the loss saves for
+        the backward pass. block: one block of similarities. plain: one matrix of all similarities; a plain contrast has
+        several of them. records: cross-entropy and difficulty of every sample at every epoch.
+    """
     n, width, categories = job.rows, job.student.width + job.teacher.width, job.categories
     present = min(categories, job.images)
     arrays = n * (2 * job.hidden + 3 * width) + 2 * n * (3 * categories + present) + 3 * job.images * categories
     return {
-        "activations": n / job.ranks * job.student.kept / 2,
+        "activations": n / job.ranks * job.student.saved_bytes / 2,
         "loss": 4 * arrays,
         "block": 4 * _LogSumExpOverOthers.BLOCK_ROWS * 2 * n,
         "plain": 4 * (2 * n) ** 2,
@@ -200,19 +265,20 @@ def memory(job: Job) -> dict[str, float]:
 
 
 def checkpoint(job: Job) -> int:
-    """On the disk, and there are two: the records, and of every trained number its value and its momentum."""
+    """Return the bytes of a checkpoint on disk: the records, and value and momentum of every trained parameter."""
     return int(memory(job)["records"]) + 2 * 4 * (job.student.parameters + head_parameters(job))
 
 
 def teacher_cache(job: Job) -> int:
-    """The teacher's features of one epoch, in 16 bits."""
+    """Return the bytes of the teacher's features of one epoch, in 16 bits."""
     return 2 * job.train_images * job.views * job.teacher.width
 
 
-# Time, in seconds, if the assumed speeds were true. What goes over the wires is not in it, but for the waiting.
+# Time in seconds, with the assumed speeds. Of the communication, only the number of messages counts, not their size.
 
 
 def seconds(job: Job, assumed: Assumed = Assumed()) -> dict[str, float]:
+    """Return the seconds per step of networks, loss and messages."""
     return {
         "networks": sum(network_flops(job).values()) / (assumed.bfloat16 * assumed.bfloat16_share),
         "loss": sum(loss_flops(job).values()) / (assumed.float32 * assumed.float32_share),
@@ -221,118 +287,127 @@ def seconds(job: Job, assumed: Assumed = Assumed()) -> dict[str, float]:
 
 
 def step(job: Job, assumed: Assumed = Assumed()) -> float:
+    """Return the seconds per step."""
     return sum(seconds(job, assumed).values())
 
 
 def speedup(job: Job, assumed: Assumed = Assumed()) -> float:
-    """How many times as fast as one GPU with the same images a step."""
+    """Return how many times faster than one GPU the training is, with the same number of images per step."""
     return step(replace(job, ranks=1), assumed) / step(job, assumed)
 
 
-def enough(job: Job, assumed: Assumed = Assumed()) -> float:
-    """How many ranks there are when the loss takes as long as the networks: more of them gain little."""
+def useful_ranks(job: Job, assumed: Assumed = Assumed()) -> float:
+    """Return the number of ranks at which the loss takes as long as the networks. More ranks save little time."""
     alone = seconds(replace(job, ranks=1), assumed)
     return alone["networks"] / alone["loss"]
 
 
 def hours(job: Job, assumed: Assumed = Assumed()) -> float:
-    """Of all epochs, without evaluation."""
+    """Return the hours of all epochs, without evaluation."""
     return job.epochs * steps_per_epoch(job.train_images, job.images) * step(job, assumed) / 3600
 
 
-# What is printed, and stands in docs/scaling.md.
+# The text that is printed, which is also in docs/scaling.md.
 
-JOBS = ((256, 8), (256, 64), (1024, 64), (4096, 64))  # images a step, ranks
+JOBS = ((256, 8), (256, 64), (1024, 64), (4096, 64))  # (images per step, ranks)
 
 
 def counted(jobs: list[Job]) -> str:
-    """What a rank computes, receives and holds in a step."""
+    """Return a table of the operations, communication and memory of a rank."""
     rows = {
-        "rows of a rank, N/R": lambda job: f"{job.rows / job.ranks:,.0f}",
+        "rows per rank, N/R": lambda job: f"{job.rows / job.ranks:,.0f}",
         "rows of the loss, N": lambda job: f"{job.rows:,}",
         "networks, GFLOP": lambda job: f"{sum(network_flops(job).values()) / 1e9:,.0f}",
         "loss, GFLOP": lambda job: f"{sum(loss_flops(job).values()) / 1e9:,.0f}",
-        "… of it the projector": lambda job: f"{loss_flops(job)['projector'] / 1e9:,.0f}",
-        "… of it the contrast's pairs": lambda job: f"{loss_flops(job)['contrast, pairs'] / 1e9:,.0f}",
-        "receives outputs, MB": lambda job: f"{received(job)['gathered'] / 1e6:,.1f}",
-        "… their gradients": lambda job: f"{received(job)['back'] / 1e6:,.1f}",
-        "… gradients of weights": lambda job: f"{received(job)['weights'] / 1e6:,.1f}",
-        "… for BatchNorm": lambda job: f"{received(job)['BatchNorm'] / 1e6:,.1f}",
+        "… of these: projector": lambda job: f"{loss_flops(job)['projector'] / 1e9:,.0f}",
+        "… of these: pairs of the contrast": lambda job: f"{loss_flops(job)['contrast, pairs'] / 1e9:,.0f}",
+        "received outputs, MB": lambda job: f"{received(job)['gathered'] / 1e6:,.1f}",
+        "… gradients of the outputs, MB": lambda job: f"{received(job)['back'] / 1e6:,.1f}",
+        "… gradients of the weights, MB": lambda job: f"{received(job)['weights'] / 1e6:,.1f}",
+        "… for BatchNorm, MB": lambda job: f"{received(job)['BatchNorm'] / 1e6:,.1f}",
         "messages to wait for": lambda job: f"{messages(job)}",
-        "holds activations, GB": lambda job: f"{memory(job)['activations'] / 1e9:,.2f}",
-        "… for the loss": lambda job: f"{memory(job)['loss'] / 1e9:,.2f}",
-        "… a block of similarities": lambda job: f"{memory(job)['block'] / 1e9:,.3f}",
-        "(all of them, in one matrix)": lambda job: f"{memory(job)['plain'] / 1e9:,.2f}",
+        "memory for activations, GB": lambda job: f"{memory(job)['activations'] / 1e9:,.2f}",
+        "… for the loss, GB": lambda job: f"{memory(job)['loss'] / 1e9:,.2f}",
+        "… for a block of similarities, GB": lambda job: f"{memory(job)['block'] / 1e9:,.3f}",
+        "(for one matrix of all similarities, GB)": lambda job: f"{memory(job)['plain'] / 1e9:,.2f}",
     }
-    return side_by_side("counted, a step", jobs, rows)
+    return side_by_side("counted, per step", jobs, rows)
 
 
 def estimated(jobs: list[Job], assumed: Assumed = Assumed()) -> str:
-    """What follows for the time, if the assumptions hold."""
+    """Return a table of the times that follow from the assumptions."""
     rows = {
         "networks, ms": lambda job: f"{1e3 * seconds(job, assumed)['networks']:,.1f}",
         "loss, ms": lambda job: f"{1e3 * seconds(job, assumed)['loss']:,.1f}",
         "waiting, ms": lambda job: f"{1e3 * seconds(job, assumed)['messages']:,.1f}",
-        "the loss's share": lambda job: percent(seconds(job, assumed)["loss"] / step(job, assumed)),
-        "to receive, GB/s": lambda job: f"{sum(received(job).values()) / 1e9 / step(job, assumed):,.1f}",
-        "images to read, 1/s": lambda job: f"{job.images / step(job, assumed):,.0f}",
-        "… on each machine": lambda job: f"{job.images / step(job, assumed) / job.ranks * assumed.node:,.0f}",
-        "times as fast as one GPU": lambda job: f"{speedup(job, assumed):.1f}",
-        "GPUs where loss = networks": lambda job: f"{enough(job, assumed):.0f}",
+        "share of the loss": lambda job: percent(seconds(job, assumed)["loss"] / step(job, assumed)),
+        "received, GB/s": lambda job: f"{sum(received(job).values()) / 1e9 / step(job, assumed):,.1f}",
+        "images read per second": lambda job: f"{job.images / step(job, assumed):,.0f}",
+        "… per machine": lambda job: f"{job.images / step(job, assumed) / job.ranks * assumed.node:,.0f}",
+        "speedup over one GPU": lambda job: f"{speedup(job, assumed):.1f}",
+        "GPUs at which loss = networks": lambda job: f"{useful_ranks(job, assumed):.0f}",
         "all epochs, hours": lambda job: f"{hours(job, assumed):.1f}",
     }
     return side_by_side("estimated", jobs, rows)
 
 
 def side_by_side(title: str, jobs: list[Job], rows: dict[str, Callable[[Job], str]]) -> str:
+    """Return a table with one column per job. `rows` has one function per row, which returns the cell of a job."""
     heads = [title, *(f"{job.images:,} images, {job.ranks} GPUs" for job in jobs)]
     return table(heads, ([name, *map(shown, jobs)] for name, shown in rows.items()))
 
 
 def percent(share: float) -> str:
+    """Return a fraction as text in percent."""
     return f"{100 * share:.0f} %"
 
 
-def by_training(job: Job, assumed: Assumed = Assumed()) -> str:
-    """What does not depend on the images a step and the ranks."""
+def whole_training(job: Job, assumed: Assumed = Assumed()) -> str:
+    """Return a table of the numbers that do not depend on the images per step and the ranks."""
     epoch, flops = job.train_images * job.views, network_flops(job)
-    asked = epoch * job.teacher.flops
-    gpu_hours = job.epochs * asked / (assumed.bfloat16 * assumed.bfloat16_share) / 3600
+    teacher_flops = epoch * job.teacher.flops
+    gpu_hours = job.epochs * teacher_flops / (assumed.bfloat16 * assumed.bfloat16_share) / 3600
+    student_gflops, teacher_gflops = job.student.flops / 1e9, job.teacher.flops / 1e9
+    peta = teacher_flops / 1e15
     heads, cached = head_parameters(job) / 1e6, teacher_cache(job) / 1e9
     rows = {
-        "one image forward, GFLOP": f"{job.student.flops / 1e9:.2f} student, {job.teacher.flops / 1e9:.2f} teacher",
-        "trained numbers, millions": f"{job.student.parameters / 1e6:.1f} student, {heads:.1f} heads",
-        "teacher's share of the networks' operations": percent(flops["teacher"] / sum(flops.values())),
-        "the teacher, PFLOP": f"{asked / 1e15:,.1f} an epoch, {job.epochs * asked / 1e15:,.0f} in all",
-        "the teacher, hours of one GPU (estimated)": f"{gpu_hours:.1f} in all",
-        "teacher cache, GB": f"{cached:.1f} an epoch, {job.epochs * cached:,.0f} in all",
-        "records, on every rank, MB": f"{memory(job)['records'] / 1e6:,.0f}",
-        "a checkpoint, MB, of which two are kept": f"{checkpoint(job) / 1e6:,.0f}",
+        "forward pass of one image, GFLOP": f"{student_gflops:.2f} student, {teacher_gflops:.2f} teacher",
+        "trained parameters, millions": f"{job.student.parameters / 1e6:.1f} student, {heads:.1f} heads",
+        "teacher's share of the operations": percent(flops["teacher"] / sum(flops.values())),
+        "operations of the teacher, PFLOP": f"{peta:,.1f} per epoch, {job.epochs * peta:,.0f} in all",
+        "hours of one GPU for the teacher (estimated)": f"{gpu_hours:.1f} in all",
+        "teacher cache, GB": f"{cached:.1f} per epoch, {job.epochs * cached:,.0f} in all",
+        "records on every rank, MB": f"{memory(job)['records'] / 1e6:,.0f}",
+        "one checkpoint, MB (two are kept)": f"{checkpoint(job) / 1e6:,.0f}",
     }
-    return table((f"the training, {job.epochs} epochs", ""), rows.items())
+    return table((f"whole training, {job.epochs} epochs", ""), rows.items())
 
 
 def conclusion(assumed: Assumed = Assumed()) -> str:
+    """Return what the tables show, as a numbered list."""
     few, many = imagenet(256, 64), imagenet(4096, 64)
     networks, loss, waiting = (f"{1e3 * value:.1f} ms" for value in seconds(few, assumed).values())
     small, here = replace(few, ranks=8), seconds(many, assumed)
     share = here["loss"] / step(many, assumed)
     pairs = loss_flops(many)["contrast, pairs"] / sum(loss_flops(many).values())
-    dealt = step(replace(many, ranks=1), assumed) / (step(many, assumed) - here["loss"] * many.others)
+    split_speedup = step(replace(many, ranks=1), assumed) / (step(many, assumed) - here["loss"] * many.others)
     sentences = (
-        f"256 images over 64 GPUs leave {few.images // 64} images, {few.rows // 64} rows, to a GPU: {networks} of "
-        f"networks beside {loss} of loss and {waiting} of waiting. That is {speedup(few, assumed):.0f} times the speed "
-        f"of one GPU; 8 GPUs are {speedup(small, assumed):.1f} times as fast.",
-        f"With 4,096 images the loss, which every rank computes of all rows, takes {percent(share)} of a step, "
-        f"{percent(pairs)} of it for the contrast's pairs: 64 GPUs are {speedup(many, assumed):.1f} times as fast as "
-        f"one, and beyond {enough(many, assumed):.0f} GPUs most of the time goes there.",
-        "The next step would be to deal the rows of projector and contrast to the ranks, which is not built. By the "
-        f"same assumptions 64 GPUs would then be {dealt:.0f} times as fast as one, at best.",
+        f"With 256 images on 64 GPUs, every GPU has {few.images // 64} images, or {few.rows // 64} rows. A step takes "
+        f"{networks} for the networks, {loss} for the loss and {waiting} for waiting. This is "
+        f"{speedup(few, assumed):.0f} times as fast as one GPU. 8 GPUs are {speedup(small, assumed):.1f} times as fast "
+        "as one.",
+        f"With 4,096 images on 64 GPUs, the loss takes {percent(share)} of a step, because every rank computes it for "
+        f"all rows. The pairs of the contrast are {percent(pairs)} of the loss. 64 GPUs are "
+        f"{speedup(many, assumed):.1f} times as fast as one. With more than {useful_ranks(many, assumed):.0f} GPUs, "
+        "most of the time goes to the loss.",
+        "To be faster, the ranks would have to share the rows of the projector and of the contrast. This is not "
+        "implemented. With the same assumptions, 64 GPUs would then be at most "
+        f"{split_speedup:.0f} times as fast as one.",
     )
     return "\n".join(f"{number}. {sentence}" for number, sentence in enumerate(sentences, 1))
 
 
 def text(assumed: Assumed = Assumed()) -> str:
-    """The tables, and what they come to, in Markdown."""
+    """Return all tables and the conclusion, in Markdown."""
     jobs = [imagenet(*job) for job in JOBS]
-    return "\n\n".join((counted(jobs), estimated(jobs, assumed), by_training(jobs[0], assumed), conclusion(assumed)))
+    return "\n\n".join((counted(jobs), estimated(jobs, assumed), whole_training(jobs[0], assumed), conclusion(assumed)))

@@ -1,4 +1,4 @@
-"""How much is measured. Tests take less; nothing else should."""
+"""The settings of the benchmarks: how much is measured."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -9,7 +9,7 @@ import torch
 
 from pckd_nb.evaluation import make_fabric
 
-USED = {  # the settings that each part's numbers depend on
+USED = {  # part → the settings that its numbers depend on
     "steps": (
         "repetitions", "pairs", "batch_sizes", "train_size", "rows", "workers", "steps", "warmup", "peak_side",
         "peak_seconds", "copied_mebibytes", "teacher_train_size", "teacher_epochs",
@@ -30,8 +30,8 @@ USED = {  # the settings that each part's numbers depend on
     "memory": ("memory_epochs", "memory_networks", "memory_train_size", "memory_teacher_epochs"),
 }  # fmt: skip
 PAIRS = {"wrn": ("wrn_40_2", "wrn_16_2"), "resnet": ("resnet56", "resnet20")}
-# Seconds planned for each part on two cores with AVX2 alone: 20 minutes together. A part that takes turns makes fewer
-# rounds, three at least, where the planned time runs out.
+# Planned seconds per part, on two CPU cores with AVX2: 20 minutes in total. If the planned time runs out, a part
+# measures fewer rounds, but at least three.
 PLANNED = {
     "steps": 420, "data": 30, "folders": 60, "contrast": 60, "import": 60, "sweep": 180, "tsne": 90, "accuracy": 180,
     "memory": 120,
@@ -40,55 +40,54 @@ PLANNED = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes of all measurements. The defaults fit in 20 minutes on a slow machine; see `full` for larger ones.
+    """Settings of all measurements. The defaults take at most 20 minutes on a slow machine; `full` measures more.
 
     Parameters
     ----------
     accelerator : str
         Lightning Fabric's name of the device.
     repetitions : int
-        Rounds behind each median, at most.
+        Maximum number of rounds for each median.
     root : Path or None
-        Folder of generated data sets. None takes the package's default.
+        Folder of generated data sets. None means the default of the package.
     planned : dict of str to float
-        Seconds for each part, by its name.
+        Part → planned seconds.
     teacher_train_size : int
-        shapes100 images that prepare the teachers of `steps` and `sweep`.
+        Number of shapes100 images for the teachers of the parts steps and sweep.
     teacher_epochs : dict of str to int
-        Epochs that a teacher is trained for, by its name. A teacher that is not named is not trained, see
-        `work.untrained_teacher`.
+        Teacher → epochs that it is trained for. Other teachers are not trained; see `work.untrained_teacher`.
     pairs : dict of str to tuple of str
-        Teacher and student, by the name of the pair.
+        Name of the pair → teacher and student.
     batch_sizes : tuple of int
-        Images per step. The bars are about the first.
+        Images per step. The targets of the report are for the first batch size.
     train_size : int
-        shapes100 images that the batches are drawn from.
+        Number of shapes100 images from which batches are drawn.
     rows : int
-        Length of the training that the automatic decision about compiling is asked about.
+        Length of the training for which the package decides whether to compile.
     workers : int
-        Processes that load images for the plain loop.
+        Number of processes that load images.
     steps, warmup : int
-        Steps in each round, and uncounted steps before the first.
+        Steps per round, and steps before the first round.
     peak_side, peak_seconds : int, float
-        The matrix product that defines the peak.
+        Size of the matrix product that defines the peak speed, and the time to measure it.
     copied_mebibytes : int
-        The copy that defines the speed of memory.
+        Size of the copy that defines the speed of memory.
     data_batches : int
-        Batches in each round of the data part.
+        Batches per round of the part data.
     folder_images : dict of str to int
-        Images in a folder of JPEG files, by their side in pixels.
+        Side in pixels → number of images in the folder of JPEG files.
     contrast_batches : tuple of int
-        Images of four views each, the smaller batch first.
+        Images with four views each, the smaller batch first.
     import_repetitions : int
-        Fresh interpreters for each import.
+        Number of new Python processes per import.
     sweep_networks, accuracy_networks, memory_networks : tuple of str
         Teacher and student of the small trainings.
     tsne_points, tsne_repetitions : int
-        Points without the 100 centers, and maps by each library.
+        Points without the 100 centers, and maps per library.
     accuracy_data : str
-        Data set of the accuracy part. accuracy_train_size and accuracy_test_size are of shapes100.
+        Data set of the part accuracy. If it is shapes100, its size is accuracy_train_size and accuracy_test_size.
     memory_epochs : dict of str to int
-        Epochs of a distillation, by data set. memory_train_size is of shapes100.
+        Data set → epochs of the distillation. The size of shapes100 is memory_train_size.
     """
 
     accelerator: str = "auto"
@@ -102,7 +101,7 @@ class Settings:
     pairs: dict[str, tuple[str, str]] = field(default_factory=lambda: dict(PAIRS))
     batch_sizes: tuple[int, ...] = (64,)
     train_size: int = 512
-    rows: int = 240 * 50_000 * 4  # of a training at the paper's length, for which "auto" decides about compiling
+    rows: int = 240 * 50_000 * 4  # a training of the paper's length
     workers: int = 2
     steps: int = 1
     warmup: int = 1
@@ -139,14 +138,18 @@ class Settings:
 
     @property
     def device(self) -> torch.device:
+        """The device of the accelerator."""
         return make_fabric(self.accelerator)[0].device
 
     def used_by(self, part: str) -> dict[str, Any]:
-        """What `part` depends on, as JSON gives it back."""
+        """Return the settings that the numbers of a part depend on, as JSON can store them."""
         return json.loads(json.dumps({name: getattr(self, name) for name in USED[part]}))
 
     def full(self) -> "Settings":
-        """Trained teachers and longer studies: an hour on a fast machine with two cores, three on a slow one."""
+        """Return settings with trained teachers and longer measurements.
+
+        They take an hour on a fast machine with two cores, and three hours on a slow one.
+        """
         return replace(
             self,
             planned={},
@@ -159,7 +162,7 @@ class Settings:
         )  # fmt: skip
 
     def for_device(self) -> "Settings":
-        """Larger batches and more steps where there is a GPU."""
+        """Return settings with larger batches and more steps, if there is a GPU."""
         if self.device.type != "cuda":
             return self
         return replace(

@@ -1,4 +1,4 @@
-"""Training steps: pckd_nb, the plain reference loop and the floor; where the time goes; the device's peak."""
+"""Time training steps of pckd_nb, of the plain loop and of the networks alone. Compare them with the peak speed."""
 
 import math
 import statistics
@@ -20,18 +20,19 @@ from .measure import Stopwatch, Variant, interleave, matmul_peak, memory_bandwid
 from .settings import Settings
 from .work import BareLoop, PackageLoop, Pair
 
-SHARE_OF_ROUNDS = 0.6  # of the planned time; the rest is for teacher, cache, compiling and profiles
+SHARE_OF_ROUNDS = 0.6  # of the planned time; the rest is for the teacher, its cache, compiling and profiles
 FLOAT32, BFLOAT16, TF32 = "float32", "bfloat16", "tfloat32"
 PARTS = ("data", "teacher", "student forward", "loss terms", "backward", "optimizer", "record keeping", "other")
 
 
 def run(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
+    """Measure all pairs of networks at all batch sizes."""
     values: dict[str, float] = {}
     bandwidth = memory_bandwidth(settings.device, settings.copied_mebibytes, settings.peak_seconds)
     details: dict[str, Any] = {"peaks_flops": peaks(settings), "bytes_per_second": bandwidth, "pairs": {}}
     for pair in settings.pairs:
         for batch_size in settings.batch_sizes:
-            torch.compiler.reset()  # what an earlier pair compiled
+            torch.compiler.reset()  # forget what was compiled for an earlier pair
             with TemporaryDirectory() as folder:
                 found = measure_pair(settings, pair, batch_size, Path(folder), details["peaks_flops"], bandwidth)
             details["pairs"].setdefault(pair, {})[str(batch_size)] = found
@@ -46,14 +47,19 @@ def run(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
 def measure_pair(
     settings: Settings, pair: str, batch_size: int, folder: Path, peak: dict[str, float], bandwidth: float
 ) -> dict[str, Any]:
-    """Samples per second of every line, the ratios between them, and two profiles. A sample is an image, not a view."""
+    """Measure samples per second of every line of the report, their ratios, and two profiles.
+
+    A sample is an image with all its views.
+    """
     teacher, student = settings.pairs[pair]
     work = Pair(settings, teacher, student, batch_size, folder)
     live, cached, eager = work.live(), work.cached(), work.live(compile=False)
     plain = work.plain(live)
     floors = {"bare": BareLoop(live), "bare, eager": BareLoop(eager)}
     loops: dict[str, Any] = {"plain": plain, "live": live, "cached": cached, **floors}
-    with torch._inductor.config.patch(force_disable_caches=True):  # as on a machine that has not compiled this before
+    with torch._inductor.config.patch(
+        force_disable_caches=True
+    ):  # as if this was never compiled on this machine before
         first = Variant(loops["bare"].step).seconds()
     settle = {"plain": plain.settle}
     variants = {name: Variant(loop.step, settings.steps, settle.get(name)) for name, loop in loops.items()}
@@ -74,14 +80,14 @@ def measure_pair(
         precision = FLOAT32 if name == "plain" else fast
         flops = 3 * forward["student"] + (0 if name == "cached" else forward["teacher"])
         speed = per_second(times, batch_size)
-        ceiling = TF32 if precision == FLOAT32 and TF32 in peak else precision  # cuDNN's own choice for float32
+        peak_name = TF32 if precision == FLOAT32 and TF32 in peak else precision  # the default of cuDNN for float32
         lines[name] = {
             "samples_per_second": speed,
             "seconds_per_step": spread(times),
             "precision": precision,
             "flops_per_sample": flops,
-            "peak": ceiling,
-            "share_of_peak": speed["median"] * flops / peak[ceiling],
+            "peak": peak_name,
+            "share_of_peak": speed["median"] * flops / peak[peak_name],
         }
     shares = {name: profile(loop, settings.steps) for name, loop in (("live", live), ("cached", cached))}
     work_of: dict[str, tuple[float, str]] = {
@@ -121,7 +127,7 @@ def measure_pair(
 
 
 def teacher_peak(form: str, peak: dict[str, float]) -> str:
-    """The peak that a teacher in this form is compared with; for int8 the fastest of all."""
+    """Return the name of the peak that a teacher in this form is compared with. For int8, it is the fastest one."""
     if "int8" in form:
         return max(peak, key=lambda name: peak[name])
     if form in ("float32", "folded"):
@@ -130,22 +136,22 @@ def teacher_peak(form: str, peak: dict[str, float]) -> str:
 
 
 def computing(seconds: float, flops: float, name: str, peak: dict[str, float]) -> dict[str, Any]:
-    """Speed of a piece of a step that computes: `flops` in so many seconds, beside the peak of this name."""
+    """Return the speed of a piece of a step that computes, relative to a peak."""
     return {"seconds": seconds, "flops": flops, "peak": name, "share_of_peak": flops / seconds / peak[name]}
 
 
 def moving(seconds: float, moved: float, bandwidth: float) -> dict[str, Any]:
-    """Speed of a piece of a step that moves so many bytes, beside the fastest copy in memory."""
+    """Return the speed of a piece of a step that copies bytes, relative to the fastest copy in memory."""
     return {"seconds": seconds, "bytes": moved, "peak": "memory", "share_of_peak": moved / seconds / bandwidth}
 
 
 def bytes_per_image(shape: tuple[int, int, int], count: int) -> int:
-    """The least that the data path moves for one image: read its 8-bit pixels, write `count` views in float32."""
+    """Return the bytes that data loading reads and writes per image: 8-bit pixels, and `count` views in float32."""
     return math.prod(shape) * (1 + 4 * count)
 
 
 def loss_flops(loop: PackageLoop) -> int:
-    """FLOPs of the loss terms and the method's heads in one step, without their part of the backward pass."""
+    """Count the FLOPs of the loss terms and of the method's heads in the forward pass of one step."""
     method, found = cast(nn.Module, loop.trainer.method), []
     forward = method.forward
 
@@ -161,8 +167,23 @@ def loss_flops(loop: PackageLoop) -> int:
 
 
 def compiling(first: float, seconds: dict[str, list[float]], flops: int) -> dict[str, float | None]:
-    """Seconds that compiling took, seconds it saves a step, and the FLOPs of the student's training, `flops` a step,
-    after which it has paid back; None where it saves nothing."""
+    """Return what compiling costs and saves.
+
+    Parameters
+    ----------
+    first : float
+        Seconds of the first step, which compiles.
+    seconds : dict
+        Seconds per step of all lines.
+    flops : int
+        FLOPs of the student's training per step.
+
+    Returns
+    -------
+    dict
+        seconds: what compiling took. saved_per_step: seconds. paid_back_flops: FLOPs of the student's training after
+        which compiling has saved more time than it took, or None if it saves nothing.
+    """
     compiled, eager = (statistics.median(seconds[name]) for name in ("bare", "bare, eager"))
     saved = eager - compiled
     paid_back = (first - compiled) / saved * flops if saved > 0 else None
@@ -170,7 +191,7 @@ def compiling(first: float, seconds: dict[str, list[float]], flops: int) -> dict
 
 
 def profile(loop: PackageLoop, steps: int) -> dict[str, float]:
-    """Share of a step's time in each of `PARTS`: clocks around the calls that `Trainer.step` makes."""
+    """Measure the share of the time of a step that each of `PARTS` takes."""
     trainer, watch = loop.trainer, Stopwatch()
     calls = [
         ("data", loop, "read"),
@@ -197,15 +218,17 @@ def profile(loop: PackageLoop, steps: int) -> dict[str, float]:
 
 
 def peaks(settings: Settings) -> dict[str, float]:
-    """FLOP/s of a large matrix product, by type; bfloat16 only where it is native, since one product takes a minute
-    elsewhere."""
+    """Measure the FLOP/s of a large matrix product, by dtype.
+
+    bfloat16 is measured only where it is native, because one product takes a minute elsewhere.
+    """
     measure = partial(matmul_peak, settings.device, side=settings.peak_side, seconds=settings.peak_seconds)
     found = {FLOAT32: measure(torch.float32)}
     if hardware.computes_in_bfloat16(settings.device):
         found[BFLOAT16] = measure(torch.bfloat16)
     if settings.device.type == "cuda":
-        usual = torch.get_float32_matmul_precision()
+        before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("high")
         found[TF32] = measure(torch.float32)
-        torch.set_float32_matmul_precision(usual)
+        torch.set_float32_matmul_precision(before)
     return found

@@ -1,4 +1,4 @@
-"""Whole trainings and maps: a sweep with a shared teacher cache, accuracy of the fast path, t-SNE by two libraries."""
+"""Measure whole trainings: a sweep with a teacher cache, the accuracy of fast training, and t-SNE of two libraries."""
 
 import copy
 import json
@@ -28,12 +28,14 @@ from .settings import Settings
 from .work import load_shapes, make_teacher, make_trainer
 
 SPLITS = ("train", "test")
-Keep = Callable[[list[dict[str, Any]]], None]
+SaveRows = Callable[[list[dict[str, Any]]], None]
 
 
 def sweep(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
-    """Five runs in processes of their own, beside one process that makes all five and shares a teacher cache, which
-    its first trial fills. Both are timed from the start of the interpreter to its end."""
+    """Compare five runs in separate processes with five runs in one process that share a teacher cache.
+
+    The first run fills the cache. The start of the processes is part of the time.
+    """
     make_teacher(settings, settings.sweep_networks[0])
     single = [seconds_of(settings, (beta_cc,)) for beta_cc in settings.sweep_beta_cc]
     with TemporaryDirectory() as folder:
@@ -46,7 +48,7 @@ def sweep(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
 
 
 def seconds_of(settings: Settings, values: tuple[float, ...], cache: str | None = None) -> float:
-    """Seconds of a process that makes a run for every value of β_cc."""
+    """Return the seconds of a process that trains one run per value of β_cc."""
     arguments = json.dumps({**asdict(settings), "root": settings.root and str(settings.root)}), values, cache
     code = f"from benchmarks.studies import trials; trials(*{arguments!r})"
     started = time.perf_counter()
@@ -55,7 +57,7 @@ def seconds_of(settings: Settings, values: tuple[float, ...], cache: str | None 
 
 
 def trials(settings: str, values: tuple[float, ...], cache: str | None) -> None:
-    """Distil a student for every value of β_cc. settings: as JSON."""
+    """Distil one student per value of β_cc. The settings are JSON."""
     chosen = Settings(**json.loads(settings))
     data = load_shapes(chosen, chosen.sweep_train_size, chosen.sweep_test_size)
     teacher = make_teacher(chosen, chosen.sweep_networks[0])
@@ -66,14 +68,24 @@ def trials(settings: str, values: tuple[float, ...], cache: str | None) -> None:
         pckd.distill(student, copy.deepcopy(teacher), data, pckd.PCKD(beta_cc=beta_cc), recipe, seed=0, **options)
 
 
-def accuracy(settings: Settings, done: list[dict[str, Any]], keep: Keep) -> tuple[dict[str, float], dict[str, Any]]:
-    """The same recipe on the fast path and in plain float32, a pair of runs for every seed. done: rows that an
-    interrupted run left; keep: called with all rows after every seed."""
+def accuracy(
+    settings: Settings, done: list[dict[str, Any]], save_rows: SaveRows
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Compare the accuracy of fast training with that of plain float32, with one pair of runs per seed.
+
+    Parameters
+    ----------
+    settings : Settings
+    done : list of dict
+        Rows of an interrupted measurement.
+    save_rows : callable
+        Called with all rows after every seed.
+    """
     rows = list(done)
     for seed in settings.accuracy_seeds:
         if seed not in [row["seed"] for row in rows]:
             rows.append({"seed": seed, **accuracy_of_seed(settings, seed)})
-            keep(rows)
+            save_rows(rows)
     fast, plain = ([row[name] for row in rows] for name in ("fast", "plain"))
     values = {"accuracy_difference": statistics.fmean(fast) - statistics.fmean(plain)}
     if len(rows) > 1:
@@ -85,8 +97,11 @@ def accuracy(settings: Settings, done: list[dict[str, Any]], keep: Keep) -> tupl
 
 
 def accuracy_of_seed(settings: Settings, seed: int) -> dict[str, float]:
-    """Accuracies in percent: of the student by both paths on the test images, and of their teacher in both forms on
-    training and test images together, since one of a few test images is too much for a bar of 0.1 points."""
+    """Return the accuracies of one seed in percent.
+
+    Those of the student are on the test images, and those of the teacher on training and test images. The few test
+    images alone are not precise enough for a target of 0.1 points.
+    """
     if settings.accuracy_data == "shapes100":
         data = load_shapes(settings, settings.accuracy_train_size, settings.accuracy_test_size)
     else:
@@ -115,7 +130,7 @@ def accuracy_of_seed(settings: Settings, seed: int) -> dict[str, float]:
 
 @torch.no_grad()
 def fast_teacher_accuracy(teacher: Classifier, data: Dataset, student: str, **options: Any) -> float:
-    """Top-1 accuracy in percent, on training and test images, of the teacher as training runs it."""
+    """Return the accuracy in percent, on training and test images, of the teacher in the form that training uses."""
     trainer = make_trainer(pckd.create_model(student, data, seed=0), teacher, data, **options)
     correct = []
     for split in (getattr(trainer.data, name) for name in SPLITS):
@@ -123,13 +138,13 @@ def fast_teacher_accuracy(teacher: Classifier, data: Dataset, student: str, **op
             (images,) = split.read([index])
             x = views.normalise(images, trainer.mean, trainer.std).contiguous(memory_format=torch.channels_last)
             assert trainer.teacher is not None
-            guess = trainer.teacher.network(x).logits.argmax(1)
-            correct.append(guess == split.labels[index.to(guess.device)])
+            prediction = trainer.teacher.network(x).logits.argmax(1)
+            correct.append(prediction == split.labels[index.to(prediction.device)])
     return 100 * torch.cat(correct).double().mean().item()
 
 
 def tsne(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
-    """Seconds and neighbourhoods of maps of features and centers, the seeds by turns; openTSNE as in `analysis`."""
+    """Compare the time and quality of t-SNE maps of two libraries. openTSNE has the settings of `analysis`."""
     from sklearn.manifold import TSNE
 
     from pckd_nb.analysis import tsne_map
@@ -161,9 +176,10 @@ def tsne(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
 
 
 def mixture(points: int, classes: int = 100, width: int = 64, noise: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
-    """Points (points + classes, width), as `analysis.embed` prepares them, and the label of each.
+    """Return random points (points + classes, width), as `analysis.embed` prepares them, and their labels.
 
-    Features from a mixture of `classes` Gaussians, `noise` times as wide as their centers are spread; then the centers.
+    First come features from a mixture of Gaussians, one per class, then the centers of the classes. `noise` is the
+    standard deviation within a class, relative to that of the centers.
     """
     generator = np.random.default_rng(0)
     centers = generator.standard_normal((classes, width))
@@ -173,18 +189,24 @@ def mixture(points: int, classes: int = 100, width: int = 64, noise: float = 1.5
 
 
 def neighbours(x: np.ndarray, k: int = 10) -> np.ndarray:
-    """The k nearest of every row, itself not among them, (N, k)."""
+    """Return the indices of the k nearest neighbours of every row, (N, k)."""
     return NearestNeighbors(n_neighbors=k).fit(x).kneighbors(return_distance=False)
 
 
 def purity(nearest: np.ndarray, labels: np.ndarray) -> float:
-    """Share of neighbours of the same class."""
+    """Return the share of neighbours with the same class."""
     return float((labels[nearest] == labels[:, None]).mean())
 
 
 def quality(points: np.ndarray, xy: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """neighbours_kept: mean share of the 10 nearest points that are among the 10 nearest on the map · purity: mean
-    share of the 10 nearest on the map that are of the same class."""
+    """Return the quality of a map.
+
+    Returns
+    -------
+    dict
+        neighbours_kept: share of the 10 nearest neighbours that are also among the 10 nearest on the map. purity: share
+        of the 10 nearest neighbours on the map with the same class.
+    """
     before, after = neighbours(points), neighbours(xy)
     kept = np.mean([len(np.intersect1d(a, b)) / len(a) for a, b in zip(before, after, strict=True)])
     return {"neighbours_kept": float(kept), "purity": purity(after, labels)}

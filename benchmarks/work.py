@@ -1,4 +1,4 @@
-"""Trainings to time: the Trainer that `pckd_nb.distill` builds, step by step. Changes there are followed here."""
+"""Training loops to time. They use the Trainer of `pckd_nb.distill` step by step, and must follow changes there."""
 
 import copy
 import dataclasses
@@ -26,19 +26,20 @@ from .reference import PlainLoop
 from .settings import Settings
 
 SEED = 0
-UNTRAINED = 1  # version of `untrained_teacher`, whose results are kept
+UNTRAINED_VERSION = 1  # of `untrained_teacher`, whose results are stored
 BRANCH_SCALE = 0.25
 STATISTICS_BATCHES = 4
 
 
 def load_shapes(settings: Settings, train_size: int, test_size: int = 100) -> Dataset:
+    """Load shapes100."""
     return pckd.load_dataset("shapes100", settings.root, train_size=train_size, test_size=test_size)
 
 
 def make_teacher(settings: Settings, name: str) -> Classifier:
-    """A frozen teacher for shapes100, trained for `settings.teacher_epochs` epochs, or `untrained_teacher`.
+    """Return a teacher for shapes100: trained for `settings.teacher_epochs` epochs, or an `untrained_teacher`.
 
-    It is kept beside the generated data: later calls only load it.
+    It is stored next to the generated data, and later calls load it.
     """
     data = load_shapes(settings, settings.teacher_train_size)
     epochs = settings.teacher_epochs.get(name, 0)
@@ -49,7 +50,7 @@ def make_teacher(settings: Settings, name: str) -> Classifier:
         out /= f"{name}-{len(data.train)}-{epochs}-{settings.device.type}"
         pckd.fit(teacher, data, recipe, seed=SEED, out=out, resume=True, accelerator=settings.accelerator)
         return teacher.eval()
-    file = out / f"{name}-{len(data.train)}-untrained-{UNTRAINED}.pt"
+    file = out / f"{name}-{len(data.train)}-untrained-{UNTRAINED_VERSION}.pt"
     if file.exists():
         teacher = pckd.create_model(name, data, seed=SEED)
         teacher.load_state_dict(torch.load(file, weights_only=True))
@@ -64,23 +65,24 @@ def make_teacher(settings: Settings, name: str) -> Classifier:
 
 @torch.no_grad()
 def untrained_teacher(name: str, data: Dataset, device: torch.device) -> Classifier:
-    """A network with fresh weights that a cheap form suits about as well as a trained one, in seconds.
+    """Make a teacher for timing within seconds: without training, but accurate in low precision.
 
-    To time a step a teacher needs no knowledge, but low precision must not spoil its answers: fresh weights alone
-    are off by 2 % in bfloat16 and by up to 9 % in int8, mostly because errors grow from block to block. So
+    The time of a step does not depend on what the teacher has learned. But in low precision, the logits of initial
+    weights have large errors, which grow from block to block: 2 % in bfloat16, and up to 9 % in int8. Three changes
+    make them as small as those of a trained teacher:
 
-    - the second BatchNorm of every block has a small scale, as many trainings start with;
-    - BatchNorm's statistics come from one forward pass over training images;
-    - the last layer is the nearest-class-mean classifier, whose centers are the mean features of each class.
+    - The second BatchNorm of every block has a small scale.
+    - The statistics of BatchNorm come from one forward pass over training images.
+    - The last layer is a nearest-class-mean classifier: its centers are the mean features of the classes.
 
     Parameters
     ----------
     name : str
-        A network's name, as in `pckd_nb.create_model`.
+        Name of the network, as in `pckd_nb.create_model`.
     data : Dataset
-        Where the training images come from.
+        The data set of the training images.
     device : torch.device
-        Where to compute.
+        Device of the computation.
 
     Returns
     -------
@@ -98,7 +100,7 @@ def untrained_teacher(name: str, data: Dataset, device: torch.device) -> Classif
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
         layer.reset_running_stats()
-        layer.momentum = None  # the mean over all batches
+        layer.momentum = None  # average over all batches
     teacher.train()
     for x in batches[:STATISTICS_BATCHES]:
         teacher.features(x)
@@ -115,7 +117,7 @@ def untrained_teacher(name: str, data: Dataset, device: torch.device) -> Classif
 
 
 def make_trainer(student: Classifier, teacher: Classifier, data: Dataset, **options: Any) -> training.Trainer:
-    """What `distill` with these options makes of copies of the networks, just before its first step."""
+    """Return the Trainer that `distill` makes with these options for copies of the networks, before its first step."""
     caught: list[training.Trainer] = []
     with mock.patch.object(training.Trainer, "train", lambda self: caught.append(self)):
         pckd.distill(copy.deepcopy(student), copy.deepcopy(teacher), data, pckd.PCKD(), seed=SEED, **options)
@@ -123,7 +125,7 @@ def make_trainer(student: Classifier, teacher: Classifier, data: Dataset, **opti
 
 
 class PackageLoop:
-    """pckd_nb's training of a pair of networks; `step` does what `Trainer.train` does for one batch of epoch 1."""
+    """The training loop of pckd_nb. `step` does the same as `Trainer.train` for one batch of epoch 1."""
 
     def __init__(self, trainer: training.Trainer):
         self.trainer = trainer
@@ -142,29 +144,34 @@ class PackageLoop:
             yield from zip(batches, trainer.read_images(batches, 1), strict=True)
 
     def read(self) -> tuple[Tensor, Tensor]:
-        """The next batch: its positions in the training set, and its images on the device."""
+        """Return the next batch: its indices in the training set, and its images on the device."""
         index, images = next(self.stream)
         return index.to(self.trainer.fabric.device), images
 
     def input(self) -> Tensor:
-        """The next batch as the networks get it: cropped, normalised, turned, channels_last."""
+        """Return the input of the networks for the next batch: cropped, normalised and rotated, in channels_last."""
         index, images = self.read()
         return self.trainer.make_inputs(images, index)[0]
 
     def step(self) -> None:
+        """Do one training step."""
         index, images = self.read()
         correct, terms = self.trainer.step(images, index, 1, 0)
         self.trainer.recorder.record_step(index, correct, terms)
 
 
 class BareLoop:
-    """The floor: forward and backward of the student and forward of the teacher of a `PackageLoop`, on the same rows in
-    the same precision and memory layout. No data, no loss but a sum, no optimizer, no books."""
+    """The networks alone: a lower limit for the time of a step of a `PackageLoop`.
+
+    It does the forward and backward pass of the student and the forward pass of the teacher, on the same rows, in the
+    same precision and memory layout. There is no data loading, no optimizer and no recording, and the loss is a sum.
+    """
 
     def __init__(self, loop: PackageLoop):
         self.trainer, self.x = loop.trainer, loop.input()
 
     def step(self) -> None:
+        """Do one step."""
         trainer, learner = self.trainer, cast(Learner, self.trainer.learner)
         if trainer.teacher:
             trainer.teacher.network.features(self.x)
@@ -175,50 +182,52 @@ class BareLoop:
 
 
 class OtherProcess:
-    """A loop in a process of its own, as it would run alone: what pckd_nb sets for its whole process, such as how
-    memory is kept, does not reach it. Calls of `step` and `settle` wait for their end."""
+    """A training loop in a process of its own, which the settings of pckd_nb for its own process do not affect."""
 
     def __init__(self, make: Callable[..., Any], *arguments: Any):
         context = multiprocessing.get_context("spawn")
-        self.here, there = context.Pipe()
-        self.process = context.Process(target=_serve, args=(there, make, arguments))
+        self.connection, worker_connection = context.Pipe()
+        self.process = context.Process(target=_serve, args=(worker_connection, make, arguments))
         self.process.start()
-        self._answer()
+        self._wait_for_reply()
 
     def step(self) -> None:
+        """Do one step, and wait for its end."""
         self._call("step")
 
     def settle(self) -> None:
+        """Drop the batches that the workers made in advance."""
         self._call("settle")
 
     def close(self) -> None:
-        self.here.send(None)
+        """End the process."""
+        self.connection.send(None)
         self.process.join()
 
     def _call(self, name: str) -> None:
-        self.here.send(name)
-        self._answer()
+        self.connection.send(name)
+        self._wait_for_reply()
 
-    def _answer(self) -> None:
-        if problem := self.here.recv():
+    def _wait_for_reply(self) -> None:
+        if problem := self.connection.recv():
             raise RuntimeError(problem)
 
 
-def _serve(there: Connection, make: Callable[..., Any], arguments: tuple) -> None:
+def _serve(connection: Connection, make: Callable[..., Any], arguments: tuple) -> None:
     try:
         loop = make(*arguments)
-        there.send(None)
-        while name := there.recv():
+        connection.send(None)
+        while name := connection.recv():
             getattr(loop, name)()
-            there.send(None)
-    except (EOFError, BrokenPipeError):  # whoever asked is gone
+            connection.send(None)
+    except (EOFError, BrokenPipeError):  # the process at the other end has ended
         pass
     except Exception as error:
-        there.send(f"{type(error).__name__}: {error}")
+        connection.send(f"{type(error).__name__}: {error}")
 
 
 class Pair:
-    """The trainings of one teacher and student, at one batch size, all from the same start."""
+    """The training loops of one teacher and student, at one batch size, all with the same initial weights."""
 
     def __init__(self, settings: Settings, teacher: str, student: str, batch_size: int, folder: Path):
         self.settings = settings
@@ -229,6 +238,7 @@ class Pair:
         self.cache = folder / f"{teacher}-{batch_size}"
 
     def live(self, **more: Any) -> PackageLoop:
+        """Return the loop with a live teacher."""
         options: dict[str, Any] = {"recipe": self.recipe, "accelerator": self.settings.accelerator, "progress": False}
         shape = self.data.train.shape
         device = self.settings.device
@@ -238,7 +248,7 @@ class Pair:
         return PackageLoop(make_trainer(self.student, self.teacher, self.data, **options))
 
     def cached(self) -> PackageLoop:
-        """With the teacher's features read from the file that a whole epoch before it has filled."""
+        """Return the loop with a teacher cache, which is filled by a whole epoch before."""
         networks = copy.deepcopy(self.student), copy.deepcopy(self.teacher)
         recipe = dataclasses.replace(self.recipe, epochs=1)
         options: dict[str, Any] = {"accelerator": self.settings.accelerator, "teacher_cache": self.cache}
@@ -246,7 +256,7 @@ class Pair:
         return self.live(teacher_cache=self.cache)
 
     def plain(self, like: PackageLoop) -> OtherProcess:
-        """The reference, whose heads start as those of `like`."""
+        """Return the plain loop, whose heads have the same initial weights as those of `like`."""
         networks = copy.deepcopy(self.student), copy.deepcopy(self.teacher)
-        how = self.settings.device, self.settings.workers
-        return OtherProcess(PlainLoop, *networks, self.data, like.trainer.method, self.recipe, *how)
+        device, workers = self.settings.device, self.settings.workers
+        return OtherProcess(PlainLoop, *networks, self.data, like.trainer.method, self.recipe, device, workers)

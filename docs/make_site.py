@@ -28,7 +28,7 @@ from typer.cli import get_docs_for_click
 import pckd_nb
 from pckd_nb.deprecation import RENAMED
 from pckd_nb.figures import collection
-from pckd_nb.notebooks import DRAWING
+from pckd_nb.notebooks import DRAWING_MODULES
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -215,7 +215,7 @@ def draw(out: Path) -> Path:
     drawn_from = out / "drawn_from"
     runs = ROOT / "data" / "runs"
     total = hashlib.sha256(pckd_nb.__version__.encode())
-    code = (file for pattern in (*DRAWING, "runs.py") for file in (ROOT / "pckd_nb").glob(pattern))
+    code = (file for pattern in (*DRAWING_MODULES, "runs.py") for file in (ROOT / "pckd_nb").glob(pattern))
     for file in sorted((*code, *runs.rglob("*"), *(ROOT / "data" / "paper").glob("*.csv"))):
         if file.is_file():
             total.update(f"{file.relative_to(ROOT)}".encode() + file.read_bytes())

@@ -1,13 +1,24 @@
-"""Understand, run and re-examine PCKD: Preview-based Category Contrastive Learning for Knowledge Distillation.
+"""Understand, run and check PCKD: Preview-based Category Contrastive Learning for Knowledge Distillation.
 
-import pckd_nb as pckd
+A trained network, the teacher, helps to train a smaller one, the student. `pckd.PCKD`, `pckd.KD` and other methods
+define how. `pckd.fit` trains a teacher, `pckd.distill` trains a student, and `pckd.load_run` loads a saved run. To see
+a first result in a terminal, run `pckd-nb demo`.
 
-data    = pckd.load_dataset("shapes100")
-teacher = pckd.create_model("resnet20", data, seed=0)
-student = pckd.create_model("resnet8", data, seed=0)
-pckd.fit(teacher, data)
-run     = pckd.distill(student, teacher, data, pckd.PCKD())
-run.history
+References
+----------
+Ding et al., Preview-based Category Contrastive Learning for Knowledge Distillation, IEEE TCSVT 2025, arXiv 2410.14143.
+
+Examples
+--------
+>>> import pckd_nb as pckd
+>>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+>>> teacher = pckd.create_model("resnet14", data, seed=0)
+>>> student = pckd.create_model("resnet8", data, seed=0)
+>>> recipe = pckd.get_recipe("classroom", epochs=1)
+>>> teacher_run = pckd.fit(teacher, data, recipe, progress=False)
+>>> run = pckd.distill(student, teacher, data, pckd.PCKD(), recipe, progress=False)
+>>> run.title, len(run.history)
+('PCKD resnet8', 1)
 """
 
 import sys
@@ -40,7 +51,7 @@ __all__ = [
     "runs", "transfer", "transfer_table", "views", "widgets", "with_preprocessing",
 ]  # fmt: skip
 
-# module → the names of it that are names of the package, too
+# module → its names that are also names of the package
 _NAMES = {
     "checkpoints": ("load_checkpoint",),
     "data": ("Dataset", "load_dataset"),
@@ -56,7 +67,7 @@ _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names
 
 
 def __getattr__(name: str) -> Any:
-    """Import a module of the package, or what one of them holds, when it is first used: torch alone takes seconds."""
+    """Import a module or a name of the package when it is first used, because the import of torch takes seconds."""
     if name == "__version__":
         from importlib.metadata import version
 
@@ -74,23 +85,23 @@ def __dir__() -> list[str]:
 
 
 def _submodule(name: str) -> ModuleType:
-    """The module of this name. Raises AttributeError if there is none."""
-    full = f"{__name__}.{name}"
+    """Import the module of this name, or raise AttributeError."""
+    full_name = f"{__name__}.{name}"
     try:
         if not name.startswith("_"):
-            return import_module(full)
+            return import_module(full_name)
     except ModuleNotFoundError as error:
-        if error.name != full:
+        if error.name != full_name:
             raise
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
 class _Package(ModuleType):
-    """Keeps the function `transfer` from being hidden by the module of that name, which Python binds on its import."""
+    """Makes `pckd.transfer` the function, not the module of the same name that Python would store there on import."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        hides = name == "transfer" and isinstance(value, ModuleType)
-        super().__setattr__(name, value.transfer if hides else value)
+        is_module = name == "transfer" and isinstance(value, ModuleType)
+        super().__setattr__(name, value.transfer if is_module else value)
 
 
 sys.modules[__name__].__class__ = _Package

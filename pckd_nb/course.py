@@ -1,4 +1,13 @@
-"""What the notebooks of the course share: recorded runs, and the check of an answer."""
+"""Functions for the notebooks of the course: recorded runs, short trainings, and answers to exercises.
+
+Examples
+--------
+>>> from pckd_nb.course import check
+>>> check(0.5, 1 / 2)
+Right.
+>>> check(0.4, 1 / 2, hint="Compute the mean, not the sum.")
+Not yet. Compute the mean, not the sum.
+"""
 
 import os
 from pathlib import Path
@@ -8,6 +17,7 @@ import numpy as np
 import torch
 
 from . import hardware
+from .deprecation import renamed_arguments
 from .html import counted
 from .runs import Run, load_run, load_runs
 
@@ -15,48 +25,96 @@ RECORDED = Path(__file__).resolve().parent.parent / "data" / "runs"
 
 
 def recorded(place: str) -> Run:
-    """A recorded run by its place below data/runs: "teachers/shapes100", "shapes100/resnet20-resnet8/pckd/seed0".
+    """Load a recorded run.
 
-    Raises FileNotFoundError where there is none; recorded runs come with a clone of the repository.
+    Parameters
+    ----------
+    place : str
+        Path below data/runs, such as "teachers/shapes100" or "shapes100/resnet20-resnet8/pckd/seed0".
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such run, or no recorded runs at all. Only a clone of the repository has them.
     """
     return load_run(_folder(place))
 
 
 def recorded_runs(place: str = "") -> list[Run]:
-    """All recorded runs below a place; errors as `recorded`."""
+    """Load all recorded runs in a folder and the folders below it.
+
+    Parameters
+    ----------
+    place : str
+        Path below data/runs. The default is all recorded runs.
+
+    Returns
+    -------
+    list of Run
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are no recorded runs. Only a clone of the repository has them.
+    """
     return load_runs(_folder(place))
 
 
-def live_epochs(epochs: int, least: int = 1) -> int:
-    """How many epochs a live training of a notebook gets on this machine, and say so where it is fewer.
+@renamed_arguments(least="minimum")
+def live_epochs(epochs: int, minimum: int = 1) -> int:
+    """Return how many epochs a notebook trains on this machine, and print a note if it is fewer than planned.
 
     Parameters
     ----------
     epochs : int
-        What the text of the notebook speaks of, on a machine of ordinary speed.
-    least : int
-        What the lesson needs.
+        Number of epochs on a machine of ordinary speed.
+    minimum : int
+        Number of epochs that the lesson needs at least.
 
     Returns
     -------
     int
-        `epochs` divided by how much slower this machine is, see `hardware.slowness`; from `least` to `epochs`. All of
-        them where the environment variable PCKD_ALL_EPOCHS is set, as for the notebooks that are stored.
+        On a slow machine, `epochs` divided by how many times slower it is (see `hardware.slowness`), but at least
+        `minimum`. Otherwise `epochs`. Always `epochs` if the environment variable PCKD_ALL_EPOCHS is set, as it is when
+        the notebooks are stored.
     """
     if os.environ.get("PCKD_ALL_EPOCHS"):
         return epochs
     slowness = hardware.slowness()
-    found = min(epochs, max(least, round(epochs / slowness)))
-    if found < epochs:
-        fewer = f"{counted(found, 'epoch')} in place of {epochs}"
+    chosen = min(epochs, max(minimum, round(epochs / slowness)))
+    if chosen < epochs:
+        fewer = f"{counted(chosen, 'epoch')} instead of {epochs}"
         print(f"This machine trains {slowness:.1f} times slower than most: {fewer}.")
-    return found
+    return chosen
 
 
 def check(answer: Any, expected: Any, hint: str = "", tolerance: float = 1e-4) -> None:
-    """Say whether the answer to an exercise is right; if not, give the hint. Numbers, arrays and tensors, with a
-    gradient or without, are compared to a tolerance, relative and absolute, all else by equality; an array of one
-    element is a number. None and ... are no answer yet."""
+    """Print whether the answer to an exercise is right, and a hint if it is not.
+
+    Numbers, arrays and tensors are compared up to a tolerance. An array with one element counts as a number. All other
+    objects must be equal.
+
+    Parameters
+    ----------
+    answer : object
+        The student's answer. None and `...` mean that there is no answer yet.
+    expected : object
+        The right answer.
+    hint : str
+        Printed after a wrong answer.
+    tolerance : float
+        Relative and absolute tolerance for numbers.
+
+    Examples
+    --------
+    >>> from pckd_nb.course import check
+    >>> check(0.33333, 1 / 3)
+    Right.
+    """
     if answer is None or answer is ...:
         print("No answer yet.")
     elif _same(answer, expected, tolerance):
@@ -82,5 +140,5 @@ def _numbers(x: Any) -> np.ndarray:
 
 def _folder(place: str) -> Path:
     if not RECORDED.is_dir():
-        raise FileNotFoundError(f"recorded runs come with a clone of the repository; '{RECORDED}' is not there")
+        raise FileNotFoundError(f"there are no recorded runs in '{RECORDED}': they come with a clone of the repository")
     return RECORDED / place

@@ -1,4 +1,4 @@
-"""The main job, as `pckd-nb demo` runs it: a teacher, one student trained three ways, a table and a report."""
+"""The demo of `pckd-nb demo`: a teacher, one student trained in three ways, a table of results, and a report."""
 
 import math
 import os
@@ -29,17 +29,30 @@ from .runs import Run
 from .training import teacher as teaching
 
 NOTEBOOK = REPOSITORY / "notebooks" / "00_start_here.ipynb"
-RECORDED, RECORD = REPOSITORY / "data" / "runs", Path("teachers") / "shapes100"
+RECORDED = REPOSITORY / "data" / "runs"
+RECORDED_TEACHER = Path("teachers") / "shapes100"  # below RECORDED
 DEFAULT_RUNS = Path("runs") / "demo"
 STAGES = ("teacher", "supervised", "kd", "pckd")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the demo trains, on how many images of shapes100, and for how many epochs.
+    """What the demo trains.
 
-    recorded_teacher: take the teacher of the recorded runs, where they are at hand, as in a clone of the repository.
-    Else it is trained, for `teacher_epochs`.
+    Parameters
+    ----------
+    teacher, student : str
+        Names of the networks.
+    train_size, test_size : int
+        Number of training and test images of shapes100.
+    epochs : int
+        Number of epochs of every student.
+    teacher_epochs : int
+        Number of epochs of the teacher, if it is trained.
+    recorded_teacher : bool
+        Whether to use the teacher of the recorded runs in place of training one. Only a clone of the repository has it;
+        otherwise the teacher is trained.
+    seed : int
     """
 
     teacher: str = "resnet20"
@@ -52,89 +65,160 @@ class Plan:
     seed: int = 0
 
     def recipe(self, stage: str) -> Recipe:
-        """Of a stage."""
+        """Return the recipe of a stage.
+
+        Parameters
+        ----------
+        stage : str
+            One of `STAGES`.
+
+        Returns
+        -------
+        Recipe
+        """
         return get_recipe("classroom", epochs=self.teacher_epochs if stage == "teacher" else self.epochs)
 
     def steps(self, stage: str) -> int:
-        """Training steps of a stage."""
-        if stage == "teacher" and self.record():
+        """Return the number of training steps of a stage.
+
+        Parameters
+        ----------
+        stage : str
+            One of `STAGES`.
+
+        Returns
+        -------
+        int
+            0 for a recorded teacher.
+        """
+        if stage == "teacher" and self.find_recorded_teacher():
             return 0
         recipe = self.recipe(stage)
         return views.steps_per_epoch(self.train_size, recipe.batch_size) * recipe.epochs
 
-    def record(self) -> Run | None:
-        """The recorded teacher, if the plan wants it and it is there."""
-        if not (self.recorded_teacher and (RECORDED / RECORD / "run.json").is_file()):
+    def find_recorded_teacher(self) -> Run | None:
+        """Return the run of the recorded teacher.
+
+        Returns
+        -------
+        Run or None
+            None if this plan trains a teacher, or if there are no recorded runs.
+        """
+        if not (self.recorded_teacher and (RECORDED / RECORDED_TEACHER / "run.json").is_file()):
             return None
-        return runs.load_run(RECORDED / RECORD)
+        return runs.load_run(RECORDED / RECORDED_TEACHER)
 
     def stages(self) -> dict[str, tuple[str, str, Method]]:
-        """By name: what happens in a stage, the network it trains, and how."""
-        learns = f"A {self.teacher} has learned from the labels; its run is recorded." if self.record() else (
-            f"A {self.teacher} learns from the labels."
-        )  # fmt: skip
-        first = f"{learns} It will be the teacher."
-        alone = f"A {self.student}, much smaller, learns alone. What follows has to beat it."
-        by_kd = f"The same {self.student} also copies the teacher's probabilities: KD."
-        by_pckd = f"The same {self.student} also learns its categories, from four sides, easy first: PCKD."
+        """Return what is trained in each stage.
+
+        Returns
+        -------
+        dict
+            Name of the stage → (one sentence about it, name of the network, method).
+        """
+        if self.find_recorded_teacher():
+            teacher = f"Teacher: a {self.teacher} that was trained on the labels. Its recorded run is used."
+        else:
+            teacher = f"Teacher: a {self.teacher} is trained on the labels."
+        supervised = f"Student without a teacher: a much smaller {self.student} is trained on the labels alone."
+        kd = f"Student with KD: the same {self.student} also learns to predict the teacher's probabilities."
+        pckd = (
+            f"Student with PCKD: the same {self.student} also learns the teacher's features and category centers, from "
+            "rotated views, easy images first."
+        )
         return {
-            "teacher": (first, self.teacher, Supervised()),
-            "supervised": (alone, self.student, Supervised()),
-            "kd": (by_kd, self.student, KD()),
-            "pckd": (by_pckd, self.student, PCKD()),
+            "teacher": (teacher, self.teacher, Supervised()),
+            "supervised": (supervised, self.student, Supervised()),
+            "kd": (kd, self.student, KD()),
+            "pckd": (pckd, self.student, PCKD()),
         }
 
 
-# The same story at several lengths: in fewer epochs the students are further from their end.
+# Students that are trained for fewer epochs are further from their final accuracy.
 SIZES = {
     "small": Plan(epochs=4, recorded_teacher=True),
     "medium": Plan(epochs=6, recorded_teacher=True),
     "full": Plan(),
 }
-MINUTES = 5  # what the size is chosen for
-MEASURED_STEPS = 6  # of each stage; the first two are slower, and left out
-REPORT_STEPS = 250  # of the teacher: the time in which the report is made
+MAX_MINUTES = 5  # the largest size that fits into this time is chosen
+TIMED_STEPS = 6  # per stage; the first two are slower, and are not counted
+REPORT_STEPS = 250  # making the report takes about as long as this many training steps of the teacher
 
 
-class Clock:
-    """Told of every step, it remembers when that was."""
+class StepTimer:
+    """Records the time of every training step. It takes the place of a progress bar in `distill`."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
 
     def update(self, n: float = 1) -> None:
+        """Record the time at the end of a step.
+
+        Parameters
+        ----------
+        n : float
+            Not used. A progress bar has this argument.
+        """
         self.times.append(time.perf_counter())
 
     def set_postfix_str(self, s: str) -> None:
-        """An epoch says nothing of a step's time."""
+        """Do nothing. A progress bar has this method.
+
+        Parameters
+        ----------
+        s : str
+            Not used.
+        """
 
     @property
-    def seconds(self) -> float:
-        """Of a step."""
+    def step_seconds(self) -> float:
+        """Median of the seconds per step, without the first two steps."""
         return statistics.median(np.diff(self.times[2:]))
 
 
 def measure_steps(plan: Plan | None = None) -> dict[str, float]:
-    """Seconds of one training step of every stage on this machine, found by doing a few. Takes some ten seconds."""
+    """Measure how long a training step of each stage takes on this machine. This takes about ten seconds.
+
+    Parameters
+    ----------
+    plan : Plan, optional
+        The default is the plan of size full.
+
+    Returns
+    -------
+    dict
+        Name of the stage → seconds per step.
+    """
     plan = plan or Plan()
     recipe = get_recipe("classroom", epochs=1)
-    data = load_dataset("shapes100", train_size=MEASURED_STEPS * recipe.batch_size, test_size=100)
+    data = load_dataset("shapes100", train_size=TIMED_STEPS * recipe.batch_size, test_size=100)
     seconds, teacher = {}, None
     for name, (_, model, method) in plan.stages().items():
-        network, clock = create_model(model, data, seed=plan.seed), Clock()
-        # a teacher that knows nothing yet takes the form of one that does: only its speed matters here
+        network, timer = create_model(model, data, seed=plan.seed), StepTimer()
+        # use the fast form of the teacher, though it is inaccurate before training: only the speed matters
         with mock.patch.object(teaching, "TOLERANCE", math.inf), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            training.distill(network, teacher, data, method, recipe, progress=clock)
-        seconds[name] = clock.seconds
+            training.distill(network, teacher, data, method, recipe, progress=timer)
+        seconds[name] = timer.step_seconds
         teacher = teacher or network
     return seconds
 
 
-def projected_seconds(plan: Plan, step_seconds: Mapping[str, float]) -> float:
-    """Seconds that the whole demo takes, by those of one step of every stage.
+def estimate_seconds(plan: Plan, step_seconds: Mapping[str, float]) -> float:
+    """Estimate how long the whole demo takes.
 
-    Testing needs a forward pass, a third of a step of one view, for every batch of test images after every epoch.
+    Evaluation after every epoch is included. Its forward pass takes about a third of a training step with one view.
+
+    Parameters
+    ----------
+    plan : Plan
+    step_seconds : dict
+        The result of `measure_steps`.
+
+    Returns
+    -------
+    float
+        Seconds.
     """
     total = REPORT_STEPS * step_seconds["teacher"]
     for stage in STAGES:
@@ -147,84 +231,142 @@ def projected_seconds(plan: Plan, step_seconds: Mapping[str, float]) -> float:
 
 
 def choose_size(step_seconds: Mapping[str, float]) -> str:
-    """The largest of `SIZES` that ends within `MINUTES`; the smallest where none does."""
-    fitting = [name for name, plan in SIZES.items() if projected_seconds(plan, step_seconds) <= 60 * MINUTES]
+    """Return the largest size of the demo that takes at most `MAX_MINUTES`.
+
+    Parameters
+    ----------
+    step_seconds : dict
+        The result of `measure_steps`.
+
+    Returns
+    -------
+    str
+        A key of `SIZES`. The smallest size, if all of them take longer.
+    """
+    fitting = [name for name, plan in SIZES.items() if estimate_seconds(plan, step_seconds) <= 60 * MAX_MINUTES]
     return fitting[-1] if fitting else next(iter(SIZES))
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether there is a finished run in a folder."""
+    """Return whether there is a finished run in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    ValueError
+        If the run.json in the folder cannot be read.
+    """
     return (folder / "run.json").is_file() and runs.read_settings(folder)["status"] == "finished"
 
 
-def size_of(out: Path) -> str | None:
-    """The size of the demo that was begun in `out`; None where there is none, or it is of no size."""
+def find_size(out: Path) -> str | None:
+    """Return the size of a demo that was started before.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of the demo.
+
+    Returns
+    -------
+    str or None
+        A key of `SIZES`. None if no demo was started in this folder, or if its size is unknown.
+    """
     try:
         if (out / "supervised" / "run.json").is_file():
-            begun = runs.read_settings(out / "supervised")
-            found = begun["data"]["train_images"], begun["recipe"]["epochs"]
+            settings = runs.read_settings(out / "supervised")
+            found = settings["data"]["train_images"], settings["recipe"]["epochs"]
             return next((name for name, plan in SIZES.items() if (plan.train_size, plan.epochs) == found), None)
-        begun, record = runs.read_settings(out / "teacher"), SIZES["small"].record()
-        return None if record and begun.get("fingerprint") == record.fingerprint else "full"
+        settings, recorded = runs.read_settings(out / "teacher"), SIZES["small"].find_recorded_teacher()
+        return None if recorded and settings.get("fingerprint") == recorded.fingerprint else "full"
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def take_teacher(record: Run, folder: Path, overwrite: bool) -> Run:
-    """A copy of the recorded run in a folder of the demo. Raises ValueError where another teacher is there."""
+def copy_recorded_teacher(recorded: Run, folder: Path, overwrite: bool) -> Run:
+    """Copy the recorded teacher into the folder of the demo.
+
+    Parameters
+    ----------
+    recorded : Run
+    folder : Path
+        The run folder to create. It can already have the same run.
+    overwrite : bool
+        Whether to replace a run in the folder.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ValueError
+        If the folder has another run and `overwrite` is False.
+    """
     if (folder / "run.json").is_file() and not overwrite:
-        if runs.read_settings(folder).get("fingerprint") != record.fingerprint:
+        if runs.read_settings(folder).get("fingerprint") != recorded.fingerprint:
             how = "overwrite=True replaces it, another out=… keeps it"
-            raise ValueError(f"'{folder}' holds another teacher than this size needs: {how}")
+            raise ValueError(f"'{folder}' has another teacher than this size needs: {how}")
     else:
         if folder.is_dir():
-            resuming.remove_run(folder)
-        record.save(folder)
+            resuming.clear(folder)
+        recorded.save(folder)
     return runs.load_run(folder)
 
 
 def run_demo(
     out: str | Path = DEFAULT_RUNS, overwrite: bool = False, size: str | None = None, plan: Plan | None = None
 ) -> Path:
-    """Train a teacher and three students into out/teacher, out/supervised, out/kd and out/pckd, and compare them.
+    """Train a teacher and three students, print a table that compares them, and write a report.
+
+    The runs go to out/teacher, out/supervised, out/kd and out/pckd.
 
     Parameters
     ----------
     out : path
-        The folder. Runs that are there are gone on with, or kept where they are finished.
+        The folder. Finished runs in it are kept, and interrupted ones are resumed.
     overwrite : bool
-        Start over.
+        Whether to start again from the beginning.
     size : str, optional
-        One of `SIZES`. Left out, it is the size that was begun in `out`, else the largest that ends in five minutes on
-        this machine, which is measured first.
+        A key of `SIZES`. The default is the size that was started in `out`. If there is none, it is the largest size
+        that takes at most five minutes on this machine.
     plan : Plan, optional
-        What to train, instead of a size.
+        What to train, in place of a size.
 
     Returns
     -------
     Path
-        The report, or `out` where the notebook it is made of is not installed.
+        The report. If the notebook for the report is not installed, it is `out`.
 
     Raises
     ------
     KeyboardInterrupt
-        After Ctrl-C, with what was done so far on disk.
+        After Ctrl-C. Everything trained so far is on disk.
     ValueError
-        For an unknown size, and others as `distill`.
+        If the size is unknown, or if `out` has runs with other settings.
+    OSError
+        If `out` cannot be written, or if one of its folders is not a run.
     """
     out = user_path(out, "out")
     if size is not None and size not in SIZES:
         raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size}")
-    for name in STAGES:  # before anything costs time
+    for name in STAGES:  # before anything that takes time
         resuming.check_run_folder(out / name, resume=not overwrite, overwrite=overwrite)
-    begun = None if overwrite else size_of(out)
-    if not overwrite and all(is_finished(out / name) for name in STAGES):  # nothing to train, so nothing to measure
-        plan, step_seconds = plan or SIZES[size or begun or "full"], dict.fromkeys(STAGES, 0.0)
+    started = None if overwrite else find_size(out)
+    if not overwrite and all(is_finished(out / name) for name in STAGES):  # nothing to train or to measure
+        plan, step_seconds = plan or SIZES[size or started or "full"], dict.fromkeys(STAGES, 0.0)
     else:
         print(f"This machine: {hardware.describe(make_fabric()[0].device)}. Measuring how fast it trains …", flush=True)
         step_seconds = measure_steps(plan)
     if plan is None:
-        size = size or begun or choose_size(step_seconds)
+        size = size or started or choose_size(step_seconds)
         plan = SIZES[size]
         print("\n".join(describe_sizes(step_seconds, size)))
     data = load_dataset("shapes100", train_size=plan.train_size, test_size=plan.test_size)
@@ -232,55 +374,80 @@ def run_demo(
         f"shapes100: {len(data.train):,} training and {len(data.test):,} test images of {data.num_classes} categories"
     )
     trained: list[Run] = []
-    with make_bar(projected_seconds(plan, step_seconds), "demo", "second") as bar:
-        planned = 0.0
-        for number, (name, (why, model, method)) in enumerate(plan.stages().items(), 1):
-            bar.write(f"\n{number}/5 {why}")
-            if name == "teacher" and (record := plan.record()):
-                run = take_teacher(record, out / name, overwrite)
+    with make_bar(estimate_seconds(plan, step_seconds), "demo", "second") as bar:
+        estimated = 0.0
+        for number, (name, (sentence, model, method)) in enumerate(plan.stages().items(), 1):
+            bar.write(f"\n{number}/5 {sentence}")
+            if name == "teacher" and (recorded := plan.find_recorded_teacher()):
+                run = copy_recorded_teacher(recorded, out / name, overwrite)
             else:
-                network = create_model(model, data, seed=plan.seed)  # the same seed: students start alike
+                network = create_model(
+                    model, data, seed=plan.seed
+                )  # with the same seed, all students have the same initial weights
                 run = training.distill(
                     network, trained[0] if trained else None, data, method, plan.recipe(name),
                     seed=plan.seed, out=out / name, resume=not overwrite, overwrite=overwrite,
                     progress=WeightedProgress(bar, step_seconds[name]),
                 )  # fmt: skip
             if not run.finished:
-                print("the same command goes on from here", file=sys.stderr)
+                print("start the same command again to continue", file=sys.stderr)
                 raise KeyboardInterrupt
-            planned += plan.steps(name) * step_seconds[name]
-            bar.update(planned - bar.n)  # where a finished run was kept, or had begun
-            spent = (
-                f"{counted(len(run.history), 'epoch')}, {run.seconds:.0f} s of training on {run.settings['hardware']}"
-            )
-            bar.write(f"    {run.accuracy:.1f} % of the test images right, after {spent}")
+            estimated += plan.steps(name) * step_seconds[name]
+            bar.update(estimated - bar.n)  # steps that were trained before
+            trained_for = f"{counted(len(run.history), 'epoch')} ({run.seconds:.0f} s on {run.settings['hardware']})"
+            bar.write(f"    {run.accuracy:.1f} % accuracy on the test images, after {trained_for}")
             trained.append(run)
-        bar.write("\n" + comparison(trained))
+        bar.write("\n" + comparison_text(trained))
         if not NOTEBOOK.is_file():
-            bar.write("\n5/5 No report: it is made of a notebook, and notebooks come with a clone of the repository.")
+            bar.write("\n5/5 No report: it is made from a notebook, which only a clone of the repository has.")
             return out
-        bar.write(f"\n5/5 {NOTEBOOK.name} is executed on these runs and becomes a report.")
+        bar.write(f"\n5/5 Report: {NOTEBOOK.name} is executed with these runs.")
         report = write_report(out)
         bar.update(bar.total - bar.n)
     return report
 
 
 def describe_sizes(step_seconds: Mapping[str, float], chosen: str) -> list[str]:
-    """A line per size: what it trains, and how long that takes on this machine."""
+    """Describe all sizes of the demo: what is trained, and how long it takes on this machine.
+
+    Parameters
+    ----------
+    step_seconds : dict
+        The result of `measure_steps`.
+    chosen : str
+        The size to mark.
+
+    Returns
+    -------
+    list of str
+        One line per size.
+    """
     lines = []
     for name, plan in SIZES.items():
-        minutes = projected_seconds(plan, step_seconds) / 60
-        teacher = (
-            "recorded teacher" if plan.record() else f"teacher trained for {counted(plan.teacher_epochs, 'epoch')}"
-        )
-        what = f"{teacher}, students for {plan.epochs}"
+        minutes = estimate_seconds(plan, step_seconds) / 60
+        if plan.find_recorded_teacher():
+            teacher = "recorded teacher"
+        else:
+            teacher = f"teacher trained for {counted(plan.teacher_epochs, 'epoch')}"
+        students = f"students trained for {counted(plan.epochs, 'epoch')}"
         mark = "  ← this one" if name == chosen else f"  (size {name})"
-        lines.append(f"    {name:7} about {minutes:4.1f} minutes: {what}{mark}")
+        lines.append(f"    {name:7} about {minutes:4.1f} minutes: {teacher}, {students}{mark}")
     return lines
 
 
-def comparison(compared: list[Run]) -> str:
-    """`runs.summary` as aligned text, the teacher's row first."""
+def comparison_text(compared: list[Run]) -> str:
+    """Return a table that compares runs, as text with aligned columns.
+
+    Parameters
+    ----------
+    compared : list of Run
+        The teacher first.
+
+    Returns
+    -------
+    str
+        One line per run.
+    """
     table = runs.summary(compared)
     roles = ["teacher", *["student"] * (len(compared) - 1)]
     columns = {
@@ -293,31 +460,37 @@ def comparison(compared: list[Run]) -> str:
         "seconds": [f"{value:.0f}" for value in table["seconds"]],
     }
     widths = {name: max(len(name), *map(len, cells)) for name, cells in columns.items()}
-    words = ("", "method", "network")  # flush left; numbers flush right
+    left_aligned = ("", "method", "network")
     rows = [columns.keys(), *zip(*columns.values(), strict=True)]
     return "\n".join(
         "  ".join(
-            cell.ljust(widths[name]) if name in words else cell.rjust(widths[name])
+            cell.ljust(widths[name]) if name in left_aligned else cell.rjust(widths[name])
             for name, cell in zip(columns, row, strict=True)
         ).rstrip()
         for row in rows
     )
 
 
-# ---------------------------------------------------------------------------------------- the notebook on runs
+# ---------------------------------------------------------------------------------------- the report
 
 
 def find_runs() -> Path | None:
-    """The folder of the demo's runs: $PCKD_RUNS, else runs/demo here, in a folder above or in the repository.
+    """Return the folder with the runs of the demo.
 
-    None where there is none, or where one of its four runs is not finished.
+    This is the folder in the environment variable PCKD_RUNS, if it is set. Otherwise it is runs/demo in the current
+    folder, in a folder above it, or in the repository.
+
+    Returns
+    -------
+    Path or None
+        None if there is no such folder, or if one of its four runs is not finished.
     """
-    given = os.environ.get("PCKD_RUNS")
+    from_environment = os.environ.get("PCKD_RUNS")
     here = Path.cwd()
     folders = (
-        [user_path(given, "PCKD_RUNS")]
-        if given
-        else [place / DEFAULT_RUNS for place in (here, *here.parents, REPOSITORY)]
+        [user_path(from_environment, "PCKD_RUNS")]
+        if from_environment
+        else [parent / DEFAULT_RUNS for parent in (here, *here.parents, REPOSITORY)]
     )
     for folder in folders:
         if all(is_finished(folder / stage) for stage in STAGES):
@@ -325,7 +498,7 @@ def find_runs() -> Path | None:
     return None
 
 
-# nbconvert's page without what it would load from elsewhere: require.js, MathJax, Mermaid and widgets.
+# The page template of nbconvert, without what it loads from the internet: require.js, MathJax, Mermaid and widgets.
 PAGE = """{%- extends 'lab/index.html.j2' -%}
 {%- block html_head_js -%}{%- endblock -%}
 {%- block html_head_js_mathjax -%}{%- endblock -%}
@@ -341,7 +514,23 @@ main { max-width: 1000px; margin: 0 auto; padding: 1em 0 4em }
 
 
 def write_report(folder: Path) -> Path:
-    """Execute the first notebook on the runs in `folder`; write and return folder/report.html, one file with all."""
+    """Execute the first notebook with the runs in a folder, and write the result as an HTML page.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder with the four runs of the demo.
+
+    Returns
+    -------
+    Path
+        folder/report.html, which includes all pictures and styles.
+
+    Raises
+    ------
+    RuntimeError
+        If a cell of the notebook fails.
+    """
     book = execute(NOTEBOOK, folder)
     book.metadata["title"] = "PCKD: a teacher and three students"
     exporter = HTMLExporter(raw_template=PAGE, embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True)

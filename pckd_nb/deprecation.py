@@ -2,8 +2,11 @@
 
 import warnings
 from collections.abc import Callable
+from functools import wraps
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar, cast
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 # module of the package → old name → new name. docs/renamed.md is made from this table.
 RENAMED: dict[str, dict[str, str]] = {
@@ -55,6 +58,12 @@ RENAMED: dict[str, dict[str, str]] = {
     },
     "training": {"same_folder": "is_same_folder"},
     "models": {"preprocessed": "restore_preprocessing"},
+    "experiments": {
+        "dealt": "split_into_shards",
+        "duration": "format_duration",
+        "my_points": "shard_points",
+        "projected_seconds": "estimate_seconds",
+    },
 }
 
 
@@ -81,3 +90,41 @@ def renamed(module: str) -> Callable[[str], Any]:
         return getattr(import_module(module), new)
 
     return __getattr__
+
+
+def renamed_arguments(**new_names: str) -> Callable[[Function], Function]:
+    """Return a decorator that accepts the old names of keyword arguments, with a DeprecationWarning.
+
+    Parameters
+    ----------
+    **new_names : str
+        Old name = new name.
+
+    Returns
+    -------
+    callable
+        The decorator.
+
+    Examples
+    --------
+    >>> from pckd_nb.deprecation import renamed_arguments
+    >>> @renamed_arguments(size="count")
+    ... def double(count):
+    ...     return 2 * count
+    >>> double(size=3)
+    6
+    """
+
+    def decorate(function: Function) -> Function:
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            for old, new in new_names.items():
+                if old in kwargs and new not in kwargs:
+                    message = f"argument {old} of {function.__name__} is now called {new}"
+                    warnings.warn(message, DeprecationWarning, stacklevel=2)
+                    kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return cast(Function, call)
+
+    return decorate

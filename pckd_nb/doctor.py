@@ -1,4 +1,4 @@
-"""What `pckd-nb doctor` says: this machine, what training chooses on it and why, and how long the demo takes."""
+"""The report of `pckd-nb doctor`: this machine, the settings that training chooses on it, and the time of the demo."""
 
 import os
 from collections.abc import Iterator
@@ -12,18 +12,23 @@ from .evaluation import make_fabric
 from .training.teacher import TOLERANCE, fast_forms
 
 
-def report() -> Iterator[str]:
-    """The lines of the report. The last ones need some ten seconds of measuring."""
+def report_lines() -> Iterator[str]:
+    """Yield the lines of the report. The time of the demo is measured before the last lines, for about ten seconds.
+
+    Yields
+    ------
+    str
+    """
     device = make_fabric()[0].device
     yield f"machine    {hardware.describe(device)}; torch {torch.__version__}"
-    yield f"cores      {joblib.cpu_count()} of {os.cpu_count()} may be used; load now {_load()}"
+    yield f"cores      {joblib.cpu_count()} of {os.cpu_count()} can be used; current load {_load()}"
     if device.type != "cpu":
         yield f"device     {device}"
     yield f"precision  {_precision(device)}"
     yield f"teacher    {_teacher(device)}"
     yield f"compile    {_compile(device)}"
     yield f"threads    {_threads()}"
-    yield "demo       measuring for some ten seconds …"
+    yield "demo       measuring for about ten seconds …"
     step_seconds = demo.measure_steps()
     steps = ", ".join(f"{name} {1000 * seconds:.0f} ms" for name, seconds in step_seconds.items())
     yield f"           one training step: {steps}"
@@ -37,23 +42,23 @@ def _load() -> str:
 def _precision(device: torch.device) -> str:
     if hardware.computes_in_bfloat16(device):
         return "bf16-mixed: this hardware computes in bfloat16"
-    return "32-true: this hardware does not compute in bfloat16, emulating it would be slower"
+    return "32-true: this hardware does not compute in bfloat16, and emulating it would be slower"
 
 
 def _teacher(device: torch.device) -> str:
-    spelled_out = {"folded": "float32 with BatchNorm folded"}
-    forms = ", else ".join(spelled_out.get(form, form) for form in fast_forms(device, needs_maps=False))
-    return f"{forms}: the first whose logits stay within {100 * TOLERANCE:.0f} % (precision 32-true: as it is)"
+    names = {"folded": "float32 with BatchNorm folded"}
+    forms = ", else ".join(names.get(form, form) for form in fast_forms(device, needs_maps=False))
+    return f"{forms}: the first form whose logits differ by at most {100 * TOLERANCE:.0f} % (unchanged with 32-true)"
 
 
 def _compile(device: torch.device) -> str:
     if device.type == "cpu" and hardware.computes_in_bfloat16(device):
         large = f"{MIN_FLOPS_PER_IMAGE:.0e} FLOPs per image, in runs of more than {MIN_FLOPS_PER_RUN:.0e}"
-        return f"students of more than {large}"
-    return "off: not measured to pay back here (compile switches it on)"
+        return f"only for students of more than {large}"
+    return "off: not known to save time on this machine; --compile turns it on"
 
 
 def _threads() -> str:
     chosen = [f"{name}={os.environ[name]}" for name in hardware.WAIT_VARIABLES if name in os.environ]
-    how = ", ".join(chosen) or "as OpenMP does by itself, because torch was loaded before this package"
-    return f"{torch.get_num_threads()}; how they wait for each other: {how}"
+    waiting = ", ".join(chosen) or "the default of OpenMP, because torch was imported before this package"
+    return f"{torch.get_num_threads()}; how threads wait for each other: {waiting}"

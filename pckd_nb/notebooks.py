@@ -1,4 +1,4 @@
-"""The course's notebooks: executed, stored with their outputs, sealed, and stripped for students."""
+"""Execute the notebooks of the course, store them with their outputs, and make versions for students."""
 
 import hashlib
 import os
@@ -20,27 +20,43 @@ from .paths import user_path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FOLDER = REPOSITORY / "notebooks"
-CELL_SECONDS = 600  # a cell that takes longer hangs
-DRAWING = ("analysis/*.py", "figures/*.py", "widgets/*.py")  # what decides how a stored figure looks
+CELL_SECONDS = 600  # time limit per cell
+DRAWING_MODULES = ("analysis/*.py", "figures/*.py", "widgets/*.py")  # they decide how a stored figure looks
 
 
-class ThisInterpreter(AsyncKernelManager):
-    """Starts kernels with the Python that runs now, whatever kernel "python3" names on this machine."""
+class CurrentPythonKernelManager(AsyncKernelManager):
+    """Starts kernels with the Python that runs now, even if the name "python3" stands for another one."""
 
-    # What is sent to the kernel is encrypted where pyzmq can: ipykernel warns otherwise. Old jupyter_clients ignore it.
+    # ipykernel warns if the connection is not encrypted. pyzmq may not support it, and old jupyter_clients ignore it.
     transport_encryption = "auto" if zmq.has("curve") else "disabled"
 
     @property
     def kernel_spec(self) -> KernelSpec:
+        """The kernel of the running Python."""
         return KernelSpec(**get_kernel_dict())
 
 
 def execute(notebook: Path, runs_folder: str | Path | None = None, all_epochs: bool = False) -> NotebookNode:
-    """A copy of the notebook, executed from its first cell, on the runs in `runs_folder` if that is given.
+    """Execute a notebook, and return a copy with the outputs.
 
-    all_epochs: live trainings have as many epochs on a slow machine as on a fast one, see `course.live_epochs`.
+    Parameters
+    ----------
+    notebook : Path
+    runs_folder : path, optional
+        Folder with the runs of the demo. It is passed to the notebook as PCKD_RUNS.
+    all_epochs : bool
+        Whether trainings have all their epochs on a slow machine, too. See `course.live_epochs`.
 
-    Raises RuntimeError, naming the cell's error, where one fails.
+    Returns
+    -------
+    NotebookNode
+
+    Raises
+    ------
+    RuntimeError
+        If a cell fails. The message has the name of its error.
+    KeyboardInterrupt
+        After Ctrl-C.
     """
     book: NotebookNode = nbformat.read(notebook, as_version=4)
     environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
@@ -51,7 +67,7 @@ def execute(notebook: Path, runs_folder: str | Path | None = None, all_epochs: b
     client = NotebookClient(
         book,
         kernel_name="python3",
-        kernel_manager_class=ThisInterpreter,
+        kernel_manager_class=CurrentPythonKernelManager,
         timeout=CELL_SECONDS,
         store_widget_state=False,
         coalesce_streams=True,
@@ -62,43 +78,97 @@ def execute(notebook: Path, runs_folder: str | Path | None = None, all_epochs: b
         client.execute(env=environment)
     except CellExecutionError as error:
         raise RuntimeError(f"a cell of {notebook.name} failed: {error.ename}: {error.evalue}") from error
-    except (DeadKernelError, AssertionError) as error:  # what nbclient makes of Ctrl-C, whose kernel is gone then
+    except (DeadKernelError, AssertionError) as error:  # nbclient raises these after Ctrl-C, which also ends the kernel
         raise KeyboardInterrupt from error
     for cell in book.cells:
-        cell.metadata.pop("execution", None)  # when it ran
+        cell.metadata.pop("execution", None)  # the times of execution
         for output in cell.get("outputs", []):
-            if "image/png" in output.get("data", {}):  # a widget's picture outlives its kernel, its view does not
+            if "image/png" in output.get("data", {}):  # without its kernel, a widget is shown as a picture
                 output.data.pop("application/vnd.jupyter.widget-view+json", None)
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-    about = {"kernelspec": kernel, "language_info": {"name": "python"}, "pckd_nb": seal(book)}
-    book.metadata = nbformat.from_dict(about)
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}, "pckd_nb": source_hashes(book)}
+    book.metadata = nbformat.from_dict(metadata)
     return book
 
 
-def seal(book: NotebookNode) -> dict[str, str]:
-    """What a stored notebook's outputs came from: sums of its code cells, and of the modules that draw figures. A test
-    compares them with the sources as they are."""
+def source_hashes(book: NotebookNode) -> dict[str, str]:
+    """Return hashes of the code that made the outputs of a notebook.
+
+    They are stored with the notebook. A test compares them with the present code, to find outputs that are out of date.
+
+    Parameters
+    ----------
+    book : NotebookNode
+
+    Returns
+    -------
+    dict
+        "source": hash of the code cells. "drawing": hash of the modules that draw figures.
+    """
     source = hashlib.sha256("\0".join(cell.source for cell in book.cells if cell.cell_type == "code").encode())
     drawing = hashlib.sha256()
-    for file in sorted(file for pattern in DRAWING for file in Path(__file__).parent.glob(pattern)):
+    for file in sorted(file for pattern in DRAWING_MODULES for file in Path(__file__).parent.glob(pattern)):
         drawing.update(file.read_bytes())
     return {"source": source.hexdigest()[:16], "drawing": drawing.hexdigest()[:16]}
 
 
 def store(notebook: Path, runs_folder: str | Path | None = None) -> Path:
-    """Execute a notebook and store it, with its outputs and its seal, in its place. runs_folder: as in `execute`."""
+    """Execute a notebook, and save it with its outputs under the same name.
+
+    Parameters
+    ----------
+    notebook : Path
+    runs_folder : path, optional
+        See `execute`.
+
+    Returns
+    -------
+    Path
+        The notebook.
+
+    Raises
+    ------
+    RuntimeError
+        If a cell fails. The file is then not changed.
+    """
     book = execute(notebook, runs_folder, all_epochs=True)
     files.write(notebook, partial(nbformat.write, book))
     return notebook
 
 
 def store_all(runs_folder: str | Path | None = None) -> list[Path]:
-    """`store` for every notebook of the course."""
+    """Execute and save all notebooks of the course.
+
+    Parameters
+    ----------
+    runs_folder : path, optional
+        See `execute`.
+
+    Returns
+    -------
+    list of Path
+        The notebooks.
+
+    Raises
+    ------
+    RuntimeError
+        If a cell fails.
+    """
     return [store(notebook, runs_folder) for notebook in sorted(FOLDER.glob("*.ipynb"))]
 
 
 def student_version(notebook: Path) -> NotebookNode:
-    """The notebook as a student gets it: cells tagged "solution" are gone, and so are all outputs."""
+    """Return a copy of a notebook without solutions and outputs.
+
+    Parameters
+    ----------
+    notebook : Path
+
+    Returns
+    -------
+    NotebookNode
+        Without the cells that have the tag "solution".
+    """
     book: NotebookNode = nbformat.read(notebook, as_version=4)
     for step in (TagRemovePreprocessor(remove_cell_tags={"solution"}), ClearOutputPreprocessor()):
         book, _ = step.preprocess(book, {})
@@ -107,7 +177,18 @@ def student_version(notebook: Path) -> NotebookNode:
 
 
 def write_student_versions(out: str | Path) -> list[Path]:
-    """`student_version` of every notebook of the course, in the folder `out`."""
+    """Write copies of all notebooks of the course without solutions and outputs.
+
+    Parameters
+    ----------
+    out : path
+        Folder for the copies.
+
+    Returns
+    -------
+    list of Path
+        The copies.
+    """
     out = user_path(out, "out")
     out.mkdir(parents=True, exist_ok=True)
     written = []

@@ -223,15 +223,15 @@ def of_a_processor(bfloat16: bool | None, precision: str = "float32") -> dict:
     return {**measured, "parts": {"steps": part}}
 
 
-def test_bars_depend_on_what_the_processor_can_do():
+def test_targets_depend_on_what_the_processor_can_do():
     for found, native in (
         (of_a_processor(True), True),
         (of_a_processor(False), False),
         (of_a_processor(None, "bfloat16"), True),
         (of_a_processor(None, "float32"), False),
     ):
-        rows = {line.split(" | ")[0][2:]: line for line in report.bars(found).splitlines() if line.startswith("| ")}
-        row = {bar.key: rows[bar.what] for bar in report.BARS}
+        rows = {line.split(" | ")[0][2:]: line for line in report.targets(found).splitlines() if line.startswith("| ")}
+        row = {target.key: rows[target.description] for target in report.TARGETS}
         assert row["wrn_live_ratio"].endswith("| ≥ 3.5 | **not met** |" if native else "| ≥ 1.5 | met |")
         assert row["resnet_live_ratio"].endswith("| ≥ 2.7 | **not met** |" if native else "| ≥ 1.9 | met |")
         assert row["wrn_cached_ratio"].endswith(f"| not measured | ≥ {5.5 if native else 2.2} |  |")
@@ -244,8 +244,8 @@ def test_a_report_names_the_processor_and_what_it_can_do(monkeypatch):
     monkeypatch.setattr(measure.hardware, "able", lambda: {"avx2": True, "avx512_f": True, "avx512_vnni": False})
     about = {**environment(torch.device("cpu")), "cpu": "EPYC", "cpu_cores": 2, "torch_threads": 1}
     (line,) = report.processors({"data": {"environment": about}, "tsne": {"environment": about}})
-    can = "AVX2 yes, AVX-512 yes, bfloat16 no, VNNI no"
-    assert line == f"Processor: EPYC, 2 cores, 1 thread. It can do: {can}."
+    supported = "AVX2 yes, AVX-512 yes, bfloat16 no, VNNI no"
+    assert line == f"Processor: EPYC, 2 cores, 1 thread. It supports: {supported}."
 
 
 def test_an_int8_teacher_is_compared_with_the_fastest_product():

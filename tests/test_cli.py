@@ -118,7 +118,7 @@ def test_published_checkpoints_teach_and_are_held_to_their_word(run, teacher, re
     accuracy = pckd.load_run(teacher).accuracy
     evaluate = ["evaluate", "teacher.pth", "--model", "resnet8", "--data", "digits", "--root", "."]
     status, out, err = run("evaluate", teacher, "--expect", round(accuracy + 0.04, 2))
-    assert status == 0 and not err and "normalised by the constants that the network was trained with" in out
+    assert status == 0 and not err and "normalised with the mean and std that the network was trained with" in out
     status, out, err = run("evaluate", teacher, "--expect", accuracy + 0.2)
     assert status == 1 and err == [f"pckd-nb: top-1 is {accuracy:.2f} %, not the expected {accuracy + 0.2:.2f} ± 0.05"]
     status, out, _ = run(*evaluate)
@@ -128,8 +128,8 @@ def test_published_checkpoints_teach_and_are_held_to_their_word(run, teacher, re
     about = pckd.load_run("kd").settings["teacher"]
     assert about["weights_from"] == "teacher.pth" and about["fingerprint"] == pckd.load_run(teacher).fingerprint
     assert run("train", *SMALL, "--model", "resnet8", "--init", "teacher.pth", "--out", "more")[0] == 0
-    refused("no run folder.*--teacher-model", *distill, "--teacher", "teacher.pth", "--out", "x")
-    refused("no run folder.*--model", "evaluate", "teacher.pth")
+    refused("is not a run folder.*--teacher-model", *distill, "--teacher", "teacher.pth", "--out", "x")
+    refused("is not a run folder.*--model", "evaluate", "teacher.pth")
     refused("needs --data", "evaluate", "teacher.pth", "--model", "resnet8")
     refused("layer1.1.*missing", *evaluate[:3], "resnet14", *evaluate[4:])
     hundred = pckd.create_model("resnet8", num_classes=100, in_channels=1)

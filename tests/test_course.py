@@ -46,19 +46,25 @@ def test_without_a_clone(monkeypatch, tmp_path):
         course.recorded("teachers/shapes100")
 
 
+def test_the_old_name_of_the_minimum_warns(monkeypatch):
+    monkeypatch.setattr(course.hardware, "slowness", lambda: 50)
+    with pytest.warns(DeprecationWarning, match="argument least of live_epochs is now called minimum"):
+        assert course.live_epochs(10, least=3) == 3
+
+
 @pytest.mark.parametrize(
-    ("slowness", "epochs", "least", "expected"),
+    ("slowness", "epochs", "minimum", "expected"),
     [(1, 10, 1, 10), (2.5, 10, 1, 4), (1.04, 10, 1, 10), (50, 10, 1, 1), (50, 10, 3, 3), (2, 2, 4, 2), (1, 2, 4, 2)],
 )
-def test_a_slow_machine_trains_fewer_epochs_live_and_says_so(monkeypatch, capsys, slowness, epochs, least, expected):
+def test_a_slow_machine_trains_fewer_epochs_live_and_says_so(monkeypatch, capsys, slowness, epochs, minimum, expected):
     monkeypatch.setattr(course.hardware, "slowness", lambda: slowness)
-    assert course.live_epochs(epochs, least) == expected
+    assert course.live_epochs(epochs, minimum) == expected
     said = capsys.readouterr().out
     if expected == epochs:
         assert said == ""
     else:
         assert (
             f" {slowness:.1f} times slower " in said
-            and f": {expected} epoch{'s' * (expected != 1)} in place of {epochs}." in said
+            and f": {expected} epoch{'s' * (expected != 1)} instead of {epochs}." in said
         )
         assert said.count("\n") == 1

@@ -102,7 +102,7 @@ def test_a_second_demo_keeps_what_is_finished_and_overwrite_does_not(finished, m
     with pytest.raises(KeyboardInterrupt):
         demo.run_demo(folder / "runs", overwrite=True, plan=TINY)
     assert started == [True]
-    assert "goes on from here" in capsys.readouterr().err
+    assert "start the same command again to continue" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_run_is_refused_before_anything_starts(tmp_path):
@@ -115,7 +115,7 @@ def test_a_folder_that_is_no_run_is_refused_before_anything_starts(tmp_path):
 
 def test_the_comparison_is_aligned(finished):
     runs = [pckd.load_run(finished[0] / "runs" / name) for name in demo.STAGES]
-    lines = demo.comparison(runs).splitlines()
+    lines = demo.comparison_text(runs).splitlines()
     assert lines[0].split() == ["method", "network", "parameters", "top-1", "%", "top-5", "%", "seconds"]
     assert len({len(line) for line in lines}) == 1
     assert [line.split()[:3] for line in lines[1:]] == [
@@ -158,11 +158,11 @@ def record(request, monkeypatch, tmp_path):
 
 
 def test_a_larger_size_takes_longer(record):
-    seconds = [demo.projected_seconds(plan, STEP_SECONDS) for plan in demo.SIZES.values()]
+    seconds = [demo.estimate_seconds(plan, STEP_SECONDS) for plan in demo.SIZES.values()]
     assert seconds == sorted(set(seconds)) and seconds[0] > 0
-    assert any(plan.record() for plan in demo.SIZES.values()) == record
+    assert any(plan.find_recorded_teacher() for plan in demo.SIZES.values()) == record
     twice = {name: 2 * value for name, value in STEP_SECONDS.items()}
-    assert [demo.projected_seconds(plan, twice) for plan in demo.SIZES.values()] == pytest.approx(
+    assert [demo.estimate_seconds(plan, twice) for plan in demo.SIZES.values()] == pytest.approx(
         [2 * value for value in seconds]
     )
 
@@ -170,7 +170,7 @@ def test_a_larger_size_takes_longer(record):
 def test_the_largest_size_that_fits_is_chosen_and_the_smallest_where_none_does(record):
     sizes = list(demo.SIZES)
     for number, (name, plan) in enumerate(demo.SIZES.items()):
-        just = 60 * demo.MINUTES / demo.projected_seconds(plan, STEP_SECONDS)
+        just = 60 * demo.MAX_MINUTES / demo.estimate_seconds(plan, STEP_SECONDS)
         for factor, expected in ((0.999, name), (1.001, sizes[max(0, number - 1)])):
             assert demo.choose_size({key: factor * just * value for key, value in STEP_SECONDS.items()}) == expected
     assert demo.choose_size(dict.fromkeys(STEP_SECONDS, 100.0)) == sizes[0]
@@ -191,10 +191,10 @@ def test_steps_of_all_stages_are_measured_without_a_trace(monkeypatch, tmp_path)
 def test_a_step_is_timed_without_the_first_two(monkeypatch):
     times = iter([0, 100, 200, 201, 202, 203, 209])
     monkeypatch.setattr(demo.time, "perf_counter", lambda: float(next(times)))
-    clock = demo.Clock()
-    for _ in range(1 + demo.MEASURED_STEPS):
-        clock.update()
-    assert clock.seconds == 1
+    timer = demo.StepTimer()
+    for _ in range(1 + demo.TIMED_STEPS):
+        timer.update()
+    assert timer.step_seconds == 1
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def sizes(monkeypatch, finished, tmp_path):
 
 
 def test_a_finished_demo_is_not_measured_again(sizes, finished, capsys):
-    assert demo.size_of(finished[0] / "runs") == "medium"
+    assert demo.find_size(finished[0] / "runs") == "medium"
     for options in ({}, {"size": "medium"}, {"plan": TINY}):
         assert demo.run_demo(finished[0] / "runs", **options) == finished[0] / "runs"
     with pytest.raises(ValueError, match="started with epochs 1, not 3"):
@@ -227,26 +227,26 @@ def test_a_size_that_was_begun_is_kept(sizes, finished, tmp_path, capsys):
     printed = capsys.readouterr().out
     marked = [line.split()[0] for line in printed.splitlines() if line.endswith("this one")]
     assert marked == ["medium"] and sizes == [None]
-    assert len(pckd.load_run(out / "pckd").history) == TINY.epochs and demo.size_of(out) == "medium"
+    assert len(pckd.load_run(out / "pckd").history) == TINY.epochs and demo.find_size(out) == "medium"
 
 
 def test_the_recorded_teacher_is_copied_and_another_one_is_kept(finished, tmp_path):
-    record = demo.SIZES["small"].record()
+    record = demo.SIZES["small"].find_recorded_teacher()
     folder = tmp_path / "runs" / "teacher"
     for overwrite in (False, False, True):
-        taken = demo.take_teacher(record, folder, overwrite)
+        taken = demo.copy_recorded_teacher(record, folder, overwrite)
         assert taken.fingerprint == record.fingerprint and taken.finished and taken.path == folder
-    assert demo.size_of(folder.parent) is None  # every size with the recorded teacher is still possible
+    assert demo.find_size(folder.parent) is None  # every size with the recorded teacher is still possible
     shutil.rmtree(folder)
     shutil.copytree(finished[0] / "runs" / "teacher", folder)
-    assert demo.size_of(folder.parent) == "full"
+    assert demo.find_size(folder.parent) == "full"
     before = pckd.load_run(folder).fingerprint
     with pytest.raises(
         ValueError, match="another teacher than this size needs: overwrite=True replaces it, another out=…"
     ):
-        demo.take_teacher(record, folder, overwrite=False)
+        demo.copy_recorded_teacher(record, folder, overwrite=False)
     assert pckd.load_run(folder).fingerprint == before
-    assert demo.take_teacher(record, folder, overwrite=True).fingerprint == record.fingerprint
+    assert demo.copy_recorded_teacher(record, folder, overwrite=True).fingerprint == record.fingerprint
 
 
 def test_an_unknown_size_is_one_line(tmp_path, monkeypatch, capsys):
@@ -272,7 +272,7 @@ def examined(monkeypatch, capsys):
         assert cli.main(["doctor"]) == 0
         out, err = capsys.readouterr()
         assert not err
-        assert out.splitlines() == list(doctor.report())
+        assert out.splitlines() == list(doctor.report_lines())
         return {line.split()[0]: line.partition(" ")[2].strip() for line in out.splitlines()}
 
     return examine
@@ -285,7 +285,9 @@ def test_the_doctor_says_what_training_chooses(examined):
     assert found["precision"].startswith("32-true") and found["teacher"].startswith("int8, else float32")
     assert found["compile"].startswith("off")
     found = examined("avx2", "avx512_f", "avx512_bf16")
-    assert found["precision"].startswith("bf16-mixed") and found["compile"].startswith("students of more than 4e+08")
+    assert found["precision"].startswith("bf16-mixed") and found["compile"].startswith(
+        "only for students of more than 4e+08"
+    )
     assert found["teacher"].startswith("int8, else bfloat16, else float32")
     assert examined()["teacher"].startswith("float32")
 
@@ -293,9 +295,9 @@ def test_the_doctor_says_what_training_chooses(examined):
 def test_the_doctor_says_how_threads_wait(examined, monkeypatch):
     for name in hardware.WAIT_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    assert examined("avx2")["threads"].startswith("1; how they wait for each other: as OpenMP does by itself")
+    assert examined("avx2")["threads"].startswith("1; how threads wait for each other: the default of OpenMP")
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
-    assert examined("avx2")["threads"] == "1; how they wait for each other: OMP_WAIT_POLICY=passive"
+    assert examined("avx2")["threads"] == "1; how threads wait for each other: OMP_WAIT_POLICY=passive"
 
 
 def test_the_doctor_says_how_long_each_size_of_the_demo_takes(examined):
@@ -303,5 +305,5 @@ def test_the_doctor_says_how_long_each_size_of_the_demo_takes(examined):
     marks = ["this one" in found[size] for size in demo.SIZES]
     assert marks == [size == demo.choose_size(STEP_SECONDS) for size in demo.SIZES]
     for size, plan in demo.SIZES.items():
-        assert f"{demo.projected_seconds(plan, STEP_SECONDS) / 60:.1f} minutes" in found[size]
+        assert f"{demo.estimate_seconds(plan, STEP_SECONDS) / 60:.1f} minutes" in found[size]
         assert "this one" in found[size] or f"(size {size})" in found[size]

@@ -15,7 +15,7 @@ import pckd_nb as pckd
 from pckd_nb import experiments, runs
 from pckd_nb.analysis import paired_difference, summarise
 from pckd_nb.experiments import Arm, Grid, parse_arm, projection, run_grid
-from pckd_nb.figures.arms import training_flops
+from pckd_nb.figures import arms as figure_arms
 
 from .conftest import time_limit
 
@@ -50,7 +50,7 @@ def make_grid(teacher, out, arms="supervised,kd", seeds=(0, 1), epochs=1, studen
 
 def quiet(grid, **options):
     said = []
-    return run_grid(grid, progress=False, say=said.append, **options), said
+    return run_grid(grid, progress=False, print_fn=said.append, **options), said
 
 
 # ------------------------------------------------------------------------------------------------------ arms
@@ -104,11 +104,26 @@ def test_settings_that_change_nothing_fall_out_of_the_name(data):
     recipe = pckd.get_recipe("classroom")
 
     def short(text):
-        return str(parse_arm(text).without_defaults(recipe, data))
+        return str(parse_arm(text).drop_defaults(recipe, data))
 
     same = "pckd-beta_cc=0.005", "pckd-epsilon_240=1.005", "pckd-views=1", "pckd-epochs=10", "pckd-strategy=preview"
     assert {short(text) for text in same} == {"pckd"}
     assert short("pckd-beta_fa=20-views=4-beta_cc=0.05") == "pckd-views=4-beta_cc=0.05"
+
+
+def test_old_names_work_with_a_warning(teacher, tmp_path, data):
+    recipe, grid = pckd.get_recipe("classroom"), make_grid(teacher, tmp_path, "kd", [0])
+    with pytest.warns(DeprecationWarning, match="Arm.plus is now called with_setting"):
+        arm = Arm("pckd").plus("views", 1)
+    assert arm == Arm("pckd").with_setting("views", 1)
+    with pytest.warns(DeprecationWarning, match="Arm.without_defaults is now called drop_defaults"):
+        assert arm.without_defaults(recipe, data) == arm.drop_defaults(recipe, data) == Arm("pckd")
+    said = []
+    with pytest.warns(DeprecationWarning, match="argument say of run_grid is now called print_fn"):
+        run_grid(grid, progress=False, say=said.append)
+    assert said[0] == "1 run, 0 finished, 1 to train"
+    with pytest.raises(TypeError, match="unexpected keyword argument 'say'"):
+        run_grid(grid, say=said.append, print_fn=said.append)
 
 
 def test_ablations_take_every_term_and_strategy_away_once():
@@ -121,7 +136,7 @@ def test_ablations_take_every_term_and_strategy_away_once():
 def test_sweeps():
     assert [str(arm) for arm in experiments.sweep_arms("views", [1, 4])] == ["pckd-views=1", "pckd-views=4"]
     assert len(experiments.sweep_arms("beta_cc")) == 5
-    with pytest.raises(ValueError, match="say which values lr shall take"):
+    with pytest.raises(ValueError, match="factor lr needs values, as in lr=VALUE,VALUE; only beta_cc"):
         experiments.sweep_arms("lr")
 
 
@@ -131,7 +146,7 @@ def test_sweeps():
 def test_a_grid_is_trained_once(teacher, tmp_path):
     grid = make_grid(teacher, tmp_path, teacher_cache=tmp_path / "cache")
     table, said = quiet(grid)
-    assert said[0] == "4 points, 0 finished, 4 to train" and said[1].startswith("projected: ")
+    assert said[0] == "4 runs, 0 finished, 4 to train" and said[1].startswith("estimated time: ")
     assert [line.split("]")[0] for line in said[2:]] == ["[1/4", "[2/4", "[3/4", "[4/4"]
     folders = [tmp_path / "resnet14-resnet8" / arm / f"seed{seed}" for seed in (0, 1) for arm in ("supervised", "kd")]
     assert [point.folder for point in grid.points()] == folders
@@ -142,7 +157,7 @@ def test_a_grid_is_trained_once(teacher, tmp_path):
     before = [file.stat().st_mtime_ns for file in weights]
 
     again, said = quiet(make_grid(teacher, tmp_path, teacher_cache=tmp_path / "cache"))
-    assert again.equals(table) and said == ["4 points, 4 finished, 0 to train"]
+    assert again.equals(table) and said == ["4 runs, 4 finished, 0 to train"]
     assert [file.stat().st_mtime_ns for file in weights] == before
 
 
@@ -154,7 +169,7 @@ def test_a_point_is_the_run_that_distill_makes(teacher, tmp_path, data):
     alone = pckd.distill(student, pckd.load_run(teacher), data, method, grid.recipe, seed=3, progress=False)
     point = pckd.load_run(grid.points()[0].folder)
     assert point.fingerprint == alone.fingerprint and point.history.equals(alone.history)
-    assert projection.operations(grid, grid.points()[0]) == training_flops(point)
+    assert projection.training_flops(grid, grid.points()[0]) == figure_arms.training_flops(point)
 
 
 @pytest.mark.slow
@@ -162,7 +177,7 @@ def test_shards_make_the_same_table(teacher, tmp_path):
     whole, _ = quiet(make_grid(teacher, tmp_path / "whole", seeds=(0, 1, 2)))
     grid = make_grid(teacher, tmp_path / "parts", seeds=(0, 1, 2))
     first, said = quiet(grid, shard=(1, 2))
-    assert len(first) == 3 and said[0].startswith("shard 1 of 2: 3 points") and "other shards" in said[-1]
+    assert len(first) == 3 and said[0].startswith("shard 1 of 2: 3 runs") and "other shards" in said[-1]
     second, _ = quiet(grid, shard=(2, 2))
     assert second.equals(whole)
     assert (tmp_path / "parts" / "results.csv").read_bytes() == (tmp_path / "whole" / "results.csv").read_bytes()
@@ -172,12 +187,14 @@ def test_shards_have_the_same_work(teacher, tmp_path):
     grid = make_grid(teacher, tmp_path, "supervised,kd,pckd,pckd-views=4")
     place = {point: i for i, point in enumerate(grid.points())}
     for count in (1, 2, 3, 9):
-        parts = experiments.dealt(grid, count)
+        parts = experiments.split_into_shards(grid, count)
         assert len(parts) == count and sorted(place[point] for part in parts for point in part) == list(range(8))
         assert all(part == sorted(part, key=place.get) for part in parts)
-    one, other = experiments.dealt(grid, 2)  # two seeds: each part has every arm once
+    one, other = experiments.split_into_shards(grid, 2)  # two seeds: each part has every arm once
     assert {point.arm for point in one} == {point.arm for point in other} == set(grid.arms)
-    work = [sum(projection.operations(grid, point) for point in part) for part in experiments.dealt(grid, 3)]
+    work = [
+        sum(projection.training_flops(grid, point) for point in part) for part in experiments.split_into_shards(grid, 3)
+    ]
     assert max(work) <= 1.1 * sum(work) / 3
 
 
@@ -214,40 +231,40 @@ def test_records_without_weights_count_as_finished(teacher, tmp_path):
 
 
 def test_what_cannot_act_is_refused(teacher, wide_teacher, tmp_path):
-    with pytest.raises(ValueError, match="'pckd-beta_ca=5' can show nothing: .* width 64, the teacher's 256"):
+    with pytest.raises(ValueError, match="'pckd-beta_ca=5' has no effect: .* width 64, the teacher's 256"):
         make_grid(wide_teacher, tmp_path, "kd,pckd-beta_ca=5")
-    with pytest.raises(ValueError, match="strategy uniform has no threshold"):
+    with pytest.raises(ValueError, match="has no effect: strategy uniform has no threshold"):
         make_grid(teacher, tmp_path, "pckd-strategy=uniform-epsilon=1.1")
     assert make_grid(teacher, tmp_path, "pckd-beta_ca=5").arms == (parse_arm("pckd-beta_ca=5"),)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_grid_of_nothing_and_of_twins(teacher, tmp_path):
-    with pytest.raises(ValueError, match="one seed at least"):
+    with pytest.raises(ValueError, match="needs at least one seed"):
         make_grid(teacher, tmp_path, seeds=())
-    with pytest.raises(ValueError, match="two teachers of one grid"):
+    with pytest.raises(ValueError, match="two teachers of one grid give pairs of the same name, 'resnet14-resnet8'"):
         Grid("digits", [(teacher, "resnet8")] * 2, [Arm("kd")], [0], tmp_path, data_options=SIZES)
     assert len(make_grid(teacher, tmp_path, "pckd,pckd-views=1,pckd-beta_cc=0.005", (1, 1)).points()) == 1
 
 
-def test_the_projection_counts_steps(teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(projection, "_seconds_a_step", lambda grid, point: {"kd": 2, "pckd": 5}[point.arm.method])
+def test_the_estimate_counts_steps(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(projection, "_measure_step_seconds", lambda grid, point: {"kd": 2, "pckd": 5}[point.arm.method])
     grid = make_grid(teacher, tmp_path, "kd,pckd,kd-epochs=3", [0])
     kd, pckd_, longer = grid.points()
-    assert experiments.projected_seconds(grid, [kd]) == 2 * 3  # 60 images in batches of 20
-    assert experiments.projected_seconds(grid, [kd, pckd_, longer], jobs=2) == (6 + 15 + 18) / 2
+    assert experiments.estimate_seconds(grid, [kd]) == 2 * 3  # 60 images in batches of 20
+    assert experiments.estimate_seconds(grid, [kd, pckd_, longer], jobs=2) == (6 + 15 + 18) / 2
     seconds = grid.train(kd).seconds  # once there is a finished point, it counts instead
-    assert experiments.projected_seconds(grid, [longer]) == pytest.approx(3 * seconds)
+    assert experiments.estimate_seconds(grid, [longer]) == pytest.approx(3 * seconds)
 
 
 def test_durations_are_said_in_the_largest_unit_that_fits_twice():
-    said = [experiments.duration(seconds) for seconds in (4.4, 119, 120, 7199, 7200)]
+    said = [experiments.format_duration(seconds) for seconds in (4.4, 119, 120, 7199, 7200)]
     assert said == ["4 seconds", "119 seconds", "2.0 minutes", "120.0 minutes", "2.0 hours"]
 
 
 def test_a_step_is_measured_without_a_trace(teacher, tmp_path):
     grid = make_grid(teacher, tmp_path, "pckd", [0])
-    assert 0 < projection._seconds_a_step(grid, grid.points()[0]) < time_limit(20)
+    assert 0 < projection._measure_step_seconds(grid, grid.points()[0]) < time_limit(20)
     assert not list(tmp_path.iterdir())
 
 
@@ -313,7 +330,7 @@ def test_a_grid_that_was_cut_goes_on_where_it_was(tmp_path, jobs, number):
 
     again = start(command(teacher, out, *more, "--jobs", jobs, sizes=sizes))
     said, complained = again.communicate(timeout=300)
-    assert again.returncode == 0 and "4 points" in said and "Traceback" not in complained, complained
+    assert again.returncode == 0 and "4 runs" in said and "Traceback" not in complained, complained
     assert finished == {file: file.stat().st_mtime_ns for file in finished}, "what was finished is written again"
     assert len(pd.read_csv(out / "results.csv")) == 4
     whole = start(command(teacher, tmp_path / "whole", *more, sizes=sizes))

@@ -102,7 +102,7 @@ def test_memory_beyond_the_bound_is_found(monkeypatch):
 
 
 def test_a_job_that_fails_says_why():
-    with pytest.raises(gpu_checks.CheckFailed, match="code 1: ValueError: no luck"):
+    with pytest.raises(gpu_checks.CheckFailedError, match="code 1: ValueError: no luck"):
         gpu_checks.run_job([sys.executable, "-c", "raise ValueError('no luck')"])
 
 
@@ -124,7 +124,7 @@ def test_bits_that_change_in_a_resume_are_found(monkeypatch):
 
 def test_batches_are_large_enough_for_every_process(tmp_path):
     for processes in (1, 8):
-        ends = gpu_job.across_ranks("cpu", processes)
+        ends = gpu_job.train_ranks("cpu", processes)
         assert ends["processes"] == 1 and ends["histories"]
 
 
@@ -169,7 +169,7 @@ def test_without_time_everything_is_skipped(tmp_path, capsys):
     assert list(found["parts"]) == list(gpu.parts(True, tmp_path))
     assert {(part["status"], part["found"]) for part in found["parts"].values()} == {(gpu.SKIPPED, gpu.NO_TIME)}
     text = (tmp_path / "gpu.md").read_text()
-    assert text.startswith("**No GPU was seen.") and "0 passed, 0 failed, 14 skipped." in text
+    assert text.startswith("**No GPU was used.") and "0 passed, 0 failed, 14 skipped." in text
 
 
 def script(body: str):
@@ -213,7 +213,7 @@ def test_a_part_that_raises_fails(tmp_path, monkeypatch):
         raise RuntimeError("out of order\nmore")
 
     monkeypatch.setattr(gpu, "parts", lambda *arguments: {"a": broken, "b": lambda: Result(gpu.PASSED, "well")})
-    gpu.work(["a", "b"], True, "", tmp_path / "results")
+    gpu.run_parts(["a", "b"], True, "", tmp_path / "results")
     lines = [json.loads(line) for line in (tmp_path / "results").read_text().splitlines()]
     assert [line.get("status") for line in lines] == [None, gpu.FAILED, None, gpu.PASSED]
     assert lines[1]["found"] == "RuntimeError: out of order"
@@ -266,5 +266,5 @@ def test_the_dry_run(tmp_path, capfd):
         ("resnet14", 8), ("resnet8", 8), ("resnet14", 16), ("resnet8", 16),
     ]  # fmt: skip
     text = (tmp_path / "gpu.md").read_text()
-    assert text == gpu.render(found) and text.splitlines()[0].startswith("**No GPU was seen.")
+    assert text == gpu.render(found) and text.splitlines()[0].startswith("**No GPU was used.")
     assert str(tmp_path) not in text

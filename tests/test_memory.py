@@ -58,7 +58,7 @@ def trainings() -> dict[str, list[memory.Row]]:
             TemporaryDirectory() as folder,
             mock.patch.object(training.callbacks, "SECONDS_BETWEEN_SAVES", 0),
             mock.patch.object(training.callbacks, "MAX_SAVING_SHARE", float("inf")),
-            memory.watch() as found[name],
+            memory.record_usage() as found[name],
         ):
             pckd.distill(*networks, data, method(), recipe, out=f"{folder}/run", **options)
     return found
@@ -75,7 +75,7 @@ def rows() -> dict[str, list[memory.Row]]:
 def rises(rows: list[memory.Row], field: str) -> bool:
     """Whether a field is larger in all late epochs than in some early one, the first two not counted."""
     late = len(rows) // 2
-    return min(row[field] for row in rows[late:]) > min(row[field] for row in rows[memory.SETTLED : late])
+    return min(row[field] for row in rows[late:]) > min(row[field] for row in rows[memory.WARMUP_EPOCHS : late])
 
 
 @pytest.mark.slow
@@ -105,7 +105,7 @@ def test_growth_is_from_the_second_epoch_to_the_highest_later():
 
 def test_watching_ends_with_its_block():
     before = training.Trainer.end_epoch
-    with memory.watch():
+    with memory.record_usage():
         assert training.Trainer.end_epoch is not before
     assert training.Trainer.end_epoch is before
 

@@ -47,17 +47,17 @@ def test_ctrl_c_while_the_notebook_runs_is_an_interrupt(tmp_path):
         notebooks.execute(make_notebook(tmp_path / "book.ipynb", source))
 
 
-def test_the_seal_breaks_with_the_source_and_with_what_draws(tmp_path, monkeypatch):
+def test_the_hashes_change_with_the_source_and_with_the_drawing_modules(tmp_path, monkeypatch):
     notebook = make_notebook(tmp_path / "book.ipynb", "1 + 1")
     notebooks.store(notebook)
     book = nbformat.read(notebook, 4)
-    assert book.metadata["pckd_nb"] == notebooks.seal(book)
+    assert book.metadata["pckd_nb"] == notebooks.source_hashes(book)
     book.cells.append(nbformat.v4.new_markdown_cell("Words may change."))
-    assert book.metadata["pckd_nb"] == notebooks.seal(book)
+    assert book.metadata["pckd_nb"] == notebooks.source_hashes(book)
     book.cells[0].source = "1 + 2"
-    assert book.metadata["pckd_nb"]["source"] != notebooks.seal(book)["source"]
-    monkeypatch.setattr(notebooks, "DRAWING", ("runs.py",))
-    assert book.metadata["pckd_nb"]["drawing"] != notebooks.seal(book)["drawing"]
+    assert book.metadata["pckd_nb"]["source"] != notebooks.source_hashes(book)["source"]
+    monkeypatch.setattr(notebooks, "DRAWING_MODULES", ("runs.py",))
+    assert book.metadata["pckd_nb"]["drawing"] != notebooks.source_hashes(book)["drawing"]
 
 
 def test_students_get_neither_solutions_nor_outputs(tmp_path, monkeypatch):

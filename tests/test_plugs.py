@@ -119,7 +119,7 @@ def test_a_sweep_over_an_own_setting_has_an_arm_per_value(data):
         methods.register_method(name, ThreeLines)
     arms = experiments.sweep_arms("scale", [1, 2, 3], experiments.parse_arm(f"{name}-scale=1"))
     recipe = pckd.get_recipe("classroom")
-    assert len({arm.without_defaults(recipe, data) for arm in arms}) == 3
+    assert len({arm.drop_defaults(recipe, data) for arm in arms}) == 3
     with pytest.raises(ValueError, match="there is a method 'three_lines' already"):
         methods.register_method(name, ThreeLines)
 
@@ -547,8 +547,8 @@ def test_an_error_in_one_point_leaves_the_others(error, data, tmp_path, monkeypa
     grid = experiments.Grid("tiny", [(tmp_path / "teacher", "resnet8")], arms, [0], tmp_path / "grid", recipe)
     monkeypatch.setattr(pckd.KD, "forward", lambda *_: (_ for _ in ()).throw(error))
     said = []
-    with pytest.raises(RuntimeError, match=f"1 of 2 points went wrong, all others were trained; .*{error}"):
-        experiments.run_grid(grid, progress=False, say=said.append)
+    with pytest.raises(RuntimeError, match=f"1 of 2 runs failed, all others were trained; first error: .*{error}"):
+        experiments.run_grid(grid, progress=False, print_fn=said.append)
     assert experiments.results(grid)["arm"].tolist() == ["supervised"] and str(error) in said[-2]
 
 

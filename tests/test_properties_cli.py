@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pckd_nb import catalogue, cli, data, demo, experiments, models, preview, recipes, training
-from pckd_nb.cli.console import name_of
+from pckd_nb.cli.console import option_name
 
 from .properties import examples, within
 from .test_cli import SMALL, teacher  # noqa: F401
@@ -247,4 +247,4 @@ def test_what_is_missing_is_named(command, wrong, teacher):  # noqa: F811
     for parameter in COMMANDS[command].params:
         if parameter.required:
             kept = {name: value for name, value in right(command, teacher).items() if name != parameter.opts[0]}
-            wrong(command, *words(kept), says=name_of(parameter))
+            wrong(command, *words(kept), says=option_name(parameter))

@@ -121,7 +121,7 @@ def test_what_launchers_left_behind_does_not_matter_to_one_process(left, environ
 
 def test_a_grid_is_run_by_one_process(environment, monkeypatch):
     environment(**OF_TORCHRUN)
-    with pytest.raises(ValueError, match="a grid is run by one process: start it without torchrun or srun"):
+    with pytest.raises(ValueError, match="a grid is trained from one process: start it without torchrun or srun"):
         experiments.run_grid(None)
 
 
@@ -287,7 +287,7 @@ def test_ctrl_c_reaches_all_ranks_and_saves(launcher, teacher, tmp_path):
     os.killpg(job.pid, signal.SIGINT)  # as a terminal does
     output, errors = job.communicate(timeout=300)
     assert job.returncode == (130 if launcher == "fabric" else 1), errors  # 1 is torchrun's own
-    assert re.search("interrupted after [0-9]+ whole epochs?; the same command with --resume goes on", output)
+    assert re.search("interrupted after [0-9]+ whole epochs?; the same command with --resume continues it", output)
     run = pckd.load_run(tmp_path / "run")
     assert run.settings["status"] == "interrupted" and len(run.history) < 40
 

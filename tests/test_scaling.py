@@ -34,7 +34,7 @@ class Ends(Classifier):
 
 
 def job(images: int, ranks: int = 1, narrow: int = 24, wide: int = 20, classes: int = 30) -> scaling.Job:
-    student = scaling.Network(flops=10, parameters=1000, width=narrow, kept=80, channels=(16, 32))
+    student = scaling.Network(flops=10, parameters=1000, width=narrow, saved_bytes=80, channels=(16, 32))
     return scaling.Job(student, replace(student, flops=20, width=wide), images, ranks, 4, classes, 3, 50)
 
 
@@ -138,10 +138,10 @@ def test_a_network_is_counted_as_it_is():
     model = pckd.create_model("resnet8", num_classes=100)
     assert counted.flops == pckd.models.count_flops(model) and counted.width == 64
     assert counted.parameters == sum(weight.numel() for weight in model.parameters())
-    assert scaling.kept_by(model, (3, 32, 32)) == pytest.approx(counted.kept, rel=1e-3)
+    assert scaling.saved_by(model, (3, 32, 32)) == pytest.approx(counted.saved_bytes, rel=1e-3)
     first = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
     by_hand = 4 * (3 + 16 + 16) * 32**2  # the input of each but ReLU, which keeps its result
-    assert scaling.kept_by(first, (3, 32, 32)) == pytest.approx(by_hand, rel=1e-3)
+    assert scaling.saved_by(first, (3, 32, 32)) == pytest.approx(by_hand, rel=1e-3)
 
 
 def test_imagenet_is_the_papers_pair_by_the_recipe():
@@ -160,7 +160,7 @@ def test_what_every_rank_does_limits_how_many_are_worth_it():
     limit = 1 + alone["networks"] / alone["loss"]
     few, many = (scaling.speedup(replace(about, ranks=count), assumed) for count in (2, 1024))
     assert 1.8 < few < 2 and 0.95 * limit < many < limit
-    count = round(scaling.enough(about, assumed))
+    count = round(scaling.useful_ranks(about, assumed))
     there = scaling.seconds(replace(about, ranks=count), assumed)
     assert there["networks"] == pytest.approx(there["loss"], rel=0.05)
     steps = -(-about.train_images // about.images) * about.epochs
@@ -168,7 +168,7 @@ def test_what_every_rank_does_limits_how_many_are_worth_it():
 
 
 def test_more_ranks_than_images_are_refused():
-    with pytest.raises(ValueError, match="a step of 4 images can't be dealt to 5 ranks"):
+    with pytest.raises(ValueError, match="a step of 4 images cannot be split among 5 ranks"):
         job(4, ranks=5)
 
 

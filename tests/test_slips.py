@@ -154,7 +154,7 @@ def test_a_folder_may_be_written_in_several_ways(run, trained, tmp_path):  # noq
     for name in ("abc", "abc/", "./abc", "bcd/../abc", str(tmp_path / "abc")):
         status, out, err = run("evaluate", trained, "--data", f"folder:{name}")
         assert status == 0 and measured(out) == expected and not err, name
-        assert out.splitlines()[2] == "24×24 pixels, normalised by the constants that the network was trained with"
+        assert out.splitlines()[2] == "24×24 pixels, normalised with the mean and std that the network was trained with"
     file = [f"{trained}/student.safetensors", "--model", "resnet8"]
     assert measured(run("evaluate", *file, "--data", "folder:abc")[1]) == expected
     assert measured(run("evaluate", trained, *file[1:], "--data", "folder:abc")[1]) == expected
@@ -188,15 +188,24 @@ def test_constants_of_a_foreign_checkpoint_can_be_given(run, trained, refused, t
     constants = "0.9,0.9,0.9/0.1,0.1,0.1"
     status, out, _ = run(*evaluate, "--normalisation", constants, "--precision", "32-true")
     assert status == 0 and f"top-1 {accuracy:.2f} %" in out
-    assert f"24×24 pixels, normalised by {constants}, as --normalisation says" in out
+    assert f"24×24 pixels, normalised with {constants}, as given by --normalisation" in out
     distill = ["distill", "--data", "folder:abc", "--image-size", "24", "--student", "resnet8", "--method", "kd"]
     distill += ["--teacher", "foreign.pth", *SHORT]
     pixels = ["--teacher-normalisation", constants, "--teacher-image-size", "24"]
     assert run(*distill, "--teacher-model", "resnet8", *pixels, "--out", "kd")[0] == 0
     preprocessing = pckd.load_run("kd").settings["teacher"]["preprocessing"]
     assert preprocessing == {"mean": [0.9] * 3, "std": [0.1] * 3, "size": [24, 24]}
-    refused("for a checkpoint: a run says its own", *distill[:-6], "--teacher", trained, *SHORT, *pixels, "--out", "x")
-    refused("a normalisation must be one of cifar10, .* got 'vgg'", *evaluate, "--normalisation", "vgg")
+    refused(
+        "only for a checkpoint: a run folder has its own",
+        *distill[:-6],
+        "--teacher",
+        trained,
+        *SHORT,
+        *pixels,
+        "--out",
+        "x",
+    )
+    refused("a normalisation must be cifar10, .* got 'vgg'", *evaluate, "--normalisation", "vgg")
     refused("one number per channel, 3, got 1", *evaluate, "--normalisation", "0.5/0.5")
 
 

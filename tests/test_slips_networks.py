@@ -8,7 +8,7 @@ from torch import nn
 
 import pckd_nb as pckd
 from pckd_nb import cli, experiments
-from pckd_nb.cli.entry import with_options
+from pckd_nb.cli.entry import use_option_names
 
 SHORT = {"epochs": 1, "batch_size": 16, "progress": False, "accelerator": "cpu"}
 
@@ -204,7 +204,7 @@ def test_each_caller_reads_its_own_words(data, folder, capsys, monkeypatch):
     ],
 )
 def test_arguments_become_options(message, shown):
-    assert with_options(message) == shown
+    assert use_option_names(message) == shown
 
 
 def test_a_grid_names_its_arguments(monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from pckd_nb import cli
-from pckd_nb.cli.console import GROUPS, print_table, wrapped
+from pckd_nb.cli.console import GROUPS, print_table, wrap
 
 COMMANDS = typer.main.get_command(cli.app).commands
 SLOW = ["torch", "numpy", "pandas", "lightning_fabric", "matplotlib", "sklearn", "rich"]
@@ -164,7 +164,7 @@ def test_the_last_column_of_a_table_is_broken_between_words(capsys, monkeypatch)
     ]
     print_table(rows)
     assert capsys.readouterr().out.splitlines()[1] == "first  1,000  one two-three four five six seven eight"
-    assert wrapped("--debug-all of-it", 20) == ["--debug-all of-it"]
+    assert wrap("--debug-all of-it", 20) == ["--debug-all of-it"]
 
 
 def seconds(*commands: tuple[str, ...]) -> list[float]:

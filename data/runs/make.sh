@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
-# The recorded runs, behind every figure and table: teachers, then grids of students. Finished runs are skipped and cut
-# ones resumed, so it can be stopped at any time and started again. On two CPU cores it takes most of a night.
+# Make the recorded runs, from which all figures and tables are drawn: first teachers, then grids of students.
+# Finished runs are skipped, and interrupted ones are resumed, so you can stop this script at any time and start it again.
+# On two CPU cores it takes most of a night.
 #
 #   source .venv/bin/activate
-#   data/runs/make.sh [FOLDER]       default: runs/recorded. Then `python data/runs/record.py FOLDER data/runs`, and
-#                                    `… FOLDER_other_teachers data/other_teachers --tables-only`.
-#   JOBS=2                           points trained at a time, one thread each
-#   STUDIES="shapes100 digits …"     only some of them
-#   CIFAR10=PATH                     CIFAR-10 as images in PATH/{train,test}/CLASS; without it that study is left out
+#   data/runs/make.sh [FOLDER]       The default folder is runs/recorded.
+#   python data/runs/record.py FOLDER data/runs
+#   python data/runs/record.py FOLDER_other_teachers data/other_teachers --tables-only
+#
+# Environment variables:
+#   JOBS=2                           number of runs trained at the same time, with one thread each
+#   STUDIES="shapes100 digits …"     make only these studies
+#   CIFAR10=PATH                     images of CIFAR-10, in PATH/{train,test}/CLASS; without it, this study is left out
 set -euo pipefail
 folder=${1:-runs/recorded}
 jobs=${JOBS:-2}
@@ -24,7 +28,7 @@ for study in $studies; do
         teacher shapes100 "${data[@]}" --model resnet20 --epochs 30
         grid ablate shapes100 "${data[@]}" --seeds 0-2
         grid sweep shapes100 "${data[@]}" --seeds 0-2 --factor beta_cc --factor beta_fa --factor beta_ca --factor epsilon_240
-        # β_fa and β_ca as that sweep has them on seed 0, together; KD's own weight; and what of it acts with one view.
+        # The best β_fa and β_ca of that sweep on seed 0, together; other weights of KD; and the terms of PCKD with one view.
         tuned=beta_fa=5-beta_ca=100
         grid compare shapes100 "${data[@]}" --seeds 0-2 --methods "kd,pckd,pckd-$tuned,pckd-views=1-$tuned"
         grid compare shapes100 "${data[@]}" --seeds 0-4 --methods "kd,kd-beta_kd=3,pckd-views=1-$tuned"
@@ -37,7 +41,7 @@ for study in $studies; do
         done
         grid ablate shapes100 "${data[@]}" --seeds 0-4
         ;;
-    other_teachers) # is it so under other teachers, of other seeds, or one that has seen more and other images?
+    other_teachers) # the same with other teachers: with other seeds, or trained on more and other images
         data=(--data shapes100 --test-size 2000)
         tuned=views=1-beta_fa=5-beta_ca=100
         main=$folder
@@ -57,7 +61,7 @@ for study in $studies; do
         done
         folder=$main
         ;;
-    digits) # a teacher for the classroom
+    digits) # only a teacher, for the classroom
         teacher digits --data digits --model resnet20
         ;;
     fashion_mnist)
@@ -67,19 +71,19 @@ for study in $studies; do
         ;;
     cifar10)
         if [ -z "${CIFAR10:-}" ]; then
-            echo "cifar10 is left out: CIFAR10=PATH says where its images are" >&2
+            echo "cifar10 is left out: set CIFAR10=PATH to the folder of its images" >&2
             continue
         fi
         data=(--data "folder:$CIFAR10" --batch-size 64 --flip)
-        # The rate of 0.02 and 14 epochs, then 10 more from there, found a teacher sooner than one training of 24.
+        # 14 epochs with learning rate 0.02 and then 10 more gave a good teacher sooner than one training of 24 epochs.
         teacher cifar10_start "${data[@]}" --model resnet32 --lr 0.02 --epochs 14
         teacher cifar10 "${data[@]}" --model resnet32 --epochs 10 --init "$folder/teachers/cifar10_start"
         grid compare cifar10 "${data[@]}" --train-size 10000 --epochs 30 --methods supervised,kd,pckd,pckd-strategy=uniform --seeds 0-2
-        # A pair of unequal width, 64 → 1024, so without L_CA; this needs pckd_nb[timm].
+        # A pair of unequal width (64 → 1024), so L_CA is left out. This needs pckd_nb[timm].
         student=timm:mobilenetv3_small_050 grid compare cifar10 "${data[@]}" --train-size 10000 --epochs 30 --methods supervised,kd,pckd --seeds 0-2
         ;;
     *)
-        echo "no study is called '$study'" >&2
+        echo "there is no study '$study': choose from shapes100, other_teachers, digits, fashion_mnist, cifar10" >&2
         exit 2
         ;;
     esac

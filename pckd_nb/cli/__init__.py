@@ -1,6 +1,7 @@
 """The command line, `pckd-nb` or `python -m pckd_nb`.
 
-What needs torch is imported inside the commands: help, lists and typing errors take a moment only.
+Modules that need torch are imported inside the commands, so that help, lists and messages about typing errors appear at
+once.
 """
 
 from .app import app

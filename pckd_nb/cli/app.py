@@ -1,4 +1,4 @@
-"""The typer app to which the commands belong."""
+"""The typer app, to which all commands belong."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -18,7 +18,7 @@ app = InjectingTyper(
 
 
 def command(name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that makes a function a command of the app.
+    """Return a decorator that adds a function to the app as a command.
 
     Parameters
     ----------
@@ -28,24 +28,25 @@ def command(name: str | None = None) -> Callable[[Callable[..., None]], Callable
     Returns
     -------
     callable
+        The decorator.
     """
     return app.command(name, cls=Command)
 
 
-def show_version(asked: bool) -> None:
+def show_version(requested: bool) -> None:
     """Print the version and exit, if the option --version is given.
 
     Parameters
     ----------
-    asked : bool
+    requested : bool
         Whether the option is given.
 
     Raises
     ------
     typer.Exit
-        After the version is printed.
+        If the version was printed.
     """
-    if asked:
+    if requested:
         from importlib.metadata import version
 
         print(f"pckd-nb {version('pckd_nb')}")
@@ -53,13 +54,13 @@ def show_version(asked: bool) -> None:
 
 
 @app.callback()
-def general(
+def global_options(
     version: Annotated[
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Train a teacher, distil it into a student by PCKD, KD or not at all, and compare.
+    """Train a teacher network, distil it into a smaller student with PCKD or KD, and compare the results.
 
-    Start with: pckd-nb demo. COMMAND --help explains a command and its options. Add --debug to any command for the
-    traceback of an error.
+    Start with: pckd-nb demo. To see the options of a command, use COMMAND --help. To see the traceback of an error, add
+    --debug to any command.
     """

@@ -1,10 +1,11 @@
-"""Output of the command line: help in groups, tables, and one-line errors. Plain text, without torch.
+"""Output of the command line: help pages, tables and error messages, all in plain text.
 
-The `rich_help_panel` of an option names its group. Lines break only between words, so that names stay whole at every
-width of the terminal.
+The help shows options in groups. The `rich_help_panel` of an option is the name of its group. Lines break only between
+words, so that a name is never split, however narrow the terminal is.
 """
 
 import inspect
+import re
 import shutil
 import sys
 import textwrap
@@ -18,9 +19,9 @@ from typer.core import TyperCommand, TyperGroup
 from .. import launcher
 from ..paths import user_path
 
-GROUPS = ("Arguments", "Networks", "Data", "Method", "Training", "Grid", "Machine", "Options")  # the order in the help
-MAX_NAME = 30  # characters; the explanation of a longer name starts on the next line
-TOGETHER = "\u00a0"  # a non-breaking space; printed as a plain space
+GROUPS = ("Arguments", "Networks", "Data", "Method", "Training", "Grid", "Machine", "Options")  # in this order
+MAX_NAME_WIDTH = 30  # characters; after a longer name, the explanation starts on the next line
+NBSP = "\u00a0"  # a non-breaking space; printed as a plain space
 
 
 class Command(TyperCommand):
@@ -33,14 +34,12 @@ class Command(TyperCommand):
         ----------
         ctx : Context
         formatter : HelpFormatter
-            Receives the text.
+            The text is written to it.
         """
         formatter.write(help_page(self, ctx, formatter.width, options_by_group(self, ctx)))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse arguments as click does, but report all missing options and arguments in one line.
-
-        Other errors are those of click.
+        """Parse the command line as click does, but report all missing options in one error message.
 
         Parameters
         ----------
@@ -51,38 +50,38 @@ class Command(TyperCommand):
         Returns
         -------
         list of str
-            The words that are left.
+            The words that were not used.
 
         Raises
         ------
         UsageError
-            If required options or arguments are missing.
+            If required options or arguments are missing, or for any other error of click.
         """
-        given = list(args)
+        words = list(args)
         try:
             rest = super().parse_args(ctx, args)
-            ctx.params.update({name: expanded(value) for name, value in ctx.params.items()})
+            ctx.params.update({name: expand_home(value) for name, value in ctx.params.items()})
             return rest
         except typer.BadParameter as error:
             if not hasattr(error, "param_type"):  # only click's MissingParameter has it
                 raise
-        ctx.resilient_parsing = True  # parse again, without errors
-        super().parse_args(ctx, given)
+        ctx.resilient_parsing = True  # parse again, this time without raising errors
+        super().parse_args(ctx, words)
         required = (parameter for parameter in self.params if parameter.required)
-        missing = [name_of(each) for each in required if ctx.params.get(each.name) in (None, (), [])]
-        ctx.fail(f"{ctx.info_name} needs {listed(missing)}")
+        missing = [option_name(each) for each in required if ctx.params.get(each.name) in (None, (), [])]
+        ctx.fail(f"{ctx.info_name} needs {join_names(missing)}")
         return []  # not reached: `fail` raises
 
 
-def expanded(value: Any) -> Any:
-    """Return a path, or a list of paths, with the home folder in place of "~"; any other value as it is."""
+def expand_home(value: Any) -> Any:
+    """Replace "~" by the home folder in a path or a list of paths. Return any other value unchanged."""
     if isinstance(value, list | tuple):
-        return type(value)(map(expanded, value))
+        return type(value)(map(expand_home, value))
     return user_path(value) if isinstance(value, Path) else value
 
 
 class Group(TyperGroup):
-    """A group of commands. Its help lists the whole first sentence of every command."""
+    """A group of commands. Its help lists every command with the first sentence of its explanation."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help of the group.
@@ -91,7 +90,7 @@ class Group(TyperGroup):
         ----------
         ctx : Context
         formatter : HelpFormatter
-            Receives the text.
+            The text is written to it.
         """
         commands = [(name, command) for name in self.list_commands(ctx) if (command := self.get_command(ctx, name))]
         rows = [(name, command.get_short_help_str(1000)) for name, command in commands if not command.hidden]
@@ -100,7 +99,7 @@ class Group(TyperGroup):
 
 
 def options_by_group(command: TyperCommand | TyperGroup, ctx: Any) -> dict[str, list[tuple[str, str]]]:
-    """Return the options and arguments of a command by their group in the help. Hidden ones are left out.
+    """Return the options and arguments of a command, by their group in the help. Hidden ones are left out.
 
     Parameters
     ----------
@@ -118,7 +117,8 @@ def options_by_group(command: TyperCommand | TyperGroup, ctx: Any) -> dict[str, 
         if record is not None:
             default = "Arguments" if parameter.param_type_name == "argument" else "Options"
             name, text = record
-            record = name, text.replace("[default: ", f"[default:{TOGETHER}")
+            name = re.sub(r"<list\[(\w+)\]>", lambda found: f"<{found[1].lower()}>", name)  # <path> for <list[Path]>
+            record = name, text.replace("[default: ", f"[default:{NBSP}")
             groups.setdefault(getattr(parameter, "rich_help_panel", None) or default, []).append(record)
     return {name: rows for name, rows in groups.items() if rows}
 
@@ -126,7 +126,7 @@ def options_by_group(command: TyperCommand | TyperGroup, ctx: Any) -> dict[str, 
 def help_page(
     command: TyperCommand | TyperGroup, ctx: Any, width: int, sections: dict[str, list[tuple[str, str]]]
 ) -> str:
-    """Return the help of a command: usage, explanation, and sections with aligned second columns.
+    """Return the help of a command: usage, explanation, and one table per section.
 
     Parameters
     ----------
@@ -146,31 +146,31 @@ def help_page(
     command.format_usage(ctx, usage)
     indent = {"initial_indent": "  ", "subsequent_indent": "  "}
     paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
-    parts = [usage.getvalue(), *("\n".join(wrapped(text, width, **indent)) + "\n" for text in paragraphs)]
+    parts = [usage.getvalue(), *("\n".join(wrap(text, width, **indent)) + "\n" for text in paragraphs)]
     names = [name for rows in sections.values() for name, _ in rows]
-    first = max((len(name) for name in names if len(name) <= MAX_NAME), default=0) + 2
+    first = max((len(name) for name in names if len(name) <= MAX_NAME_WIDTH), default=0) + 2
     for heading, rows in sections.items():
         lines = [f"{heading}:"]
         for name, text in rows:
-            explained = wrapped(text, width - first - 2) or [""]
+            explained = wrap(text, width - first - 2) or [""]
             if len(name) + 2 > first:
                 lines.append(f"  {name}")
                 name = ""
             lines += [f"  {name:{first}}{explained[0]}".rstrip(), *(" " * (first + 2) + line for line in explained[1:])]
         parts.append("\n".join(lines) + "\n")
-    return "\n".join(parts).replace(TOGETHER, " ")
+    return "\n".join(parts).replace(NBSP, " ")
 
 
-def wrapped(text: str, width: int, **indent: Any) -> list[str]:
-    """Return `text` in lines that break only between words.
+def wrap(text: str, width: int, **indent: Any) -> list[str]:
+    """Split a text into lines, only between words.
 
     Parameters
     ----------
     text : str
     width : int
-        Characters per line. Values below 12 count as 12. A longer word is not broken.
+        Characters per line, at least 12. A word that is longer gets a line of its own.
     **indent
-        initial_indent and subsequent_indent, as in `textwrap.wrap`.
+        initial_indent and subsequent_indent of `textwrap.wrap`.
 
     Returns
     -------
@@ -179,7 +179,7 @@ def wrapped(text: str, width: int, **indent: Any) -> list[str]:
     return textwrap.wrap(text, max(width, 12), break_long_words=False, break_on_hyphens=False, **indent)
 
 
-def name_of(parameter: Any) -> str:
+def option_name(parameter: Any) -> str:
     """Return the name of an option or argument as the user types it.
 
     Parameters
@@ -195,8 +195,8 @@ def name_of(parameter: Any) -> str:
     return str((parameter.metavar or parameter.name.upper()) if argument else parameter.opts[0])
 
 
-def listed(names: Sequence[str]) -> str:
-    """Return names as an enumeration.
+def join_names(names: Sequence[str]) -> str:
+    """Join names with commas and "and".
 
     Parameters
     ----------
@@ -217,11 +217,11 @@ def print_table(rows: Iterable[Sequence[str]], right: Sequence[int] = (), fit: b
     Parameters
     ----------
     rows : iterable of sequences of str
-        The cells. `TOGETHER` stands for a non-breaking space.
+        The cells. Text does not break at the character `NBSP`.
     right : sequence of int
         Indices of the columns that are aligned to the right.
     fit : bool
-        Wrap the last column if it does not fit into the terminal.
+        Whether to wrap the last column if it does not fit into the terminal.
     """
     rows = list(rows)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -232,20 +232,19 @@ def print_table(rows: Iterable[Sequence[str]], right: Sequence[int] = (), fit: b
             cell.rjust(width) if column in right else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        last = wrapped(row[-1], room) if fit and len(row[-1]) > room else [cells[-1]]
+        last = wrap(row[-1], room) if fit and len(row[-1]) > room else [cells[-1]]
         lines = ["  ".join([*cells[:-1], last[0]]), *(" " * left + line for line in last[1:])]
-        print("\n".join(line.rstrip() for line in lines).replace(TOGETHER, " "))
+        print("\n".join(line.rstrip() for line in lines).replace(NBSP, " "))
 
 
 def print_text(text: str) -> None:
-    """Print a paragraph in lines that fit into the terminal.
+    """Print a paragraph in lines that fit into the terminal, of at most 80 characters.
 
     Parameters
     ----------
     text : str
-        Lines have at most 80 characters.
     """
-    print("\n".join(wrapped(text, min(shutil.get_terminal_size().columns, 80))))
+    print("\n".join(wrap(text, min(shutil.get_terminal_size().columns, 80))))
 
 
 def cell_text(value: Any) -> str:
@@ -263,8 +262,8 @@ def cell_text(value: Any) -> str:
     return str(value) if not isinstance(value, float) else "-" if value != value else f"{value:.2f}"
 
 
-def describe(error: Exception) -> str:
-    """Return the message of an error in one line.
+def error_message(error: Exception) -> str:
+    """Return the message of an error as one line.
 
     Parameters
     ----------
@@ -273,7 +272,7 @@ def describe(error: Exception) -> str:
     Returns
     -------
     str
-        Without the error number of an OSError. The name of the error's class if there is no message.
+        The message, without the error number of an OSError. If there is none, the name of the error's class.
     """
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
@@ -298,10 +297,11 @@ def printable_line(text: str) -> str:
     return text if len(text) <= 600 else f"{text[:400]} … {text[-150:]}"
 
 
-def complain(message: str, status: int) -> int:
-    """Print an error as one line on stderr.
+def print_error(message: str, status: int) -> int:
+    """Print an error message as one line on stderr.
 
-    Before several processes are connected, all of them find the same error. Then only the first one prints it.
+    In a training with several processes, all of them may raise the same error. Until they are connected, only the first
+    process prints it.
 
     Parameters
     ----------
@@ -314,10 +314,10 @@ def complain(message: str, status: int) -> int:
     int
         `status`.
     """
-    distributed = sys.modules.get("torch.distributed")  # connects the processes
+    distributed = sys.modules.get("torch.distributed")  # not imported here, because it is slow
     connected = distributed is not None and distributed.is_initialized()
     if launcher.is_first() or connected:
-        # start a new line: the first process may have failed in the middle of its progress bar
+        # the line break ends the progress bar, if there is one
         prefix = f"\npckd-nb, process {distributed.get_rank()}" if distributed and connected else "pckd-nb"
         print(f"{prefix}: {printable_line(message)}", file=sys.stderr)
     return status

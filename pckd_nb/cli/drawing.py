@@ -10,14 +10,17 @@ from .app import command
 
 @command()
 def figures(
-    runs_folder: Annotated[Path, typer.Option("--runs", help="Folder of runs to draw.")] = Path("data/runs"),
+    runs_folder: Annotated[Path, typer.Option("--runs", help="Folder of the runs to draw.")] = Path("data/runs"),
     out: Annotated[Path, typer.Option(help="Folder for the figures and their captions.")] = Path("figures"),
-    only: Annotated[str | None, typer.Option(help="Comma-separated names, or beginnings such as 05.")] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(help="Names of figures, comma-separated, or their beginnings, such as 05."),
+    ] = None,
 ) -> None:
-    """Draw every figure that the runs are enough for, from their folders alone."""
+    """Draw every figure for which the folder has the runs. Nothing is trained."""
     chosen = None if only is None else only.split(",")
     if chosen is not None and not all(chosen):
-        raise ValueError(f"--only must be names of figures or their beginnings, comma-separated, got {only!r}")
+        raise ValueError(f"--only must be names of figures, or their beginnings, comma-separated, got {only!r}")
     from .. import files
     from ..figures.collection import draw_all
 

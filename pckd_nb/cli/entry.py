@@ -1,4 +1,4 @@
-"""`main`: run one command. Every error is one line on stderr and gives a non-zero exit status."""
+"""Run one command. Every error gives one line on stderr and a non-zero exit status."""
 
 import os
 import re
@@ -10,9 +10,9 @@ import typer
 
 from .. import launcher
 from .app import app
-from .console import complain, describe
+from .console import error_message, print_error
 
-# Commands register themselves on import. The order of the imports is their order in the help.
+# Importing these modules adds their commands to the app, in the order of the help.
 # isort: off
 from . import start as start
 from . import training as training
@@ -28,63 +28,61 @@ def main(arguments: list[str] | None = None) -> int:
     Parameters
     ----------
     arguments : list of str, optional
-        Words of the command line after the name of the program. The default is sys.argv[1:]. An empty list shows the
-        help.
+        The words after the name of the program. The default is sys.argv[1:]. An empty list shows the help.
 
     Returns
     -------
     int
-        Exit status: 0 after success, 2 for bad input, 130 after Ctrl-C, 1 for any other error.
+        Exit status: 0 after success, 2 for invalid input, 130 after Ctrl-C, and 1 for any other error.
 
     Raises
     ------
     Exception
-        Any error of the command, if --debug is among the arguments.
+        If the command fails and --debug is among the arguments.
     """
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in arguments
 
-    def note(message: Warning | str, *_: Any, **__: Any) -> None:
+    def print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
         if launcher.is_first():
             print(f"note: {message}", file=sys.stderr)
 
-    warnings.showwarning = note
+    warnings.showwarning = print_warning
     try:
         status = app([argument for argument in arguments if argument != "--debug"], standalone_mode=False)
         if sys.stdout:  # None if it was closed
-            sys.stdout.flush()  # raises BrokenPipeError here instead of at exit
+            sys.stdout.flush()  # if it raises BrokenPipeError, then here and not at exit
         return status if isinstance(status, int) else 0
     except KeyboardInterrupt:
-        return complain("interrupted", 130)
-    except BrokenPipeError:  # the reader of our output has ended, such as `| head`
+        return print_error("interrupted", 130)
+    except BrokenPipeError:  # the program that reads the output has ended, such as `head` in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         if debug:
             raise
-        if hasattr(error, "format_message"):  # an error of the command line itself
-            return complain(f"{error.format_message()} (see --help)", 2)
-        message = with_options(describe(error))
+        if hasattr(error, "format_message"):  # an error of click
+            return print_error(f"{error.format_message()} (see --help)", 2)
+        message = use_option_names(error_message(error))
         if isinstance(error, ValueError | OSError):
-            return complain(message, 2)
+            return print_error(message, 2)
         if isinstance(error, FloatingPointError):
-            return complain(message, 1)
-        return complain(f"{type(error).__name__}: {message} (--debug shows where)", 1)
+            return print_error(message, 1)
+        return print_error(f"{type(error).__name__}: {message} (add --debug to see where)", 1)
 
 
-def with_options(message: str) -> str:
-    """Return an error of the Python API with options in place of arguments.
+def use_option_names(message: str) -> str:
+    """Replace names of Python arguments in an error message by the options of the command line.
 
     Parameters
     ----------
     message : str
-        Such as "run folder 'x' exists: resume=True goes on with it". Only arguments that are an option of some command
-        are replaced.
+        Such as "resume=True continues the run". An argument is replaced only if some command has that option.
 
     Returns
     -------
     str
-        Such as "run folder 'x' exists: --resume goes on with it".
+        Such as "--resume continues the run".
     """
     commands: Any = typer.main.get_command(app)
     options = {parameter.name for command in commands.commands.values() for parameter in command.params}
@@ -95,5 +93,5 @@ def with_options(message: str) -> str:
             return found[0]
         return f"--{name.replace('_', '-')}" + ("" if value == "True" else f" {value}")
 
-    # not in names and paths, such as pckd-views=1 or 'runs/lr=0.1'
+    # but not inside names and paths, such as pckd-views=1 or 'runs/lr=0.1'
     return re.sub(r"(?<![\w'/.,-])(\w+)=(True|…|\d+(?:\.\d+)?)(?![\w'/.-])", option, message)

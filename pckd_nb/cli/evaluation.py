@@ -1,4 +1,4 @@
-"""Commands that measure trained networks."""
+"""Commands that evaluate trained networks."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 
 from .. import catalogue
 from .app import command
-from .console import cell_text, complain, print_table
+from .console import cell_text, print_error, print_table
 from .options import (
     NORMALISATION_HELP,
     Accelerator,
@@ -19,33 +19,37 @@ from .options import (
     TestSize,
     Workers,
     check_names,
-    given,
+    drop_none,
     in_data,
     in_networks,
 )
-from .sources import load_run_unless, make_network
+from .sources import load_run_unless_checkpoint, make_network
 
 if TYPE_CHECKING:
     from ..data import Dataset
     from ..models import Classifier
 
 SPLITS = ("test", "train", "val")
-TOLERANCE = 0.05  # of --expect, in percentage points
+TOLERANCE = 0.05  # between --expect and the measured accuracy, in percentage points
 
 
 @command()
 def evaluate(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A run folder; or, with --model, a checkpoint file or URL.")
+        str, typer.Argument(metavar="SOURCE", help="A run folder, or with --model a checkpoint file or URL.")
     ],
-    data: Annotated[str | None, in_data(help="Another data set than the run's own.")] = None,
-    model: Annotated[str | None, in_networks(help="The network, if SOURCE is a checkpoint.")] = None,
-    expect: Annotated[float | None, typer.Option(help=f"Fail unless top-1 is this, ± {TOLERANCE} points.")] = None,
+    data: Annotated[str | None, in_data(help="Data set to evaluate on. Default: that of the run.")] = None,
+    model: Annotated[str | None, in_networks(help="Network of the checkpoint, if SOURCE is one.")] = None,
+    expect: Annotated[
+        float | None,
+        typer.Option(help=f"Expected top-1 accuracy in percent. Fail if it differs by more than {TOLERANCE} points."),
+    ] = None,
     normalisation: Annotated[str | None, in_data(help=NORMALISATION_HELP)] = None,
     same_classes: Annotated[
-        bool, in_data("--same-classes", help="The classes are those of the training, in this order, by other names.")
+        bool,
+        in_data("--same-classes", help="The data set has the classes of the training, in the same order, but renamed."),
     ] = False,
-    split: Annotated[str, in_data(help="test, train or val.")] = "test",
+    split: Annotated[str, in_data(help="Split to evaluate on: test, train or val.")] = "test",
     test_size: TestSize = None,
     image_size: ImageSize = None,
     workers: Workers = None,
@@ -53,7 +57,7 @@ def evaluate(
     accelerator: Accelerator = "auto",
     precision: Precision = "auto",
 ) -> None:
-    """Measure the accuracy of a trained network; --expect holds a published one to its word."""
+    """Measure the accuracy of a trained network. Use --expect to check a published accuracy."""
     if expect is not None and not 0 <= expect <= 100:
         raise ValueError(f"--expect must be a percentage, 0 to 100, got {expect}")
     if split not in SPLITS:
@@ -66,10 +70,10 @@ def evaluate(
     from ..evaluation import evaluate as evaluate_model
     from ..models import with_preprocessing
 
-    run = load_run_unless(model, source, "--model")
+    run = load_run_unless_checkpoint(model, source, "--model")
     if data is None and run is None:
-        raise ValueError("a checkpoint needs --data, the data set to measure it on")
-    options = given(test_size=test_size, image_size=image_size, workers=workers)
+        raise ValueError("a checkpoint needs --data, the data set to evaluate it on")
+    options = drop_none(test_size=test_size, image_size=image_size, workers=workers)
     if run:
         info = run.settings["data"]
         loaded, network = rebuild(info, root, data, **options), run.model()
@@ -84,7 +88,7 @@ def evaluate(
         loaded = load_dataset(name, root, **options)
         network = make_network(cast(str, model), loaded, 0, source, root)
     if network.num_classes != loaded.num_classes:
-        raise ValueError(f"'{source}' knows {network.num_classes} classes, {loaded.name} has {loaded.num_classes}")
+        raise ValueError(f"'{source}' has {network.num_classes} classes, but {loaded.name} has {loaded.num_classes}")
     if same_classes and network.trained_on:
         network.trained_on = network.trained_on.without_classes()
     if constants:
@@ -98,20 +102,20 @@ def evaluate(
     print(describe_input(network, loaded, source, normalisation))
     if expect is not None and not abs(scores.top1 - expect) <= TOLERANCE + 1e-9:
         message = f"top-1 is {scores.top1:.2f} %, not the expected {expect:.2f} ± {TOLERANCE}"
-        raise typer.Exit(complain(message, 1))
+        raise typer.Exit(print_error(message, 1))
 
 
 def describe_input(network: "Classifier", data: "Dataset", source: str, normalisation: str | None) -> str:
-    """Return one line that says how the pixels reach the network, and why.
+    """Return one line about the size and normalisation of the images that the network sees.
 
     Parameters
     ----------
     network : Classifier
     data : Dataset
     source : str
-        Where the weights come from.
+        The run folder, or the checkpoint file or URL.
     normalisation : str or None
-        The option of the command line.
+        The option --normalisation.
 
     Returns
     -------
@@ -122,31 +126,34 @@ def describe_input(network: "Classifier", data: "Dataset", source: str, normalis
     trained_on = network.trained_on
     height, width = (isinstance(network, Preprocessed) and network.resized) or data.size
     if normalisation is not None:
-        return f"{height}×{width} pixels, normalised by {normalisation}, as --normalisation says"
+        return f"{height}×{width} pixels, normalised with {normalisation}, as given by --normalisation"
     if trained_on is None:
         return (
-            f"{height}×{width} pixels, normalised by mean and std ({data.normalisation}); '{source}' does not say what "
-            "it was trained with: --normalisation sets other constants"
+            f"{height}×{width} pixels, normalised with mean and std ({data.normalisation}); '{source}' does not have "
+            "those of its training: set them with --normalisation if they differ"
         )
     height, width = trained_on.image_size
-    return f"{height}×{width} pixels, normalised by the constants that the network was trained with"
+    return f"{height}×{width} pixels, normalised with the mean and std that the network was trained with"
 
 
 @command()
 def transfer(
-    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders to compare.")],
+    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders of the networks to compare.")],
     data: DataOptions,
     accelerator: Accelerator = "auto",
     precision: Precision = "auto",
 ) -> None:
-    """Freeze trained networks and train a linear probe on their features of another data set."""
+    """Test how useful the features of trained networks are for another data set.
+
+    The networks are frozen, and a linear probe is trained on their features.
+    """
     from ..data import load_dataset
     from ..runs import load_run
     from ..transfer import transfer_table
 
     chosen = [load_run(folder) for folder in run_folders]
     for run in chosen:
-        run.model()  # raises before the images are read, if the weights cannot be used
+        run.model()  # if the weights cannot be used, it raises an error now, before the images are read
     name, sizes = data
     loaded = load_dataset(name, **sizes)
     table = transfer_table(chosen, loaded, accelerator=accelerator, precision=precision)

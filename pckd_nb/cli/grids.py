@@ -1,4 +1,4 @@
-"""Commands that train a grid of runs."""
+"""Commands that train and compare a grid of runs."""
 
 import sys
 from functools import partial
@@ -8,7 +8,7 @@ from .. import catalogue
 from ..html import counted
 from .app import command
 from .console import cell_text, print_table
-from .options import GridOptions, GridRequest, Reference, check_names, given, in_method
+from .options import GridOptions, GridRequest, Reference, check_names, drop_none, in_method
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 def compare(
     grid: GridOptions,
     methods: Annotated[
-        str, in_method(help="Arms, comma-separated: METHOD or METHOD-SETTING=VALUE, such as pckd-strategy=uniform.")
+        str, in_method(help="Methods to compare, comma-separated. Settings can follow, as in pckd-strategy=uniform.")
     ] = "supervised,kd,pckd",
     reference: Reference = "kd",
 ) -> None:
-    """Train and compare arms over seeds and pairs of networks. Finished points are kept, cut ones resumed."""
+    """Train and compare several methods, over seeds and teacher-student pairs.
+
+    Finished runs are kept, and interrupted ones are resumed.
+    """
     check_names(arms=[*methods.split(","), reference])
     from ..experiments import parse_arm
 
@@ -36,7 +39,10 @@ def ablate(
     grid: GridOptions,
     reference: Reference = "pckd",
 ) -> None:
-    """PCKD without each of its terms, with every other strategy, with one view; KD and a lone student beside it."""
+    """Compare PCKD with variants that lack one part, with KD, and with supervised training.
+
+    The variants leave out one loss term, replace preview by another weighting strategy, or use one view only.
+    """
     check_names(arms=[reference])
     from ..experiments import ablation_arms
 
@@ -48,40 +54,43 @@ def sweep(
     factor: Annotated[
         list[str],
         in_method(
-            help="A setting as NAME=VALUE,VALUE; beta_cc, beta_fa, beta_ca and epsilon_240 need no values. "
-            "Several are swept one after the other."
+            help="A setting and its values, as NAME=VALUE,VALUE. For beta_cc, beta_fa, beta_ca and epsilon_240 the "
+            "name is enough. Repeat the option for several settings."
         ),
     ],
     grid: GridOptions,
-    method: Annotated[str, in_method(help="The arm whose setting is swept.")] = "pckd",
+    method: Annotated[str, in_method(help="The method whose setting is varied.")] = "pckd",
     reference: Annotated[
-        str | None, in_method(help="The arm that the others are compared with, seed by seed. Default: --method.")
+        str | None, in_method(help="The method that all others are compared with, seed by seed. Default: --method.")
     ] = None,
 ) -> None:
-    """One factor after the other: an arm with each of its values, the default point shared by all."""
-    check_names(arms=[method, *given(reference=reference).values()])
+    """Compare several values of a setting.
+
+    Several settings are varied one after the other. The run with the default values is trained once for all of them.
+    """
+    check_names(arms=[method, *drop_none(reference=reference).values()])
     factors = []
     for text in factor:
         name, equals, values = text.partition("=")
         if equals and not all(values.split(",")):
             raise ValueError(f"--factor must be NAME or NAME=VALUE,VALUE, got {text!r}")
-        listed = [catalogue.parse_value(value) for value in values.split(",")] if values else []
-        factors.append((name, listed))
-        for value in listed if name == "strategy" else []:
+        parsed = [catalogue.parse_value(value) for value in values.split(",")] if values else []
+        factors.append((name, parsed))
+        for value in parsed if name == "strategy" else []:
             catalogue.check_strategy(str(value))
     from ..experiments import parse_arm, sweep_arms
 
     base = parse_arm(method)
     arms = [base]
-    for name, listed in factors:
-        arms += sweep_arms(name, listed, base)
+    for name, parsed in factors:
+        arms += sweep_arms(name, parsed, base)
     run_grid(grid, arms, method if reference is None else reference)
 
 
 def run_grid(request: GridRequest, arms: "list[Arm]", reference: str) -> None:
-    """Train a grid and print the comparison of its arms, or only list its points.
+    """Train a grid and print the comparison of its arms. With --dry-run, only list its points.
 
-    It also raises the errors of `experiments.Grid`, `experiments.parse_arm` and `experiments.run_grid`.
+    Errors of `experiments.Grid`, `experiments.parse_arm` and `experiments.run_grid` are passed on.
 
     Parameters
     ----------
@@ -89,34 +98,34 @@ def run_grid(request: GridRequest, arms: "list[Arm]", reference: str) -> None:
         The options of the command line.
     arms : list of Arm
     reference : str
-        The arm that the others are compared with. If the grid does not have it, a note says so on stderr.
+        The arm that all others are compared with. If the grid does not have it, a note is printed.
 
     Raises
     ------
     FloatingPointError
-        If points failed with a non-finite loss. The comparison of the finished points is printed first.
+        If points failed with a non-finite loss. The finished points are compared first.
     """
     from .. import experiments
 
     grid = experiments.Grid(**request.settings, arms=arms)
     reference_arm = experiments.parse_arm(reference)
     reference_arm.build(grid.recipe)
-    reference_arm = reference_arm.without_defaults(grid.recipe, grid.loaded)
+    reference_arm = reference_arm.drop_defaults(grid.recipe, grid.loaded)
     if reference_arm not in grid.arms:
         available = ", ".join(map(str, grid.arms))
-        print(f"note: --reference {reference} is not of this grid, no differences are shown; it has {available}",
+        print(f"note: no differences are shown, because --reference {reference} is not one of {available}",
               file=sys.stderr)  # fmt: skip
     if request.dry_run:
-        points = experiments.my_points(grid, request.shard, request.jobs)
+        points = experiments.shard_points(grid, request.shard, request.jobs)
         missing = [point for point in points if not experiments.is_finished(point)]
         print("\n".join(f"{'to train' if point in missing else 'finished'}  {point}" for point in points))
-        needed = experiments.duration(experiments.projected_seconds(grid, missing, request.jobs))
-        print(f"{counted(len(points), 'point')}, {len(missing)} to train, projected: {needed}")
+        duration = experiments.format_duration(experiments.estimate_seconds(grid, missing, request.jobs))
+        print(f"{counted(len(points), 'run')}, {len(missing)} to train, estimated time: {duration}")
         return
     options: dict[str, Any] = dict(jobs=request.jobs, shard=request.shard, progress=request.jobs == 1)
     failed = None
     try:
-        table = experiments.run_grid(grid, **options, say=partial(print, flush=True))
+        table = experiments.run_grid(grid, **options, print_fn=partial(print, flush=True))
     except FloatingPointError as error:
         failed, table = error, experiments.results(grid)
     if len(table):
@@ -131,9 +140,9 @@ def print_comparison(compared: "pd.DataFrame", reference: str) -> None:
     Parameters
     ----------
     compared : DataFrame
-        The table of `experiments.comparison`. Each row is one line.
+        The table of `experiments.comparison`.
     reference : str
-        The arm that the others are compared with.
+        The arm that all others are compared with.
     """
-    print(f"\ntop-1 accuracy in percent; 95 % intervals; difference to {reference}, paired by seed:")
+    print(f"\ntop-1 accuracy in percent with 95 % intervals, and the difference to {reference}, paired by seed:")
     print_table([tuple(compared.columns), *(tuple(map(cell_text, row)) for row in compared.itertuples(index=False))])

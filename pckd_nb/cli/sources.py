@@ -1,4 +1,4 @@
-"""Networks and runs that options of the command line refer to."""
+"""Load the runs and networks that the options of a command name."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from ..runs import Run
 
 
-def load_run_unless(model: str | None, source: str, option: str) -> "Run | None":
-    """Return the run in the folder `source`, unless the source is a checkpoint.
+def load_run_unless_checkpoint(model: str | None, source: str, option: str) -> "Run | None":
+    """Load the run in the folder `source`, unless the source is a checkpoint.
 
     Parameters
     ----------
     model : str or None
-        Name of the network, if `source` is a checkpoint.
+        Name of the network. It is given if `source` is a checkpoint.
     source : str
-        A run folder; or a checkpoint file or URL.
+        A run folder, or a checkpoint file or URL.
     option : str
-        The option that gives `model`. The error message mentions it.
+        The option for the name of the network, for the error message.
 
     Returns
     -------
@@ -31,28 +31,28 @@ def load_run_unless(model: str | None, source: str, option: str) -> "Run | None"
     Raises
     ------
     ValueError
-        If `source` is a file or URL and `model` is not given. Also if the run cannot be read.
+        If `source` is a file or URL and `model` is not given, or if the run cannot be read.
     FileNotFoundError
         If there is no run in the folder.
     """
     if model is not None:
         return None
     if "://" in source or user_path(source, "source").is_file():
-        raise ValueError(f"'{source}' is no run folder: say whose weights these are by {option} NAME")
+        raise ValueError(f"'{source}' is not a run folder: if it is a checkpoint, name its network with {option} NAME")
     from ..runs import load_run
 
     return load_run(source)
 
 
 def make_network(name: str, data: "Dataset", seed: int, init: str | None, root: Path | None = None) -> "Classifier":
-    """Return a network for a data set, with initial or loaded weights.
+    """Create a network for a data set, with initial or loaded weights.
 
     Parameters
     ----------
     name : str
         Name of the network, as in `create_model`.
     data : Dataset
-        Gives the number of classes and of input channels.
+        Determines the number of classes and of input channels.
     seed : int
         Seed of the initial weights.
     init : str or None
@@ -67,7 +67,7 @@ def make_network(name: str, data: "Dataset", seed: int, init: str | None, root: 
     Raises
     ------
     ValueError
-        If there is no network of this name, or if the weights do not fit.
+        If there is no network of this name, or if the weights do not fit it.
     OSError
         If the weights cannot be read or downloaded.
     """

@@ -16,12 +16,12 @@ from .options import (
     RecipeOptions,
     TrainingOptions,
     check_names,
-    given,
+    drop_none,
     in_method,
     in_networks,
     on_machine,
 )
-from .sources import load_run_unless, make_network
+from .sources import load_run_unless_checkpoint, make_network
 
 if TYPE_CHECKING:
     from ..data import Dataset
@@ -31,62 +31,71 @@ if TYPE_CHECKING:
 
 @command()
 def train(
-    model: Annotated[str, in_networks(help="Network: a name that `pckd-nb models` lists.")],
+    model: Annotated[str, in_networks(help="Name of a network from the list of `pckd-nb models`.")],
     data: DataOptions,
     options: TrainingOptions,
     recipe: RecipeOptions,
     init: Init = None,
 ) -> None:
-    """Train a network on labels alone: a teacher."""
+    """Train a network on labels alone, for example as a teacher."""
     catalogue.check_network(model)
     from .. import training
     from ..data import load_dataset
 
     name, sizes = data
-    prepare(name, options, init)
+    check_run_folder(name, options, init)
     loaded = load_dataset(name, **sizes)
-    announce(loaded, options)
+    print_image_counts(loaded, options)
     network = make_network(model, loaded, options["seed"], init, sizes.get("root"))
-    report(training.fit(network, loaded, recipe, **with_callbacks(options)), options)
+    print_result(training.fit(network, loaded, recipe, **distill_arguments(options)), options)
 
 
 @command()
 def distill(
-    student: Annotated[str, in_networks(help="Network to train: a name that `pckd-nb models` lists.")],
+    student: Annotated[str, in_networks(help="Network to train. A name from the list of `pckd-nb models`.")],
     data: DataOptions,
     options: TrainingOptions,
     recipe: RecipeOptions,
-    teacher: Annotated[str | None, in_networks(help="The teacher: a run folder; or a checkpoint file or URL.")] = None,
+    teacher: Annotated[str | None, in_networks(help="The teacher: a run folder, or a checkpoint file or URL.")] = None,
     teacher_model: Annotated[
-        str | None, in_networks(help="The teacher's network, if --teacher is a checkpoint.")
+        str | None, in_networks(help="Network of the teacher, if --teacher is a checkpoint.")
     ] = None,
     teacher_normalisation: Annotated[str | None, in_networks(help=NORMALISATION_HELP)] = None,
     teacher_image_size: Annotated[
-        int | None, in_networks(help="Side of the images in pixels that a checkpoint was trained with.")
+        int | None, in_networks(help="Height and width in pixels of the images that a checkpoint was trained with.")
     ] = None,
     method: Annotated[str, in_method(help=METHOD_HELP)] = "pckd",
     beta_kd: Annotated[float | None, in_method(help="Weight of L_KD, the distillation of logits.")] = None,
     beta_fa: Annotated[float | None, in_method(help="Weight of L_FA, feature alignment.")] = None,
     beta_ca: Annotated[float | None, in_method(help="Weight of L_CA, category center alignment.")] = None,
     beta_cc: Annotated[float | None, in_method(help="Weight of L_CC, category center contrast.")] = None,
-    temperature: Annotated[float | None, in_method(help="T of L_KD.")] = None,
-    epsilon: Annotated[float | None, in_method(help="Preview threshold: epsilon to the power of the epoch.")] = None,
-    views: Annotated[int | None, in_method(help="Rotations of every image, 1 to 4.")] = None,
+    temperature: Annotated[float | None, in_method(help="Temperature T of L_KD.")] = None,
+    epsilon: Annotated[
+        float | None, in_method(help="Base of the preview threshold, which is epsilon to the power of the epoch.")
+    ] = None,
+    views: Annotated[
+        int | None, in_method(help="Number of views per image, 1 to 4. Each is rotated by another 90 degrees.")
+    ] = None,
     init: Init = None,
     teacher_cache: Annotated[
-        Path | None, on_machine(help="Folder that keeps the teacher's features, for other runs.")
+        Path | None, on_machine(help="Folder for the teacher's features, so that other runs can reuse them.")
     ] = None,
-    teacher_cache_gb: Annotated[float, on_machine(help="Its size at most, in gigabytes.")] = 20,
+    teacher_cache_gb: Annotated[float, on_machine(help="Maximum size of the teacher cache in gigabytes.")] = 20,
 ) -> None:
-    """Train a student, by default with PCKD. Weights and views left open come from recipe, data set and paper."""
-    settings = given(beta_kd=beta_kd, beta_fa=beta_fa, beta_ca=beta_ca, beta_cc=beta_cc, temperature=temperature,
+    """Train a student with a teacher, by default with PCKD.
+
+    Weights and views that you do not set come from the recipe, the data set or the paper.
+    """
+    settings = drop_none(beta_kd=beta_kd, beta_fa=beta_fa, beta_ca=beta_ca, beta_cc=beta_cc, temperature=temperature,
                      epsilon=epsilon, views=views)  # fmt: skip
     check_names(networks=[student, teacher_model], arms=[method])
-    pixels: dict[str, Any] = given(size=teacher_image_size)
+    pixels: dict[str, Any] = drop_none(size=teacher_image_size)
     if teacher_normalisation is not None:
         pixels["mean"], pixels["std"] = catalogue.read_normalisation(teacher_normalisation)
     if pixels and teacher_model is None:
-        raise ValueError("--teacher-normalisation and --teacher-image-size are for a checkpoint: a run says its own")
+        raise ValueError(
+            "--teacher-normalisation and --teacher-image-size are only for a checkpoint: a run folder has its own"
+        )
     from .. import training
     from ..data import load_dataset
     from ..experiments import parse_arm
@@ -94,17 +103,17 @@ def distill(
 
     arm = parse_arm(method)
     for name, value in settings.items():
-        arm = arm.plus(name, value)
+        arm = arm.with_setting(name, value)
     built, recipe = arm.build(recipe)
     if built.uses_teacher and teacher is None:
         raise ValueError(f"method {method} needs --teacher, the run folder of a trained network")
     name, sizes = data
-    prepare(name, options, init, teacher)
+    check_run_folder(name, options, init, teacher)
     if teacher_cache:
         files.check_writable(teacher_cache)
-    teacher_run = load_run_unless(teacher_model, teacher, "--teacher-model") if teacher else None
+    teacher_run = load_run_unless_checkpoint(teacher_model, teacher, "--teacher-model") if teacher else None
     loaded = load_dataset(name, **sizes)
-    announce(loaded, options)
+    print_image_counts(loaded, options)
     teacher_source: Classifier | Run | None = teacher_run
     if teacher and teacher_model:
         teacher_source = make_network(teacher_model, loaded, options["seed"], teacher, sizes.get("root"))
@@ -113,28 +122,31 @@ def distill(
     network = make_network(student, loaded, options["seed"], init, sizes.get("root"))
     if not teacher_cache_gb > 0:
         raise ValueError(f"--teacher-cache-gb must be more than 0, got {teacher_cache_gb}")
-    options.update(given(teacher_cache=teacher_cache), teacher_cache_gb=teacher_cache_gb)
-    report(training.distill(network, teacher_source, loaded, built, recipe, **with_callbacks(options)), options)
+    options.update(drop_none(teacher_cache=teacher_cache), teacher_cache_gb=teacher_cache_gb)
+    run = training.distill(network, teacher_source, loaded, built, recipe, **distill_arguments(options))
+    print_result(run, options)
 
 
-def prepare(data: str, options: dict[str, Any], *used: str | None) -> None:
-    """Check the run folder before the images are read. Of several processes, only the first checks it.
+def check_run_folder(data: str, options: dict[str, Any], *used: str | None) -> None:
+    """Check that the run folder can be written, before the images are read.
+
+    In a training with several processes, only the first one looks into the folder.
 
     Parameters
     ----------
     data : str
         Name of the data set.
     options : dict
-        Options of `distill`, as `training_options` returns them.
+        The result of `training_options`.
     *used : str or None
-        Sources of weights. They must not be overwritten.
+        Run folders or checkpoints that the training reads. They must not be overwritten.
 
     Raises
     ------
     ValueError
-        If the training would overwrite a source of its weights, or write among the images of its data set.
+        If the training would overwrite one of `used`, or write among the images of its data set.
     OSError
-        If the run folder exists or cannot be written, see `resuming.check_run_folder`.
+        If the run folder exists or cannot be written; see `resuming.check_run_folder`.
     """
     from .. import resuming, training
 
@@ -142,36 +154,35 @@ def prepare(data: str, options: dict[str, Any], *used: str | None) -> None:
         if options["overwrite"] and source and training.is_same_folder(source, options["out"]):
             raise ValueError(f"'{source}' is used by this training, which would overwrite it: choose another --out")
     catalogue.check_outside_images(options["out"], data)
-    if speaks(options):
+    if is_first_process(options):
         resuming.check_run_folder(options["out"], resume=options["resume"], overwrite=options["overwrite"])
 
 
-def announce(data: "Dataset", options: dict[str, Any]) -> None:
-    """Print how many images were found, if they are your own files. Only the first process prints.
+def print_image_counts(data: "Dataset", options: dict[str, Any]) -> None:
+    """Print how many images were found, if the data set is a folder of your own. Only the first process prints.
 
     Parameters
     ----------
     data : Dataset
     options : dict
-        Options of `distill`.
+        The result of `training_options`.
     """
-    if data.notes and speaks(options):
+    if data.notes and is_first_process(options):
         counts = " and ".join(f"{len(getattr(data, part)):,} {part} images" for part in ("train", *data.held_out))
         print(f"{data.name}: {counts} of {data.num_classes} classes; {data.notes['images']}")
 
 
-def with_callbacks(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options of `distill`, in which early_stopping and logger are replaced by callbacks and loggers.
+def distill_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `distill`: with callbacks in place of early_stopping, and loggers in place of logger.
 
     Parameters
     ----------
     options : dict
-        The words of the command line, as `training_options` returns them.
+        The result of `training_options`.
 
     Returns
     -------
     dict
-        Arguments of `distill`.
     """
     from ..training import EarlyStopping
 
@@ -184,7 +195,20 @@ def with_callbacks(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_logger(name: str, out: Path) -> Any:
-    """Return the logger that `--logger` names, for the run in the folder `out`."""
+    """Return the logger of the option --logger.
+
+    Parameters
+    ----------
+    name : str
+        "tensorboard", "csv", "trackio" or "wandb".
+    out : Path
+        The run folder.
+
+    Returns
+    -------
+    Logger
+        A logger of Lightning Fabric.
+    """
     from lightning_fabric import loggers
 
     from ..training import TrackingLogger
@@ -194,16 +218,16 @@ def make_logger(name: str, out: Path) -> Any:
     place: dict[str, Any] = dict(root_dir=out.parent / "logs", name=out.name, version="")
     if name == "csv":
         return loggers.CSVLogger(**place)
-    return loggers.TensorBoardLogger(**place, purge_step=0)  # hides what an earlier run logged there
+    return loggers.TensorBoardLogger(**place, purge_step=0)  # hides the log of an earlier run in the same folder
 
 
-def speaks(options: dict[str, Any]) -> bool:
-    """Return whether this process is the first one of a training. The first process prints the output.
+def is_first_process(options: dict[str, Any]) -> bool:
+    """Return whether this process is the first one of the training. Only the first process prints.
 
     Parameters
     ----------
     options : dict
-        Options of `distill`.
+        The result of `training_options`.
 
     Returns
     -------
@@ -212,28 +236,29 @@ def speaks(options: dict[str, Any]) -> bool:
     return launcher.is_first(options.get("devices"), options["nodes"])
 
 
-def report(run: "Run", options: dict[str, Any]) -> None:
+def print_result(run: "Run", options: dict[str, Any]) -> None:
     """Print the settings and the result of a training. Only the first process prints.
 
     Parameters
     ----------
     run : Run
     options : dict
-        Options of `distill`.
+        The result of `training_options`.
 
     Raises
     ------
     typer.Exit
-        With status 130, as after any Ctrl-C, if the training was interrupted.
+        If the training was interrupted. The exit status is 130, as after any Ctrl-C.
     """
-    if not speaks(options):  # exit with 0: at any other status Fabric would kill the first process while it saves
-        return
+    if not is_first_process(options):
+        return  # with exit status 0: at any other status, Fabric would kill the first process while it saves
     settings = run.settings["method"]["settings"].items()
     if settings:
         shown = (f"{name} {value_text(info['value'])} ({info['from']})" for name, info in settings)
         print("settings: " + ", ".join(shown))
     if not run.finished:
-        print(f"interrupted after {counted(len(run.history), 'whole epoch')}; the same command with --resume goes on")
+        epochs = counted(len(run.history), "whole epoch")
+        print(f"interrupted after {epochs}; the same command with --resume continues it")
         raise typer.Exit(130)
     top5 = run.history["test_top5"].iloc[-1]
     print(f"{run.title}: top-1 {run.accuracy:.2f} %, top-5 {top5:.2f} % after {counted(len(run.history), 'epoch')}")

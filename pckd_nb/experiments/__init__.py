@@ -1,24 +1,41 @@
-"""Experiments: comparisons, ablations and sweeps as grids of runs.
+"""Comparisons, ablations and sweeps: grids of training runs.
 
-Every point of a grid is a run folder, and the folders are all the state there is. Finished points are skipped,
-interrupted ones are resumed, and shards on several machines share only the folder that they write to.
+A grid trains several arms over several seeds and teacher-student pairs. An *arm* is a method together with the settings
+that differ from its defaults. Its text is also the name of its folder: "kd", "pckd-strategy=uniform",
+"pckd-beta_cc=0.02", "kd-epochs=40", "AT".
 
-    OUT/<teacher>-<student>/<arm>/seed<n>     a point
+Every point of a grid is one run, in its own run folder:
+
+    OUT/<teacher>-<student>/<arm>/seed<n>     one point
     OUT/results.csv                           one row per finished point
 
-An arm is a method with the settings that differ from its defaults, written as its folder is called: "kd",
-"pckd-strategy=uniform", "pckd-beta_cc=0.02", "kd-epochs=40", "AT". Beside the method's own settings it may have the
-numbers of a recipe (epochs, batch_size, lr, …) and epsilon_240: the ε of a training of 240 epochs, as in the paper. The
-threshold then ends where it ends after these 240 epochs (ε = epsilon_240^(240/epochs)).
+There is no other state. Finished points are skipped and interrupted ones are resumed, so a grid can be stopped at any
+time. Several machines can train one grid if they write to the same folder.
+
+An arm can also change the numbers of the recipe (epochs, batch_size, lr, …). The setting epsilon_240 is the ε of a
+training of 240 epochs, as in the paper. It is converted to the number of epochs of the arm, so that the preview
+threshold ends at the same value: ε = epsilon_240^(240/epochs).
+
+Examples
+--------
+>>> import pckd_nb as pckd
+>>> arm = pckd.experiments.parse_arm("pckd-beta_cc=0.02")
+>>> arm.method, arm.settings
+('pckd', (('beta_cc', 0.02),))
+>>> [str(arm) for arm in pckd.experiments.sweep_arms("views", [1, 4])]
+['pckd-views=1', 'pckd-views=4']
 """
 
+from ..deprecation import renamed
 from .arms import SWEEPS, Arm, ablation_arms, parse_arm, sweep_arms
-from .execution import dealt, my_points, run_grid
+from .execution import run_grid, shard_points, split_into_shards
 from .grid import Grid, Point, is_finished
-from .projection import duration, projected_seconds
+from .projection import estimate_seconds, format_duration
 from .tables import comparison, results
 
 __all__ = [
-    "SWEEPS", "Arm", "Grid", "Point", "ablation_arms", "comparison", "dealt", "duration",
-    "is_finished", "my_points", "parse_arm", "projected_seconds", "results", "run_grid", "sweep_arms",
+    "SWEEPS", "Arm", "Grid", "Point", "ablation_arms", "comparison", "estimate_seconds", "format_duration",
+    "is_finished", "parse_arm", "results", "run_grid", "shard_points", "split_into_shards", "sweep_arms",
 ]  # fmt: skip
+
+__getattr__ = renamed(__name__)

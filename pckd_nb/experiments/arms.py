@@ -1,6 +1,7 @@
-"""Arms: a method with the settings that differ from its defaults. The text of an arm is also its folder name."""
+"""Arms: methods with settings. The text of an arm is also the name of its folder."""
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -15,21 +16,21 @@ from ..recipes import Recipe, get_recipe
 
 PUBLISHED_EPOCHS = 240
 TERMS = ("kd", "fa", "ca", "cc")
-STRATEGIES = ("uniform", "constant", "curriculum", "focal")  # strategies that preview is compared with
+ABLATION_STRATEGIES = ("uniform", "constant", "curriculum", "focal")  # compared with preview
 SWEEPS: dict[str, tuple[float, ...]] = {
     "beta_cc": (0, 0.002, 0.005, 0.02, 0.05),
     "beta_fa": (0, 2, 5, 20, 50),
     "beta_ca": (0, 1, 10, 100, 1000),  # the published value 1 has little effect in a short training
     "epsilon_240": (1, 1.0025, 1.005, 1.01, 1.015),
 }
-MAX_EPSILON = 10  # over 240 epochs; its 240th power does not overflow
+MAX_EPSILON = 10  # of epsilon_240; its 240th power does not overflow
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A method and the settings that differ from its defaults.
+    """A method together with the settings that differ from its defaults.
 
-    str(arm) is the name of its folder. `parse_arm` turns such a name into an arm again.
+    `str(arm)` is the name of its folder. `parse_arm` turns such a name into an arm again.
 
     Parameters
     ----------
@@ -39,6 +40,13 @@ class Arm:
         Names and values of the settings that differ from the defaults.
     source : str
         Where a method of your own comes from: "module:Name" or "file.py:Name". Empty for methods of this package.
+
+    Examples
+    --------
+    >>> from pckd_nb.experiments import Arm
+    >>> arm = Arm("pckd").with_setting("beta_cc", 0.02)
+    >>> str(arm)
+    'pckd-beta_cc=0.02'
     """
 
     method: str
@@ -49,17 +57,18 @@ class Arm:
         return "-".join([self.method, *(f"{name}={_text(value)}" for name, value in self.settings)])
 
     def build(self, recipe: Recipe) -> tuple[methods.Method, Recipe]:
-        """Return the method of this arm, and the recipe with the changes that this arm makes.
+        """Return the method of this arm, and the recipe with the settings of this arm.
 
         Parameters
         ----------
         recipe : Recipe
-            The recipe before the changes.
+            The recipe of the grid.
 
         Returns
         -------
         method : Method
         recipe : Recipe
+            A copy, in which the arm's settings replace those of the grid.
 
         Raises
         ------
@@ -68,7 +77,7 @@ class Arm:
         """
         fields = {field.name for field in dataclasses.fields(Recipe)} - {"name", "method", "network_lr", "milestones"}
         settings = dict(self.settings)
-        fields -= methods.setting_names(self.source or self.method)  # if both have the name, it is the method's setting
+        fields -= methods.setting_names(self.source or self.method)  # the method's own setting comes first
         if settings.get("flip") in (0, 1):
             settings["flip"] = bool(settings["flip"])
         try:
@@ -76,7 +85,7 @@ class Arm:
             if "epsilon_240" in settings:
                 published = settings.pop("epsilon_240")
                 if not isinstance(published, Real) or not 0 < float(published) <= MAX_EPSILON:
-                    raise ValueError(f"epsilon_240 must be a positive number, {MAX_EPSILON} at most, got {published!r}")
+                    raise ValueError(f"epsilon_240 must be a positive number up to {MAX_EPSILON}, got {published!r}")
                 settings["epsilon"] = published ** (PUBLISHED_EPOCHS / recipe.epochs)
             if "name" in settings:
                 raise ValueError(f"'{self}': {self.method} has no setting 'name'")
@@ -84,15 +93,15 @@ class Arm:
         except (TypeError, OverflowError) as error:  # text instead of a number, or a number that is too large
             raise ValueError(f"{str(self)!r}: {error}") from error
 
-    def plus(self, name: str, value: Any) -> "Arm":
-        """Return this arm with one more setting, or with another value of a setting it has.
+    def with_setting(self, name: str, value: Any) -> "Arm":
+        """Return a copy of this arm in which one setting has this value.
 
         Parameters
         ----------
         name : str
             Name of the setting.
         value : object
-            Its value.
+            Its value. It replaces an earlier value of the same setting.
 
         Returns
         -------
@@ -101,11 +110,11 @@ class Arm:
         others = tuple(item for item in self.settings if item[0] != name)
         return dataclasses.replace(self, settings=(*others, (name, value)))
 
-    def without_defaults(self, recipe: Recipe, data: Dataset) -> "Arm":
-        """Return the same arm without the settings that change nothing.
+    def drop_defaults(self, recipe: Recipe, data: Dataset) -> "Arm":
+        """Return a copy of this arm without the settings that equal the defaults.
 
-        This is the arm with the shortest name. The point that several sweeps share is then trained only once. An arm
-        that cannot be built without its settings is returned as it is.
+        Two arms that train the same then have the same name, so a point that several sweeps share is trained only once.
+        An arm that cannot be built without its settings is returned unchanged.
 
         Parameters
         ----------
@@ -128,21 +137,31 @@ class Arm:
         except ValueError:  # a user-defined method may have required settings
             return self
         for name, value in self.settings:
-            candidate = arm.plus(name, value)
-            if resolved(candidate, recipe, data) != resolved(arm, recipe, data):
+            candidate = arm.with_setting(name, value)
+            if effective_settings(candidate, recipe, data) != effective_settings(arm, recipe, data):
                 arm = candidate
         return arm
 
+    def plus(self, name: str, value: Any) -> "Arm":
+        """Return `with_setting(name, value)`: the old name of this method."""
+        warnings.warn("Arm.plus is now called with_setting", DeprecationWarning, stacklevel=2)
+        return self.with_setting(name, value)
+
+    def without_defaults(self, recipe: Recipe, data: Dataset) -> "Arm":
+        """Return `drop_defaults(recipe, data)`: the old name of this method."""
+        warnings.warn("Arm.without_defaults is now called drop_defaults", DeprecationWarning, stacklevel=2)
+        return self.drop_defaults(recipe, data)
+
 
 def parse_arm(text: str) -> Arm:
-    """Return the arm of a text such as "pckd-beta_cc=0.02-views=1".
+    """Return the arm that a text describes.
 
-    The names are not checked here. `Arm.build` does that.
+    Names of methods and settings are not checked here. `Arm.build` checks them.
 
     Parameters
     ----------
     text : str
-        ``METHOD`` or ``METHOD-SETTING=VALUE``, with any number of settings.
+        `METHOD` or `METHOD-SETTING=VALUE`, with any number of settings.
 
     Returns
     -------
@@ -151,9 +170,15 @@ def parse_arm(text: str) -> Arm:
     Raises
     ------
     ValueError
-        If the text cannot be read, or gives a setting twice.
+        If the text does not have this form, or gives a setting twice.
     TypeError
         If `text` is not a string.
+
+    Examples
+    --------
+    >>> from pckd_nb.experiments import parse_arm
+    >>> parse_arm("pckd-beta_cc=0.02-views=1").settings
+    (('beta_cc', 0.02), ('views', 1))
     """
     method, settings = read_arm(text)
     if not is_plugin(method):
@@ -169,52 +194,61 @@ def ablation_arms() -> list[Arm]:
     Returns
     -------
     list of Arm
-        A student without a teacher, KD, PCKD, PCKD without each of its terms, PCKD with each strategy that preview is
-        compared with, and PCKD with one view.
+        Supervised training without a teacher, KD, PCKD, PCKD without each of its loss terms, PCKD with each other
+        weighting strategy in place of preview, and PCKD with one view.
     """
     pckd = Arm("pckd")
-    without = [pckd.plus(f"beta_{term}", 0) for term in TERMS]
-    strategies = [pckd.plus("strategy", name) for name in STRATEGIES]
-    return [Arm("supervised"), Arm("kd"), pckd, *without, *strategies, pckd.plus("views", 1)]
+    without = [pckd.with_setting(f"beta_{term}", 0) for term in TERMS]
+    strategies = [pckd.with_setting("strategy", name) for name in ABLATION_STRATEGIES]
+    return [Arm("supervised"), Arm("kd"), pckd, *without, *strategies, pckd.with_setting("views", 1)]
 
 
 def sweep_arms(factor: str, values: Sequence[Any] = (), base: Arm | None = None) -> list[Arm]:
-    """Return `base` with each value of one setting.
+    """Return one arm per value of a setting.
 
     Parameters
     ----------
     factor : str
         Name of the setting.
     values : sequence
-        Its values. If it is empty, the values in SWEEPS are used.
+        Its values. If it is empty, the values in `SWEEPS` are used.
     base : Arm, optional
         The arm whose setting is varied. The default is PCKD.
 
     Returns
     -------
     list of Arm
-        One arm per value.
+        `base` with each of the values.
 
     Raises
     ------
     ValueError
-        If no values are given and SWEEPS has none for this factor.
+        If no values are given and `SWEEPS` has none for this setting.
     TypeError
         If `factor` is not a string, `values` not a list, or `base` not an arm.
+
+    Examples
+    --------
+    >>> from pckd_nb.experiments import parse_arm, sweep_arms
+    >>> [str(arm) for arm in sweep_arms("temperature", [2, 4], parse_arm("kd"))]
+    ['kd-temperature=2', 'kd-temperature=4']
     """
     if not isinstance(factor, str):
-        raise TypeError(f"a factor is the name of a setting, got {type(factor).__name__}")
+        raise TypeError(f"factor must be the name of a setting, got {type(factor).__name__}")
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise TypeError(f"the values of {factor!r} must be a list, got {type(values).__name__}")
     if not isinstance(base, Arm | None):
-        raise TypeError(f"base must be an arm, as `parse_arm` gives one, got {type(base).__name__}")
+        raise TypeError(f"base must be an arm, got {type(base).__name__}: parse_arm(TEXT) returns one")
     if not values and factor not in SWEEPS:
-        raise ValueError(f"say which values {' '.join(factor.split())} shall take; known without: {', '.join(SWEEPS)}")
-    return [(base or Arm("pckd")).plus(factor, value) for value in values or SWEEPS[factor]]
+        name, defaults = " ".join(factor.split()), ", ".join(SWEEPS)
+        raise ValueError(f"factor {name} needs values, as in {name}=VALUE,VALUE; only {defaults} have defaults")
+    return [(base or Arm("pckd")).with_setting(factor, value) for value in values or SWEEPS[factor]]
 
 
-def settings_of(method: methods.Method, recipe: Recipe, data: Dataset) -> dict[str, dict[str, Any]]:
-    """Return every setting of a method for this recipe and data set, as `methods.resolve_settings` does.
+def resolve_settings(method: methods.Method, recipe: Recipe, data: Dataset) -> dict[str, dict[str, Any]]:
+    """Return the value of every setting of a method, for this recipe and data set.
+
+    See `methods.resolve_settings`.
 
     Parameters
     ----------
@@ -225,13 +259,13 @@ def settings_of(method: methods.Method, recipe: Recipe, data: Dataset) -> dict[s
     Returns
     -------
     dict
-        Name of each setting → its value and where the value comes from.
+        Name of each setting → its value, and where the value comes from.
     """
     return methods.resolve_settings(method, recipe.method_settings(), {"views": data.default_views})[1]
 
 
-def resolved(arm: Arm, recipe: Recipe, data: Dataset) -> tuple[dict[str, Any], Recipe]:
-    """Return everything that decides what this arm trains. Two arms with equal results are the same arm.
+def effective_settings(arm: Arm, recipe: Recipe, data: Dataset) -> tuple[dict[str, Any], Recipe]:
+    """Return all settings that an arm trains with. Two arms with equal settings train the same.
 
     Parameters
     ----------
@@ -244,7 +278,7 @@ def resolved(arm: Arm, recipe: Recipe, data: Dataset) -> tuple[dict[str, Any], R
     values : dict
         The method's settings by name. Epsilon is rounded to 9 decimals.
     recipe : Recipe
-        The recipe with the changes that the arm makes.
+        The recipe with the settings of the arm.
 
     Raises
     ------
@@ -252,9 +286,9 @@ def resolved(arm: Arm, recipe: Recipe, data: Dataset) -> tuple[dict[str, Any], R
         If the arm cannot be built.
     """
     method, recipe = arm.build(recipe)
-    values = runs.setting_values(settings_of(method, recipe, data))
+    values = runs.setting_values(resolve_settings(method, recipe, data))
     if "epsilon" in values:
-        values["epsilon"] = round(values["epsilon"], 9)  # 1.005^(240/10) and (1.005^240)^(1/10) are the same ε
+        values["epsilon"] = round(values["epsilon"], 9)  # 1.005^(240/10) and (1.005^240)^(1/10) differ in the last bits
     return values, recipe
 
 

@@ -1,4 +1,4 @@
-"""Train the unfinished points of a grid: one after the other, in several processes, or in shards."""
+"""Train the points of a grid: one after the other, in several processes, or in shards on several machines."""
 
 import multiprocessing
 import os
@@ -16,27 +16,29 @@ import pandas as pd
 import torch
 
 from .. import files, ranks
+from ..deprecation import renamed_arguments
 from ..html import counted
 from ..messages import one_line
 from ..validation import Count, check
 from .grid import RESULTS, Grid, Point, is_finished
-from .projection import OF_ONE_POINT, duration, operations, projected_seconds
+from .projection import POINT_ERRORS, estimate_seconds, format_duration, training_flops
 from .tables import results
 
 MAX_SHARDS = 10_000
 
 
+@renamed_arguments(say="print_fn")
 def run_grid(
     grid: Grid,
     *,
     jobs: int = 1,
     shard: tuple[int, int] = (1, 1),
     progress: bool = True,
-    say: Callable[[str], None] = print,
+    print_fn: Callable[[str], None] = print,
 ) -> pd.DataFrame:
     """Train the unfinished points of a grid, and return its table of results.
 
-    The table is also written to OUT/results.csv. The function also raises the errors of `distill`.
+    The table is also written to OUT/results.csv. Errors of `distill` are passed on.
 
     Parameters
     ----------
@@ -44,12 +46,12 @@ def run_grid(
     jobs : int
         Points trained at the same time, each in its own process with an equal share of the CPU cores.
     shard : (int, int)
-        (i, n) trains the i-th of n parts with about the same work, for job arrays.
+        (i, n) trains only the i-th of n parts of the grid. All parts have about the same work. Useful for job arrays.
     progress : bool
-        Whether to show a progress bar. Points in several processes have none.
-    say : callable
-        Called with lines of text: the number of points, the projected time, one line per trained point, and a line
-        about points that are not finished.
+        Whether to show a progress bar. There is none with several jobs.
+    print_fn : callable
+        Called with every line of output: the number of runs, the estimated time, one line per trained run, and a line
+        about runs that are not finished.
 
     Returns
     -------
@@ -61,51 +63,52 @@ def run_grid(
     KeyboardInterrupt
         After Ctrl-C. Everything trained so far is on disk.
     RuntimeError
-        If a process was killed. Also if points failed, for example for lack of memory. It is then raised after all
-        other points were trained.
+        If a process was killed. Also if points failed, for example for lack of memory. In that case it is raised after
+        all other points are trained.
     FloatingPointError
-        If points failed and every one of them had a non-finite loss. It is raised after all other points were trained.
+        If points failed and each of them had a non-finite loss. It is raised after all other points are trained.
     ValueError
-        If `jobs` or `shard` is not valid, or if a launcher has started several processes.
+        If `jobs` or `shard` is not valid, or if a launcher such as torchrun has started several processes.
     TypeError
         If `jobs` or `shard` has the wrong type.
     """
     # each process would train the same points, or treat the others as its own ranks
     if ranks.launched_processes() != (1, 1):
         raise ValueError(
-            "a grid is run by one process: start it without torchrun or srun, with jobs=…, or shard=… in jobs"
+            "a grid is trained from one process: start it without torchrun or srun; jobs=… or shard=… train several "
+            "runs at the same time"
         )
-    shard_points, points = my_points(grid, shard, jobs), grid.points()
-    missing = [point for point in shard_points if not is_finished(point)]
+    own_points, points = shard_points(grid, shard, jobs), grid.points()
+    missing = [point for point in own_points if not is_finished(point)]
     prefix = f"shard {shard[0]} of {shard[1]}: " if shard[1] > 1 else ""
-    finished = len(shard_points) - len(missing)
-    say(f"{prefix}{counted(len(shard_points), 'point')}, {finished} finished, {len(missing)} to train")
-    for point in shard_points:
+    finished = len(own_points) - len(missing)
+    print_fn(f"{prefix}{counted(len(own_points), 'run')}, {finished} finished, {len(missing)} to train")
+    for point in own_points:
         if point not in missing:
-            grid.train(point)  # trains nothing: compares the run's settings with the grid's, before long work starts
+            grid.train(point)  # only checks that the finished run has the settings of the grid, before training starts
     if missing:
-        say(f"projected: {duration(projected_seconds(grid, missing, min(jobs, len(missing))))}")
-    train = (
-        _in_processes(grid, missing, jobs) if jobs > 1 and len(missing) > 1 else _one_by_one(grid, missing, progress)
-    )
+        print_fn(f"estimated time: {format_duration(estimate_seconds(grid, missing, min(jobs, len(missing))))}")
+    parallel = jobs > 1 and len(missing) > 1
+    outcomes = _train_in_processes(grid, missing, jobs) if parallel else _train_in_turn(grid, missing, progress)
     failed = []
-    for number, done in enumerate(train, 1):
-        outcome = done.failure or f"{done.accuracy:.2f} %, {done.seconds:.0f} s"
-        say(f"[{number}/{len(missing)}] {done.point}: {outcome}")
-        failed += [done] if done.failure else []
+    for number, outcome in enumerate(outcomes, 1):
+        result = outcome.failure or f"{outcome.accuracy:.2f} %, {outcome.seconds:.0f} s"
+        print_fn(f"[{number}/{len(missing)}] {outcome.point}: {result}")
+        failed += [outcome] if outcome.failure else []
     table = results(grid)
     if len(table) < len(points):
-        others = "they belong to other shards" if len(points) - len(table) > len(failed) else "see above"
-        say(f"not finished in this grid: {counted(len(points) - len(table), 'point')}; {others}")
+        unfinished = len(points) - len(table)
+        reason = "they belong to other shards" if unfinished > len(failed) else "see the errors above"
+        print_fn(f"not finished in this grid: {counted(unfinished, 'run')}; {reason}")
     files.write(grid.out / RESULTS, lambda temporary: table.to_csv(temporary, index=False))
     if failed:
         first = f"{failed[0].point}: {failed[0].failure}"
-        kind = FloatingPointError if all(done.not_finite for done in failed) else RuntimeError
-        raise kind(f"{len(failed)} of {len(points)} points went wrong, all others were trained; {first}")
+        kind = FloatingPointError if all(outcome.not_finite for outcome in failed) else RuntimeError
+        raise kind(f"{len(failed)} of {len(points)} runs failed, all others were trained; first error: {first}")
     return table
 
 
-def my_points(grid: Grid, shard: tuple[int, int], jobs: int) -> list[Point]:
+def shard_points(grid: Grid, shard: tuple[int, int], jobs: int) -> list[Point]:
     """Return the points of one shard of a grid.
 
     Parameters
@@ -114,7 +117,7 @@ def my_points(grid: Grid, shard: tuple[int, int], jobs: int) -> list[Point]:
     shard : (int, int)
         (i, n) is the i-th of n parts, 1 ≤ i ≤ n ≤ 10,000.
     jobs : int
-        Points trained at the same time. It is only checked here.
+        Points trained at the same time. This function only checks the value.
 
     Returns
     -------
@@ -135,39 +138,40 @@ def my_points(grid: Grid, shard: tuple[int, int], jobs: int) -> list[Point]:
         check(int, shard=value)
     if not 1 <= number <= count <= MAX_SHARDS:
         raise ValueError(f"shard must be i/n with 1 ≤ i ≤ n ≤ {MAX_SHARDS:,}, got {number}/{count}")
-    return dealt(grid, count)[number - 1]
+    return split_into_shards(grid, count)[number - 1]
 
 
-def dealt(grid: Grid, count: int) -> list[list[Point]]:
-    """Return the points of a grid in parts with about the same work.
+def split_into_shards(grid: Grid, count: int) -> list[list[Point]]:
+    """Split the points of a grid into shards with about the same work.
 
-    The points with most work are assigned first, each to the part with the least work so far. Among points with the
-    same work, the seeds of an arm follow each other. The result depends only on the grid, so jobs need not communicate.
+    The points with the most work are assigned first, each to the shard with the least work so far. The result depends
+    only on the grid, so jobs on several machines need not communicate.
 
     Parameters
     ----------
     grid : Grid
     count : int
-        Number of parts.
+        Number of shards.
 
     Returns
     -------
     list of list of Point
-        Every part keeps the order of the grid.
+        One list per shard. Its points are in the order of the grid.
     """
     points = grid.points()
-    work = [operations(grid, point) if count > 1 else 1 for point in points]
-    parts: list[list[int]] = [[] for _ in range(count)]
+    work = [training_flops(grid, point) if count > 1 else 1 for point in points]
+    shards: list[list[int]] = [[] for _ in range(count)]
     load = [0] * count
+    # of points with equal work, those of one arm come together: its seeds then go to different shards
     for index in sorted(range(len(points)), key=lambda index: (-work[index], str(points[index].arm))):
         lightest = load.index(min(load))
-        parts[lightest].append(index)
+        shards[lightest].append(index)
         load[lightest] += work[index]
-    return [[points[index] for index in sorted(part)] for part in parts]
+    return [[points[index] for index in sorted(shard)] for shard in shards]
 
 
-class Done(NamedTuple):
-    """The outcome of training one point.
+class Outcome(NamedTuple):
+    """What happened in the training of one point.
 
     Parameters
     ----------
@@ -177,9 +181,9 @@ class Done(NamedTuple):
     seconds : float
         Seconds that the training took.
     failure : str
-        Why the point failed. Empty if it did not.
+        The error message. Empty if the training did not fail.
     not_finite : bool
-        Whether it failed with a non-finite loss.
+        Whether the training failed with a non-finite loss.
     """
 
     point: Point
@@ -189,35 +193,33 @@ class Done(NamedTuple):
     not_finite: bool = False
 
 
-def _train(grid: Grid, point: Point, progress: bool = False) -> Done | None:
-    """Train a point and return its outcome, or None if it was interrupted.
+def _train(grid: Grid, point: Point, progress: bool = False) -> Outcome | None:
+    """Train a point, and return the outcome, or None if it was interrupted.
 
-    A non-finite loss or a lack of memory is returned as an outcome, so that the other points are still trained. A
-    ValueError is raised again with the name of the point.
+    A non-finite loss or a lack of memory is an outcome, so that the other points are still trained.
     """
     started = time.monotonic()
     try:
         run = grid.train(point, progress)
-    except OF_ONE_POINT as error:
+    except POINT_ERRORS as error:
         seconds, reason = time.monotonic() - started, one_line(error)
-        return Done(point, float("nan"), seconds, reason, isinstance(error, FloatingPointError))
+        return Outcome(point, float("nan"), seconds, reason, isinstance(error, FloatingPointError))
     except ValueError as error:
         raise ValueError(f"{point}: {error}") from error
-    return Done(point, run.accuracy, time.monotonic() - started) if run.finished else None
+    return Outcome(point, run.accuracy, time.monotonic() - started) if run.finished else None
 
 
-def _one_by_one(grid: Grid, points: Sequence[Point], progress: bool) -> Iterator[Done]:
+def _train_in_turn(grid: Grid, points: Sequence[Point], progress: bool) -> Iterator[Outcome]:
     for point in points:
-        if (done := _train(grid, point, progress)) is None:
+        if (outcome := _train(grid, point, progress)) is None:
             raise KeyboardInterrupt
-        yield done
+        yield outcome
 
 
-def _in_processes(grid: Grid, points: Sequence[Point], jobs: int) -> Iterator[Done]:
+def _train_in_processes(grid: Grid, points: Sequence[Point], jobs: int) -> Iterator[Outcome]:
     """Train points in `jobs` processes, and yield their outcomes.
 
-    Ctrl-C reaches only this process. It is passed on once to the working processes, which finish their step and save.
-    An executor of the standard library can hang in this case.
+    After Ctrl-C, the worker processes finish their step and save. An executor of the standard library could hang here.
     """
     jobs = min(jobs, len(points))
     threads = max(1, torch.get_num_threads() // jobs)
@@ -229,14 +231,14 @@ def _in_processes(grid: Grid, points: Sequence[Point], jobs: int) -> Iterator[Do
         with _environment(OMP_NUM_THREADS=str(threads)):  # read at the start of a process
             for _ in range(jobs):
                 connection, worker_connection = context.Pipe()
-                process = context.Process(target=_work, args=(worker_connection, grid, threads))
+                process = context.Process(target=_worker_main, args=(worker_connection, grid, threads))
                 process.start()
                 worker_connection.close()
                 connection.send(waiting.popleft())
                 working[connection] = process
         while working:
             for connection in cast(list[Connection], wait(list(working))):
-                yield _received(connection)
+                yield _receive(connection)
                 if waiting:
                     connection.send(waiting.popleft())
                 else:
@@ -250,15 +252,12 @@ def _in_processes(grid: Grid, points: Sequence[Point], jobs: int) -> Iterator[Do
             process.join()
 
 
-def _received(connection: Connection) -> Done:
-    """Return the outcome that a process sent.
-
-    Raises KeyboardInterrupt if the process was interrupted, RuntimeError if it was killed, and any error it sent.
-    """
+def _receive(connection: Connection) -> Outcome:
+    """Return the outcome that a worker process sent, or raise its error."""
     try:
-        message: Done | Exception | None = connection.recv()
+        message: Outcome | Exception | None = connection.recv()
     except EOFError as error:
-        raise RuntimeError("a process of this grid was killed; the same command goes on from here") from error
+        raise RuntimeError("a process of this grid was killed: start the same command again to continue") from error
     if message is None:
         raise KeyboardInterrupt
     if isinstance(message, Exception):
@@ -266,16 +265,16 @@ def _received(connection: Connection) -> Done:
     return message
 
 
-def _work(connection: Connection, grid: Grid, threads: int) -> None:
-    """Train the points that arrive over `connection`, until it is closed. This is the main function of a process."""
+def _worker_main(connection: Connection, grid: Grid, threads: int) -> None:
+    """Train the points that arrive over `connection`, until it is closed."""
     torch.set_num_threads(threads)
     if hasattr(os, "setpgrp"):
-        os.setpgrp()  # the terminal's Ctrl-C goes to the parent, which passes it on
+        os.setpgrp()  # Ctrl-C in the terminal then reaches only the parent process, which passes it on
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
         while True:
             point = connection.recv()
-            message: Done | Exception | None
+            message: Outcome | Exception | None
             try:
                 message = _train(grid, point)
             except Exception as error:
@@ -284,7 +283,7 @@ def _work(connection: Connection, grid: Grid, threads: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent ends, because a new parent may train in the same folders."""
+    """End this process when its parent ends: another command may already train in the same folders."""
     if parent := multiprocessing.parent_process():
         parent.join()
     os._exit(1)
@@ -292,7 +291,7 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _environment(**values: str) -> Iterator[None]:
-    """Set environment variables within the block."""
+    """Set environment variables inside the block."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

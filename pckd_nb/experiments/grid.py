@@ -1,4 +1,4 @@
-"""A grid of runs: arms × seeds × teacher-student pairs. Every point is a run folder."""
+"""A grid of runs: arms × seeds × teacher-student pairs."""
 
 import re
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from ..paths import user_path
 from ..recipes import Recipe, get_recipe
 from ..runs import Run
 from ..validation import Seed, check, checked
-from .arms import Arm, settings_of
+from .arms import Arm, resolve_settings
 
-IGNORE_THRESHOLD = ("uniform", "focal")
+STRATEGIES_WITHOUT_THRESHOLD = ("uniform", "focal")
 RESULTS = "results.csv"
 
 
@@ -52,10 +52,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Grid:
-    """Arms × seeds × teacher-student pairs, on one data set with one recipe.
+    """All combinations of arms, seeds and teacher-student pairs, on one data set with one recipe.
 
-    Creating a grid loads the data and checks everything that can be checked before the first training step. It also
-    raises the errors of `load_run`, `load_dataset` and `create_model`.
+    Creating a grid loads the data, and checks everything that can be checked before the first training step. Errors of
+    `load_run`, `load_dataset` and `create_model` are passed on.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class Grid:
     pairs : sequence of (Path, str)
         Run folder of the teacher, and name of the student network.
     arms : sequence of Arm
-        Settings that change nothing are removed, and duplicates too.
+        Settings that equal the defaults are removed, and so are duplicates.
     seeds : sequence of int
         Duplicates are removed.
     out : Path
@@ -72,22 +72,36 @@ class Grid:
     recipe : Recipe
         The default is the recipe "classroom".
     data_options : dict
-        Options of `load_dataset`.
+        Arguments of `load_dataset`.
     options : dict
-        Options of `distill`: accelerator, precision, compile, teacher_cache_gb.
+        Arguments of `distill`: accelerator, precision, compile, teacher_cache_gb.
     teacher_cache : Path, optional
-        Folder of the teacher cache that all points share. None: no cache.
+        Folder of the teacher cache that all points share. None means no cache.
 
     Raises
     ------
     ValueError
         If there are no pairs, arms or seeds, if an arm cannot be built, or if a setting of an arm has no effect. Also
-        if `out` is a run folder or among the images, or if two arms or two pairs have the same name.
+        if `out` is a run folder or lies among the images, or if two arms or two pairs have the same name.
     TypeError
-        If a seed is not a whole number.
+        If an argument has the wrong type.
     OSError
-        If nothing can be written to `out` or `teacher_cache`. IsADirectoryError: there is a folder in place of the
-        table of results.
+        If `out` or `teacher_cache` cannot be written.
+    IsADirectoryError
+        If OUT/results.csv is a folder.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> recipe = pckd.get_recipe("classroom", epochs=1)
+    >>> _ = pckd.fit(pckd.create_model("resnet8", data, seed=0), data, recipe, out="teacher", progress=False)
+    >>> from pckd_nb.experiments import Grid, parse_arm
+    >>> arms = [parse_arm("supervised"), parse_arm("kd")]
+    >>> sizes = {"train_size": 32, "test_size": 16}
+    >>> grid = Grid("digits", [("teacher", "resnet8")], arms, [0, 1], "grid", recipe, sizes)
+    >>> [str(point) for point in grid.points()][:2]
+    ['resnet8-resnet8 supervised seed 0', 'resnet8-resnet8 kd seed 0']
     """
 
     data: str
@@ -103,12 +117,12 @@ class Grid:
     def __post_init__(self) -> None:
         for name, values in (("pair", self.pairs), ("arm", self.arms), ("seed", self.seeds)):
             if not values:
-                raise ValueError(f"a grid needs one {name} at least")
+                raise ValueError(f"a grid needs at least one {name}")
         check(str, data=self.data)
         if not isinstance(self.recipe, Recipe):
-            raise TypeError(f"recipe must be a Recipe, got {type(self.recipe).__name__}: get_recipe(NAME) gives one")
+            raise TypeError(f"recipe must be a Recipe, got {type(self.recipe).__name__}: get_recipe(NAME) returns one")
         if not isinstance(self.arms, list | tuple) or not all(isinstance(arm, Arm) for arm in self.arms):
-            raise TypeError("arms must be a list of arms: parse_arm(TEXT) gives one")
+            raise TypeError("arms must be a list of arms: parse_arm(TEXT) returns one")
         if not isinstance(self.seeds, Sequence) or isinstance(self.seeds, str):
             raise TypeError(f"seeds must be a list of whole numbers, got {type(self.seeds).__name__}")
         teachers = tuple((user_path(teacher, "teacher"), student) for teacher, student in self.pairs)
@@ -121,33 +135,40 @@ class Grid:
         if self.recipe.augment:
             views.find_transform(self.recipe.augment)
         if (self.out / "run.json").exists():
-            raise ValueError(f"'{self.out}' is a run folder: a grid needs a folder of its own")
+            raise ValueError(f"'{self.out}' is a run folder: choose another folder for the grid")
         if (self.out / RESULTS).is_dir():
-            raise IsADirectoryError(f"'{self.out / RESULTS}' is a folder: the table of the grid goes there")
+            raise IsADirectoryError(
+                f"'{self.out / RESULTS}' is a folder, but the grid writes its table there: choose another folder"
+            )
         for folder in (self.out, *([] if self.teacher_cache is None else [self.teacher_cache])):
             check_outside_images(folder, self.data)
             files.check_writable(folder)
         make_fabric(**{name: value for name, value in self.options.items() if name in ("accelerator", "precision")})
         for arm in self.arms:
             if others := [other for other in self.arms if str(other) == str(arm) and other.source != arm.source]:
-                raise ValueError(f"'{arm}' is {arm.source} and {others[0].source}: give one of them another name")
+                raise ValueError(
+                    f"two methods are called '{arm}', {arm.source} and {others[0].source}: rename one of them"
+                )
         names = [self._pair_name(*pair) for pair in self.pairs]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"two teachers of one grid make pairs '{name}': give each grid its own out=…")
+                raise ValueError(
+                    f"two teachers of one grid give pairs of the same name, '{name}': make one grid per teacher, each "
+                    "with its own out=…"
+                )
         for pair in self.pairs:
-            self._check_that_settings_act(*pair)
+            self._check_settings_have_effect(*pair)
         data = self.loaded
         with torch.device("meta"):
             for student in {student for _, student in self.pairs}:
                 create_model(student, data)
-        arms = dict.fromkeys(arm.without_defaults(self.recipe, self.loaded) for arm in self.arms)
+        arms = dict.fromkeys(arm.drop_defaults(self.recipe, self.loaded) for arm in self.arms)
         object.__setattr__(self, "arms", tuple(arms))
         object.__setattr__(self, "seeds", tuple(seeds))
 
     @cached_property
     def loaded(self) -> Dataset:
-        """The data set of this grid. It is loaded once per process."""
+        """The data set of this grid, loaded once per process."""
         return load_dataset(self.data, **self.data_options)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -159,7 +180,7 @@ class Grid:
         Returns
         -------
         list of Point
-            Ordered by seed, so that an interrupted grid already has comparable runs.
+            Ordered by seed, so that the arms can be compared even if the grid is interrupted.
         """
         return [
             Point(teacher, student, arm, seed, self.out / self._pair_name(teacher, student) / str(arm) / f"seed{seed}")
@@ -169,9 +190,9 @@ class Grid:
         ]
 
     def train(self, point: Point, progress: bool = False) -> Run:
-        """Return the run of a point. A finished run is loaded, an interrupted one resumed, any other trained.
+        """Return the run of a point: load it if it is finished, resume it if it was interrupted, otherwise train it.
 
-        It also raises the errors of `distill`.
+        Errors of `distill` are passed on.
 
         Parameters
         ----------
@@ -189,7 +210,7 @@ class Grid:
             If the folder has a finished run with other settings than the point.
         """
         if is_finished(point) and not (point.folder / "student.safetensors").exists():
-            return self._recorded(point)
+            return self._load_without_weights(point)
         method, recipe = point.arm.build(self.recipe)
         return training.distill(
             create_model(point.student, self.loaded, seed=point.seed),
@@ -205,17 +226,17 @@ class Grid:
             **self.options,
         )
 
-    def _recorded(self, point: Point) -> Run:
-        """Return a finished run without weights. Raise ValueError if its settings are not those of the point."""
+    def _load_without_weights(self, point: Point) -> Run:
+        """Return a finished run whose weights were deleted, if it has the settings of the point."""
         run = runs.load_run(point.folder)
         method, recipe = point.arm.build(self.recipe)
         recipe = recipe.for_network(point.student)
-        wanted = runs.setting_values(settings_of(method, recipe, self.loaded))
+        expected = runs.setting_values(resolve_settings(method, recipe, self.loaded))
         info = run.settings
         settings = {**methods.default_settings(info["method"]["name"]), **run.method_settings}
         found = settings, info["recipe"]["epochs"], info["seed"], run.data_fingerprint
-        if found != (wanted, recipe.epochs, point.seed, self.loaded.fingerprint):
-            raise ValueError(f"'{point.folder}' holds another run than this grid asks for: choose another folder")
+        if found != (expected, recipe.epochs, point.seed, self.loaded.fingerprint):
+            raise ValueError(f"'{point.folder}' has another run than this grid needs: choose another folder")
         return run
 
     @staticmethod
@@ -223,24 +244,27 @@ class Grid:
         name = runs.read_settings(teacher)["model"]["name"] or "network"
         return re.sub(r"[^\w.=-]", "_", f"{name}-{student}")
 
-    def _check_that_settings_act(self, teacher: Path, student: str) -> None:
-        swept = {name for arm in self.arms for name, _ in arm.settings}
-        reason = self._center_alignment_left_out(teacher, student) if "beta_ca" in swept else None
+    def _check_settings_have_effect(self, teacher: Path, student: str) -> None:
+        varied = {name for arm in self.arms for name, _ in arm.settings}
+        reason = self._why_center_alignment_is_left_out(teacher, student) if "beta_ca" in varied else None
         for arm in self.arms:
             settings = dict(arm.settings)
             if "beta_ca" in settings and reason:
-                raise ValueError(f"'{arm}' can show nothing: {reason}, so L_CA is left out whatever its weight")
-            if settings.keys() & {"epsilon", "epsilon_240"} and settings.get("strategy") in IGNORE_THRESHOLD:
-                raise ValueError(f"'{arm}' can show nothing: strategy {settings['strategy']} has no threshold")
+                raise ValueError(f"'{arm}' has no effect: {reason}, so L_CA is left out at any weight")
+            if (
+                settings.keys() & {"epsilon", "epsilon_240"}
+                and settings.get("strategy") in STRATEGIES_WITHOUT_THRESHOLD
+            ):
+                raise ValueError(f"'{arm}' has no effect: strategy {settings['strategy']} has no threshold")
 
-    def _center_alignment_left_out(self, teacher: Path, student: str) -> str | None:
+    def _why_center_alignment_is_left_out(self, teacher: Path, student: str) -> str | None:
         method = methods.PCKD(beta_fa=0, beta_cc=0)
         method.bind(create_model(student, self.loaded), runs.load_run(teacher).model())
         return method.left_out.get("category_center_alignment")
 
 
 def is_finished(point: Point) -> bool:
-    """Return whether the training of a point is finished, as its run folder records it.
+    """Return whether the training of a point is finished.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Projected training time of a grid, from finished points of the same kind or from a probe of a few steps."""
+"""Estimate how long the training of a grid takes."""
 
 import dataclasses
 import warnings
@@ -12,19 +12,19 @@ import numpy as np
 from .. import runs, training, views
 from ..models import create_model, flops_of
 from ..recipes import get_recipe
-from .arms import settings_of
+from .arms import resolve_settings
 from .grid import Grid, Point, is_finished
 
-PROBE_STEPS = 4
-OF_ONE_POINT = FloatingPointError, RuntimeError, MemoryError  # errors of one point; the other points still train
+TIMED_STEPS = 4
+POINT_ERRORS = FloatingPointError, RuntimeError, MemoryError  # if one point fails so, the other points still train
 
 
-def projected_seconds(grid: Grid, points: Sequence[Point], jobs: int = 1) -> float:
-    """Return how long the training of `points` should take.
+def estimate_seconds(grid: Grid, points: Sequence[Point], jobs: int = 1) -> float:
+    """Estimate how long the training of `points` takes.
 
-    The projection is seconds per step times the number of steps. Seconds per step are the median of the grid's finished
-    points of the same kind. If there are none, a probe of a few steps is timed. A probe does not include the tests
-    after every epoch, the time that a teacher cache saves, or the slowdown by parallel jobs.
+    The estimate is seconds per step times the number of steps. Seconds per step are the median of the finished points
+    of the same kind. If there are none, a few training steps are timed. That leaves out the evaluation after every
+    epoch, the time that a teacher cache saves, and the slowdown by parallel jobs.
 
     Parameters
     ----------
@@ -42,19 +42,19 @@ def projected_seconds(grid: Grid, points: Sequence[Point], jobs: int = 1) -> flo
     measured: dict[tuple, list[float]] = {}
     for point in grid.points():
         if is_finished(point):
-            kind, steps = work_of(grid, point)
+            kind, steps = step_kind_and_count(grid, point)
             measured.setdefault(kind, []).append(runs.load_run(point.folder, tables_only=True).seconds / steps)
     total = 0.0
     for point in points:
-        kind, steps = work_of(grid, point)
-        if kind not in measured and (seconds := _seconds_a_step(grid, point)):
+        kind, steps = step_kind_and_count(grid, point)
+        if kind not in measured and (seconds := _measure_step_seconds(grid, point)):
             measured[kind] = [seconds]
         total += median(measured.get(kind, [0])) * steps
     return total / jobs
 
 
-def work_of(grid: Grid, point: Point) -> tuple[tuple[Path, str, str, int, int], int]:
-    """Return what decides how long a step of a point takes, and the number of its steps.
+def step_kind_and_count(grid: Grid, point: Point) -> tuple[tuple[Path, str, str, int, int], int]:
+    """Return what decides how long one training step of a point takes, and the number of steps.
 
     Parameters
     ----------
@@ -64,23 +64,22 @@ def work_of(grid: Grid, point: Point) -> tuple[tuple[Path, str, str, int, int], 
     Returns
     -------
     kind : tuple
-        Run folder of the teacher, name of the student, name of the method, number of views and batch size. Points with
-        equal kinds need the same time per step.
+        Run folder of the teacher, name of the student, name of the method, number of views, and batch size. Points of
+        the same kind need the same time per step.
     steps : int
-        Steps in all epochs.
+        Number of steps in all epochs.
     """
     method, recipe = point.arm.build(grid.recipe)
-    view_count = settings_of(method, recipe, grid.loaded).get("views", {"value": method.views})["value"]
+    view_count = resolve_settings(method, recipe, grid.loaded).get("views", {"value": method.views})["value"]
     kind = point.teacher, point.student, point.arm.method, view_count, recipe.batch_size
     return kind, views.steps_per_epoch(len(grid.loaded.train), recipe.batch_size) * recipe.epochs
 
 
-def operations(grid: Grid, point: Point) -> int:
-    """Return the number of floating point operations that the networks of a point need in the whole training.
+def training_flops(grid: Grid, point: Point) -> int:
+    """Return the number of floating-point operations of the networks in the whole training of a point.
 
-    A row costs three forward passes of the student, which stand for forward and backward pass. A method that uses a
-    teacher costs one forward pass of the teacher more. The savings of a teacher cache are not known in advance, and not
-    subtracted.
+    Forward and backward pass of the student count as three forward passes. A method with a teacher adds one forward
+    pass of the teacher. The savings of a teacher cache are not subtracted, because they are not known in advance.
 
     Parameters
     ----------
@@ -90,9 +89,9 @@ def operations(grid: Grid, point: Point) -> int:
     Returns
     -------
     int
-        Floating point operations. A multiplication and an addition count as two.
+        A multiplication and an addition count as two operations.
     """
-    (*_, view_count, batch_size), steps = work_of(grid, point)
+    (*_, view_count, batch_size), steps = step_kind_and_count(grid, point)
     networks = [point.student] * 3
     if point.arm.build(grid.recipe)[0].uses_teacher:
         networks.append(runs.read_settings(point.teacher)["model"]["name"])
@@ -100,16 +99,16 @@ def operations(grid: Grid, point: Point) -> int:
     return steps * batch_size * view_count * sum(flops_of(name, len(grid.loaded.classes), shape) for name in networks)
 
 
-def _seconds_a_step(grid: Grid, point: Point) -> float:
-    """Return the seconds per step, measured after a warm-up epoch, or 0 if the probe fails (non-finite loss)."""
+def _measure_step_seconds(grid: Grid, point: Point) -> float:
+    """Return the measured seconds per step, after a warm-up epoch, or 0 if the training fails."""
     method, recipe = point.arm.build(grid.recipe)
     data = grid.loaded
-    images = min(PROBE_STEPS * recipe.batch_size, len(data.train))
+    images = min(TIMED_STEPS * recipe.batch_size, len(data.train))
     indices = np.arange(images), np.arange(min(recipe.batch_size, len(data.test)))
     small = dataclasses.replace(data, train=data.train.take(indices[0]), test=data.test.take(indices[1]))
     teacher = runs.load_run(point.teacher) if method.uses_teacher else None
-    with warnings.catch_warnings(), suppress(*OF_ONE_POINT):
-        warnings.simplefilter("ignore")  # the runs repeat these warnings, also about non-finite losses
+    with warnings.catch_warnings(), suppress(*POINT_ERRORS):
+        warnings.simplefilter("ignore")  # the training itself gives the same warnings
         run = training.distill(
             create_model(point.student, data, seed=point.seed),
             teacher,
@@ -123,8 +122,8 @@ def _seconds_a_step(grid: Grid, point: Point) -> float:
     return 0.0
 
 
-def duration(seconds: float) -> str:
-    """Return a duration as text, in the largest unit of which there are at least two.
+def format_duration(seconds: float) -> str:
+    """Return a duration as text, in hours or minutes if there are at least two of them.
 
     Parameters
     ----------
@@ -134,6 +133,12 @@ def duration(seconds: float) -> str:
     -------
     str
         Such as "2.5 hours", "3.0 minutes" or "40 seconds".
+
+    Examples
+    --------
+    >>> from pckd_nb.experiments import format_duration
+    >>> format_duration(9000)
+    '2.5 hours'
     """
     for unit, length in (("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:

@@ -1,4 +1,4 @@
-"""Results of a grid as tables."""
+"""The results of a grid as tables."""
 
 import pandas as pd
 
@@ -18,7 +18,7 @@ def results(grid: Grid) -> pd.DataFrame:
     DataFrame
         One row per finished point, in the order of the grid. The columns are data, teacher, student, pair, arm, seed,
         epochs, top1 and top5 (percent), and cross_entropy (nats). With a validation split there is also val_top1
-        (percent). Nothing in the table depends on when or how fast a point was trained.
+        (percent). The table does not depend on when or how fast a point was trained.
     """
     rows = []
     for point in grid.points():
@@ -39,9 +39,9 @@ def comparison(table: pd.DataFrame, reference: str = "kd") -> pd.DataFrame:
     Parameters
     ----------
     table : DataFrame
-        `results`, or any table with the columns pair, arm, seed and top1 (percent).
+        The table of `results`, or any table with the columns pair, arm, seed and top1 (percent).
     reference : str
-        The arm that the others are compared with.
+        The arm that all others are compared with.
 
     Returns
     -------
@@ -54,18 +54,31 @@ def comparison(table: pd.DataFrame, reference: str = "kd") -> pd.DataFrame:
         - difference, d_low and d_high: the difference to the reference arm, paired by seed, and its 95 % interval,
         - pairs: the number of seeds that both arms have.
 
-        The difference is NaN, and pairs is 0, in rows of the reference arm itself and if no seed can be paired.
+        In the rows of the reference arm, and where no seed can be paired, the difference is NaN and pairs is 0.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from pckd_nb.experiments import comparison
+    >>> rows = [("p", "kd", 0, 60.0), ("p", "kd", 1, 62.0), ("p", "pckd", 0, 63.0), ("p", "pckd", 1, 66.0)]
+    >>> table = pd.DataFrame(rows, columns=["pair", "arm", "seed", "top1"])
+    >>> comparison(table)[["arm", "mean", "difference"]].round(1)
+        arm  mean  difference
+    0    kd  61.0         NaN
+    1  pckd  64.5         3.5
     """
-    from ..analysis import paired_difference, summarise  # imports scikit-learn
+    from ..analysis import paired_difference, summarise  # slow to import, because of scikit-learn
 
     rows = []
     for (pair, arm), group in table.groupby(["pair", "arm"], sort=False):
         mean, sd, low, high, count = summarise(group["top1"].tolist())
         row = {"pair": pair, "arm": arm, "seeds": count, "mean": mean, "sd": sd, "low": low, "high": high, "pairs": 0}
-        baseline = table[(table["pair"] == pair) & (table["arm"] == reference)]
-        if arm != reference and set(baseline["seed"]) & set(group["seed"]):
-            scores, baseline_scores = (dict(zip(part["seed"], part["top1"], strict=True)) for part in (group, baseline))
-            difference = paired_difference(scores, baseline_scores)
+        reference_rows = table[(table["pair"] == pair) & (table["arm"] == reference)]
+        if arm != reference and set(reference_rows["seed"]) & set(group["seed"]):
+            scores, reference_scores = (
+                dict(zip(part["seed"], part["top1"], strict=True)) for part in (group, reference_rows)
+            )
+            difference = paired_difference(scores, reference_scores)
             row |= {"difference": difference.mean, "d_low": difference.low, "d_high": difference.high}
             row["pairs"] = difference.count
         rows.append(row)

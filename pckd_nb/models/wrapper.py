@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from ..messages import one_line
 from ..faults import safe_strides
+from ..messages import one_line
 from .output import Classifier, Output
 from .training_data import TrainingData
 

@@ -45,7 +45,7 @@ def test_it_is_stored_with_its_outputs(notebook):
 @every_notebook
 def test_its_outputs_are_of_its_source_and_of_the_figures_as_they_are(notebook):
     book = nbformat.read(notebook, as_version=4)
-    assert book.metadata.get("pckd_nb") == notebooks.seal(book), "run make notebooks"
+    assert book.metadata.get("pckd_nb") == notebooks.source_hashes(book), "run make notebooks"
 
 
 @every_notebook
