@@ -61,7 +61,7 @@ class TeacherConfig(Part):
 
 
 class FilePrints(Part):
-    """What tells a few repaired image files from another data set, see `Dataset.file_prints`."""
+    """What tells a few repaired image files from another data set, see `data.dataset.file_fingerprints`."""
 
     reading: int
     names: str

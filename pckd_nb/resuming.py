@@ -20,7 +20,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 
 from . import files
-from .data.streaming import HOW_READ
+from .data.streaming import READING_RULES
 from .downloads import one_line
 from .methods import default_settings
 from .paths import user_path
@@ -132,7 +132,9 @@ def check_same(folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
                 stacklevel=4,
             )
     elif prints_now and (prints or {}).get("reading") != prints_now["reading"]:
-        message = f"'{folder}' was started by a version that read image files in another way; now they are {HOW_READ}"
+        message = (
+            f"'{folder}' was started by a version that read image files in another way; now they are {READING_RULES}"
+        )
         if recorded["status"] != "finished":
             raise ValueError(f"{message}: overwrite the run")
         if old["fingerprint"] == new["fingerprint"]:
@@ -171,7 +173,7 @@ def check_same(folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _changed_files(before: Mapping[str, Any], now: Mapping[str, Any]) -> int | None:
-    """Return at least how many files have another size, or None if `Dataset.file_prints` differ in more than sizes."""
+    """Return at least how many files have another size, or None if more than the sizes differ."""
     if any(before[name] != now[name] for name in ("reading", "names")):
         return None
     parts = [textwrap.wrap(prints["sizes"], 4) for prints in (before, now)]

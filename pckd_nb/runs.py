@@ -260,10 +260,11 @@ def values_of(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def data_fingerprint(settings: Mapping[str, Any]) -> str:
     """The fingerprint of the data in a run.json; of shapes100 drawn by an earlier version, the one that it has now.
 
-    Equal fingerprints mean the same pictures, up to one grey level per pixel in recorded runs. See `shapes.REDRAWN`.
+    Equal fingerprints mean the same pictures, up to one grey level per pixel in recorded runs. See
+    `shapes.REDRAWN_FINGERPRINTS`.
     """
     recorded: str = settings["data"]["fingerprint"]
-    return shapes.REDRAWN.get(recorded, recorded)
+    return shapes.REDRAWN_FINGERPRINTS.get(recorded, recorded)
 
 
 def having(run: Run, *parts: str) -> Run:

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 
 from .. import files, ranks, resuming, runs
 from ..config import RunConfig
-from ..data.streaming import clear_worker_errors
+from ..data.streaming import explain_worker_errors
 from ..paths import user_path
 from ..runs import Run
 from .task import Task
@@ -94,7 +94,7 @@ def begin(folder: Path, config: RunConfig, resume: bool) -> dict[str, Any] | Non
 def tidied_after_errors(folder: Path | None, fabric: Fabric) -> Iterator[None]:
     """After an error in the block, leave a checkpoint to go on from, or nothing; and say what is left."""
     try:
-        with clear_worker_errors():
+        with explain_worker_errors():
             yield
     except BaseException as error:
         with suppress(OSError):
