@@ -109,7 +109,7 @@ class TeacherConfig(Section):
 
 
 class FilePrints(Section):
-    """Fingerprints of image files, see `Dataset.file_prints`.
+    """Fingerprints of image files, see `data.dataset.file_fingerprints`.
 
     They show whether a few image files were repaired, or whether it is another data set.
     """

@@ -10,17 +10,26 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 # module of the package → old name → new name. docs/renamed.md is made from this table.
 RENAMED: dict[str, dict[str, str]] = {
-    "methods": {"NOT_BUILT": "NOT_IMPLEMENTED", "resolve": "resolve_settings"},
-    "losses": {"FLOATS": "FLOAT_DTYPES", "TEMPERATURES": "TEMPERATURE_RANGE"},
-    "views": {
-        "callers_random_numbers": "preserve_random_state",
-        "noise_seed": "step_seed",
-        "soften": "soft_targets",
-        "steps": "steps_per_epoch",
-        "transform": "apply_transform",
+    "data.folders": {
+        "in_memory": "load_split",
+        "read_what_fits": "load_if_memory_allows",
+        "stack": "stack_images",
+    },
+    "data.streaming": {
+        "clear_worker_errors": "explain_worker_errors",
+        "cores": "num_cores",
+        "fit": "resize_and_crop",
+        "size_prints": "file_size_fingerprint",
+        "upright": "load_upright",
+        "with_depth": "with_bit_depth",
+    },
+    "experiments": {
+        "dealt": "split_into_shards",
+        "duration": "format_duration",
+        "my_points": "shard_points",
+        "projected_seconds": "estimate_seconds",
     },
     "figures.arms": {
-        "OF_BASELINES": "BASELINE_SETTINGS",
         "Seeds": "RunsBySeed",
         "all_of": "unique_runs",
         "arms_of": "group_by_arm",
@@ -33,36 +42,25 @@ RENAMED: dict[str, dict[str, str]] = {
         "study_of": "study_key",
         "swept": "find_sweep",
     },
-    "widgets": {
-        "BATCHES": "BATCH_COUNT",
-        "HARD": "HARD_COLOR",
-        "LINES": "REFERENCE_DASHES",
-        "MAP_POINTS": "MAX_MAP_POINTS",
-        "NEAREST": "NEAREST_CENTERS",
-        "NO_DOWNLOAD": "DATA_WITHOUT_DOWNLOAD",
-        "PAGE_IMAGES": "IMAGES_PER_PAGE",
-        "PIXELS": "PIXELATED_CSS",
-        "RATE": "ARROW_SCALE",
-        "SMALL": "SMALL_FONT",
-        "SORTS": "SORT_ORDERS",
-        "WIDTH": "FIGURE_WIDTH",
+    "methods": {
+        "resolve": "resolve_settings",
+    },
+    "models": {
+        "preprocessed": "restore_preprocessing",
     },
     "runs": {
         "having": "require_parts",
         "values_of": "setting_values",
-        "HEADS": "HEADS_PREFIX",
-        "BEST": "BEST_PREFIX",
-        "SAMPLES": "SAMPLE_ARRAYS",
-        "KEPT": "REQUIRED_ARRAYS",
-        "MaybeNone": "Missing",
     },
-    "training": {"same_folder": "is_same_folder"},
-    "models": {"preprocessed": "restore_preprocessing"},
-    "experiments": {
-        "dealt": "split_into_shards",
-        "duration": "format_duration",
-        "my_points": "shard_points",
-        "projected_seconds": "estimate_seconds",
+    "training": {
+        "same_folder": "is_same_folder",
+    },
+    "views": {
+        "callers_random_numbers": "preserve_random_state",
+        "noise_seed": "step_seed",
+        "soften": "soft_targets",
+        "steps": "steps_per_epoch",
+        "transform": "apply_transform",
     },
 }
 

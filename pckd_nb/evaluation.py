@@ -11,7 +11,7 @@ from torch import Tensor
 from . import hardware, ranks, views
 from .arguments import Network, as_dataset, as_network
 from .data import Dataset
-from .data.streaming import clear_worker_errors
+from .data.streaming import explain_worker_errors
 from .models import Classifier, match_input
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def compute_outputs(
     was_training = model.training
     model.eval()
     outputs = []
-    with clear_worker_errors():
+    with explain_worker_errors():
         for images in images_of_split.read(index.split(batch_size)):
             x = views.normalise(images, mean, std).contiguous(memory_format=torch.channels_last)
             with fabric.autocast():

@@ -21,7 +21,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 
 from . import files
-from .data.streaming import HOW_READ
+from .data.streaming import READING_RULES
 from .messages import one_line
 from .methods import default_settings
 from .paths import user_path
@@ -185,7 +185,8 @@ def check_same_settings(folder: Path, settings: dict[str, Any]) -> list[dict[str
                 stacklevel=4,
             )
     elif new_files and (old_files or {}).get("reading") != new_files["reading"]:
-        message = f"'{folder}' was started by a version that read image files in another way; now they are {HOW_READ}"
+        message = f"'{folder}' was started by a version that read image files in another way"
+        message += f"; now they are {READING_RULES}"
         if not finished:
             raise ValueError(f"{message}: start again with overwrite=True")
         if old_data["fingerprint"] == new_data["fingerprint"]:
@@ -232,7 +233,7 @@ def check_same_settings(folder: Path, settings: dict[str, Any]) -> list[dict[str
 
 
 def _count_changed_files(before: Mapping[str, Any], now: Mapping[str, Any]) -> int | None:
-    """Return at least how many files have another size, or None if `Dataset.file_prints` differ in more than sizes."""
+    """Return at least how many files have another size, or None if more than the sizes differ."""
     if any(before[name] != now[name] for name in ("reading", "names")):
         return None
     parts = [textwrap.wrap(prints["sizes"], 4) for prints in (before, now)]

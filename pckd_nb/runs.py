@@ -359,7 +359,7 @@ def data_fingerprint(settings: Mapping[str, Any]) -> str:
     str
     """
     recorded: str = settings["data"]["fingerprint"]
-    return shapes.REDRAWN.get(recorded, recorded)
+    return shapes.REDRAWN_FINGERPRINTS.get(recorded, recorded)
 
 
 def require_parts(run: Run, *parts: str) -> Run:

@@ -111,7 +111,7 @@ def test_pictures_drawn_today_are_the_recorded_ones_up_to_one_grey_level(runs, o
         if run.gallery:
             now = drawn[options].train.images.numpy()[run.gallery["index"]]
             assert np.abs(now.astype(int) - run.gallery["images"]).max() <= 1
-    assert {data.fingerprint for data in drawn.values()} == set(shapes.REDRAWN.values())
+    assert {data.fingerprint for data in drawn.values()} == set(shapes.REDRAWN_FINGERPRINTS.values())
 
 
 def test_the_results_page_follows_them(runs, others):

@@ -82,7 +82,7 @@ def test_images_do_not_depend_on_what_numpy_finds_in_the_processor():
 
 def test_images_do_not_depend_on_the_chunk(monkeypatch):
     whole = shapes.generate(150, seed=2)[0]
-    monkeypatch.setattr(shapes, "CHUNK", 7)
+    monkeypatch.setattr(shapes, "CHUNK_SIZE", 7)
     assert np.array_equal(shapes.generate(150, seed=2)[0], whole)
 
 
@@ -138,7 +138,7 @@ def test_patterns_show_both_colours_except_plain():
     rng = np.random.default_rng(0)
     scene = shapes._random_scene(rng, labels, np.zeros((200, 4), np.float32))
     y, x = np.mgrid[-1:1:0.1, -1:1:0.1].astype(np.float32)
-    distance, mix = shapes._object(scene, np.repeat(x[None], 200, 0), np.repeat(y[None], 200, 0))
+    distance, mix = shapes._object_distance_and_mix(scene, np.repeat(x[None], 200, 0), np.repeat(y[None], 200, 0))
     assert mix.min() >= 0 and mix.max() <= 1
     second = np.array([share[d < 0].mean() for share, d in zip(mix, distance, strict=True)])
     plain = labels % 10 == shapes.PATTERNS.index("plain")

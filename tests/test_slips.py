@@ -20,7 +20,7 @@ from torch import nn
 import pckd_nb as pckd
 from pckd_nb import checkpoints, cli, evaluation, paths, runs
 from pckd_nb.data import Dataset, Split, rebuild
-from pckd_nb.data.dataset import evenly_spread, stratified
+from pckd_nb.data.split import balanced_sample, stratified_sample
 from pckd_nb.figures import collection
 
 from .test_cli import SMALL, refused, run, teacher  # noqa: F401
@@ -171,7 +171,9 @@ def test_other_data_are_read_as_the_network_was_trained(run, trained, tmp_path):
 def test_a_relative_path_of_a_run_is_said_to_be_one(refused, trained, tmp_path, monkeypatch):  # noqa: F811
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    refused("no folder abc: .* relative path, as seen from where it was trained", "evaluate", tmp_path / trained)
+    refused(
+        "no folder abc: .* the path is relative to the folder where the run was trained", "evaluate", tmp_path / trained
+    )
 
 
 def test_constants_of_a_foreign_checkpoint_can_be_given(run, trained, refused, tmp_path):  # noqa: F811
@@ -301,7 +303,7 @@ def test_other_data_of_a_run_have_its_image_size(tmp_path):
     assert rebuild(about, name=f"folder:{tmp_path / 'a'}").size == (16, 16)
     assert rebuild(about, name=f"folder:{tmp_path / 'a'}", image_size=20).size == (20, 20)
     assert len(rebuild(about, name="digits").train) == 20
-    with pytest.raises(ValueError, match="hand over the data itself"):
+    with pytest.raises(ValueError, match="pass the data set itself"):
         rebuild({**about, "name": "mine"})
 
 
@@ -672,14 +674,14 @@ def test_a_validation_split_has_the_same_share_of_every_class():
     assert held_out.train.labels.bincount().tolist() == [91, 72, 3]
     assert data.with_validation(0.9).train.labels.bincount().tolist() == [9, 8, 1]
     few = dataclasses.replace(data, train=data.train.take(np.arange(181)))
-    with pytest.raises(ValueError, match="needs two training images of every class, arrays has 1 of '2'"):
+    with pytest.raises(ValueError, match="needs at least two training images per class, but class '2' of arrays has 1"):
         few.with_validation(0.1)
 
 
 def test_a_validation_split_of_equal_classes_is_the_one_of_earlier_versions():
     labels = torch.arange(60) % 3
     for seed in range(5):
-        assert (stratified(labels, 12, 3, seed) == evenly_spread(labels, 12, 3, seed)).all()
+        assert (stratified_sample(labels, 12, 3, seed) == balanced_sample(labels, 12, 3, seed)).all()
 
 
 def test_tensorboard_shows_every_epoch_once_after_resume_and_overwrite(run, tmp_path):  # noqa: F811

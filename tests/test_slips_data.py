@@ -23,6 +23,7 @@ from pckd_nb import downloads, runs, views
 from pckd_nb.analysis import neighbourhood_purity
 from pckd_nb.cli import main
 from pckd_nb.data import Dataset, Split, Streamed, folders, load_dataset, streaming
+from pckd_nb.data.dataset import file_fingerprints
 from pckd_nb.evaluation import predict
 from pckd_nb.figures.diagrams import feature_weight_matrix
 
@@ -140,7 +141,7 @@ def test_a_run_begun_with_the_earlier_way_of_reading_is_not_resumed(streamed, tm
 
 
 def test_images_in_memory_have_no_file_prints(tree):  # noqa: F811
-    assert load_dataset(f"folder:{tree}").file_prints is None
+    assert file_fingerprints(load_dataset(f"folder:{tree}")) is None
 
 
 # -------------------------------------------------------------------------------------------------- worker processes
@@ -174,8 +175,8 @@ def test_full_shared_memory_is_named_with_a_remedy(tree, monkeypatch, augment): 
     with pytest.raises(OSError) as error:
         list(train.read([torch.tensor([0, 1])], augment=augment))
     assert str(error.value) == (
-        "the shared memory of the worker processes that read images is full: workers=0 reads "
-        "without worker processes; or enlarge it (shm-size of docker)"
+        "the shared memory of the worker processes that read images is full: use workers=0 to read "
+        "without worker processes, or enlarge it (docker: --shm-size)"
     )
 
 
@@ -186,7 +187,7 @@ def test_shared_memory_too_small_for_the_queues_of_the_workers(tree, monkeypatch
 
     train = with_workers(tree, monkeypatch)
     monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", fail)
-    with pytest.raises(OSError, match="shared memory .* is full: workers=0 reads"):
+    with pytest.raises(OSError, match="shared memory .* is full: use workers=0 to read"):
         list(train.read([torch.tensor([0, 1])]))
 
 
@@ -196,13 +197,13 @@ def test_a_killed_worker_is_named_with_a_remedy(tree, monkeypatch):  # noqa: F81
     next(images)
     for worker in multiprocessing.active_children():
         os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(OSError, match="a worker process that reads images was killed .*: workers=0 reads"):
+    with pytest.raises(OSError, match="a worker process that reads images was killed .*: use workers=0 to read"):
         list(images)
-    with pytest.raises(OSError) as error, streaming.clear_worker_errors():
+    with pytest.raises(OSError) as error, streaming.explain_worker_errors():
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ") from None
     assert str(error.value) == (
-        "a worker process that reads images was killed (signal: Killed), often for lack of memory: "
-        "workers=0 reads without worker processes"
+        "a worker process that reads images was killed (signal: Killed), often because memory ran out: "
+        "use workers=0 to read without worker processes"
     )
 
 
@@ -218,7 +219,7 @@ def test_a_worker_killed_while_the_network_computes(tree, monkeypatch):  # noqa:
 
 
 def test_other_errors_are_not_taken_for_those_of_workers():
-    with pytest.raises(RuntimeError, match="^mat1 and mat2"), streaming.clear_worker_errors():
+    with pytest.raises(RuntimeError, match="^mat1 and mat2"), streaming.explain_worker_errors():
         torch.zeros(2, 3) @ torch.zeros(2, 3)
 
 
@@ -270,7 +271,7 @@ def test_every_image_that_torchvision_reads_is_read_and_the_rest_is_counted(tree
 def test_a_class_of_skipped_files_alone_says_so(tree):  # noqa: F811
     (tree / "train" / "dog").mkdir()
     (tree / "train" / "dog" / "a.png").symlink_to("nowhere.png")
-    with pytest.raises(ValueError, match="dog has no image: .*; skipped: broken links .1., such as a.png"):
+    with pytest.raises(ValueError, match="dog has no images: .*; skipped: broken links .1., such as a.png"):
         load_dataset(f"folder:{tree}")
 
 
@@ -354,12 +355,12 @@ def test_all_deep_images_of_a_data_set_are_scaled_alike(tmp_path, monkeypatch, l
 
 
 def test_an_image_of_more_bits_than_the_sampled_ones_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(streaming, "SAMPLED", 2)
+    monkeypatch.setattr(streaming, "DEPTH_SAMPLE_SIZE", 2)
     for part in ("train", "test"):
         for name in "ab":
             for number in range(3):
                 write_grey(tmp_path / part / name / f"{number}.png", 5000 if number == 1 else 1000 + number)
-    with pytest.raises(OSError, match="it has grey values up to 5000, those of other images have 12 bits"):
+    with pytest.raises(OSError, match="it has grey values up to 5000, but other images have 12 bits per pixel"):
         load_dataset(f"folder:{tmp_path}", image_size=8)
 
 
@@ -370,12 +371,12 @@ def test_every_orientation(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(stored[orientation])).save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(streaming.read_image(tmp_path / "a.png", partial(streaming.fit, side=8)), ARROW)
+    assert np.array_equal(streaming.read_image(tmp_path / "a.png", partial(streaming.resize_and_crop, side=8)), ARROW)
 
 
 def test_damaged_exif_data_do_not_hide_the_image(tmp_path):
     Image.fromarray(ARROW).save(tmp_path / "a.png", exif=b"Exif\0\0MM\0*\xff\xff")
-    assert np.array_equal(streaming.read_image(tmp_path / "a.png", partial(streaming.fit, side=8)), ARROW)
+    assert np.array_equal(streaming.read_image(tmp_path / "a.png", partial(streaming.resize_and_crop, side=8)), ARROW)
 
 
 def test_pictures_of_a_torch_data_set_show_no_hidden_colours():
@@ -475,23 +476,27 @@ GOOD_LABELS = {
     "category": pd.Series([*"abcabc"], dtype="category"),
 }  # fmt: skip
 BAD_LABELS = {
-    "None": (None, TypeError, "labels must be a list of one number or name per image, got NoneType"),
-    "text": ("abcabc", TypeError, "labels must be a list of one number or name per image, got str"),
-    "one number": (np.array(1), TypeError, "labels must be a list of one number or name per image, got ndarray"),
-    "a None": ([0, 1, None, 0, 1, 2], ValueError, "every image needs a label, that of image 2 is None"),
-    "nan": (np.array([0, 1, np.nan, 0, 1, 2]), ValueError, "every image needs a label, that of image 2 is nan"),
+    "None": (None, TypeError, "labels must be a list with one number or name per image, got NoneType"),
+    "text": ("abcabc", TypeError, "labels must be a list with one number or name per image, got str"),
+    "one number": (np.array(1), TypeError, "labels must be a list with one number or name per image, got ndarray"),
+    "a None": ([0, 1, None, 0, 1, 2], ValueError, "every image needs a label, but the label of image 2 is None"),
+    "nan": (
+        np.array([0, 1, np.nan, 0, 1, 2]),
+        ValueError,
+        "every image needs a label, but the label of image 2 is nan",
+    ),
     "nan in names": (
         np.array([*"ab", np.nan] * 2, object),
         ValueError,
-        "every image needs a label, that of image 2 is",
+        "every image needs a label, but the label of image 2 is",
     ),
     "floats": (np.array(NUMBERS, float), TypeError, "labels must be whole numbers or names, got 0.0 for image 0"),
     "truth": ([True] * 6, TypeError, "labels must be whole numbers or names, got True for image 0"),
     "bytes": ([b"a"] * 6, TypeError, "labels must be whole numbers or names, got b'a' for image 0"),
     "mixed": (np.array(["a", 1] * 3, object), TypeError, "labels must be all numbers or all names, got 'a' and 1"),
-    "fewer": ([0, 1, 2], ValueError, "there must be one label per image: 6 images, 3 labels"),
-    "more": (NUMBERS * 2, ValueError, "there must be one label per image: 6 images, 12 labels"),
-    "one-hot": (np.eye(3)[NUMBERS], TypeError, "labels must be one number or name per image; one-hot labels become"),
+    "fewer": ([0, 1, 2], ValueError, "there must be one label per image, got 6 images and 3 labels"),
+    "more": (NUMBERS * 2, ValueError, "there must be one label per image, got 6 images and 12 labels"),
+    "one-hot": (np.eye(3)[NUMBERS], TypeError, "labels must be one number or name per image: convert one-hot labels"),
     "negative": ([-1, 1, 2] * 2, ValueError, "labels of train must be from 0 to 2, got -1 to 2"),
 }
 
@@ -513,8 +518,12 @@ def test_wrong_labels_are_refused_in_one_line(what, classes):
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
+NAMES_AND_NUMBERS = "labels of train are names, but labels of test are numbers: pass all names as classes"
+NUMBERS_AND_NAMES = "labels of test are names, but labels of train are numbers: pass all names as classes"
+
+
 def test_names_in_one_split_and_numbers_in_the_other():
-    with pytest.raises(TypeError, match="labels of train are names, those of test are numbers: give the list classes="):
+    with pytest.raises(TypeError, match=f"^{NAMES_AND_NUMBERS}$"):
         Dataset.from_arrays((IMAGES, [*"abcabc"]), (IMAGES, NUMBERS))
     data = Dataset.from_arrays((IMAGES, [*"abcabc"]), (IMAGES, NUMBERS), classes=["a", "b", "c"])
     assert data.train.labels.tolist() == data.test.labels.tolist() == NUMBERS
@@ -532,7 +541,7 @@ BAD_IMAGES = {
     "sizes": ([IMAGES[0], IMAGES[1, :4]] * 3, ValueError, "images must all have the same size and number of channels"),
     "flat": (IMAGES.reshape(6, -1), ValueError, "images must have shape (N, C, H, W), (N, H, W, C) or (N, H, W), got"),
     "no pixels": (IMAGES[:, :0], ValueError, "images must have pixels, got shape (6, 0, 8)"),
-    "no images": (IMAGES[:0], ValueError, "there must be one label per image: 0 images, 6 labels"),
+    "no images": (IMAGES[:0], ValueError, "there must be one label per image, got 0 images and 6 labels"),
 }
 
 
@@ -566,8 +575,9 @@ BAD_ITEMS = {
     "no pairs": (Items(PICTURES), TypeError, "items of train must be pairs (image, label), got Tensor"),
     "mappings": (Items([{"image": 1}] * 6), TypeError, "items of train must be pairs (image, label), got dict"),
     "fewer": (Items(zip(PICTURES[:3], NUMBERS, strict=False)), ValueError,
-              "train says that it has 6 images, and item 3 fails: list index out of range"),
-    "None": (Items((image, None) for image in PICTURES), ValueError, "every image needs a label, that of image 0"),
+              "train has length 6, but reading item 3 failed: list index out of range"),
+    "None": (Items((image, None) for image in PICTURES), ValueError,
+             "every image needs a label, but the label of image 0"),
     "one-hot": (Items(zip(PICTURES, torch.eye(3)[NUMBERS], strict=True)), TypeError, "labels must be one number or"),
     "no image": (Items((None, 0) for _ in PICTURES), TypeError, "images must be uint8 pixels, or floats in [0, 1]"),
 }  # fmt: skip
@@ -588,11 +598,11 @@ def test_wrong_items_of_a_torch_data_set_are_refused_in_one_line(what):
     [
         ({"root": 5}, TypeError, "root must be a path, got int"),
         ({"table": 5}, TypeError, "table must be the path of a CSV file or a DataFrame, got int"),
-        ({"table": "empty.csv"}, ValueError, "'empty.csv' is not a table of comma-separated values: No columns"),
+        ({"table": "empty.csv"}, ValueError, "'empty.csv' is not a table of comma-separated values (No columns"),
         ({"image_size": "x"}, TypeError, "image_size must be a whole number, got 'x'"),
         ({"workers": "x"}, TypeError, "workers must be a whole number, got 'x'"),
-        ({"classes": "ab"}, TypeError, "classes must be a list of names in the order of their numbers, got str"),
-        ({"image": "class"}, FileNotFoundError, "4 of 4 images are not there, the first is"),
+        ({"classes": "ab"}, TypeError, "classes must be a list of names, in the order of the label numbers, got str"),
+        ({"image": "class"}, FileNotFoundError, "4 of 4 images do not exist, the first is"),
         ({"label": "half"}, TypeError, "labels must be whole numbers or names, got 0.5 for image 0"),
     ],
 )
@@ -667,15 +677,15 @@ def test_data_sets_with_other_names_are_not_put_together(abc):
     with pytest.raises(ValueError) as error:
         Dataset.from_torch(mixed, torch_folder(abc / "test"))
     assert str(error.value) == (
-        "train puts together data sets with different classes, a, b, c and b, c: give all the same classes"
+        "train combines data sets with different classes, a, b, c and b, c: give all of them the same classes"
     )
 
 
 def test_names_in_one_torch_data_set_and_numbers_in_the_other(abc):
     named, numbers = torch_folder(abc / "train"), [(torch.full((3, 8, 8), 9 * n, dtype=torch.uint8), n) for n in (2, 1)]
-    with pytest.raises(TypeError, match="labels of train are names, those of test are numbers: give the list classes="):
+    with pytest.raises(TypeError, match=f"^{NAMES_AND_NUMBERS}$"):
         Dataset.from_torch(named, numbers)
-    with pytest.raises(TypeError, match="labels of test are names, those of train are numbers: give the list classes="):
+    with pytest.raises(TypeError, match=f"^{NUMBERS_AND_NAMES}$"):
         Dataset.from_torch(numbers, Subset(named, [0]))
     data = Dataset.from_torch(named, numbers, classes=["c", "b", "a"])
     assert data.train.labels.tolist() == [2] * 6 + [1] * 6 + [0] * 6 and data.test.labels.tolist() == [2, 1]
@@ -690,17 +700,17 @@ def test_a_label_without_a_name(abc, labels):
     with pytest.raises(ValueError) as error:
         Dataset.from_torch(torch_folder(abc / "train"), wrong)
     found = f"{labels[0]} to {labels[1]}"
-    assert str(error.value) == f"labels of test must be from 0 to 2, as it names its classes, got {found}"
+    assert str(error.value) == f"labels of test must be from 0 to 2, because it has 3 classes, got {found}"
 
 
 def test_numbers_and_numbers_as_text_are_not_mixed():
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8)
     numbers = np.arange(40) % 12
-    with pytest.raises(TypeError, match="labels of test are names, those of train are numbers: give the list classes="):
+    with pytest.raises(TypeError, match=f"^{NUMBERS_AND_NAMES}$"):
         Dataset.from_arrays((images, numbers), (images, [str(number) for number in numbers]))
 
 
-NOT_TRAINED = "test has classes that train lacks: c"
+NOT_TRAINED = "test has classes that are not in train: c"
 
 
 def test_classes_that_only_test_has_are_refused(abc):
@@ -710,11 +720,11 @@ def test_classes_that_only_test_has_are_refused(abc):
         with pytest.raises(ValueError) as error:
             Dataset.from_arrays((IMAGES, [*"abaaba"]), parts.pop("test"), **parts)
         assert str(error.value) == NOT_TRAINED
-    with pytest.raises(ValueError, match="^val has classes that train lacks: c$"):
+    with pytest.raises(ValueError, match="^val has classes that are not in train: c$"):
         Dataset.from_arrays((IMAGES, [*"abaaba"]), (IMAGES, [*"abaaba"]), val=pair)
     with pytest.raises(ValueError, match=f"^{NOT_TRAINED}$"):
         Dataset.from_arrays((IMAGES, [0, 1] * 3), (IMAGES, NUMBERS), classes=["a", "b", "c"])
-    with pytest.raises(ValueError, match="^test has classes that train lacks: 2$"):
+    with pytest.raises(ValueError, match="^test has classes that are not in train: 2$"):
         Dataset.from_arrays((IMAGES, [0, 1] * 3), (IMAGES, NUMBERS))
     with pytest.raises(ValueError, match=f"^{NOT_TRAINED}$"):
         Dataset.from_torch(Subset(torch_folder(abc / "train"), range(12)), torch_folder(abc / "test"))
@@ -731,7 +741,7 @@ def test_numbers_that_leave_a_class_without_training_images_are_pointed_out():
         data = Dataset.from_arrays((images[:6], [1, 2, 3] * 2), (images[6:], [1, 2, 3]))
     assert data.classes == ("0", "1", "2", "3")
     assert [str(warning.message) for warning in caught] == [
-        "train has no images of 1 of 4 classes, such as '0': labels that are numbers count the classes from 0"
+        "train has no images of 1 of 4 classes, such as '0': labels that are numbers must count the classes from 0"
     ]
     assert caught[0].filename == __file__
 
@@ -808,7 +818,7 @@ def test_empty_cells_of_a_table(tmp_path, column, empty):
     rows = pd.read_csv(table, dtype=str)
     rows.loc[1, column] = empty
     rows.to_csv(table, index=False)
-    message = f"has no '{column}' in 1 of 4 rows, the first is row 2"
+    message = f"has empty cells in column '{column}' in 1 of 4 rows, the first is row 2"
     with pytest.raises(ValueError) as error:
         Dataset.from_table(table)
     assert str(error.value) == f"'{table}' {message}"
@@ -840,19 +850,19 @@ def test_files_that_are_no_table_are_named_with_a_remedy(tmp_path, what):
     NO_TABLE[what](path)
     with pytest.raises(ValueError) as error:
         Dataset.from_table(path)
-    assert str(error.value).startswith(f"'{path}' is not a table of comma-separated values: ")
-    assert str(error.value).endswith("; save it as CSV in UTF-8") and "\n" not in str(error.value)
+    assert str(error.value).startswith(f"'{path}' is not a table of comma-separated values (")
+    assert str(error.value).endswith("): save it as CSV in UTF-8") and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("given", "kind", "message"),
     [
-        ([["a.png", "a", "train"]], TypeError, "DataFrame, got list: pandas.DataFrame(table) makes one"),
-        ({"path": ["a.png"]}, TypeError, "DataFrame, got dict: pandas.DataFrame(table) makes one"),
+        ([["a.png", "a", "train"]], TypeError, "DataFrame, got list: convert it with pandas.DataFrame(table)"),
+        ({"path": ["a.png"]}, TypeError, "DataFrame, got dict: convert it with pandas.DataFrame(table)"),
         (pd.DataFrame({"path": [], "class": [], "split": []}), ValueError, "the table has no rows"),
         (pd.DataFrame([[1, 2, 3, 4]], columns=["path", "class", "class", "split"]), ValueError,
-         "the table has two columns 'class'"),
-        (pd.DataFrame({"file": []}), ValueError, "the table has no column 'path', it has file"),
+         "the table has two columns 'class': remove one of them"),
+        (pd.DataFrame({"file": []}), ValueError, "the table has no column 'path', its columns are file"),
     ],
 )  # fmt: skip
 def test_what_is_no_table_is_refused_in_one_line(given, kind, message):
@@ -902,9 +912,9 @@ def test_labels_in_one_column():
     names = np.array([*"abcabc"])[:, None]
     assert Dataset.from_arrays((IMAGES, names), (IMAGES, names)).test.labels.tolist() == NUMBERS
     pixels = torch.zeros(6, 1, 8, 8, dtype=torch.uint8)
-    with pytest.raises(TypeError, match=r"shape .N,., got torch.int64 of shape .6, 1.: give labels\[:, 0\]$"):
+    with pytest.raises(TypeError, match=r"shape .N,., got torch.int64 of shape .6, 1.: pass labels\[:, 0\]$"):
         Split(pixels, column)
-    with pytest.raises(TypeError, match=r"one-hot labels become numbers by labels\.argmax\(1\)$"):
+    with pytest.raises(TypeError, match=r"convert one-hot labels with labels\.argmax\(1\)$"):
         Split(pixels, np.eye(3, dtype=int)[NUMBERS])
 
 
@@ -924,7 +934,7 @@ def test_a_torch_data_set_without_an_item_says_which():
         def __getitem__(self, row):
             return {"first": (PICTURES[0], 0)}[row]
 
-    with pytest.raises(ValueError, match="^train says that it has 6 images, and item 0 fails: 0$"):
+    with pytest.raises(ValueError, match="^train has length 6, but reading item 0 failed: 0$"):
         Dataset.from_torch(Keys(), Items(zip(PICTURES, NUMBERS, strict=True)))
 
 
@@ -956,7 +966,7 @@ def test_a_validation_folder_is_the_validation_split(abc, capsys):
     assert data.held_out == ("test", "val") and data.val.labels.tolist() == [1] * 4 + [2] * 4
     assert data.mean == before.mean and data.std == before.std and torch.equal(data.train.images, before.train.images)
     assert data.fingerprint != before.fingerprint
-    message = f"{name} has a validation split already, of 8 images: leave val out"
+    message = f"{name} already has a validation split of 8 images: do not pass val"
     with pytest.raises(ValueError) as error:
         load_dataset(name, val=0.2)
     assert str(error.value) == message
@@ -967,7 +977,7 @@ def test_a_validation_folder_is_the_validation_split(abc, capsys):
     run = pckd.load_run(abc / "run")
     assert "val_top1" in run.history and run.settings["data"]["val_images"] == 8
     write_image(abc / "val" / "dog" / "a.png")
-    with pytest.raises(ValueError, match="val has class folders that train lacks: dog$"):
+    with pytest.raises(ValueError, match="val has class folders that are not in train: dog$"):
         load_dataset(name)
 
 
@@ -1005,7 +1015,7 @@ def test_many_streamed_files_are_not_compared(abc, monkeypatch):
     (abc / "test" / "b" / "copy.png").write_bytes((abc / "train" / "a" / "0.png").read_bytes())
     with pytest.warns(UserWarning, match="^1 of 13 test images are also in train$"):
         load_dataset(f"folder:{abc}", workers=0)
-    monkeypatch.setattr("pckd_nb.data.dataset.MAX_COMPARED", 31)
+    monkeypatch.setattr("pckd_nb.data.checks.MAX_COMPARED_FILES", 31)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_dataset(f"folder:{abc}", workers=0)
@@ -1035,14 +1045,14 @@ def test_a_test_folder_that_is_the_training_folder_is_refused(tree):  # noqa: F8
     with pytest.raises(ValueError) as error:
         load_dataset(f"folder:{tree}")
     assert str(error.value) == (
-        f"{tree / 'test'} and {tree / 'train'} are the same folder: they must have different images"
+        f"{tree / 'test'} and {tree / 'train'} are the same folder: use different images for each split"
     )
 
 
 def test_test_images_of_one_class_are_pointed_out(abc):
     for name in "bc":
         (abc / "test" / name).rename(abc / f"no {name}")
-    message = "^test has images of one class only, 'a'$"
+    message = "^test has images of only one class, 'a'$"
     with pytest.warns(UserWarning, match=message):
         load_dataset(f"folder:{abc}")
     with pytest.warns(UserWarning, match=message):
@@ -1053,7 +1063,7 @@ def test_test_images_of_one_class_are_pointed_out(abc):
     ("error", "said"),
     [
         (PermissionError(13, "Permission denied", "x"), "Permission denied): get permission to read it"),
-        (OSError(5, "Input/output error", "x"), "Input/output error): check its disk"),
+        (OSError(5, "Input/output error", "x"), "Input/output error): check the disk"),
         (OSError("image file is truncated"), "image file is truncated): replace it"),
     ],
 )

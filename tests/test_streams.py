@@ -79,12 +79,12 @@ def test_random_crop_is_torchvisions(tmp_path):
 
     split = make(tmp_path, random_crop=True)
     image = Image.open(split.path(4))
-    bits = views.random_bits(5, 6, torch.tensor([4]), streams.CROP)
+    bits = views.random_bits(5, 6, torch.tensor([4]), streams.CROP_STREAM)
     with torch.random.fork_rng():
         torch.manual_seed(bits.item())
         expected = v2.functional.pil_to_tensor(v2.RandomResizedCrop(16)(image))
     assert torch.equal(by_index(split, [[4]], seed=5, epoch=6)[4], expected)
-    assert streams.CROP not in (views.ORDER, views.SHIFT_Y, views.SHIFT_X, views.FLIP)
+    assert streams.CROP_STREAM not in (views.ORDER, views.SHIFT_Y, views.SHIFT_X, views.FLIP)
 
 
 def test_without_an_epoch_the_middle_is_cut(tmp_path):
@@ -100,7 +100,7 @@ def test_without_random_crop_the_epoch_does_not_matter(tmp_path):
     split = make(tmp_path)
     images = by_index(split, [[0, 4], [2]])
     assert equal(images, by_index(split, [[2, 0, 4]], seed=1, epoch=3))
-    fitted = streams.read_image(split.path(4), lambda image: streams.fit(image, 16))
+    fitted = streams.read_image(split.path(4), lambda image: streams.resize_and_crop(image, 16))
     assert np.array_equal(images[4].permute(1, 2, 0), fitted)
 
 
@@ -165,9 +165,9 @@ def test_workers_leave_ctrl_c_to_the_main_process(tmp_path):
 def test_what_workers_get_can_be_sent_to_them(tmp_path, monkeypatch):
     """Where Python does not fork they are sent everything; labels on a GPU are not for them."""
     augment = partial(views.Augmentation(1, 2, True), epoch=1)
-    reader = streams._Reader(make(tmp_path, random_crop=True).to("meta"), streams.upright, 1, 1, augment)
+    reader = streams._Reader(make(tmp_path, random_crop=True).to("meta"), streams.load_upright, 1, 1, augment)
     assert pickle.loads(pickle.dumps(reader)).files.labels.device.type == "cpu"
-    assert all(pickle.loads(pickle.dumps(function)) for function in (streams._start, streams._as_it_is))
+    assert all(pickle.loads(pickle.dumps(function)) for function in (streams._init_worker, streams._identity))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -191,7 +191,7 @@ def test_an_error_of_an_augmentation_is_one_line(tmp_path):
 def test_an_augmentation_that_can_not_be_sent_is_applied_here(tmp_path, monkeypatch):
     monkeypatch.setattr(streams.multiprocessing, "get_start_method", lambda: "spawn")
     split = make(tmp_path, workers=2)
-    with pytest.warns(UserWarning, match="workers can't be sent augment .*: this process reads"):
+    with pytest.warns(UserWarning, match="augment cannot be pickled for worker processes .*: the main process reads"):
         (images,) = split.read([torch.tensor([1])], augment=lambda images, index: 255 - images)
     assert torch.equal(images, 255 - next(iter(split.read([torch.tensor([1])]))))
 

@@ -20,7 +20,6 @@ from torch import nn
 
 import pckd_nb as pckd
 from pckd_nb import Dataset, checkpoints, experiments, runs
-from pckd_nb.data import own
 from pckd_nb.figures import collection
 
 QUIET = dict(epochs=1, batch_size=8, progress=False, accelerator="cpu", precision="32-true")
@@ -248,8 +247,8 @@ NOT_SWEPT = {  # with the reason
 SWEPT = [
     pckd.as_classifier, pckd.create_model, pckd.distill, pckd.evaluate, pckd.fit, pckd.get_recipe, pckd.load_checkpoint,
     pckd.load_dataset, pckd.load_run, pckd.predict, pckd.transfer, pckd.transfer_table, pckd.with_preprocessing,
-    Dataset.with_validation, own.from_arrays, own.from_torch, own.from_table, runs.load_runs, checkpoints.fetch,
-    experiments.Grid, experiments.parse_arm, collection.draw_all,
+    Dataset.with_validation, Dataset.from_arrays, Dataset.from_torch, Dataset.from_table, runs.load_runs,
+    checkpoints.fetch, experiments.Grid, experiments.parse_arm, collection.draw_all,
 ]  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def evaluate(
     constants = None if normalisation is None else catalogue.read_normalisation(normalisation)
     from ..checkpoints import training_data_of
     from ..data import load_dataset, rebuild
-    from ..data.loading import same_data, size_like
+    from ..data.loading import image_size_option, is_same_dataset
     from ..evaluation import evaluate as evaluate_model
     from ..models import with_preprocessing
 
@@ -77,14 +77,14 @@ def evaluate(
     if run:
         info = run.settings["data"]
         loaded, network = rebuild(info, root, data, **options), run.model()
-        is_own = data is None or same_data(data, info["name"])
+        is_own = data is None or is_same_dataset(data, info["name"])
         if is_own and not options.keys() & {"test_size", "image_size"} and loaded.fingerprint != info["fingerprint"]:
             print(f"note: {loaded.name} is not the same data that '{source}' was trained with", file=sys.stderr)
     else:
         name = cast(str, data)
         own = None if "://" in source else training_data_of(source)
         if own:
-            options = {**size_like(own.image_size, name), **options}
+            options = {**image_size_option(own.image_size, name), **options}
         loaded = load_dataset(name, root, **options)
         network = make_network(cast(str, model), loaded, 0, source, root)
     if network.num_classes != loaded.num_classes:

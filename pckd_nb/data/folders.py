@@ -1,4 +1,4 @@
-"""Folders of images: one sub-folder per class, and ImageNet as unpacked from its archives."""
+"""Folders of images with one sub-folder per class, also those of ImageNet."""
 
 from __future__ import annotations
 
@@ -20,54 +20,56 @@ import torch
 from PIL import Image
 
 from .. import downloads
-from .dataset import Split, check_class_names
-from .streaming import HOW_READ, Streamed, fit, read_image, with_depth
+from ..deprecation import renamed
+from ..messages import one_line
+from .checks import check_class_names
+from .split import Split
+from .streaming import READING_RULES, Streamed, read_image, resize_and_crop, with_bit_depth
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's IMG_EXTENSIONS
-BROKEN = "broken links"
-_TREE = "folder:PATH needs PATH/train/CLASS and PATH/test/CLASS"
+BROKEN_LINKS = "broken links"
+_LAYOUT = "folder:PATH needs PATH/train/CLASS and PATH/test/CLASS"
 
 
 def read_folder(
     folder: Path, image_size: int | None, workers: int | None
 ) -> tuple[dict[str, Streamed], tuple[str, ...]]:
-    """Read the file names in PATH/train/CLASS/ and PATH/test/CLASS/, and in PATH/val/CLASS/ if PATH/val exists.
+    """List the images in PATH/train/CLASS/, PATH/test/CLASS/ and, if it exists, PATH/val/CLASS/.
 
-    The images stay in their files.
-
-    As in torchvision's ImageFolder, sub-folders of a class folder belong to it, and the extension of a file says that
-    it is an image. A warning counts what is skipped: other files, hidden images, broken links, and images outside of
-    the class folders.
+    The images stay in their files. As in torchvision's `ImageFolder`, files are images if they have one of the
+    `EXTENSIONS`, and images in sub-folders of a class folder belong to the class. A warning counts the skipped files:
+    other files, hidden images, broken links, and images outside of the class folders.
 
     Parameters
     ----------
     folder : Path
     image_size : int or None
-        Side in pixels of the RGB images. The shorter side of an image is scaled to it, and the center is cropped. None
-        takes the most frequent size of the training images if it is square and at most 64×64, else 32.
+        Height and width in pixels to which images are resized, see `streaming.resize_and_crop`. None means the most
+        frequent size of the training images if it is square and at most 64×64, else 32.
     workers : int or None
         As in `Streamed`.
 
     Returns
     -------
     splits : dict of str to Streamed
-        "train", "test" and, if there is such a folder, "val".
+        "train", "test" and, if PATH/val exists, "val".
     classes : tuple of str
 
     Raises
     ------
     FileNotFoundError
-        If a folder is missing.
+        If a folder does not exist.
     ValueError
         If there are fewer than two classes, a class folder has no images, a folder name is not in UTF-8, test or val
-        has classes that train lacks, or two of the folders are the same one.
+        has classes that are not in train, or two splits are the same folder.
     OSError
         If `image_size` is None and a training image cannot be read.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}: {_TREE}")
-    places = {name: folder / name for name in ("train", "test", "val") if name != "val" or (folder / name).is_dir()}
-    splits, classes = _class_folders(places, side=image_size or 32, workers=workers)
+        raise FileNotFoundError(f"there is no folder {folder}: {_LAYOUT}")
+    names = ("train", "test", "val") if (folder / "val").is_dir() else ("train", "test")
+    folders = {name: folder / name for name in names}
+    splits, classes = _read_class_folders(folders, side=image_size or 32, workers=workers)
     if image_size is None:
         train = splits["train"]
         sizes = Counter(read_image(train.path(row), lambda image: image.size) for row in range(len(train)))
@@ -78,178 +80,176 @@ def read_folder(
 
 
 def read_imagenet(folder: Path, side: int, workers: int | None) -> tuple[Streamed, Streamed, tuple[str, ...]]:
-    """Read the file names of ImageNet in PATH/train/CLASS/ and PATH/val/CLASS/. The folder val may also be called test.
+    """List the images of ImageNet in PATH/train/CLASS/ and PATH/val/CLASS/, or PATH/test/CLASS/.
 
-    If a folder is missing, it is first unpacked from the archives.
+    If a folder does not exist, its archive is unpacked first.
 
     Parameters
     ----------
     folder : Path
     side : int
-        Height and width in pixels to which images are cropped when they are read.
+        Height and width in pixels to which images are resized and cropped when they are read.
     workers : int or None
         As in `Streamed`.
 
     Returns
     -------
     train, test : Streamed
-        With `random_crop`.
+        Their `random_crop` is True.
     classes : tuple of str
 
     Raises
     ------
     FileNotFoundError
-        If neither the folders nor the archives are there.
+        If neither the folders nor the archives exist.
     ValueError
         If the folders cannot be used, as in `read_folder`.
     OSError
         If an archive is damaged or cannot be unpacked.
     """
     names = {"train": ("train",), "val": ("val", "test")}
-    if missing := [part for part in names if not any((folder / name).is_dir() for name in names[part])]:
+    if missing := [split for split in names if not any((folder / name).is_dir() for name in names[split])]:
         _unpack_imagenet(folder, missing)
     test = folder / "val" if (folder / "val").is_dir() else folder / "test"
-    places = {"train": folder / "train", "test": test}
-    splits, classes = _class_folders(places, side=side, random_crop=True, workers=workers)
+    split_folders = {"train": folder / "train", "test": test}
+    splits, classes = _read_class_folders(split_folders, side=side, random_crop=True, workers=workers)
     return splits["train"], splits["test"], classes
 
 
-def _unpack_imagenet(folder: Path, parts: list[str]) -> None:
-    """Let torchvision verify and unpack the archives of `parts`, with tarfile's data filter. parts: train, val or both.
-
-    A part gets its final name only when it is complete, so that an interrupted one is not mistaken for a complete one.
-    """
+def _unpack_imagenet(folder: Path, splits: list[str]) -> None:
+    """Verify and unpack the archives of "train", "val" or both, by torchvision and with tarfile's data filter."""
     from torchvision.datasets import imagenet
 
     downloads.check_tarfile()  # before the user is asked to obtain the archives
     archives = {folder / file: md5 for file, md5 in imagenet.ARCHIVE_META.values()}
-    needed = [folder / imagenet.ARCHIVE_META[part][0] for part in (*parts, *["devkit"] * ("val" in parts))]
+    needed = [folder / imagenet.ARCHIVE_META[part][0] for part in (*splits, *["devkit"] * ("val" in splits))]
     if not all(archive.is_file() for archive in needed):
         raise FileNotFoundError(
-            f"there is no {' and no '.join(str(folder / part) for part in parts)}: ImageNet has to be obtained by "
-            f"hand, from image-net.org; put {', '.join(archive.name for archive in archives)} into {folder}, "
-            f"or images into {folder / 'train' / 'CLASS'} and {folder / 'val' / 'CLASS'}"
+            f"there is no {' and no '.join(str(folder / split) for split in splits)}: download ImageNet by hand from "
+            f"image-net.org, and put {', '.join(archive.name for archive in archives)} into {folder}; or put images "
+            f"into {folder / 'train' / 'CLASS'} and {folder / 'val' / 'CLASS'}"
         )
     try:
         with downloads.safe_tarfile():
-            if "val" in parts:
+            if "val" in splits:
                 imagenet.parse_devkit_archive(folder)
-            for part in parts:
-                unfinished = folder / f"{part}.unfinished"
+            for split in splits:
+                unfinished = folder / f"{split}.unfinished"  # renamed when it is complete
                 shutil.rmtree(unfinished, ignore_errors=True)
-                unpack = imagenet.parse_train_archive if part == "train" else imagenet.parse_val_archive
+                unpack = imagenet.parse_train_archive if split == "train" else imagenet.parse_val_archive
                 try:
                     unpack(folder, folder=unfinished.name)
-                    unfinished.rename(folder / part)
+                    unfinished.rename(folder / split)
                 finally:
                     shutil.rmtree(unfinished, ignore_errors=True)
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise OSError(f"the archives in {folder} were not unpacked: {one_line(error)}") from error
-    except RuntimeError:  # its message does not say what was found
+        raise OSError(f"the archives in {folder} could not be unpacked: {one_line(error)}") from error
+    except RuntimeError:  # torchvision's message does not say which archive is damaged
         for archive in needed:
-            downloads.check_md5(archive, archives[archive], "obtain it again")
+            downloads.check_md5(archive, archives[archive], "download it again")
         raise
 
 
-def _class_folders(places: dict[str, Path], **options: Any) -> tuple[dict[str, Streamed], tuple[str, ...]]:
-    """Return the splits in folders of class folders, and the classes; `options` are passed to `Streamed`."""
-    found = dict(zip(places, map(_files_by_class, places.values()), strict=True))
+def _read_class_folders(folders: dict[str, Path], **options: Any) -> tuple[dict[str, Streamed], tuple[str, ...]]:
+    """Return the splits in the given folders, and their classes. `options` are passed to `Streamed`."""
+    found = dict(zip(folders, map(_files_by_class, folders.values()), strict=True))
     resolved: dict[Path, Path] = {}
-    for folder in places.values():
+    for folder in folders.values():
         if (other := resolved.setdefault(folder.resolve(), folder)) != folder:
-            raise ValueError(f"{folder} and {other} are the same folder: they must have different images")
+            raise ValueError(f"{folder} and {other} are the same folder: use different images for each split")
     classes = tuple(found["train"][0])
     if len(classes) < 2:
-        raise ValueError(f"{places['train']} has one class folder, {classes[0]}: two or more are needed")
+        raise ValueError(f"{folders['train']} has only one class folder, {classes[0]}: at least two are needed")
     check_class_names(tuple(dict.fromkeys(name for files, _ in found.values() for name in files)))
     for split, (files, _) in found.items():
         if unknown := [name for name in files if name not in classes]:
-            raise ValueError(f"{places[split]} has class folders that train lacks: {', '.join(unknown)}")
+            raise ValueError(f"{folders[split]} has class folders that are not in train: {', '.join(unknown)}")
 
-    def split_in(folder: Path, files: dict[str, list[str]], skipped: tuple[str, ...]) -> Streamed:
+    def make_split(folder: Path, files: dict[str, list[str]], skipped: tuple[str, ...]) -> Streamed:
         names = np.array([os.fsencode(f"{name}/{file}") for name in files for file in files[name]])
         counts = torch.tensor([len(files.get(name, ())) for name in classes])
         labels = torch.arange(len(classes)).repeat_interleave(counts)
         return Streamed(folder, names, labels, skipped=skipped, **options)
 
-    return with_depth({name: split_in(places[name], *found[name]) for name in places}), classes
+    return with_bit_depth({name: make_split(folders[name], *found[name]) for name in folders}), classes
 
 
 def _files_by_class(folder: Path) -> tuple[dict[str, list[str]], tuple[str, ...]]:
-    """Return the image files of every class, both sorted by name, and lines that say which files are skipped."""
+    """Return the sorted classes with their sorted image files, and lines that say which files are skipped."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}: {_TREE}")
+        raise FileNotFoundError(f"there is no folder {folder}: {_LAYOUT}")
     classes, skipped = [], defaultdict[str, list[str]](list)
     for entry in os.scandir(folder):
         if entry.is_dir():
             classes += [] if entry.name.startswith(".") else [entry.name]
         elif not entry.is_file():
-            skipped[BROKEN].append(entry.name)
+            skipped[BROKEN_LINKS].append(entry.name)
         elif entry.name.lower().endswith(EXTENSIONS):
             skipped["images outside of the class folders"].append(entry.name)
     if not classes:
-        raise ValueError(f"{folder} has no class folder: images belong into {folder / 'CLASS'}")
+        raise ValueError(f"{folder} has no class folder: put images into {folder / 'CLASS'}")
     for name in (str(folder), *classes):
-        if not _is_utf8(name):  # it could not be written into run.json
-            raise ValueError(f"the name of the folder {ascii(name)} is not in UTF-8: rename it")
+        if not _is_utf8(name):  # run.json could not store it
+            raise ValueError(f"the name of the folder {ascii(name)} is not in UTF-8: rename the folder")
     files = {}
     for name in sorted(classes):
-        here = defaultdict[str, list[str]](list)
-        files[name] = _images_in(folder / name, here)
+        skipped_here = defaultdict[str, list[str]](list)
+        files[name] = _images_in(folder / name, skipped_here)
         if not files[name]:
-            found = "".join(f"; skipped: {line}" for line in _lines(here))
-            raise ValueError(f"{folder / name} has no image: expected are files in {', '.join(EXTENSIONS)}{found}")
-        for kind, names in here.items():
+            reasons = "".join(f"; skipped: {line}" for line in _describe_skipped(skipped_here))
+            raise ValueError(
+                f"{folder / name} has no images: put files there that end in {', '.join(EXTENSIONS)}{reasons}"
+            )
+        for kind, names in skipped_here.items():
             skipped[kind] += [f"{name}/{file}" for file in names]
-    lines = tuple(f"skipped in {folder}: {line}" for line in _lines(skipped))
+    lines = tuple(f"skipped in {folder}: {line}" for line in _describe_skipped(skipped))
     for line in lines:
-        warnings.warn(line, stacklevel=6)  # the caller of `load_dataset`
+        warnings.warn(line, stacklevel=6)  # points to the call of `load_dataset`
     return files, lines
 
 
-def _lines(skipped: Mapping[str, list[str]]) -> list[str]:
-    """Return one line per kind of skipped files: their number, and the first of them."""
-    shown = {kind: name if (name := min(names)).isprintable() else ascii(name) for kind, names in skipped.items()}
-    return [f"{kind} ({len(names):,}), such as {shown[kind]}" for kind, names in skipped.items()]
+def _describe_skipped(skipped: Mapping[str, list[str]]) -> list[str]:
+    """Return one line per kind of skipped files, with their number and one of their names."""
+    examples = {kind: name if (name := min(names)).isprintable() else ascii(name) for kind, names in skipped.items()}
+    return [f"{kind} ({len(names):,}), such as {examples[kind]}" for kind, names in skipped.items()]
 
 
-def _images_in(folder: Path, skipped: dict[str, list[str]], below: str = "", around: tuple[str, ...] = ()) -> list[str]:
-    """Return the image files in a folder and its sub-folders, relative to it and sorted by name.
-
-    `skipped` receives the names of all other files, by kind. `around` has the real paths of the folders above.
-    """
-    around = (*around, os.path.realpath(folder))
-    found, inner = [], []
+def _images_in(
+    folder: Path, skipped: dict[str, list[str]], prefix: str = "", parents: tuple[str, ...] = ()
+) -> list[str]:
+    """Return the image files in a folder and its sub-folders. Add the names of all other files to `skipped`."""
+    parents = (*parents, os.path.realpath(folder))
+    found, subfolders = [], []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        name, hidden = below + entry.name, entry.name.startswith(".")
+        name, hidden = prefix + entry.name, entry.name.startswith(".")
         is_image = entry.name.lower().endswith(EXTENSIONS)
         if entry.is_dir():
             if hidden:
                 skipped["hidden folders"].append(name)
-            elif entry.is_symlink() and os.path.realpath(entry.path) in around:
+            elif entry.is_symlink() and os.path.realpath(entry.path) in parents:
                 skipped["links to a folder that they are in"].append(name)
             else:
-                inner.append(entry.name)
+                subfolders.append(entry.name)
         elif not entry.is_file():
-            skipped[BROKEN].append(name)
+            skipped[BROKEN_LINKS].append(name)
         elif not is_image:
             skipped["files without the extension of an image"].append(name)
         elif hidden:
             skipped["hidden images"].append(name)
         else:
             found.append(name)
-    for name in inner:
-        found += _images_in(folder / name, skipped, f"{below}{name}/", around)
+    for name in subfolders:
+        found += _images_in(folder / name, skipped, f"{prefix}{name}/", parents)
     return found
 
 
 def _is_utf8(name: str) -> bool:
-    """Return whether a name from the file system can be encoded as UTF-8."""
+    """Return whether a file name can be encoded as UTF-8. Python represents other bytes by surrogates."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def reading_notes(*splits: Streamed | Split) -> dict[str, str]:
-    """Return rows for the table of a data set whose images are in files: how they are read, and what is skipped.
+    """Return the notes of a data set of image files: how files are read, and which files are skipped.
 
     Parameters
     ----------
@@ -258,28 +258,28 @@ def reading_notes(*splits: Streamed | Split) -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        It is empty if no split is in files.
+        For `Dataset.notes`. It is empty if all splits are in memory.
     """
     streamed = [split for split in splits if isinstance(split, Streamed)]
     skipped = "; ".join(line for split in streamed for line in split.skipped)
-    return {"images": HOW_READ, **({"skipped": skipped} if skipped else {})} if streamed else {}
+    return {"images": READING_RULES, **({"skipped": skipped} if skipped else {})} if streamed else {}
 
 
 def memory_limit() -> float:
-    """Return how many bytes the images of a folder may fill.
+    """Return how many bytes of memory the images of a folder may use.
 
     Returns
     -------
     float
-        A quarter of the machine's memory, in bytes. Infinity on Windows.
+        A quarter of the memory of the computer, in bytes. Infinity on Windows.
     """
     if not hasattr(os, "sysconf"):  # Windows
         return math.inf
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 4
 
 
-def read_what_fits(splits: Mapping[str, Streamed]) -> dict[str, Streamed | Split]:
-    """Read splits into memory if all of them together fit into `memory_limit`.
+def load_if_memory_allows(splits: Mapping[str, Streamed]) -> dict[str, Streamed | Split]:
+    """Read the images of all splits into memory if they need at most `memory_limit` bytes.
 
     Parameters
     ----------
@@ -288,7 +288,7 @@ def read_what_fits(splits: Mapping[str, Streamed]) -> dict[str, Streamed | Split
     Returns
     -------
     dict of str to Split or Streamed
-        The splits in memory if they fit, else the given ones.
+        The splits in memory, or the given splits if they need more.
 
     Raises
     ------
@@ -296,11 +296,11 @@ def read_what_fits(splits: Mapping[str, Streamed]) -> dict[str, Streamed | Split
         If an image cannot be read.
     """
     needed = sum(len(split) * math.prod(split.shape) for split in splits.values())
-    return {name: in_memory(split) if needed <= memory_limit() else split for name, split in splits.items()}
+    return {name: load_split(split) if needed <= memory_limit() else split for name, split in splits.items()}
 
 
-def in_memory(split: Streamed) -> Split:
-    """Read the images of a split into memory, scaled and cropped by `streaming.fit`.
+def load_split(split: Streamed) -> Split:
+    """Read the images of a split into memory, resized by `streaming.resize_and_crop`.
 
     Parameters
     ----------
@@ -316,12 +316,13 @@ def in_memory(split: Streamed) -> Split:
     OSError
         If an image cannot be read.
     """
-    images = (read_image(split.path(row), partial(fit, side=split.side, bits=split.bits)) for row in range(len(split)))
-    return Split(stack(images, len(split), split.side), split.labels, ids=split.names)
+    resize = partial(resize_and_crop, side=split.side, bits=split.bits)
+    images = (read_image(split.path(row), resize) for row in range(len(split)))
+    return Split(stack_images(images, len(split), split.side), split.labels, ids=split.names)
 
 
-def stack(images: Iterable[Image.Image], count: int, side: int) -> torch.Tensor:
-    """Stack RGB images of one size into one tensor.
+def stack_images(images: Iterable[Image.Image], count: int, side: int) -> torch.Tensor:
+    """Copy RGB images of one size into one tensor.
 
     Parameters
     ----------
@@ -335,8 +336,19 @@ def stack(images: Iterable[Image.Image], count: int, side: int) -> torch.Tensor:
     Returns
     -------
     uint8 Tensor of shape (count, 3, side, side)
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> from pckd_nb.data.folders import stack_images
+    >>> images = [Image.new("RGB", (8, 8), color) for color in ("red", "green")]
+    >>> stack_images(images, count=2, side=8).shape
+    torch.Size([2, 3, 8, 8])
     """
     pixels = np.empty((count, 3, side, side), np.uint8)
-    for row, image in enumerate(images):  # one thread: a pool was measured to be twice as slow for small images
+    for row, image in enumerate(images):  # in one thread: several were twice as slow for small images
         pixels[row] = np.asarray(image).transpose(2, 0, 1)
     return torch.from_numpy(pixels)
+
+
+__getattr__ = renamed(__name__)

@@ -1,30 +1,30 @@
-"""Load a data set by its name."""
+"""Functions that load a data set by its name."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from .. import downloads
 from ..catalogue import DATASETS, NORMALISATIONS, WITH_PATH, check_dataset
 from ..config import REBUILD_OPTIONS
+from ..deprecation import renamed_arguments
 from ..paths import user_path
 from ..plugs import is_plugin, load_plugin
 from ..validation import Seed, checked
 from . import shapes
-from .dataset import Dataset, Split, doubts, evenly_spread, statistics
-from .folders import read_folder, read_imagenet, read_what_fits, reading_notes
+from .checks import find_problems
+from .dataset import Dataset
+from .folders import load_if_memory_allows, read_folder, read_imagenet, reading_notes
+from .own import ImageSize, Workers
 from .published import SUPERCLASS_OF_CLASS, SUPERCLASSES, read_cifar, read_fashion_mnist, read_stl10, read_tiny_imagenet
+from .split import Split, balanced_sample, channel_statistics
 from .streaming import Streamed
 from .synthetic import read_digits, read_shapes100
 
-Workers = Annotated[int, Field(ge=0)] | None
-Size = int | None  # of a split
-ImageSize = Annotated[int, Field(ge=8)] | None
+SplitSize = int | None
 
 
 def load_dataset(
@@ -41,32 +41,36 @@ def load_dataset(
 ) -> Dataset:
     """Load a data set by its name.
 
-    The same arguments give the same data.
+    The same arguments always give the same images in the same order.
 
     Parameters
     ----------
     name : str
-        A key of `DATASETS`, "imagenet:PATH" or "folder:PATH". For a data set of your own: "module:Name" or
-        "file.py:Name", a function that returns a `Dataset`.
+        One of these names:
+
+        - "shapes100" or "digits". They need no download.
+        - "cifar10", "cifar100", "fashion_mnist", "stl10" or "tinyimagenet". They are downloaded once.
+        - "imagenet" or "imagenet:PATH". You have to download it by hand.
+        - "folder:PATH" for your own images in PATH/train/CLASS/ and PATH/test/CLASS/.
+        - "file.py:NAME" or "module:NAME" for your own function that returns a `Dataset`.
     root : path, optional
-        Folder of downloads and caches. Default: `downloads.default_root()`.
+        Folder for downloads and caches. Default: `downloads.default_root()`.
     train_size, test_size : int, optional
-        Number of images, at least one per class. shapes100 is drawn with this many images, by default 10,000 and 2,000.
-        Of any other data set, a random part is taken, spread as evenly over the classes as possible. Default: all
-        images.
+        Number of images, at least one per class. By default, all images, and 10,000 and 2,000 for shapes100. If it is
+        smaller, a random sample is taken with about the same number of images per class.
     image_size : int, optional
-        Side in pixels, at least 8, to which images of stl10, tinyimagenet, imagenet and folders are scaled. Default: 32
-        for stl10 and tinyimagenet, 224 for imagenet. For folders see `folders.read_folder`.
+        Height and width in pixels, at least 8, to which images are resized. Only for stl10 and tinyimagenet (default
+        32), imagenet (default 224) and folders (default: see `folders.read_folder`).
     workers : int, optional
-        Number of processes that read images that stay in files; 0 means none. Images of imagenet stay in files, and
-        those of a folder if they would fill more than a quarter of the memory. Default: one per CPU core, at most 8.
+        Number of processes that read images that do not fit into memory. 0 means that the main process reads them.
+        Default: one per CPU core, at most 8.
     seed : int
-        Decides which images are drawn or taken.
-    val : float in [0, 1)
-        Share of the training images to hold out for validation, see `Dataset.with_validation`. Default 0: none. Leave
-        it out if a folder has validation images of its own, in PATH/val/CLASS.
+        Decides which images are drawn or sampled.
+    val : float, in [0, 1)
+        Share of the training images that become a validation split. See `Dataset.with_validation`. A folder may have
+        its own validation images in PATH/val/CLASS/ instead.
     val_seed : int
-        Decides which images are held out.
+        Decides which training images become the validation split.
 
     Returns
     -------
@@ -75,10 +79,9 @@ def load_dataset(
     Raises
     ------
     ValueError
-        If the name is unknown, a size is impossible, or the folder cannot be used. Also if the data set is your own and
-        `train_size`, `test_size`, `image_size` or `workers` is given.
+        If the name is unknown, the folder cannot be used, or a size is not possible for this data set.
     TypeError
-        If a size is not a whole number, or root not a path.
+        If an argument has another type.
     FileNotFoundError
         If the folder does not exist.
     OSError
@@ -86,15 +89,18 @@ def load_dataset(
 
     Examples
     --------
-    >>> data = load_dataset("shapes100", train_size=4000)
+    >>> import pckd_nb as pckd
+    >>> pckd.load_dataset("digits", train_size=32, test_size=16)
+    Dataset('digits': 32 + 16 images of 1×16×16, 10 classes)
     """
     if is_plugin(name) and not name.startswith(WITH_PATH):
-        own = _plugged(name, train_size=train_size, test_size=test_size, image_size=image_size, workers=workers)
-        return own.with_validation(val, val_seed) if val else own
+        sizes = {"train_size": train_size, "test_size": test_size, "image_size": image_size}
+        data = _call_own_function(name, **sizes, workers=workers)
+        return data.with_validation(val, val_seed) if val else data
     root = downloads.default_root() if root is None else user_path(root, "root")
     seed, workers = checked(Seed, "seed", seed), checked(Workers, "workers", workers)
-    train_size, test_size = checked(Size, "train_size", train_size), checked(Size, "test_size", test_size)
-    image_size = _image_size(name, image_size)
+    train_size, test_size = checked(SplitSize, "train_size", train_size), checked(SplitSize, "test_size", test_size)
+    image_size = _checked_image_size(name, image_size)
     splits: dict[str, Split | Streamed]
     notes: dict[str, str] = {}
     if name == "shapes100":
@@ -105,57 +111,59 @@ def load_dataset(
         _check_size("test_size", test_size, len(classes))
         splits = dict(zip(("train", "test"), read_shapes100(root, train_size, test_size, seed), strict=True))
     else:
-        splits, classes = _load(name, root, image_size, workers)
+        splits, classes = _read_splits(name, root, image_size, workers)
         notes = reading_notes(*splits.values())
-        splits["train"] = _part("train_size", splits["train"], train_size, len(classes), seed)
-        splits["test"] = _part("test_size", splits["test"], test_size, len(classes), seed)
+        splits["train"] = _sample("train_size", splits["train"], train_size, len(classes), seed)
+        splits["test"] = _sample("test_size", splits["test"], test_size, len(classes), seed)
         if name.startswith("folder:"):
-            splits = read_what_fits({what: part for what, part in splits.items() if isinstance(part, Streamed)})
-    mean, std, normalisation = NORMALISATIONS.get(name.split(":")[0]) or statistics(splits["train"])
+            streamed = {split_name: split for split_name, split in splits.items() if isinstance(split, Streamed)}
+            splits = load_if_memory_allows(streamed)
+    mean, std, normalisation = NORMALISATIONS.get(name.split(":")[0]) or channel_statistics(splits["train"])
     data = Dataset(
         name=name,
         **splits,
         classes=classes,
-        groups=_groups(name),
+        groups=_class_groups(name),
         mean=mean,
         std=std,
         normalisation=normalisation,
-        default_views=1 if name == "digits" else 4,  # a 6 upside down is a 9
+        default_views=1 if name == "digits" else 4,  # a rotated 6 is a 9
         options={"train_size": train_size, "test_size": test_size, "image_size": image_size, "seed": seed},
         notes=notes,
     )
-    for line in doubts(data) if name.startswith("folder:") else ():
-        warnings.warn(line, stacklevel=2)
+    for problem in find_problems(data) if name.startswith("folder:") else ():
+        warnings.warn(problem, stacklevel=2)
     return data.with_validation(val, val_seed) if val else data
 
 
-def _plugged(name: str, **sizes: int | None) -> Dataset:
-    """Return the data set that your own function makes, given as "module:Name" or "file.py:Name"."""
-    if given := [option for option, value in sizes.items() if value is not None]:
-        raise ValueError(f"{given[0]} is not for data of your own: let '{name}' make it so")
-    make = load_plugin(name)
-    if not callable(make):
-        raise ValueError(f"'{name}' must be a function that returns a Dataset, got {type(make).__name__}")
-    data = make()
+def _call_own_function(name: str, **options: int | None) -> Dataset:
+    """Return the data set that the user's function "module:NAME" or "file.py:NAME" returns."""
+    if given := [option for option, value in options.items() if value is not None]:
+        raise ValueError(f"{given[0]} cannot be used with your own data set: set it in '{name}' instead")
+    function = load_plugin(name)
+    if not callable(function):
+        raise ValueError(f"'{name}' must be a function that returns a Dataset, got {type(function).__name__}")
+    data = function()
     if not isinstance(data, Dataset):
         raise ValueError(f"'{name}' must return a Dataset, got {type(data).__name__}; see Dataset.from_torch")
     return data
 
 
+@renamed_arguments(about="info")
 def rebuild(
-    about: Mapping[str, Any], root: str | Path | None = None, name: str | None = None, **changes: Any
+    info: Mapping[str, Any], root: str | Path | None = None, name: str | None = None, **changes: Any
 ) -> Dataset:
-    """Load the data set of a run again, or another one as the run's network takes it.
+    """Load the data set of a run again, or another data set for the network of the run.
 
     Parameters
     ----------
-    about : dict
-        The entry "data" of the run's run.json.
+    info : dict
+        The entry "data" of the file run.json.
     root : path, optional
         As in `load_dataset`.
     name : str, optional
-        As in `load_dataset`. Another data set is read at the image size of the run, where it can be. Default: the data
-        set of the run.
+        Name of another data set, as in `load_dataset`. Its images are resized to the image size of the run if this is
+        possible. Default: the data set of the run.
     **changes
         Arguments of `load_dataset` that replace those of the run.
 
@@ -166,59 +174,95 @@ def rebuild(
     Raises
     ------
     ValueError
-        If the run was trained on your own data. Other errors are those of `load_dataset`.
+        If the run was trained on a data set that you built yourself, or `load_dataset` raises it.
+    TypeError, OSError
+        As in `load_dataset`.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> info = {"name": "digits", "options": {"train_size": 32, "test_size": 16}, "image_size": [16, 16]}
+    >>> pckd.data.rebuild(info)
+    Dataset('digits': 32 + 16 images of 1×16×16, 10 classes)
     """
-    recorded = about["name"]
-    if name is not None and not same_data(name, recorded):
-        return load_dataset(name, root, **{**size_like(about["image_size"], name), **changes})
-    options = {**about["options"], **changes}
+    recorded = info["name"]
+    if name is not None and not is_same_dataset(name, recorded):
+        return load_dataset(name, root, **{**image_size_option(info["image_size"], name), **changes})
+    options = {**info["options"], **changes}
     if unknown := options.keys() - REBUILD_OPTIONS - {"workers"}:
-        raise ValueError(f"{recorded} is data of your own, with option {min(unknown)!r}: hand over the data itself")
+        raise ValueError(
+            f"{recorded} is your own data set, with option {min(unknown)!r}, and cannot be loaded by its name: "
+            "pass the data set itself"
+        )
     if not str(recorded).startswith(WITH_PATH) and recorded not in DATASETS:
-        raise ValueError(f"there is no data set {recorded!r}: if it is data of your own, hand over the data itself")
+        raise ValueError(f"there is no data set {recorded!r}: if it is your own, pass the data set itself")
     try:
         return load_dataset(name or recorded, root, **options)
     except FileNotFoundError as error:
         if name or not recorded.startswith(WITH_PATH) or _path_in(recorded).is_absolute():
             raise
         raise FileNotFoundError(
-            f"{error}; the run names its data by this relative path, as seen from where it was trained: go there, or "
-            "give the data set"
+            f"{error}; the path is relative to the folder where the run was trained: change to that folder, or pass "
+            "the data set"
         ) from None
 
 
-def same_data(one: str, other: str) -> bool:
-    """Return whether two names of data sets mean the same one. A path may be written in several ways."""
+def is_same_dataset(one: str, other: str) -> bool:
+    """Return whether two names mean the same data set. For example, a path may be absolute or relative.
+
+    Parameters
+    ----------
+    one, other : str
+        As in `load_dataset`.
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> from pckd_nb.data.loading import is_same_dataset
+    >>> is_same_dataset("folder:images", "folder:./images")
+    True
+    """
     kind = one.partition(":")[0]
     if one == other or not (one.startswith(WITH_PATH) and other.startswith(f"{kind}:")):
         return one == other
     return _path_in(one).resolve() == _path_in(other).resolve()
 
 
-def size_like(image_size: Sequence[int], name: str) -> dict[str, int]:
-    """Return the argument of `load_dataset` by which images have the size that a network was trained at.
+def image_size_option(image_size: Sequence[int], name: str) -> dict[str, int]:
+    """Return the option of `load_dataset` that resizes images to a given size.
 
     Parameters
     ----------
     image_size : (int, int)
-        Height and width.
+        Height and width in pixels.
     name : str
-        Name of the data set.
+        As in `load_dataset`.
 
     Returns
     -------
-    dict
-        Empty if the data set has images of one size only, or if they would not be square.
+    dict of str to int
+        It is empty if the images of this data set cannot be resized, or the size is not square.
+
+    Examples
+    --------
+    >>> from pckd_nb.data.loading import image_size_option
+    >>> image_size_option((64, 64), "stl10")
+    {'image_size': 64}
+    >>> image_size_option((64, 64), "cifar10")
+    {}
     """
     height, width = image_size
-    any_size = name.startswith(WITH_PATH) or (name in DATASETS and name not in _FIXED_SIZES)
-    return {"image_size": height} if any_size and height == width else {}
+    can_resize = name.startswith(WITH_PATH) or (name in DATASETS and name not in _FIXED_SIZES)
+    return {"image_size": height} if can_resize and height == width else {}
 
 
-def _load(
+def _read_splits(
     name: str, root: Path, image_size: int | None, workers: int | None
 ) -> tuple[dict[str, Split | Streamed], tuple[str, ...]]:
-    """Read the splits and the class names of a data set other than shapes100."""
+    """Read the splits and the class names of a data set. It is not for shapes100."""
     train: Split | Streamed
     test: Split | Streamed
     if isinstance(name, str) and name.startswith("folder:"):
@@ -239,40 +283,40 @@ def _load(
     elif isinstance(name, str) and name.startswith("imagenet:"):
         train, test, classes = read_imagenet(_path_in(name), image_size or 224, workers)
     else:
-        check_dataset(name)  # its error lists the known names
-        raise AssertionError(f"{name!r} is known, and not built")
+        check_dataset(name)  # raises an error that lists the known names
+        raise AssertionError(f"no function reads {name!r}")
     return {"train": train, "test": test}, classes
 
 
-def _check_size(what: str, size: int, num_classes: int) -> None:
-    """Raise ValueError if there is not at least one image per class."""
+def _check_size(option: str, size: int, num_classes: int) -> None:
+    """Raise ValueError if there are fewer images than classes."""
     if size < num_classes:
-        raise ValueError(f"{what} must be at least {num_classes}, the number of classes, got {size}")
+        raise ValueError(f"{option} must be at least {num_classes}, the number of classes, got {size}")
 
 
 _FIXED_SIZES = {"shapes100": 32, "digits": 16, "cifar10": 32, "cifar100": 32, "fashion_mnist": 28}
 
 
-def _image_size(name: str, size: int | None) -> int | None:
-    """Return `size`, or raise TypeError or ValueError if the data set has no images of this size."""
+def _checked_image_size(name: str, size: int | None) -> int | None:
+    """Return `size`. Raise TypeError or ValueError if the images of the data set cannot have it."""
     size = checked(ImageSize, "image_size", size)
     if size is not None and size != _FIXED_SIZES.get(name, size):
-        raise ValueError(f"image_size is {size}: {name} has images of {_FIXED_SIZES[name]} pixels only")
+        raise ValueError(f"image_size of {name} must be {_FIXED_SIZES[name]}, got {size}: leave it out")
     return size
 
 
-def _part(what: str, split: Split | Streamed, size: int | None, num_classes: int, seed: int) -> Split | Streamed:
-    """Return a random part in the original order, spread as evenly over the classes as the split allows."""
+def _sample(option: str, split: Split | Streamed, size: int | None, num_classes: int, seed: int) -> Split | Streamed:
+    """Return a random sample of a split, in the original order. If `size` is None, return the split."""
     if size is None:
         return split
-    _check_size(what, size, num_classes)
+    _check_size(option, size, num_classes)
     if size > len(split):
-        raise ValueError(f"{what} is {size}: there are only {len(split)} images")
-    return split.take(evenly_spread(split.labels, size, num_classes, seed))
+        raise ValueError(f"{option} must be at most {len(split)}, the number of images, got {size}")
+    return split.take(balanced_sample(split.labels, size, num_classes, seed))
 
 
-def _groups(name: str) -> dict[str, tuple[str, ...]]:
-    """Return the groupings of the classes, by name."""
+def _class_groups(name: str) -> dict[str, tuple[str, ...]]:
+    """Return `Dataset.groups` of a data set."""
     if name == "shapes100":
         return {
             "shape": tuple(shape for shape in shapes.SHAPES for _ in shapes.PATTERNS),
@@ -287,5 +331,5 @@ def _path_in(name: str) -> Path:
     """Return the path in a name such as "folder:PATH"."""
     kind, _, path = name.partition(":")
     if not path:
-        raise ValueError(f"'{name}' lacks a path: write {kind}:PATH")
+        raise ValueError(f"'{name}' has no path: write {kind}:PATH")
     return user_path(path, kind)

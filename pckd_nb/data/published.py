@@ -1,4 +1,4 @@
-"""Published data sets, downloaded once and verified: CIFAR-10 and -100, STL-10, TinyImageNet, Fashion-MNIST."""
+"""Data sets that are downloaded: CIFAR-10, CIFAR-100, STL-10, TinyImageNet and Fashion-MNIST."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ import torch
 from PIL import Image
 
 from .. import downloads
-from .dataset import Split
-from .folders import stack
-from .streaming import fit, open_image
+from ..messages import one_line
+from .folders import stack_images
+from .split import Split
+from .streaming import open_image, resize_and_crop
 
 SUPERCLASSES = (
     "aquatic mammals", "fish", "flowers", "food containers", "fruit and vegetables",
@@ -36,21 +37,21 @@ SUPERCLASS_OF_CLASS = (
     16, 4, 17, 4, 2, 0, 17, 4, 18, 17, 10, 3, 2, 12, 12, 16, 12, 1, 9, 19, 2, 10, 0, 1, 16,
     12, 9, 13, 15, 13, 16, 19, 2, 4, 6, 19, 5, 5, 8, 19, 18, 1, 2, 15, 6, 0, 17, 8, 14, 13,
 )  # fmt: skip
-_FASHION = "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/"
-_SOURCES = {  # file: (https address, size in bytes); for some, torchvision has only an http address
+_FASHION_MNIST_URL = "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/"
+_SOURCES = {  # file → https address, size in bytes; torchvision has only http addresses for some of them
     "cifar-10-python.tar.gz": ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", 170_498_071),
     "cifar-100-python.tar.gz": ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", 169_001_437),
-    "train-images-idx3-ubyte.gz": (f"{_FASHION}train-images-idx3-ubyte.gz", 26_421_880),
-    "train-labels-idx1-ubyte.gz": (f"{_FASHION}train-labels-idx1-ubyte.gz", 29_515),
-    "t10k-images-idx3-ubyte.gz": (f"{_FASHION}t10k-images-idx3-ubyte.gz", 4_422_102),
-    "t10k-labels-idx1-ubyte.gz": (f"{_FASHION}t10k-labels-idx1-ubyte.gz", 5_148),
+    "train-images-idx3-ubyte.gz": (f"{_FASHION_MNIST_URL}train-images-idx3-ubyte.gz", 26_421_880),
+    "train-labels-idx1-ubyte.gz": (f"{_FASHION_MNIST_URL}train-labels-idx1-ubyte.gz", 29_515),
+    "t10k-images-idx3-ubyte.gz": (f"{_FASHION_MNIST_URL}t10k-images-idx3-ubyte.gz", 4_422_102),
+    "t10k-labels-idx1-ubyte.gz": (f"{_FASHION_MNIST_URL}t10k-labels-idx1-ubyte.gz", 5_148),
     "stl10_binary.tar.gz": ("https://cs.stanford.edu/~acoates/stl10/stl10_binary.tar.gz", 2_640_397_119),
     "tiny-imagenet-200.zip": ("https://cs231n.stanford.edu/tiny-imagenet-200.zip", 248_100_043),
 }
 
 
 def read_cifar(name: str, root: Path) -> tuple[Split, Split, tuple[str, ...]]:
-    """Read CIFAR-10 or CIFAR-100, downloaded if needed.
+    """Read CIFAR-10 or CIFAR-100. Download it first if needed.
 
     Parameters
     ----------
@@ -76,47 +77,47 @@ def read_cifar(name: str, root: Path) -> tuple[Split, Split, tuple[str, ...]]:
     folder = root / source.base_folder
 
     def split(files: Iterable[Iterable[str]]) -> Split:
-        batches = [_arrays(folder / file) for file, _ in files]
+        batches = [_read_arrays(folder / file) for file, _ in files]
         images = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
         labels = [label for batch in batches for label in batch["labels" if name == "cifar10" else "fine_labels"]]
         return Split(torch.from_numpy(images), torch.tensor(labels))
 
-    classes = tuple(_arrays(folder / source.meta["filename"])[source.meta["key"]])
+    classes = tuple(_read_arrays(folder / source.meta["filename"])[source.meta["key"]])
     return split(source.train_list), split(source.test_list), classes
 
 
-class _Arrays(pickle.Unpickler):
-    """An unpickler that reads only numbers, texts and arrays of numbers, which is all that a CIFAR file contains."""
+class _ArrayUnpickler(pickle.Unpickler):
+    """An unpickler that reads only numbers, texts and arrays. Other pickles could run any code."""
 
     def find_class(self, module: str, name: str) -> Any:
         allowed = {("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct")}
         if (module.replace("numpy._core", "numpy.core"), name) not in allowed:
-            raise pickle.UnpicklingError(f"it wants to call '{module}.{name}'")
+            raise pickle.UnpicklingError(f"it would call '{module}.{name}'")
         return super().find_class(module, name)
 
 
-def _arrays(path: Path) -> dict[str, Any]:
-    """Read a CIFAR file, or raise OSError if it contains anything but numbers, texts and arrays."""
+def _read_arrays(path: Path) -> dict[str, Any]:
+    """Read a CIFAR file. Raise OSError if it contains anything but numbers, texts and arrays."""
     try:
         with open(path, "rb") as file:
-            arrays: dict[str, Any] = _Arrays(file, encoding="latin1").load()
+            arrays: dict[str, Any] = _ArrayUnpickler(file, encoding="latin1").load()
             return arrays
     except pickle.UnpicklingError as error:
-        raise OSError(f"{path} was refused: {one_line(error)}; delete it") from error
+        raise OSError(f"{path} is not a CIFAR file ({one_line(error)}): delete it") from error
 
 
 _STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 
 
 def read_stl10(root: Path, side: int) -> tuple[Split, Split, tuple[str, ...]]:
-    """Read the labelled images of STL-10, downloaded if needed.
+    """Read the images of STL-10 that have labels. Download them first if needed.
 
     Parameters
     ----------
     root : Path
         Folder of downloads.
     side : int
-        Height and width in pixels to which images are scaled.
+        Height and width in pixels to which images are resized.
 
     Returns
     -------
@@ -131,12 +132,12 @@ def read_stl10(root: Path, side: int) -> tuple[Split, Split, tuple[str, ...]]:
     from torchvision.datasets import STL10
 
     class Labelled(STL10):
-        train_list = STL10.train_list[:2]  # without the 2.8 GB of unlabelled images, else verified at every start
+        train_list = STL10.train_list[:2]  # without the 2.8 GB of images without labels
 
     _fetch_archive("stl10", root, Labelled, [*Labelled.train_list, *Labelled.test_list])
     train, test = (
         Split(
-            stack((fit(Image.fromarray(image), side) for image in part.data.transpose(0, 2, 3, 1)), len(part), side),
+            _resized(map(Image.fromarray, part.data.transpose(0, 2, 3, 1)), len(part), side),
             torch.from_numpy(part.labels).long(),
         )
         for part in (Labelled(root, split="train"), Labelled(root, split="test"))
@@ -148,18 +149,17 @@ _TINY_IMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 
 
 def read_tiny_imagenet(root: Path, side: int) -> tuple[Split, Split, tuple[str, ...]]:
-    """Read TinyImageNet, downloaded if needed.
+    """Read TinyImageNet. Download it first if needed.
 
-    The training images of every class are sorted by file name. The test images are the validation images, in the order
-    of their annotations. Decoding the 110,000 images takes about 25 s in one thread of an AMD EPYC, extrapolated from
-    5,200 generated images.
+    The test split has the validation images of TinyImageNet, because its test images have no labels. Reading all
+    110,000 images takes about 25 seconds.
 
     Parameters
     ----------
     root : Path
         Folder of downloads.
     side : int
-        Height and width in pixels to which images are scaled.
+        Height and width in pixels to which images are resized.
 
     Returns
     -------
@@ -179,13 +179,13 @@ def read_tiny_imagenet(root: Path, side: int) -> tuple[Split, Split, tuple[str, 
             return [line.split("\t") for line in file.read(f"{archive.stem}/{name}").decode().splitlines()]
 
         def split(rows: list[tuple[int, str]]) -> Split:
-            images = (fit(open_image(file.read(name)), side) for _, name in rows)
-            return Split(stack(images, len(rows), side), torch.tensor([label for label, _ in rows]))
+            images = (open_image(file.read(name)) for _, name in rows)
+            return Split(_resized(images, len(rows), side), torch.tensor([label for label, _ in rows]))
 
-        wnids = [row[0] for row in table("wnids.txt")]
+        wnids = [row[0] for row in table("wnids.txt")]  # WordNet IDs, one per class
         label_of = {wnid: label for label, wnid in enumerate(wnids)}
-        photographs = [name for name in file.namelist() if name.endswith(".JPEG")]
-        train = sorted((label_of[name.split("/")[2]], name) for name in photographs if name.split("/")[1] == "train")
+        jpegs = [name for name in file.namelist() if name.endswith(".JPEG")]
+        train = sorted((label_of[name.split("/")[2]], name) for name in jpegs if name.split("/")[1] == "train")
         test = [
             (label_of[wnid], f"{archive.stem}/val/images/{name}") for name, wnid, *_ in table("val/val_annotations.txt")
         ]
@@ -195,8 +195,13 @@ def read_tiny_imagenet(root: Path, side: int) -> tuple[Split, Split, tuple[str, 
         return split(train), split(test), tuple(classes)
 
 
+def _resized(images: Iterable[Image.Image], count: int, side: int) -> torch.Tensor:
+    """Return images as one tensor, all resized by `resize_and_crop`."""
+    return stack_images((resize_and_crop(image, side) for image in images), count, side)
+
+
 def read_fashion_mnist(root: Path) -> tuple[Split, Split, tuple[str, ...]]:
-    """Read Fashion-MNIST, downloaded if needed.
+    """Read Fashion-MNIST. Download it first if needed.
 
     Parameters
     ----------
@@ -234,28 +239,25 @@ def read_fashion_mnist(root: Path) -> tuple[Split, Split, tuple[str, ...]]:
 
 
 def _gunzip(packed: Path, unpacked: Path) -> None:
-    """Unpack a gzip file; `unpacked` exists only when it is complete."""
+    """Unpack a gzip file. The result gets its name only when it is complete."""
     partial_file = unpacked.with_name(f".{unpacked.name}.{os.getpid()}.tmp")
     try:
         with gzip.open(packed) as source, open(partial_file, "wb") as file:
             shutil.copyfileobj(source, file)
         partial_file.replace(unpacked)
     except (EOFError, zlib.error) as error:
-        raise OSError(f"{packed} was not unpacked: {one_line(error)}") from error
+        raise OSError(f"{packed} could not be unpacked: {one_line(error)}") from error
     finally:
         partial_file.unlink(missing_ok=True)
 
 
 def _fetch_archive(name: str, root: Path, source: Any, files: Iterable[Iterable[str]]) -> None:
-    """Download and unpack the archive of torchvision's `source`, unless all its `files` are already there.
-
-    files: pairs of file name and md5 sum.
-    """
+    """Download and unpack the archive of a torchvision data set, unless all files exist. `files`: (name, md5)."""
     archive = root / source.filename
     unpacked = {root / source.base_folder / file: md5 for file, md5 in files}
     if all(file.is_file() and downloads.md5_of(file) == md5 for file, md5 in unpacked.items()):
         return
-    if not archive.is_file():  # without it, damaged unpacked files can't be replaced
+    if not archive.is_file():  # without the archive, a damaged file cannot be replaced
         for file, md5 in unpacked.items():
             if file.is_file():
                 downloads.check_md5(file, md5)
@@ -264,7 +266,7 @@ def _fetch_archive(name: str, root: Path, source: Any, files: Iterable[Iterable[
 
 
 def _fetch(name: str, path: Path, md5: str) -> None:
-    """Verify the file at `path`, or download it; the error of a failed download says how to do it by hand."""
+    """Verify the file at `path` if it exists, else download it."""
     if path.is_file():
         return downloads.check_md5(path, md5)
     url, size = _SOURCES[path.name]
@@ -279,11 +281,11 @@ def _fetch(name: str, path: Path, md5: str) -> None:
 
 
 def _check_idx(path: Path) -> None:
-    """Raise OSError if the size of an unpacked MNIST file differs from the size in its header."""
+    """Raise OSError if the size of an unpacked MNIST file is not the size that its header says."""
     with open(path, "rb") as file:
         header = file.read(4)
         sizes = np.frombuffer(file.read(4 * header[3] if len(header) == 4 else 0), ">u4")
     expected = 4 + 4 * len(sizes) + int(np.prod(sizes, dtype=np.int64))
     if len(sizes) == 0 or path.stat().st_size != expected:
         size = path.stat().st_size
-        raise OSError(f"{path} is damaged: it has {size} bytes, its header says {expected}; delete it")
+        raise OSError(f"{path} is damaged: it has {size} bytes, but its header says {expected}; delete it")

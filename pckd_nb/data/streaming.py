@@ -1,4 +1,7 @@
-"""Images that stay in their files: a split too large for memory, which worker processes read batch by batch."""
+"""Splits whose images stay in their files, and functions that read image files.
+
+Splits that do not fit into memory are read batch by batch, by worker processes.
+"""
 
 from __future__ import annotations
 
@@ -26,28 +29,30 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from .. import views
+from ..deprecation import renamed
 from ..messages import one_line
 
 T = TypeVar("T")
 
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF")  # those that Pillow reads without other programs
-LONGEST = 100  # largest allowed ratio of the longer to the shorter side
-CROP = 16  # stream of random numbers for the random crop; `views` defines the other streams
-READING = 2  # version of `upright` and `to_rgb`: the first one knew neither EXIF nor transparency nor 12 bits
-HOW_READ = "turned upright by their EXIF data, transparent parts on white, grey of 12 or 16 bits scaled to 8"
-BACKGROUND = "white"  # as on a page; on black, dark drawings on a transparent ground would vanish
-DEPTHS = (8, 12, 16)  # bits per pixel that numbers of 16 bits can stand for
-SAMPLED = 1000  # images whose depth is looked at
-REMEDY = "workers=0 reads without worker processes"
-FULL = (
-    f"the shared memory of the worker processes that read images is full: {REMEDY}; or enlarge it (shm-size of docker)"
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF")  # Pillow reads these without other programs
+MAX_ASPECT_RATIO = 100  # of the longer side to the shorter side
+CROP_STREAM = 16  # stream of random numbers for the random crop; `views` has the other streams
+READER_VERSION = 2  # of `load_upright` and `to_rgb`: version 1 ignored EXIF data, transparency and 12-bit values
+READING_RULES = "turned upright by their EXIF data, transparent parts on white, grey of 12 or 16 bits scaled to 8"
+BACKGROUND = "white"  # shown by transparent parts: dark drawings would be invisible on black
+BIT_DEPTHS = (8, 12, 16)  # bits per pixel that the values of a 16-bit grey file may have
+DEPTH_SAMPLE_SIZE = 1000  # images per split whose bit depth is measured
+NO_WORKERS_HINT = "use workers=0 to read without worker processes"
+SHARED_MEMORY_FULL = (
+    f"the shared memory of the worker processes that read images is full: {NO_WORKERS_HINT}, or enlarge it "
+    "(docker: --shm-size)"
 )
-PARTS = 256  # of the files, see `size_prints`
+SIZE_FINGERPRINT_PARTS = 256  # see `file_size_fingerprint`
 
 
 @dataclass(frozen=True, eq=False)
 class Streamed:
-    """A split whose images are read on demand, with the same interface as `dataset.Split`.
+    """A split whose images stay in their files. It has the same interface as `Split`.
 
     Images are uint8 of shape (3, side, side).
 
@@ -55,20 +60,31 @@ class Streamed:
     ----------
     folder : Path
     names : bytes array of shape (N,)
-        File names relative to `folder`. It is one array because a million Path objects would be copied into every
-        worker.
+        File names relative to `folder`. An array is faster to send to a worker process than a list of paths.
     labels : int64 Tensor of shape (N,)
     side : int
-        Height and width of the images in pixels.
+        Height and width in pixels to which images are resized.
     random_crop : bool
-        Crop images while they are read, see `read`. Default False.
+        Whether `read` crops images at random for training. Default False.
     workers : int, optional
-        Number of processes that read images; 0 means that the main process reads them. Default: one per CPU core, at
-        most 8.
+        Number of processes that read images. 0 means that the main process reads them. By default, one per CPU core
+        and at most 8.
     skipped : tuple of str
         Lines that say which files in `folder` are not read.
     bits : int
-        Bits per pixel in grey files of 16 bits, see `with_depth`.
+        Bits per pixel of the values in 16-bit grey files, see `with_bit_depth`.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import numpy as np, torch
+    >>> from PIL import Image
+    >>> from pckd_nb.data import Streamed
+    >>> Image.new("RGB", (40, 30), "red").save("red.png")
+    >>> split = Streamed(Path("."), np.array([b"red.png"]), torch.tensor([0]), side=16, workers=0)
+    >>> for images in split.read([torch.tensor([0])]):
+    ...     print(images.shape)
+    torch.Size([1, 3, 16, 16])
     """
 
     folder: Path
@@ -82,6 +98,7 @@ class Streamed:
     difficulty = None
 
     def __len__(self) -> int:
+        """Return the number of images."""
         return len(self.labels)
 
     @property
@@ -96,16 +113,16 @@ class Streamed:
 
     @property
     def device(self) -> torch.device:
-        """Device of the labels, where `read` puts the batches."""
+        """Device of the labels. `read` yields the images on this device."""
         return self.labels.device
 
     @property
     def padding(self) -> int:
-        """Pixels of padding for the random crop: an eighth of the side, or 0 if `read` crops already."""
+        """Padding of the random crop in pixels: an eighth of the side, or 0 if `read` already crops at random."""
         return 0 if self.random_crop else self.side // 8
 
     def to(self, device: torch.device | str) -> Streamed:
-        """Return the same split with its labels on `device`, where `read` then puts the batches.
+        """Return the same split with its labels on `device`. `read` then yields the images on this device.
 
         Parameters
         ----------
@@ -118,35 +135,34 @@ class Streamed:
         return dataclasses.replace(self, labels=self.labels.to(device))
 
     def take(self, rows: np.ndarray) -> Streamed:
-        """Return the part of the split at some positions, in the given order.
+        """Return a split with some of the images, in the given order.
 
         Parameters
         ----------
         rows : int64 array of shape (n,)
-            Positions of images.
+            Positions of the images.
 
         Returns
         -------
         Streamed
-            It has n images.
         """
         return dataclasses.replace(self, names=self.names[rows], labels=self.labels[rows])
 
-    def feed(self, digest: Any) -> None:
+    def update_hash(self, digest: Any) -> None:
         """Update a hash with file names, file sizes in bytes, labels and shape.
 
-        Pixels are left out because reading them would take too long.
+        Pixels are left out because reading all files would take too long.
 
         Parameters
         ----------
         digest : hashlib object
         """
-        self.feed_names(digest)
+        self.update_hash_with_names(digest)
         digest.update(self.sizes)
         digest.update(self.labels.cpu().numpy())
 
-    def feed_names(self, digest: Any) -> None:
-        """Update a hash with the number and shape of the images, and with the file names.
+    def update_hash_with_names(self, digest: Any) -> None:
+        """Update a hash with file names, and with the number and shape of the images.
 
         Parameters
         ----------
@@ -154,6 +170,16 @@ class Streamed:
         """
         digest.update(str((len(self), *self.shape)).encode())
         digest.update(b"\n".join(self.names))
+
+    def feed(self, digest: Any) -> None:
+        """Do the same as `update_hash`. This is its old name."""
+        warnings.warn("Streamed.feed is now called update_hash", DeprecationWarning, stacklevel=2)
+        self.update_hash(digest)
+
+    def feed_names(self, digest: Any) -> None:
+        """Do the same as `update_hash_with_names`. This is its old name."""
+        warnings.warn("Streamed.feed_names is now called update_hash_with_names", DeprecationWarning, stacklevel=2)
+        self.update_hash_with_names(digest)
 
     @cached_property
     def sizes(self) -> np.ndarray:
@@ -175,16 +201,19 @@ class Streamed:
         """
         return self.folder / os.fsdecode(self.names[index])
 
-    def _workers(self, augment: object) -> int:
-        """Return the number of reading processes: 0 if they would need an `augment` that cannot be pickled."""
-        wanted = min(8, cores()) if self.workers is None else self.workers
-        if wanted and multiprocessing.get_start_method() != "fork":
+    def _num_workers(self, augment: object) -> int:
+        """Return the number of worker processes. It is 0 if `augment` would have to be pickled but cannot be."""
+        workers = min(8, num_cores()) if self.workers is None else self.workers
+        if workers and multiprocessing.get_start_method() != "fork":
             try:
                 pickle.dumps(augment)
             except Exception as error:  # pickling can raise any exception
-                warnings.warn(f"workers can't be sent augment ({one_line(error)}): this process reads", stacklevel=3)
+                warnings.warn(
+                    f"augment cannot be pickled for worker processes ({one_line(error)}): the main process reads",
+                    stacklevel=3,
+                )
                 return 0
-        return wanted
+        return workers
 
     def read(
         self,
@@ -194,22 +223,24 @@ class Streamed:
         epoch: int | None = None,
         augment: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Iterator[Tensor]:
-        """Yield the images of every batch, on `device`.
+        """Yield the images of each batch, on `device`.
 
-        `workers` processes read images ahead. They end with the iterator, even if it is not exhausted. Where Python
-        does not fork, scripts need the usual `if __name__ == "__main__"`, and `augment` must be picklable.
+        Worker processes read images ahead. They end when the iterator is closed or deleted. Where Python starts
+        processes by "spawn", as on Windows and macOS, `augment` must be picklable, and a script must start with
+        `if __name__ == "__main__"`.
 
         Parameters
         ----------
         batches : iterable of int64 Tensor of shape (B,)
-            Positions of images.
+            Positions of the images of each batch.
         seed, epoch : int, optional
-            With `random_crop` and both given, images are cropped as by torchvision's RandomResizedCrop. The crop is a
-            pure function of (seed, epoch, index). With `random_crop` and no epoch, as usual for a test split, the
-            shorter side is scaled to side · 256 / 224 and the center is cropped. Without `random_crop`, images are
-            scaled and cropped by `fit`.
+            If `random_crop` is True and both are given, images are cropped as by torchvision's `RandomResizedCrop`. The
+            crop depends only on seed, epoch and the position of the image. If `random_crop` is True and `epoch` is
+            None, as for a test split, the shorter side is resized to side · 256 / 224 and the center is cropped. If
+            `random_crop` is False, seed and epoch do not matter: `resize_and_crop` is used.
         augment : callable, optional
-            Maps images, uint8 (B, 3, side, side), and their positions, int64 (B,), to images. The workers apply it.
+            Takes images, uint8 of shape (B, 3, side, side), and their positions, int64 of shape (B,). Returns images.
+            The worker processes call it.
 
         Yields
         ------
@@ -218,39 +249,39 @@ class Streamed:
         Raises
         ------
         OSError
-            If a file cannot be read, or a worker process was killed or lacks shared memory. The message is one line.
+            If a file cannot be read, a worker process was killed, or the shared memory is full.
         ValueError
-            If `random_crop` is set and `epoch` is given without `seed`.
+            If `random_crop` is True and `epoch` is given without `seed`.
         """
         from torchvision.transforms import v2  # slow to import, so only when needed
 
-        load = partial(upright, bits=self.bits)
+        load = partial(load_upright, bits=self.bits)
         if not self.random_crop:
-            steps: Callable[[Image.Image], Image.Image] = partial(fit, side=self.side, bits=self.bits)
+            transform: Callable[[Image.Image], Image.Image] = partial(resize_and_crop, side=self.side, bits=self.bits)
         elif epoch is None:
-            steps = v2.Compose([load, v2.Resize(self.side * 256 // 224), v2.CenterCrop(self.side)])
+            transform = v2.Compose([load, v2.Resize(self.side * 256 // 224), v2.CenterCrop(self.side)])
         elif seed is None:
-            raise ValueError("the random crops of an epoch need a seed too")
+            raise ValueError("seed must be given if epoch is given: random crops depend on both")
         else:
-            steps = v2.Compose([load, v2.RandomResizedCrop(self.side)])
-        pinned = self.device.type == "cuda"
+            transform = v2.Compose([load, v2.RandomResizedCrop(self.side)])
+        pin_memory = self.device.type == "cuda"
         loader = DataLoader(
-            _Reader(self, steps, seed, epoch, augment),
+            _Reader(self, transform, seed, epoch, augment),
             batch_sampler=(batch.tolist() for batch in batches),
-            num_workers=self._workers(augment),
-            collate_fn=_as_it_is,
-            pin_memory=pinned,
-            worker_init_fn=_start,
-            generator=torch.Generator(),  # else it draws a number from the caller's generator
+            num_workers=self._num_workers(augment),
+            collate_fn=_identity,
+            pin_memory=pin_memory,
+            worker_init_fn=_init_worker,
+            generator=torch.Generator(),  # without it, DataLoader would draw from the caller's generator
         )
-        with clear_worker_errors():
-            for images in _started(loader):
+        with explain_worker_errors():
+            for images in _start_workers(loader):
                 if isinstance(images, Exception):
                     raise images
-                yield images.to(self.device, non_blocking=pinned)
+                yield images.to(self.device, non_blocking=pin_memory)
 
 
-def cores() -> int:
+def num_cores() -> int:
     """Return how many CPU cores this process may use.
 
     Returns
@@ -261,13 +292,13 @@ def cores() -> int:
 
 
 def read_image(path: Path, use: Callable[[Image.Image], T]) -> T:
-    """Open an image file and return the result of a function of the image.
+    """Open an image file, call a function with the image, and return its result.
 
     Parameters
     ----------
     path : Path
     use : callable
-        Called with the PIL image.
+        Takes the PIL image.
 
     Returns
     -------
@@ -277,7 +308,16 @@ def read_image(path: Path, use: Callable[[Image.Image], T]) -> T:
     Raises
     ------
     OSError
-        If the file cannot be read or `use` fails. The message is one line.
+        If the file cannot be read or `use` raises an error. The message has one line.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from pckd_nb.data.streaming import read_image
+    >>> Image.new("RGB", (40, 30)).save("photo.png")
+    >>> read_image(Path("photo.png"), lambda image: image.size)
+    (40, 30)
     """
     try:
         with open_image(path.read_bytes()) as image:  # Pillow opens bytes faster than a path
@@ -285,17 +325,17 @@ def read_image(path: Path, use: Callable[[Image.Image], T]) -> T:
     except Exception as error:  # a damaged file can raise almost any exception
         reason, remedy = one_line(error), "replace it"
         if isinstance(error, UnidentifiedImageError):
-            reason = "it is no image"
-        elif isinstance(error, OSError) and error.strerror:  # of the file system: the file may be whole
+            reason = "it is not an image"
+        elif isinstance(error, OSError) and error.strerror:  # an error of the file system: the file may be intact
             reason = error.strerror
-            remedy = "get permission to read it" if isinstance(error, PermissionError) else "check its disk"
+            remedy = "get permission to read it" if isinstance(error, PermissionError) else "check the disk"
         raise OSError(f"cannot read the image {path} ({reason}): {remedy}") from error
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Open the image in a file's bytes if its format is one of `FORMATS`, whatever the file name says.
+    """Open an image from the bytes of its file. The format must be one of `FORMATS`.
 
-    Other formats are refused because some of Pillow's readers run other programs, such as the one for PostScript.
+    Pillow reads some other formats, such as PostScript, with external programs. That would be unsafe.
 
     Parameters
     ----------
@@ -307,14 +347,14 @@ def open_image(data: bytes) -> Image.Image:
 
     Raises
     ------
-    Exception
-        Whatever Pillow raises.
+    PIL.UnidentifiedImageError
+        If the format is another one. Pillow raises other exceptions for damaged files.
     """
     return Image.open(BytesIO(data), formats=FORMATS)
 
 
-def fit(image: Image.Image, side: int, bits: int = 16) -> Image.Image:
-    """Convert an image to upright RGB, scale its shorter side to `side`, and crop the center.
+def resize_and_crop(image: Image.Image, side: int, bits: int = 16) -> Image.Image:
+    """Convert an image to upright RGB, resize its shorter side to `side`, and crop the center.
 
     Parameters
     ----------
@@ -332,9 +372,16 @@ def fit(image: Image.Image, side: int, bits: int = 16) -> Image.Image:
     Raises
     ------
     ValueError
-        If pixels have 32 bits or more than `bits`, or one side is more than `LONGEST` times the other.
+        As in `load_upright`.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> from pckd_nb.data.streaming import resize_and_crop
+    >>> resize_and_crop(Image.new("L", (40, 30)), side=16).size
+    (16, 16)
     """
-    image = upright(image, bits)
+    image = load_upright(image, bits)
     if image.size != (side, side):
         scale = side / min(image.size)
         width, height = (max(side, round(length * scale)) for length in image.size)
@@ -344,8 +391,10 @@ def fit(image: Image.Image, side: int, bits: int = 16) -> Image.Image:
     return image
 
 
-def upright(image: Image.Image, bits: int = 16) -> Image.Image:
-    """Load an image, turn it as its EXIF data say, and convert it by `to_rgb`. Every image file is read this way.
+def load_upright(image: Image.Image, bits: int = 16) -> Image.Image:
+    """Load the pixels of an image, rotate it as its EXIF data say, and convert it to RGB.
+
+    All image files are read by this function.
 
     Parameters
     ----------
@@ -361,29 +410,32 @@ def upright(image: Image.Image, bits: int = 16) -> Image.Image:
     Raises
     ------
     ValueError
-        If pixels have 32 bits or more than `bits`, or one side is more than `LONGEST` times the other.
+        If one side is more than `MAX_ASPECT_RATIO` times as long as the other, or `to_rgb` raises it.
     """
-    if max(image.size) > LONGEST * min(image.size):  # once scaled, it could fill the memory
-        raise ValueError(f"it has {image.width}×{image.height} pixels, one side more than {LONGEST} times the other")
-    image.load()  # now, because a PNG may have its EXIF data behind its pixels
+    if max(image.size) > MAX_ASPECT_RATIO * min(image.size):  # after resizing, it could fill the memory
+        raise ValueError(
+            f"it has {image.width}×{image.height} pixels, one side is more than {MAX_ASPECT_RATIO} times as long as "
+            "the other"
+        )
+    image.load()  # before the EXIF data are read: in a PNG file, they may come after the pixels
     try:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    except Exception:  # EXIF data are often damaged, in any way
-        turned = False
-    if turned:
+        is_rotated = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except Exception:  # EXIF data are often damaged, which can raise any exception
+        is_rotated = False
+    if is_rotated:
         ImageOps.exif_transpose(image, in_place=True)
     return to_rgb(image, bits)
 
 
 def to_rgb(image: Image.Image, bits: int = 16) -> Image.Image:
-    """Convert an image to 8-bit RGB. Transparent parts show `BACKGROUND`.
+    """Convert an image to 8-bit RGB. Transparent parts get the colour `BACKGROUND`.
 
     Parameters
     ----------
     image : PIL.Image.Image
     bits : int
-        Bits per pixel that grey numbers of 16 bits stand for. All images of a data set are scaled alike, so that a dark
-        one stays dark.
+        Bits per pixel of the values in a 16-bit grey image, such as 12 if they are less than 4096. It is the same for
+        all images of a data set, so that dark images stay dark.
 
     Returns
     -------
@@ -392,54 +444,61 @@ def to_rgb(image: Image.Image, bits: int = 16) -> Image.Image:
     Raises
     ------
     ValueError
-        If pixels have 32 bits, or more than `bits`.
+        If pixels have 32 bits, or a 16-bit grey image has values of 2**bits or more.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> from pckd_nb.data.streaming import to_rgb
+    >>> to_rgb(Image.new("RGBA", (1, 1), (0, 0, 0, 0))).getpixel((0, 0))
+    (255, 255, 255)
     """
     if image.mode.startswith("I;16"):
         values = np.asarray(image)
         if (largest := int(values.max())) >= 2**bits:
-            raise ValueError(f"it has grey values up to {largest}, those of other images have {bits} bits")
+            raise ValueError(f"it has grey values up to {largest}, but other images have {bits} bits per pixel")
         image = Image.fromarray((values >> (bits - 8)).astype(np.uint8))
-    elif image.mode in ("I", "F"):  # their range is unknown, and Pillow would clip values at 255
-        raise ValueError(f"it has numbers of 32 bits (mode {image.mode}): convert it to 8 bits")
+    elif image.mode in ("I", "F"):  # the range of values is unknown, and Pillow would clip them at 255
+        raise ValueError(f"it has 32-bit values (mode {image.mode}): convert it to 8 bits")
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image.convert("RGBA"))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def with_depth(splits: Mapping[str, Streamed]) -> dict[str, Streamed]:
-    """Find the bits per pixel of a data set's grey files of 16 bits: the fewest of `DEPTHS` that hold all values.
+def with_bit_depth(splits: Mapping[str, Streamed]) -> dict[str, Streamed]:
+    """Set `bits` of all splits of a data set to the smallest of `BIT_DEPTHS` that holds the values of its grey files.
+
+    At most `DEPTH_SAMPLE_SIZE` files per split are read, evenly spaced. Only 16-bit grey files count.
 
     Parameters
     ----------
     splits : mapping of str to Streamed
-        At most `SAMPLED` images of each are looked at, evenly spaced.
 
     Returns
     -------
     dict of str to Streamed
-        The same splits, all with these `bits`.
     """
     largest = -1
     for split in splits.values():
-        for row in np.linspace(0, len(split) - 1, min(SAMPLED, len(split))).round().astype(int):
+        for row in np.linspace(0, len(split) - 1, min(DEPTH_SAMPLE_SIZE, len(split))).round().astype(int):
             largest = max(largest, _largest_value(split.path(row)))
-    bits = 16 if largest < 0 else next(bits for bits in DEPTHS if largest < 2**bits)
+    bits = 16 if largest < 0 else next(bits for bits in BIT_DEPTHS if largest < 2**bits)
     return {name: dataclasses.replace(split, bits=bits) for name, split in splits.items()}
 
 
 def _largest_value(path: Path) -> int:
-    """Return the largest value of a grey file of 16 bits, and -1 of any other file."""
+    """Return the largest value of a 16-bit grey file, or -1 for any other file."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             return int(np.asarray(image).max()) if image.mode.startswith("I;16") else -1
-    except Exception:  # it is named when it is read
+    except Exception:  # reading this image later raises an error that names it
         return -1
 
 
-def size_prints(splits: Iterable[Streamed]) -> str:
-    """Return a fingerprint of file sizes in `PARTS` parts, so that one repaired file changes one part.
+def file_size_fingerprint(splits: Iterable[Streamed]) -> str:
+    """Return a hash of the sizes of all files. If one file changes its size, only one part of the hash changes.
 
-    The name of a file decides which part it belongs to.
+    The hash has `SIZE_FINGERPRINT_PARTS` parts. The name of a file decides which part it belongs to.
 
     Parameters
     ----------
@@ -450,15 +509,15 @@ def size_prints(splits: Iterable[Streamed]) -> str:
     str
         Four hexadecimal digits per part.
     """
-    sums = [0] * PARTS
+    sums = [0] * SIZE_FINGERPRINT_PARTS
     for number, split in enumerate(splits):
         for name, size in zip(split.names.tolist(), split.sizes.tolist(), strict=True):
-            sums[zlib.crc32(name, number) % PARTS] += zlib.crc32(b"%b %d" % (name, size), number)
+            sums[zlib.crc32(name, number) % SIZE_FINGERPRINT_PARTS] += zlib.crc32(b"%b %d" % (name, size), number)
     return "".join(f"{total % 2**16:04x}" for total in sums)
 
 
 class _Reader(torch.utils.data.Dataset):
-    """The data that a worker needs from a split, without the labels, which may be on a GPU."""
+    """What a worker process needs of a split. Labels are left out because they may be on a GPU."""
 
     def __init__(
         self,
@@ -472,16 +531,13 @@ class _Reader(torch.utils.data.Dataset):
         self.transform, self.seed, self.epoch, self.augment = transform, seed, epoch, augment
 
     def __getitems__(self, rows: list[int]) -> Tensor | Exception:
-        """Return a batch, uint8 (B, 3, side, side), or the error.
-
-        The error is returned because raising it in a worker would print a traceback.
-        """
+        """Return the images of a batch, or an error. An error raised in a worker would print a traceback."""
         index = torch.tensor(rows)
         images = torch.empty(len(rows), *self.files.shape, dtype=torch.uint8)
         is_worker = torch.utils.data.get_worker_info() is not None
         try:
             if is_worker and not self.augment:
-                _share(images)  # before it is filled: else sending it would copy it to shared memory
+                _move_to_shared_memory(images)  # before it is filled, so that no copy is needed
             with torch.random.fork_rng(devices=[]):
                 for pixels, row, seed in zip(images.numpy(), rows, self._seeds(index), strict=True):
                     if seed is not None:
@@ -491,46 +547,55 @@ class _Reader(torch.utils.data.Dataset):
             if self.augment:
                 images = self.augment(images, index)
                 if is_worker and isinstance(images, Tensor):
-                    _share(images)  # here, because an error while it is sent would not reach the main process
+                    _move_to_shared_memory(images)  # here, because DataLoader would hide an error
             return images
-        except Exception as error:  # of the caller's augment: any kind
-            return _sendable(error)
+        except Exception as error:  # the user's augment can raise any exception
+            return _picklable(error)
 
     def _seeds(self, index: Tensor) -> Sequence[int | None]:
-        """Return the seed of every image's random crop, or None for images without one."""
+        """Return the seed of the random crop of each image, or None for each image if there are no random crops."""
         if not self.files.random_crop or self.seed is None or self.epoch is None:
             return [None] * len(index)
-        seeds: list[int] = views.random_bits(self.seed, self.epoch, index, CROP).tolist()
+        seeds: list[int] = views.random_bits(self.seed, self.epoch, index, CROP_STREAM).tolist()
         return seeds
 
 
-def _share(images: Tensor) -> None:
-    """Move images to shared memory, or raise OSError if it is full."""
+def _move_to_shared_memory(images: Tensor) -> None:
+    """Move images to shared memory. Raise OSError if it is full."""
     try:
         images.share_memory_()
     except RuntimeError as error:
         reason = one_line(error)
-        full = "No space left" in reason
-        raise OSError(FULL if full else f"images can't be put into shared memory ({reason}): {REMEDY}") from error
+        if "No space left" in reason:
+            raise OSError(SHARED_MEMORY_FULL) from error
+        raise OSError(f"images cannot be moved to shared memory ({reason}): {NO_WORKERS_HINT}") from error
 
 
-def _started(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Return the iterator of a DataLoader, whose workers have then started. Raise OSError if they cannot."""
+def _start_workers(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Return the iterator of a DataLoader, which starts its workers. Raise OSError if they cannot be started."""
     try:
-        if loader.num_workers:  # as many locks as its queues need: a DataLoader that fails there prints tracebacks
+        if loader.num_workers:  # test that there are enough locks: a DataLoader that gets none prints tracebacks
             [multiprocessing.Lock() for _ in range(3 * loader.num_workers + 9)]
         return iter(loader)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise OSError(FULL) from error
-        raise OSError(f"worker processes that read images can't be started ({one_line(error)}): {REMEDY}") from error
+            raise OSError(SHARED_MEMORY_FULL) from error
+        raise OSError(
+            f"worker processes that read images cannot be started ({one_line(error)}): {NO_WORKERS_HINT}"
+        ) from error
 
 
 @contextmanager
-def clear_worker_errors() -> Iterator[None]:
-    """Within the block, an error of DataLoader about a worker becomes an OSError that names the cause and a remedy.
+def explain_worker_errors() -> Iterator[None]:
+    """Replace errors of DataLoader about a worker process by an OSError that says what happened and what to do.
 
-    DataLoader may raise it anywhere in the main process, because it learns of the end of a worker by a signal.
+    A signal tells DataLoader that a worker has ended. So DataLoader may raise the error at any line of the main
+    process, also while a network computes.
+
+    Raises
+    ------
+    OSError
+        If a worker process was killed, or the shared memory is full.
     """
     try:
         yield
@@ -538,17 +603,18 @@ def clear_worker_errors() -> Iterator[None]:
         text = f"{error} {error.__cause__}"
         if "DataLoader worker" not in text:
             raise
-        if "Bus error" in text:  # the signal of a process that writes to shared memory that is not there
-            raise OSError(FULL) from error
+        if "Bus error" in text:  # the signal that a process gets when it writes to full shared memory
+            raise OSError(SHARED_MEMORY_FULL) from error
         cause = re.search(r"killed by signal: ([\w ]+)", text)
-        by = f" (signal: {cause[1]})" if cause else ""
+        signal_name = f" (signal: {cause[1]})" if cause else ""
         raise OSError(
-            f"a worker process that reads images was killed{by}, often for lack of memory: {REMEDY}"
+            f"a worker process that reads images was killed{signal_name}, often because memory ran out: "
+            f"{NO_WORKERS_HINT}"
         ) from error
 
 
-def _sendable(error: Exception) -> Exception:
-    """Return the error, or one with its text where it can't be pickled."""
+def _picklable(error: Exception) -> Exception:
+    """Return the error. If it cannot be pickled, return a RuntimeError with the same text."""
     try:
         pickle.loads(pickle.dumps(error))
         return error
@@ -556,10 +622,13 @@ def _sendable(error: Exception) -> Exception:
         return RuntimeError(f"{type(error).__name__}: {one_line(error)}")
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 
-def _start(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process: the main one decides when to stop
-    warnings.filterwarnings("ignore", module="PIL")  # else every worker repeats warnings about odd EXIF data
+def _init_worker(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: only the main one decides to stop
+    warnings.filterwarnings("ignore", module="PIL")  # else each worker repeats warnings about unusual EXIF data
+
+
+__getattr__ = renamed(__name__)

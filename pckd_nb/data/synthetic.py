@@ -1,4 +1,4 @@
-"""Data sets that need no download: shapes100, which is drawn, and the digits of scikit-learn."""
+"""Data sets that need no download: shapes100, which is drawn, and digits, which is part of scikit-learn."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 import torch
 
 from . import shapes
-from .dataset import Split
+from .split import Split
 
 
 def read_shapes100(root: Path, train_size: int, test_size: int, seed: int) -> tuple[Split, Split]:
-    """Read shapes100 from its cache, or draw it.
+    """Read shapes100 from its cache files. Draw the images first if there are none.
 
     Parameters
     ----------
     root : Path
-        Folder of the cache.
+        Folder of the cache files.
     train_size, test_size : int
         Number of images.
     seed : int
@@ -30,25 +30,25 @@ def read_shapes100(root: Path, train_size: int, test_size: int, seed: int) -> tu
     train, test : Split
     """
     return (
-        _drawn(root / f"shapes100-v{shapes.VERSION}-seed{seed}-train{train_size}.npz", train_size, (seed, 0)),
-        _drawn(root / f"shapes100-v{shapes.VERSION}-seed{seed}-test{test_size}.npz", test_size, (seed, 1)),
+        _read_or_draw(root / f"shapes100-v{shapes.VERSION}-seed{seed}-train{train_size}.npz", train_size, (seed, 0)),
+        _read_or_draw(root / f"shapes100-v{shapes.VERSION}-seed{seed}-test{test_size}.npz", test_size, (seed, 1)),
     )
 
 
-def _drawn(cache: Path, count: int, seed: tuple[int, int]) -> Split:
-    """Return the images in the cache; if it is missing or damaged, draw them and write the cache if possible."""
+def _read_or_draw(cache: Path, count: int, seed: tuple[int, int]) -> Split:
+    """Read images from a cache file. If it is missing or damaged, draw them and write the file."""
     try:
-        with np.load(cache) as file:  # a zip archive: its checksums are verified while reading
+        with np.load(cache) as file:  # a zip file: NumPy verifies its checksums
             return Split(
                 torch.from_numpy(file["images"]),
                 torch.from_numpy(file["labels"]),
                 torch.from_numpy(file["difficulty"]),
             )
-    except Exception:  # there is no cache, or it is damaged, which can raise almost any exception
+    except Exception:  # a missing or damaged file can raise almost any exception
         pass
     images, labels, difficulty = shapes.generate(count, seed)
     partial_file = cache.with_suffix(f".{os.getpid()}.tmp")
-    with suppress(OSError):  # on a full or read-only disk, the images are drawn again next time
+    with suppress(OSError):  # if the disk is full or read-only, the images are drawn again next time
         cache.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(partial_file, "wb") as file:
@@ -60,9 +60,9 @@ def _drawn(cache: Path, count: int, seed: tuple[int, int]) -> Split:
 
 
 def read_digits() -> tuple[Split, Split, tuple[str, ...]]:
-    """Read the digits of scikit-learn: 1,797 images of 8×8 pixels in 17 grey levels, enlarged to 16×16.
+    """Read the digits of scikit-learn, 1,797 images of 8×8 pixels. They are enlarged to 16×16 pixels.
 
-    They are enlarged because the networks halve the image size twice.
+    The networks halve the image size twice, so 8×8 pixels would be too few.
 
     Returns
     -------
@@ -74,25 +74,22 @@ def read_digits() -> tuple[Split, Split, tuple[str, ...]]:
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
-    images = torch.from_numpy(_enlarged(digits.images.astype(np.int64)))[:, None]
+    images = torch.from_numpy(_double_size(digits.images.astype(np.int64)))[:, None]
     labels = torch.from_numpy(digits.target).long()
     rows = train_test_split(np.arange(len(labels)), test_size=450, stratify=digits.target, random_state=0)
     train, test = (Split(images[r], labels[r]) for r in rows)
     return train, test, tuple(str(digit) for digit in range(10))
 
 
-def _enlarged(images: np.ndarray) -> np.ndarray:
-    """Double the size of images, int64 (N, H, W), and map their 17 grey levels to 256: uint8 (N, 2·H, 2·W).
-
-    The interpolation is bilinear. Along both axes, a new pixel is three quarters of the nearest old pixel and one
-    quarter of the next one. It uses whole numbers, so that every processor gives the same result. Halves are rounded to
-    the even level.
-    """
+def _double_size(images: np.ndarray) -> np.ndarray:
+    """Double the size of images, int64 (N, H, W) with values 0 to 16, by bilinear interpolation. Return uint8."""
+    # Along both axes, a new pixel is 3/4 of the nearest old pixel and 1/4 of the next one. Whole numbers give the same
+    # result on all processors.
     for axis in (1, 2):
         before = np.take(images, [0, *range(images.shape[axis] - 1)], axis)
         after = np.take(images, [*range(1, images.shape[axis]), images.shape[axis] - 1], axis)
         pair = np.stack([3 * images + before, 3 * images + after], axis + 1)
         images = pair.reshape(*images.shape[:axis], -1, *images.shape[axis + 1 :])
-    level, rest = np.divmod(255 * images, 16 * 16)
+    level, rest = np.divmod(255 * images, 16 * 16)  # as NumPy's rint, a half is rounded to the even level
     enlarged: np.ndarray = level + ((rest > 128) | ((rest == 128) & (level % 2 == 1)))
     return enlarged.astype(np.uint8)

@@ -592,7 +592,8 @@ def resolve_settings(
                     break
         value = getattr(copied, name) if source != "argument" and name in initial else {**defaults, **chosen}[name]
         settings[name] = {"value": value, "from": source}
-    others = {name: value for name, value in public_attributes(method).items() if name not in {*settings, "title", "left_out"}}
+    recorded = {*settings, "title", "left_out"}
+    others = {name: value for name, value in public_attributes(method).items() if name not in recorded}
     if code_fingerprint(type(method)) is None:  # a method of this package: record only attributes that were changed
         others = {name: value for name, value in others.items() if hasattr(type(method), name)}
     else:

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 
 from .. import files, ranks, resuming, runs
 from ..config import RunConfig
-from ..data.streaming import clear_worker_errors
+from ..data.streaming import explain_worker_errors
 from ..paths import user_path
 from ..runs import Run
 from .task import Task
@@ -192,7 +192,7 @@ def clean_up_after_errors(folder: Path | None, fabric: Fabric) -> Iterator[None]
         If another process of this training has ended.
     """
     try:
-        with clear_worker_errors():
+        with explain_worker_errors():
             yield
     except BaseException as error:
         with suppress(OSError):

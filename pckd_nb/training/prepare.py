@@ -17,6 +17,7 @@ from ..arguments import Network, as_dataset, as_network, as_trained
 from ..compiling import should_compile
 from ..config import FORMAT, RunConfig, make_config
 from ..data import Dataset
+from ..data.dataset import file_fingerprints
 from ..messages import one_line
 from ..methods import Method, make, resolve_settings
 from ..methods.base import require_method
@@ -179,7 +180,7 @@ def describe_data(data: Dataset) -> dict[str, Any]:
         "normalisation": data.normalisation,
         "classes": list(data.classes),
         "groups": {name: list(groups) for name, groups in data.groups.items()},
-        **({"files": data.file_prints} if data.file_prints else {}),
+        **({"files": files} if (files := file_fingerprints(data)) else {}),
     }
 
 
