@@ -316,7 +316,7 @@ def copy_recorded_teacher(recorded: Run, folder: Path, overwrite: bool) -> Run:
             raise ValueError(f"'{folder}' has another teacher than this size needs: {how}")
     else:
         if folder.is_dir():
-            resuming.clear(folder)
+            resuming.remove_run(folder)
         recorded.save(folder)
     return runs.load_run(folder)
 

@@ -133,7 +133,7 @@ def remove_run(folder: Path, keep: str = "") -> None:
 
 def _belongs_to_run(path: Path) -> bool:
     is_file = path.is_symlink() or not path.is_dir()
-    return is_file and (path.name in ALL_RUN_FILES or bool(files.LEFT.fullmatch(path.name)))
+    return is_file and (path.name in ALL_RUN_FILES or bool(files.LEFTOVERS.fullmatch(path.name)))
 
 
 def can_be_resumed(folder: Path) -> bool:
