@@ -2,12 +2,14 @@
 
 import dataclasses
 import gzip
+import hashlib
 import json
 import os
 import pickle
 import shutil
 import tarfile
 import zipfile
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 
@@ -21,9 +23,10 @@ from PIL import Image
 from torchvision.datasets import utils as tv_utils
 
 from pckd_nb import downloads
-from pckd_nb.data import DATASETS, Split, folders, load_dataset, loading, published, shapes
+from pckd_nb.data import DATASETS, Split, folders, load_dataset, loading, published, rebuild, shapes
 from pckd_nb.data.split import channel_statistics
 from pckd_nb.data.streaming import Streamed
+from pckd_nb.deprecation import RENAMED
 
 
 @pytest.fixture(autouse=True)
@@ -880,3 +883,49 @@ def test_damaged_imagenet_archives(imagenet, tmp_path, monkeypatch, part):
     archive.unlink()
     with pytest.raises(FileNotFoundError, match=f"by hand.*{archive.name}"):
         load_dataset("imagenet", tmp_path)
+
+
+# -------------------------------------------------------------------------------------------------------- old names
+
+
+def test_old_names_still_work_with_a_warning():
+    for module, names in RENAMED.items():
+        if module.startswith("data"):
+            loaded = import_module(f"pckd_nb.{module}")
+            for old, new in names.items():
+                with pytest.warns(DeprecationWarning, match=f"{module}.{old} is now called {new}"):
+                    assert getattr(loaded, old) is getattr(loaded, new)
+    digits = load_dataset("digits", train_size=20, test_size=10)
+    info = {"name": "digits", "options": {"train_size": 20, "test_size": 10}, "image_size": [16, 16]}
+    with pytest.warns(DeprecationWarning, match="argument about of rebuild is now called info"):
+        assert rebuild(about=info).fingerprint == rebuild(info).fingerprint == digits.fingerprint
+    with pytest.warns(DeprecationWarning, match="file_prints"):
+        assert digits.file_prints is None
+
+
+class OldSplit(Split):
+    """A subclass that defines a method under its old name."""
+
+    def feed(self, digest):
+        digest.update(b"old")
+        super().feed(digest)
+
+
+class NewSplit(Split):
+    def update_hash(self, digest):
+        digest.update(b"old")
+        super().update_hash(digest)
+
+
+def test_a_subclass_may_define_the_old_method():
+    data = load_dataset("digits", train_size=20, test_size=10)
+    train = [kind(data.train.images, data.train.labels) for kind in (OldSplit, NewSplit)]
+    with pytest.warns(DeprecationWarning, match="OldSplit.feed is now called update_hash: rename it"):
+        changed = dataclasses.replace(data, train=train[0]).fingerprint
+    assert changed != data.fingerprint
+    assert dataclasses.replace(data, train=train[1]).fingerprint not in (changed, data.fingerprint)
+    digests = [hashlib.sha256(), hashlib.sha256()]
+    data.train.update_hash(digests[0])
+    with pytest.warns(DeprecationWarning, match="Split.feed is now called update_hash"):
+        data.train.feed(digests[1])
+    assert digests[0].digest() == digests[1].digest()

@@ -108,8 +108,8 @@ def from_torch(
         Each item is a pair (image, label). An image is a PIL image, an array or a tensor, uint8 or floats in [0, 1].
         All images have the same size. Do not use random transforms: pass them to `distill` as `augment`.
     classes : sequence of str, optional
-        Default: `train.classes` if it exists, else as in `from_arrays`. The labels of a split that has its own
-        `classes` are positions there.
+        Default: `train.classes` if it exists, else as in `from_arrays`. If a split has its own `classes`, its labels
+        are positions there.
     name, mean, std, default_views
         As in `from_arrays`. Default of name: the class name of `train`.
 
