@@ -27,7 +27,7 @@ if hasattr(os, "fork"):
 
 QUIET = dict(accelerator="cpu", precision="32-true", progress=False)
 TRAIN = ["train", "--data", "digits", "--train-size", "60", "--test-size", "40", "--model", "resnet8"]
-TRAIN += ["--epochs", "3", "--batch-size", "20", "--accelerator", "cpu"]  # three steps an epoch
+TRAIN += ["--epochs", "3", "--batch-size", "20", "--accelerator", "cpu"]  # three steps per epoch
 
 
 @pytest.mark.slow
@@ -216,7 +216,7 @@ def fresh():
 
 @pytest.fixture
 def recipe():
-    return pckd.get_recipe("classroom", epochs=4, batch_size=16)  # three steps an epoch
+    return pckd.get_recipe("classroom", epochs=4, batch_size=16)  # three steps per epoch
 
 
 class Cut(BaseException):

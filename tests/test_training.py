@@ -139,7 +139,7 @@ def die():
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 6, 7, 8])
 def test_an_interrupted_run_is_usable_and_resumes_to_the_same_bits(step, data, tmp_path, monkeypatch):
-    """Three steps an epoch, three epochs: in the middle of the first, at the end of one, in the last."""
+    """There are three epochs of three steps: stop in the middle of the first, at the end of one, and in the last."""
     recipe = pckd.get_recipe("classroom", epochs=3, batch_size=16)
     whole = pckd.distill(*fresh(data), data, PCKD(), recipe, out=tmp_path / "whole", **QUIET)
     forward, calls = PCKD.forward, []

@@ -91,7 +91,7 @@ def test_a_run_json_is_the_dump_of_its_config():
         ("seed", None, "seed is missing"),
         ("seed", "0", "seed must be a whole number, got '0'"),
         ("model.in_channels", 10**6, "model.in_channels must be at most 4096"),
-        ("model.num_classes", 3, "data.classes has 10 names, but model.num_classes is 3"),
+        ("model.num_classes", 3, "data.classes has 2 names, but model.num_classes is 3"),
         ("data.image_size", [16], "data.image_size: List should have at least 2 items"),
         ("data.options", {"root": "/"}, "data.options.root is not allowed in run.json"),
         ("data.options", {"seed": "0"}, "data.options.seed needs a number, got '0'"),
