@@ -225,7 +225,10 @@ def test_a_run_without_what_a_widget_shows_is_refused_at_once(runs, run):
         (lambda runs, sweep: widgets.contrast_state(batch=0), "batch must be a whole number from 1"),
         (lambda runs, sweep: widgets.center_state(runs, "KD"), "unknown network 'KD'; known: teacher resnet14"),
         (lambda runs, sweep: widgets.center_state(runs, category=3), "category must be a number from 0 to 2"),
-        (lambda runs, sweep: widgets.center_state(runs, category=0, sample=1), "sample must be the row of a test image of category 0 (0, 3, 6, …), got 1"),
+        (
+            lambda runs, sweep: widgets.center_state(runs, category=0, sample=1),
+            "sample must be the row of a test image of category 0 (0, 3, 6, …), got 1",
+        ),
         (lambda runs, sweep: widgets.center_state(runs), "perplexity must be below a third"),
         (lambda runs, sweep: widgets.difficulty_page(runs[2], 5), "category must be a number from 0 to 2"),
         (lambda runs, sweep: widgets.difficulty_page(runs[2], epoch=0), "epoch must be 1 to 3, got 0"),
