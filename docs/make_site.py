@@ -185,7 +185,8 @@ def alternative(output: NotebookNode, cells: list[NotebookNode]) -> str:
     for name in re.findall(r"\b(\w+)\(", cells[-1].source):
         function = getattr(pckd_nb.figures, name, None)
         if inspect.isfunction(function) and inspect.signature(function).return_annotation is pckd_nb.figures.Drawing:
-            words = (inspect.getdoc(function) or "").split("\n\n")[0]
+            words = (inspect.getdoc(function) or "").split("\n\n")[0].removeprefix("Draw ")
+            words = words[:1].upper() + words[1:]
     marks = r"\$\$.*?\$\$|(?<=\])\([^)]*\)|[*`$\\{}\[\]]"  # equations, addresses, marks
     words = shortened(re.sub(marks, "", re.sub(r"\|[ |-]*", " ", words), flags=re.S))
     axes = re.findall(r"[xy]label(?:=|\()\s*[\"']([^\"'{}]+)[\"']", cells[-1].source)

@@ -382,7 +382,7 @@ def test_a_picture_without_words_gets_those_of_its_figure_or_of_the_text_before_
     plain = make_site.alternative(picture, [text, nbformat.v4.new_code_cell("ax.set(xlabel='epoch')")])
     assert plain == "Where it stands. It rises with gamma. And so on. Axes: epoch."
     drawn = make_site.alternative(picture, [text, nbformat.v4.new_code_cell("pckd.figures.feature_map(runs)")])
-    assert drawn.startswith("Where it stands. t-SNE of test features")
+    assert drawn.startswith("Where it stands. A t-SNE map of test features")
     picture.metadata["image/png"] = {"alt": "its own words"}
     assert make_site.alternative(picture, [text]) == "its own words"
 
