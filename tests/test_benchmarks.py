@@ -241,7 +241,9 @@ def test_targets_depend_on_what_the_processor_can_do():
 
 
 def test_a_report_names_the_processor_and_what_it_can_do(monkeypatch):
-    monkeypatch.setattr(measure.hardware, "able", lambda: {"avx2": True, "avx512_f": True, "avx512_vnni": False})
+    monkeypatch.setattr(
+        measure.hardware, "cpu_features", lambda: {"avx2": True, "avx512_f": True, "avx512_vnni": False}
+    )
     about = {**environment(torch.device("cpu")), "cpu": "EPYC", "cpu_cores": 2, "torch_threads": 1}
     (line,) = report.processors({"data": {"environment": about}, "tsne": {"environment": about}})
     supported = "AVX2 yes, AVX-512 yes, bfloat16 no, VNNI no"

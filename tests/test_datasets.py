@@ -341,7 +341,7 @@ def test_a_download_of_something_else_is_refused_and_not_kept(tmp_path, monkeypa
         asked.append((url, most))
         Path(path).write_bytes(b"a login page")
 
-    monkeypatch.setattr(downloads, "_get", another)
+    monkeypatch.setattr(downloads, "_download_with_retries", another)
     with pytest.raises(ConnectionError, match=f"could not download {name} .*is damaged: its md5 is") as error:
         load_dataset(name, tmp_path)
     ((url, most),) = asked

@@ -268,7 +268,7 @@ def examined(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "make_fabric", lambda: [torch.nn.Parameter(torch.zeros(1))])  # has a device, the CPU
 
     def examine(*able):
-        monkeypatch.setattr(hardware, "able", lambda: dict.fromkeys(able, True))
+        monkeypatch.setattr(hardware, "cpu_features", lambda: dict.fromkeys(able, True))
         assert cli.main(["doctor"]) == 0
         out, err = capsys.readouterr()
         assert not err

@@ -150,7 +150,7 @@ OTHERS = {
     "data of evaluate": (lambda data: pckd.evaluate(plain(), [1]), TypeError, "data must be a Dataset or the name of"),
     "run of transfer": (lambda data: pckd.transfer(3, data), TypeError, "run must be a Run or the folder of one"),
     "name for data": (
-        lambda data: pckd.create_model("resnet8", "digits"), TypeError, r"load_dataset\('digits'\) loads it"),
+        lambda data: pckd.create_model("resnet8", "digits"), TypeError, r"write load_dataset\('digits'\)"),
     "classes as text": (
         lambda data: pckd.create_model("resnet8", num_classes="10"), TypeError, "num_classes must be a whole number"),
 }  # fmt: skip
@@ -208,6 +208,6 @@ def test_arguments_become_options(message, shown):
 
 
 def test_a_grid_names_its_arguments(monkeypatch):
-    monkeypatch.setattr(experiments.execution.ranks, "started", lambda: (2, 1))
+    monkeypatch.setattr(experiments.execution.ranks, "launched_processes", lambda: (2, 1))
     with pytest.raises(ValueError, match="with jobs=…, or shard=… in jobs"):
         experiments.run_grid(None)
