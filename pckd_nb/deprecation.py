@@ -80,14 +80,14 @@ def renamed(module: str) -> Callable[[str], Any]:
         if the name is not an old one.
     """
 
-    def __getattr__(name: str) -> Any:
+    def find(name: str) -> Any:
         new = RENAMED.get(module.removeprefix("pckd_nb.").removesuffix(".__init__"), {}).get(name)
         if new is None:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         warnings.warn(f"{module}.{name} is now called {new}", DeprecationWarning, stacklevel=2)
         return getattr(import_module(module), new)
 
-    return __getattr__
+    return find
 
 
 def renamed_arguments(**new_names: str) -> Callable[[Function], Function]:

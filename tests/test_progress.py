@@ -172,20 +172,20 @@ def test_a_progress_of_ones_own_is_told_of_every_step(stderr, data, student, rec
 
 
 def test_after_a_resume_it_first_hears_what_was_done(data, student, recipe, tmp_path, monkeypatch):
-    class Stopped(Exception):
+    class StoppedError(Exception):
         pass
 
     class Stopping(Ear):
         def update(self, n=1):
             super().update(n)
             if sum(self.updates) == stop:
-                raise Stopped
+                raise StoppedError
 
     monkeypatch.setattr(training.callbacks, "SECONDS_BETWEEN_SAVES", -1)  # save after every step
     monkeypatch.setattr(training.callbacks, "MAX_SAVING_SHARE", math.inf)
     steps = views.steps_per_epoch(len(data.train), recipe.batch_size)
     stop, ear = steps + 2, Ear()  # one step into the second epoch is saved, and one is lost
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         pckd.fit(student, data, recipe, out=tmp_path / "run", progress=Stopping())
     fresh = pckd.create_model("resnet8", data, seed=2)
     run = pckd.fit(fresh, data, recipe, out=tmp_path / "run", resume=True, progress=ear)

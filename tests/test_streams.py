@@ -198,7 +198,7 @@ def test_an_augmentation_that_can_not_be_sent_is_applied_here(tmp_path, monkeypa
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_any_error_of_an_augmentation_is_that_error(tmp_path, workers):
-    class Odd(Exception):
+    class OddError(Exception):
         def __init__(self, one, two):
             super().__init__(f"{one}\n{two}")
 
@@ -207,7 +207,7 @@ def test_any_error_of_an_augmentation_is_that_error(tmp_path, workers):
         list(split.read([torch.tensor([1])], augment=lambda images, index: images.nothing))
 
     def fail(images, index):
-        raise Odd("a", "b")
+        raise OddError("a", "b")
 
-    with pytest.raises(RuntimeError, match="^Odd: a$"):  # it can't be sent by a worker
+    with pytest.raises(RuntimeError, match="^OddError: a$"):  # it can't be sent by a worker
         list(split.read([torch.tensor([1])], augment=fail))

@@ -1,9 +1,11 @@
-"""Copy finished runs into data/runs, without what no figure needs: python data/runs/record.py FROM TO [--tables-only]
+"""Copy finished runs into data/runs, without the parts that no figure needs.
 
-Weights are kept of the teachers of data sets that come with the package, so that a class need not wait for one.
-Records of single samples, thumbnails and features are kept for the first seed of resnet8's main arms, records of
-samples for two more seeds of shapes100. Images that are not ours to publish are dropped, and where they lay.
-With --tables-only, as for the runs in data/other_teachers, nothing is kept but settings, history and timing.
+    python data/runs/record.py FROM TO [--tables-only]
+
+Weights are kept only for teachers on data sets of this package, so that a class can start without training one.
+The first seed of the main methods with resnet8 keeps its per-sample records, thumbnails and features. Two more seeds
+on shapes100 keep their per-sample records. Images that we may not publish are removed, and so are their folders' names.
+With --tables-only, a run keeps only settings, history and timing. The runs in data/other_teachers are made that way.
 """
 
 import os
@@ -18,7 +20,7 @@ EMBEDDED = ("shapes100", "digits")  # data sets that come with the package
 
 
 def trim(run: Run, teacher: bool, arm: str) -> bool:
-    """Drop what is not to be kept of a run; returns whether its weights are."""
+    """Remove the parts of a run that are not recorded. Return whether its weights are."""
     data, seed = run.settings["data"]["name"], run.settings["seed"]
     main = arm in MAIN and run.settings["model"]["name"] == "resnet8"
     if not (teacher or (main and seed == 0)):
@@ -34,6 +36,7 @@ def trim(run: Run, teacher: bool, arm: str) -> bool:
 
 
 def main(source: Path, target: Path, tables_only: bool = False) -> None:
+    """Copy every finished run below `source` to the same place below `target`."""
     for file in sorted(source.rglob("run.json")):
         where = target / file.parent.relative_to(source)
         if pckd.runs.read_settings(file.parent)["status"] != "finished":
@@ -42,11 +45,13 @@ def main(source: Path, target: Path, tables_only: bool = False) -> None:
         run = pckd.load_run(file.parent, tables_only)
         teacher = file.parent.parent.name == "teachers"
         keep_weights = trim(run, teacher, file.parent.parent.name) and not tables_only
-        if about := run.settings["teacher"]:
-            taught_by = target / os.path.relpath(file.parent / about["run"], source)
-            about["run"] = Path(os.path.relpath(taught_by, where)).as_posix()
+        if teacher_info := run.settings["teacher"]:
+            teacher_folder = target / os.path.relpath(file.parent / teacher_info["run"], source)
+            teacher_info["run"] = Path(os.path.relpath(teacher_folder, where)).as_posix()
         run.method_state = {}
-        if run.embedding is not None:  # its t-SNE maps, which would look different on another kind of processor
+        if (
+            run.embedding is not None
+        ):  # compute the t-SNE maps now: another kind of processor would draw them differently
             pckd.figures.feature_map(run)
             if len(run.settings["data"]["classes"]) >= 30:
                 pckd.figures.center_map(run)
