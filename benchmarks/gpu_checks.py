@@ -1,8 +1,8 @@
 """Checks of the package on a GPU.
 
-Each check is a function of `Sizes`. It returns one sentence, or raises CheckFailedError. `python -m benchmarks gpu` runs
-all checks and writes a report, and `pytest -m gpu` runs them as tests. With the toy sizes, they also run on a CPU. There
-they show that the checks themselves work.
+Each check is a function of `Sizes`. It returns one sentence, or raises CheckFailedError. `python -m benchmarks gpu`
+runs all checks and writes a report, and `pytest -m gpu` runs them as tests. With the toy sizes, they also run on a CPU.
+There they show that the checks themselves work.
 """
 
 import copy
