@@ -494,7 +494,8 @@ def upright_cross_entropy(student: Output, batch: Batch, views: int | None = Non
         )
     if views is not None and len(logits) != views * len(labels):
         raise ValueError(
-            f"logits must have one row per view and label, {views} · {len(labels)}, got {len(logits)} rows"
+            f"logits must have one row per view and label, got {len(logits)} rows for {views} views and "
+            f"{len(labels)} labels"
         )
     upright = logits[: len(labels)]
     check_labels(labels, upright, num_classes=upright.shape[1])
