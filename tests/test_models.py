@@ -143,3 +143,10 @@ def test_output_detach_and_float():
     output = pckd.Output(x.bfloat16(), x.double(), x, None)
     assert [value.dtype for value in output.float()[:3]] == [torch.float32, torch.float64, torch.float32]
     assert not any(value.requires_grad for value in output.detach()[:3]) and output.detach().bias is None
+
+
+def test_the_old_name_of_a_function_warns():
+    with pytest.warns(DeprecationWarning, match="preprocessed is now called restore_preprocessing"):
+        assert pckd.models.preprocessed is pckd.models.restore_preprocessing
+    with pytest.raises(AttributeError, match="no attribute 'unknown_name'"):
+        getattr(pckd.models, "unknown" + "_name")
