@@ -152,7 +152,7 @@ def difference_of_pairs(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     Returns
     -------
     difference : float
-        Mean of |a − b|.
+        Mean absolute difference.
     correlation : float
         Correlation of a and b. NaN if one of them has the same value for all pairs.
 
