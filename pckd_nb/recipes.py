@@ -127,7 +127,7 @@ class Recipe:
             Field → value. Callables are described as text, see `provenance.describe`. For your own optimizer, `lr`,
             `momentum` and `weight_decay` are None, because it does not receive them.
         """
-        from .provenance import describe  # imports torch, which is slow and not needed for --help
+        from .provenance import describe  # imports torch, which is slow and not needed to print help
 
         values = {name: describe(value) for name, value in vars(self).items()}
         for name in ("optimizer", "schedule", "augment", "mix"):

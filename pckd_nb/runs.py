@@ -308,9 +308,9 @@ def _accuracy_svg(history: pd.DataFrame) -> str:
     x = np.linspace(4, 236, len(values))
     y = 44 - 40 * (values - low) / ((high - low) or 1)
     points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-    label = escape(f"test top-1 by epoch, from {values[0]:.1f} to {values[-1]:.1f} %")
+    label = f"test top-1 by epoch, from {values[0]:.1f} to {values[-1]:.1f} %"
     return (
-        f'<svg width="240" height="48" role="img" aria-label="{label}"><title>{label}</title>'
+        f'<svg width="240" height="48" role="img" aria-label="{escape(label)}"><title>{escape(label)}</title>'
         f'<polyline points="{escape(points)}" fill="none" stroke="#0072b2" stroke-width="2"/></svg>'
     )
 

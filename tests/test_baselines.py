@@ -448,7 +448,7 @@ def test_a_teacher_of_maps_is_live_neither_quantised_nor_cached(data, student, t
         run = pckd.distill(student, teacher, data, baseline("AT"), recipe, **options)
     said = {str(warning.message) for warning in warned}
     assert "feature maps are not cached: the teacher runs at every step" in said
-    assert "the method takes feature maps by hooks: the student runs uncompiled" in said
+    assert "the method needs feature maps, which are collected by hooks: the student is not compiled" in said
     assert run.settings["teacher"]["form"] in ("autocast", "float32") and run.settings["compile"] is False
     assert not (tmp_path / "cache").exists()
 

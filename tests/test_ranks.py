@@ -184,7 +184,7 @@ def test_what_can_not_be_split_is_refused(data, student, tmp_path, monkeypatch):
     refused("devices must be at least 1, got 0", devices=0)
     refused("nodes must be at least 1, got 0", devices=2, nodes=0)
     refused("17 processes are too many: a batch or split of tiny", devices=17)
-    refused("a batch of one image for one of 16 processes: BatchNorm", devices=16)
+    refused("batch_size 16 gives a batch of one image in one of 16 processes: BatchNorm needs at least 2", devices=16)
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     refused("a notebook is one process: start 2 processes with the command", devices=2)
 

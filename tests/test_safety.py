@@ -494,7 +494,7 @@ def test_only_escaped_text_becomes_html_in_the_package_and_the_notebooks():
         assert tags, f"{name} makes HTML in a way that this test does not see"
         for node in tags:
             inside = [ast.unparse(part.value) for part in node.values if isinstance(part, ast.FormattedValue)]
-            assert all(re.match(r"escape\(|base64\.|css$|cells$|_curve\(", part) for part in inside), inside
+            assert all(re.match(r"escape\(|base64\.|css$|cells$|_accuracy_svg\(", part) for part in inside), inside
 
 
 @pytest.mark.slow

@@ -185,7 +185,7 @@ def test_constants_of_a_foreign_checkpoint_can_be_given(run, trained, refused, t
     torch.save(network.state_dict(), tmp_path / "foreign.pth")  # does not say what it was trained with
     evaluate = ["evaluate", "foreign.pth", "--model", "resnet8", "--data", "folder:abc", "--image-size", "24"]
     status, out, _ = run(*evaluate)
-    assert status == 0 and "'foreign.pth' does not say what it was trained with: --normalisation" in out
+    assert status == 0 and "'foreign.pth' does not have those of its training: set them with --normalisation" in out
     assert float(out.split("top-1 ")[1].split()[0]) < accuracy - 20
     constants = "0.9,0.9,0.9/0.1,0.1,0.1"
     status, out, _ = run(*evaluate, "--normalisation", constants, "--precision", "32-true")
@@ -314,7 +314,7 @@ def test_unnamed_classes_match_any_names(data):
     pckd.fit(network, dataclasses.replace(data, classes=tuple("abcdefghij")), epochs=1, **QUIET)
     with pytest.warns(UserWarning) as warned:
         assert pckd.evaluate(network, unnamed).top1 >= 0
-    assert "the classes of arrays have numbers for names: they are taken for those of digits" in str(warned[0].message)
+    assert "the classes of arrays have numbers for names: class c is taken as class c of digits" in str(warned[0].message)
 
 
 def lessons(data, **changes):

@@ -48,7 +48,7 @@ def last_difficulty(run: Run) -> np.ndarray:
         If the run has recorded no difficulties or has no complete epoch.
     """
     if run.difficulty is None or run.history.empty:
-        raise ValueError(f"the run {run.title} has no difficulties: it has no whole epoch yet, or kept no samples")
+        raise ValueError(f"the run {run.title} has no difficulties: it has no whole epoch yet, or no samples")
     return run.difficulty[len(run.history) - 1].astype(np.float32)
 
 
@@ -83,7 +83,7 @@ def kinds_of_samples(run: Run) -> dict[str, np.ndarray]:
     """
     epochs = len(run.history)
     if run.cross_entropy is None or epochs < 2:
-        problem = "kept no samples" if run.cross_entropy is None else f"has {counted(epochs, 'whole epoch')}"
+        problem = "has no samples" if run.cross_entropy is None else f"has {counted(epochs, 'whole epoch')}"
         raise ValueError(f"need a run with the samples of two epochs or more: the run {run.title} {problem}")
     learned = run.cross_entropy[:epochs].astype(np.float32) < np.log(2)
     epoch = np.arange(1, epochs + 1)

@@ -45,7 +45,7 @@ DEPTH_SAMPLE_SIZE = 1000  # images per split whose bit depth is measured
 NO_WORKERS_HINT = "use workers=0 to read without worker processes"
 SHARED_MEMORY_FULL = (
     f"the shared memory of the worker processes that read images is full: {NO_WORKERS_HINT}, or enlarge it "
-    "(docker: --shm-size)"
+    "(shm-size of docker)"
 )
 SIZE_FINGERPRINT_PARTS = 256  # see `file_size_fingerprint`
 
