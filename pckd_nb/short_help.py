@@ -17,7 +17,7 @@ class ShortHelp(ABCMeta):
 
 
 class ShortHelpModule(nn.Module, metaclass=ShortHelp):
-    """An `nn.Module` with a short `help()`. `dir()` of an object still lists all members, for completion."""
+    """An `nn.Module` with a short `help()`. `dir()` of an object still lists all members, for tab completion."""
 
     def __dir__(self) -> list[str]:
         """Return the names of all members."""

@@ -408,7 +408,8 @@ def test_the_last_map_of_every_resolution_is_taken(name, places):
     model = pckd.create_model(name, num_classes=5, seed=0)
     before = copy.deepcopy(model.state_dict())
     maps = FeatureMaps(model.train(), torch.zeros(1, 3, 32, 32))
-    found = {name.removeprefix("module."): shape[:2] for (name, _), shape in zip(maps.places, maps.shapes, strict=True)}
+    names = [name.removeprefix("module.") for name, _ in maps.layer_sizes]
+    found = {name: shape[:2] for name, shape in zip(names, maps.shapes, strict=True)}
     assert list(found.items()) == list(places.items())
     after = model.state_dict()
     assert model.training and hooks(model) == 0 and all(torch.equal(before[key], after[key]) for key in before)
@@ -427,7 +428,7 @@ def test_maps_are_those_of_the_layers_and_hooks_go_when_something_fails(data, st
     assert output._replace(maps=(x.bfloat16(),)).float().maps[0].dtype == torch.float32
     with pytest.raises(ZeroDivisionError):
         maps(lambda x: student(x) and 1 / 0, x)
-    with pytest.raises(ValueError, match="'layer1' gave no map of the size"):
+    with pytest.raises(ValueError, match="'layer1' did not return a map of the same size as for the example"):
         maps(student, torch.zeros(1, 1, 16, 16))
     assert hooks(student) == 0
 

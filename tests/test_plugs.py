@@ -476,7 +476,7 @@ def test_a_teacher_is_fed_as_it_learned(data, tmp_path):
     run = pckd.fit(teacher, data, epochs=6, batch_size=8, out=tmp_path / "teacher", **QUIET)
     other = dataclasses.replace(data, mean=(0.1,), std=(0.9,))
     student = pckd.create_model("resnet8", data, seed=1)
-    with pytest.warns(UserWarning, match=r"learned from 8×8 pixels with mean 0\.500 and std 0\.250"):
+    with pytest.warns(UserWarning, match=r"trained on images of 8×8 pixels with mean 0\.500 and std 0\.250"):
         trained = pckd.distill(student, run, other, pckd.KD(), **SHORT)
     assert trained.settings["teacher"]["preprocessing"] == {"mean": [0.5], "std": [0.25], "size": [8, 8]}
     adapted = pckd.with_preprocessing(run.model(), other, mean=data.mean, std=data.std)
@@ -970,5 +970,6 @@ def test_scaled_gradients_give_the_same_steps_and_the_scale_is_kept():
 
 
 def test_float16_needs_a_cuda_device(data):
-    with pytest.raises(ValueError, match="precision 16-mixed, float16 with scaled gradients, needs a CUDA device"):
+    says = "precision 16-mixed needs a CUDA device: use auto, 32-true or bf16-mixed instead"
+    with pytest.raises(ValueError, match=says):
         train(data, precision="16-mixed", accelerator="cpu")

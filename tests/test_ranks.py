@@ -186,7 +186,7 @@ def test_what_can_not_be_split_is_refused(data, student, tmp_path, monkeypatch):
     refused("17 processes are too many: a batch or split of tiny", devices=17)
     refused("batch_size 16 gives a batch of one image in one of 16 processes: BatchNorm needs at least 2", devices=16)
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
-    refused("a notebook is one process: start 2 processes with the command", devices=2)
+    refused("cannot start 2 processes from a notebook: use the command pckd-nb distill", devices=2)
 
 
 def test_only_the_first_process_complains_until_they_have_met(environment, capsys):

@@ -35,7 +35,7 @@ def test_a_preprocessed_teacher_is_fed_as_it_learned(data):
         def on_run_start(self, trainer):
             seen.append(trainer.teacher.network.model)
 
-    with pytest.warns(UserWarning, match="the teacher learned from"):
+    with pytest.warns(UserWarning, match="the teacher was trained on images of"):
         pckd.distill(pckd.create_model("resnet8", data), run, moved, "kd", callbacks=[Look()], **SHORT)
     pixels = data.test.images[:6] / 255
     expected = inner.eval()((pixels - data.mean[0]) / data.std[0]).logits

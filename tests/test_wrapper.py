@@ -122,8 +122,11 @@ def test_names_and_options_of_other_libraries():
         ("timm:test_vit,img_size", "'img_size' is not an option"),
         ("timm:test_vit,img=32", "'test_vit' does not take the options img=32"),
         ("timm:test_vit,depth=two", "'test_vit' does not take the options depth=two"),
-        ("timm:resnet18,num_classes=7", "^'num_classes=7' is not an option: the numbers of classes and channels are"),
-        ("timm:resnet18,in_chans=1", "^'in_chans=1' is not an option: the numbers of classes and channels are"),
+        (
+            "timm:resnet18,num_classes=7",
+            "^'num_classes=7' is not an option: the numbers of classes and channels are taken",
+        ),
+        ("timm:resnet18,in_chans=1", "^'in_chans=1' is not an option: the numbers of classes and channels are taken"),
         ("torchvision:resnet18,num_classes=7", "^'num_classes=7' is not an option: the numbers of classes and"),
         ("timm:test_resnet,head=head", "no linear layer 'head'; it has 'fc'"),
     ]:
@@ -152,7 +155,7 @@ def test_what_is_no_module_is_named_and_wrappers_are_seen_through():
     assert pckd.as_classifier(torch.compile(model)) is model
     for given, words in {
         Own: r"got type: write Own\(...\), not Own",
-        "resnet18": "got str: create_model makes one",
+        "resnet18": "got str: create_model(NAME, data) makes a network",
     }.items():
         with pytest.raises(TypeError, match=words):
             pckd.as_classifier(given)

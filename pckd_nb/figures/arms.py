@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..analysis import Summary, paired_difference, summarise
 from ..deprecation import renamed
-from ..models import flops_of
+from ..models import count_flops_by_name
 from ..runs import SYMBOLS, Run
 from .canvas import check_runs, is_teacher
 
@@ -417,7 +417,7 @@ def _forward_flops(settings: dict, network: dict | None) -> int:
     if network["name"] is None:
         raise ValueError("the compute of a network of your own is not known: only `create_model`'s can be counted")
     shape = network["in_channels"], *settings["data"]["image_size"]
-    return flops_of(network["name"], network["num_classes"], shape)
+    return count_flops_by_name(network["name"], network["num_classes"], shape)
 
 
 def comparison_table(runs: Run | Sequence[Run]) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from .. import hardware, runs
-from ..arguments import Network, as_dataset, as_network, as_trained
+from ..arguments import Network, as_dataset, as_network, as_network_or_run
 from ..compiling import should_compile
 from ..config import FORMAT, RunConfig, make_config
 from ..data import Dataset
@@ -51,7 +51,7 @@ def make_task(
         As in `distill`.
     """
     method = as_method(method)
-    trained = None if teacher is None else as_trained("teacher", teacher)
+    trained = None if teacher is None else as_network_or_run("teacher", teacher)
     run, network = (trained, trained.model()) if isinstance(trained, Run) else (None, trained)
     data = as_dataset(data)
     student = as_network("student", student, data, seed)
