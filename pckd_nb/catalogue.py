@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .paths import user_path
-from .plugs import is_plugin
+from .plugins import is_plugin
 
 DATASETS = {
     "shapes100": "100 categories of drawn shapes, 32×32 RGB, difficulty known; generated, no download",
@@ -25,7 +25,7 @@ DATASETS = {
     "imagenet": "photographs, cut to 224×224 RGB; by hand, into ROOT/imagenet or, as imagenet:PATH, into PATH",
     "folder:PATH": "your own images: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg; PATH/val/CLASS to validate",
 }
-WITH_PATH = ("imagenet:", "folder:")  # data sets whose name contains a folder
+PATH_PREFIXES = ("imagenet:", "folder:")  # of names that contain the path of a folder
 NORMALISATIONS = {  # name → mean and std per channel, for pixels in [0, 1], and their source
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), "CIFAR-10, the usual published values"),
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), "CIFAR-100, as in RepDistiller"),
@@ -116,7 +116,7 @@ def check_dataset(name: str) -> None:
     ValueError
         If the name is unknown. The message contains similar names.
     """
-    if isinstance(name, str) and (name in DATASETS or name.startswith(WITH_PATH) or is_plugin(name)):
+    if isinstance(name, str) and (name in DATASETS or name.startswith(PATH_PREFIXES) or is_plugin(name)):
         return
     near = difflib.get_close_matches(str(name).lower(), DATASETS, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
@@ -198,7 +198,7 @@ def check_outside_images(folder: str | Path, name: str) -> None:
         If the folder is PATH/train, PATH/val, PATH/test or inside one of them. There it would look like a class.
     """
     kind, _, path = name.partition(":")
-    if f"{kind}:" in WITH_PATH and path:
+    if f"{kind}:" in PATH_PREFIXES and path:
         place = user_path(folder).resolve()
         for part in ("train", "val", "test"):
             images = (user_path(path) / part).resolve()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import SkipValidation
 
-from .plugs import is_plugin, load_plugin
+from .plugins import is_plugin, load_plugin
 from .validation import Count, Fraction, NotNegative, Positive, check_fields
 
 OPTIMIZERS, SCHEDULES = ("sgd", "adamw"), ("step", "cosine", "constant")  # built by `training.optimization`

@@ -124,7 +124,7 @@ def remove_run(folder: Path, keep: str = "") -> None:
     keep : str
         Name of a file to keep.
     """
-    if files.gone(folder):
+    if files.is_gone(folder):
         return
     for path in sorted(folder.iterdir(), key=lambda path: path.name == "run.json"):
         if _belongs_to_run(path) and path.name not in (files.LOCK, keep):
@@ -301,7 +301,7 @@ def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     buffer = BytesIO()  # if torch wrote the file, a full disk would give a RuntimeError instead of an OSError
     torch.save(state, buffer)
     path = folder / CHECKPOINT
-    files.write(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()), keep=folder / PREVIOUS)
+    files.write(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()), backup=folder / PREVIOUS)
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:

@@ -53,7 +53,7 @@ from .html import table as html_table
 from .messages import one_line
 from .models import Classifier, TrainingData, create_model, restore_preprocessing
 from .paths import user_path
-from .plugs import is_plugin
+from .plugins import is_plugin
 from .validation import check
 
 HEADS_PREFIX, BEST_PREFIX = "method.", "best."  # of names in student.safetensors

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .deprecation import renamed
-from .plugs import is_plugin, load_plugin
+from .plugins import is_plugin, load_plugin
 from .tensor_checks import check_images, check_whole_number
 
 # Every use has its own stream of random numbers, so that they are independent of each other.

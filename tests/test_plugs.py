@@ -159,6 +159,7 @@ def test_descriptions_tell_apart_what_acts_differently(monkeypatch):
     assert describe(scaled) != before
     assert describe(iter([1])).endswith("(not recorded)")
     assert describe(pckd.preview.STRATEGIES["focal"]) == "focal"
+    assert describe(pckd.PCKD(temperature=4)) == describe(pckd.PCKD()), "4 is the default"
 
 
 def test_code_of_an_own_method_is_held_on_resume(data, tmp_path):

@@ -74,24 +74,24 @@ def environment(monkeypatch):
 
 
 def test_who_is_first_is_read_from_the_launcher(environment):
-    assert ranks.is_first() and ranks.is_first(2)
+    assert ranks.is_first_rank() and ranks.is_first_rank(2)
     environment(NODE_RANK="1", RANK="3", LOCAL_RANK="1", WORLD_SIZE="4")  # as a cluster may set them
-    assert ranks.is_first(1) and ranks.is_first() and ranks.is_first(2)
-    assert not ranks.is_first(2, nodes=2), "the second machine"
+    assert ranks.is_first_rank(1) and ranks.is_first_rank() and ranks.is_first_rank(2)
+    assert not ranks.is_first_rank(2, nodes=2), "the second machine"
     environment(MASTER_PORT="1")
-    assert not ranks.is_first(2) and not ranks.is_first(), "Fabric's second process"
+    assert not ranks.is_first_rank(2) and not ranks.is_first_rank(), "Fabric's second process"
     environment(LOCAL_RANK="0")
-    assert ranks.is_first(2) and not ranks.is_first(2, nodes=2)
+    assert ranks.is_first_rank(2) and not ranks.is_first_rank(2, nodes=2)
     environment(**SLURM)
-    assert ranks.is_first(2)  # in a batch script
+    assert ranks.is_first_rank(2)  # in a batch script
     environment(SLURM_STEP_ID="0")
-    assert not ranks.is_first(4, 4) and ranks.is_first(1)
+    assert not ranks.is_first_rank(4, 4) and ranks.is_first_rank(1)
     environment(SLURM_PROCID="0")
-    assert ranks.is_first(4, 4)
+    assert ranks.is_first_rank(4, 4)
     environment(**OF_TORCHRUN, NODE_RANK="0")
-    assert not ranks.is_first(8, 8) and ranks.is_first(1)
+    assert not ranks.is_first_rank(8, 8) and ranks.is_first_rank(1)
     environment(RANK="0", NODE_RANK="1")
-    assert ranks.is_first(8, 8) and ranks.is_first()
+    assert ranks.is_first_rank(8, 8) and ranks.is_first_rank()
 
 
 @pytest.mark.parametrize("job", ["distil", "bash", "interactive", None])

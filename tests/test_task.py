@@ -171,7 +171,7 @@ def test_status_of_a_run_json(data, tmp_path):
     ("options", "error", "words"),
     [
         ({"val": "x"}, TypeError, "val must be a number, got 'x'"),
-        ({"progress": "x"}, TypeError, "progress must be True, False or a progress bar, got str"),
+        ({"progress": "x"}, TypeError, "progress must be True, False or an object with a method update, got str"),
         ({"resume": "no"}, TypeError, "resume must be a valid boolean, got 'no'"),
         ({"teacher_cache_gb": float("nan")}, ValueError, "teacher_cache_gb must be a finite number, got nan"),
         ({"out": 5}, TypeError, "out must be a path, got int"),

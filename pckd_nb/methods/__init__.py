@@ -28,7 +28,7 @@ from typing import Any
 
 from ..catalogue import NOT_IMPLEMENTED, REGISTERED, find_method
 from ..deprecation import renamed
-from ..plugs import is_plugin, load_plugin
+from ..plugins import is_plugin, load_plugin
 from .base import (
     KD,
     Batch,

@@ -27,7 +27,7 @@ from torch import nn
 from ..catalogue import LIBRARIES, PAIRS, check_library, find_name
 from ..deprecation import renamed
 from ..messages import one_line
-from ..plugs import is_plugin, load_plugin
+from ..plugins import is_plugin, load_plugin
 from ..validation import Count, checked, plain
 from .maps import FeatureMaps
 from .mobilenet_v2 import MobileNetV2

@@ -19,7 +19,7 @@ from ..deprecation import renamed
 from ..evaluation import make_fabric
 from ..methods import Method, Supervised
 from ..models import TrainingData
-from ..progress import Progress, require_progress
+from ..progress import Progress, check_progress
 from ..recipes import Recipe, get_recipe
 from ..runs import Run
 from ..validation import Count, Positive, Seed, check, checked
@@ -201,7 +201,7 @@ def distill(
     out = require_folder(out, resume=resume, overwrite=overwrite)
     teacher_cache = require_cache_folder(teacher_cache)
     check(Positive, teacher_cache_gb=teacher_cache_gb)
-    require_progress(progress)
+    check_progress(progress)
     devices, nodes = checked(Count | None, "devices", devices), checked(Count, "nodes", nodes)
     devices, nodes = ranks.requested_processes(devices, nodes)
     seed = checked(Seed, "seed", seed)
@@ -211,7 +211,7 @@ def distill(
         if path is not None:
             check_outside_images(path, task.data.name)
     folder = None  # only the first process writes the run folder
-    if out is not None and ranks.is_first(devices, nodes):
+    if out is not None and ranks.is_first_rank(devices, nodes):
         folder = check_output_folder(out, task, resume=resume, overwrite=overwrite)
 
     # 2. Start the other processes, if there are any.

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..models import Classifier
-from ..plugs import load_plugin
+from ..plugins import load_plugin
 from ..recipes import Recipe
 
 if TYPE_CHECKING:
