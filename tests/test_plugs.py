@@ -885,7 +885,7 @@ def test_two_methods_of_one_name_in_a_grid(data, tmp_path, monkeypatch):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "w.py").write_text("import pckd_nb\nclass Mine(pckd_nb.KD): pass\n")
     arms = [experiments.parse_arm(f"{tmp_path / folder}/w.py:Mine") for folder in ("p1", "p2")]
-    with pytest.raises(ValueError, match="'Mine' is .*p1.* and .*p2.*: give one of them another name"):
+    with pytest.raises(ValueError, match="two methods are called 'Mine', .*p1.* and .*p2.*: rename one of them"):
         experiments.Grid("tiny", [(tmp_path / "teacher", "resnet8")], arms, [0], tmp_path / "grid")
 
 

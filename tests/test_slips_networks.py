@@ -209,5 +209,7 @@ def test_arguments_become_options(message, shown):
 
 def test_a_grid_names_its_arguments(monkeypatch):
     monkeypatch.setattr(experiments.execution.ranks, "launched_processes", lambda: (2, 1))
-    with pytest.raises(ValueError, match="with jobs=…, or shard=… in jobs"):
+    with pytest.raises(
+        ValueError, match="without torchrun or srun; jobs=… or shard=… train several runs at the same time"
+    ):
         experiments.run_grid(None)
