@@ -103,7 +103,7 @@ def main() -> None:
         "parts",
         nargs="*",
         metavar="PART",
-        help=f"{', '.join(PARTS)}; or scaling, or gpu. Default: all but scaling and gpu",
+        help=f"{', '.join(PARTS)}. Default: all of them. Or one word alone: scaling or gpu",
     )
     parser.add_argument("--no-tsne", action="store_true", help="leave out the part tsne, which is slow")
     parser.add_argument("--accelerator", default="auto", help="cpu, cuda or auto")
@@ -111,14 +111,17 @@ def main() -> None:
         "--full", action="store_true", help="train the teachers, and measure for longer: an hour or more"
     )
     parser.add_argument(
-        "--repetitions", type=int, default=Settings.repetitions, help="number of rounds, of which the median is taken"
+        "--repetitions",
+        type=int,
+        default=Settings.repetitions,
+        help="number of rounds; the report shows the median over rounds",
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the report")
     arguments = parser.parse_args()
     if arguments.parts == ["scaling"]:
         return print(scaling.text())
     if unknown := [part for part in arguments.parts if part not in PARTS]:
-        parser.error(f"there is no part '{unknown[0]}': choose from {', '.join(PARTS)}")
+        parser.error(f"there is no part '{unknown[0]}': choose from {', '.join(PARTS)}, or give scaling or gpu alone")
     if arguments.repetitions < 1:
         parser.error(f"--repetitions must be 1 or more, got {arguments.repetitions}")
     settings = Settings(accelerator=arguments.accelerator, repetitions=arguments.repetitions)

@@ -1,8 +1,9 @@
-"""Measure the memory of the contrast in a process of its own, in which no freed memory is used again.
+"""Measure the memory of the contrast loss L_CC in a new process.
 
     python -m benchmarks.contrast_memory NAME BATCH DEVICE
 
-It prints the GiB that forward and backward pass need at most, without their input, as JSON.
+In an older process, the loss could use memory that was freed before, and the measured peak would be too low. The
+command prints the GiB that forward and backward pass need at most, without their input, as JSON.
 """
 
 import json
@@ -17,9 +18,8 @@ from .pieces import CONTRASTS, contrast_inputs, forward_backward
 
 def main(name: str, batch: int, device: torch.device) -> float:
     """Return the GiB that forward and backward pass of a contrast need, without their input."""
-    forward_backward(
-        CONTRASTS[name], *contrast_inputs(8, device)
-    )  # on first use, libraries allocate memory of their own
+    # on first use, libraries allocate memory of their own
+    forward_backward(CONTRASTS[name], *contrast_inputs(8, device))
     inputs = contrast_inputs(batch, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -33,7 +33,7 @@ def main(name: str, batch: int, device: torch.device) -> float:
 
 
 def kilobytes(field: str) -> int:
-    """Return a value of /proc/self/status."""
+    """Return a value of /proc/self/status in kB, such as that of VmHWM, the largest resident memory."""
     return int(re.findall(rf"{field}:\s*(\d+) kB", Path("/proc/self/status").read_text())[0])
 
 

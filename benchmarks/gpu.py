@@ -5,7 +5,8 @@
 
 The checks of `benchmarks.gpu_checks` come first, then the samples per second of both pairs of networks. The parts run
 one after the other, the most important ones first, in a process of their own. If the time runs out, the remaining parts
-are reported as skipped. A part that ends its process is reported as failed, and the next one starts in a new process.
+are reported as skipped. A part that crashes its process is reported as failed, and the next one starts in a new
+process.
 """
 
 import argparse
@@ -79,13 +80,13 @@ def parts(dry_run: bool, root: str | Path) -> dict[str, Callable[[], Result]]:
     """Return all parts by name, the most important first."""
     sizes = gpu_checks.Sizes.toy() if dry_run else gpu_checks.Sizes()
     settings = settings_for(dry_run, root)
-    found: dict[str, Callable[[], Result]] = {name: partial(check, name, sizes) for name in gpu_checks.CHECKS}
+    functions: dict[str, Callable[[], Result]] = {name: partial(check, name, sizes) for name in gpu_checks.CHECKS}
     for pair, position in SPEEDS:
         batch_size = settings.batch_sizes[position]
-        found[f"speed, {' → '.join(settings.pairs[pair])}, batch {batch_size}"] = partial(
+        functions[f"speed, {' → '.join(settings.pairs[pair])}, batch {batch_size}"] = partial(
             speed, replace(settings, batch_sizes=(batch_size,), pairs={pair: settings.pairs[pair]}), pair
         )
-    return found
+    return functions
 
 
 def check(name: str, sizes: gpu_checks.Sizes) -> Result:
@@ -149,12 +150,12 @@ def supervise(
     name : str
     result : Result
     """
-    left = list(names)
-    while left and time.monotonic() < deadline:
+    remaining = list(names)
+    while remaining and time.monotonic() < deadline:
         with TemporaryDirectory() as folder:
             file = Path(folder) / "results.jsonl"
             file.touch()
-            process = subprocess.Popen(command(left, file), start_new_session=True, **popen_args)
+            process = subprocess.Popen(command(remaining, file), start_new_session=True, **popen_args)
             seen, started_part = 0, None
             try:
                 while True:
@@ -165,7 +166,7 @@ def supervise(
                         content = json.loads(line)
                         started_part = content.pop("part")
                         if content:
-                            left.remove(started_part)
+                            remaining.remove(started_part)
                             yield started_part, Result(**content)
                             started_part = None
                     seen = len(lines)
@@ -174,14 +175,13 @@ def supervise(
                     time.sleep(0.1)
             finally:
                 stop(process)
-        if left and time.monotonic() < deadline:
-            ended_by = (
-                [started_part] if started_part else list(left)
-            )  # if it ended before the first part, it would do so again
-            for name in ended_by:
-                left.remove(name)
+        if remaining and time.monotonic() < deadline:
+            # if the process ended before the first part, a new process would end there too
+            failed_parts = [started_part] if started_part else list(remaining)
+            for name in failed_parts:
+                remaining.remove(name)
                 yield name, Result(FAILED, f"its process ended with code {process.returncode}")
-    for name in left:
+    for name in remaining:
         yield name, Result(SKIPPED, NO_TIME)
 
 

@@ -32,17 +32,19 @@ from .work import make_trainer, untrained_teacher
 
 ROOT = Path(__file__).parents[1]
 VIEWS = 4
-LAUNCHER = {"RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-# Largest allowed difference, relative to the largest value of a tensor. Another device may add numbers in another
-# order. On a CPU, float32 differs from float64 by up to 1e-6.
-SAME = {torch.float32: 2e-5, torch.float64: 1e-12}
-# The same for inputs in 16 bits. Their gradients are rounded to 16 bits, too.
-ROUNDED = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
-CLOSE = {torch.float16: 0.01, torch.bfloat16: 0.03}  # the same for losses under autocast, compared with float32
-# The same for loss and gradients in channels_last, compared with NCHW, in float32. On a CPU, the gradients of deep
-# networks differ by 3e-3, because BatchNorm and ReLU amplify rounding errors.
-LAYOUT = 1e-4, 2e-2
-MEMORY_GIB = 0.5  # allowed memory of the contrast
+LAUNCHER_VARIABLES = {"RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+# Tolerances: the largest allowed difference of a tensor, relative to its largest value.
+# Losses and gradients in the same dtype on two devices, which may add numbers in another order. On a CPU, float32
+# differs from float64 by up to 1e-6.
+FULL_PRECISION_TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
+# Losses of 16-bit inputs, compared with float32. Their gradients are rounded to 16 bits, too.
+HALF_PRECISION_TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
+# Losses under autocast, compared with float32.
+AUTOCAST_TOLERANCE = {torch.float16: 0.01, torch.bfloat16: 0.03}
+# Loss, and gradients, in channels_last, compared with NCHW, in float32. On a CPU, the gradients of deep networks differ
+# by 3e-3, because BatchNorm and ReLU amplify rounding errors.
+CHANNELS_LAST_TOLERANCES = 1e-4, 2e-2
+MAX_CONTRAST_GIB = 0.5  # allowed memory of the contrast
 
 
 class CheckFailedError(AssertionError):
@@ -154,7 +156,7 @@ class Case:
     fixed: tuple[Tensor, ...] = ()
 
     def gradients(self, device: str, dtype: torch.dtype, cast: torch.dtype | None = None) -> list[Tensor]:
-        """Return the loss of every row, and the gradients of the inputs and heads.
+        """Return the loss of every row, the gradients of the inputs, and those of the parameters if it has any.
 
         Parameters
         ----------
@@ -229,7 +231,7 @@ def cases(sizes: Sizes) -> dict[str, Case]:
     other = [random(classes, sizes.teacher_dim), random(classes)]
     features = [random(rows, sizes.student_dim), random(classes, sizes.student_dim), random(classes)]
     teacher = [random(rows, sizes.teacher_dim), random(classes, sizes.teacher_dim), random(classes)]
-    both = (random(rows, sizes.teacher_dim), random(rows, sizes.teacher_dim))
+    feature_pair = (random(rows, sizes.teacher_dim), random(rows, sizes.teacher_dim))
 
     def alignment(weight: Tensor, bias: Tensor, teacher_weight: Tensor, teacher_bias: Tensor) -> Tensor:
         return losses.category_center_alignment(weight, bias, teacher_weight, teacher_bias)
@@ -241,7 +243,7 @@ def cases(sizes: Sizes) -> dict[str, Case]:
 
     return {
         "distillation_kl": Case(losses.distillation_kl, (3 * random(images, classes), 3 * random(images, classes))),
-        "feature_alignment": Case(losses.feature_alignment, both),
+        "feature_alignment": Case(losses.feature_alignment, feature_pair),
         "category_center_alignment": Case(alignment, (*centers, *other)),
         "category_center_contrast_plain": Case(
             losses.category_center_contrast_plain, tuple(scores), (labels.repeat(VIEWS),)
@@ -260,9 +262,12 @@ def losses_agree(sizes: Sizes, dtype: torch.dtype) -> str:
             found, expected = case.gradients(sizes.device, dtype), case.gradients("cpu", dtype)
             require(found[0].device.type == sizes.device, f"{name} was not computed on {sizes.device}")
             error = max(differences(found, expected))
-            require(error <= SAME[dtype], f"{name}: off by {error:.1e}, allowed {SAME[dtype]:.0e}")
+            require(
+                error <= FULL_PRECISION_TOLERANCE[dtype],
+                f"{name}: off by {error:.1e}, allowed {FULL_PRECISION_TOLERANCE[dtype]:.0e}",
+            )
             worst = max(worst, error)
-    return f"largest relative difference {worst:.1e}, allowed {SAME[dtype]:.0e}"
+    return f"largest relative difference {worst:.1e}, allowed {FULL_PRECISION_TOLERANCE[dtype]:.0e}"
 
 
 def losses_float32(sizes: Sizes) -> str:
@@ -279,10 +284,10 @@ def losses_half(sizes: Sizes) -> str:
     """Compare all losses of float16 and bfloat16 inputs with the same inputs in float32 on the CPU."""
     worst = 0.0
     with full_float32():
-        for dtype, allowed in ROUNDED.items():
+        for dtype, allowed in HALF_PRECISION_TOLERANCE.items():
             for name, case in cases(sizes).items():
                 if isinstance(case.function, nn.Module):
-                    continue  # its heads run under autocast; the check `autocast` has that
+                    continue  # its heads run under autocast, which the check `autocast` tests
                 found = case.gradients(sizes.device, dtype)
                 expected = case.gradients("cpu", dtype, cast=torch.float32)
                 if name != "preview weights":  # these keep the dtype of their input
@@ -347,7 +352,7 @@ def autocast(sizes: Sizes) -> str:
     with full_float32():
         networks = Networks(sizes)
         expected = networks.step(None).terms
-        for dtype, allowed in CLOSE.items():
+        for dtype, allowed in AUTOCAST_TOLERANCE.items():
             terms = networks.step(dtype).terms
             require(all(x.isfinite().all() for x in networks.gradients()), f"gradients in {dtype} are not finite")
             worst = 0.0
@@ -368,8 +373,8 @@ def train(sizes: Sizes, **options: Any) -> pckd.Run:
     return pckd.distill(student, teacher, data, pckd.PCKD(), recipe, **options)
 
 
-def losses_of(run: pckd.Run) -> Tensor:
-    """Return the mean cross-entropy of the training images in the first epoch."""
+def first_epoch_loss(run: pckd.Run) -> Tensor:
+    """Return the mean cross-entropy of the training images in the first epoch, a scalar."""
     return torch.from_numpy(run.cross_entropy[0].astype("float32")).mean()
 
 
@@ -379,7 +384,7 @@ def mixed(sizes: Sizes) -> str:
         plain, fast = train(sizes), train(sizes, precision="bf16-mixed")
     weights = [x for x in fast.student_state.values() if x.is_floating_point()]
     require(all(x.isfinite().all() for x in weights), "a weight is not finite after training in bf16-mixed")
-    error, allowed = difference(losses_of(fast), losses_of(plain)), 0.05
+    error, allowed = difference(first_epoch_loss(fast), first_epoch_loss(plain)), 0.05
     require(error <= allowed, f"cross-entropy of the first epoch is off by {error:.1%}, allowed {allowed:.0%}")
     form = fast.settings["teacher"].get("form")
     return f"cross-entropy of the first epoch off by {error:.2%}, allowed {allowed:.0%}; teacher in {form}"
@@ -392,10 +397,14 @@ def channels_last(sizes: Sizes) -> str:
         expected = networks.step(None).total, *networks.gradients()
         found = networks.step(None, torch.channels_last).total, *networks.gradients()
     pairs = [(a.detach().double(), b.detach().double()) for a, b in zip(found, expected, strict=True)]
-    norms = [(a - b).norm() / b.norm().clamp_min(1e-30) for a, b in pairs]
-    total = float(torch.stack([x.cpu() for x in norms]).median())
-    require(float(norms[0]) <= LAYOUT[0], f"the loss is off by {float(norms[0]):.1e}, allowed {LAYOUT[0]:.0e}")
-    require(total <= LAYOUT[1], f"gradients are off by {total:.1e}, allowed {LAYOUT[1]:.0e}")
+    relative_errors = [(a - b).norm() / b.norm().clamp_min(1e-30) for a, b in pairs]
+    loss_error = float(relative_errors[0])
+    median_error = float(torch.stack([x.cpu() for x in relative_errors]).median())
+    allowed_loss, allowed_gradient = CHANNELS_LAST_TOLERANCES
+    require(loss_error <= allowed_loss, f"the loss is off by {loss_error:.1e}, allowed {allowed_loss:.0e}")
+    require(
+        median_error <= allowed_gradient, f"gradients are off by {median_error:.1e}, allowed {allowed_gradient:.0e}"
+    )
     seen: list[bool] = []
     options: dict[str, Any] = {"accelerator": sizes.device, "precision": "32-true", "compile": False, "progress": False}
     trainer = make_trainer(networks.student, networks.teacher, networks.data, **options)
@@ -409,9 +418,8 @@ def channels_last(sizes: Sizes) -> str:
     index = torch.arange(min(8, sizes.batch), device=sizes.device)
     trainer.student(trainer.make_inputs(trainer.data.train.images[index], index)[0])  # type: ignore[union-attr]
     require(len(seen) == len(convolutions) and all(seen), "a convolution of the training did not use channels_last")
-    return (
-        f"loss off by {float(norms[0]):.1e}, gradients by {total:.1e}; all {len(seen)} convolutions use it in training"
-    )
+    errors = f"loss off by {loss_error:.1e}, gradients by {median_error:.1e}"
+    return f"{errors}; all {len(seen)} convolutions use it in training"
 
 
 def resume(sizes: Sizes) -> str:
@@ -432,8 +440,10 @@ def contrast_memory(sizes: Sizes) -> str:
     found = pieces.contrast_memory("pckd_nb", sizes.contrast_batch, torch.device(sizes.device))
     if found is None:
         raise CheckSkippedError("memory cannot be measured here")
-    require(found <= MEMORY_GIB, f"batch {sizes.contrast_batch} needs {found:.3f} GiB, allowed {MEMORY_GIB}")
-    return f"batch {sizes.contrast_batch} needs {found:.4f} GiB, allowed {MEMORY_GIB}"
+    require(
+        found <= MAX_CONTRAST_GIB, f"batch {sizes.contrast_batch} needs {found:.3f} GiB, allowed {MAX_CONTRAST_GIB}"
+    )
+    return f"batch {sizes.contrast_batch} needs {found:.4f} GiB, allowed {MAX_CONTRAST_GIB}"
 
 
 def ranks(sizes: Sizes) -> str:
@@ -455,7 +465,8 @@ def ranks(sizes: Sizes) -> str:
         )
         for column, values in alone["histories"][network].items():
             error = difference(torch.tensor(together["histories"][network][column]), torch.tensor(values))
-            require(error <= 1e-3, f"the history of {column} is off by {error:.1e}")  # recorded in 16 and 32 bits
+            # the history has only 16- and 32-bit numbers
+            require(error <= 1e-3, f"the history of {column} is off by {error:.1e}")
     names = " and ".join(alone["histories"])
     plural = "es" * (sizes.processes != 1)
     return f"{sizes.processes} process{plural}, {backend}: weights off by {worst:.1e}, allowed {allowed:.0e} ({names})"
@@ -469,7 +480,7 @@ def compiled(sizes: Sizes) -> str:
     with full_float32():
         found, expected = train(sizes, compile=True), train(sizes)
     require(found.settings["compile"] is True, "the student was not compiled")
-    error, allowed = difference(losses_of(found), losses_of(expected)), 5e-3
+    error, allowed = difference(first_epoch_loss(found), first_epoch_loss(expected)), 5e-3
     require(error <= allowed, f"cross-entropy of the first epoch is off by {error:.1e}, allowed {allowed:.0e}")
     last = difference(found.student_state["fc.weight"], expected.student_state["fc.weight"])
     return (
@@ -479,7 +490,7 @@ def compiled(sizes: Sizes) -> str:
 
 def run_job(command: list[str]) -> None:
     """Run a training in processes of its own. If it fails, raise CheckFailedError with its error message."""
-    environment = {name: value for name, value in os.environ.items() if name not in LAUNCHER}
+    environment = {name: value for name, value in os.environ.items() if name not in LAUNCHER_VARIABLES}
     environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it, cuBLAS may add numbers in another order each time
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:

@@ -94,16 +94,14 @@ def train_ranks(device: str, processes: int) -> Outcome:
         Weights, history, backend and number of processes.
     """
     result: Outcome = {"processes": int(os.environ.get("WORLD_SIZE", 1)), "backend": "none", "histories": {}}
-    normalised = (
-        (False, True) if device == "cuda" else (False,)
-    )  # on a CPU, BatchNorm uses the statistics of its own process only
+    # on a CPU, BatchNorm uses the statistics of its own process only
+    batchnorm_variants = (False, True) if device == "cuda" else (False,)
     batch_size = max(12, 3 * processes)
-    data = make_data(
-        4 * batch_size - 1, 2 * batch_size - 1
-    )  # the last batch is one image smaller, so its parts are unequal
+    # the last batch is one image smaller, so that the processes get unequal parts of it
+    data = make_data(4 * batch_size - 1, 2 * batch_size - 1)
     recipe = pckd.get_recipe("classroom", epochs=2, batch_size=batch_size)
     with with_process_group():
-        for has_norm in normalised:
+        for has_norm in batchnorm_variants:
             student, teacher = DoubleNetwork(8, 0, has_norm), DoubleNetwork(8, 1, has_norm)
             run = pckd.distill(
                 student, teacher, data, DoublePCKD(), recipe, accelerator=device, precision="32-true", progress=False
@@ -172,9 +170,9 @@ def train_and_resume(out: Path, device: str) -> None:
     torch.save({**train("cut", resume=True), "was_cut": not interrupted["finished"]}, out / "resumed.pt")
 
 
-def main(what: str, out: str, device: str, processes: str = "1") -> None:
-    """Run the job `what`: "resume" or "ranks"."""
-    if what == "resume":
+def main(job: str, out: str, device: str, processes: str = "1") -> None:
+    """Run a job: "resume" or "ranks"."""
+    if job == "resume":
         train_and_resume(Path(out), device)
         return
     result = train_ranks(device, int(processes))

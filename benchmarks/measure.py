@@ -20,7 +20,7 @@ from torch.utils.benchmark import Timer, timer  # `timer` waits for the GPU befo
 from pckd_nb import hardware
 
 MIN_ROUNDS = 3
-# name in the report → names in torch, of which the processor needs one
+# name in the report → CPU features in torch; the processor needs at least one of them
 CAPABILITIES = {
     "AVX2": ("avx2",),
     "AVX-512": ("avx512_f",),
@@ -37,14 +37,14 @@ class Variant:
     ----------
     run : callable
         The function to time.
-    times : int
+    calls : int
         Number of calls per measurement.
     before : callable, optional
         Called before every measurement. Its time does not count.
     """
 
     run: Callable[[], Any]
-    times: int = 1
+    calls: int = 1
     before: Callable[[], Any] | None = None
 
     def seconds(self) -> float:
@@ -52,9 +52,9 @@ class Variant:
         if self.before:
             self.before()
         started = timer()
-        for _ in range(self.times):
+        for _ in range(self.calls):
             self.run()
-        return (timer() - started) / self.times
+        return (timer() - started) / self.calls
 
 
 def interleave(
@@ -152,14 +152,14 @@ class Stopwatch:
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, side: int, seconds: float) -> float:
-    """Return the FLOP/s of the fastest product of two matrices of side × side values, among many timed ones."""
+    """Time many products of two matrices of side × side values, and return the FLOP/s of the fastest one."""
     a, b = torch.randn(2, side, side, device=device).to(dtype)
     clock = Timer("a @ b", globals={"a": a, "b": b}, num_threads=torch.get_num_threads())
     return 2 * side**3 / min(clock.blocked_autorange(min_run_time=seconds).times)
 
 
 def memory_bandwidth(device: torch.device, mebibytes: int, seconds: float) -> float:
-    """Return the bytes per second, read and written, of the fastest copy of a large tensor, among many timed ones."""
+    """Time many copies of a large tensor, and return the bytes per second, read and written, of the fastest one."""
     source = torch.empty(mebibytes * 2**20, dtype=torch.uint8, device=device).fill_(1)
     target = torch.empty_like(source)
     clock = Timer("b.copy_(a)", globals={"a": source, "b": target}, num_threads=torch.get_num_threads())
@@ -168,8 +168,8 @@ def memory_bandwidth(device: torch.device, mebibytes: int, seconds: float) -> fl
 
 def capabilities() -> dict[str, bool]:
     """Return which of `CAPABILITIES` this processor has."""
-    able = hardware.cpu_features()
-    return {name: any(able.get(flag, False) for flag in flags) for name, flags in CAPABILITIES.items()}
+    features = hardware.cpu_features()
+    return {name: any(features.get(flag, False) for flag in flags) for name, flags in CAPABILITIES.items()}
 
 
 def installed(package: str) -> bool:

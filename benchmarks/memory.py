@@ -2,8 +2,9 @@
 
     python -m benchmarks.memory OPTIONS
 
-It prints the result of `training` with these options, both as JSON. It needs a process of its own, in which no freed
-memory is used again. The teacher is trained before, in another process, and read from its run folder.
+It prints the result of `training` with these options, both as JSON. It runs in a new process:
+in an older one, the training could use memory that was freed before, and its growth would not be seen. The teacher is
+trained before, in another process, and read from its run folder.
 """
 
 import gc
@@ -42,8 +43,8 @@ def run(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
         rows, after = train_in_process(settings, name, epochs)
         settled = {field: value for field, value in rows[WARMUP_EPOCHS - 1].items() if field != "epoch"}
         found = {field: {"settled": value, **extremes(rows, field)} for field, value in settled.items()}
-        some = rows[: WARMUP_EPOCHS + 1] + rows[9::10]
-        details[name] = {"epochs": epochs, **found, "when_done": after, "some_epochs": some}
+        some_epochs = rows[: WARMUP_EPOCHS + 1] + rows[9::10]
+        details[name] = {"epochs": epochs, **found, "when_done": after, "some_epochs": some_epochs}
         values[f"memory_growth_{name}"] = growth(rows)
     return values, details
 
@@ -139,12 +140,12 @@ def record_usage() -> Iterator[list[Row]]:
     rows: list[Row] = []
     end_epoch = Trainer.end_epoch
 
-    def ended(trainer: Trainer, *args: Any, **kwargs: Any) -> Any:
+    def end_and_record(trainer: Trainer, *args: Any, **kwargs: Any) -> Any:
         result = end_epoch(trainer, *args, **kwargs)
         rows.append({"epoch": len(trainer.recorder.history), **current_usage()})
         return result
 
-    with mock.patch.object(Trainer, "end_epoch", ended):
+    with mock.patch.object(Trainer, "end_epoch", end_and_record):
         yield rows
 
 
@@ -162,11 +163,8 @@ def current_usage() -> Row:
     memory = {name: int(re.findall(rf"{field}:\s*(\d+) kB", status)[0]) / 1024 for name, field in fields.items()}
     # isinstance would load modules that are imported lazily
     tensors = sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
-    return {
-        **memory,
-        "tensors": tensors,
-        "files": len(os.listdir("/proc/self/fd")) - 1,
-    }  # without the one of the listing itself
+    open_files = len(os.listdir("/proc/self/fd")) - 1  # `listdir` itself opens one
+    return {**memory, "tensors": tensors, "files": open_files}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Compare single pieces of the package with what they replace: data loading, the contrast, the import."""
+"""Time single pieces of the package, compared with other code: data loading, the contrast loss L_CC, the import."""
 
 import json
 import os
@@ -62,14 +62,14 @@ def data(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
         "plain": Variant(load, settings.data_batches, settle),
     }
     seconds = interleave(variants, settings.repetitions, seconds=0.5 * settings.planned.get("data", inf))
-    faster = ratio(seconds["plain"], seconds["pckd_nb"])
+    speedup = ratio(seconds["plain"], seconds["pckd_nb"])
     details = {
         "batch_size": batch_size,
         "workers": loader.num_workers,
         "images_per_second": {name: per_second(times, batch_size) for name, times in seconds.items()},
-        "ratio": faster,
+        "ratio": speedup,
     }
-    return {"data_path_ratio": faster["value"]}, details
+    return {"data_path_ratio": speedup["value"]}, details
 
 
 def folders(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
@@ -89,9 +89,9 @@ def folders(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
             limit = 0.5 * settings.planned.get("folders", inf) / len(settings.folder_images)
             seconds = interleave(variants, settings.repetitions, warmup=1, seconds=limit)
         speeds = {name: per_second(times, count) for name, times in seconds.items()}
-        faster = ratio(seconds["ImageFolder"], seconds["pckd_nb"])
-        details["sides"][side] = {"images": count, "images_per_second": speeds, "ratio": faster}
-        values[f"folder_{side}_ratio"] = faster["value"]
+        speedup = ratio(seconds["ImageFolder"], seconds["pckd_nb"])
+        details["sides"][side] = {"images": count, "images_per_second": speeds, "ratio": speedup}
+        values[f"folder_{side}_ratio"] = speedup["value"]
     return values, details
 
 
@@ -127,13 +127,17 @@ def read_image_folder(folder: Path, side: int, settings: Settings) -> None:
 
 
 def contrast(settings: Settings) -> tuple[dict[str, float | None], dict[str, Any]]:
-    """Measure time per pair of anchors and memory of forward and backward pass of the contrast."""
+    """Measure time and memory of forward and backward pass of the contrast loss L_CC.
+
+    An anchor is one row of scores, of the student or of the teacher. L_CC compares every pair of anchors, so the time
+    is given per pair.
+    """
     small, large = settings.contrast_batches
     variants = {}
     for name, function in CONTRASTS.items():
         for batch in (small, large):
             call = partial(forward_backward, function, *contrast_inputs(batch, settings.device))
-            variants[f"{name}, {batch}"] = Variant(call, times=max(1, (large // batch) ** 2 // 8))
+            variants[f"{name}, {batch}"] = Variant(call, calls=max(1, (large // batch) ** 2 // 8))
     seconds = interleave(variants, settings.repetitions, warmup=1, seconds=0.5 * settings.planned.get("contrast", inf))
 
     def per_pair(name: str, batch: int) -> list[float]:
@@ -156,7 +160,7 @@ def contrast(settings: Settings) -> tuple[dict[str, float | None], dict[str, Any
 
 
 def contrast_inputs(batch: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return random scores of student and teacher, (N, C), in the range of a training, and labels, (N,)."""
+    """Return random scores of student and teacher, (N, C), with rows of length 1, and labels, (N,)."""
     generator = torch.Generator().manual_seed(0)
     u_s, u_t = (F.normalize(torch.randn(VIEWS * batch, CLASSES, generator=generator), dim=1) for _ in range(2))
     labels = torch.randint(CLASSES, (batch,), generator=generator).repeat(VIEWS)
@@ -185,18 +189,18 @@ def imports(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
             seconds[name].append(import_seconds(statement))
         seconds[HELP].append(help_seconds())
     seconds = {name: times[1:] for name, times in seconds.items()}
-    over = ratio(*(seconds[name] for name in IMPORTS))
-    used = ratio(seconds[next(iter(FIRST_USE))], seconds["torch"])["value"]
+    import_ratio = ratio(*(seconds[name] for name in IMPORTS))
+    first_use_ratio = ratio(seconds[next(iter(FIRST_USE))], seconds["torch"])["value"]
     values = {
-        "import_over_torch": over["value"],
-        "first_use_over_torch": used,
+        "import_over_torch": import_ratio["value"],
+        "first_use_over_torch": first_use_ratio,
         "help_seconds": statistics.median(seconds[HELP]),
     }
-    return values, {"seconds": {n: spread(t) for n, t in seconds.items()}, "ratio": over}
+    return values, {"seconds": {n: spread(t) for n, t in seconds.items()}, "ratio": import_ratio}
 
 
 def help_seconds() -> float:
-    """Return the seconds from the start of the command to its end, with the start of Python."""
+    """Return the seconds from the start of the command to its end, including the start of Python."""
     started = time.perf_counter()
     subprocess.run([sys.executable, "-m", "pckd_nb", "--help"], cwd=ROOT, check=True, capture_output=True)
     return time.perf_counter() - started

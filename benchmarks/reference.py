@@ -47,8 +47,8 @@ def make_loader(data: Dataset, batch_size: int, workers: int = WORKERS) -> DataL
     """
     assert isinstance(data.train, Split)  # in memory
     images = PilImages(data.train, data.mean, data.std)
-    endless = RandomSampler(images, num_samples=1_000_000 * len(images))
-    return DataLoader(images, batch_size, sampler=endless, num_workers=workers)
+    sampler = RandomSampler(images, num_samples=1_000_000 * len(images))
+    return DataLoader(images, batch_size, sampler=sampler, num_workers=workers)
 
 
 def four_views(images: Tensor) -> Tensor:

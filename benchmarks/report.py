@@ -151,8 +151,8 @@ def targets(report: dict[str, Any]) -> str:
             return (target.description, "not measured", limit, "")
         return (target.description, f"{value:.3g}", limit, "met" if is_met(target, value, native) else "**not met**")
 
-    which = "computes bfloat16 natively" if native else "does not compute bfloat16 natively"
-    text = f"The targets for training steps are those of a processor that {which}."
+    processor = "computes bfloat16 natively" if native else "does not compute bfloat16 natively"
+    text = f"The targets for training steps are those of a processor that {processor}."
     return text + "\n\n" + table(("value", "measured", "target", ""), map(row, TARGETS))
 
 

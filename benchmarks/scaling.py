@@ -91,7 +91,7 @@ class Job:
         return 16 * self.teacher.width
 
     @property
-    def others(self) -> float:
+    def other_ranks_share(self) -> float:
         """The fraction of all rows that belongs to other ranks, (R − 1) / R."""
         return (self.ranks - 1) / self.ranks
 
@@ -109,9 +109,9 @@ class Assumed:
         Peak speeds in FLOP/s, from the data sheet of an A100.
     bfloat16_share, float32_share : float
         The fraction of the peak that is reached.
-    message : float
+    message_seconds : float
         Seconds that a very small message takes.
-    node : int
+    gpus_per_machine : int
         GPUs per machine.
     """
 
@@ -119,8 +119,8 @@ class Assumed:
     bfloat16_share: float = 0.3
     float32: float = 19.5e12
     float32_share: float = 0.8
-    message: float = 30e-6
-    node: int = 8
+    message_seconds: float = 30e-6
+    gpus_per_machine: int = 8
 
 
 @cache
@@ -140,7 +140,7 @@ def saved_by(model: Classifier, shape: tuple[int, int, int], rows: int = 4) -> f
     saved: dict[int, int] = {}
 
     def save(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()  # several tensors may share one
+        storage = tensor.untyped_storage()  # several tensors may share a storage
         saved[storage._cdata] = storage.nbytes()
         return tensor
 
@@ -171,7 +171,7 @@ def network_flops(job: Job) -> dict[str, float]:
 def loss_flops(job: Job) -> dict[str, int]:
     """Return the operations of the loss on every rank, for all rows. They do not become fewer with more ranks."""
     n, student_dim, teacher_dim, categories = job.rows, job.student.width, job.teacher.width, job.categories
-    present = min(categories, job.images)  # at most so many categories are in a batch
+    present = min(categories, job.images)  # a batch cannot have more categories than images
     return {
         "projector": 3 * 2 * n * (student_dim * job.hidden + job.hidden * teacher_dim),
         "embeddings": 3 * 2 * n * (student_dim * student_dim + student_dim * teacher_dim),
@@ -187,12 +187,12 @@ def pair_flops(vectors: int, categories: int, rows: int = _LogSumExpOverOthers.B
     Every pair is computed once in the forward pass. In the backward pass, it is computed again, and both of its vectors
     get a gradient.
     """
-    pairs = right = 0
+    pairs = pairs_outside_block = 0
     for start in range(0, vectors, rows):
         height = min(rows, vectors - start)
         pairs += height * (vectors - start)
-        right += height * (vectors - start - height)
-    return 2 * categories * (3 * pairs + right)
+        pairs_outside_block += height * (vectors - start - height)
+    return 2 * categories * (3 * pairs + pairs_outside_block)
 
 
 # Communication per step: bytes that a rank receives, with ring algorithms.
@@ -211,18 +211,20 @@ def received(job: Job) -> dict[str, float]:
     Returns
     -------
     dict
-        gathered: features and logits of the student in float32, and features of the teacher in 16 bits. back: the
-        gradients of the student's features and logits. weights: the gradients of the weights in float32, which are sent
-        twice. BatchNorm: the statistics of SyncBatchNorm, forward and backward, and the running means of the first
-        rank.
+        - gathered: features and logits of the student in float32, and features of the teacher in 16 bits,
+        - back: the gradients of the student's features and logits,
+        - weights: the gradients of the weights in float32, which are sent twice,
+        - BatchNorm: the statistics of SyncBatchNorm, forward and backward, and the running means of the first rank.
     """
     outputs = 4 * job.rows * (job.student.width + job.categories)
     channels = sum(job.student.channels)
-    statistics = 4 * ((job.ranks - 1) * (2 * channels + len(job.student.channels)) + 2 * job.others * 2 * channels)
+    statistics = 4 * (
+        (job.ranks - 1) * (2 * channels + len(job.student.channels)) + 2 * job.other_ranks_share * 2 * channels
+    )
     return {
-        "gathered": job.others * (outputs + 2 * job.rows * job.teacher.width),
-        "back": job.others * outputs,
-        "weights": 2 * job.others * 4 * (job.student.parameters + head_parameters(job)),
+        "gathered": job.other_ranks_share * (outputs + 2 * job.rows * job.teacher.width),
+        "back": job.other_ranks_share * outputs,
+        "weights": 2 * job.other_ranks_share * 4 * (job.student.parameters + head_parameters(job)),
         "BatchNorm": statistics + 4 * 2 * (channels + job.hidden) * (job.ranks > 1),
     }
 
@@ -248,9 +250,11 @@ def memory(job: Job) -> dict[str, float]:
     Returns
     -------
     dict
-        activations: those that the student saves, in bfloat16. loss: large arrays of all rows that the loss saves for
-        the backward pass. block: one block of similarities. plain: one matrix of all similarities; a plain contrast has
-        several of them. records: cross-entropy and difficulty of every sample at every epoch.
+        - activations: those that the student saves for the backward pass, in bfloat16,
+        - loss: large arrays of all rows that the loss saves for the backward pass,
+        - block: one block of similarities,
+        - plain: one matrix of all similarities; a plain contrast has several of them,
+        - records: cross-entropy and difficulty of every sample at every epoch.
     """
     n, width, categories = job.rows, job.student.width + job.teacher.width, job.categories
     present = min(categories, job.images)
@@ -282,18 +286,18 @@ def seconds(job: Job, assumed: Assumed = Assumed()) -> dict[str, float]:
     return {
         "networks": sum(network_flops(job).values()) / (assumed.bfloat16 * assumed.bfloat16_share),
         "loss": sum(loss_flops(job).values()) / (assumed.float32 * assumed.float32_share),
-        "messages": messages(job) * assumed.message,
+        "messages": messages(job) * assumed.message_seconds,
     }
 
 
-def step(job: Job, assumed: Assumed = Assumed()) -> float:
+def seconds_per_step(job: Job, assumed: Assumed = Assumed()) -> float:
     """Return the seconds per step."""
     return sum(seconds(job, assumed).values())
 
 
 def speedup(job: Job, assumed: Assumed = Assumed()) -> float:
     """Return how many times faster than one GPU the training is, with the same number of images per step."""
-    return step(replace(job, ranks=1), assumed) / step(job, assumed)
+    return seconds_per_step(replace(job, ranks=1), assumed) / seconds_per_step(job, assumed)
 
 
 def useful_ranks(job: Job, assumed: Assumed = Assumed()) -> float:
@@ -304,7 +308,7 @@ def useful_ranks(job: Job, assumed: Assumed = Assumed()) -> float:
 
 def hours(job: Job, assumed: Assumed = Assumed()) -> float:
     """Return the hours of all epochs, without evaluation."""
-    return job.epochs * steps_per_epoch(job.train_images, job.images) * step(job, assumed) / 3600
+    return job.epochs * steps_per_epoch(job.train_images, job.images) * seconds_per_step(job, assumed) / 3600
 
 
 # The text that is printed, which is also in docs/scaling.md.
@@ -312,7 +316,7 @@ def hours(job: Job, assumed: Assumed = Assumed()) -> float:
 JOBS = ((256, 8), (256, 64), (1024, 64), (4096, 64))  # (images per step, ranks)
 
 
-def counted(jobs: list[Job]) -> str:
+def counted_table(jobs: list[Job]) -> str:
     """Return a table of the operations, communication and memory of a rank."""
     rows = {
         "rows per rank, N/R": lambda job: f"{job.rows / job.ranks:,.0f}",
@@ -334,16 +338,18 @@ def counted(jobs: list[Job]) -> str:
     return side_by_side("counted, per step", jobs, rows)
 
 
-def estimated(jobs: list[Job], assumed: Assumed = Assumed()) -> str:
+def estimated_table(jobs: list[Job], assumed: Assumed = Assumed()) -> str:
     """Return a table of the times that follow from the assumptions."""
     rows = {
         "networks, ms": lambda job: f"{1e3 * seconds(job, assumed)['networks']:,.1f}",
         "loss, ms": lambda job: f"{1e3 * seconds(job, assumed)['loss']:,.1f}",
         "waiting, ms": lambda job: f"{1e3 * seconds(job, assumed)['messages']:,.1f}",
-        "share of the loss": lambda job: percent(seconds(job, assumed)["loss"] / step(job, assumed)),
-        "received, GB/s": lambda job: f"{sum(received(job).values()) / 1e9 / step(job, assumed):,.1f}",
-        "images read per second": lambda job: f"{job.images / step(job, assumed):,.0f}",
-        "… per machine": lambda job: f"{job.images / step(job, assumed) / job.ranks * assumed.node:,.0f}",
+        "share of the loss": lambda job: percent(seconds(job, assumed)["loss"] / seconds_per_step(job, assumed)),
+        "received, GB/s": lambda job: f"{sum(received(job).values()) / 1e9 / seconds_per_step(job, assumed):,.1f}",
+        "images read per second": lambda job: f"{job.images / seconds_per_step(job, assumed):,.0f}",
+        "… per machine": lambda job: (
+            f"{job.images / seconds_per_step(job, assumed) / job.ranks * assumed.gpus_per_machine:,.0f}"
+        ),
         "speedup over one GPU": lambda job: f"{speedup(job, assumed):.1f}",
         "GPUs at which loss = networks": lambda job: f"{useful_ranks(job, assumed):.0f}",
         "all epochs, hours": lambda job: f"{hours(job, assumed):.1f}",
@@ -388,9 +394,11 @@ def conclusion(assumed: Assumed = Assumed()) -> str:
     few, many = imagenet(256, 64), imagenet(4096, 64)
     networks, loss, waiting = (f"{1e3 * value:.1f} ms" for value in seconds(few, assumed).values())
     small, here = replace(few, ranks=8), seconds(many, assumed)
-    share = here["loss"] / step(many, assumed)
+    share = here["loss"] / seconds_per_step(many, assumed)
     pairs = loss_flops(many)["contrast, pairs"] / sum(loss_flops(many).values())
-    split_speedup = step(replace(many, ranks=1), assumed) / (step(many, assumed) - here["loss"] * many.others)
+    split_speedup = seconds_per_step(replace(many, ranks=1), assumed) / (
+        seconds_per_step(many, assumed) - here["loss"] * many.other_ranks_share
+    )
     sentences = (
         f"With 256 images on 64 GPUs, every GPU has {few.images // 64} images, or {few.rows // 64} rows. A step takes "
         f"{networks} for the networks, {loss} for the loss and {waiting} for waiting. This is "
@@ -410,4 +418,6 @@ def conclusion(assumed: Assumed = Assumed()) -> str:
 def text(assumed: Assumed = Assumed()) -> str:
     """Return all tables and the conclusion, in Markdown."""
     jobs = [imagenet(*job) for job in JOBS]
-    return "\n\n".join((counted(jobs), estimated(jobs, assumed), whole_training(jobs[0], assumed), conclusion(assumed)))
+    return "\n\n".join(
+        (counted_table(jobs), estimated_table(jobs, assumed), whole_training(jobs[0], assumed), conclusion(assumed))
+    )

@@ -9,7 +9,7 @@ import torch
 
 from pckd_nb.evaluation import make_fabric
 
-USED = {  # part → the settings that its numbers depend on
+SETTINGS_OF_PART = {  # part → the settings that its numbers depend on
     "steps": (
         "repetitions", "pairs", "batch_sizes", "train_size", "rows", "workers", "steps", "warmup", "peak_side",
         "peak_seconds", "copied_mebibytes", "teacher_train_size", "teacher_epochs",
@@ -63,7 +63,7 @@ class Settings:
     train_size : int
         Number of shapes100 images from which batches are drawn.
     rows : int
-        Length of the training for which the package decides whether to compile.
+        Images times views in all epochs of a training. Long trainings are compiled; this length is used to decide.
     workers : int
         Number of processes that load images.
     steps, warmup : int
@@ -83,7 +83,7 @@ class Settings:
     sweep_networks, accuracy_networks, memory_networks : tuple of str
         Teacher and student of the small trainings.
     tsne_points, tsne_repetitions : int
-        Points without the 100 centers, and maps per library.
+        Number of points on a map, to which 100 centers are added, and number of maps per library.
     accuracy_data : str
         Data set of the part accuracy. If it is shapes100, its size is accuracy_train_size and accuracy_test_size.
     memory_epochs : dict of str to int
@@ -143,7 +143,7 @@ class Settings:
 
     def used_by(self, part: str) -> dict[str, Any]:
         """Return the settings that the numbers of a part depend on, as JSON can store them."""
-        return json.loads(json.dumps({name: getattr(self, name) for name in USED[part]}))
+        return json.loads(json.dumps({name: getattr(self, name) for name in SETTINGS_OF_PART[part]}))
 
     def full(self) -> "Settings":
         """Return settings with trained teachers and longer measurements.

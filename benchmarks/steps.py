@@ -20,7 +20,7 @@ from .measure import Stopwatch, Variant, interleave, matmul_peak, memory_bandwid
 from .settings import Settings
 from .work import BareLoop, PackageLoop, Pair
 
-SHARE_OF_ROUNDS = 0.6  # of the planned time; the rest is for the teacher, its cache, compiling and profiles
+ROUNDS_SHARE_OF_TIME = 0.6  # of the planned time; the rest is for the teacher, its cache, compiling and profiles
 FLOAT32, BFLOAT16, TF32 = "float32", "bfloat16", "tfloat32"
 PARTS = ("data", "teacher", "student forward", "loss terms", "backward", "optimizer", "record keeping", "other")
 
@@ -57,18 +57,17 @@ def measure_pair(
     plain = work.plain(live)
     floors = {"bare": BareLoop(live), "bare, eager": BareLoop(eager)}
     loops: dict[str, Any] = {"plain": plain, "live": live, "cached": cached, **floors}
-    with torch._inductor.config.patch(
-        force_disable_caches=True
-    ):  # as if this was never compiled on this machine before
-        first = Variant(loops["bare"].step).seconds()
+    # compile without caches, as on a machine that has never compiled this network
+    with torch._inductor.config.patch(force_disable_caches=True):
+        first_step_seconds = Variant(loops["bare"].step).seconds()
     settle = {"plain": plain.settle}
     variants = {name: Variant(loop.step, settings.steps, settle.get(name)) for name, loop in loops.items()}
     planned = settings.planned.get("steps", inf) / (len(settings.pairs) * len(settings.batch_sizes))
-    seconds = interleave(variants, settings.repetitions, settings.warmup, SHARE_OF_ROUNDS * planned)
+    seconds = interleave(variants, settings.repetitions, settings.warmup, ROUNDS_SHARE_OF_TIME * planned)
     plain.close()
 
     config = live.trainer.config.dump()
-    compiled, frozen = config["compile"], config["teacher"]
+    compiled, teacher_info = config["compile"], config["teacher"]
     count, shape = live.trainer.method.views, (work.data.channels, *work.data.size)
     forward: dict[str, int] = {
         "teacher": count * count_flops(work.teacher, shape),
@@ -90,8 +89,8 @@ def measure_pair(
             "share_of_peak": speed["median"] * flops / peak[peak_name],
         }
     shares = {name: profile(loop, settings.steps) for name, loop in (("live", live), ("cached", cached))}
-    work_of: dict[str, tuple[float, str]] = {
-        "teacher": (batch_size * forward["teacher"], teacher_peak(frozen["form"], peak)),
+    work_and_peak: dict[str, tuple[float, str]] = {  # piece of a step → its FLOPs, and the peak to compare with
+        "teacher": (batch_size * forward["teacher"], teacher_peak(teacher_info["form"], peak)),
         "student forward": (batch_size * forward["student"], lines["live"]["peak"]),
         "loss terms": (loss_flops(live), FLOAT32),
         "backward": (2 * batch_size * forward["student"], lines["live"]["peak"]),
@@ -104,8 +103,8 @@ def measure_pair(
         "batch_size": batch_size,
         "views": count,
         "compiled": compiled,
-        "teacher_form": frozen["form"],
-        "teacher_logits_error": frozen["logits_error"],
+        "teacher_form": teacher_info["form"],
+        "teacher_logits_error": teacher_info["logits_error"],
         "lines": lines,
         "ratios": {
             "live_over_plain": ratio(seconds["plain"], seconds["live"]),
@@ -113,15 +112,17 @@ def measure_pair(
             "step_over_bare": ratio(seconds["live"], seconds["bare"]),
             "step_over_eager_bare": ratio(seconds["live"], seconds["bare, eager"]),
         },
-        "compiling": compiling(first, seconds, 3 * forward["student"] * batch_size) if compiled else None,
+        "compiling": compiling(first_step_seconds, seconds, 3 * forward["student"] * batch_size) if compiled else None,
         "profile": shares,
         "pieces": {
             **{
-                name: computing(share * step, *work_of[name], peak)
+                name: piece_that_computes(share * step, *work_and_peak[name], peak)
                 for name, share in shares["live"].items()
-                if name in work_of
+                if name in work_and_peak
             },
-            "data": moving(shares["live"]["data"] * step, batch_size * bytes_per_image(shape, count), bandwidth),
+            "data": piece_that_copies(
+                shares["live"]["data"] * step, batch_size * bytes_per_image(shape, count), bandwidth
+            ),
         },
     }
 
@@ -135,12 +136,12 @@ def teacher_peak(form: str, peak: dict[str, float]) -> str:
     return BFLOAT16 if BFLOAT16 in peak else FLOAT32
 
 
-def computing(seconds: float, flops: float, name: str, peak: dict[str, float]) -> dict[str, Any]:
+def piece_that_computes(seconds: float, flops: float, name: str, peak: dict[str, float]) -> dict[str, Any]:
     """Return the speed of a piece of a step that computes, relative to a peak."""
     return {"seconds": seconds, "flops": flops, "peak": name, "share_of_peak": flops / seconds / peak[name]}
 
 
-def moving(seconds: float, moved: float, bandwidth: float) -> dict[str, Any]:
+def piece_that_copies(seconds: float, moved: float, bandwidth: float) -> dict[str, Any]:
     """Return the speed of a piece of a step that copies bytes, relative to the fastest copy in memory."""
     return {"seconds": seconds, "bytes": moved, "peak": "memory", "share_of_peak": moved / seconds / bandwidth}
 
@@ -166,12 +167,12 @@ def loss_flops(loop: PackageLoop) -> int:
     return found[0]
 
 
-def compiling(first: float, seconds: dict[str, list[float]], flops: int) -> dict[str, float | None]:
+def compiling(first_step_seconds: float, seconds: dict[str, list[float]], flops: int) -> dict[str, float | None]:
     """Return what compiling costs and saves.
 
     Parameters
     ----------
-    first : float
+    first_step_seconds : float
         Seconds of the first step, which compiles.
     seconds : dict
         Seconds per step of all lines.
@@ -181,13 +182,15 @@ def compiling(first: float, seconds: dict[str, list[float]], flops: int) -> dict
     Returns
     -------
     dict
-        seconds: what compiling took. saved_per_step: seconds. paid_back_flops: FLOPs of the student's training after
-        which compiling has saved more time than it took, or None if it saves nothing.
+        - seconds: the seconds that compiling took,
+        - saved_per_step: the seconds that it saves per step,
+        - paid_back_flops: FLOPs of the student's training after which compiling has saved more time than it took, or
+          None if it saves nothing.
     """
     compiled, eager = (statistics.median(seconds[name]) for name in ("bare", "bare, eager"))
     saved = eager - compiled
-    paid_back = (first - compiled) / saved * flops if saved > 0 else None
-    return {"seconds": first - compiled, "saved_per_step": saved, "paid_back_flops": paid_back}
+    paid_back = (first_step_seconds - compiled) / saved * flops if saved > 0 else None
+    return {"seconds": first_step_seconds - compiled, "saved_per_step": saved, "paid_back_flops": paid_back}
 
 
 def profile(loop: PackageLoop, steps: int) -> dict[str, float]:

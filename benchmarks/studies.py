@@ -37,9 +37,9 @@ def sweep(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
     The first run fills the cache. The start of the processes is part of the time.
     """
     make_teacher(settings, settings.sweep_networks[0])
-    single = [seconds_of(settings, (beta_cc,)) for beta_cc in settings.sweep_beta_cc]
+    single = [seconds_of_process(settings, (beta_cc,)) for beta_cc in settings.sweep_beta_cc]
     with TemporaryDirectory() as folder:
-        shared = seconds_of(settings, settings.sweep_beta_cc, folder)
+        shared = seconds_of_process(settings, settings.sweep_beta_cc, folder)
     details = {
         "beta_cc": list(settings.sweep_beta_cc),
         "seconds": {"a process each, live teacher": single, "one process, cache": [shared]},
@@ -47,17 +47,17 @@ def sweep(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
     return {"sweep_over_single_runs": shared / sum(single)}, details
 
 
-def seconds_of(settings: Settings, values: tuple[float, ...], cache: str | None = None) -> float:
+def seconds_of_process(settings: Settings, values: tuple[float, ...], cache: str | None = None) -> float:
     """Return the seconds of a process that trains one run per value of β_cc."""
     arguments = json.dumps({**asdict(settings), "root": settings.root and str(settings.root)}), values, cache
-    code = f"from benchmarks.studies import trials; trials(*{arguments!r})"
+    code = f"from benchmarks.studies import train_students; train_students(*{arguments!r})"
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=Path(__file__).parents[1])
     return time.perf_counter() - started
 
 
-def trials(settings: str, values: tuple[float, ...], cache: str | None) -> None:
-    """Distil one student per value of β_cc. The settings are JSON."""
+def train_students(settings: str, values: tuple[float, ...], cache: str | None) -> None:
+    """Distil one student per value of β_cc. `settings` is JSON."""
     chosen = Settings(**json.loads(settings))
     data = load_shapes(chosen, chosen.sweep_train_size, chosen.sweep_test_size)
     teacher = make_teacher(chosen, chosen.sweep_networks[0])
@@ -144,7 +144,7 @@ def fast_teacher_accuracy(teacher: Classifier, data: Dataset, student: str, **op
 
 
 def tsne(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
-    """Compare the time and quality of t-SNE maps of two libraries. openTSNE has the settings of `analysis`."""
+    """Compare the time and quality of t-SNE maps of two libraries. The package uses openTSNE."""
     from sklearn.manifold import TSNE
 
     from pckd_nb.analysis import tsne_map

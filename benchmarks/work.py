@@ -26,8 +26,8 @@ from .reference import PlainLoop
 from .settings import Settings
 
 SEED = 0
-UNTRAINED_VERSION = 1  # of `untrained_teacher`, whose results are stored
-BRANCH_SCALE = 0.25
+UNTRAINED_VERSION = 1  # increase it after a change of `untrained_teacher`, because its results are stored
+BRANCH_SCALE = 0.25  # of the residual branches of an untrained teacher
 STATISTICS_BATCHES = 4
 
 
@@ -237,26 +237,26 @@ class Pair:
         self.recipe = pckd.get_recipe("cifar100_paper", batch_size=batch_size)
         self.cache = folder / f"{teacher}-{batch_size}"
 
-    def live(self, **more: Any) -> PackageLoop:
+    def live(self, **other_options: Any) -> PackageLoop:
         """Return the loop with a live teacher."""
         options: dict[str, Any] = {"recipe": self.recipe, "accelerator": self.settings.accelerator, "progress": False}
         shape = self.data.train.shape
         device = self.settings.device
         precision = hardware.default_precision(device)
         compile = compiling.should_compile("auto", self.student, self.settings.rows, shape, device, precision)
-        options = {**options, "compile": compile, **more}
+        options = {**options, "compile": compile, **other_options}
         return PackageLoop(make_trainer(self.student, self.teacher, self.data, **options))
 
     def cached(self) -> PackageLoop:
-        """Return the loop with a teacher cache, which is filled by a whole epoch before."""
+        """Return the loop with a teacher cache. A training of one epoch fills the cache first."""
         networks = copy.deepcopy(self.student), copy.deepcopy(self.teacher)
         recipe = dataclasses.replace(self.recipe, epochs=1)
         options: dict[str, Any] = {"accelerator": self.settings.accelerator, "teacher_cache": self.cache}
         pckd.distill(*networks, self.data, pckd.PCKD(), recipe, seed=SEED, compile=False, progress=False, **options)
         return self.live(teacher_cache=self.cache)
 
-    def plain(self, like: PackageLoop) -> OtherProcess:
-        """Return the plain loop, whose heads have the same initial weights as those of `like`."""
+    def plain(self, package_loop: PackageLoop) -> OtherProcess:
+        """Return the plain loop, whose heads have the same initial weights as those of `package_loop`."""
         networks = copy.deepcopy(self.student), copy.deepcopy(self.teacher)
         device, workers = self.settings.device, self.settings.workers
-        return OtherProcess(PlainLoop, *networks, self.data, like.trainer.method, self.recipe, device, workers)
+        return OtherProcess(PlainLoop, *networks, self.data, package_loop.trainer.method, self.recipe, device, workers)

@@ -51,8 +51,8 @@ __all__ = [
     "runs", "transfer", "transfer_table", "views", "widgets", "with_preprocessing",
 ]  # fmt: skip
 
-# module → its names that are also names of the package
-_NAMES = {
+# module → its functions and classes that are also available as pckd.NAME
+_NAMES_IN_MODULE = {
     "checkpoints": ("load_checkpoint",),
     "data": ("Dataset", "load_dataset"),
     "evaluation": ("evaluate", "predict"),
@@ -63,7 +63,7 @@ _NAMES = {
     "training": ("Callback", "EarlyStopping", "distill", "fit"),
     "transfer": ("transfer", "transfer_table"),
 }
-_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _NAMES_IN_MODULE.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,15 +15,20 @@ from .paths import user_path
 from .plugins import is_plugin
 
 DATASETS = {
-    "shapes100": "100 categories of drawn shapes, 32×32 RGB, difficulty known; generated, no download",
-    "digits": "10 handwritten digits, 16×16 grey (scikit-learn's 8×8, enlarged); no download",
-    "cifar10": "10 categories of photographs, 32×32 RGB, 50,000 + 10,000; 170 MB download",
-    "cifar100": "100 categories of photographs in 20 superclasses, like cifar10; 169 MB download",
-    "fashion_mnist": "10 categories of clothing, 28×28 grey, 60,000 + 10,000; 31 MB download",
-    "stl10": "10 categories of photographs, 96×96 RGB scaled to 32×32, 5,000 + 8,000; 2.6 GB download",
-    "tinyimagenet": "200 categories of photographs, 64×64 RGB scaled to 32×32, 100,000 + 10,000; 248 MB download",
-    "imagenet": "photographs, cut to 224×224 RGB; by hand, into ROOT/imagenet or, as imagenet:PATH, into PATH",
-    "folder:PATH": "your own images: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg; PATH/val/CLASS to validate",
+    "shapes100": "100 categories of drawn shapes, 32×32 RGB, with a known difficulty per image; generated, no download",
+    "digits": "10 handwritten digits, 16×16 grey (the 8×8 images of scikit-learn, enlarged); no download",
+    "cifar10": "10 categories of photographs, 32×32 RGB, 50,000 training and 10,000 test images; 170 MB download",
+    "cifar100": "100 categories of photographs in 20 superclasses, 32×32 RGB, 50,000 training and 10,000 test images; "
+    "169 MB download",
+    "fashion_mnist": "10 categories of clothing, 28×28 grey, 60,000 training and 10,000 test images; 31 MB download",
+    "stl10": "10 categories of photographs, 96×96 RGB scaled to 32×32, 5,000 training and 8,000 test images; 2.6 GB "
+    "download",
+    "tinyimagenet": "200 categories of photographs, 64×64 RGB scaled to 32×32, 100,000 training and 10,000 test "
+    "images; 248 MB download",
+    "imagenet": "photographs, cropped to 224×224 RGB; download them yourself, into ROOT/imagenet (see --root), or "
+    "into any folder PATH and use the name imagenet:PATH",
+    "folder:PATH": "your own images: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg; if you have a validation "
+    "split, also PATH/val/CLASS/*.jpg",
 }
 PATH_PREFIXES = ("imagenet:", "folder:")  # of names that contain the path of a folder
 NORMALISATIONS = {  # name → mean and std per channel, for pixels in [0, 1], and their source

@@ -108,10 +108,19 @@ class TeacherConfig(Section):
     exact: bool = False
 
 
-class FilePrints(Section):
+class FileFingerprints(Section):
     """Fingerprints of image files, see `data.dataset.file_fingerprints`.
 
     They show whether a few image files were repaired, or whether it is another data set.
+
+    Parameters
+    ----------
+    reading : int
+        Version of the functions that read image files.
+    names : str
+        Fingerprint of file names, labels, class names and image size.
+    sizes : str
+        Fingerprint of the file sizes.
     """
 
     reading: int
@@ -139,7 +148,7 @@ class DataConfig(Section):
     classes : list of str
     groups : dict
         Superclasses, as in `Dataset.groups`.
-    files : FilePrints, optional
+    files : FileFingerprints, optional
         Only if images are read from files during training.
     repaired : list of dict
         One entry for each time that the run was resumed after image files had changed: the "fingerprint" of the data
@@ -157,7 +166,7 @@ class DataConfig(Section):
     normalisation: str
     classes: list[str]
     groups: dict[str, Any]
-    files: FilePrints | None = None
+    files: FileFingerprints | None = None
     repaired: list[dict[str, Any]] = []
 
     @field_validator("options")
@@ -232,7 +241,7 @@ class RunConfig(Section):
     best: dict[str, float] = {}
 
     @model_validator(mode="after")
-    def check_together(self) -> RunConfig:
+    def check_consistency(self) -> RunConfig:
         """Check entries that depend on each other. Raises ValueError."""
         if self.status != "running" and self.fingerprint is None:
             raise ValueError("fingerprint is missing")
@@ -244,8 +253,8 @@ class RunConfig(Section):
 
     def dump(self) -> dict[str, Any]:
         """Return the content of run.json as a dict."""
-        settings: dict[str, Any] = self.model_dump(by_alias=True, exclude_unset=True)
-        return settings
+        content: dict[str, Any] = self.model_dump(by_alias=True, exclude_unset=True)
+        return content
 
 
 def make_config(settings: Mapping[str, Any]) -> RunConfig:

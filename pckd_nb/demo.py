@@ -26,7 +26,7 @@ from .paths import user_path
 from .progress import WeightedProgress, make_bar
 from .recipes import Recipe, get_recipe
 from .runs import Run
-from .training import teacher as teaching
+from .training import teacher as teacher_module
 
 NOTEBOOK = REPOSITORY / "notebooks" / "00_start_here.ipynb"
 RECORDED = REPOSITORY / "data" / "runs"
@@ -196,7 +196,7 @@ def measure_steps(plan: Plan | None = None) -> dict[str, float]:
     for name, (_, model, method) in plan.stages().items():
         network, timer = create_model(model, data, seed=plan.seed), StepTimer()
         # use the fast form of the teacher, though it is inaccurate before training: only the speed matters
-        with mock.patch.object(teaching, "TOLERANCE", math.inf), warnings.catch_warnings():
+        with mock.patch.object(teacher_module, "TOLERANCE", math.inf), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             training.distill(network, teacher, data, method, recipe, progress=timer)
         seconds[name] = timer.step_seconds
@@ -243,8 +243,8 @@ def choose_size(step_seconds: Mapping[str, float]) -> str:
     str
         A key of `SIZES`. The smallest size, if all of them take longer.
     """
-    fitting = [name for name, plan in SIZES.items() if estimate_seconds(plan, step_seconds) <= 60 * MAX_MINUTES]
-    return fitting[-1] if fitting else next(iter(SIZES))
+    fast_enough = [name for name, plan in SIZES.items() if estimate_seconds(plan, step_seconds) <= 60 * MAX_MINUTES]
+    return fast_enough[-1] if fast_enough else next(iter(SIZES))
 
 
 def is_finished(folder: Path) -> bool:
@@ -312,8 +312,8 @@ def copy_recorded_teacher(recorded: Run, folder: Path, overwrite: bool) -> Run:
     """
     if (folder / "run.json").is_file() and not overwrite:
         if runs.read_settings(folder).get("fingerprint") != recorded.fingerprint:
-            how = "overwrite=True replaces it, another out=… keeps it"
-            raise ValueError(f"'{folder}' has another teacher than this size needs: {how}")
+            advice = "overwrite=True replaces it, another out=… keeps it"
+            raise ValueError(f"'{folder}' has another teacher than this size needs: {advice}")
     else:
         if folder.is_dir():
             resuming.remove_run(folder)
@@ -359,14 +359,14 @@ def run_demo(
         raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size}")
     for name in STAGES:  # before anything that takes time
         resuming.check_run_folder(out / name, resume=not overwrite, overwrite=overwrite)
-    started = None if overwrite else find_size(out)
+    started_size = None if overwrite else find_size(out)
     if not overwrite and all(is_finished(out / name) for name in STAGES):  # nothing to train or to measure
-        plan, step_seconds = plan or SIZES[size or started or "full"], dict.fromkeys(STAGES, 0.0)
+        plan, step_seconds = plan or SIZES[size or started_size or "full"], dict.fromkeys(STAGES, 0.0)
     else:
         print(f"This machine: {hardware.describe(make_fabric()[0].device)}. Measuring how fast it trains …", flush=True)
         step_seconds = measure_steps(plan)
     if plan is None:
-        size = size or started or choose_size(step_seconds)
+        size = size or started_size or choose_size(step_seconds)
         plan = SIZES[size]
         print("\n".join(describe_sizes(step_seconds, size)))
     data = load_dataset("shapes100", train_size=plan.train_size, test_size=plan.test_size)
@@ -381,9 +381,8 @@ def run_demo(
             if name == "teacher" and (recorded := plan.find_recorded_teacher()):
                 run = copy_recorded_teacher(recorded, out / name, overwrite)
             else:
-                network = create_model(
-                    model, data, seed=plan.seed
-                )  # with the same seed, all students have the same initial weights
+                # with the same seed, all students have the same initial weights
+                network = create_model(model, data, seed=plan.seed)
                 run = training.distill(
                     network, trained[0] if trained else None, data, method, plan.recipe(name),
                     seed=plan.seed, out=out / name, resume=not overwrite, overwrite=overwrite,
@@ -393,7 +392,7 @@ def run_demo(
                 print("start the same command again to continue", file=sys.stderr)
                 raise KeyboardInterrupt
             estimated += plan.steps(name) * step_seconds[name]
-            bar.update(estimated - bar.n)  # steps that were trained before
+            bar.update(estimated - bar.n)  # count also the steps that were trained in an earlier run
             trained_for = f"{counted(len(run.history), 'epoch')} ({run.seconds:.0f} s on {run.settings['hardware']})"
             bar.write(f"    {run.accuracy:.1f} % accuracy on the test images, after {trained_for}")
             trained.append(run)
@@ -430,7 +429,7 @@ def describe_sizes(step_seconds: Mapping[str, float], chosen: str) -> list[str]:
         else:
             teacher = f"teacher trained for {counted(plan.teacher_epochs, 'epoch')}"
         students = f"students trained for {counted(plan.epochs, 'epoch')}"
-        mark = "  ← this one" if name == chosen else f"  (size {name})"
+        mark = "  ← chosen size" if name == chosen else f"  (size {name})"
         lines.append(f"    {name:7} about {minutes:4.1f} minutes: {teacher}, {students}{mark}")
     return lines
 
@@ -499,7 +498,7 @@ def find_runs() -> Path | None:
 
 
 # The page template of nbconvert, without what it loads from the internet: require.js, MathJax, Mermaid and widgets.
-PAGE = """{%- extends 'lab/index.html.j2' -%}
+PAGE_TEMPLATE = """{%- extends 'lab/index.html.j2' -%}
 {%- block html_head_js -%}{%- endblock -%}
 {%- block html_head_js_mathjax -%}{%- endblock -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}
@@ -531,10 +530,12 @@ def write_report(folder: Path) -> Path:
     RuntimeError
         If a cell of the notebook fails.
     """
-    book = execute(NOTEBOOK, folder)
-    book.metadata["title"] = "PCKD: a teacher and three students"
-    exporter = HTMLExporter(raw_template=PAGE, embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True)
-    page, _ = exporter.from_notebook_node(book)
+    notebook = execute(NOTEBOOK, folder)
+    notebook.metadata["title"] = "PCKD: a teacher and three students"
+    exporter = HTMLExporter(
+        raw_template=PAGE_TEMPLATE, embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True
+    )
+    page, _ = exporter.from_notebook_node(notebook)
     page = re.sub(r'<a class="anchor-link".*?</a>', "", page)
     report = folder / "report.html"
     files.write(report, lambda temporary: temporary.write_text(page, encoding="utf-8"))

@@ -48,17 +48,18 @@ def _precision(device: torch.device) -> str:
 def _teacher(device: torch.device) -> str:
     names = {"folded": "float32 with BatchNorm folded"}
     forms = ", else ".join(names.get(form, form) for form in fast_forms(device, needs_maps=False))
-    return f"{forms}: the first form whose logits differ by at most {100 * TOLERANCE:.0f} % (unchanged with 32-true)"
+    limit = f"at most {100 * TOLERANCE:.0f} %"
+    return f"{forms}: the first whose logits differ from the original network by {limit}; 32-true keeps the original"
 
 
 def _compile(device: torch.device) -> str:
     if device.type == "cpu" and hardware.computes_in_bfloat16(device):
         large = f"{MIN_FLOPS_PER_IMAGE:.0e} FLOPs per image, in runs of more than {MIN_FLOPS_PER_RUN:.0e}"
         return f"only for students of more than {large}"
-    return "off: not known to save time on this machine; the option compile turns it on"
+    return "off: not known to save time on this machine; the option --compile turns it on"
 
 
 def _threads() -> str:
     chosen = [f"{name}={os.environ[name]}" for name in hardware.WAIT_VARIABLES if name in os.environ]
     waiting = ", ".join(chosen) or "the default of OpenMP, because torch was imported before this package"
-    return f"{torch.get_num_threads()}; how threads wait for each other: {waiting}"
+    return f"{torch.get_num_threads()}; how long idle threads stay active before they sleep: {waiting}"

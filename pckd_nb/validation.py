@@ -45,7 +45,7 @@ Real = Annotated[float, BeforeValidator(_only_numbers), Field(allow_inf_nan=Fals
 Positive = Annotated[Real, Field(gt=0)]
 NotNegative = Annotated[Real, Field(ge=0)]
 Fraction = Annotated[Real, Field(ge=0, lt=1)]  # in [0, 1)
-Share = Annotated[Real, Field(gt=0, lt=1)]  # in (0, 1)
+PositiveFraction = Annotated[Real, Field(gt=0, lt=1)]  # in (0, 1)
 Count = Annotated[int, BeforeValidator(plain), Field(ge=1, le=10**9)]
 Seed = Annotated[int, BeforeValidator(plain), Field(ge=0, lt=2**31)]
 Views = Annotated[int, BeforeValidator(plain), Field(ge=1, le=4)]  # rotations of an image, by 0°, 90°, 180°, 270°

@@ -9,7 +9,7 @@ import pckd_nb as pckd
 from benchmarks import __main__ as bench
 from benchmarks import measure, pieces, reference, report, steps, studies, work
 from benchmarks.measure import Stopwatch, Variant, environment, interleave
-from benchmarks.settings import PLANNED, USED, Settings
+from benchmarks.settings import PLANNED, SETTINGS_OF_PART, Settings
 from pckd_nb import losses, views
 from pckd_nb.methods import Batch
 
@@ -69,7 +69,7 @@ def test_one_view_after_the_other_of_an_image():
 def test_interleave_takes_turns_and_counts_no_warm_up():
     calls = []
     variants = {
-        "a": Variant(lambda: calls.append("a"), times=2),
+        "a": Variant(lambda: calls.append("a"), calls=2),
         "b": Variant(lambda: calls.append("b"), before=lambda: calls.append("-")),
     }
     seconds = interleave(variants, repetitions=3, warmup=1)
@@ -187,7 +187,7 @@ def test_the_report_is_made_of_its_json():
 
 
 def test_twenty_minutes_are_planned():
-    assert PLANNED.keys() == USED.keys() == bench.PARTS.keys()
+    assert PLANNED.keys() == SETTINGS_OF_PART.keys() == bench.PARTS.keys()
     assert sum(PLANNED.values()) <= 20 * 60
     assert Settings().planned == PLANNED and not Settings().full().planned
     assert len(Settings().accuracy_seeds) == len(Settings().full().accuracy_seeds) == 5

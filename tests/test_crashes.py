@@ -202,7 +202,8 @@ def test_ctrl_c_saves_says_how_to_resume_and_resumes_to_the_same_bits(step, whol
         assert status == 130
         done = (step + 1) // 3  # the step that was going on is finished
         expected = (
-            f"interrupted after {done} whole epoch{'s' * (done != 1)}; the same command with --resume continues it"
+            f"interrupted after {done} whole epoch{'s' * (done != 1)}; "
+            "the same command with --resume continues the training"
         )
         assert [line for line in spoken if "resume" in line] == [expected]
         assert runs.read_settings(folder)["status"] == "interrupted"

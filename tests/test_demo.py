@@ -225,7 +225,7 @@ def test_a_size_that_was_begun_is_kept(sizes, finished, tmp_path, capsys):
     assert demo.choose_size(STEP_SECONDS) == "full"
     demo.run_demo(out)
     printed = capsys.readouterr().out
-    marked = [line.split()[0] for line in printed.splitlines() if line.endswith("this one")]
+    marked = [line.split()[0] for line in printed.splitlines() if line.endswith("← chosen size")]
     assert marked == ["medium"] and sizes == [None]
     assert len(pckd.load_run(out / "pckd").history) == TINY.epochs and demo.find_size(out) == "medium"
 
@@ -295,15 +295,19 @@ def test_the_doctor_says_what_training_chooses(examined):
 def test_the_doctor_says_how_threads_wait(examined, monkeypatch):
     for name in hardware.WAIT_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    assert examined("avx2")["threads"].startswith("1; how threads wait for each other: the default of OpenMP")
+    assert examined("avx2")["threads"].startswith(
+        "1; how long idle threads stay active before they sleep: the default of OpenMP"
+    )
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
-    assert examined("avx2")["threads"] == "1; how threads wait for each other: OMP_WAIT_POLICY=passive"
+    assert (
+        examined("avx2")["threads"] == "1; how long idle threads stay active before they sleep: OMP_WAIT_POLICY=passive"
+    )
 
 
 def test_the_doctor_says_how_long_each_size_of_the_demo_takes(examined):
     found = examined("avx2")
-    marks = ["this one" in found[size] for size in demo.SIZES]
+    marks = ["← chosen size" in found[size] for size in demo.SIZES]
     assert marks == [size == demo.choose_size(STEP_SECONDS) for size in demo.SIZES]
     for size, plan in demo.SIZES.items():
         assert f"{demo.estimate_seconds(plan, STEP_SECONDS) / 60:.1f} minutes" in found[size]
-        assert "this one" in found[size] or f"(size {size})" in found[size]
+        assert "← chosen size" in found[size] or f"(size {size})" in found[size]

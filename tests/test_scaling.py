@@ -153,10 +153,10 @@ def test_imagenet_is_the_papers_pair_by_the_recipe():
 
 
 def test_what_every_rank_does_limits_how_many_are_worth_it():
-    assumed = scaling.Assumed(message=0)
+    assumed = scaling.Assumed(message_seconds=0)
     about = scaling.imagenet(1024, 1)
     alone = scaling.seconds(about, assumed)
-    assert scaling.step(about, assumed) == sum(alone.values()) and scaling.speedup(about, assumed) == 1
+    assert scaling.seconds_per_step(about, assumed) == sum(alone.values()) and scaling.speedup(about, assumed) == 1
     limit = 1 + alone["networks"] / alone["loss"]
     few, many = (scaling.speedup(replace(about, ranks=count), assumed) for count in (2, 1024))
     assert 1.8 < few < 2 and 0.95 * limit < many < limit
@@ -164,7 +164,7 @@ def test_what_every_rank_does_limits_how_many_are_worth_it():
     there = scaling.seconds(replace(about, ranks=count), assumed)
     assert there["networks"] == pytest.approx(there["loss"], rel=0.05)
     steps = -(-about.train_images // about.images) * about.epochs
-    assert 3600 * scaling.hours(about, assumed) == pytest.approx(steps * scaling.step(about, assumed))
+    assert 3600 * scaling.hours(about, assumed) == pytest.approx(steps * scaling.seconds_per_step(about, assumed))
 
 
 def test_more_ranks_than_images_are_refused():

@@ -12,13 +12,13 @@ from pydantic import ValidationError
 
 from pckd_nb import KD, get_recipe
 from pckd_nb.config import RunConfig, make_config
-from pckd_nb.validation import Count, Fraction, NotNegative, Positive, Seed, Share, check, check_fields
+from pckd_nb.validation import Count, Fraction, NotNegative, Positive, PositiveFraction, Seed, check, check_fields
 
 
 @pytest.mark.parametrize(
     ("kind", "good"),
     [(Count, [1, 10**9, np.int64(3)]), (Seed, [0, 2**31 - 1]), (Positive, [1e-300, 5, np.float32(2)])]
-    + [(NotNegative, [0, 0.5]), (Fraction, [0, 0.999]), (Share, [0.5])],
+    + [(NotNegative, [0, 0.5]), (Fraction, [0, 0.999]), (PositiveFraction, [0.5])],
 )
 def test_values_that_fit(kind, good):
     for value in good:
@@ -35,12 +35,12 @@ def test_values_that_fit(kind, good):
         (Count, "3", TypeError, "epochs must be a whole number, got '3'"),
         (Positive, float("nan"), ValueError, "epochs must be a finite number, got nan"),
         (Positive, None, TypeError, "epochs must be a number, got None"),
-        (Share, 1.0, ValueError, "epochs must be less than 1, got 1.0"),
+        (PositiveFraction, 1.0, ValueError, "epochs must be less than 1, got 1.0"),
         (Seed, np.arange(2), TypeError, "epochs must be a whole number, got ndarray"),
         (Seed, "a\nb" * 90, TypeError, None),
         (Positive, Decimal("0.5"), TypeError, "epochs must be a number, got Decimal"),
         (Positive, torch.tensor(0.5), TypeError, "epochs must be a number, got Tensor"),
-        (Share, Half(1, 2), TypeError, "epochs must be a number, got Fraction"),
+        (PositiveFraction, Half(1, 2), TypeError, "epochs must be a number, got Fraction"),
     ],
 )
 def test_values_that_do_not_fit(kind, value, error, message):

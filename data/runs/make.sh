@@ -28,7 +28,8 @@ for study in $studies; do
         teacher shapes100 "${data[@]}" --model resnet20 --epochs 30
         grid ablate shapes100 "${data[@]}" --seeds 0-2
         grid sweep shapes100 "${data[@]}" --seeds 0-2 --factor beta_cc --factor beta_fa --factor beta_ca --factor epsilon_240
-        # The best β_fa and β_ca of that sweep on seed 0, together; other weights of KD; and the terms of PCKD with one view.
+        # tuned: the best β_fa and the best β_ca of that sweep, on seed 0. It is compared with KD, also with one view,
+        # in longer trainings, with other weights of KD, and without some of its terms.
         tuned=beta_fa=5-beta_ca=100
         grid compare shapes100 "${data[@]}" --seeds 0-2 --methods "kd,pckd,pckd-$tuned,pckd-views=1-$tuned"
         grid compare shapes100 "${data[@]}" --seeds 0-4 --methods "kd,kd-beta_kd=3,pckd-views=1-$tuned"
@@ -41,7 +42,7 @@ for study in $studies; do
         done
         grid ablate shapes100 "${data[@]}" --seeds 0-4
         ;;
-    other_teachers) # the same with other teachers: with other seeds, or trained on more and other images
+    other_teachers) # the same students with other teachers: two with other seeds, and one that was trained on 10,000 images
         data=(--data shapes100 --test-size 2000)
         tuned=views=1-beta_fa=5-beta_ca=100
         main=$folder
@@ -61,7 +62,7 @@ for study in $studies; do
         done
         folder=$main
         ;;
-    digits) # only a teacher, for the classroom
+    digits) # only a teacher, to start a class with
         teacher digits --data digits --model resnet20
         ;;
     fashion_mnist)

@@ -20,14 +20,14 @@ EMBEDDED = ("shapes100", "digits")  # data sets that come with the package
 
 
 def trim(run: Run, teacher: bool, arm: str) -> bool:
-    """Remove the parts of a run that are not recorded. Return whether its weights are."""
+    """Remove the parts of a run that are not recorded. Return whether the weights are recorded."""
     data, seed = run.settings["data"]["name"], run.settings["seed"]
     main = arm in MAIN and run.settings["model"]["name"] == "resnet8"
     if not (teacher or (main and seed == 0)):
         run.gallery = run.embedding = None
-    several = data == "shapes100" and main and seed < 3
-    strategies = data == "shapes100" and arm.startswith("pckd-strategy") and seed == 0
-    if teacher or not (several or strategies or (main and arm == "pckd" and seed == 0)):
+    main_seeds = data == "shapes100" and main and seed < 3
+    other_strategy = data == "shapes100" and arm.startswith("pckd-strategy") and seed == 0
+    if teacher or not (main_seeds or other_strategy or (main and arm == "pckd" and seed == 0)):
         run.cross_entropy = run.difficulty = run.labels = run.ground_truth = None
     if data.startswith("folder:"):
         run.gallery = None
@@ -49,9 +49,8 @@ def main(source: Path, target: Path, tables_only: bool = False) -> None:
             teacher_folder = target / os.path.relpath(file.parent / teacher_info["run"], source)
             teacher_info["run"] = Path(os.path.relpath(teacher_folder, where)).as_posix()
         run.method_state = {}
-        if (
-            run.embedding is not None
-        ):  # compute the t-SNE maps now: another kind of processor would draw them differently
+        # compute the t-SNE maps now: another kind of processor would draw them differently
+        if run.embedding is not None:
             pckd.figures.feature_map(run)
             if len(run.settings["data"]["classes"]) >= 30:
                 pckd.figures.center_map(run)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
-from ..validation import Share, check
+from ..validation import PositiveFraction, check
 
 
 class Summary(NamedTuple):
@@ -67,7 +67,7 @@ def summarise(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Summ
         raise ValueError("values must be a list of numbers, one per measurement") from None
     if found.ndim != 1 or not len(found) or not np.isfinite(found).all():
         raise ValueError(f"values must be a list of one finite measurement or more, got {str(found.tolist())[:60]}")
-    check(Share, level=level)
+    check(PositiveFraction, level=level)
     mean, count = float(found.mean()), len(found)
     if count == 1:
         return Summary(mean, float("nan"), float("nan"), float("nan"), 1)

@@ -59,7 +59,10 @@ def global_options(
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Train a teacher network, distil it into a smaller student with PCKD or KD, and compare the results.
+    """Train a teacher network, distil it into a smaller student, and compare the results.
+
+    KD is knowledge distillation: the student also learns from the logits of the teacher. PCKD, preview-based category
+    contrastive learning, adds the features and class centers of the teacher.
 
     Start with: pckd-nb demo. To see the options of a command, use COMMAND --help. To see the traceback of an error, add
     --debug to any command.

@@ -5,6 +5,7 @@ words, so that a name is never split, however narrow the terminal is.
 """
 
 import inspect
+import math
 import re
 import shutil
 import sys
@@ -68,7 +69,7 @@ class Command(TyperCommand):
         ctx.resilient_parsing = True  # parse again, this time without raising errors
         super().parse_args(ctx, words)
         required = (parameter for parameter in self.params if parameter.required)
-        missing = [option_name(each) for each in required if ctx.params.get(each.name) in (None, (), [])]
+        missing = [option_name(parameter) for parameter in required if ctx.params.get(parameter.name) in (None, (), [])]
         ctx.fail(f"{ctx.info_name} needs {join_names(missing)}")
         return []  # not reached: `fail` raises
 
@@ -148,15 +149,16 @@ def help_page(
     paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
     parts = [usage.getvalue(), *("\n".join(wrap(text, width, **indent)) + "\n" for text in paragraphs)]
     names = [name for rows in sections.values() for name, _ in rows]
-    first = max((len(name) for name in names if len(name) <= MAX_NAME_WIDTH), default=0) + 2
+    name_width = max((len(name) for name in names if len(name) <= MAX_NAME_WIDTH), default=0) + 2
     for heading, rows in sections.items():
         lines = [f"{heading}:"]
         for name, text in rows:
-            explained = wrap(text, width - first - 2) or [""]
-            if len(name) + 2 > first:
+            explained = wrap(text, width - name_width - 2) or [""]
+            if len(name) + 2 > name_width:
                 lines.append(f"  {name}")
                 name = ""
-            lines += [f"  {name:{first}}{explained[0]}".rstrip(), *(" " * (first + 2) + line for line in explained[1:])]
+            lines.append(f"  {name:{name_width}}{explained[0]}".rstrip())
+            lines += [" " * (name_width + 2) + line for line in explained[1:]]
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts).replace(NBSP, " ")
 
@@ -225,15 +227,15 @@ def print_table(rows: Iterable[Sequence[str]], right: Sequence[int] = (), fit: b
     """
     rows = list(rows)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    left = sum(widths[:-1]) + 2 * (len(widths) - 1)
-    room = shutil.get_terminal_size().columns - left
+    last_start = sum(widths[:-1]) + 2 * (len(widths) - 1)
+    last_width = shutil.get_terminal_size().columns - last_start
     for row in rows:
         cells = [
             cell.rjust(width) if column in right else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        last = wrap(row[-1], room) if fit and len(row[-1]) > room else [cells[-1]]
-        lines = ["  ".join([*cells[:-1], last[0]]), *(" " * left + line for line in last[1:])]
+        last = wrap(row[-1], last_width) if fit and len(row[-1]) > last_width else [cells[-1]]
+        lines = ["  ".join([*cells[:-1], last[0]]), *(" " * last_start + line for line in last[1:])]
         print("\n".join(line.rstrip() for line in lines).replace(NBSP, " "))
 
 
@@ -259,7 +261,9 @@ def cell_text(value: Any) -> str:
     str
         A float with two decimals, a dash for NaN, and str(value) for anything else.
     """
-    return str(value) if not isinstance(value, float) else "-" if value != value else f"{value:.2f}"
+    if not isinstance(value, float):
+        return str(value)
+    return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def error_message(error: Exception) -> str:

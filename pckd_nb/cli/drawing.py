@@ -14,10 +14,10 @@ def figures(
     out: Annotated[Path, typer.Option(help="Folder for the figures and their captions.")] = Path("figures"),
     only: Annotated[
         str | None,
-        typer.Option(help="Names of figures, comma-separated, or their beginnings, such as 05."),
+        typer.Option(help="Names of figures, comma-separated, or their beginnings, such as 05. Default: all figures."),
     ] = None,
 ) -> None:
-    """Draw every figure for which the folder has the runs. Nothing is trained."""
+    """Draw all figures whose runs are in the folder. Nothing is trained."""
     chosen = None if only is None else only.split(",")
     if chosen is not None and not all(chosen):
         raise ValueError(f"--only must be names of figures, or their beginnings, comma-separated, got {only!r}")

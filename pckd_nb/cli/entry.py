@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         status = app([argument for argument in arguments if argument != "--debug"], standalone_mode=False)
         if sys.stdout:  # None if it was closed
-            sys.stdout.flush()  # if it raises BrokenPipeError, then here and not at exit
+            sys.stdout.flush()  # here and not at exit, so that a BrokenPipeError is caught below
         return status if isinstance(status, int) else 0
     except KeyboardInterrupt:
         return print_error("interrupted", 130)

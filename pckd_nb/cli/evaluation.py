@@ -42,12 +42,19 @@ def evaluate(
     model: Annotated[str | None, in_networks(help="Network of the checkpoint, if SOURCE is one.")] = None,
     expect: Annotated[
         float | None,
-        typer.Option(help=f"Expected top-1 accuracy in percent. Fail if it differs by more than {TOLERANCE} points."),
+        typer.Option(
+            help=f"Expected top-1 accuracy in percent. The command fails if the "
+            f"measured accuracy differs by more than {TOLERANCE} points."
+        ),
     ] = None,
     normalisation: Annotated[str | None, in_data(help=NORMALISATION_HELP)] = None,
     same_classes: Annotated[
         bool,
-        in_data("--same-classes", help="The data set has the classes of the training, in the same order, but renamed."),
+        in_data(
+            "--same-classes",
+            help="Use this if the data set has the same classes as the training data, in the same order, under "
+            "other names.",
+        ),
     ] = False,
     split: Annotated[str, in_data(help="Split to evaluate on: test, train or val.")] = "test",
     test_size: TestSize = None,
@@ -63,7 +70,7 @@ def evaluate(
     if split not in SPLITS:
         raise ValueError(f"--split must be test, train or val, got {split}")
     check_names(networks=[model], data=data)
-    constants = None if normalisation is None else catalogue.read_normalisation(normalisation)
+    mean_and_std = None if normalisation is None else catalogue.read_normalisation(normalisation)
     from ..checkpoints import training_data_of
     from ..data import load_dataset, rebuild
     from ..data.loading import image_size_option, is_same_dataset
@@ -76,30 +83,34 @@ def evaluate(
     options = drop_none(test_size=test_size, image_size=image_size, workers=workers)
     if run:
         info = run.settings["data"]
-        loaded, network = rebuild(info, root, data, **options), run.model()
-        is_own = data is None or is_same_dataset(data, info["name"])
-        if is_own and not options.keys() & {"test_size", "image_size"} and loaded.fingerprint != info["fingerprint"]:
-            print(f"note: {loaded.name} is not the same data that '{source}' was trained with", file=sys.stderr)
+        dataset, network = rebuild(info, root, data, **options), run.model()
+        is_training_data = data is None or is_same_dataset(data, info["name"])
+        if (
+            is_training_data
+            and not options.keys() & {"test_size", "image_size"}
+            and dataset.fingerprint != info["fingerprint"]
+        ):
+            print(f"note: {dataset.name} is not the same data that '{source}' was trained with", file=sys.stderr)
     else:
         name = cast(str, data)
-        own = None if "://" in source else training_data_of(source)
-        if own:
-            options = {**image_size_option(own.image_size, name), **options}
-        loaded = load_dataset(name, root, **options)
-        network = make_network(cast(str, model), loaded, 0, source, root)
-    if network.num_classes != loaded.num_classes:
-        raise ValueError(f"'{source}' has {network.num_classes} classes, but {loaded.name} has {loaded.num_classes}")
+        training_data = None if "://" in source else training_data_of(source)
+        if training_data:
+            options = {**image_size_option(training_data.image_size, name), **options}
+        dataset = load_dataset(name, root, **options)
+        network = make_network(cast(str, model), dataset, 0, source, root)
+    if network.num_classes != dataset.num_classes:
+        raise ValueError(f"'{source}' has {network.num_classes} classes, but {dataset.name} has {dataset.num_classes}")
     if same_classes and network.trained_on:
         network.trained_on = network.trained_on.without_classes()
-    if constants:
-        network = with_preprocessing(network, loaded, mean=constants[0], std=constants[1])
+    if mean_and_std:
+        network = with_preprocessing(network, dataset, mean=mean_and_std[0], std=mean_and_std[1])
     if expect is not None and precision == "auto":
         precision = "32-true"  # published accuracies were measured in float32
-    scores = evaluate_model(network, loaded, split, accelerator=accelerator, precision=precision)
+    scores = evaluate_model(network, dataset, split, accelerator=accelerator, precision=precision)
     title = run.title if run else f"{model} from {source}"
-    print(f"{title} on {len(getattr(loaded, split)):,} {split} images of {loaded.name}:")
+    print(f"{title} on {len(getattr(dataset, split)):,} {split} images of {dataset.name}:")
     print(f"top-1 {scores.top1:.2f} %, top-5 {scores.top5:.2f} %, cross-entropy {scores.cross_entropy:.4f}")
-    print(describe_input(network, loaded, source, normalisation))
+    print(describe_input(network, dataset, source, normalisation))
     if expect is not None and not abs(scores.top1 - expect) <= TOLERANCE + 1e-9:
         message = f"top-1 is {scores.top1:.2f} %, not the expected {expect:.2f} ± {TOLERANCE}"
         raise typer.Exit(print_error(message, 1))
@@ -129,8 +140,8 @@ def describe_input(network: "Classifier", data: "Dataset", source: str, normalis
         return f"{height}×{width} pixels, normalised with {normalisation}, as given by --normalisation"
     if trained_on is None:
         return (
-            f"{height}×{width} pixels, normalised with mean and std ({data.normalisation}); '{source}' does not have "
-            "those of its training: set them with --normalisation if they differ"
+            f"{height}×{width} pixels, normalised with mean and std ({data.normalisation}). '{source}' does not say "
+            "which mean and std it was trained with: if they differ, set --normalisation"
         )
     height, width = trained_on.image_size
     return f"{height}×{width} pixels, normalised with the mean and std that the network was trained with"
@@ -145,7 +156,7 @@ def transfer(
 ) -> None:
     """Test how useful the features of trained networks are for another data set.
 
-    The networks are frozen, and a linear probe is trained on their features.
+    The networks are frozen. On their features, a linear classifier is trained, which is called a linear probe.
     """
     from ..data import load_dataset
     from ..runs import load_run
@@ -155,7 +166,7 @@ def transfer(
     for run in chosen:
         run.model()  # if the weights cannot be used, it raises an error now, before the images are read
     name, sizes = data
-    loaded = load_dataset(name, **sizes)
-    table = transfer_table(chosen, loaded, accelerator=accelerator, precision=precision)
-    print(f"linear probe on {len(loaded.train):,} training and {len(loaded.test):,} test images of {loaded.name}:")
+    dataset = load_dataset(name, **sizes)
+    table = transfer_table(chosen, dataset, accelerator=accelerator, precision=precision)
+    print(f"linear probe on {len(dataset.train):,} training and {len(dataset.test):,} test images of {dataset.name}:")
     print_table([tuple(table.columns), *(tuple(map(cell_text, row)) for row in table.itertuples(index=False))])

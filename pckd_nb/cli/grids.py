@@ -39,7 +39,7 @@ def ablate(
     grid: GridOptions,
     reference: Reference = "pckd",
 ) -> None:
-    """Compare PCKD with variants that lack one part, with KD, and with supervised training.
+    """Compare PCKD with KD, with supervised training, and with variants of PCKD that lack one part.
 
     The variants leave out one loss term, replace preview by another weighting strategy, or use one view only.
     """
@@ -54,8 +54,9 @@ def sweep(
     factor: Annotated[
         list[str],
         in_method(
-            help="A setting and its values, as NAME=VALUE,VALUE. For beta_cc, beta_fa, beta_ca and epsilon_240 the "
-            "name is enough. Repeat the option for several settings."
+            help="A setting and its values, as NAME=VALUE,VALUE. beta_cc, beta_fa, beta_ca and epsilon_240 "
+            "have default values, so NAME is enough. epsilon_240 is the epsilon of a training of 240 epochs. Repeat "
+            "the option for several settings."
         ),
     ],
     grid: GridOptions,
@@ -66,7 +67,7 @@ def sweep(
 ) -> None:
     """Compare several values of a setting.
 
-    Several settings are varied one after the other. The run with the default values is trained once for all of them.
+    If there are several settings, each of them is varied alone. The run with the default values is trained only once.
     """
     check_names(arms=[method, *drop_none(reference=reference).values()])
     factors = []
@@ -144,5 +145,8 @@ def print_comparison(compared: "pd.DataFrame", reference: str) -> None:
     reference : str
         The arm that all others are compared with.
     """
-    print(f"\ntop-1 accuracy in percent with 95 % intervals, and the difference to {reference}, paired by seed:")
+    print("\ntop-1 accuracy in percent: mean and standard deviation (sd) over seeds, 95 % interval from low to high;")
+    print(
+        f"difference to {reference}, paired by seed, 95 % interval from d_low to d_high, pairs: number of paired seeds:"
+    )
     print_table([tuple(compared.columns), *(tuple(map(cell_text, row)) for row in compared.itertuples(index=False))])

@@ -22,11 +22,12 @@ LOGGERS = ("tensorboard", "csv", "trackio", "wandb")
 
 METHOD_HELP = (
     f"One of {', '.join(catalogue.METHODS)}, or a baseline: {', '.join(catalogue.BASELINES)}. Settings can follow, "
-    f"as in AT-weight=500. The strategies of pckd-strategy=NAME are {', '.join(catalogue.STRATEGIES)}."
+    "as in AT-weight=500. In pckd-strategy=NAME, NAME is the way to weight the training images: "
+    f"{', '.join(catalogue.STRATEGIES)}."
 )
 
 NORMALISATION_HELP = (
-    f"Mean and std of the pixels that a checkpoint was trained with: {', '.join(catalogue.NORMALISATIONS)}, or "
+    f"Mean and std of the pixels that a checkpoint was trained with. One of {', '.join(catalogue.NORMALISATIONS)}, or "
     "MEAN/STD such as 0.5,0.5,0.5/0.25,0.25,0.25. Default: the values in its file, else those of the data set."
 )
 
@@ -38,15 +39,27 @@ in_training = partial(typer.Option, rich_help_panel="Training")
 in_grid = partial(typer.Option, rich_help_panel="Grid")
 on_machine = partial(typer.Option, rich_help_panel="Machine")
 
-Data = Annotated[str, in_data(help="Name of a data set from the list of `pckd-nb datasets`, or folder:PATH.")]
+Data = Annotated[str, in_data(help="Name of a data set. `pckd-nb datasets` lists them.")]
 Root = Annotated[Path | None, in_data(help="Folder of the data sets. Default: $PCKD_DATA, else data/downloads.")]
 TestSize = Annotated[int | None, in_data(help="Number of test images to use.")]
-ImageSize = Annotated[int | None, in_data(help="Height and width of the images in pixels, for photographs.")]
+ImageSize = Annotated[
+    int | None,
+    in_data(
+        help="Height and width in pixels, to which images are resized. Only for "
+        "stl10, tinyimagenet, imagenet and folder:PATH."
+    ),
+]
 Workers = Annotated[
-    int | None, in_data(help="Number of processes that read images, if the images do not fit into memory.")
+    int | None,
+    in_data(
+        help="Number of processes that read images, if the images do not fit into memory. Default: one per CPU core, "
+        "at most 8."
+    ),
 ]
 Val = Annotated[float, in_data(help="Fraction of the training images to hold out as a validation split.")]
-Init = Annotated[str | None, in_networks(help="Initial weights: a run folder, or a checkpoint file or URL.")]
+Init = Annotated[
+    str | None, in_networks(help="Initial weights: a run folder, or a checkpoint file or URL. Default: random weights.")
+]
 Overwrite = Annotated[bool, in_training("--overwrite", help="Replace the run in --out.")]
 Accelerator = Annotated[str, on_machine(help="Device: auto, cpu, cuda or mps.")]
 Compile = Annotated[
@@ -70,7 +83,7 @@ Reference = Annotated[str, in_method(help="The method that all others are compar
 
 def recipe_options(
     recipe: Annotated[
-        str, in_training(help=f"Set of training settings: {', '.join(catalogue.RECIPES)}.")
+        str, in_training(help=f"Name of a set of training settings, one of {', '.join(catalogue.RECIPES)}.")
     ] = "classroom",
     epochs: Annotated[int | None, in_training(help="Number of epochs. Default: that of the recipe.")] = None,
     batch_size: Annotated[
@@ -83,25 +96,47 @@ def recipe_options(
     ] = None,
     augment: Annotated[
         str | None,
-        in_training(help="Transform of torchvision.transforms.v2, such as RandAugment, or your own, as file.py:NAME."),
+        in_training(
+            help="Additional transform of the training images. A class of torchvision.transforms.v2, such as "
+            "RandAugment, or your own, as file.py:NAME. Default: none."
+        ),
     ] = None,
-    mix: Annotated[str | None, in_training(help="mixup, cutmix, or your own, as file.py:NAME.")] = None,
+    mix: Annotated[
+        str | None,
+        in_training(
+            help="Mix pairs of training images and their labels: mixup, cutmix, or your own, as "
+            "file.py:NAME. Default: none."
+        ),
+    ] = None,
     label_smoothing: Annotated[
-        float | None, in_training(help="Fraction of every target that is spread over all classes.")
+        float | None,
+        in_training(help="Fraction of the probability of the label that is spread over all classes. Default: 0."),
     ] = None,
-    optimizer: Annotated[str | None, in_training(help="sgd, adamw, or your own, as file.py:NAME.")] = None,
+    optimizer: Annotated[
+        str | None, in_training(help="sgd, adamw, or your own, as file.py:NAME. Default: that of the recipe.")
+    ] = None,
     weight_decay: Annotated[float | None, in_training(help="Weight decay. Default: that of the recipe.")] = None,
     schedule: Annotated[
-        str | None, in_training(help="Learning-rate schedule: step, cosine, constant, or your own, as file.py:NAME.")
+        str | None,
+        in_training(
+            help="Learning-rate schedule: step, cosine, constant, or your own, as file.py:NAME. Default: that of "
+            "the recipe."
+        ),
     ] = None,
     warmup_epochs: Annotated[
-        float | None, in_training(help="Number of epochs in which the learning rate rises to --lr.")
+        float | None,
+        in_training(help="Number of epochs in which the learning rate rises to --lr. Default: that of the recipe."),
     ] = None,
     clip_norm: Annotated[
-        float | None, in_training(help="Maximum norm of the gradients. Larger gradients are scaled down to it.")
+        float | None,
+        in_training(help="Maximum norm of the gradients. Larger gradients are scaled down to it. Default: none."),
     ] = None,
     ema: Annotated[
-        float | None, in_training(help="Decay of the exponential moving average of the weights, such as 0.999.")
+        float | None,
+        in_training(
+            help="Evaluate and save an exponential moving average of the weights, with this decay, such as 0.999. "
+            "Default: none."
+        ),
     ] = None,
 ) -> Any:
     """Return the recipe with the values that are given on the command line.
@@ -125,10 +160,10 @@ def recipe_options(
     """
     from ..recipes import get_recipe
 
-    plugs = drop_none(augment=augment, mix=mix, optimizer=optimizer, schedule=schedule)
+    components = drop_none(augment=augment, mix=mix, optimizer=optimizer, schedule=schedule)
     numbers = drop_none(epochs=epochs, batch_size=batch_size, lr=lr, flip=flip, label_smoothing=label_smoothing,
                     weight_decay=weight_decay, warmup_epochs=warmup_epochs, clip_norm=clip_norm, ema=ema)  # fmt: skip
-    return get_recipe(recipe, **numbers, **plugs)
+    return get_recipe(recipe, **numbers, **components)
 
 
 RecipeOptions = Annotated[Any, Depends(recipe_options)]  # Any stands for Recipe, whose module is slow to import
@@ -137,9 +172,11 @@ RecipeOptions = Annotated[Any, Depends(recipe_options)]  # Any stands for Recipe
 def data_options(
     data: Data,
     train_size: Annotated[
-        int | None, in_data(help="Number of training images to use, or to generate for shapes100.")
+        int | None, in_data(help="Number of training images to use. Default: all, or 10,000 for shapes100.")
     ] = None,
-    test_size: TestSize = None,
+    test_size: Annotated[
+        int | None, in_data(help="Number of test images to use. Default: all, or 2,000 for shapes100.")
+    ] = None,
     image_size: ImageSize = None,
     workers: Workers = None,
     root: Root = None,
@@ -155,7 +192,7 @@ def data_options(
     train_size, test_size : int, optional
         Number of training and test images.
     image_size : int, optional
-        Side of the images in pixels.
+        Height and width of the images in pixels.
     workers : int, optional
         Number of processes that read images.
     root : Path, optional
@@ -195,7 +232,8 @@ def training_options(
     logger: Annotated[
         str | None,
         in_training(
-            help="Also log every epoch: tensorboard or csv, into the folder logs next to --out; or trackio or wandb."
+            help="Log the values of every epoch also with one of tensorboard, csv, trackio, wandb. The first two write "
+            "into the folder logs next to --out."
         ),
     ] = None,
     resume: Annotated[
@@ -208,7 +246,10 @@ def training_options(
     devices: Devices = None,
     nodes: Annotated[int, on_machine(help="Number of machines, each with --devices processes.")] = 1,
     strategy: Annotated[
-        str, on_machine(help="How the processes work together: ddp, or auto, which means the same.")
+        str,
+        on_machine(
+            help="How the processes work together. ddp is DistributedDataParallel of PyTorch. auto means the same."
+        ),
     ] = "auto",
 ) -> dict[str, Any]:
     """Return the options of one training.
@@ -216,8 +257,8 @@ def training_options(
     Returns
     -------
     dict
-        Arguments of `distill`, by name. Only early_stopping and logger are still those of the command line; see
-        `distill_arguments`.
+        Arguments of `distill`, by name. early_stopping and logger still have the values of the command line;
+        `distill_arguments` replaces them.
 
     Raises
     ------
@@ -225,8 +266,10 @@ def training_options(
         If strategy or logger has an unknown value, or if early stopping is asked for without a validation split.
     """
     if strategy not in ("auto", "ddp"):
-        other = "; the strategy that weights samples belongs to the method, as in --method pckd-strategy=uniform"
-        raise ValueError(f"--strategy must be auto or ddp, got {strategy}{other * (strategy in catalogue.STRATEGIES)}")
+        message = f"--strategy must be auto or ddp, got {strategy}"
+        if strategy in catalogue.STRATEGIES:
+            message += "; the strategy that weights samples belongs to the method, as in --method pckd-strategy=uniform"
+        raise ValueError(message)
     if logger not in (None, *LOGGERS):
         raise ValueError(f"--logger must be one of {', '.join(LOGGERS)}, got {logger}")
     if early_stopping is not None and not val:
@@ -267,7 +310,8 @@ def grid_options(
     ],
     student: Annotated[list[str], in_networks(help="Network to train. Repeat the option for several students.")],
     out: Annotated[
-        Path, in_grid(help="Folder of the grid. Runs are in OUT/PAIR/METHOD/seedN, the table is OUT/results.csv.")
+        Path,
+        in_grid(help="Folder for all runs, OUT/PAIR/METHOD/seedN, and for the table of results, OUT/results.csv."),
     ],
     data: DataOptions,
     recipe: RecipeOptions,
@@ -285,7 +329,11 @@ def grid_options(
     ] = 20,
     jobs: Annotated[int, in_grid(help="Number of runs to train at the same time. They share the CPU cores.")] = 1,
     shard: Annotated[
-        str, in_grid(help="i/n: train only the i-th of n parts, all with about the same work, for job arrays.")
+        str,
+        in_grid(
+            help="i/n, such as 2/8: train only part i of n. All parts take about the same time. Useful for job arrays "
+            "on a cluster."
+        ),
     ] = "1/1",
     dry_run: Annotated[bool, in_grid("--dry-run", help="Only list the runs, and estimate how long they take.")] = False,
 ) -> GridRequest:
@@ -306,16 +354,17 @@ def grid_options(
         raise ValueError(f"--teacher-cache-gb must be 0 or more, got {teacher_cache_gb}")
     check_names(networks=student)
     options: dict[str, Any] = dict(accelerator=accelerator, precision=precision, **drop_none(compile=compile))
+    name, sizes = data
     cache = (teacher_cache or out / "teacher_cache") if teacher_cache_gb else None
     if cache:
         options["teacher_cache_gb"] = teacher_cache_gb
     settings = dict(
-        data=data[0],
+        data=name,
         pairs=tuple(itertools.product(teacher, student)),
         seeds=parse_seeds(seeds),
         out=out,
         recipe=recipe,
-        data_options={**data[1], **({"val": val} if val else {})},
+        data_options={**sizes, **({"val": val} if val else {})},
         options=options,
         teacher_cache=cache,
     )
@@ -361,7 +410,7 @@ def parse_seeds(text: str) -> list[int]:
         if last < first:
             raise ValueError(f"--seeds {text!r} has an empty range, {first}-{last}")
         if last >= 2**31 or len(seeds) + last - first >= MAX_SEEDS:
-            raise ValueError(f"--seeds can be at most {MAX_SEEDS:,}, each below {2**31}, got {text!r}")
+            raise ValueError(f"--seeds must list at most {MAX_SEEDS:,} seeds, each below {2**31}, got {text!r}")
         seeds += range(first, last + 1)
     return seeds
 

@@ -17,7 +17,7 @@ def load_run_unless_checkpoint(model: str | None, source: str, option: str) -> "
     Parameters
     ----------
     model : str or None
-        Name of the network. It is given if `source` is a checkpoint.
+        Name of the network, if `source` is a checkpoint. None if it is a run folder.
     source : str
         A run folder, or a checkpoint file or URL.
     option : str

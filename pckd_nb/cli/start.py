@@ -6,7 +6,7 @@ from typing import Annotated
 from .. import catalogue
 from .app import command
 from .console import NBSP, print_table, print_text
-from .options import Overwrite, in_training
+from .options import in_training
 
 
 @command()
@@ -15,10 +15,11 @@ def demo(
     size: Annotated[
         str | None,
         in_training(
-            help="small, medium or full. Default: the largest that takes at most five minutes on this machine."
+            help="small, medium or full. Default: the largest size that takes at most five minutes on this machine, or "
+            "small if all of them take longer."
         ),
     ] = None,
-    overwrite: Overwrite = False,
+    overwrite: Annotated[bool, in_training("--overwrite", help="Replace the four runs in --out.")] = False,
 ) -> None:
     """Train a teacher and three students, compare them, and write a report, in about five minutes.
 
@@ -31,7 +32,7 @@ def demo(
 
 @command()
 def doctor() -> None:
-    """Show what this machine can do, which settings training chooses on it, and how long the demo takes."""
+    """Show the hardware, the settings that are chosen for training on it, and how long the demo takes."""
     from ..doctor import report_lines
 
     for line in report_lines():
@@ -58,6 +59,7 @@ def list_models() -> None:
     print_text(
         "The numbers are for 100 classes and images of 3×32×32. MFLOPs: millions of floating-point operations in the "
         "forward pass of one image. A multiplication and an addition count as two. Features: number of penultimate "
-        "features per image. You can also use torchvision:NAME and timm:NAME, for any network of these libraries that "
-        "ends in a linear layer."
+        "features per image. Pairs: resnet56 > means that resnet56 is a teacher of the network in this row. > resnet20 "
+        "means that resnet20 is its student. You can also use torchvision:NAME and timm:NAME, for any network of these "
+        "libraries that ends in a linear layer."
     )

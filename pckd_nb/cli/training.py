@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @command()
 def train(
-    model: Annotated[str, in_networks(help="Name of a network from the list of `pckd-nb models`.")],
+    model: Annotated[str, in_networks(help="Name of a network. `pckd-nb models` lists them.")],
     data: DataOptions,
     options: TrainingOptions,
     recipe: RecipeOptions,
@@ -44,15 +44,15 @@ def train(
 
     name, sizes = data
     check_run_folder(name, options, init)
-    loaded = load_dataset(name, **sizes)
-    print_image_counts(loaded, options)
-    network = make_network(model, loaded, options["seed"], init, sizes.get("root"))
-    print_result(training.fit(network, loaded, recipe, **distill_arguments(options)), options)
+    dataset = load_dataset(name, **sizes)
+    print_image_counts(dataset, options)
+    network = make_network(model, dataset, options["seed"], init, sizes.get("root"))
+    print_result(training.fit(network, dataset, recipe, **distill_arguments(options)), options)
 
 
 @command()
 def distill(
-    student: Annotated[str, in_networks(help="Network to train. A name from the list of `pckd-nb models`.")],
+    student: Annotated[str, in_networks(help="Name of the network to train. `pckd-nb models` lists them.")],
     data: DataOptions,
     options: TrainingOptions,
     recipe: RecipeOptions,
@@ -71,7 +71,11 @@ def distill(
     beta_cc: Annotated[float | None, in_method(help="Weight of L_CC, category center contrast.")] = None,
     temperature: Annotated[float | None, in_method(help="Temperature T of L_KD.")] = None,
     epsilon: Annotated[
-        float | None, in_method(help="Base of the preview threshold, which is epsilon to the power of the epoch.")
+        float | None,
+        in_method(
+            help="Base of the preview threshold. In epoch t, images with a difficulty above epsilon^t get a "
+            "smaller weight."
+        ),
     ] = None,
     views: Annotated[
         int | None, in_method(help="Number of views per image, 1 to 4. Each is rotated by another 90 degrees.")
@@ -84,7 +88,7 @@ def distill(
 ) -> None:
     """Train a student with a teacher, by default with PCKD.
 
-    Weights and views that you do not set come from the recipe, the data set or the paper.
+    The loss weights (--beta-kd and so on) and --views have defaults from the recipe, the data set or the paper.
     """
     settings = drop_none(beta_kd=beta_kd, beta_fa=beta_fa, beta_ca=beta_ca, beta_cc=beta_cc, temperature=temperature,
                      epsilon=epsilon, views=views)  # fmt: skip
@@ -104,26 +108,26 @@ def distill(
     arm = parse_arm(method)
     for name, value in settings.items():
         arm = arm.with_setting(name, value)
-    built, recipe = arm.build(recipe)
-    if built.uses_teacher and teacher is None:
+    method_object, recipe = arm.build(recipe)
+    if method_object.uses_teacher and teacher is None:
         raise ValueError(f"method {method} needs --teacher, the run folder of a trained network")
     name, sizes = data
     check_run_folder(name, options, init, teacher)
     if teacher_cache:
         files.check_writable(teacher_cache)
     teacher_run = load_run_unless_checkpoint(teacher_model, teacher, "--teacher-model") if teacher else None
-    loaded = load_dataset(name, **sizes)
-    print_image_counts(loaded, options)
+    dataset = load_dataset(name, **sizes)
+    print_image_counts(dataset, options)
     teacher_source: Classifier | Run | None = teacher_run
     if teacher and teacher_model:
-        teacher_source = make_network(teacher_model, loaded, options["seed"], teacher, sizes.get("root"))
+        teacher_source = make_network(teacher_model, dataset, options["seed"], teacher, sizes.get("root"))
         if pixels:
-            teacher_source = with_preprocessing(teacher_source, loaded, **pixels)
-    network = make_network(student, loaded, options["seed"], init, sizes.get("root"))
+            teacher_source = with_preprocessing(teacher_source, dataset, **pixels)
+    network = make_network(student, dataset, options["seed"], init, sizes.get("root"))
     if not teacher_cache_gb > 0:
         raise ValueError(f"--teacher-cache-gb must be more than 0, got {teacher_cache_gb}")
     options.update(drop_none(teacher_cache=teacher_cache), teacher_cache_gb=teacher_cache_gb)
-    run = training.distill(network, teacher_source, loaded, built, recipe, **distill_arguments(options))
+    run = training.distill(network, teacher_source, dataset, method_object, recipe, **distill_arguments(options))
     print_result(run, options)
 
 
@@ -173,7 +177,7 @@ def print_image_counts(data: "Dataset", options: dict[str, Any]) -> None:
 
 
 def distill_arguments(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `distill`: with callbacks in place of early_stopping, and loggers in place of logger.
+    """Return the arguments of `fit` and `distill`: callbacks in place of early_stopping, loggers in place of logger.
 
     Parameters
     ----------
@@ -215,10 +219,10 @@ def make_logger(name: str, out: Path) -> Any:
 
     if name not in ("tensorboard", "csv"):
         return TrackingLogger(name, project=out.parent.name or "pckd_nb", name=out.name)
-    place: dict[str, Any] = dict(root_dir=out.parent / "logs", name=out.name, version="")
+    location: dict[str, Any] = dict(root_dir=out.parent / "logs", name=out.name, version="")
     if name == "csv":
-        return loggers.CSVLogger(**place)
-    return loggers.TensorBoardLogger(**place, purge_step=0)  # hides the log of an earlier run in the same folder
+        return loggers.CSVLogger(**location)
+    return loggers.TensorBoardLogger(**location, purge_step=0)  # hides the log of an earlier run in the same folder
 
 
 def is_first_process(options: dict[str, Any]) -> bool:
@@ -258,7 +262,7 @@ def print_result(run: "Run", options: dict[str, Any]) -> None:
         print("settings: " + ", ".join(shown))
     if not run.finished:
         epochs = counted(len(run.history), "whole epoch")
-        print(f"interrupted after {epochs}; the same command with --resume continues it")
+        print(f"interrupted after {epochs}; the same command with --resume continues the training")
         raise typer.Exit(130)
     top5 = run.history["test_top5"].iloc[-1]
     print(f"{run.title}: top-1 {run.accuracy:.2f} %, top-5 {top5:.2f} % after {counted(len(run.history), 'epoch')}")

@@ -16,7 +16,7 @@ import torch
 from ..catalogue import check_normalisation
 from ..config import FORBIDDEN_OPTIONS
 from ..html import table
-from ..validation import Positive, Real, Seed, Share, Views, check, checked
+from ..validation import Positive, PositiveFraction, Real, Seed, Views, check, checked
 from . import own
 from .checks import check_class_names
 from .split import Split, hash_split, stratified_sample
@@ -142,8 +142,8 @@ class Dataset:
             If there is a validation split already, `share` is not in (0, 1), or there are too few images.
         """
         if self.val is not None:
-            raise ValueError(f"{self.name} already has a validation split of {len(self.val):,} images: leave val out")
-        share, seed = checked(Share, "val", share), checked(Seed, "val_seed", seed)
+            raise ValueError(f"{self.name} already has a validation split of {len(self.val):,} images: do not pass val")
+        share, seed = checked(PositiveFraction, "val", share), checked(Seed, "val_seed", seed)
         count = round(share * len(self.train))
         if min(count, len(self.train) - count) < self.num_classes:
             raise ValueError(

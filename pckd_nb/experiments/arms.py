@@ -73,11 +73,13 @@ class Arm:
         Raises
         ------
         ValueError
-            If neither the method nor the recipe has a setting of this name, or if a value is not valid.
+            If a setting belongs neither to the method nor to the recipe, or if its value is not valid.
         """
         fields = {field.name for field in dataclasses.fields(Recipe)} - {"name", "method", "network_lr", "milestones"}
         settings = dict(self.settings)
-        fields -= methods.setting_names(self.source or self.method)  # the method's own setting comes first
+        fields -= methods.setting_names(
+            self.source or self.method
+        )  # a setting of the method hides a recipe field of the same name
         if settings.get("flip") in (0, 1):
             settings["flip"] = bool(settings["flip"])
         try:
@@ -137,7 +139,7 @@ class Arm:
         except ValueError:  # a user-defined method may have required settings
             return self
         for name, value in self.settings:
-            candidate = arm.with_setting(name, value)
+            candidate = arm.with_setting(name, value)  # keep the setting only if it changes the training
             if effective_settings(candidate, recipe, data) != effective_settings(arm, recipe, data):
                 arm = candidate
         return arm
@@ -184,8 +186,8 @@ def parse_arm(text: str) -> Arm:
     if not is_plugin(method):
         return Arm(method, tuple(settings.items()))
     module, _, name = method.rpartition(":")
-    place = str(user_path(module, "file").resolve()) if module.endswith(".py") else module
-    return Arm(name, tuple(settings.items()), f"{place}:{name}")
+    path_or_module = str(user_path(module, "file").resolve()) if module.endswith(".py") else module
+    return Arm(name, tuple(settings.items()), f"{path_or_module}:{name}")
 
 
 def ablation_arms() -> list[Arm]:
@@ -198,9 +200,9 @@ def ablation_arms() -> list[Arm]:
         weighting strategy in place of preview, and PCKD with one view.
     """
     pckd = Arm("pckd")
-    without = [pckd.with_setting(f"beta_{term}", 0) for term in TERMS]
+    without_one_term = [pckd.with_setting(f"beta_{term}", 0) for term in TERMS]
     strategies = [pckd.with_setting("strategy", name) for name in ABLATION_STRATEGIES]
-    return [Arm("supervised"), Arm("kd"), pckd, *without, *strategies, pckd.with_setting("views", 1)]
+    return [Arm("supervised"), Arm("kd"), pckd, *without_one_term, *strategies, pckd.with_setting("views", 1)]
 
 
 def sweep_arms(factor: str, values: Sequence[Any] = (), base: Arm | None = None) -> list[Arm]:

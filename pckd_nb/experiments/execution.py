@@ -72,7 +72,8 @@ def run_grid(
     TypeError
         If `jobs` or `shard` has the wrong type.
     """
-    # each process would train the same points, or treat the others as its own ranks
+    # torchrun and srun start several processes. Each of them would train all points, or would use the other processes
+    # as ranks of its own training.
     if ranks.launched_processes() != (1, 1):
         raise ValueError(
             "a grid is trained from one process: start it without torchrun or srun; jobs=… or shard=… train several "
@@ -162,7 +163,7 @@ def split_into_shards(grid: Grid, count: int) -> list[list[Point]]:
     work = [training_flops(grid, point) if count > 1 else 1 for point in points]
     shards: list[list[int]] = [[] for _ in range(count)]
     load = [0] * count
-    # of points with equal work, those of one arm come together: its seeds then go to different shards
+    # points with equal work are sorted by arm, so that the seeds of an arm go to different shards
     for index in sorted(range(len(points)), key=lambda index: (-work[index], str(points[index].arm))):
         lightest = load.index(min(load))
         shards[lightest].append(index)

@@ -20,7 +20,7 @@ from ..runs import Run
 from ..validation import Seed, check, checked
 from .arms import Arm, resolve_settings
 
-STRATEGIES_WITHOUT_THRESHOLD = ("uniform", "focal")
+STRATEGIES_WITHOUT_THRESHOLD = ("uniform", "focal")  # their weights do not depend on the preview threshold
 RESULTS = "results.csv"
 
 
@@ -64,7 +64,7 @@ class Grid:
     pairs : sequence of (Path, str)
         Run folder of the teacher, and name of the student network.
     arms : sequence of Arm
-        Settings that equal the defaults are removed, and so are duplicates.
+        Settings of an arm that equal the defaults are removed. If two arms are then equal, one of them is removed.
     seeds : sequence of int
         Duplicates are removed.
     out : Path

@@ -16,15 +16,15 @@ from .arms import resolve_settings
 from .grid import Grid, Point, is_finished
 
 TIMED_STEPS = 4
-POINT_ERRORS = FloatingPointError, RuntimeError, MemoryError  # if one point fails so, the other points still train
+POINT_ERRORS = FloatingPointError, RuntimeError, MemoryError  # after these errors of one point, the others still train
 
 
 def estimate_seconds(grid: Grid, points: Sequence[Point], jobs: int = 1) -> float:
     """Estimate how long the training of `points` takes.
 
     The estimate is seconds per step times the number of steps. Seconds per step are the median of the finished points
-    of the same kind. If there are none, a few training steps are timed. That leaves out the evaluation after every
-    epoch, the time that a teacher cache saves, and the slowdown by parallel jobs.
+    of the same kind. If there are none, a few training steps are timed. The estimate leaves out the evaluation after
+    every epoch, the time that a teacher cache saves, and the slowdown by parallel jobs.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def estimate_seconds(grid: Grid, points: Sequence[Point], jobs: int = 1) -> floa
         kind, steps = step_kind_and_count(grid, point)
         if kind not in measured and (seconds := _measure_step_seconds(grid, point)):
             measured[kind] = [seconds]
-        total += median(measured.get(kind, [0])) * steps
+        total += median(measured.get(kind, [0])) * steps  # 0 if the timed training failed
     return total / jobs
 
 
