@@ -1,7 +1,9 @@
-"""Names of data sets, networks, methods, recipes and strategies, and how an arm of an experiment is written.
+"""Names of data sets, networks, methods, recipes and strategies, and the text form of an arm.
 
-This module does not import torch, so the command line can show help and errors at once. Other modules build the objects
-with these names. They import the names from here, or a test compares them.
+An arm of an experiment is one method with its settings, such as "pckd-beta_cc=0.02".
+
+This module does not import torch, so the command line can show help and errors at once. Other modules create the
+objects with these names. Tests check that both sides have the same names.
 """
 
 import difflib
@@ -15,17 +17,17 @@ from .paths import user_path
 from .plugs import is_plugin
 
 DATASETS = {
-    "shapes100": "100 categories of drawn shapes, 32×32 RGB, difficulty known; generated, no download",
+    "shapes100": "100 categories of drawn shapes, 32×32 RGB, each with a known difficulty; generated, no download",
     "digits": "10 handwritten digits, 16×16 grey (scikit-learn's 8×8, enlarged); no download",
     "cifar10": "10 categories of photographs, 32×32 RGB, 50,000 + 10,000; 170 MB download",
     "cifar100": "100 categories of photographs in 20 superclasses, like cifar10; 169 MB download",
     "fashion_mnist": "10 categories of clothing, 28×28 grey, 60,000 + 10,000; 31 MB download",
     "stl10": "10 categories of photographs, 96×96 RGB scaled to 32×32, 5,000 + 8,000; 2.6 GB download",
     "tinyimagenet": "200 categories of photographs, 64×64 RGB scaled to 32×32, 100,000 + 10,000; 248 MB download",
-    "imagenet": "photographs, cut to 224×224 RGB; by hand, into ROOT/imagenet or, as imagenet:PATH, into PATH",
+    "imagenet": "photographs, cropped to 224×224 RGB; download them yourself to ROOT/imagenet, or write imagenet:PATH",
     "folder:PATH": "your own images: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg; PATH/val/CLASS to validate",
 }
-WITH_PATH = ("imagenet:", "folder:")  # data sets whose name contains a folder
+WITH_PATH = ("imagenet:", "folder:")  # prefixes of the names that contain a folder
 NORMALISATIONS = {  # name → mean and std per channel, for pixels in [0, 1], and their source
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), "CIFAR-10, the usual published values"),
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), "CIFAR-100, as in RepDistiller"),
@@ -121,7 +123,7 @@ def check_dataset(name: str) -> None:
     near = difflib.get_close_matches(str(name).lower(), DATASETS, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     shown = repr(name) if isinstance(name, str | int | None) else f"of type {type(name).__name__}"
-    raise ValueError(f"there is no data set {shown}: {hint}known are {', '.join(DATASETS)}")
+    raise ValueError(f"unknown data set {shown}: {hint}known: {', '.join(DATASETS)}")
 
 
 def read_normalisation(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -327,6 +329,8 @@ def check_strategy(name: str) -> None:
 
 def read_arm(text: str) -> tuple[str, dict[str, Any]]:
     """Return the method and the settings of an arm.
+
+    An arm is one method with its settings, written as one text.
 
     Parameters
     ----------
