@@ -57,7 +57,7 @@ autodoc_inherit_docstrings = False
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 # Types of settings are shown by their names, not as the annotations that pydantic reads.
-setting_types = ["Channels", "Count", "Fraction", "NotNegative", "Plug", "Positive", "Seed", "Size"]
+setting_types = ["Channels", "Count", "Fraction", "NameOrCallable", "NotNegative", "Positive", "Seed", "Size"]
 autodoc_type_aliases = {name: name for name in setting_types}
 nitpick_ignore += [("py:class", name) for name in setting_types]
 python_maximum_signature_line_length = 88

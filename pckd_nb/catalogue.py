@@ -1,7 +1,9 @@
-"""Names of data sets, networks, methods, recipes and strategies, and how an arm of an experiment is written.
+"""Names of data sets, networks, methods, recipes and strategies, and the text form of an arm.
 
-This module does not import torch, so the command line can show help and errors at once. Other modules build the objects
-with these names. They import the names from here, or a test compares them.
+An arm of an experiment is one method with its settings, such as "pckd-beta_cc=0.02".
+
+This module does not import torch, so the command line can show help and errors at once. Other modules create the
+objects with these names. Tests check that both sides have the same names.
 """
 
 import difflib
@@ -126,7 +128,7 @@ def check_dataset(name: str) -> None:
     near = difflib.get_close_matches(str(name).lower(), DATASETS, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     shown = repr(name) if isinstance(name, str | int | None) else f"of type {type(name).__name__}"
-    raise ValueError(f"there is no data set {shown}: {hint}known are {', '.join(DATASETS)}")
+    raise ValueError(f"unknown data set {shown}: {hint}known: {', '.join(DATASETS)}")
 
 
 def read_normalisation(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -332,6 +334,8 @@ def check_strategy(name: str) -> None:
 
 def read_arm(text: str) -> tuple[str, dict[str, Any]]:
     """Return the method and the settings of an arm.
+
+    An arm is one method with its settings, written as one text.
 
     Parameters
     ----------

@@ -42,7 +42,12 @@ RENAMED: dict[str, dict[str, str]] = {
         "study_of": "study_key",
         "swept": "find_sweep",
     },
+    "losses": {
+        "FLOATS": "FLOAT_DTYPES",
+        "TEMPERATURES": "TEMPERATURE_RANGE",
+    },
     "methods": {
+        "NOT_BUILT": "NOT_IMPLEMENTED",
         "resolve": "resolve_settings",
     },
     "models": {

@@ -378,7 +378,7 @@ def test_without_torchdistill_it_says_what_to_install(monkeypatch):
 
 def test_what_can_not_be_compared_is_refused(data):
     student, teacher = pckd.create_model("resnet8", data), pckd.create_model("resnet14", data)
-    with pytest.raises(ValueError, match="bind it with an example image"):
+    with pytest.raises(ValueError, match=r"pass an example image of shape \(1, C, H, W\) to bind$"):
         baseline("AT").bind(student, teacher)
     flat = pckd.as_classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
     with pytest.raises(ValueError, match="the student has none larger than one pixel"):

@@ -380,13 +380,13 @@ def test_biases_that_do_not_fit_are_refused(biases, complaint):
         ([0, 1], TypeError, "labels must be a tensor, got list"),
         (torch.zeros(2), ValueError, "whole numbers, got torch.float32"),
         (torch.zeros(2).bool(), ValueError, "whole numbers, got torch.bool"),
-        (torch.tensor([0]), ValueError, r"labels must have shape \(2,\), got \(1,\)"),
-        (torch.tensor([0, 1, 2]), ValueError, r"labels must have shape \(2,\), got \(3,\)"),
+        (torch.tensor([0]), ValueError, r"labels must have shape \(2,\), one per row, got \(1,\)"),
+        (torch.tensor([0, 1, 2]), ValueError, r"labels must have shape \(2,\), one per row, got \(3,\)"),
         (torch.zeros(2, 3).long(), ValueError, "labels must have shape"),
         (
             torch.zeros(2, device="meta").long(),
             ValueError,
-            "labels must be on cpu, where their rows are, got labels on meta",
+            "labels must be on cpu, like the logits or scores, got labels on meta",
         ),
     ],
 )

@@ -216,7 +216,8 @@ def test_supervised_and_kd_by_hand(reference):
 def test_a_step_without_the_teacher_is_refused(reference):
     ref = reference("one_view")
     for method in (KD(), bound_to(ref)):
-        complaint = f"{method.title} compares .* with the teacher's, but the teacher's is None"
+        advice = "pass the teacher's output to forward$"
+        complaint = f"{method.title} compares .* with the teacher's, but the teacher's is None: {advice}"
         with pytest.raises(ValueError, match=complaint):
             method(outputs(ref)[0], None, batch_of(ref), 1)
 

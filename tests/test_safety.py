@@ -367,7 +367,7 @@ RUNS = {
 SAID = {  # where that is something else than the folder's name
     "an unknown network": "unknown model 'os.system'",
     "a network that loads a file": "is not an option",
-    "another data set than there is": "there is no data set '../../etc'",
+    "another data set than there is": "unknown data set '../../etc'",
 }
 
 

@@ -317,7 +317,8 @@ def test_unnamed_classes_match_any_names(data):
     pckd.fit(network, dataclasses.replace(data, classes=tuple("abcdefghij")), epochs=1, **QUIET)
     with pytest.warns(UserWarning) as warned:
         assert pckd.evaluate(network, unnamed).top1 >= 0
-    assert "the classes of arrays have numbers for names: class c is taken as class c of digits" in str(warned[0].message)
+    expected = "the classes of arrays have numbers for names: class c is taken as class c of digits"
+    assert expected in str(warned[0].message)
 
 
 def lessons(data, **changes):
@@ -629,7 +630,10 @@ def test_a_plug_that_cannot_be_used_is_named_before_the_first_step(data, tmp_pat
     from torchvision.transforms import v2
 
     for options, says in [
-        (dict(augment="Normalize"), "'Normalize' can't be made without more arguments: write file.py:NAME"),
+        (
+            dict(augment="Normalize"),
+            "'Normalize' can't be created without more arguments: create it in a file and write file.py:NAME",
+        ),
         (dict(augment=lambda one, two: one), "augment can't be used: .*missing 1 required positional"),
         (dict(augment=v2.ToDtype(torch.float32)), "^augment must return a uint8 tensor"),
         (dict(mix=v2.MixUp(num_classes=3)), r"mix must return images .* probabilities \(1, 10\)"),
@@ -639,7 +643,7 @@ def test_a_plug_that_cannot_be_used_is_named_before_the_first_step(data, tmp_pat
             pckd.fit(student_of(data), data, epochs=1, out=tmp_path / "run", **QUIET, **options)
         assert not (tmp_path / "run").exists()
     train = ["train", *SMALL, "--model", "resnet8", "--out", "x"]
-    refused("'Normalize' can't be made without more arguments", *train, "--augment", "Normalize")
+    refused("'Normalize' can't be created without more arguments", *train, "--augment", "Normalize")
     (tmp_path / "mine.py").write_text("x = 1\n")
     own = ["train", "--data", "mine.py:x", *train[-4:]]
     refused("'mine.py:x' must be a function that returns a Dataset, got int", *own)
