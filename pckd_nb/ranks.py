@@ -112,7 +112,7 @@ def run_on_first_rank(fabric: "Fabric", action: Callable[[], T]) -> T:
     return cast(T, result)
 
 
-def check_same_settings(fabric: "Fabric", settings: dict[str, object]) -> None:
+def check_ranks_have_same_settings(fabric: "Fabric", settings: dict[str, object]) -> None:
     """Check that all processes have the same settings.
 
     Parameters

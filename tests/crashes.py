@@ -99,7 +99,7 @@ def calm() -> None:
 
 def save_always() -> None:
     """Save at every step, whatever that costs."""
-    callbacks.SECONDS_BETWEEN_SAVES, callbacks.MAX_SAVING_SHARE = -1, math.inf
+    callbacks.MIN_SECONDS_BETWEEN_SAVES, callbacks.MAX_SAVING_SHARE = -1, math.inf
 
 
 def train(folder: Path, teacher_cache: Path | None, often: bool, counter: LineCounter, pipe: Connection) -> None:

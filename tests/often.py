@@ -6,5 +6,5 @@ from pckd_nb import cli
 from pckd_nb.training import callbacks
 
 if __name__ == "__main__":
-    callbacks.SECONDS_BETWEEN_SAVES, callbacks.MAX_SAVING_SHARE = 0.5, 1
+    callbacks.MIN_SECONDS_BETWEEN_SAVES, callbacks.MAX_SAVING_SHARE = 0.5, 1
     sys.exit(cli.main())

@@ -308,7 +308,7 @@ def test_a_cut_run_resumes_to_the_same_bits(name, data, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return seen(self, *arguments)
 
-    monkeypatch.setattr(pckd.training.callbacks, "SECONDS_BETWEEN_SAVES", -1)
+    monkeypatch.setattr(pckd.training.callbacks, "MIN_SECONDS_BETWEEN_SAVES", -1)
     monkeypatch.setattr(pckd.training.callbacks, "MAX_SAVING_SHARE", float("inf"))
     monkeypatch.setattr(kind, "forward", cut)
     with pytest.raises(KeyboardInterrupt):

@@ -269,7 +269,7 @@ def test_teachers_that_do_not_fit(refused, run, teacher, tmp_path):
     settings = pckd.runs.read_settings(other)
     settings["model"]["name"] = "resnet20"
     pckd.runs.write_settings(other, settings)
-    refused(r"another network, 'layer1\.1\.conv1\.weight' is missing", *distill, "--teacher", other)
+    refused(r"another network: 'layer1\.1\.conv1\.weight' is missing", *distill, "--teacher", other)
 
 
 def test_errors_of_our_own_making_are_one_line_too_and_debug_shows_them(refused, monkeypatch, capsys):

@@ -244,7 +244,7 @@ def cut(terms, batch):
 
 @pytest.fixture
 def save_always(monkeypatch):
-    monkeypatch.setattr(training.callbacks, "SECONDS_BETWEEN_SAVES", -1)
+    monkeypatch.setattr(training.callbacks, "MIN_SECONDS_BETWEEN_SAVES", -1)
     monkeypatch.setattr(training.callbacks, "MAX_SAVING_SHARE", float("inf"))
 
 
@@ -342,7 +342,8 @@ def test_a_checkpoint_of_another_network_gives_one_line(part, cut_run, recipe):
         go_on(folder, recipe)
     assert "\n" not in str(caught.value) and "Error(s)" not in str(caught.value)
     if part == "student":
-        assert "weights of another network, 'layer1.1.conv1.weight' does not exist in this one" in str(caught.value)
+        message = "these weights belong to another network: 'layer1.1.conv1.weight' does not exist in this one"
+        assert message in str(caught.value)
 
 
 def not_finite_of(index):

@@ -136,10 +136,10 @@ def test_processes_of_different_trainings_are_refused_by_all_of_them():
         fabric = SimpleNamespace(world_size=2, device="cpu", broadcast=lambda _: about)
         fabric.all_reduce = lambda flag, reduce_op, others=others: torch.maximum(flag, torch.tensor(float(others)))
         if said is None:
-            ranks.check_same_settings(fabric, {**about, **mine})
+            ranks.check_ranks_have_same_settings(fabric, {**about, **mine})
         else:
             with pytest.raises(ValueError, match="^the processes have different settings.*" + said):
-                ranks.check_same_settings(fabric, {**about, **mine})
+                ranks.check_ranks_have_same_settings(fabric, {**about, **mine})
 
 
 def test_how_many_processes_were_started_is_read_from_the_launcher(monkeypatch):
@@ -183,7 +183,7 @@ def test_what_can_not_be_split_is_refused(data, student, tmp_path, monkeypatch):
 
     refused("devices must be at least 1, got 0", devices=0)
     refused("nodes must be at least 1, got 0", devices=2, nodes=0)
-    refused("17 processes are too many: a batch or split of tiny", devices=17)
+    refused("17 processes are too many: a batch or split of tiny has fewer images; use fewer", devices=17)
     refused("batch_size 16 gives a batch of one image in one of 16 processes: BatchNorm needs at least 2", devices=16)
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     refused("cannot start 2 processes from a notebook: use the command pckd-nb distill", devices=2)
@@ -238,7 +238,7 @@ def test_many_ranks_compute_what_one_does(count, alone, tmp_path):
     for other in ends:  # running means of one rank's own batches would differ
         assert all(torch.equal(other["state"][name], x) for name, x in ends[0]["state"].items())
         assert other["accuracy"] == pckd.evaluate(student, ranks_job.DATA, accelerator="cpu", precision="32-true").top1
-    assert "BatchNorm uses only each process's part of a batch: it is synchronised on GPUs only" in done.stderr
+    assert "each process computes BatchNorm from its own part of a batch, because BatchNorm can be" in done.stderr
 
 
 LAUNCHERS = {

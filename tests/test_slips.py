@@ -273,7 +273,7 @@ def test_a_student_with_weights_for_other_pixels_is_warned_of(data):
     network = pckd.create_model("resnet8", data)
     pckd.fit(network, data, epochs=1, **QUIET)
     other = dataclasses.replace(data, mean=(0.9,), std=(0.05,))
-    with pytest.warns(UserWarning, match="the student's first weights were trained on digits, with other pixel"):
+    with pytest.warns(UserWarning, match="the student's first weights were trained on digits, with another image size"):
         pckd.fit(network, other, epochs=1, **QUIET)
     assert network.trained_on.mean == (0.9,)
 
@@ -651,7 +651,8 @@ def test_a_plug_that_cannot_be_used_is_named_before_the_first_step(data, tmp_pat
 
 def test_a_warm_up_that_never_ends_is_said(data):
     with pytest.warns(
-        UserWarning, match="warmup_epochs is 5, and training has 1 epoch: the learning rate never reaches lr = 0.05"
+        UserWarning,
+        match="warmup_epochs is 5, and training has 1 epoch: the learning rate never reaches lr = 0.05; use fewer",
     ):
         pckd.fit(student_of(data), data, epochs=1, warmup_epochs=5, **QUIET)
 
