@@ -13,7 +13,7 @@ class ShortHelp(ABCMeta):
 
     def __dir__(cls) -> list[str]:
         own = {name for base in cls.__mro__ if base not in (nn.Module, object) for name in vars(base)}
-        return sorted(own - {"__abstractmethods__", "_abc_impl"})
+        return sorted(name for name in own if name == "__init__" or not name.startswith("_"))
 
 
 class ShortHelpModule(nn.Module, metaclass=ShortHelp):

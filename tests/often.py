@@ -1,4 +1,7 @@
-"""pckd-nb that writes a checkpoint twice a second: what tests interrupt and kill. `python -m tests.often distill …`."""
+"""Run the pckd-nb command with two checkpoints per second: `python -m tests.often distill …`.
+
+Tests interrupt and kill this process.
+"""
 
 import sys
 

@@ -31,7 +31,7 @@ def alone(tmp_path_factory):
     """The job done by one process."""
     out = tmp_path_factory.mktemp("alone")
     threads = torch.get_num_threads()
-    ranks_job.cut(out / "as cut")
+    ranks_job.interrupt_training(out / "as cut")
     ranks_job.main(out)
     torch.set_num_threads(threads)
     return out
