@@ -10,6 +10,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 # module of the package → old name → new name. docs/renamed.md is made from this table.
 RENAMED: dict[str, dict[str, str]] = {
+    "analysis": {
+        "KINDS": "SAMPLE_KINDS",
+    },
     "data.folders": {
         "in_memory": "load_split",
         "read_what_fits": "load_if_memory_allows",

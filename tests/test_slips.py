@@ -85,7 +85,7 @@ def test_a_tilde_is_the_home_folder_in_python(home, tmp_path, monkeypatch):
     assert checkpoints.training_data_of("~/run/student.safetensors").name == "digits"
     pckd.load_checkpoint(student, "~/run")
     made.save("~/copy")
-    with pytest.raises(ValueError, match="no figure begins with 'x'"):
+    with pytest.raises(ValueError, match="no name of a figure begins with 'x'"):
         collection.draw_all("~", "~/figures", only=["x"])
     assert {path.name for path in home.iterdir()} == {"run", "student", "cache", "copy"}
     assert [path.name for path in tmp_path.iterdir()] == ["home"]

@@ -461,7 +461,7 @@ def test_classes_of_a_figure_are_printed_as_plain_numbers(data, recipe):
 
 
 def test_neighbours_of_one_sample():
-    with pytest.raises(ValueError, match="^features must be of 2 samples or more, got 1$"):
+    with pytest.raises(ValueError, match="^features must have 2 rows or more, one per sample, got 1$"):
         neighbourhood_purity(np.ones((1, 3)), [0], k=1)
 
 
