@@ -155,7 +155,7 @@ def test_what_is_no_module_is_named_and_wrappers_are_seen_through():
     assert pckd.as_classifier(torch.compile(model)) is model
     for given, words in {
         Own: r"got type: write Own\(...\), not Own",
-        "resnet18": "got str: create_model(NAME, data) makes a network",
+        "resnet18": r"got str: create_model\(NAME, data\) makes a network",
     }.items():
         with pytest.raises(TypeError, match=words):
             pckd.as_classifier(given)
