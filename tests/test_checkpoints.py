@@ -179,7 +179,7 @@ def test_a_newer_pickle_protocol_is_named(protocol, legacy, tmp_path):
     file = tmp_path / "file.pth"
     torch.save({"model": STATE}, file, pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy)
     assert (
-        f"it is a pickle of protocol {protocol}, which PyTorch can't read without running code: "
+        f"it is a pickle file of protocol {protocol}, which PyTorch can't read without running code: "
         "save it again without pickle_protocol=…, or as safetensors"
     ) in refusal(file)
 

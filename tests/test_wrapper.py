@@ -161,7 +161,7 @@ def test_non_modules_are_refused_and_wrappers_are_unwrapped():
     assert pckd.as_classifier(torch.compile(model)) is model
     for given, words in {
         Own: r"got type: write Own\(...\), not Own",
-        "resnet18": "got str: create_model(NAME, data) makes a network",
+        "resnet18": r"got str: create_model\(NAME, data\) makes a network",
     }.items():
         with pytest.raises(TypeError, match=words):
             pckd.as_classifier(given)
