@@ -275,7 +275,7 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone():
         ({"optimizer": 3}, TypeError, "optimizer must be a name or a callable, got int"),
         ({"optimizer": lambda parameters: None}, TypeError, "given as optimizer must return a torch.optim.Optimizer"),
         ({"schedule": "linear"}, ValueError, "unknown schedule 'linear'"),
-        ({"schedule": lambda *_: 1}, TypeError, "the function given as schedule must return a torch.optim.lr_scheduler"),
+        ({"schedule": lambda *_: 1}, TypeError, "given as schedule must return a torch.optim.lr_scheduler"),
         ({"augment": "RandAug"}, ValueError, "unknown transform 'RandAug'"),
         ({"augment": lambda image: image.float()}, TypeError, "augment must return a uint8 tensor .* torch.float32"),
         ({"augment": lambda image: image[:, 1:]}, ValueError, "augment must keep the shape of an image"),
