@@ -135,7 +135,7 @@ def test_galleries_that_cannot_be_drawn():
     ):
         with pytest.raises(ValueError, match=message):
             figures.difficulty_galleries(runs)
-    with pytest.raises(ValueError, match="two columns or more"):
+    with pytest.raises(ValueError, match="columns at least 2, got rows=2 and columns=1"):
         figures.difficulty_galleries(sampled(), columns=1)
 
 

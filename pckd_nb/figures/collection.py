@@ -260,11 +260,11 @@ CAPTIONS = {
     ),
     "09_budget": (
         "When is PCKD better at equal cost? Top-1 accuracy (mean ± standard deviation, one dot per seed) against the "
-        "training budget. Left: by epochs, so methods are compared at equal epochs. Right: by the floating-point operations "
-        "of both networks, so the higher line is better at equal compute. The operations are epochs × images × views × "
-        "(three forward passes of the student, because a backward pass costs about two, and one of the teacher). The "
-        "method's heads and losses and the training of the teacher are not counted. Measured seconds are not shown. "
-        "They would mislead, because the machine was shared and teacher outputs were cached."
+        "training budget. Left: by epochs, so methods are compared at equal epochs. Right: by the floating-point "
+        "operations of both networks, so the higher line is better at equal compute. The operations are epochs × "
+        "images × views × (three forward passes of the student, because a backward pass costs about two, and one of "
+        "the teacher). The method's heads and losses and the training of the teacher are not counted. Measured seconds "
+        "are not shown. They would mislead, because the machine was shared and teacher outputs were cached."
     ),
     "10_published": (
         "How much accuracy each method adds to the student trained without a teacher, in percentage points of top-1. "

@@ -140,8 +140,8 @@ def framework(run: Run | None = None) -> Drawing:
     """
     runs = [] if run is None or check_runs(run)[0].gallery is None else check_runs(run)
     note = (
-        "Under each loss: the rows it uses. B images give N = 4 B rows. C: number of categories. D: number of "
-        "features. g, A: layers that train with the student. eₛ, eₜ: Aₛ fₛ, Aₜ fₛ scaled to length 1."
+        "Under each loss: its rows. B images give N = 4 B rows. C classes, D features. g, A: trained layers. "
+        "eₛ, eₜ: Aₛ fₛ, Aₜ fₛ scaled to length 1."
     )
     note += " The image is from a run on" if runs else " The image was generated like those of shapes100."
     with new_figure(runs, FIGURE_WIDTH, 5.3, note) as figure:
