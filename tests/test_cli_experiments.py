@@ -103,7 +103,7 @@ def test_ablations_are_counted(run, teacher):  # noqa: F811
         ("no setting 'nonsense'", "sweep", ["--factor", "nonsense=1"]),
         ("strategy focal has no threshold", "sweep", ["--factor", "epsilon=1", "--method", "pckd-strategy=focal"]),
         ("there is no such folder", "compare", ["--teacher", "nowhere"]),
-        ("no arm", "compare", ["--reference", "p c"]),
+        ("'p c' is not an arm", "compare", ["--reference", "p c"]),
     ],
 )
 def test_what_is_refused(refused, teacher, match, command, more):  # noqa: F811
