@@ -12,6 +12,7 @@ import api
 from pydantic import BaseModel
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.ext.napoleon import Config, NumpyDocstring
 from sphinx.util.nodes import make_refnode
 
 import pckd_nb
@@ -19,8 +20,7 @@ import pckd_nb
 project = "pckd_nb"
 author = "the pckd_nb authors"
 release = version = pckd_nb.__version__
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-extensions += ["sphinx.ext.mathjax", "sphinx-mathjax-offline"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx.ext.mathjax", "sphinx-mathjax-offline"]
 
 # Single backticks: a link if Sphinx or `link` knows the name, else code.
 default_role = "py:obj"
@@ -48,16 +48,16 @@ nb_render_image_options = {"align": "left"}
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 
-napoleon_google_docstring = False
-napoleon_use_param = False  # a type such as "Tensor of shape (B, C)" is text, not a list of names to link
-napoleon_use_rtype = False
-napoleon_custom_sections = [("Attributes", "params_style")]
+# A type such as "Tensor of shape (B, C)" is text, not a list of names to link.
+napoleon: Any = Config(
+    napoleon_use_param=False, napoleon_use_rtype=False, napoleon_custom_sections=[("Attributes", "params_style")]
+)
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 # Types of settings are shown by their names, not as the annotations that pydantic reads.
-setting_types = ["Channels", "Count", "Fraction", "NotNegative", "Plug", "Positive", "Seed", "Size"]
+setting_types = ["Channels", "Count", "Fraction", "NameOrCallable", "NotNegative", "Positive", "Seed", "Size"]
 autodoc_type_aliases = {name: name for name in setting_types}
 nitpick_ignore += [("py:class", name) for name in setting_types]
 python_maximum_signature_line_length = 88
@@ -97,6 +97,15 @@ def link(app: Sphinx, env: BuildEnvironment, node: Any, content: Any) -> Any:
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, found)
 
 
+def sections(app: Sphinx, what: Any, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Turn the NumPy sections of a docstring into reStructuredText, in place.
+
+    The extension napoleon does the same, but would read the docstring of a property as "type: description".
+    """
+    what = "method" if what == "property" else what
+    lines[:] = NumpyDocstring(lines, napoleon, app, what, name, thing, options).lines()
+
+
 def signature(
     app: Sphinx, what: str, name: str, thing: Any, options: Any, written: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
@@ -116,5 +125,6 @@ def skip(app: Sphinx, what: str, name: str, thing: Any, skipped: bool, options: 
 def setup(app: Sphinx) -> None:
     """Connect the functions above to the events of Sphinx."""
     app.connect("missing-reference", link)
+    app.connect("autodoc-process-docstring", sections)
     app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-skip-member", skip)

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import hardware
 
-hardware.prepare()  # before torch is loaded
+hardware.limit_openmp_spinning()  # before torch is loaded
 
 if TYPE_CHECKING:
     from . import analysis, course, data, experiments, figures, losses, methods, models, preview, runs, views, widgets

@@ -29,7 +29,7 @@ def as_dataset(given: object) -> Dataset:
     Raises
     ------
     TypeError
-        If it is anything else.
+        If `given` is neither a data set nor a string.
     """
     if isinstance(given, str):
         return load_dataset(given)
@@ -53,17 +53,21 @@ def as_run(given: object) -> Run:
     Raises
     ------
     TypeError
-        If it is anything else.
+        If `given` is neither a run nor a path.
     """
     if isinstance(given, str | Path):
         return load_run(user_path(given, "run"))
     if not isinstance(given, Run):
-        raise TypeError(f"run must be a Run or the folder of one, got {type(given).__name__}")
+        raise TypeError(
+            f"run must be a Run or the folder of one, got {type(given).__name__}: load_run(FOLDER) loads one"
+        )
     return given
 
 
-def as_trained(argument: str, given: object) -> Classifier | Run:
-    """Return a trained network, or the run that contains it.
+def as_network_or_run(argument: str, given: object) -> Classifier | Run:
+    """Return a network or a run. A run is loaded if its folder is given.
+
+    A string is always a folder here: the name of a network is an error, because such a network is not trained.
 
     Parameters
     ----------
@@ -81,8 +85,8 @@ def as_trained(argument: str, given: object) -> Classifier | Run:
     TypeError
         If `given` is not a network, a run or a path. A class is not a network.
     ValueError
-        If it is not clear which layer of a module is the last one, if the path is a file of weights, or if the string
-        is the name of a network, because such a network is not trained.
+        If it is not clear which layer of a module is the last one, if the path is not a run folder, or if the string is
+        the name of a network.
     FileNotFoundError
         If the folder does not exist.
     """
@@ -100,7 +104,7 @@ def as_trained(argument: str, given: object) -> Classifier | Run:
         raise ValueError(f"{argument} '{given}' is not a run folder: {hint}")
     if path.exists() or isinstance(given, Path) or os.sep in given:
         return load_run(path)
-    check_network(given)
+    check_network(given)  # raises ValueError for an unknown name
     hint = f"train it with fit, or load weights with load_checkpoint(create_model('{given}', data), PATH)"
     raise ValueError(f"{argument} '{given}' is the name of a network that is not trained: {hint}")
 
@@ -111,10 +115,10 @@ def as_network(argument: str, given: object, data: Dataset | None = None, seed: 
     Parameters
     ----------
     argument, given
-        As in `as_trained`.
+        As in `as_network_or_run`.
     data : Dataset, optional
-        With `data`, a string can also be the name of a network, which is created for it. Write "./resnet8" for a folder
-        that has the name of a network.
+        With `data`, a string can also be the name of a network. Then this network is created for `data`. If a folder
+        has the same name as a network, write "./resnet8" for the folder.
     seed : int, optional
         Seed of the weights of a network that is created.
 
@@ -125,10 +129,10 @@ def as_network(argument: str, given: object, data: Dataset | None = None, seed: 
     Raises
     ------
     TypeError, ValueError, FileNotFoundError
-        As `as_trained`, `create_model` and `Run.model`.
+        If `as_network_or_run`, `create_model` or `Run.model` raises them.
     """
     if data is not None and isinstance(given, str) and os.sep not in given:
         if given in NETWORKS or not Path(given).exists():
             return create_model(given, data, seed=seed)
-    found = as_trained(argument, given)
+    found = as_network_or_run(argument, given)
     return found.model() if isinstance(found, Run) else found

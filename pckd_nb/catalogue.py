@@ -1,7 +1,9 @@
-"""Names of data sets, networks, methods, recipes and strategies, and how an arm of an experiment is written.
+"""Names of data sets, networks, methods, recipes and strategies, and the text form of an arm.
 
-This module does not import torch, so the command line can show help and errors at once. Other modules build the objects
-with these names. They import the names from here, or a test compares them.
+An arm of an experiment is one method with its settings, such as "pckd-beta_cc=0.02".
+
+This module does not import torch, so the command line can show help and errors at once. Other modules create the
+objects with these names. Tests check that both sides have the same names.
 """
 
 import difflib
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .paths import user_path
-from .plugs import is_plugin
+from .plugins import is_plugin
 
 DATASETS = {
     "shapes100": "100 categories of drawn shapes, 32×32 RGB, with a known difficulty per image; generated, no download",
@@ -30,7 +32,7 @@ DATASETS = {
     "folder:PATH": "your own images: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg; if you have a validation "
     "split, also PATH/val/CLASS/*.jpg",
 }
-WITH_PATH = ("imagenet:", "folder:")  # data sets whose name contains a folder
+PATH_PREFIXES = ("imagenet:", "folder:")  # of names that contain the path of a folder
 NORMALISATIONS = {  # name → mean and std per channel, for pixels in [0, 1], and their source
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), "CIFAR-10, the usual published values"),
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), "CIFAR-100, as in RepDistiller"),
@@ -121,12 +123,12 @@ def check_dataset(name: str) -> None:
     ValueError
         If the name is unknown. The message contains similar names.
     """
-    if isinstance(name, str) and (name in DATASETS or name.startswith(WITH_PATH) or is_plugin(name)):
+    if isinstance(name, str) and (name in DATASETS or name.startswith(PATH_PREFIXES) or is_plugin(name)):
         return
     near = difflib.get_close_matches(str(name).lower(), DATASETS, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     shown = repr(name) if isinstance(name, str | int | None) else f"of type {type(name).__name__}"
-    raise ValueError(f"there is no data set {shown}: {hint}known are {', '.join(DATASETS)}")
+    raise ValueError(f"unknown data set {shown}: {hint}known: {', '.join(DATASETS)}")
 
 
 def read_normalisation(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -203,7 +205,7 @@ def check_outside_images(folder: str | Path, name: str) -> None:
         If the folder is PATH/train, PATH/val, PATH/test or inside one of them. There it would look like a class.
     """
     kind, _, path = name.partition(":")
-    if f"{kind}:" in WITH_PATH and path:
+    if f"{kind}:" in PATH_PREFIXES and path:
         place = user_path(folder).resolve()
         for part in ("train", "val", "test"):
             images = (user_path(path) / part).resolve()
@@ -332,6 +334,8 @@ def check_strategy(name: str) -> None:
 
 def read_arm(text: str) -> tuple[str, dict[str, Any]]:
     """Return the method and the settings of an arm.
+
+    An arm is one method with its settings, written as one text.
 
     Parameters
     ----------

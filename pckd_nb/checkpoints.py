@@ -32,36 +32,37 @@ WEIGHT_KEYS = (  # keys under which files keep the weights; the first match is u
     "model", "state_dict", "model_state_dict", "net", "network", "student", "weights", "params", "state_dict_ema",
     "model_ema", "ema",
 )  # fmt: skip
-# prefixes of names from DataParallel, torch.compile, Lightning, and mdistiller (it saves teacher and student together)
+# prefixes that DataParallel, torch.compile, Lightning and mdistiller add to the names of weights; mdistiller saves
+# teacher and student in one file
 WRAPPER_PREFIXES = re.compile(r"(?:(?:module|_orig_mod|model|net|network|student)\.)+")
-AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")  # of GoogLeNet and Inception v3, used in their training only
+# extra output layers in the middle of GoogLeNet and Inception v3, used only for training
+AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
 OLD_LAYER_NAMES = {  # names in old files of torchvision → today's names; torchvision makes the same changes
     r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)": r"\1\2",
     r"(mlp\.)linear_1\.": r"\g<1>0.",
     r"(mlp\.)linear_2\.": r"\g<1>3.",
 }
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # weights in a folder of the Hugging Face hub
+# first bytes of archives: gzip, bzip2, xz, 7z, RAR, Zstandard
 ARCHIVE_SIGNATURES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")
 UNPACK_ADVICE = "unpack it and give the file of weights inside"
-LEGACY_TAR_NAMES = (
-    b"sys_info\0",
-    b"pickle\0",
-    b"tensors\0",
-    b"storages\0",
-)  # beginnings of the very first PyTorch format
-LFS_POINTER = b"version https://git-lfs.github.com/"
-MAX_UNPACK_RATIO = 50  # largest accepted size of an unpacked zip archive, relative to the archive
-MAX_HEADER_BYTES = 100_000_000  # of a safetensors file, as in that library
+# the oldest format of PyTorch is a tar archive, and begins with one of these file names
+LEGACY_TAR_NAMES = (b"sys_info\0", b"pickle\0", b"tensors\0", b"storages\0")
+LFS_POINTER = b"version https://git-lfs.github.com/"  # start of a file that Git LFS has not downloaded yet
+# largest accepted size of an unpacked zip archive, relative to the archive; a larger one is made to fill the memory
+MAX_UNPACK_RATIO = 50
+MAX_HEADER_BYTES = 100_000_000  # largest header of a safetensors file, the same limit as in the library safetensors
+# start of an HTML page: an optional byte order mark, spaces, and a tag
 WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<[!?a-zA-Z]")
 NO_CODE_ADVICE = (
-    "and code in a checkpoint is never run; ask its author for a file of weights (safetensors), or, if you have the "
-    "network, save model.state_dict() alone"
+    "and code in a checkpoint is never run; ask its author for a safetensors file, or save only model.state_dict() if "
+    "you have the network"
 )
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
-class Ignored:
+class IgnoredObject:
     """Replaces all objects in a file that are not weights, so that no code of their classes runs."""
 
     def __init__(self, *_: Any) -> None: ...
@@ -69,8 +70,9 @@ class Ignored:
     def __setstate__(self, _: Any) -> None: ...
 
 
+# classes and functions that harmless checkpoints contain besides weights; they are not called
 IGNORED_GLOBALS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-    (Ignored, name)
+    (IgnoredObject, name)
     for name in (
         "argparse.Namespace",
         "numpy.dtype",
@@ -91,23 +93,24 @@ def load_checkpoint(
 ) -> Network:
     """Load weights from a file, a run folder or a web address into a network, and return the network.
 
-    All weights must fit. Auxiliary heads that only the file has are skipped. Prefixes of names, such as "module." of
-    DataParallel or "model." of Lightning, are removed. If loading fails, the network is not changed. Code in a file is
-    never executed.
+    The file must have the weights of the network, with the same names and shapes. Before the names are compared,
+    prefixes such as "module." of DataParallel or "model." of Lightning are removed. Auxiliary heads, which are extra
+    output layers for training, are skipped if only the file has them. If loading fails, the network is not changed.
+    Code in a file is never executed.
 
     Parameters
     ----------
     model : nn.Module
-        Its weights are replaced. `create_model` makes one.
+        Its weights are replaced. `create_model` makes a network.
     source : str or Path
-        A file of PyTorch or safetensors, a run folder, a folder of the Hugging Face hub, or an https address. An
-        address can end in #sha256=…
+        A PyTorch or safetensors file, a run folder, a folder from the Hugging Face hub, or an https address. An address
+        can end in #sha256=…
     sha256 : str, optional
         Expected SHA-256 sum of the file, 64 hexadecimal digits.
     size : int, optional
         Expected size of the file in bytes.
     root : str or Path, optional
-        Folder for downloads. Default: that of the data sets.
+        Folder for downloads. Default: the folder of the data sets.
 
     Returns
     -------
@@ -121,7 +124,7 @@ def load_checkpoint(
     ValueError
         If the weights belong to another network, if the file cannot be read, or if it contains more than weights.
     FileNotFoundError
-        If there is no such file, or if a folder is not a run.
+        If there is no such file, or if a folder is neither a run nor from the Hugging Face hub.
     OSError
         If the download fails, or if the size or the SHA-256 sum is wrong.
 
@@ -151,7 +154,10 @@ def load_checkpoint(
     if path.is_dir() and not (path / "run.json").is_file():
         hub = next((path / name for name in HUB_FILES if (path / name).is_file()), None)
         if hub is None:
-            raise FileNotFoundError(f"{label} is not a run folder: it has no run.json, nor {' or '.join(HUB_FILES)}")
+            raise FileNotFoundError(
+                f"{label} is not a run folder: it has no run.json, {' or '.join(HUB_FILES)}; give a folder that "
+                "has one of these files, or a file of weights"
+            )
         path, label = hub, f"'{hub}'"
     trained_on: TrainingData | None
     if path.is_dir():
@@ -160,7 +166,10 @@ def load_checkpoint(
         run = load_run(path)
         state, trained_on = run.student_state, run.trained_on
         if not state:
-            raise ValueError(f"{label} is a record of a run, without its weights")
+            raise ValueError(
+                f"{label} is a record of a run, without its weights: give a run folder with weights, or a "
+                "file of weights"
+            )
         run.check_weights()
     elif not path.is_file():
         raise FileNotFoundError(f"{label}: there is no such file")
@@ -173,18 +182,20 @@ def load_checkpoint(
             if "://" not in str(source):
                 raise
             path.unlink()  # otherwise every later call would use it
-            raise ValueError(f"{error}; it was not kept") from error
+            raise ValueError(f"{error}; the downloaded file was deleted") from error
         state, trained_on = _weights(content, label), training_data_of(path)
     had_auxiliary = any(name.startswith(AUXILIARY_HEADS) for name in _unwrapped(state))
     state = _match_names(model, state, label)
     try:
         load_weights(model, state, label)
     except ValueError as error:
-        raise ValueError(f"{error}{_explain(model, state, str(error))}") from None
+        raise ValueError(f"{error}{_hint_for_error(model, state, str(error))}") from None
+    # torchvision trained the networks with auxiliary heads on images with another normalisation: transform_input=True
+    # converts the images to it
     if had_auxiliary and any(getattr(module, "transform_input", True) is False for module in model.modules()):
         warnings.warn(
-            f"{label} has auxiliary heads: if it is torchvision's own file, the network needs transform_input=True, "
-            "as in torchvision:googlenet,transform_input=True",
+            f"{label} has auxiliary heads: if it is torchvision's own file, the network needs transform_input=True. "
+            "Create it with this option, as in torchvision:googlenet,transform_input=True",
             stacklevel=2,
         )
     if isinstance(model, Classifier):
@@ -196,19 +207,19 @@ def load_checkpoint(
 def fetch(url: str, *, sha256: str | None = None, size: int | None = None, root: str | Path | None = None) -> Path:
     """Download a file once, and return its path.
 
-    A broken connection is tried three times in all. A file that is already there is downloaded again if it does not
-    have the expected size or sum. A file that fails a check is not kept.
+    If the connection breaks, the download is tried up to three times. If the file exists but does not have the expected
+    size or SHA-256 sum, it is downloaded again. A file that fails a check is deleted.
 
     Parameters
     ----------
     url : str
-        An https address. http is accepted for addresses of this machine.
+        An https address. An http address is accepted only for this machine (localhost).
     sha256 : str, optional
         Expected SHA-256 sum, 64 hexadecimal digits.
     size : int, optional
         Expected size in bytes.
     root : str or Path, optional
-        The file is put into "checkpoints" in this folder. Default: the folder of the data sets.
+        The file is stored in the subfolder "checkpoints" of this folder. Default: the folder of the data sets.
 
     Returns
     -------
@@ -219,7 +230,7 @@ def fetch(url: str, *, sha256: str | None = None, size: int | None = None, root:
     ValueError
         If the address is not accepted.
     OSError
-        If the download fails, or if the file is a web page or has the wrong size or sum.
+        If the download fails, or if the file is a web page or has the wrong size or SHA-256 sum.
     """
     check(str, url=url)
     check_address(url)
@@ -238,7 +249,7 @@ def fetch(url: str, *, sha256: str | None = None, size: int | None = None, root:
         if page:
             raise OSError(f"'{url}' gave a web page, not a file of weights: give the address of the file itself")
         if mismatch := _mismatch(file, sha256, size):
-            raise OSError(f"'{url}' {mismatch}: it was not kept")
+            raise OSError(f"'{url}' {mismatch}: the downloaded file was deleted")
 
     download(url, path, check_file, max_bytes=size)
     return path
@@ -250,7 +261,7 @@ def _check_sha256(sha256: str | None) -> None:
 
 
 def _mismatch(path: Path, sha256: str | None, size: int | None) -> str:
-    """Describe the difference from the expected size or sum. Return "" if there is none."""
+    """Describe the difference from the expected size or SHA-256 sum. Return "" if there is none."""
     if size is not None and (found := path.stat().st_size) != size:
         return f"has {found:,} bytes instead of {size:,}"
     if sha256 is None:
@@ -262,7 +273,7 @@ def _mismatch(path: Path, sha256: str | None, size: int | None) -> str:
 
 
 def _read(path: Path, label: str) -> Any:
-    """Return the content of a file, with `Ignored` for objects that are not weights."""
+    """Return the content of a file, with `IgnoredObject` for objects that are not weights."""
     with path.open("rb") as file:
         start = file.read(512)
         file.seek(0)
@@ -275,11 +286,13 @@ def _read(path: Path, label: str) -> Any:
                 archive = zipfile.ZipFile(file)
                 entries = archive.infolist()
             except Exception as error:  # a damaged file can cause any error, here and below
-                raise ValueError(f"{label} is cut short or damaged: as a zip archive, {_reason(error)}") from error
+                raise ValueError(
+                    f"{label} is incomplete or damaged: reading it as a zip archive failed, {_reason(error)}"
+                ) from error
             if any(entry.filename.endswith("/constants.pkl") for entry in entries):
                 raise ValueError(f"{label} was refused: it is a TorchScript program, {NO_CODE_ADVICE}")
             if not any(entry.filename.endswith("/data.pkl") for entry in entries):
-                raise ValueError(f"{label} is a zip archive, but not a file of PyTorch: {UNPACK_ADVICE}")
+                raise ValueError(f"{label} is a zip archive, but not a PyTorch file: {UNPACK_ADVICE}")
             unpacked = sum(entry.file_size for entry in entries)
             if unpacked > MAX_UNPACK_RATIO * path.stat().st_size:
                 raise ValueError(
@@ -301,7 +314,9 @@ def _read(path: Path, label: str) -> Any:
         try:
             return load(path.read_bytes())
         except Exception as error:
-            raise ValueError(f"{label} is cut short or damaged: as safetensors, {_reason(error)}") from error
+            raise ValueError(
+                f"{label} is incomplete or damaged: reading it as safetensors failed, {_reason(error)}"
+            ) from error
     raise ValueError(f"{label} is not a file of weights: neither PyTorch (.pth, .pt) nor safetensors")
 
 
@@ -310,7 +325,7 @@ def _broken_entry(archive: zipfile.ZipFile) -> str | None:
     try:
         return archive.testzip()
     except Exception as error:  # a damaged file can cause any error
-        return f"an entry ({_reason(error)})"
+        return f"an unknown entry ({_reason(error)})"
 
 
 def training_data_of(source: str | Path) -> TrainingData | None:
@@ -342,18 +357,18 @@ def training_data_of(source: str | Path) -> TrainingData | None:
         file.seek(8)
         try:
             header = json.loads(file.read(length))
-        except ValueError:  # reading its weights will raise the error
+        except ValueError:  # loading the weights from this file raises a clear error
             return None
     metadata = header.get("__metadata__")
     text = metadata.get(TRAINED_ON) if isinstance(metadata, dict) else None
     try:
         return None if text is None else TrainingData.model_validate_json(text)
     except ValueError as error:
-        raise ValueError(f"'{path}' is damaged: as {TRAINED_ON}, {one_line(error)}") from None
+        raise ValueError(f"'{path}' is damaged: its entry {TRAINED_ON} is not valid, {one_line(error)}") from None
 
 
 def _unpickle(file: Any, label: str, mmap: bool = False) -> Any:
-    """Load a path or an open file by torch.load, with weights only."""
+    """Load a path or an open file by torch.load with weights_only=True, which runs no code of the file."""
     try:
         with warnings.catch_warnings(record=True) as warned, torch.serialization.safe_globals(IGNORED_GLOBALS):
             warnings.simplefilter("always")
@@ -361,27 +376,27 @@ def _unpickle(file: Any, label: str, mmap: bool = False) -> Any:
     except Exception as error:
         reason = _reason(error)
         if "unexpected EOF" in reason or (hasattr(file, "read") and not file.read(1)):
-            raise ValueError(f"{label} is cut short: the file ends in the middle of its weights") from error
+            raise ValueError(f"{label} is incomplete: the file ends in the middle of its weights") from error
         if found := re.search(r"GLOBAL (.+) (?:was not an allowed global|whose module)", str(error), re.DOTALL):
             function = re.sub(r"^commands\.", "subprocess.", found[1][:100])  # pickles use the name of Python 2
             raise ValueError(
-                f"{label} was refused: it is a pickle that wants to call {function!r}, {NO_CODE_ADVICE}"
+                f"{label} was refused: it is a pickle file that would call {function!r}, {NO_CODE_ADVICE}"
             ) from None
         if protocol := re.search(r"pickle protocol ([345]) ", " ".join(str(warning.message) for warning in warned)):
             raise ValueError(
-                f"{label} was refused: it is a pickle of protocol {protocol[1]}, which PyTorch can't read without "
+                f"{label} was refused: it is a pickle file of protocol {protocol[1]}, which PyTorch can't read without "
                 "running code: save it again without pickle_protocol=…, or as safetensors"
             ) from None
         if isinstance(error, pickle.UnpicklingError):
             raise ValueError(
-                f"{label} was refused: it is a pickle that is damaged or has more than weights ({reason}), "
+                f"{label} was refused: it is a pickle file that is damaged or contains more than weights ({reason}), "
                 f"{NO_CODE_ADVICE}"
             ) from None
         raise ValueError(f"{label} is damaged: {reason}") from error
 
 
 def _reason(error: Exception | str) -> str:
-    """Return the line of an error that names the reason, without the advice of torch to load unsafely."""
+    """Return the reason of an error in one line. The advice of torch to use weights_only=False is removed."""
     text = re.split(r"\n\nCheck the documentation|\s*\(Could this error", str(error))[0]
     if isinstance(error, pickle.UnpicklingError):
         text = (text.splitlines() or [""])[-1]
@@ -393,7 +408,7 @@ def _weights(content: Any, label: str) -> dict[str, Tensor]:
     found = f"something else ({type(content).__name__})"
     if isinstance(content, Mapping):
         for state in (content, *(content.get(key) for key in WEIGHT_KEYS)):
-            if _is_state(state):
+            if _is_state_dict(state):
                 return dict(state)
         keys = (
             repr(key[:40]) if isinstance(key, str) else f"a key of type {type(key).__name__}"
@@ -408,7 +423,7 @@ def _weights(content: Any, label: str) -> dict[str, Tensor]:
     )
 
 
-def _is_state(value: Any) -> TypeGuard[Mapping[str, Tensor]]:
+def _is_state_dict(value: Any) -> TypeGuard[Mapping[str, Tensor]]:
     return (
         isinstance(value, Mapping)
         and len(value) > 0
@@ -425,19 +440,20 @@ def _match_names(model: nn.Module, state: Mapping[str, Tensor], label: str) -> d
         if not any(re.search(old, name) for name in names):
             state = {re.sub(old, new, name): value for name, value in state.items()}
     state = _select_network(state, names, label)
+    # drop weights that the network does not use: heads of a method, a copy of the best epoch, auxiliary heads
     for unused in ((HEADS_PREFIX, BEST_PREFIX), AUXILIARY_HEADS):
         if not any(name.startswith(unused) for name in names):
             state = {name: value for name, value in state.items() if not name.startswith(unused)}
     state = {names.get(name, name): value for name, value in state.items()}
     for name, value in own.items():
-        if name.endswith("num_batches_tracked"):
+        if name.endswith("num_batches_tracked"):  # a counter of BatchNorm, which old files do not have
             state.setdefault(name, value)
         found = state.get(name, value)
         plain = found.layout == torch.strided and not found.is_meta and not found.is_quantized
         if not plain or found.is_floating_point() != value.is_floating_point():
-            kind = f"{'' if plain else 'not plain '}{found.dtype}"
+            kind = f"{'' if plain else 'a sparse, quantized or empty (meta) tensor of '}{found.dtype}"
             raise ValueError(f"{label}: weights of another type, '{name}' is {kind} instead of {value.dtype}")
-        # a weight of another shape may claim terabytes; `load_weights` refuses it
+        # The shape is compared first: a damaged file can contain a shape of terabytes, which `load_weights` refuses.
         if found.shape == value.shape and value.is_floating_point() and not found.float().isfinite().all():
             raise ValueError(
                 f"{label}: '{name}' has values that are not finite: the file is damaged, or its training diverged"
@@ -446,22 +462,25 @@ def _match_names(model: nn.Module, state: Mapping[str, Tensor], label: str) -> d
 
 
 def _unwrapped(names: Iterable[str]) -> list[str]:
-    """Remove the prefix of wrappers if all names have it."""
+    """Remove prefixes such as "module." from all names, if all names have the same."""
     names = list(names)
     found = WRAPPER_PREFIXES.match(os.path.commonprefix(names))
     return [name.removeprefix(found[0]) for name in names] if found else names
 
 
 def _select_network(state: Mapping[str, Tensor], names: Iterable[str], label: str) -> dict[str, Tensor]:
-    """Return the weights that have these names after a prefix, without the prefix.
+    """Find the prefix with which `state` has all names of a network. Return the weights of the network, without prefix.
 
-    If no prefix fits, all of `state` is returned. `load_weights` then reports what is missing or unexpected.
+    For example, a file can have "teacher.fc.weight" and "student.fc.weight" for the name "fc.weight". A prefix of the
+    student is preferred. If there is no prefix with which all names are found, all of `state` is returned.
+    `load_weights` then reports what is missing or unexpected.
     """
     first, *others = [name for name in names if not name.endswith("num_batches_tracked")] or [""]
     prefixes = [name.removesuffix(first) for name in state if name.endswith(first)]
-    fitting = [p for p in prefixes if p[-1:] in ("", ".") and all(p + name in state for name in others)]
-    usable = [p for p in fitting if WRAPPER_PREFIXES.fullmatch(p) or all(name.startswith(p) for name in state)]
-    usable = [""] if "" in fitting else [p for p in usable if "student." in p] or usable
+    complete = [p for p in prefixes if p[-1:] in ("", ".") and all(p + name in state for name in others)]
+    # a prefix must be a known one, or all weights in the file must have it
+    usable = [p for p in complete if WRAPPER_PREFIXES.fullmatch(p) or all(name.startswith(p) for name in state)]
+    usable = [""] if "" in complete else [p for p in usable if "student." in p] or usable
     if len(usable) > 1:
         raise ValueError(
             f"{label} has the network {len(usable)} times, {' and '.join(map(repr, usable))}: save only one"
@@ -471,7 +490,7 @@ def _select_network(state: Mapping[str, Tensor], names: Iterable[str], label: st
     return {name.removeprefix(p): value for p in usable for name, value in state.items() if name.startswith(p)}
 
 
-def _explain(model: nn.Module, state: Mapping[str, Tensor], error: str) -> str:
+def _hint_for_error(model: nn.Module, state: Mapping[str, Tensor], error: str) -> str:
     """Return a hint to add to `error`: other names in the file, or its number of classes."""
     own = model.state_dict(keep_vars=True)
     if "is missing" in error and (others := [repr(name) for name in state if name not in own]):

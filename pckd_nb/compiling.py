@@ -8,13 +8,14 @@ from torch import Tensor
 
 from .models import Classifier, Output, WrappedClassifier, count_flops
 
-# From benchmarks/report.md, in bfloat16: compiling WRN-16-2 (6e8 FLOPs per image) saves time in runs of more than about
-# 1e14 FLOPs. For resnet20 (2.4e8 FLOPs per image) the gain is within the noise. In float32 neither becomes faster.
+# Measured in bfloat16, with FLOPs of the forward and backward pass: compiling WRN-16-2 (6e8 FLOPs per image) saves time
+# in runs of more than about 1e14 FLOPs. The limit below is ten times as large. For resnet20 (2.4e8 FLOPs per image) the
+# gain is within the noise. In float32 neither becomes faster.
 MIN_FLOPS_PER_IMAGE, MIN_FLOPS_PER_RUN = 4e8, 1e15
 
 
 def should_compile(
-    wanted: bool | str, student: Classifier, rows: int, shape: tuple[int, int, int], device: torch.device,
+    wanted: bool | str, student: Classifier, num_images: int, shape: tuple[int, int, int], device: torch.device,
     precision: str, needs_maps: bool = False,
 ) -> bool:  # fmt: skip
     """Return whether to compile the student.
@@ -27,12 +28,13 @@ def should_compile(
     wanted : bool or "auto"
         The setting `compile`.
     student : Classifier
-    rows : int
+    num_images : int
         Number of images that the student sees in the whole run. Each view of an image counts.
     shape : (int, int, int)
         Channels, height and width of an image.
     device : torch.device
     precision : str
+        Precision of Lightning Fabric, such as "bf16-mixed" or "32-true".
     needs_maps : bool
         Whether the method needs feature maps. They are collected by hooks, which compiled code may skip, so the
         student is not compiled.
@@ -54,12 +56,13 @@ def should_compile(
                 "the method needs feature maps, which are collected by hooks: the student is not compiled", stacklevel=2
             )
         return False
+    # "auto" compiles only where the gain was measured
     was_measured = device.type == "cpu" and precision == "bf16-mixed" and not isinstance(student, WrappedClassifier)
     if wanted == "auto" and not was_measured:
         wanted = False
     if wanted == "auto":
         flops = 3 * count_flops(student, shape)  # forward and backward
-        wanted = flops > MIN_FLOPS_PER_IMAGE and rows * flops > MIN_FLOPS_PER_RUN
+        wanted = flops > MIN_FLOPS_PER_IMAGE and num_images * flops > MIN_FLOPS_PER_RUN
     if not wanted:
         return False
     try:

@@ -25,7 +25,7 @@ RECORDED = Path(__file__).resolve().parent.parent / "data" / "runs"
 
 
 def recorded(place: str) -> Run:
-    """Load a recorded run.
+    """Load a recorded run: one of the runs that the repository contains, so that a lesson need not train it.
 
     Parameters
     ----------

@@ -196,7 +196,7 @@ def measure_steps(plan: Plan | None = None) -> dict[str, float]:
     for name, (_, model, method) in plan.stages().items():
         network, timer = create_model(model, data, seed=plan.seed), StepTimer()
         # use the fast form of the teacher, though it is inaccurate before training: only the speed matters
-        with mock.patch.object(teacher_module, "TOLERANCE", math.inf), warnings.catch_warnings():
+        with mock.patch.object(teacher_module, "MAX_LOGITS_ERROR", math.inf), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             training.distill(network, teacher, data, method, recipe, progress=timer)
         seconds[name] = timer.step_seconds

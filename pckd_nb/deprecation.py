@@ -10,6 +10,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 # module of the package → old name → new name. docs/renamed.md is made from this table.
 RENAMED: dict[str, dict[str, str]] = {
+    "analysis": {
+        "KINDS": "SAMPLE_KINDS",
+    },
     "data.folders": {
         "in_memory": "load_split",
         "read_what_fits": "load_if_memory_allows",
@@ -42,10 +45,16 @@ RENAMED: dict[str, dict[str, str]] = {
         "study_of": "study_key",
         "swept": "find_sweep",
     },
+    "losses": {
+        "FLOATS": "FLOAT_DTYPES",
+        "TEMPERATURES": "TEMPERATURE_RANGE",
+    },
     "methods": {
+        "NOT_BUILT": "NOT_IMPLEMENTED",
         "resolve": "resolve_settings",
     },
     "models": {
+        "flops_of": "count_flops_by_name",
         "preprocessed": "restore_preprocessing",
     },
     "runs": {
@@ -66,7 +75,7 @@ RENAMED: dict[str, dict[str, str]] = {
 
 
 def renamed(module: str) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a module, which finds its old names in `RENAMED`.
+    """Return a function to use as the `__getattr__` of a module. It looks up old names in `RENAMED`.
 
     Parameters
     ----------
@@ -96,7 +105,7 @@ def renamed_arguments(**new_names: str) -> Callable[[Function], Function]:
     Parameters
     ----------
     **new_names : str
-        Old name = new name.
+        One entry per argument: the key is the old name, the value is the new name.
 
     Returns
     -------
@@ -126,3 +135,39 @@ def renamed_arguments(**new_names: str) -> Callable[[Function], Function]:
         return cast(Function, call)
 
     return decorate
+
+
+def renamed_attribute(old: str, new: str) -> property:
+    """Return a property that gives access to an attribute by its old name, with a DeprecationWarning.
+
+    Parameters
+    ----------
+    old, new : str
+        Names of the attribute.
+
+    Returns
+    -------
+    property
+
+    Examples
+    --------
+    >>> from pckd_nb.deprecation import renamed_attribute
+    >>> class Circle:
+    ...     radius = 3
+    ...     r = renamed_attribute("r", "radius")
+    >>> Circle().r
+    3
+    """
+
+    def warn(instance: object) -> None:
+        warnings.warn(f"{type(instance).__name__}.{old} is now called {new}", DeprecationWarning, stacklevel=3)
+
+    def read(instance: object) -> Any:
+        warn(instance)
+        return getattr(instance, new)
+
+    def write(instance: object, value: Any) -> None:
+        warn(instance)
+        setattr(instance, new, value)
+
+    return property(read, write, doc=f"Old name of `{new}`.")

@@ -9,7 +9,7 @@ import torch
 from . import demo, hardware
 from .compiling import MIN_FLOPS_PER_IMAGE, MIN_FLOPS_PER_RUN
 from .evaluation import make_fabric
-from .training.teacher import TOLERANCE, fast_forms
+from .training.teacher import MAX_LOGITS_ERROR, fast_forms
 
 
 def report_lines() -> Iterator[str]:
@@ -48,7 +48,7 @@ def _precision(device: torch.device) -> str:
 def _teacher(device: torch.device) -> str:
     names = {"folded": "float32 with BatchNorm folded"}
     forms = ", else ".join(names.get(form, form) for form in fast_forms(device, needs_maps=False))
-    limit = f"at most {100 * TOLERANCE:.0f} %"
+    limit = f"at most {100 * MAX_LOGITS_ERROR:.0f} %"
     return f"{forms}: the first whose logits differ from the original network by {limit}; 32-true keeps the original"
 
 

@@ -39,7 +39,7 @@ def md5_of(path: Path) -> str:
     return str(calculate_md5(path))
 
 
-def check_md5(path: Path, expected: str, remedy: str = "delete it to fetch it") -> None:
+def check_md5(path: Path, expected: str, remedy: str = "delete it to download it again") -> None:
     """Check the MD5 sum of a file.
 
     Parameters
@@ -87,7 +87,7 @@ def download(url: str, path: Path, check: Callable[[Path], None], max_bytes: int
 
     check_address(url)
 
-    def fill(_: str, temporary: str, __: Any) -> None:
+    def downloader(_: str, temporary: str, __: Any) -> None:  # pooch passes the address, the path and itself
         _download_with_retries(url, temporary, max_bytes)
         check(Path(temporary))
 
@@ -95,13 +95,14 @@ def download(url: str, path: Path, check: Callable[[Path], None], max_bytes: int
     path.parent.mkdir(parents=True, exist_ok=True)
     pooch.get_logger().setLevel("WARNING")
     try:
-        pooch.retrieve(url, None, fname=path.name, path=path.parent, downloader=fill)
+        pooch.retrieve(url, None, fname=path.name, path=path.parent, downloader=downloader)
     except BaseException:
         with suppress(OSError):  # a folder that is not empty can't be removed
             for folder in created:
                 folder.rmdir()
         raise
-    os.umask(mask := os.umask(0))
+    mask = os.umask(0)  # the only way to read the mask is to set it
+    os.umask(mask)
     path.chmod(0o666 & ~mask)  # pooch creates files that only their owner can read
 
 
@@ -118,7 +119,7 @@ def check_address(url: str) -> None:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar archive into a folder, completely or not at all.
+    """Unpack a tar archive into a folder. If the archive is damaged or unsafe, nothing is unpacked.
 
     Parameters
     ----------
@@ -156,7 +157,7 @@ def safe_tarfile() -> Iterator[None]:
     Raises
     ------
     OSError
-        As `check_tarfile`.
+        If this Python has no filter for unsafe archives.
     """
     check_tarfile()
     before = vars(tarfile.TarFile)["extraction_filter"]
@@ -180,16 +181,16 @@ def _files_only(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
     return tarfile.data_filter(member, folder)
 
 
-class _Limited:
-    """A file that refuses to become larger than `max_bytes`."""
+class _SizeLimitedFile:
+    """A file that raises OSError if it becomes larger than `max_bytes`."""
 
     def __init__(self, file: Any, max_bytes: int | None, url: str):
-        self.file, self.left, self.max_bytes, self.url = file, max_bytes, max_bytes, url
+        self.file, self.bytes_left, self.max_bytes, self.url = file, max_bytes, max_bytes, url
 
     def write(self, data: bytes) -> None:
-        if self.left is not None:
-            self.left -= len(data)
-            if self.left < 0:
+        if self.bytes_left is not None:
+            self.bytes_left -= len(data)
+            if self.bytes_left < 0:
                 raise OSError(f"'{self.url}' has more than the expected {self.max_bytes:,} bytes: it was not kept")
         self.file.write(data)
 
@@ -201,13 +202,14 @@ def _download_with_retries(url: str, path: str, max_bytes: int | None) -> None:
     import pooch
     import requests
 
-    # "identity" and `_check_answer`: compressed files must not be decompressed, because the sums are those of the files
+    # The MD5 sums are those of the compressed files, so requests must not decompress them. "identity" asks the server
+    # to send files as they are, and `_check_response` removes the header Content-Encoding.
     headers = {"Accept-Encoding": "identity"}
-    get = pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, headers=headers, hooks={"response": _check_answer})
+    get = pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, headers=headers, hooks={"response": _check_response})
     for pause in (*RETRY_PAUSES, None):
         try:
             with open(path, "wb") as file:
-                get(url, _Limited(file, max_bytes, url), None)
+                get(url, _SizeLimitedFile(file, max_bytes, url), None)
             return
         except requests.RequestException as error:
             if error.response is not None:
@@ -220,8 +222,8 @@ def _download_with_retries(url: str, path: str, max_bytes: int | None) -> None:
         time.sleep(pause)
 
 
-def _check_answer(response: Any, **_: Any) -> None:
-    """Check an answer of the server before it is read: a redirection must not leave https."""
+def _check_response(response: Any, **_: Any) -> None:
+    """Check a response of the server before it is read: a redirection must not leave https."""
     if response.is_redirect:
         target = urljoin(response.url, response.headers["location"])
         check_address(target)

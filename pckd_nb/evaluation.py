@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-PIXELS_PER_BATCH = 500 * 32 * 32
+PIXELS_PER_BATCH = 500 * 32 * 32  # 500 images of 32×32 pixels, fewer if they are larger
 
 for module in ("rank_zero", "distributed"):  # they log the precision and the start of every process
     logging.getLogger(f"lightning_fabric.utilities.{module}").setLevel(logging.WARNING)
@@ -30,11 +30,12 @@ class Scores(NamedTuple):
     Parameters
     ----------
     top1 : float
-        Images whose largest logit is that of their class, in percent.
+        Percentage of images for which the correct class has the largest logit.
     top5 : float
-        Images whose class is among the five largest logits, in percent. It is 100 for five classes or fewer.
+        Percentage of images for which the correct class is among the five largest logits. It is 100 for five classes or
+        fewer.
     cross_entropy : float
-        Mean over the images, in nats.
+        Mean over the images, with the natural logarithm.
     """
 
     top1: float
@@ -43,7 +44,7 @@ class Scores(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """Results of a network for all images of a split, in their order. The tensors are on the CPU.
+    """Results of a network for all images of a split, in the order of the split. The tensors are on the CPU.
 
     Parameters
     ----------
@@ -77,7 +78,9 @@ def predict(
     """Return the features and logits of a network for all images of a split.
 
     The network is in eval mode, and the images are neither augmented nor rotated. If the network was trained with
-    another normalisation or image size, the images are converted first, see `models.match_input`.
+    another normalisation or image size, the images are converted first, see `models.match_input`. The
+    classes of the training and of `data` must be the same. If only their names differ, write first
+    `model.trained_on = model.trained_on.without_classes()`.
 
     Parameters
     ----------
@@ -99,9 +102,8 @@ def predict(
     Raises
     ------
     ValueError
-        If there is no such split, if the network cannot take the images, or if it was trained on other classes. If
-        only the names of the classes differ, write `model.trained_on = model.trained_on.without_classes()`. Also the
-        errors of `make_fabric`.
+        If there is no such split, if the network cannot take the images, if it was trained on other classes, or if
+        `make_fabric` raises it.
 
     Examples
     --------
@@ -114,7 +116,10 @@ def predict(
     """
     network, data = as_network("model", model), as_dataset(data)
     if network.num_classes != data.num_classes:
-        raise ValueError(f"the network has {network.num_classes} classes, {data.name} has {data.num_classes}")
+        raise ValueError(
+            f"the network has {network.num_classes} classes, but {data.name} has {data.num_classes}: give a network "
+            f"that was trained on the classes of {data.name}"
+        )
     if network.trained_on:
         network.trained_on.check_classes(data, "network")
     network = match_input(network, data)
@@ -131,21 +136,21 @@ def compute_outputs(
     precision: str = "auto",
     fabric: "Fabric | None" = None,
 ) -> Predictions:
-    """Return the result of `predict`, without comparing `data` with the training data of the network."""
+    """Return the same as `predict`, but do not check classes, image size or normalisation, and convert nothing."""
     if split not in ("train", *data.held_out):
         raise ValueError(f"split must be {', '.join(map(repr, ('train', *data.held_out)))}, got {split!r}")
     fabric = fabric or make_fabric(accelerator, precision)[0]
     mean, std = pixel_statistics(data, fabric.device)
     images_of_split = getattr(data, split).to(fabric.device)
     count = len(images_of_split)
-    index = ranks.local_part(torch.arange(count), fabric)
+    indices = ranks.local_part(torch.arange(count), fabric)  # each process takes a part of the images
     batch_size = max(1, PIXELS_PER_BATCH // (data.size[0] * data.size[1]))
     model = model.to(fabric.device).to(memory_format=torch.channels_last)
     was_training = model.training
     model.eval()
     outputs = []
     with explain_worker_errors():
-        for images in images_of_split.read(index.split(batch_size)):
+        for images in images_of_split.read(indices.split(batch_size)):
             x = views.normalise(images, mean, std).contiguous(memory_format=torch.channels_last)
             with fabric.autocast():
                 outputs.append(model(x).float())
@@ -175,11 +180,8 @@ def check_input(model: Classifier, who: str, data: Dataset) -> None:
     device = next(model.parameters()).device
     try:
         model.eval()(torch.zeros(1, data.channels, *data.size, dtype=torch.float32, device=device))
-    except (
-        RuntimeError,
-        AssertionError,
-        ValueError,
-    ) as error:  # timm checks sizes by assert, WrappedClassifier raises ValueError
+    # timm raises AssertionError for wrong sizes, WrappedClassifier raises ValueError
+    except (RuntimeError, AssertionError, ValueError) as error:
         for name, parameter in model.named_parameters():
             if parameter.dtype != torch.float32:
                 kind = f"{name} in {parameter.dtype} instead of float32"
@@ -209,7 +211,7 @@ def evaluate(model: Network, data: Dataset | str, split: str = "test", **options
     Raises
     ------
     ValueError
-        As `predict`.
+        If `predict` raises it.
 
     Examples
     --------
@@ -256,19 +258,20 @@ def make_fabric(
             device = Fabric(accelerator=accelerator, devices=1, **single_process).device
             precision = hardware.default_precision(device)
         if precision not in PRECISIONS:
-            raise ValueError(f"unknown precision '{precision}'; known: auto, {', '.join(PRECISIONS)}")
+            raise ValueError(f"precision must be one of auto, {', '.join(PRECISIONS)}, got '{precision}'")
         if (
             precision == "16-mixed"
             and Fabric(accelerator=accelerator, devices=1, **single_process).device.type != "cuda"
         ):
-            raise ValueError("precision 16-mixed, float16 with scaled gradients, needs a CUDA device")
+            raise ValueError("precision 16-mixed needs a CUDA device: use auto, 32-true or bf16-mixed instead")
         fabric_args: dict[str, Any] = dict(accelerator=accelerator, precision=precision)
         if devices * nodes == 1:
             return Fabric(**fabric_args, devices=1, **single_process), precision
         if hasattr(sys, "ps1"):  # Fabric can't start copies of an interactive interpreter or a notebook
             raise ValueError(
-                f"a notebook is one process: start {devices * nodes} processes with the command pckd-nb distill"
+                f"cannot start {devices * nodes} processes from a notebook: use the command pckd-nb distill instead"
             )
+        # with a launcher such as torchrun, Fabric reads its variables; otherwise it starts the processes itself
         plugins = {} if ranks.launched_processes() != (1, 1) else single_process
         return Fabric(**fabric_args, **plugins, devices=devices, num_nodes=nodes, strategy="ddp"), precision
     except (RuntimeError, MisconfigurationException, ImportError) as error:

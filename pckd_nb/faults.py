@@ -18,23 +18,23 @@ REGISTER_CHANNELS = 16
 class SafeStrides(TorchFunctionMode):
     """Context manager that replaces strided 1×1 convolutions with few input channels by safe ones.
 
-    A strided 1×1 convolution is the same as a slice of the image and a 1×1 convolution without stride. The values are
-    the same. On CPUs, in channels_last format, the backward pass of torch writes outside of its memory or computes
-    wrong weight gradients for such layers, see docs/torch_fault.md. Transposed convolutions with few output channels
-    have the same bug. They are computed without stride, and zeros are put between the pixels afterwards.
+    For these convolutions on CPUs, in channels_last format, the backward pass of torch writes outside its memory or
+    computes wrong weight gradients, see docs/torch_fault.md. A convolution without stride on a slice of the image gives
+    the same values without the bug. Transposed convolutions with few output channels have the same bug. They are
+    computed without stride, and zeros are put between the pixels afterwards.
 
     Attributes
     ----------
-    met : bool
+    has_replaced : bool
         Whether a convolution was replaced.
     """
 
-    met = False
+    has_replaced = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if (replacement := _REPLACEMENTS.get(func)) and (result := replacement(*args, **kwargs)) is not None:
-            self.met = True
+            self.has_replaced = True
             return result
         return func(*args, **kwargs)
 
@@ -72,20 +72,20 @@ class SafeTrainingSteps:
     def __exit__(self, *error: Any) -> None:
         if self._active:
             self._mode.__exit__(*error)
-            self._active = self._always or self._mode.met
+            self._active = self._always or self._mode.has_replaced
 
 
 def _needs_safe_stride(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Conv2d):
-        return _strided(layer.kernel_size, layer.in_channels, layer.stride, layer.groups)
+        return _is_unsafe(layer.kernel_size, layer.in_channels, layer.stride, layer.groups)
     if isinstance(layer, nn.ConvTranspose2d):
-        return _strided(layer.kernel_size, layer.out_channels, layer.stride, layer.groups)
+        return _is_unsafe(layer.kernel_size, layer.out_channels, layer.stride, layer.groups)
     return False
 
 
-def _strided(kernel: Sequence[int], channels: int, stride: int | Sequence[int], groups: int) -> bool:
-    few = channels < REGISTER_CHANNELS and groups == 1
-    return few and tuple(kernel) == (1, 1) and _pair(stride) != (1, 1)
+def _is_unsafe(kernel: Sequence[int], channels: int, stride: int | Sequence[int], groups: int) -> bool:
+    few_channels = channels < REGISTER_CHANNELS and groups == 1
+    return few_channels and tuple(kernel) == (1, 1) and _pair(stride) != (1, 1)
 
 
 def _conv2d(
@@ -95,7 +95,7 @@ def _conv2d(
     """Convolve a slice of the image. Return None if the original function is safe."""
     if not isinstance(input, Tensor) or input.device.type != "cpu" or (padding != "valid" and _pair(padding) != (0, 0)):
         return None
-    if not _strided(weight.shape[2:], weight.shape[1], stride, groups):
+    if not _is_unsafe(weight.shape[2:], weight.shape[1], stride, groups):
         return None
     rows, columns = _pair(stride)
     return F.conv2d(input[..., ::rows, ::columns], weight, bias)
@@ -108,7 +108,7 @@ def _conv_transpose2d(
     """Convolve without stride and put zeros between the pixels. Return None if the original function is safe."""
     if not isinstance(input, Tensor) or input.device.type != "cpu" or _pair(padding) != (0, 0):
         return None
-    if not _strided(weight.shape[2:], weight.shape[1], stride, groups):
+    if not _is_unsafe(weight.shape[2:], weight.shape[1], stride, groups):
         return None
     y = F.conv_transpose2d(input, weight)
     strides, extras = _pair(stride), _pair(output_padding)
@@ -128,7 +128,7 @@ def _pair(value: Any) -> tuple[int, ...]:
 
 @contextmanager
 def safe_gradients(model: nn.Module, example: Tensor, precision: str, device: torch.device) -> Iterator[None]:
-    """Apply `zero_padding_gradients` inside of the block, if the precision and the device need it."""
+    """Apply `zero_padding_gradients` inside the block, if the precision and the device need it."""
     hooks = zero_padding_gradients(model, example) if (precision, device.type) == ("bf16-mixed", "cpu") else []
     try:
         yield
@@ -141,14 +141,14 @@ def safe_gradients(model: nn.Module, example: Tensor, precision: str, device: to
 def zero_padding_gradients(model: nn.Module, example: Tensor) -> list[RemovableHandle]:
     """Set the gradient of convolution weights to 0 if they are only multiplied by padding.
 
-    This happens if a stride leaves a map of one pixel. The gradient of those weights is 0, but the bfloat16
-    convolution of torch on CPUs returns whatever was in memory before.
+    For example, on a feature map of one pixel a 3×3 kernel uses only its center. The gradient of the other weights is
+    0, but the bfloat16 convolution of torch on CPUs returns whatever was in memory before.
 
     Parameters
     ----------
     model : nn.Module
     example : Tensor of shape (1, C, H, W)
-        An image of the size of the training.
+        An image of the size that is used in training.
 
     Returns
     -------
@@ -156,21 +156,22 @@ def zero_padding_gradients(model: nn.Module, example: Tensor) -> list[RemovableH
         The hooks that set the gradients.
     """
 
-    def covered(size: int, kernel: int, stride: int, padding: int, dilation: int) -> Tensor:
+    def meets_pixels(size: int, kernel: int, stride: int, padding: int, dilation: int) -> Tensor:
+        """Return a mask of the kernel positions, along one axis, that are multiplied by at least one pixel."""
         count = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
         places = stride * torch.arange(count)[:, None] - padding + dilation * torch.arange(kernel)
         return ((places >= 0) & (places < size)).any(0)
 
     found: dict[nn.Conv2d, Tensor] = {}  # layer → mask of the weights that are multiplied by pixels
 
-    def inspect(layer: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
+    def record_mask(layer: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
         if isinstance(layer.padding, tuple):  # "same" does not allow a stride, "valid" means no padding
             axes = zip(inputs[0].shape[2:], layer.kernel_size, layer.stride, layer.padding, layer.dilation, strict=True)
-            rows, columns = (covered(*axis) for axis in axes)
+            rows, columns = (meets_pixels(*axis) for axis in axes)
             found[layer] = found.get(layer, torch.tensor(False)) | (rows[:, None] & columns)
 
     convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
-    hooks = [layer.register_forward_hook(inspect) for layer in convolutions]
+    hooks = [layer.register_forward_hook(record_mask) for layer in convolutions]
     was_training = model.training
     model.eval()(example.to(next(model.parameters()).device))
     model.train(was_training)

@@ -19,16 +19,16 @@ LEFTOVERS = re.compile(r"\..*\.tmp|\.lock")  # files of `write` and `locked` tha
 HELD_LOCKS: dict[Path, os.stat_result] = {}  # the folders that this process has locked
 
 
-def write(path: Path, writer: Callable[[Path], Any], keep: Path | None = None) -> None:
-    """Write a file completely or not at all.
+def write(path: Path, writer: Callable[[Path], Any], backup: Path | None = None) -> None:
+    """Write a file atomically: completely or not at all.
 
     Parameters
     ----------
     path : Path
     writer : callable
-        Called with the path of a temporary file in the same folder, which it writes.
-    keep : Path, optional
-        Where to move an existing file `path`. Default: it is replaced.
+        It gets the path of a temporary file in the same folder, and writes the content to it.
+    backup : Path, optional
+        If `path` exists, the old file is moved here. Default: the old file is replaced.
 
     Raises
     ------
@@ -42,19 +42,20 @@ def write(path: Path, writer: Callable[[Path], Any], keep: Path | None = None) -
         writer(temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        if gone(path.parent):
-            raise FileNotFoundError
-        if keep and path.exists():
-            os.replace(path, keep)
+        if is_gone(path.parent):
+            raise FileNotFoundError  # replaced below by one with a message
+        if backup and path.exists():
+            os.replace(path, backup)
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        if gone(path.parent):
+        if is_gone(path.parent):
             raise FileNotFoundError(
-                f"the folder '{path.parent}' is gone: it, or its file {LOCK}, was removed or renamed"
+                f"the folder '{path.parent}' is gone: it, or its file {LOCK}, was removed or renamed; do not change a "
+                "folder while a process uses it"
             ) from error
-        if keep and keep.exists() and not path.exists():
-            os.replace(keep, path)
+        if backup and backup.exists() and not path.exists():
+            os.replace(backup, path)
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         with suppress(OSError):
@@ -78,7 +79,8 @@ def sync_folder(folder: Path) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Lock a run folder for this process, as a context manager.
 
-    The folder is created if it does not exist. At the end, folders that were created and are still empty are removed.
+    The folder is created if it does not exist. At the end it is removed if it is empty, and so are the parent folders
+    that were created.
 
     Parameters
     ----------
@@ -106,7 +108,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            if not gone(folder):
+            if not is_gone(folder):
                 (folder / LOCK).unlink()
         HELD_LOCKS.pop(folder, None)
         lock.release()
@@ -131,13 +133,13 @@ def check_writable(folder: Path) -> None:
     """
     ancestor = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not ancestor.is_dir():
-        raise NotADirectoryError(f"'{ancestor}' is a file; '{folder}' has to be a folder")
+        raise NotADirectoryError(f"'{ancestor}' is a file; '{folder}' has to be a folder: choose another one")
     if not os.access(ancestor, os.W_OK | os.X_OK):
-        raise PermissionError(f"can't write to '{ancestor}'")
+        raise PermissionError(f"can't write to '{ancestor}': choose another folder, or change its permissions")
 
 
-def gone(folder: Path) -> bool:
-    """Return whether a folder was removed. A locked folder is also gone if another one has its name now."""
+def is_gone(folder: Path) -> bool:
+    """Return whether a folder was removed, or was locked by this process and then replaced by another one."""
     try:
         now = os.stat(folder / LOCK if folder in HELD_LOCKS else folder)
     except FileNotFoundError:

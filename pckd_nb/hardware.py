@@ -2,7 +2,7 @@
 
 The choices depend on the features of the processor, not on its name, so they are the same in every run on a machine.
 Environment variables of the user are never changed. `pckd-nb doctor` prints the choices. torch is imported inside the
-functions, so that `prepare` can run before.
+functions, because `limit_openmp_spinning` has to run before torch is imported.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ DISABLED_FEATURES = {  # value of ONEDNN_MAX_CPU_ISA → prefixes of the process
 # ------------------------------------------------------------------------------------------------------- threads
 
 
-def prepare() -> None:
-    """Set how OpenMP threads wait, which is possible only before torch is imported.
+def limit_openmp_spinning() -> None:
+    """Let waiting OpenMP threads sleep early. This can be set only before torch is imported.
 
     It does nothing if torch is already imported (see `share_cores`), or if the user has set one of `WAIT_VARIABLES`.
     """
@@ -59,8 +59,9 @@ def share_cores() -> None:
 
     The number of threads is reduced to the number of cores that this process may use, for example in a container.
 
-    If torch was imported before this package, `prepare` came too late. But GNU OpenMP also waits for a shorter time if
-    it has more threads than cores. So a second pool of threads is started here, which then sleeps.
+    If torch was imported before this package, it is too late for `limit_openmp_spinning`. But GNU OpenMP also
+    waits for a shorter time if it has more threads than cores. So a second pool of threads is started here, which then
+    sleeps.
     """
     import joblib
     import torch
@@ -112,7 +113,7 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 
 
 def computes_in_int8(device: torch.device) -> bool:
-    """Return whether int8 convolutions are the fastest. By measurement they are on x86 processors with AVX2."""
+    """Return whether int8 convolutions are faster than other ones. Measured: on x86 processors with AVX2 they are."""
     return device.type == "cpu" and bool(cpu_features().get("avx2"))
 
 
@@ -122,7 +123,10 @@ def default_precision(device: torch.device) -> str:
 
 
 def vector_instructions() -> str:
-    """Return the vector instructions that torch uses on this processor, such as "AVX-512, VNNI, bfloat16"."""
+    """Return the vector instructions that torch uses on this processor, such as "AVX-512, VNNI, bfloat16".
+
+    Without AVX2, return the type of the machine, such as "arm64".
+    """
     found = cpu_features()
     if not found.get("avx2"):
         return platform.machine()

@@ -1,4 +1,4 @@
-"""The small HTML tables that notebooks show for objects of this package. All text is escaped."""
+"""Turn values into text and into the small HTML tables that notebooks show for objects of this package."""
 
 from collections.abc import Mapping
 from html import escape
@@ -6,7 +6,19 @@ from typing import Any
 
 
 def table(title: str, rows: Mapping[str, Any]) -> str:
-    """Return an HTML table with a caption and one row for each name and value."""
+    """Return an HTML table. All text is escaped.
+
+    Parameters
+    ----------
+    title : str
+        Caption of the table.
+    rows : mapping of str to object
+        Name and value of each row.
+
+    Returns
+    -------
+    str
+    """
     cells = "".join(
         f"<tr><th style='text-align:left'>{escape(str(name))}</th>"
         f"<td style='text-align:left'>{escape(value_text(value))}</td></tr>"

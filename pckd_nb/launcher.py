@@ -4,7 +4,7 @@ import os
 
 
 def launched_processes() -> tuple[int, int]:
-    """Return the numbers of processes that torchrun or srun (SLURM) have started.
+    """Return how many processes per machine, and on how many machines, torchrun or srun (SLURM) has started.
 
     Returns
     -------
@@ -23,7 +23,7 @@ def launched_processes() -> tuple[int, int]:
 
 
 def requested_processes(devices: int | None, nodes: int) -> tuple[int, int]:
-    """Return the numbers of processes for a training.
+    """Return how many processes per machine, and how many machines, a training uses.
 
     Parameters
     ----------
@@ -47,11 +47,11 @@ def requested_processes(devices: int | None, nodes: int) -> tuple[int, int]:
     if devices is not None:
         return devices, nodes
     if nodes != 1:
-        raise ValueError("nodes needs devices, the number of processes on each machine")
+        raise ValueError("nodes needs devices: also pass devices, the number of processes on each machine")
     return launched_processes()
 
 
-def is_first(devices: int | None = None, nodes: int = 1) -> bool:
+def is_first_rank(devices: int | None = None, nodes: int = 1) -> bool:
     """Return whether this process is rank 0 of a training, which prints and writes files.
 
     It can be called before the processes are connected. Launcher variables are ignored when training in a single
@@ -87,7 +87,7 @@ def _by_torchrun() -> bool:
 
 
 def _by_srun() -> bool:
-    """Return whether srun started this process. A batch script, or a job named bash or interactive, is not such one."""
+    """Return whether srun started this process. Batch scripts and jobs named bash or interactive do not count."""
     env = os.environ
     return {"SLURM_STEP_ID", "SLURM_NTASKS"} <= env.keys() and env.get("SLURM_JOB_NAME") not in (
         "bash",

@@ -1,15 +1,17 @@
 r"""The loss terms of PCKD as functions of tensors.
 
-In the shapes, B is the number of images, V the number of views per image, N = V·B the number of rows, C the number of
-categories (classes), and D the number of penultimate features.
+In the shapes, B is the number of images, V the number of views per image, C the number of categories (classes), and D
+the number of penultimate features. A row is one view of one image. N = V·B is the number of rows. In the equations, the
+index s means student, t means teacher, and i is a row.
 
 Every function except `category_center_alignment` returns one value per row. `methods.PCKD` multiplies these values by
 the sample weights and averages them.
 
-Inputs in float16 or bfloat16 are converted to float32. Inputs in float64 are computed in float64.
+Inputs in float16 or bfloat16 are converted to float32. Inputs in float64 give a loss in float64.
 
-Every function checks types, shapes, dtypes and devices. It does not check the values in the tensors, because every step
-would have to wait for the GPU. Non-finite inputs give a non-finite loss, and the training loop reports it.
+Every function checks types, shapes, dtypes and devices. It does not check the values in the tensors, because the
+program would have to wait for the GPU to read them. Non-finite inputs give a non-finite loss, and the training loop
+reports it.
 
 References
 ----------
@@ -46,7 +48,7 @@ def distillation_kl(student_logits: Tensor, teacher_logits: Tensor, temperature:
             \mathrm{softmax}(z_{t,i} / T) \,\middle\|\, \mathrm{softmax}(z_{s,i} / T)
         \right)
 
-    The factor T² keeps the size of the gradient about the same at every temperature.
+    z_s and z_t are the logits. The factor T² keeps the size of the gradient about the same at every temperature.
 
     Parameters
     ----------
@@ -95,19 +97,20 @@ def feature_alignment(projected_student_features: Tensor, teacher_features: Tens
 
         L_{\mathrm{FA},i} = 2 - 2 \cos\left( g(f_{s,i}), f_{t,i} \right)
 
-    This is the squared distance between the two vectors after both are normalised to length 1.
+    f_s and f_t are the penultimate features. The projector g maps f_s to the number of features of the teacher, D_t.
+    The loss is the squared distance between the two vectors after both are normalised to length 1.
 
     Parameters
     ----------
     projected_student_features : Tensor of shape (N, D_t)
-        g(f_s): the student's features after the projector g, which maps them to the teacher's width D_t.
+        g(f_s): the student's features after the projector.
     teacher_features : Tensor of shape (N, D_t)
         f_t.
 
     Returns
     -------
     Tensor of shape (N,)
-        In [0, 4]. Exactly 2 for a row of zeros.
+        In [0, 4]. Exactly 2 if all features of a row are 0 in one of the tensors.
 
     Raises
     ------
@@ -143,9 +146,9 @@ def category_center_alignment(
 
         L_{\mathrm{CA}} = \mathrm{mean}\left( \left( [W_s \mid b_s] - [W_t \mid b_t] \right)^2 \right)
 
-    W and b are the weight and the bias of the last layer. Row c of W is the center of category c. The mean is over all
-    entries of both. Both networks need the same number of features D. For other pairs of networks, `methods.PCKD`
-    leaves this term out.
+    W and b are the weight and the bias of the last layer. Row c of W is the center of category c. [W | b] is the matrix
+    W with b as an additional column. The mean is over all entries of this matrix. Both networks need the same number of
+    features D. For other pairs of networks, `methods.PCKD` leaves this term out.
 
     Parameters
     ----------
@@ -203,8 +206,12 @@ def category_center_contrast_plain(
 ) -> Tensor:
     r"""Return the category center contrast loss, written as in the paper.
 
-    It is supervised contrastive learning over the 2N score vectors of student and teacher. The score vectors u_s and
-    u_t say how near a row is to every category center of the student and of the teacher. For one score vector a,
+    Every row has two score vectors, u_s and u_t. Entry c of u_s is large if the features of the row point in the same
+    direction as the student's center of category c. u_t contains the same for the teacher's centers. The equations of
+    u_s and u_t are in `methods.PCKD`.
+
+    The loss is supervised contrastive learning over the 2N score vectors of a batch. It makes score vectors of the same
+    class similar, and score vectors of different classes dissimilar. For one score vector a, the anchor,
 
     .. math::
 
@@ -212,25 +219,26 @@ def category_center_contrast_plain(
             \frac{a \cdot p}{\tau} - \log \sum_{q \neq a} \exp\left( \frac{a \cdot q}{\tau} \right)
         \right]
 
-    P(a) contains all other vectors with the label of a. It is never empty, because it contains the other score vector
-    of the same row. The sum over q contains all vectors except a. A row has the loss
+    P(a) is the set of positives p: all other score vectors with the same label as a. It is never empty, because it
+    contains the other score vector of the same row. The sum over q contains all score vectors except a. τ is the
+    temperature and τ0 the base temperature. The loss of row i is
 
     .. math::
 
         L_{\mathrm{CC},i} = \ell(u_{s,i}) + \ell(u_{t,i})
 
-    The factor τ/τ0 = 4/0.07 ≈ 57 comes from the authors' code. Because of it, the published weight β_cc = 0.05 has the
-    effect of a weight of about 2.9.
+    The factor τ/τ0 = 4/0.07 ≈ 57 comes from the authors' code. With it, the published weight β_cc = 0.05 has the same
+    effect as a weight of about 2.9 without it.
 
     This function builds several matrices of shape (2N, 2N). Training uses `category_center_contrast`, which needs less
-    memory. Use this one to read the equation in code, or if you need second derivatives.
+    memory. Use `category_center_contrast_plain` to read the equation in code, or if you need second derivatives.
 
     Parameters
     ----------
     student_scores, teacher_scores : Tensor of shape (N, C)
         u_s and u_t.
     labels : int Tensor of shape (N,)
-        On a GPU they must be in [0, C).
+        Any integers on a CPU. On a GPU they must be in [0, C), which is not checked.
     temperature : float, in [1e-6, 1e6]
         τ.
     base_temperature : float, in [1e-6, 1e6]
@@ -239,6 +247,7 @@ def category_center_contrast_plain(
     Returns
     -------
     Tensor of shape (N,)
+        L_CC of every row.
 
     Raises
     ------
@@ -283,8 +292,9 @@ def category_center_contrast(
 ) -> Tensor:
     """Return the category center contrast loss in little memory.
 
-    The equation is that of `category_center_contrast_plain`. Only the logarithm of the denominator is computed in
-    another way: over blocks of rows, which the backward pass computes again. Memory then grows with N, not with N².
+    The equation is that of `category_center_contrast_plain`. Only the logarithm of the sum over q is computed in
+    another way. It is computed for one block of rows at a time, and no block is stored. The backward pass computes the
+    blocks again. Memory then grows with N, not with N².
 
     Inside `torch.autocast`, this function still computes in float32 or float64. Call `backward()` outside of autocast,
     as PyTorch recommends.
@@ -292,9 +302,9 @@ def category_center_contrast(
     Parameters
     ----------
     student_scores, teacher_scores : Tensor of shape (N, C)
-        u_s and u_t: how near every row is to every category center of student and teacher.
+        u_s and u_t: the scores of every row for every category center of student and teacher.
     labels : int Tensor of shape (N,)
-        On a GPU they must be in [0, C).
+        Any integers on a CPU. On a GPU they must be in [0, C), which is not checked.
     temperature : float, in [1e-6, 1e6]
         τ.
     base_temperature : float, in [1e-6, 1e6]
@@ -303,6 +313,7 @@ def category_center_contrast(
     Returns
     -------
     Tensor of shape (N,)
+        L_CC of every row.
 
     Raises
     ------
@@ -330,7 +341,8 @@ def category_center_contrast(
     _check_contrast_arguments(student_scores, teacher_scores, labels, temperature, base_temperature)
     anchors = _at_least_float32(torch.cat([student_scores, teacher_scores]))
     with torch.autocast(anchors.device.type, enabled=False):
-        log_denominator = _LogSumExpOverOthers.apply(anchors / temperature**0.5)  # products of these are a·q/τ
+        # Divided by √τ, so that the inner product of two rows is a·q/τ.
+        log_denominator = _LogSumExpOverOthers.apply(anchors / temperature**0.5)
         positive_sum, positive_count = _sum_over_positives(anchors, labels)
         positive_mean = positive_sum / temperature / positive_count
 
@@ -342,25 +354,26 @@ def category_center_contrast(
 def _sum_over_positives(anchors: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     r"""Return the sum of a·p over the positives p of every anchor a, and the number of positives.
 
-    No matrix of all pairs is needed. With S, the sum of all vectors that have the label of a,
+    No matrix of all pairs is needed:
 
     .. math::
 
         \sum_{p \in P(a)} a \cdot p = a \cdot (S - a)
 
+    S, in the code `class_sum`, is the sum of all vectors with the same label as a. It includes a.
+
     Parameters
     ----------
     anchors : Tensor of shape (2N, C)
     labels : int Tensor of shape (N,)
-        On a GPU they must be in [0, C).
 
     Returns
     -------
     sums, counts : Tensor of shape (2N,)
     """
-    if labels.device.type == "cpu":
+    if labels.device.type == "cpu":  # any integers are accepted: torch.unique numbers them from 0
         one_hot = F.one_hot(torch.unique(labels.repeat(2), return_inverse=True)[1]).to(anchors.dtype)
-    else:  # torch.unique would have to wait for the GPU
+    else:  # torch.unique would have to wait for the GPU, so labels must be in [0, C)
         one_hot = F.one_hot(labels.long(), anchors.shape[1]).repeat(2, 1).to(anchors.dtype)
     class_sum = one_hot @ (one_hot.T @ anchors)
     positive_count = one_hot @ one_hot.sum(0) - 1
@@ -372,27 +385,27 @@ class _LogSumExpOverOthers(torch.autograd.Function):
 
     .. math::
 
-        \ell_a = \log \sum_{q \neq a} \exp(s_{aq}), \qquad s_{aq} = x_a \cdot x_q
+        \mathrm{lse}_a = \log \sum_{q \neq a} \exp(s_{aq}), \qquad s_{aq} = x_a \cdot x_q
 
-    The (M, M) matrix s is never stored. It is symmetric, so only the blocks on and above its diagonal are computed.
-    A block contributes to its rows and, transposed, to its columns.
+    x_a is row a of the matrix x, which has M rows. The (M, M) matrix s is never stored. It is symmetric, so only the
+    blocks on and above its diagonal are computed. A block contributes to its rows and, transposed, to its columns.
 
-    With the incoming gradient g, the gradient is
+    `backward` receives g, the gradient of the loss L with respect to lse, and returns the gradient with respect to x:
 
     .. math::
 
         \frac{\partial L}{\partial x_a} = \sum_{q \neq a} w_{aq} \, x_q, \qquad
-        w_{aq} = g_a \exp(s_{aq} - \ell_a) + g_q \exp(s_{aq} - \ell_q)
+        w_{aq} = g_a \exp(s_{aq} - \mathrm{lse}_a) + g_q \exp(s_{aq} - \mathrm{lse}_q)
 
-    No exp can overflow here, because s_aq is one term of both sums ℓ_a and ℓ_q. For the backward pass only x and ℓ are
-    saved.
+    No exp can overflow here. The sums lse_a and lse_q both contain exp(s_aq), so neither is smaller than s_aq. For the
+    backward pass only x and lse are saved.
     """
 
     BLOCK_ROWS = 256  # on a CPU, 128 and 256 are equally fast
 
     @classmethod
     def blocks(cls, x: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield start, stop and `x[start:stop] @ x[start:].T` for every block, with −inf for a row with itself."""
+        """Yield start, stop and `x[start:stop] @ x[start:].T` for every block, with −inf where a row meets itself."""
         for start in range(0, len(x), cls.BLOCK_ROWS):
             stop = min(start + cls.BLOCK_ROWS, len(x))
             similarity = x[start:stop] @ x[start:].T
@@ -401,7 +414,7 @@ class _LogSumExpOverOthers(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
-        """Return ℓ of shape (M,) for x of shape (M, C)."""
+        """Return lse of shape (M,) for x of shape (M, C)."""
         logsumexp = x.new_full((len(x),), -torch.inf)
         for start, stop, similarity in _LogSumExpOverOthers.blocks(x):
             above_diagonal = similarity[:, stop - start :]
@@ -413,7 +426,8 @@ class _LogSumExpOverOthers(torch.autograd.Function):
     @staticmethod
     def backward(ctx: BackwardCFunction, g: Tensor) -> Tensor:
         """Return the gradient with respect to x."""
-        # create_graph=True. The decorator once_differentiable does not notice it here: results would be wrong.
+        # Gradients are enabled here only if the caller wants a second derivative, with create_graph=True. PyTorch's
+        # decorator once_differentiable does not detect this case: the second derivative would be wrong.
         if torch.is_grad_enabled():
             raise RuntimeError("category_center_contrast has no second derivative: use category_center_contrast_plain")
         x, logsumexp = ctx.saved_tensors  # type: ignore[misc]  # torch declares a single tensor

@@ -22,4 +22,4 @@ def one_line(error: Exception | str) -> str:
     'ValueError'
     """
     line = (str(error).splitlines() or [""])[0]
-    return "".join(letter for letter in line if letter.isprintable())[:200].strip() or type(error).__name__
+    return "".join(character for character in line if character.isprintable())[:200].strip() or type(error).__name__

@@ -25,7 +25,7 @@ DRAWING_MODULES = ("analysis/*.py", "figures/*.py", "widgets/*.py")  # they deci
 
 
 class CurrentPythonKernelManager(AsyncKernelManager):
-    """Starts kernels with the Python that runs now, even if the name "python3" stands for another one."""
+    """Start kernels with the Python that runs now, even if the kernel name "python3" belongs to another Python."""
 
     # ipykernel warns if the connection is not encrypted. pyzmq may not support it, and old jupyter_clients ignore it.
     transport_encryption = "auto" if zmq.has("curve") else "disabled"
@@ -43,9 +43,9 @@ def execute(notebook: Path, runs_folder: str | Path | None = None, all_epochs: b
     ----------
     notebook : Path
     runs_folder : path, optional
-        Folder with the runs of the demo. It is passed to the notebook as PCKD_RUNS.
+        Folder with the runs of the demo. The notebook gets it in the environment variable PCKD_RUNS.
     all_epochs : bool
-        Whether trainings have all their epochs on a slow machine, too. See `course.live_epochs`.
+        Whether to train for all epochs even on a slow machine. See `course.live_epochs`.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def execute(notebook: Path, runs_folder: str | Path | None = None, all_epochs: b
     RuntimeError
         If a cell fails. The message has the name of its error.
     KeyboardInterrupt
-        After Ctrl-C.
+        If the user presses Ctrl-C.
     """
     book: NotebookNode = nbformat.read(notebook, as_version=4)
     environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}

@@ -1,11 +1,12 @@
 r"""The preview strategy of PCKD: how much every sample counts, and in which epoch.
 
-A sample is hard if its cross-entropy is larger than the mean of its batch. PCKD *previews* hard samples: it gives them
-a small weight, but never drops them. A threshold decides which samples are hard. It grows with the epochs, so more and
-more samples get the full weight 1.
+The difficulty of a sample is its cross-entropy divided by the mean of its batch. A sample is hard if its difficulty is
+above a threshold. PCKD *previews* hard samples: it gives them a small weight, but never drops them. The threshold grows
+with the epochs, so more and more samples get the full weight 1.
 
 `difficulty`, `threshold` and `weight` are the three steps. `STRATEGIES` contains the paper's strategy and four others
-to compare it with. A strategy is any function (cross_entropy, difficulty, threshold) -> weight.
+to compare it with. A strategy is any function (cross_entropy, difficulty, threshold) -> weight. The threshold is a
+float, the others are tensors of shape (B,), with one value per sample.
 
 No gradient flows through a weight. Every function checks types, shapes and dtypes, but not the values in the tensors.
 Non-finite inputs give non-finite weights.
@@ -44,12 +45,13 @@ def difficulty(cross_entropy: Tensor) -> Tensor:
 
         \gamma_i = \frac{\mathrm{CE}_i}{\frac{1}{B} \sum_j \mathrm{CE}_j}
 
-    1 is average, larger values are harder. If the mean is 0, the difficulty of every sample is 1.
+    CE_i is the cross-entropy of sample i, and B is the batch size. 1 is average, larger values are harder. If the mean
+    is 0, the difficulty of every sample is 1.
 
     Parameters
     ----------
     cross_entropy : float Tensor of shape (B,)
-        At least 0.
+        CE, in nats, at least 0.
 
     Returns
     -------
@@ -85,12 +87,12 @@ def threshold(epoch: int, epsilon: float = 1.005) -> float:
 
     .. math::
 
-        \varepsilon_t = \varepsilon^{\mathrm{epoch}}
+        \varepsilon_t = \varepsilon^t
 
     Parameters
     ----------
     epoch : int
-        Counted from 1.
+        t, counted from 1.
     epsilon : float
         ε, positive.
 
@@ -176,7 +178,7 @@ def weight(difficulty: Tensor, threshold: float) -> Tensor:
 def preview(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Tensor:
     """Return the weights of the paper's strategy: hard samples get a small weight.
 
-    They are the weights that `weight` returns.
+    The equation is that of `weight`. This function only has the arguments of a strategy.
 
     Parameters
     ----------
@@ -230,16 +232,16 @@ def uniform(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Tens
 
 
 def constant(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Tensor:
-    r"""Return the mean preview weight of the batch for every sample.
+    r"""Return the same weight for every sample: the mean preview weight of the batch.
 
     .. math::
 
         v_i = \frac{1}{B} \sum_j v_j^{\mathrm{preview}}
 
-    This is the control in a fair comparison. The weighted losses are averaged over samples and not divided by the sum
-    of the weights. So `preview` has two effects: it chooses samples, and it makes L_KD and L_CC smaller. This strategy
-    has only the second effect. It uses the mean of the batch, because the mean of the epoch is not known until the
-    epoch ends.
+    The weights in the sum are those of `preview`. This is the control in a fair comparison. The weighted losses are
+    averaged over samples and not divided by the sum of the weights. So `preview` has two effects: it chooses samples,
+    and it makes L_KD and L_CC smaller. This strategy has only the second effect. It uses the mean of the batch, because
+    the mean of the epoch is not known until the epoch ends.
 
     Parameters
     ----------
@@ -307,6 +309,8 @@ def focal(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Tensor
     .. math::
 
         v_i = \left( 1 - e^{-\mathrm{CE}_i} \right)^2
+
+    e^(−CE_i) is the probability that the network gives to the label.
 
     Parameters
     ----------

@@ -46,7 +46,7 @@ class ProgressLines(plain_tqdm):
 
     @classmethod
     def write(cls, s: str, *_: object, **__: object) -> None:
-        """Print to stdout. There is no bar to be moved first."""
+        """Print to stdout. tqdm would first remove the bar, but here is none."""
         print(s, flush=True)
 
     @staticmethod
@@ -121,10 +121,12 @@ class WeightedProgress:
         self.bar.set_postfix_str(s)
 
 
-def require_progress(progress: object) -> None:
+def check_progress(progress: object) -> None:
     """Raise TypeError unless `progress` is True, False or an object with a method `update`."""
     if not isinstance(progress, bool) and not callable(getattr(progress, "update", None)):
-        raise TypeError(f"progress must be True, False or a progress bar, got {type(progress).__name__}")
+        raise TypeError(
+            f"progress must be True, False or an object with a method update, got {type(progress).__name__}"
+        )
 
 
 @contextmanager

@@ -32,7 +32,9 @@ IGNORED_CLASS_ATTRIBUTES = {
     "__static_attributes__",
     "_abc_impl",
 }
-IGNORED_MODULE_ATTRIBUTES = set(vars(nn.Module())) | {"_built", "_chosen", "_open", "_order", "_parts"}
+# `methods.base` stores the settings of a method in these attributes. The settings themselves are attributes, too.
+METHOD_RECORDS = {"_chosen", "_defaults", "_initial_modules", "_initial_values", "_setting_names"}
+IGNORED_MODULE_ATTRIBUTES = set(vars(nn.Module())) | METHOD_RECORDS
 
 
 def describe(value: Any) -> Any:
@@ -71,7 +73,7 @@ def describe(value: Any) -> Any:
     if isinstance(value, functools.partial):
         given = [*map(_text, value.args), *(f"{name}={_text(item)}" for name, item in value.keywords.items())]
         return f"{_text(value.func)}({', '.join(given)})"
-    if isinstance(value, type | FunctionType | BuiltinFunctionType) and _installed(value):
+    if isinstance(value, type | FunctionType | BuiltinFunctionType) and _is_installed(value):
         return _name(value)
     fingerprint = Fingerprint()
     fingerprint.add(value)
@@ -79,22 +81,22 @@ def describe(value: Any) -> Any:
     return f"{_title(value)} [{fingerprint.digest()}]{mark}"
 
 
-def code_fingerprint(made: Any) -> str | None:
+def code_fingerprint(code: Any) -> str | None:
     """Return a fingerprint of the code of a function or class, and of all code that it uses.
 
     Parameters
     ----------
-    made : function or class
+    code : function or class
 
     Returns
     -------
     str or None
         Eight hexadecimal digits. None for a part of an installed package, which is identified by its version.
     """
-    if _installed(made):
+    if _is_installed(code):
         return None
     fingerprint = Fingerprint()
-    fingerprint.add(made)
+    fingerprint.add(code)
     return fingerprint.digest()
 
 
@@ -115,9 +117,9 @@ def structure_fingerprint(module: nn.Module) -> str:
     return fingerprint.digest()
 
 
-def name_of(made: Any) -> str:
+def name_of(value: Any) -> str:
     """Return "module:Name" for a class or function."""
-    return f"{made.__module__}:{made.__qualname__}"
+    return f"{value.__module__}:{value.__qualname__}"
 
 
 def public_attributes(module: nn.Module) -> dict[str, Any]:
@@ -158,12 +160,12 @@ class Fingerprint:
         """Return eight hexadecimal digits of the hash."""
         return self.hash.hexdigest()[:8]
 
-    def text(self, *parts: object) -> None:
+    def add_text(self, *parts: object) -> None:
         """Add texts to the hash."""
         for part in parts:
             self.hash.update(f"{part}\0".encode())
 
-    def all(self, values: Iterable[Any]) -> None:
+    def add_all(self, values: Iterable[Any]) -> None:
         """Add several values to the hash."""
         for value in values:
             self.add(value)
@@ -171,108 +173,108 @@ class Fingerprint:
     def add(self, value: Any) -> None:
         """Add a value, and everything that it refers to, to the hash."""
         if isinstance(value, SCALARS):
-            self.text(type(value).__name__, repr(value))
+            self.add_text(type(value).__name__, repr(value))
             return
         if isinstance(value, np.generic):
-            self.text(value.dtype, value.item())
+            self.add_text(value.dtype, value.item())
             return
         if id(value) in self.seen:
-            self.text("seen", list(self.seen).index(id(value)))
+            self.add_text("seen", list(self.seen).index(id(value)))
             return
         self.seen[id(value)] = value  # a reference keeps the value alive, so that no other value gets its id
-        self.text(type(value).__qualname__)
+        self.add_text(type(value).__qualname__)
         if isinstance(value, list | tuple):
-            self.all(value)
+            self.add_all(value)
         elif isinstance(value, set | frozenset):
-            self.text(*sorted(map(repr, value)))
+            self.add_text(*sorted(map(repr, value)))
         elif isinstance(value, Mapping):
             for key, item in value.items():
-                self.text(repr(key))
+                self.add_text(repr(key))
                 self.add(item)
         elif isinstance(value, Tensor):
             flat = value.detach().cpu().contiguous().flatten()
-            self.text(value.dtype, tuple(value.shape))
+            self.add_text(value.dtype, tuple(value.shape))
             self.hash.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
         elif isinstance(value, np.ndarray):
-            self.text(value.dtype, value.shape)
+            self.add_text(value.dtype, value.shape)
             self.hash.update(np.ascontiguousarray(value).tobytes())
         elif isinstance(value, functools.partial):
-            self.all([value.func, value.args, value.keywords])
+            self.add_all([value.func, value.args, value.keywords])
         elif isinstance(value, MethodType):
-            self.all([value.__self__, value.__func__])
+            self.add_all([value.__self__, value.__func__])
         elif isinstance(value, property):
-            self.all([value.fget, value.fset])
+            self.add_all([value.fget, value.fset])
         elif isinstance(value, functools.cached_property):
             self.add(value.func)
         elif isinstance(value, staticmethod | classmethod):
             self.add(value.__func__)
         elif isinstance(value, ModuleType):
-            self.module(value)
+            self.add_module(value)
         elif isinstance(value, type):
-            self.type(value)
+            self.add_type(value)
         elif isinstance(value, CodeType):
-            self.code(value)
+            self.add_code(value)
         elif hasattr(value, "__wrapped__") and callable(value):
             self.add(inspect.unwrap(value))
         elif isinstance(value, FunctionType | BuiltinFunctionType):
-            self.function(value)
+            self.add_function(value)
         elif isinstance(value, nn.Module):
-            self.network(value)
+            self.add_network(value)
         else:
-            self.object(value)
+            self.add_object(value)
 
-    def module(self, value: ModuleType) -> None:
-        """Add the name of a module, and its file if it is not part of a package."""
+    def add_module(self, value: ModuleType) -> None:
+        """Add the name of a module, and its file if it is not part of an installed package."""
         file = getattr(value, "__file__", None)
-        self.text(value.__name__)
-        if file and not _in_a_package(value.__name__, file):
+        self.add_text(value.__name__)
+        if file and not _in_installed_package(value.__name__, file):
             self.hash.update(Path(file).read_bytes() if Path(file).is_file() else b"")
 
-    def type(self, value: type) -> None:
-        """Add the name of a class, and its attributes and methods if it is not part of a package."""
-        self.text(value.__module__ if _installed(value) else "", value.__qualname__)
-        for base in [] if _installed(value) else [base for base in value.__mro__ if not _installed(base)]:
+    def add_type(self, value: type) -> None:
+        """Add the name of a class, and its attributes and methods if it is not part of an installed package."""
+        self.add_text(value.__module__ if _is_installed(value) else "", value.__qualname__)
+        for base in [] if _is_installed(value) else [base for base in value.__mro__ if not _is_installed(base)]:
             for name, item in sorted(vars(base).items()):
                 if name not in IGNORED_CLASS_ATTRIBUTES and not name.startswith("__annotat"):
-                    self.text(name)
+                    self.add_text(name)
                     self.add(item)
 
-    def function(self, value: Any) -> None:
+    def add_function(self, value: Any) -> None:
         """Add the code of a function, its defaults, and the variables that it uses."""
-        if _installed(value):
-            self.text(value.__module__, value.__qualname__)
+        if _is_installed(value):
+            self.add_text(value.__module__, value.__qualname__)
             return
-        self.all([value.__code__, value.__defaults__, value.__kwdefaults__])
-        self.all(cell.cell_contents for cell in value.__closure__ or () if _filled(cell))
+        self.add_all([value.__code__, value.__defaults__, value.__kwdefaults__])
+        self.add_all(cell.cell_contents for cell in value.__closure__ or () if _has_value(cell))
         for name in _names(value.__code__):
             if name in value.__globals__:
-                self.text(name)
+                self.add_text(name)
                 self.add(value.__globals__[name])
 
-    def code(self, value: CodeType) -> None:
+    def add_code(self, value: CodeType) -> None:
         """Add byte code, names and constants."""
-        self.text(value.co_code.hex(), value.co_names, value.co_varnames)
-        self.all(value.co_consts)
+        self.add_text(value.co_code.hex(), value.co_names, value.co_varnames)
+        self.add_all(value.co_consts)
 
-    def network(self, value: nn.Module) -> None:
+    def add_network(self, value: nn.Module) -> None:
         """Add the classes and attributes of a network's modules, and its weights."""
         for name, part in value.named_modules():
-            self.text(name)
+            self.add_text(name)
             self.add(type(part))
-            self.add({key: item for key, item in attributes_of(part).items()})
+            self.add(attributes_of(part))
         if self.weights:
             self.add(dict(value.state_dict()))
 
-    def object(self, value: Any) -> None:
+    def add_object(self, value: Any) -> None:
         """Add the class and the attributes of an object."""
         self.add(type(value))
         attributes = attributes_of(value)
-        if not attributes and _installed(type(value)) and type(value).__flags__ & HEAP_TYPE == 0:
+        if not attributes and _is_installed(type(value)) and type(value).__flags__ & HEAP_TYPE == 0:
             self.complete = False  # such as a file, an iterator or a lock
         self.add(attributes)
 
 
-HEAP_TYPE = 1 << 9  # flag of classes that are defined in Python, not in C
+HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE, the flag of classes that are defined in Python, not in C
 
 
 def _text(value: Any) -> str:
@@ -295,24 +297,24 @@ def _title(value: Any) -> str:
     return f"{_name(type(value))}({', '.join(f'{name}={item}' for name, item in short.items())})"
 
 
-def _name(made: Any) -> str:
-    module, name = getattr(made, "__module__", None) or "", getattr(made, "__qualname__", repr(made))
+def _name(value: Any) -> str:
+    module, name = getattr(value, "__module__", None) or "", getattr(value, "__qualname__", repr(value))
     if module.split(".")[0] == __package__:
-        return str(made.__name__)
+        return str(value.__name__)
     return name if module in ("", "builtins") else f"{module}.{name}"
 
 
-def _installed(made: Any) -> bool:
-    """Return whether it belongs to an installed package, to this package, or to Python itself."""
-    if isinstance(made, BuiltinFunctionType) or getattr(made, "__module__", None) == "builtins":
+def _is_installed(value: Any) -> bool:
+    """Return whether a class or function is part of an installed package, of this package, or of Python itself."""
+    if isinstance(value, BuiltinFunctionType) or getattr(value, "__module__", None) == "builtins":
         return True
-    module = inspect.getmodule(made)
+    module = inspect.getmodule(value)
     if module is None or module.__name__ == "__main__":
         return False
-    return _in_a_package(module.__name__, getattr(module, "__file__", None))
+    return _in_installed_package(module.__name__, getattr(module, "__file__", None))
 
 
-def _in_a_package(name: str, file: str | None) -> bool:
+def _in_installed_package(name: str, file: str | None) -> bool:
     if name.split(".")[0] == __package__ or file is None:
         return True
     if {"site-packages", "dist-packages"} & set(Path(file).parts):
@@ -326,7 +328,8 @@ def _names(code: CodeType) -> list[str]:
     return sorted({*code.co_names, *inner})
 
 
-def _filled(cell: Any) -> bool:
+def _has_value(cell: Any) -> bool:
+    """Return whether a closure cell has a value. The cell of a variable that is assigned later has none."""
     try:
         cell.cell_contents  # noqa: B018
     except ValueError:

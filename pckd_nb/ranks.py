@@ -2,7 +2,7 @@
 
 Each rank runs the networks on its part of the batch. The outputs are then gathered with their gradients, so that each
 rank has all of them and computes the loss of the whole batch. Difficulty, contrast and the BatchNorm of the projector
-are therefore the same as in one process, and `losses`, `preview` and `methods` need no code for ranks.
+are therefore the same as in one process, and `losses`, `preview` and `methods` need no code for distributed training.
 """
 
 import warnings
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
-from .launcher import is_first as is_first
+from .launcher import is_first_rank as is_first_rank
 from .launcher import launched_processes as launched_processes
 from .launcher import requested_processes as requested_processes
 from .models import Output
@@ -55,7 +55,7 @@ def gather_rows(rows: Tensor, count: int, fabric: "Fabric") -> Tensor:
     Parameters
     ----------
     rows : Tensor of shape (V·b, …)
-        Rows of this rank: all images of the first view, then those of the second, and so on.
+        Rows of this rank, with V views of its b images: the first view of all images, then the second, and so on.
     count : int
         Number of images B in the whole batch.
     fabric : Fabric
@@ -112,7 +112,7 @@ def run_on_first_rank(fabric: "Fabric", action: Callable[[], T]) -> T:
     return cast(T, result)
 
 
-def check_same_settings(fabric: "Fabric", settings: dict[str, object]) -> None:
+def check_ranks_have_same_settings(fabric: "Fabric", settings: dict[str, object]) -> None:
     """Check that all processes have the same settings.
 
     Parameters
@@ -150,7 +150,7 @@ def any_rank(flag: bool, step: int, fabric: "Fabric") -> bool:
 
 
 def share_buffers(model: nn.Module, fabric: "Fabric") -> None:
-    """Copy the buffers of rank 0 to all ranks. They are running means of BatchNorm, which each rank computes itself."""
+    """Copy buffers, such as running means of BatchNorm, from rank 0 to all ranks. Each rank computes its own."""
     if fabric.world_size > 1:
         for buffer in model.buffers():
             distributed.broadcast(buffer, 0)

@@ -1,4 +1,4 @@
-"""Recipes: how a network is trained, and how a short training changes the settings of a method."""
+"""Recipes: all settings of a training, and settings of the method that depend on the length of the training."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 from pydantic import SkipValidation
 
-from .plugs import is_plugin, load_plugin
+from .plugins import is_plugin, load_plugin
 from .validation import Count, Fraction, NotNegative, Positive, check_fields
 
 OPTIMIZERS, SCHEDULES = ("sgd", "adamw"), ("step", "cosine", "constant")  # built by `training.optimization`
 MIXES = ("mixup", "cutmix")  # built by `views.find_mix`
 PUBLISHED_FINAL_THRESHOLD = 1.005**240  # 3.31: the preview threshold after the paper's 240 epochs
-Plug = Annotated[str | Callable[..., Any], SkipValidation]  # a name or a callable, checked in `_check_plug`
+NameOrCallable = Annotated[str | Callable[..., Any], SkipValidation]  # checked in `_check_name_or_callable`
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Recipe:
     weight_decay : float
         Weight decay of the optimizer, at least 0.
     milestones : sequence of float
-        When the schedule "step" lowers the learning rate, as fractions of `epochs`.
+        When the schedule "step" lowers the learning rate, as fractions of `epochs`: 0.5 means after half of them.
     lr_decay : float
         Factor by which the schedule "step" multiplies the learning rate after every milestone.
     flip : bool
-        Whether half of the images are mirrored.
+        Whether every image is mirrored with probability ½.
     method : dict
-        Settings for the method. They replace its defaults, but not the settings that its caller chose.
+        Settings for the method. They replace its defaults, but not the settings that you passed to the method.
     final_threshold : float, optional
         The preview threshold of the last epoch: ε = final_threshold^(1/epochs). None does not change ε.
     network_lr : dict
@@ -98,21 +98,21 @@ class Recipe:
     method: Mapping[str, Any] = field(default_factory=dict)
     final_threshold: Positive | None = None
     network_lr: Mapping[str, Positive] = field(default_factory=dict)
-    optimizer: Plug = "sgd"
-    schedule: Plug = "step"
+    optimizer: NameOrCallable = "sgd"
+    schedule: NameOrCallable = "step"
     warmup_epochs: NotNegative = 0
     clip_norm: Positive | None = None
     ema: Fraction | None = None
     label_smoothing: Fraction = 0
     crop: bool = True
-    augment: Plug | None = None
-    mix: Plug | None = None
+    augment: NameOrCallable | None = None
+    mix: NameOrCallable | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
         known_names = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "augment": (), "mix": MIXES}
         for field_name, names in known_names.items():
-            _check_plug(field_name, getattr(self, field_name), names)
+            _check_name_or_callable(field_name, getattr(self, field_name), names)
         if self.warmup_epochs and self.schedule not in SCHEDULES:
             raise ValueError(
                 f"warmup_epochs needs one of the schedules {', '.join(SCHEDULES)}: do the warm-up in your own schedule"
@@ -127,7 +127,7 @@ class Recipe:
             Field → value. Callables are described as text, see `provenance.describe`. For your own optimizer, `lr`,
             `momentum` and `weight_decay` are None, because it does not receive them.
         """
-        from .provenance import describe  # imports torch, which is slow and not needed for --help
+        from .provenance import describe  # imports torch, which is slow and not needed to print help
 
         values = {name: describe(value) for name, value in vars(self).items()}
         for name in ("optimizer", "schedule", "augment", "mix"):
@@ -181,12 +181,12 @@ class Recipe:
         return self.lr * self.lr_decay ** self.decays_before(epoch)
 
     def method_settings(self) -> dict[str, Any]:
-        """Return the settings of a method that this recipe replaces.
+        """Return the settings of the method that this recipe replaces, with their new values.
 
         Returns
         -------
         dict
-            Name → value: `method`, and epsilon = final_threshold^(1/epochs) if there is a `final_threshold`.
+            Name → value: the field `method`, and epsilon = final_threshold^(1/epochs) if `final_threshold` is given.
         """
         settings = dict(self.method)
         if self.final_threshold is not None:
@@ -194,19 +194,19 @@ class Recipe:
         return settings
 
 
-def _check_plug(name: str, plug: Any, known: Sequence[str]) -> None:
+def _check_name_or_callable(field_name: str, value: Any, known: Sequence[str]) -> None:
     """Check that a field is a known name, a callable, or None if the field is optional."""
-    optional = name in ("augment", "mix")
-    if plug is None and optional:
+    optional = field_name in ("augment", "mix")
+    if value is None and optional:
         return
-    if isinstance(plug, type) and optional:
-        raise TypeError(f"{name} must be an object: write {plug.__name__}(), not {plug.__name__}")
-    if not callable(plug) and not isinstance(plug, str):
-        raise TypeError(f"{name} must be a name or a callable, got {type(plug).__name__}")
-    if isinstance(plug, str) and not plug.strip():
-        raise ValueError(f"{name} must be a name or a callable, got an empty string")
-    if isinstance(plug, str) and known and plug not in known and not is_plugin(plug):
-        raise ValueError(f"unknown {name} {plug!r}; known: {', '.join(known)}, file.py:NAME, or a callable")
+    if isinstance(value, type) and optional:
+        raise TypeError(f"{field_name} must be an object: write {value.__name__}(), not {value.__name__}")
+    if not callable(value) and not isinstance(value, str):
+        raise TypeError(f"{field_name} must be a name or a callable, got {type(value).__name__}")
+    if isinstance(value, str) and not value.strip():
+        raise ValueError(f"{field_name} must be a name or a callable, got an empty string")
+    if isinstance(value, str) and known and value not in known and not is_plugin(value):
+        raise ValueError(f"unknown {field_name} {value!r}; known: {', '.join(known)}, file.py:NAME, or a callable")
 
 
 RECIPES = {
@@ -220,10 +220,8 @@ RECIPES = {
             batch_size=32,
             milestones=(0.5, 0.65, 0.8, 0.9),
             lr_decay=0.3,
-            method={
-                "beta_cc": 0.005,
-                "warmup_epochs": 1,
-            },  # warmup_epochs: of baselines, published with 20 of 240 epochs
+            # warmup_epochs is a setting of two baselines. They were published with 20 epochs of warm-up in 240.
+            method={"beta_cc": 0.005, "warmup_epochs": 1},
             final_threshold=PUBLISHED_FINAL_THRESHOLD,
         ),
         Recipe("cifar100_paper", epochs=240, network_lr=dict.fromkeys(("MobileNetV2", "ShuffleV1", "ShuffleV2"), 0.01)),
@@ -287,6 +285,7 @@ def get_recipe(recipe: str | Recipe, **changes: Any) -> Recipe:
     changed = dataclasses.replace(recipe, **changes)
     if changed.optimizer not in OPTIMIZERS and (ignored := sorted({"lr", "momentum", "weight_decay"} & changes.keys())):
         raise ValueError(
-            f"your own optimizer does not receive {ignored[0]}: set it there, as in partial(AdamW, {ignored[0]}=...)"
+            f"your own optimizer does not receive {ignored[0]}: set it in the optimizer, "
+            f"as in partial(SGD, {ignored[0]}=...)"
         )
     return changed

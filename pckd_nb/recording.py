@@ -17,10 +17,10 @@ from .evaluation import Predictions
 from .methods import Terms
 from .models import Classifier
 
-GALLERY_SIZE = 100  # images
-MAX_GALLERY_SIDE = 96  # pixels
+GALLERY_SIZE = 100  # maximum number of training images in gallery.npz
+MAX_GALLERY_SIDE = 96  # pixels; larger images are resized
 MAX_SAMPLES_IN_MESSAGE = 16
-EMBEDDING_SIZE = 2000  # images
+EMBEDDING_SIZE = 2000  # maximum number of test images in embedding.npz
 
 
 @dataclass
@@ -31,14 +31,16 @@ class Recorder:
 
     Parameters
     ----------
-    cross_entropy, difficulty : float16 Tensor of shape (epochs, samples)
-        Values of every training sample in every epoch. NaN in epochs that were not reached yet.
+    cross_entropy : float16 Tensor of shape (epochs, samples), in nats
+        Cross-entropy of every training sample in every epoch. NaN in epochs that were not reached yet.
+    difficulty : float16 Tensor of shape (epochs, samples), at least 0
+        Difficulty γ of every training sample in every epoch, see `preview.difficulty`. NaN as above.
     epoch : int
         The current epoch, counted from 1.
     step : int
         Number of steps that are done in this epoch.
     seconds : float
-        Duration of these steps.
+        Duration of these steps, in seconds.
     columns : list of str
         Names of the values that are logged in every step.
     log : list of Tensor of shape (columns,)
@@ -69,7 +71,7 @@ class Recorder:
         epochs, samples : int
             Number of epochs and of training images.
         device : torch.device
-            The training device. With its tensors there, training does not wait for transfers between devices.
+            The training device. If the recorder's tensors are there too, no step waits for a copy to another device.
 
         Returns
         -------
@@ -94,13 +96,14 @@ class Recorder:
         correct : bool Tensor of shape (B,)
             Whether the upright view of each sample was classified correctly.
         terms : Terms
+            The total loss, its terms, and the cross-entropy, difficulty and preview weight of each sample.
         """
         values = {
             "total": terms.total,
             **terms.terms,
             "train_top1": 100 * correct.float().mean(),
             "mean_weight": terms.weight.mean(),
-            "full_weight_share": (terms.weight == 1).float().mean(),
+            "full_weight_share": (terms.weight == 1).float().mean(),  # share of the samples with preview weight 1
         }
         self.columns = list(values)
         self.log.append(torch.stack([value.detach().float() for value in values.values()]))
@@ -125,7 +128,7 @@ class Recorder:
         not_finite = (~torch.stack(self.log).isfinite()).nonzero().tolist()
         if not_finite:
             step = not_finite[0][0]
-            names = [self.columns[column] for row, column in not_finite if row == step]
+            names = [self.columns[column] for other_step, column in not_finite if other_step == step]
             term = next((name for name in names if name != "total"), "total")  # "total" only if no term is affected
             index = batches[step]
             affected = ~self.cross_entropy[self.epoch - 1, index].isfinite().cpu()
@@ -177,7 +180,7 @@ class Recorder:
         scores : dict of str to float
             Scores of the evaluation, such as "test_top1".
         evaluation_seconds : float
-            Duration of the evaluation.
+            Duration of the evaluation, in seconds.
         """
         sizes = torch.tensor(self.sizes, dtype=torch.float64)[:, None]
         means = (torch.stack(self.log).cpu().double() * sizes).sum(0) / sizes.sum()
@@ -227,7 +230,8 @@ def _shrink(images: Tensor, height: int, width: int) -> Tensor:
 def embedding(model: Classifier, predictions: Predictions) -> dict[str, np.ndarray]:
     """Return features of test images and the category centers, for figures of the feature space.
 
-    At most 2000 test images are used. They are evenly spaced over the test set, because it may be sorted by class.
+    The category centers are the rows of the last layer's weight. At most 2000 test images are used. These images are
+    evenly spaced over the test set, because it may be sorted by class.
 
     Parameters
     ----------
@@ -239,7 +243,8 @@ def embedding(model: Classifier, predictions: Predictions) -> dict[str, np.ndarr
     Returns
     -------
     dict of str to array
-        "features" (float16), "predictions" (int16), "labels" (int16) and "centers" (float16).
+        "features" (float16, N × D), "predictions" (int16, N), "labels" (int16, N) and "centers" (float16, C × D), for N
+        images, C classes and features of length D.
     """
     count = len(predictions.labels)
     chosen = torch.linspace(0, count - 1, min(count, EMBEDDING_SIZE)).round().long()

@@ -35,9 +35,7 @@ MAX_REPAIRED_FILES = 10  # if more image files have changed, the data set counts
 
 
 def check_run_folder(folder: str | Path, *, resume: bool, overwrite: bool) -> Path:
-    """Check, before anything that takes time, that a run may be written to a folder.
-
-    Nothing is created or removed yet.
+    """Check that a run may be written to a folder. Nothing is created or removed.
 
     Parameters
     ----------
@@ -124,7 +122,7 @@ def remove_run(folder: Path, keep: str = "") -> None:
     keep : str
         Name of a file to keep.
     """
-    if files.gone(folder):
+    if files.is_gone(folder):
         return
     for path in sorted(folder.iterdir(), key=lambda path: path.name == "run.json"):
         if _belongs_to_run(path) and path.name not in (files.LOCK, keep):
@@ -144,11 +142,13 @@ def can_be_resumed(folder: Path) -> bool:
         return False
 
 
-def check_same_settings(folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+def check_run_has_same_settings(folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """Check that the run in a folder was started with the same settings.
 
-    A few image files may have been repaired since then. A finished run may have been trained on images that an earlier
-    version drew slightly differently, see `runs.data_fingerprint`. A run that will be continued may not.
+    Two differences of the data are accepted:
+
+    - A few image files have changed, for example because damaged files were repaired.
+    - The run is finished, and an earlier version drew its images slightly differently, see `runs.data_fingerprint`.
 
     Parameters
     ----------
@@ -159,7 +159,8 @@ def check_same_settings(folder: Path, settings: dict[str, Any]) -> list[dict[str
     Returns
     -------
     list of dict
-        The entry "repaired" of the data in run.json. A new repair gives a warning.
+        All changes of image files since the run was started, for the entry "repaired" of the data in run.json. If there
+        is a new one, a warning is given.
 
     Raises
     ------
@@ -219,25 +220,31 @@ def check_same_settings(folder: Path, settings: dict[str, Any]) -> list[dict[str
         data = data_fingerprint(config) if finished else config["data"]["fingerprint"]
         rest = {"data": data, "seed": config["seed"], "precision": config["precision"]}
         rest["compile"] = config.get("compile", False)
+        # run.json has lists where these settings may have tuples
         as_json: dict[str, Any] = json.loads(json.dumps({**recipe, **values, **method, **rest}))
         return as_json
 
     old, new = comparable(recorded), comparable(settings)
     for name in new:
         if old.get(name) != new[name]:
+            explanation = reason if name == "data" else ""
             raise ValueError(
-                f"'{folder}' was started with {name} {old.get(name)}, not {new[name]}{reason * (name == 'data')}: "
+                f"'{folder}' was started with {name} {old.get(name)}, not {new[name]}{explanation}: "
                 "resume with the same settings, choose another folder, or start again with overwrite=True"
             )
     return repaired
 
 
 def _count_changed_files(before: Mapping[str, Any], now: Mapping[str, Any]) -> int | None:
-    """Return at least how many files have another size, or None if more than the sizes differ."""
+    """Return a lower bound of the number of files whose size has changed.
+
+    Return None if names, labels, classes or image size have changed, or the version of the functions that read files.
+    """
     if any(before[name] != now[name] for name in ("reading", "names")):
         return None
-    parts = [textwrap.wrap(prints["sizes"], 4) for prints in (before, now)]
-    return [old == new for old, new in itertools.zip_longest(*parts)].count(False)
+    # Each 4 digits of "sizes" depend on the sizes of some of the files, see `data.streaming.file_size_fingerprint`.
+    old_parts, new_parts = (textwrap.wrap(fingerprints["sizes"], 4) for fingerprints in (before, now))
+    return [old == new for old, new in itertools.zip_longest(old_parts, new_parts)].count(False)
 
 
 def _max_repaired_files(data: Mapping[str, Any]) -> int:
@@ -279,8 +286,8 @@ def check_state(state: dict[str, Any]) -> None:
         torch.load(buffer, weights_only=True)
     except Exception as error:
         raise TypeError(
-            "the state_dict of optimizer and schedule may contain only tensors and plain numbers, otherwise no "
-            f"checkpoint can be read: {one_line(error)}"
+            "the state_dict of optimizer and schedule may contain only tensors and plain numbers, because checkpoints "
+            f"are read without pickle: {one_line(error)}"
         ) from error
 
 
@@ -301,14 +308,14 @@ def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     buffer = BytesIO()  # if torch wrote the file, a full disk would give a RuntimeError instead of an OSError
     torch.save(state, buffer)
     path = folder / CHECKPOINT
-    files.write(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()), keep=folder / PREVIOUS)
+    files.write(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()), backup=folder / PREVIOUS)
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:
     """Read the last checkpoint of a run.
 
-    If it is missing or damaged, the previous one is read, with a warning. It then replaces the damaged one, so that the
-    next checkpoint does not remove the only good one.
+    If checkpoint.pt is missing or damaged, previous.pt is read, with a warning. previous.pt is then renamed to
+    checkpoint.pt. Otherwise the next checkpoint would overwrite it, and it is the only good one.
 
     Parameters
     ----------
@@ -322,12 +329,12 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If neither can be read.
+        If neither file can be read.
     """
     reasons = {}
     for path in (folder / CHECKPOINT, folder / PREVIOUS):
         try:
-            with ZipFile(path) as archive:  # torch does not check the checksums
+            with ZipFile(path) as archive:  # torch does not check the checksums in the file
                 if damaged_part := archive.testzip():
                     raise BadZipFile(f"the checksum of {damaged_part} is wrong")
             state = torch.load(path, map_location="cpu", weights_only=True)

@@ -3,7 +3,8 @@
 A run folder contains these files::
 
     run.json              all settings and where each one came from, seed, versions, fingerprints, status
-    history.csv           one row per epoch: learning rate, threshold, loss terms, accuracies, preview weights
+    history.csv           one row per epoch: learning rate, loss terms, accuracies, and the threshold and mean weight of
+                          the preview, see `preview`
     timing.csv            seconds per epoch, in a file of its own because no other file differs between repetitions
     samples.npz           cross-entropy and difficulty of every training image in every epoch (float16), and labels
     student.safetensors   weights of the student, the method's heads and the best epoch, with prefixes "method." and
@@ -53,14 +54,15 @@ from .html import table as html_table
 from .messages import one_line
 from .models import Classifier, TrainingData, create_model, restore_preprocessing
 from .paths import user_path
-from .plugs import is_plugin
+from .plugins import is_plugin
 from .validation import check
 
 HEADS_PREFIX, BEST_PREFIX = "method.", "best."  # of names in student.safetensors
 TRAINED_ON = "trained_on"  # metadata of student.safetensors: what the weights were trained on, see `TrainingData`
 SYMBOLS = {f"beta_{term}": f"β_{term}" for term in ("kd", "fa", "ca", "cc")} | {"epsilon": "ε", "temperature": "T"}
 
-# An array of a run may be None. Functions that need it call `require_parts`, so type checkers need not ask again.
+# An array of a run may be None. `require_parts` checks this, but type checkers do not know it. With the type Any they
+# do not complain where the array is used.
 Missing: TypeAlias = Any
 
 
@@ -85,12 +87,14 @@ class Run:
     best_state : dict of str to Tensor
         Weights of the student after its best epoch. Empty without a validation split.
     cross_entropy : float16 array of shape (epochs, samples), in nats
-        Loss of every training image in every epoch. NaN in epochs that were not reached.
-    difficulty : float16 array of shape (epochs, samples)
-        Difficulty γ of every training image in every epoch. NaN in epochs that were not reached.
+        Cross-entropy of every training image in every epoch. NaN in epochs that were not reached.
+    difficulty : float16 array of shape (epochs, samples), at least 0
+        Difficulty γ of every training image in every epoch, see `preview.difficulty`. NaN in epochs that were not
+        reached.
     labels : int64 array of shape (samples,)
+        Classes of the training images.
     ground_truth : float16 array of shape (samples,), in [0, 1]
-        True difficulty of synthetic images, which is known.
+        True difficulty of the training images. It is known for synthetic images only, otherwise None.
     ids : array of shape (samples,)
         Names of the images, such as file names, if they have any.
     gallery : dict of str to array
@@ -196,7 +200,7 @@ class Run:
 
     @property
     def data_fingerprint(self) -> str:
-        """Fingerprint of the data set, see `data_fingerprint`."""
+        """Fingerprint of the data set, see `pckd_nb.runs.data_fingerprint`."""
         return data_fingerprint(self.settings)
 
     @property
@@ -204,7 +208,7 @@ class Run:
         """Classes and pixel format of the data that the student's weights were trained on."""
         trained_on = TrainingData.model_validate(self.settings["data"])
         preprocessing = self.settings["model"].get("preprocessing")
-        while preprocessing:  # the innermost preprocessing decides what the weights receive
+        while preprocessing:  # the innermost preprocessing is applied last, just before the network
             mean, std, size = (tuple(preprocessing[name]) for name in ("mean", "std", "size"))
             trained_on = trained_on.model_copy(update={"mean": mean, "std": std, "image_size": size})
             preprocessing = preprocessing.get("inner")
@@ -233,12 +237,17 @@ class Run:
         network, state = self.settings["model"], self.student_state if which == "last" else self.best_state
         name = network["name"]
         if which == "best" and not state:
-            raise ValueError(f"the run {self.title} has no best epoch: it needs a validation split, val=0.1")
+            raise ValueError(
+                f"the run {self.title} has no best epoch, because it has no validation split: train it with val=0.1"
+            )
         if not state:
-            raise ValueError(f"'{self.path}' is a record without weights")
+            raise ValueError(f"the run in '{self.path}' was saved without weights: train it again to get them")
         library, colon, _ = (name or "").partition(":")
         if name is None or (colon and library not in LIBRARIES and is_plugin(name)):
-            raise ValueError("this run's network is your own: build it, then load_state_dict(run.student_state)")
+            raise ValueError(
+                "this run's network is your own, so this package can't create it: create it, then call its "
+                "load_state_dict(run.student_state)"
+            )
         model = create_model(name, num_classes=network["num_classes"], in_channels=network["in_channels"])
         load_weights(model, state, str(self.path or "this run"))
         if which == "last":
@@ -308,9 +317,9 @@ def _accuracy_svg(history: pd.DataFrame) -> str:
     x = np.linspace(4, 236, len(values))
     y = 44 - 40 * (values - low) / ((high - low) or 1)
     points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-    label = escape(f"test top-1 by epoch, from {values[0]:.1f} to {values[-1]:.1f} %")
+    label = f"test top-1 by epoch, from {values[0]:.1f} to {values[-1]:.1f} %"
     return (
-        f'<svg width="240" height="48" role="img" aria-label="{label}"><title>{label}</title>'
+        f'<svg width="240" height="48" role="img" aria-label="{escape(label)}"><title>{escape(label)}</title>'
         f'<polyline points="{escape(points)}" fill="none" stroke="#0072b2" stroke-width="2"/></svg>'
     )
 
@@ -346,8 +355,9 @@ def setting_values(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def data_fingerprint(settings: Mapping[str, Any]) -> str:
     """Return the fingerprint of the data in a run.json.
 
-    Runs with equal fingerprints were trained on the same images. An earlier version drew the images of shapes100
-    slightly differently, by at most one grey level per pixel. They have the fingerprint of today's images.
+    Runs with equal fingerprints were trained on the same images. There is one exception: an earlier version drew the
+    images of shapes100 slightly differently, by at most one grey level per pixel. For its runs, the fingerprint of the
+    current images is returned.
 
     Parameters
     ----------
@@ -457,10 +467,11 @@ def _checked(run: Run) -> Run:
             if column not in frame or frame[column].dtype.kind not in "iuf":
                 raise ValueError(f"{name}.csv has no column '{column}' of numbers")
     sample_arrays = [getattr(run, name) for name in SAMPLE_ARRAYS]
-    by_epoch, by_sample = [array for array in sample_arrays[:2] if array is not None], sample_arrays[2:]
-    if any(array.ndim != 2 or array.dtype.kind != "f" or array.shape != by_epoch[0].shape for array in by_epoch):
-        raise ValueError("cross_entropy and difficulty in samples.npz must be float arrays of one shape")
-    if any(array is not None and array.shape != losses.shape[1:] for array in by_sample for losses in by_epoch[:1]):
+    matrices = [array for array in sample_arrays[:2] if array is not None]  # of shape (epochs, samples)
+    vectors = [array for array in sample_arrays[2:] if array is not None]  # of shape (samples,)
+    if any(array.ndim != 2 or array.dtype.kind != "f" or array.shape != matrices[0].shape for array in matrices):
+        raise ValueError("cross_entropy and difficulty in samples.npz must be 2D float arrays of the same shape")
+    if matrices and any(array.shape != matrices[0].shape[1:] for array in vectors):
         raise ValueError("the arrays in samples.npz have different numbers of samples")
     dtype_kinds = {"gallery": {"images": "u", "labels": "iu", "index": "iu", "difficulty": "f"},
                    "embedding": {"features": "f", "predictions": "iu", "labels": "iu", "centers": "f"}}  # fmt: skip
@@ -508,7 +519,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise ValueError(f"'{folder / 'run.json'}' is damaged: {one_line(repr(error))}") from error
     if version != FORMAT:
         version = reprlib.repr(version)
-        raise ValueError(f"'{folder}' is a run of format {version}; this version reads format {FORMAT}")
+        raise ValueError(
+            f"'{folder}' is a run of format {version}, but this version of pckd_nb reads format {FORMAT}: use the "
+            "version that trained the run"
+        )
     try:
         make_config(settings)
     except ValueError as error:
@@ -581,9 +595,12 @@ def table(runs: Iterable[Run]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per run. Columns: data, teacher, student, method, variant, epochs, seed; every setting of the methods
-        (NaN if a method does not have it); test scores top1 and top5 in percent and cross_entropy in nats;
-        train_images, seconds, and the `Run` itself in the column run.
+        One row per run, with these columns:
+
+        - data, teacher, student, method, variant, epochs, seed,
+        - every setting of the methods, NaN if a method does not have it,
+        - top1 and top5 in percent, and cross_entropy in nats, all on the test images,
+        - train_images, seconds, and the `Run` itself in the column run.
     """
     rows = []
     for run in runs:
@@ -620,18 +637,22 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     Raises
     ------
     ValueError
-        If a weight is missing, has another shape, or does not belong to the module. Names the first such weight.
+        If a weight is missing, has another shape, or does not belong to the module. The message names the first such
+        weight.
     """
     expected = model.state_dict()
     for name in expected:
         if name not in state:
-            raise ValueError(f"{source}: weights of another network, '{name}' is missing")
+            raise ValueError(f"{source}: these weights belong to another network: '{name}' is missing")
         if state[name].shape != expected[name].shape:
             found, wanted = tuple(state[name].shape), tuple(expected[name].shape)
-            raise ValueError(f"{source}: weights of another network, '{name}' has shape {found} instead of {wanted}")
+            raise ValueError(
+                f"{source}: these weights belong to another network: '{name}' has shape {found} instead of {wanted}"
+            )
     if extra := next((name for name in state if name not in expected), None):
-        raise ValueError(f"{source}: weights of another network, '{extra}' does not exist in this one")
-    expected.update(state)  # keeps the version numbers of the modules, which a plain dict lacks and MNASNet needs
+        raise ValueError(f"{source}: these weights belong to another network: '{extra}' does not exist in this one")
+    # A `state_dict` also has version numbers of the modules, which MNASNet needs. `state` may be a dict without them.
+    expected.update(state)
     model.load_state_dict(expected)
 
 

@@ -13,11 +13,11 @@ class ShortHelp(ABCMeta):
 
     def __dir__(cls) -> list[str]:
         own = {name for base in cls.__mro__ if base not in (nn.Module, object) for name in vars(base)}
-        return sorted(own - {"__abstractmethods__", "_abc_impl"})
+        return sorted(name for name in own if name == "__init__" or not name.startswith("_"))
 
 
 class ShortHelpModule(nn.Module, metaclass=ShortHelp):
-    """An `nn.Module` with a short `help()`. `dir()` of an object still lists all members, for completion."""
+    """An `nn.Module` with a short `help()`. `dir()` of an object still lists all members, for tab completion."""
 
     def __dir__(self) -> list[str]:
         """Return the names of all members."""

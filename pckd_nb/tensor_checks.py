@@ -1,7 +1,7 @@
 """Checks of tensors and numbers that the functions of `losses`, `preview`, `views` and `methods` receive.
 
-All checks look at types, shapes, dtypes and devices only. They do not read the values of a tensor, because then every
-training step would have to wait for the GPU. The one exception is the range of labels on a CPU.
+All checks look at types, shapes, dtypes and devices only. They do not read the values of a tensor, because the program
+would have to wait for the GPU to read them. The one exception is the range of labels on a CPU.
 
 Settings, such as the learning rate of a recipe, are checked in `validation`.
 """
@@ -11,7 +11,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-TEMPERATURE_RANGE = 1e-6, 1e6  # outside of it, float32 overflows
+TEMPERATURE_RANGE = 1e-6, 1e6  # at other temperatures, float32 overflows in the loss terms
 FLOAT_DTYPES = torch.float16, torch.bfloat16, torch.float32, torch.float64
 LABEL_DTYPES = torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8
 
@@ -98,7 +98,7 @@ def check_same_shape(name: str, student: Tensor, teacher: Tensor, dimensions: in
     ----------
     name : str
         What both tensors contain, in the plural, for the error message: "logits".
-    student, teacher : float Tensor
+    student, teacher : float Tensor of any shape with `dimensions` dimensions
     dimensions : int
         Number of dimensions that both tensors must have.
 
@@ -148,9 +148,9 @@ def check_labels(labels: Tensor, rows: Tensor, num_classes: int | None = None) -
     if labels.dtype not in LABEL_DTYPES:
         raise ValueError(f"labels must be whole numbers, got {labels.dtype}")
     if labels.shape != rows.shape[:1]:
-        raise ValueError(f"labels must have shape {tuple(rows.shape[:1])}, got {tuple(labels.shape)}")
+        raise ValueError(f"labels must have shape {tuple(rows.shape[:1])}, one per row, got {tuple(labels.shape)}")
     if labels.device != rows.device:
-        raise ValueError(f"labels must be on {rows.device}, where their rows are, got labels on {labels.device}")
+        raise ValueError(f"labels must be on {rows.device}, like the logits or scores, got labels on {labels.device}")
     if num_classes is not None and labels.device.type == "cpu":
         lowest, highest = map(int, labels.aminmax())
         if lowest < 0 or highest >= num_classes:

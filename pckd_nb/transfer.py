@@ -30,9 +30,9 @@ class TransferScores(NamedTuple):
     Parameters
     ----------
     top1 : float
-        On the test images, in percent.
+        Accuracy on the test images, in percent.
     train_top1 : float
-        On the training images of the probe, in percent.
+        Accuracy on the images that the probe was trained on, in percent.
     """
 
     top1: float
@@ -44,9 +44,11 @@ def transfer(
 ) -> TransferScores:
     """Train a linear probe on the frozen features of a run's network, and return its accuracy on other data.
 
-    The images are converted to the input of the network: grey images get its number of channels, and image size and
-    normalisation are those of its training. There is no augmentation. The probe is the LogisticRegression of
-    scikit-learn (L2 penalty, C = 1), on features that are standardised by the training images. Nothing is random.
+    The images are converted to the image size and normalisation of the network's training. If the network takes colour
+    images, the channel of grey images is repeated. There is no augmentation.
+
+    The probe is the LogisticRegression of scikit-learn (L2 penalty, C = 1). Before, the features are standardised with
+    mean and standard deviation of the training images. The result does not depend on a seed.
 
     Parameters
     ----------
@@ -67,7 +69,7 @@ def transfer(
     Raises
     ------
     ValueError
-        If the images cannot be converted to the input of the network. Also the errors of `Run.model`.
+        If the images cannot be converted to the input of the network, or if `Run.model` raises it.
 
     Examples
     --------
@@ -91,7 +93,7 @@ def transfer(
     train, test = (compute_outputs(model, data, split, **options) for split in ("train", "test"))
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     with warnings.catch_warnings():
-        warnings.simplefilter("error", ConvergenceWarning)  # the accuracy of an unfinished probe is meaningless
+        warnings.simplefilter("error", ConvergenceWarning)  # the accuracy of an unfinished probe would be meaningless
         probe.fit(train.features.numpy(), train.labels.numpy())
     return TransferScores(*(100 * _accuracy(probe, predictions) for predictions in (test, train)))
 
@@ -114,13 +116,17 @@ def transfer_table(runs: Sequence[Run | str | Path], data: Dataset | str, **opti
     Returns
     -------
     DataFrame
-        "top-1 % there" is the accuracy on the data set of the training, "top-1 % by probe" and "probe's training
-        images" are the results of `transfer`.
+        Its columns are:
+
+        - "method", "network": what was trained.
+        - "learned on": the data set that the network was trained on.
+        - "top-1 % there": the accuracy on that data set.
+        - "top-1 % by probe", "probe's training images": the results of `transfer`, top1 and train_top1.
 
     Raises
     ------
     ValueError
-        As `transfer`.
+        If `transfer` raises it.
 
     Examples
     --------
@@ -156,6 +162,7 @@ def convert_to_network_input(run: Run, data: Dataset, trained_on: TrainingData |
     Parameters
     ----------
     run : Run
+        The run that trained the network.
     data : Dataset
     trained_on : TrainingData, optional
         Training data of the network. Default: the training data of `run`.
@@ -167,14 +174,15 @@ def convert_to_network_input(run: Run, data: Dataset, trained_on: TrainingData |
     Raises
     ------
     ValueError
-        If the images have several channels and the network takes grey ones, or if images that are read from files have
-        another size.
+        If the numbers of channels differ and the images are not grey. Also if the image size differs and the images
+        are read from files during training, because such images cannot be resized here.
     """
     data_of_run = TrainingData.model_validate(run.settings["data"])
     target = trained_on or data_of_run
     channels, size = len(target.mean), list(target.image_size)
     if data.channels not in (1, channels):
-        raise ValueError(f"the network of '{run.path}' takes grey images; {data.name} has {data.channels} channels")
+        accepted = "grey images" + (f" or images of {channels} channels" if channels > 1 else "")
+        raise ValueError(f"{data.name} has {data.channels} channels: the network of '{run.path}' takes only {accepted}")
     splits: dict[str, Any] = {}
     if [data.channels, *data.size] != [channels, *size]:
         from torchvision.transforms.v2.functional import resize  # imported here because it is slow to import

@@ -27,14 +27,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .deprecation import renamed
-from .plugs import is_plugin, load_plugin
+from .plugins import is_plugin, load_plugin
 from .tensor_checks import check_images, check_whole_number
 
 # Every use has its own stream of random numbers, so that they are independent of each other.
 ORDER, SHIFT_Y, SHIFT_X, FLIP, NOISE = range(5)
-TRANSFORM = 17  # 16 is the random crop of `data.streaming`
-Transform = Callable[[Tensor], Tensor]
-Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+TRANSFORM = 17  # stream 16 is `CROP_STREAM` in `data.streaming`
+Transform = Callable[[Tensor], Tensor]  # image → image, see `apply_transform`
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # images, labels → images, class probabilities
 MAX_PADDING = 1024  # pixels
 
 
@@ -50,7 +50,7 @@ def random_bits(seed: int, epoch: int, index: Tensor, stream: int) -> Tensor:
     index : int64 Tensor of shape (B,)
         Positions in the data set.
     stream : int
-        Different streams are independent, such as `ORDER` and `FLIP`.
+        Number of the stream, such as `ORDER` or `FLIP`. Different streams are independent of each other.
 
     Returns
     -------
@@ -79,7 +79,9 @@ def random_bits(seed: int, epoch: int, index: Tensor, stream: int) -> Tensor:
 
 
 def _splitmix64(x: Tensor) -> Tensor:
-    """Return the output function of splitmix64. int64 overflows like uint64, and the masks make the shifts logical."""
+    """Return the output function of splitmix64, which is defined for uint64, computed with int64."""
+    # Sums and products of int64 overflow to the same bits as those of uint64. A right shift of a negative int64 fills
+    # in ones from the left. The masks remove them.
     x = x - 0x61C8864680B583EB  # the golden ratio 0x9E3779B97F4A7C15 as a signed number
     x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
     x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
@@ -97,7 +99,7 @@ def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
     step : int, from 0 to 2⁴²
         Number of the step in the epoch.
     rank : int, from 0 to 2²⁰ − 1
-        Number of the process. Every process gets another seed.
+        Number of the process. Every process gets a different seed.
 
     Returns
     -------
@@ -179,15 +181,15 @@ def batches(count: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor,
     >>> [len(batch) for batch in pckd.views.batches(count=100, batch_size=32, seed=0, epoch=1)]
     [25, 25, 25, 25]
     """
-    parts = steps_per_epoch(count, batch_size)
+    num_batches = steps_per_epoch(count, batch_size)
     order = random_bits(seed, epoch, torch.arange(count), ORDER).argsort(stable=True)
-    return order.tensor_split(parts)
+    return order.tensor_split(num_batches)
 
 
 def augment(images: Tensor, seed: int, epoch: int, index: Tensor, padding: int = 4, flip: bool = False) -> Tensor:
     """Return randomly cropped and flipped images: the usual augmentation of CIFAR.
 
-    Every image is padded with zeros and then cropped to its old size at a random place.
+    Every image is padded with zeros and then cropped to its original size at a random position.
 
     Parameters
     ----------
@@ -198,7 +200,7 @@ def augment(images: Tensor, seed: int, epoch: int, index: Tensor, padding: int =
     padding : int, from 0 to 1024
         Pixels on every side.
     flip : bool
-        Whether half of the images are mirrored, left to right.
+        Whether every image is mirrored, left to right, with probability ½.
 
     Returns
     -------
@@ -207,9 +209,10 @@ def augment(images: Tensor, seed: int, epoch: int, index: Tensor, padding: int =
     Raises
     ------
     TypeError
-        If an argument has the wrong type.
+        If `images` is not a tensor, or if `seed`, `epoch` or `padding` is not an integer, or if `index`
+        is not int64.
     ValueError
-        If the shape or dtype of an argument is wrong, or if `padding` is outside its range.
+        If `index` is not a tensor, if a shape or the dtype of `images` is wrong, or if `padding` is outside its range.
 
     Examples
     --------
@@ -222,12 +225,13 @@ def augment(images: Tensor, seed: int, epoch: int, index: Tensor, padding: int =
     check_images(images, torch.uint8)
     check_whole_number("padding", padding, 0, MAX_PADDING)
     if not isinstance(index, Tensor) or index.shape != images.shape[:1]:
-        raise ValueError(f"index must be a tensor with one position per image, shape ({len(images)},)")
+        got = f"shape {tuple(index.shape)}" if isinstance(index, Tensor) else type(index).__name__
+        raise ValueError(f"index must be a tensor of shape ({len(images)},), one position per image, got {got}")
     height, width = images.shape[2:]
     index = index.to(images.device)
     top = random_bits(seed, epoch, index, SHIFT_Y) % (2 * padding + 1)
     left = random_bits(seed, epoch, index, SHIFT_X) % (2 * padding + 1)
-    windows = F.pad(images, [padding] * 4).unfold(2, height, 1).unfold(3, width, 1)  # a view: (B, C, tops, lefts, H, W)
+    windows = F.pad(images, [padding] * 4).unfold(2, height, 1).unfold(3, width, 1)  # (B, C, top, left, H, W)
     cropped = windows[torch.arange(len(images), device=images.device), :, top, left]
     if flip:
         mirrored = random_bits(seed, epoch, index, FLIP) % 2 == 1
@@ -247,7 +251,7 @@ class Augmentation:
     padding : int
         Padding of the random crop in pixels. 0 means no crop.
     flip : bool
-        Whether half of the images are mirrored.
+        Whether every image is mirrored with probability ½.
     transform : callable, optional
         See `apply_transform`.
     """
@@ -309,7 +313,7 @@ def find_mix(name: str | Mix, num_classes: int) -> Mix:
     Parameters
     ----------
     name : str or callable
-        "mixup", "cutmix", or "file.py:NAME" of your own. A callable is returned unchanged.
+        "mixup", "cutmix", or "file.py:NAME" of your own mix function. A callable is returned unchanged.
     num_classes : int
         Number of classes.
 
@@ -342,7 +346,7 @@ def _instantiate(name: str, found: Any, **arguments: Any) -> Any:
         return found(**arguments) if isinstance(found, type) else found
     except Exception as error:
         raise ValueError(
-            f"'{name}' can't be made without more arguments: write file.py:NAME of a function ({error})"
+            f"'{name}' can't be created without more arguments: create it in a file and write file.py:NAME ({error})"
         ) from error
 
 
@@ -435,7 +439,7 @@ def soft_targets(
 
     .. math::
 
-        \mathrm{target} = (1 - s) \cdot \mathrm{target}_{\mathrm{mixed}} + \frac{s}{C}
+        \mathrm{target} = (1 - s) \cdot \mathrm{target}_{\mathrm{mixed}} + \frac{s}{\mathrm{num\_classes}}
 
     s is `smoothing`. Without `mix`, the mixed target is the one-hot vector of the label.
 
@@ -450,6 +454,7 @@ def soft_targets(
         Takes (images, labels) and returns (images, probabilities of shape (B, num_classes)), such as v2.MixUp and
         v2.CutMix of torchvision.
     smoothing : float, in [0, 1)
+        s. 0 means no label smoothing.
 
     Returns
     -------
@@ -523,19 +528,21 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     check_images(images, torch.uint8)
     for name, values in (("mean", mean), ("std", std)):
         if not isinstance(values, Tensor) or not values.is_floating_point():
-            raise TypeError(f"{name} must be a tensor of floating-point numbers")
+            got = values.dtype if isinstance(values, Tensor) else type(values).__name__
+            raise TypeError(f"{name} must be a tensor of floating-point numbers, got {got}")
         if values.device != images.device:
             raise ValueError(f"{name} must be on {images.device}, where the images are, got {name} on {values.device}")
         if values.shape != images.shape[1:2]:
-            raise ValueError(f"{name} must be one number per channel, {images.shape[1]}, got {tuple(values.shape)}")
+            shapes = f"shape ({images.shape[1]},), one number per channel, got {tuple(values.shape)}"
+            raise ValueError(f"{name} must have {shapes}")
     scale, shift = 1 / (255 * std), mean / std
     return images.to(mean.dtype, copy=True).mul_(scale[:, None, None]).sub_(shift[:, None, None])
 
 
 def rotate(images: Tensor, views: int = 4) -> Tensor:
-    """Return the rotated views of a batch: by 0°, 90°, 180° and 270°.
+    """Return the views of a batch: its images rotated by 0°, 90°, 180° and 270°, counterclockwise.
 
-    The rows are view-major: rows [:B] are the upright images, the next B rows are rotated by 90°, and so on.
+    Rows [:B] are the images that are not rotated, the next B rows are the images rotated by 90°, and so on.
 
     Parameters
     ----------

@@ -1,14 +1,14 @@
-"""A real browser for tests: Chromium found, opened and watched, and JupyterLab for it to open.
+"""Run Chromium and JupyterLab in tests.
 
-    find_chromium()            its path, or None
-    chromium(home)             a Playwright Browser; the test is skipped, or fails, where there is none
-    watched(browser)           a page, with a list of all that went wrong in it
-    lab(folder, home)          JupyterLab on a folder of notebooks, with this interpreter as their kernel
-    opened(browser, …)         one of the notebooks in it
-    run_all, cell_with, …      what can be done on its page
+    find_chromium()              its path, or None
+    chromium(home)               a Playwright Browser; without Chromium the test is skipped or fails
+    watched_page(browser)        a page, and a list of the errors that occur in it
+    jupyterlab(folder, home)     JupyterLab on a folder of notebooks; their kernel is this Python interpreter
+    opened_notebook(browser, …)  a page with one of these notebooks
+    run_all, find_cell, …        actions on this page
 
-What a `with` has started is stopped when it ends, also by a failing test or Ctrl-C. Nothing leaves 127.0.0.1, and all
-that is written goes below `home`.
+Use the context managers in a `with` statement. They stop what they started when it ends, even after a failing test or
+Ctrl-C. Nothing connects to another host than 127.0.0.1, and all files are written below `home`.
 """
 
 import json
@@ -30,34 +30,34 @@ import pytest
 import requests
 from ipykernel.kernelspec import write_kernel_spec
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# Chromium resolves no name at all and asks no proxy, so that not even what it does by itself leaves the machine.
-CHROMIUM = (
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# Chromium resolves no host names and uses no proxy, so that its background requests do not leave this machine, either.
+CHROMIUM_OPTIONS = (
     "--disable-gpu",
     "--disable-background-networking",
     "--no-proxy-server",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
-WIDE = {"width": 1500, "height": 1000}  # pixels of a window
-START_SECONDS = 600  # for a server or a page to be there, on a machine that has other things to do
-CELLS_SECONDS = 1500  # for all cells of a notebook
-WAIT_SECONDS = 300  # for anything else
-# What the kernel says when JupyterLab asks it for widgets before it has any, or for a progress bar that has closed.
+WINDOW_SIZE = {"width": 1500, "height": 1000}  # pixels
+START_SECONDS = 600  # time limit for a server or page to start, on a busy machine
+CELLS_SECONDS = 1500  # time limit for all cells of a notebook
+WAIT_SECONDS = 300  # time limit for everything else
+# Messages of the kernel when JupyterLab asks for widgets before there are any, or for a progress bar that has closed.
 HARMLESS = re.compile(r"kernel: (No such comm(: [\w-]+| target registered: jupyter\.widget\.control)\s*)+")
-TALLEST = 16_000  # pixels of a screenshot: Chromium draws no more
+MAX_SCREENSHOT_HEIGHT = 16_000  # pixels; Chromium draws no more
 
-END_SECONDS = 60  # for a server to stop its kernels and exit. About once in a hundred runs JupyterLab hangs instead
-# JupyterLab that exits once its standard input is closed, so that no server outlives the test run, however that ends.
-# If it hangs while it stops, it writes its stack to the log and exits. Its kernels then exit by themselves. The last
-# line skips Python's own clean-up, which can hang in the threads of a library where faulthandler no longer sees it.
+END_SECONDS = 60  # time for a server to stop its kernels and exit; in about 1 of 100 runs JupyterLab hangs instead
+# A JupyterLab that exits when its standard input is closed, so that no server is left after the test run, even if that
+# is killed. If it hangs while it stops, it writes its stack to the log and exits. Its kernels then exit by themselves.
+# The last line skips Python's own clean-up, which can hang in a library's threads, where faulthandler does not see it.
 SERVER = f"""
 import faulthandler, os, signal, sys, threading
 from jupyterlab.labapp import main
-def follow():
+def stop_when_stdin_closes():
     sys.stdin.read()
     faulthandler.dump_traceback_later({END_SECONDS}, exit=True)
     os.kill(os.getpid(), signal.SIGTERM)
-threading.Thread(target=follow, daemon=True).start()
+threading.Thread(target=stop_when_stdin_closes, daemon=True).start()
 status = 1
 try:
     status = main() or 0
@@ -71,8 +71,8 @@ finally:
 
 
 def find_chromium() -> str | None:
-    """The path of Chromium or Chrome, the machine's own or else the one that Playwright has installed."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
+    """Return the path of Chromium or Chrome: the system's, or else the one that Playwright installed."""
+    found = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
     if found is None:
         from playwright.sync_api import sync_playwright
 
@@ -83,28 +83,28 @@ def find_chromium() -> str | None:
 
 
 def required_chromium() -> str:
-    """`find_chromium`; where it or Playwright is missing the test is skipped, or fails if PCKD_NEED_BROWSER is set."""
+    """Return the path of Chromium. Without it or Playwright, skip the test, or fail it if PCKD_NEED_BROWSER is set."""
     try:
         found = find_chromium()
         missing = "Chromium: apt-get install chromium, or python -m playwright install chromium"
     except ModuleNotFoundError:
         found, missing = None, "Playwright: pip install playwright"
     if found is None:
-        leave = pytest.fail if os.environ.get("PCKD_NEED_BROWSER") else pytest.skip
-        leave(f"this test needs {missing}")
+        skip_or_fail = pytest.fail if os.environ.get("PCKD_NEED_BROWSER") else pytest.skip
+        skip_or_fail(f"this test needs {missing}")
     return found
 
 
 @contextmanager
 def chromium(home: Path) -> Iterator[Any]:
-    """A Playwright Browser with its own home folder. Skips or fails as `required_chromium`."""
+    """Yield a Playwright Browser with its own home folder. Skips or fails the test like `required_chromium`."""
     path = required_chromium()
     from playwright.sync_api import sync_playwright
 
     home.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=path, args=list(CHROMIUM), env={**os.environ, "HOME": str(home)}
+            executable_path=path, args=list(CHROMIUM_OPTIONS), env={**os.environ, "HOME": str(home)}
         )
         try:
             yield browser
@@ -113,24 +113,26 @@ def chromium(home: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def watched(browser: Any, viewport: dict[str, int] = WIDE) -> Iterator[tuple[Any, list[str]]]:
-    """A page of its own context, and the list of what goes wrong in it from now on: errors in the console and in
-    scripts, answers that are errors, and whatever it asks of another host than 127.0.0.1."""
+def watched_page(browser: Any, viewport: dict[str, int] = WINDOW_SIZE) -> Iterator[tuple[Any, list[str]]]:
+    """Yield a page in a new browser context, and a list that collects its errors.
+
+    Errors are: console and script errors, HTTP error codes, and requests to another host than 127.0.0.1.
+    """
     context = browser.new_context(viewport=viewport)
     context.set_default_timeout(1000 * WAIT_SECONDS)
     page, wrong = context.new_page(), []
 
-    def asked(url: str) -> None:
+    def check_host(url: str) -> None:
         if not re.match(r"(https?|wss?)://127\.0\.0\.1[:/]|(data|blob|about):", url):
             wrong.append(f"asked another host: {url[:200]}")
 
-    def said(message: Any) -> None:
+    def check_console(message: Any) -> None:
         if message.type == "error" and not HARMLESS.fullmatch(message.text):
             wrong.append(f"console: {message.text} ({message.location.get('url', '')})")
 
-    page.on("request", lambda request: asked(request.url))
-    page.on("websocket", lambda socket: asked(socket.url))
-    page.on("console", said)
+    page.on("request", lambda request: check_host(request.url))
+    page.on("websocket", lambda socket: check_host(socket.url))
+    page.on("console", check_console)
     page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
     page.on("response", lambda answer: answer.status >= 400 and wrong.append(f"{answer.status}: {answer.url}"))
     try:
@@ -140,11 +142,11 @@ def watched(browser: Any, viewport: dict[str, int] = WIDE) -> Iterator[tuple[Any
 
 
 @contextmanager
-def lab(folder: Path, home: Path, options: Sequence[str] = (), **environment: str) -> Iterator[str]:
-    """JupyterLab on the notebooks in `folder`, which it may write to; its address with a {} for a notebook's name.
+def jupyterlab(folder: Path, home: Path, options: Sequence[str] = (), **environment: str) -> Iterator[str]:
+    """Start JupyterLab on the notebooks in `folder`, which it may change. Yield its address, with {} for the notebook.
 
-    Its python3 kernel is this interpreter. options: more of its command line. environment: variables for it and its
-    kernels.
+    Its python3 kernel is this interpreter.
+    options: more command-line options. environment: environment variables for the server and its kernels.
     """
     config, data = home / "config", home / "data"
     write_kernel_spec(data / "kernels" / "python3")
@@ -152,11 +154,11 @@ def lab(folder: Path, home: Path, options: Sequence[str] = (), **environment: st
         config / "labconfig" / "page_config.json",
         {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}},
     )
-    places = {
+    folders = {
         "HOME": home,
         "JUPYTER_CONFIG_DIR": config,
         "JUPYTER_DATA_DIR": data,
-        "JUPYTER_PATH": data,  # before the kernels of the machine
+        "JUPYTER_PATH": data,  # takes precedence over kernels of the system
         "JUPYTER_RUNTIME_DIR": home / "runtime",
         "JUPYTERLAB_SETTINGS_DIR": home / "settings",
         "JUPYTERLAB_WORKSPACES_DIR": home / "workspaces",
@@ -183,53 +185,55 @@ def lab(folder: Path, home: Path, options: Sequence[str] = (), **environment: st
             stderr=file,
             env={
                 **inherited,
-                **{key: str(path) for key, path in places.items()},
+                **{key: str(path) for key, path in folders.items()},
                 "JUPYTER_TOKEN": token,
                 **environment,
             },
             cwd=folder,
-            start_new_session=True,  # Ctrl-C is the test's, which then ends the server
+            start_new_session=True,  # Ctrl-C goes only to the test, which then stops the server
         )
     try:
         _wait_for_server(f"http://127.0.0.1:{port}/api/status?token={token}", server, log)
         yield f"http://127.0.0.1:{port}/lab/tree/{{}}?token={token}&reset"
     finally:
         server.stdin.close()  # the server stops its kernels, then itself
-        end(server, log)
+        wait_for_exit(server, log)
 
 
-def end(server: subprocess.Popen, log: Path, seconds: float = 2 * END_SECONDS) -> None:
+def wait_for_exit(server: subprocess.Popen, log: Path, seconds: float = 2 * END_SECONDS) -> None:
     """Wait until a server has exited. Kill it after `seconds`, and warn with the end of its log.
 
-    A JupyterLab that hangs while it stops says nothing about the notebook that was tested, so it fails no test.
+    A JupyterLab that hangs while it stops is no error of the tested notebook, so it fails no test.
     """
     try:
         server.wait(seconds)
     except subprocess.TimeoutExpired:
-        said = log.read_text("utf-8", "replace")[-2000:]
-        warnings.warn(f"JupyterLab did not exit within {seconds:.0f} s and was killed. Its log: {said}", stacklevel=2)
+        text = log.read_text("utf-8", "replace")[-2000:]
+        warnings.warn(f"JupyterLab did not exit within {seconds:.0f} s and was killed. Its log: {text}", stacklevel=2)
     finally:
         server.kill()
         server.wait()
 
 
 @contextmanager
-def opened(browser: Any, address: str, name: str) -> Iterator[tuple[Any, list[str]]]:
-    """A notebook of a `lab`, its kernel ready, as `watched` gives a page. What the kernel has to complain about, also
-    where no cell shows it, counts as wrong."""
-    with watched(browser) as (page, wrong):
+def opened_notebook(browser: Any, address: str, name: str) -> Iterator[tuple[Any, list[str]]]:
+    """Yield the page of a notebook with its kernel ready, and a list of errors, like `watched_page`.
+
+    The list also collects errors and stderr output of the kernel, even if no cell shows them.
+    """
+    with watched_page(browser) as (page, wrong):
         page.goto(address.format(name), wait_until="domcontentloaded", timeout=1000 * START_SECONDS)
         page.wait_for_function(READY, timeout=1000 * START_SECONDS)
         page.evaluate(LISTEN)
         yield page, wrong
 
 
-# A notebook without a kernel yet would answer "run" with a question, and wait for ever.
+# A notebook whose kernel is not ready would open a dialog when it is run, and wait forever.
 READY = """() => {
     const session = window.jupyterapp?.shell.currentWidget?.sessionContext;
     return session?.isReady && session.session?.kernel?.status === "idle";
 }"""
-# An exception in what a widget calls reaches no cell.
+# No cell shows an exception in a widget's callback.
 LISTEN = """() => jupyterapp.shell.currentWidget.sessionContext.iopubMessage.connect((_, { header, content }) => {
     if (header.msg_type === "error") console.error(`kernel: ${content.ename}: ${content.evalue}`);
     if (header.msg_type === "stream" && content.name === "stderr") console.error(`kernel: ${content.text}`);
@@ -237,7 +241,7 @@ LISTEN = """() => jupyterapp.shell.currentWidget.sessionContext.iopubMessage.con
 
 
 def run_all(page: Any) -> None:
-    """Run all cells and wait for the last."""
+    """Run all cells and wait until the last one is done."""
     page.evaluate(
         """() => {
             window.ran = false;
@@ -248,31 +252,33 @@ def run_all(page: Any) -> None:
 
 
 def code_cells(page: Any) -> list[dict[str, Any]]:
-    """The notebook's code cells as they are now, in the notebook format, each with its `place` among all cells."""
+    """Return the current code cells in the notebook format, each with its `place` among all cells."""
     cells = page.evaluate("() => [...jupyterapp.shell.currentWidget.content.model.cells].map(cell => cell.toJSON())")
     return [{**cell, "place": place} for place, cell in enumerate(cells) if cell["cell_type"] == "code"]
 
 
-def cell_with(page: Any, words: str) -> Any:
-    """The first code cell that has these words in its source, scrolled to."""
+def find_cell(page: Any, words: str) -> Any:
+    """Return the first code cell whose source contains `words`, after scrolling to it."""
     place = next(cell["place"] for cell in code_cells(page) if words in "".join(cell["source"]))
     page.evaluate("place => jupyterapp.shell.currentWidget.content.scrollToItem(place, 'start')", place)
     return page.locator(f'.jp-Notebook-cell[data-windowed-list-index="{place}"]')
 
 
-def shoot_all(page: Any, path: Path) -> None:
-    """A picture of the whole notebook: the window is made as high as it for that."""
-    for _ in range(3):  # what was never in sight has no height yet
+def screenshot_notebook(page: Any, path: Path) -> None:
+    """Save a screenshot of the whole notebook, in a window as high as the notebook."""
+    for _ in range(3):  # cells that were never visible have no height yet
         page.evaluate("jupyterapp.shell.currentWidget.content.scrollToItem(0, 'start')")
         bottom = page.locator(".jp-Notebook-cell").last.evaluate("cell => cell.getBoundingClientRect().bottom")
-        page.set_viewport_size({**WIDE, "height": min(TALLEST, max(WIDE["height"], round(bottom) + 100))})
+        page.set_viewport_size(
+            {**WINDOW_SIZE, "height": min(MAX_SCREENSHOT_HEIGHT, max(WINDOW_SIZE["height"], round(bottom) + 100))}
+        )
         page.wait_for_timeout(500)
     page.screenshot(path=path, timeout=1000 * START_SECONDS)
-    page.set_viewport_size(WIDE)
+    page.set_viewport_size(WINDOW_SIZE)
 
 
 def pixels(picture: Any) -> str:
-    """What a picture (a locator) shows, as the browser has decoded it."""
+    """Return the decoded pixels of a picture (a locator) as a data URL."""
     return picture.evaluate(
         """async image => {
             await image.decode();
@@ -285,15 +291,17 @@ def pixels(picture: Any) -> str:
 
 
 def seconds_to_answer(page: Any, widget: Any, act: Callable[[], None]) -> float:
-    """From the last key or button that `act()` presses to the frame in which another picture stands in the widget,
-    where its last one did. A TimeoutError if none comes."""
+    """Return the seconds from the last key or button that `act()` presses until the widget shows a new picture.
+
+    Only the last picture of the widget counts. Raises TimeoutError if it does not change.
+    """
     widget.evaluate(
         """widget => {
             const last = () => [...widget.querySelectorAll("img")].at(-1);
             const before = last().src;
             let begun = null;
             window.answered = null;
-            for (const event of ["keydown", "mousedown", "change"])  // an open list keeps its keys to itself
+            for (const event of ["keydown", "mousedown", "change"])  // an open list hides its key events
                 document.addEventListener(event, () => { begun = performance.now(); }, { capture: true });
             const observer = new MutationObserver(async () => {
                 const picture = last();
@@ -311,8 +319,11 @@ def seconds_to_answer(page: Any, widget: Any, act: Callable[[], None]) -> float:
 
 
 def controls(widget: Any) -> list[dict[str, Any]]:
-    """What can be set or pressed in a widget, in order: its label if that is in sight; whether the label is cut off;
-    which of the texts to choose from are; whether none of them is chosen."""
+    """Return the inputs and buttons of a widget in order, one dictionary each.
+
+    label: its text, or "" if it is not visible. cut: whether the label is cut off. cutOptions: the options of a list
+    whose text is cut off. empty: whether no option is chosen.
+    """
     return widget.evaluate(
         """widget => {
             const brush = document.createElement("canvas").getContext("2d");
@@ -340,7 +351,7 @@ def controls(widget: Any) -> list[dict[str, Any]]:
 
 
 def tab_stops(page: Any, widget: Any) -> list[str]:
-    """Labels of the controls of a widget that Tab goes through, from its first until it leaves the widget."""
+    """Return the labels of the controls that the Tab key visits, from the first until it leaves the widget."""
     widget.locator(FOCUSABLE).first.focus()
     stops = []
     while stop := widget.evaluate(FOCUSED):
@@ -366,7 +377,7 @@ def _free_port() -> int:
 
 def _wait_for_server(status: str, server: subprocess.Popen, log: Path) -> None:
     session = requests.Session()
-    session.trust_env = False  # no proxy between two ends of one machine
+    session.trust_env = False  # no proxy for a server on this machine
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until and server.poll() is None:
         with suppress(requests.RequestException):

@@ -1,4 +1,4 @@
-"""Small data and networks that every test file shares. Nothing here downloads or leaves the temporary folder."""
+"""Small data sets and networks that the test files share. Nothing here downloads or leaves the temporary folder."""
 
 import dataclasses
 import os
@@ -16,21 +16,21 @@ from pckd_nb import hardware
 from pckd_nb.data import Dataset, Split
 
 torch.set_num_threads(1)  # the networks here are tiny: more threads only wait for each other
-if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)) > 1:  # the tests share the cores: so does what they start
+if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)) > 1:  # tests share the cores, and so do the processes they start
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job, which hands it on to what tests start
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a background job; child processes would ignore Ctrl-C too
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def make_data(train: int = 48, test: int = 24, classes: int = 3, size: int = 8, channels: int = 1) -> Dataset:
-    """Classes are told apart by brightness, so that a few steps learn them."""
+    """Make a tiny data set. Its classes differ in brightness, so that a few training steps are enough to learn them."""
     generator = torch.Generator().manual_seed(0)
 
     def split(count: int) -> Split:
         labels = torch.arange(count) % classes
-        level = labels[:, None, None, None] * (200 // classes) + 30
+        brightness = labels[:, None, None, None] * (200 // classes) + 30
         noise = torch.randint(0, 25, (count, channels, size, size), generator=generator)
-        return Split((level + noise).to(torch.uint8), labels, torch.rand(count, generator=generator))
+        return Split((brightness + noise).to(torch.uint8), labels, torch.rand(count, generator=generator))
 
     names = tuple(f"class {number}" for number in range(classes))
     mean, std = (0.5,) * channels, (0.25,) * channels
@@ -59,7 +59,7 @@ def student(data):
 
 @pytest.fixture(scope="session")
 def reference():
-    """The authors' numbers, by file name: tensors, rows view-major as everywhere in the package."""
+    """A function that loads one file of the authors' numbers as tensors. Rows are view-major, as in the package."""
     from pathlib import Path
 
     def load(name: str) -> SimpleNamespace:
@@ -77,12 +77,12 @@ REFERENCES = ("one_view", "previewed", "same_width", "wider_teacher")
 
 
 def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """max |a − r| / max |r|."""
+    """Return max |ours − theirs| / max |theirs|."""
     return float((ours.detach() - theirs).abs().max() / theirs.abs().max())
 
 
 def outputs(ref: SimpleNamespace):
-    """Student and teacher as the reference sees them, the student's tensors with gradients."""
+    """Return the outputs of student and teacher that the reference used. The student's tensors require gradients."""
     features, weight, bias = (
         getattr(ref, f"student_{name}").clone().requires_grad_() for name in ("features", "weight", "bias")
     )
@@ -91,18 +91,19 @@ def outputs(ref: SimpleNamespace):
     return student, pckd.Output(ref.teacher_features, logits, ref.teacher_weight, ref.teacher_bias)
 
 
-def with_images(data: Dataset, images: int) -> Dataset:
-    """The first training images of `data` alone."""
-    train = Split(data.train.images[:images], data.train.labels[:images])
+def with_images(data: Dataset, count: int) -> Dataset:
+    """Return `data` with only its first `count` training images."""
+    train = Split(data.train.images[:count], data.train.labels[:count])
     return dataclasses.replace(data, train=train)
 
 
 def time_limit(seconds: float, own_process: bool = False) -> float:
-    """How long something may take on this machine as it is now, if it may take `seconds` on the machine for which times
-    are stated. Measure it right before what is timed, so that what else runs counts for both.
+    """Scale a time limit to the current speed of this machine.
 
-    own_process: what is timed runs in a process of its own, as notebooks do, with as many threads as torch takes there.
-    Otherwise it runs in this one, on one thread.
+    seconds: the limit on the machine for which the documentation states times. Call this function right before the
+    timed code, so that other running programs slow down both.
+    own_process: the timed code runs in its own process, as notebooks do, with torch's default number of threads.
+    Otherwise it runs in this process, on one thread.
     """
     if not own_process:
         return seconds * hardware.slowness.__wrapped__()

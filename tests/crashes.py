@@ -1,12 +1,12 @@
-"""Trainings that are killed again and again, and must end as if nothing had happened.
+"""Kill trainings again and again, and check that the resumed result equals that of an uninterrupted training.
 
     python -m tests.crashes --kills 100
 
-Every attempt is a process of its own, forked from one that has imported torch and waits. It ends by SIGKILL: sent from
-outside at a random time, or by itself just before a random line of what writes checkpoints, or of anything in files.py,
-runs.py, resuming.py and teacher_cache.py. Then the next attempt resumes, until one comes to the end. What is left must
-be, byte for byte, what a training left that was never interrupted, and nothing else. Needs a system that can fork:
-Linux or macOS.
+Each attempt runs in its own process, forked from a server process that has already imported torch. It ends by SIGKILL.
+Either this program sends it at a random time, or the process kills itself just before a random line of the code that
+writes checkpoints, or of files.py, runs.py, resuming.py and teacher_cache.py. The next attempt resumes, until one
+finishes. The files that are left must be those of an uninterrupted training, byte for byte, with no others. Needs a
+system that can fork: Linux or macOS.
 """
 
 import argparse
@@ -43,19 +43,19 @@ from pckd_nb.training import teacher_cache as cache
 from .conftest import make_data
 
 COMPARED = "student.safetensors", "history.csv", "samples.npz"
-WHOLE = {"run.json", "timing.csv", "gallery.npz", "embedding.npz", *COMPARED}  # what a finished run leaves
-MOMENTS = "checkpoint", "outside", "checkpoint", "anywhere"  # the kinds of kills, one after the other
-KILLS_OF_ONE = 5  # at most so many kills of a training
+FINISHED_FILES = {"run.json", "timing.csv", "gallery.npz", "embedding.npz", *COMPARED}
+KILL_KINDS = "checkpoint", "outside", "checkpoint", "anywhere"  # the kinds of kills, in turn
+MAX_KILLS_PER_TRAINING = 5  # at most this many kills per training
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["pckd_nb.cli", "pckd_nb.experiments", "tests.conftest"])
 
 
 class LineCounter:
-    """Counts the lines that this process executes in FILES, those of all that writes; kills it before one.
+    """A trace function that counts executed lines of FILES, the modules that write files. It can kill the process.
 
-    where: "checkpoint" counts those of `resuming.write_checkpoint` and what it calls alone · line: which to be killed
-    before, from 1; 0 for none.
+    where: "checkpoint" counts only lines of `resuming.write_checkpoint` and the functions it calls; "anywhere" all.
+    line: kill the process before this line, counted from 1; 0 for never.
     """
 
     FILES = {files.__file__, runs.__file__, resuming.__file__, cache.__file__, __file__}
@@ -64,15 +64,15 @@ class LineCounter:
         self.where, self.line, self.lines = where, line, {"checkpoint": 0, "anywhere": 0}
 
     def __call__(self, frame: FrameType, event: str, value: Any) -> Callable | None:
-        return self.executed if frame.f_code.co_filename in self.FILES else None
+        return self.trace_line if frame.f_code.co_filename in self.FILES else None
 
-    def executed(self, frame: FrameType, event: str, value: Any) -> Callable:
+    def trace_line(self, frame: FrameType, event: str, value: Any) -> Callable:
         if event == "line":
             self.lines["anywhere"] += 1
             self.lines["checkpoint"] += in_checkpoint(frame)
             if self.line and self.lines[self.where] == self.line:
                 os.kill(os.getpid(), signal.SIGKILL)
-        return self.executed
+        return self.trace_line
 
 
 def in_checkpoint(frame: FrameType | None) -> bool:
@@ -82,7 +82,7 @@ def in_checkpoint(frame: FrameType | None) -> bool:
 
 
 def write_in_two(path: Path, content: bytes | memoryview) -> None:
-    """Path.write_bytes, with a line before which half of it is written."""
+    """Replace Path.write_bytes by two writes, so that a kill can hit between them."""
     half = len(content) // 2
     with open(path, "wb") as file:
         file.write(content[:half])
@@ -90,21 +90,20 @@ def write_in_two(path: Path, content: bytes | memoryview) -> None:
         file.write(content[half:])
 
 
-def calm() -> None:
-    """Only what a process can do without: one thread, so that all compute the same, and no semaphore of tqdm, which
-    would outlive a kill."""
+def use_one_thread() -> None:
+    """Use one thread, so that all processes compute the same bits, and no semaphore in tqdm, which a kill leaks."""
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())
 
 
 def save_always() -> None:
-    """Save at every step, whatever that costs."""
-    callbacks.SECONDS_BETWEEN_SAVES, callbacks.MAX_SAVING_SHARE = -1, math.inf
+    """Save a checkpoint at every step, however long that takes."""
+    callbacks.MIN_SECONDS_BETWEEN_SAVES, callbacks.MAX_SAVING_SHARE = -1, math.inf
 
 
 def train(folder: Path, teacher_cache: Path | None, often: bool, counter: LineCounter, pipe: Connection) -> None:
-    """One attempt, in its own process: twelve steps in four epochs. Says when it starts, and what it has counted."""
-    calm()
+    """Run one attempt: twelve steps in four epochs. Report its start and the counted lines through `pipe`."""
+    use_one_thread()
     warnings.simplefilter("ignore")
     data = make_data()
     student, teacher = pckd.create_model("resnet8", data, seed=2), pckd.create_model("resnet14", data, seed=1)
@@ -127,8 +126,10 @@ def train(folder: Path, teacher_cache: Path | None, often: bool, counter: LineCo
 def attempt(
     folder: Path, teacher_cache: Path | None, often: bool = True, counter: LineCounter | None = None, after: float = 0
 ) -> tuple[dict[str, int], float] | None:
-    """Let a process train; what it has counted and its seconds, or None where it was killed. after: kill it that many
-    seconds after its start. Raises AssertionError where it ends in another way."""
+    """Train in a new process. Return the counted lines and the seconds, or None if it was killed.
+
+    after: kill the process this many seconds after its start. Raises AssertionError if it ends in any other way.
+    """
     ours, theirs = CONTEXT.Pipe()
     process = CONTEXT.Process(target=train, args=(folder, teacher_cache, often, counter or LineCounter("", 0), theirs))
     process.start()
@@ -147,9 +148,12 @@ def attempt(
 
 @dataclass
 class Summary:
-    """kills, and of them those while a checkpoint was being written, while another file was, and before there was
-    any checkpoint · trainings: that were finished all the same · with_cache: of the kills, those with a teacher cache ·
-    seconds: all took."""
+    """What happened in all trainings.
+
+    kills: all kills. in_checkpoint, in_other_file: kills while a checkpoint or another file was being written.
+    before_the_first: kills before the first checkpoint. with_cache: kills of trainings with a teacher cache.
+    trainings: trainings that finished. seconds: total time.
+    """
 
     kills: int = 0
     in_checkpoint: int = 0
@@ -160,64 +164,68 @@ class Summary:
     seconds: float = 0.0
 
 
-def endure(folder: Path, kills: int, seed: int = 0, say: Callable[[str], None] = lambda line: None) -> Summary:
-    """Train below `folder` until that many kills are survived, the first of them before there is any checkpoint, half
-    of them in one, and about half with a teacher cache. (An attempt that no kill reached is made up for.)
+def survive_kills(folder: Path, kills: int, seed: int = 0, log: Callable[[str], None] = lambda line: None) -> Summary:
+    """Train in `folder` until trainings have survived `kills` kills.
 
-    Raises AssertionError where an attempt fails, or where a training does not end as one never interrupted.
+    The first kill comes before the first checkpoint, half of the kills while a checkpoint is written, and about half in
+    trainings with a teacher cache. Attempts that finish before their kill do not count.
+
+    Raises AssertionError if an attempt fails, or if a result differs from that of an uninterrupted training.
     """
-    started, chance, found = time.monotonic(), random.Random(seed), Summary()
+    started, rng, summary = time.monotonic(), random.Random(seed), Summary()
     caches = (None, folder / "cache")
     for number, teacher_cache in enumerate(caches):
         attempt(folder / f"whole{number}", teacher_cache, often=False)
     lines, seconds = attempt(folder / "counted", folder / "cache of counted")
-    say(f"lines of {lines}, in {seconds:.1f} s")
-    while found.kills < kills:
-        number = int(found.with_cache < found.kills / 2)
+    log(f"lines of {lines}, in {seconds:.1f} s")
+    while summary.kills < kills:
+        number = int(summary.with_cache < summary.kills / 2)
         run, teacher_cache = folder / "run", caches[number] and folder / "run's cache"
-        done, last = False, min(kills, found.kills + KILLS_OF_ONE)
+        done, last = False, min(kills, summary.kills + MAX_KILLS_PER_TRAINING)
         while not done:
-            kind = MOMENTS[found.kills % len(MOMENTS)]
-            if found.kills >= last:
+            kind = KILL_KINDS[summary.kills % len(KILL_KINDS)]
+            if summary.kills >= last:
                 counter, after = None, 0.0
             elif kind == "outside":
-                counter, after = None, chance.uniform(1e-3, seconds / 2)
+                counter, after = None, rng.uniform(1e-3, seconds / 2)
             else:
-                early = chance.random() ** 2 if found.kills else 0  # rather early: else few are killed twice
+                # prefer early lines, so that most trainings are killed more than once
+                early = rng.random() ** 2 if summary.kills else 0
                 line = 1 + int(lines[kind] * early)
                 counter, after = LineCounter(kind, line), 0.0
             done = attempt(run, teacher_cache, counter=counter, after=after) is not None
             if not done:
-                note(run, kind, teacher_cache, found)
-                say(f"kill {found.kills}, {kind}: {', '.join(sorted(os.listdir(run))) if run.exists() else 'nothing'}")
-        found.trainings += 1
+                count_kill(run, kind, teacher_cache, summary)
+                left = ", ".join(sorted(os.listdir(run))) if run.exists() else "nothing"
+                log(f"kill {summary.kills}, {kind}: {left}")
+        summary.trainings += 1
         for name in COMPARED:
             same = (run / name).read_bytes() == (folder / f"whole{number}" / name).read_bytes()
-            assert same, f"{name} of training {found.trainings} is not that of a training never interrupted"
-        assert set(os.listdir(run)) == WHOLE, sorted(os.listdir(run))
+            assert same, f"{name} of training {summary.trainings} differs from that of an uninterrupted training"
+        assert set(os.listdir(run)) == FINISHED_FILES, sorted(os.listdir(run))
         for path in (run, teacher_cache):
             if path:
                 shutil.rmtree(path)
-    found.seconds = time.monotonic() - started
-    return found
+    summary.seconds = time.monotonic() - started
+    return summary
 
 
-def note(run: Path, kind: str, teacher_cache: Path | None, found: Summary) -> None:
-    """Count a kill by what it has left."""
+def count_kill(run: Path, kind: str, teacher_cache: Path | None, summary: Summary) -> None:
+    """Add a kill to the summary, classified by the files that it left."""
     left = [path.name for path in run.glob(".*.tmp")] if run.exists() else []
-    found.kills += 1
+    summary.kills += 1
     in_checkpoint = kind == "checkpoint" or any(name.startswith(f".{resuming.CHECKPOINT}") for name in left)
-    found.in_checkpoint += in_checkpoint
-    found.in_other_file += bool(left) and not in_checkpoint
-    found.before_the_first += not resuming.has_checkpoint(run)
-    found.with_cache += teacher_cache is not None
+    summary.in_checkpoint += in_checkpoint
+    summary.in_other_file += bool(left) and not in_checkpoint
+    summary.before_the_first += not resuming.has_checkpoint(run)
+    summary.with_cache += teacher_cache is not None
 
 
-def at_every_line(folder: Path, scenario: str, pipe: Connection) -> None:
-    """Kill a process before every single line of a scenario, and check what is left; says how many lines there are."""
+def kill_before_each_line(folder: Path, scenario: str, pipe: Connection) -> None:
+    """Kill a process before each line of a scenario and check the files that are left. Send the number of lines."""
     prepare, act, check = SCENARIOS[scenario]
     Path.write_bytes = write_in_two
-    os.fsync = lambda descriptor: None  # slow, and for power cuts only
+    os.fsync = lambda descriptor: None  # slow, and needed only for power cuts
     warnings.simplefilter("ignore")
     for line in count(1):
         shutil.rmtree(folder, ignore_errors=True)
@@ -253,10 +261,10 @@ def save_the_third(folder: Path) -> None:
 
 
 def has_second_or_third(folder: Path) -> None:
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         kept = resuming.read_checkpoint(folder)
-    assert all("it is missing" in str(warning.message) for warning in told)  # but never half there
+    assert all("it is missing" in str(warning.message) for warning in warned)  # but never half written
     assert kept["number"] in (2, 3) and torch.equal(kept["weights"], state(kept["number"])["weights"])
     resuming.write_checkpoint(folder, state(4))
     assert resuming.read_checkpoint(folder)["number"] == 4
@@ -269,13 +277,13 @@ def save_after_damage(folder: Path) -> None:
         resuming.write_checkpoint(folder, state(3))
 
 
-def has_one(folder: Path) -> None:
+def has_any_checkpoint(folder: Path) -> None:
     assert resuming.read_checkpoint(folder)["number"] in (1, 2, 3)
 
 
-def finished(folder: Path) -> None:
+def make_finished_run(folder: Path) -> None:
     folder.mkdir()
-    for name in (*WHOLE, resuming.CHECKPOINT, resuming.PREVIOUS):  # as a kill before their removal leaves it
+    for name in (*FINISHED_FILES, resuming.CHECKPOINT, resuming.PREVIOUS):  # as after a kill before their removal
         (folder / name).write_text("old")
     runs.write_settings(folder, {"format": runs.FORMAT, "status": "finished"})
 
@@ -285,35 +293,35 @@ def overwrite(folder: Path) -> None:
         resuming.start_run(folder, {"format": runs.FORMAT, "status": "new"})
 
 
-def is_old_or_begun(folder: Path) -> None:
+def is_old_or_started(folder: Path) -> None:
     resuming.check_run_folder(folder, resume=True, overwrite=False)
     if json.loads((folder / "run.json").read_text())["status"] == "finished":
-        assert set(os.listdir(folder)) - {resuming.CHECKPOINT, resuming.PREVIOUS} == WHOLE | {files.LOCK}
+        assert set(os.listdir(folder)) - {resuming.CHECKPOINT, resuming.PREVIOUS} == FINISHED_FILES | {files.LOCK}
     else:
         assert not resuming.has_checkpoint(folder)
 
 
-def clear(folder: Path) -> None:
+def remove_run(folder: Path) -> None:
     with files.locked(folder):
         resuming.remove_run(folder)
 
 
-def may_be_begun(folder: Path) -> None:
+def can_start(folder: Path) -> None:
     resuming.check_run_folder(folder, resume=True, overwrite=False)
 
 
 SCENARIOS = {
     "a checkpoint": (with_checkpoints, save_the_third, has_second_or_third),
-    "a checkpoint after a damaged one": (with_checkpoints, save_after_damage, has_one),
-    "overwriting a finished run": (finished, overwrite, is_old_or_begun),
-    "removing what came to nothing": (finished, clear, may_be_begun),
+    "a checkpoint after a damaged one": (with_checkpoints, save_after_damage, has_any_checkpoint),
+    "overwriting a finished run": (make_finished_run, overwrite, is_old_or_started),
+    "removing an empty run": (make_finished_run, remove_run, can_start),
 }
 
 
-def killed_at_every_line(folder: Path, scenario: str) -> int:
-    """`at_every_line` in a process of its own: how many lines there are. Raises AssertionError where it fails."""
+def count_kill_points(folder: Path, scenario: str) -> int:
+    """Run `kill_before_each_line` in its own process. Return the number of lines. Raises AssertionError if it fails."""
     ours, theirs = CONTEXT.Pipe()
-    process = CONTEXT.Process(target=at_every_line, args=(folder, scenario, theirs))
+    process = CONTEXT.Process(target=kill_before_each_line, args=(folder, scenario, theirs))
     process.start()
     theirs.close()
     try:
@@ -326,14 +334,14 @@ def killed_at_every_line(folder: Path, scenario: str) -> int:
 
 
 def disk_full(path: Path, pipe: Connection) -> None:
-    """No file may grow beyond 64 bytes, as on a disk that has no more room."""
+    """Limit files to 64 bytes, to act like a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
 
 
 def read_only(path: Path, pipe: Connection) -> None:
     path.parent.chmod(0o555)
     if os.geteuid() == 0:
-        os.seteuid(65534)  # root may write everywhere
+        os.seteuid(65534)  # root ignores permissions
 
 
 def removed(path: Path, pipe: Connection) -> None:
@@ -345,45 +353,47 @@ def renamed(path: Path, pipe: Connection) -> None:
 
 
 def replaced(path: Path, pipe: Connection) -> None:
-    """By the folder of another training."""
+    """Replace the folder by that of another training."""
     renamed(path, pipe)
     path.parent.mkdir()
     for name in (files.LOCK, "run.json"):
         (path.parent / name).write_text("another's")
 
 
-def told(path: Path, pipe: Connection) -> None:
-    """Say that it has come so far, and wait for an answer."""
+def pause(path: Path, pipe: Connection) -> None:
+    """Tell the test that this point is reached, and wait for its answer."""
     pipe.send("there")
     pipe.recv()
 
 
 def command(arguments: list[str], said: Path, event: Callable | None, name: str, time: int, pipe: Connection) -> None:
-    """A command line in its own process, saving at every step, with its output in files `said`.out and `said`.err.
-    event: what happens just before the file called `name` is written for that `time`, from 1."""
-    calm()
+    """Run a pckd-nb command that saves at every step. Its output goes to the files `said`.out and `said`.err.
+
+    event: called just before the file called `name` is written for the `time`-th time, counted from 1.
+    """
+    use_one_thread()
     for stream, suffix in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(said.with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     save_always()
-    write, left = files.write, [time]
+    write, remaining = files.write, [time]
 
-    def writes(path: Path, *how: Any, **more: Any) -> None:
-        left[0] -= path.name == name
-        if event and path.name == name and left[0] == 0:
+    def write_with_event(path: Path, *arguments: Any, **options: Any) -> None:
+        remaining[0] -= path.name == name
+        if event and path.name == name and remaining[0] == 0:
             event(path, pipe)
         try:
-            write(path, *how, **more)
-        finally:  # the output is a file too
+            write(path, *arguments, **options)
+        finally:  # the output files need room, too
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
-    files.write = writes
+    files.write = write_with_event
     sys.exit(cli.main(arguments))
 
 
 def start(
     arguments: list[Any], said: Path, event: Callable | None = None, name: str = "", time: int = 1
 ) -> tuple[BaseProcess, Connection]:
-    """`command`, with what it may talk through."""
+    """Start `command` in a new process. Return the process and the pipe to it."""
     ours, theirs = CONTEXT.Pipe()
     words = [str(argument) for argument in arguments]
     process = CONTEXT.Process(target=command, args=(words, said, event, name, time, theirs))
@@ -394,12 +404,12 @@ def start(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--kills", type=int, default=20, help="how many to survive")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    chosen = parser.parse_args()
+    parser.add_argument("--kills", type=int, default=20, help="number of kills")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = endure(Path(folder), chosen.kills, chosen.seed, say=lambda line: print(line, flush=True))
-    print(json.dumps(asdict(found)))
+        summary = survive_kills(Path(folder), arguments.kills, arguments.seed, log=lambda line: print(line, flush=True))
+    print(json.dumps(asdict(summary)))
 
 
 if __name__ == "__main__":

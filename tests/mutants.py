@@ -1,13 +1,13 @@
-"""Every operator and constant of the paper's equations, changed one at a time: does a test notice?
+"""Mutation tests of the paper's equations: change one operator or constant at a time and check that a test fails.
 
-    python -m tests.mutants                               # all of FILES, about five minutes
-    python -m tests.mutants --only pckd_nb/losses.py:78   # the mutants of some lines or files
-    python -m tests.mutants --list                        # only say what would be changed
+    python -m tests.mutants                               # all mutants of FILES, about five minutes
+    python -m tests.mutants --only pckd_nb/losses.py:78   # only those of some lines or files
+    python -m tests.mutants --list                        # list the mutants without running the tests
 
-torch and the tests are imported once; every mutant is a fork of that, in which the functions of one module get the
-code of changed source. What nobody notices is printed, and the exit status is 1. A mutant that can't change behaviour
-is in EQUIVALENT with the reason; one that is there and noticed all the same is an error. Annotations, docstrings and
-strings are left alone. Needs a system that can fork: Linux or macOS.
+torch and the tests are imported once. Each mutant runs in a fork of that process, where the functions of one module get
+the code of the changed source. A mutant for which no test fails is printed, and the exit status is 1. Mutants that
+cannot change behaviour are listed in EQUIVALENT with the reason. It is an error if a test fails for one of them.
+Annotations, docstrings and strings are not changed. Needs a system that can fork: Linux or macOS.
 """
 
 import argparse
@@ -28,9 +28,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = "pckd_nb/losses.py", "pckd_nb/preview.py", "pckd_nb/tensor_checks.py", "pckd_nb/methods/pckd.py"
 TESTS = [str(ROOT / "tests" / f"test_{name}.py") for name in ("losses", "preview", "tensor_checks", "methods")]
-SECONDS = 90  # of processor time; all tests need about 10
-EQUIVALENT = {  # reason: file, scope and changed statement
-    "student and teacher enter alike: the loss is symmetric in them": [
+SECONDS = 90  # of processor time per mutant; all tests together need about 10
+EQUIVALENT = {  # reason → mutants: file, function and changed statement
+    "the loss is symmetric in student and teacher": [
         "losses.py: feature_alignment: student, teacher = "
         "(_at_least_float32(teacher_features), _at_least_float32(projected_student_features))",
         "losses.py: category_center_alignment: student, teacher = "
@@ -43,34 +43,34 @@ EQUIVALENT = {  # reason: file, scope and changed statement
         "losses.py: category_center_contrast_plain: log_denominator = "
         "similarity.masked_fill(diagonal, -torch.inf).logsumexp(dim=0)",
     ],
-    "never false, for a reader and a type checker: biases are there on both sides or the function has ended": [
+    "the assertion is always true here; it only informs readers and the type checker": [
         "losses.py: category_center_alignment: assert teacher_bias is not 0",
     ],
-    "only asked whether something is in it": [
+    "the order of the tuple does not matter: it is only used with `in`": [
         "tensor_checks.py: FLOAT_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)",
         "tensor_checks.py: LABEL_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)",
     ],
-    "both have passed as of one shape and on one device": [
+    "an earlier check ensures that both tensors have the same shape and device": [
         "losses.py: _check_contrast_arguments: check_labels(labels, teacher_scores)",
     ],
-    "which of two wrong tensors is named first is left open": [
+    "either of two wrong tensors may be named first": [
         "tensor_checks.py: check_same_shape: for tensor in (teacher, student):",
     ],
-    "an integer that overflows is far from 0": [
+    "an integer that overflows float is far from 0": [
         f"tensor_checks.py: as_number: return float('inf') if value {other} else -float('inf')"
         for other in (">= 0", "> 1", "> -1")
     ],
-    "cross-entropies are not negative, and so is their mean": [
+    "cross-entropies and their mean are never negative": [
         "preview.py: difficulty: return torch.where(mean <= 0, torch.ones_like(cross_entropy), cross_entropy / mean)",
     ],
-    "every caller gives at least one tensor": [
+    "every caller passes at least one tensor": [
         "tensor_checks.py: check_one_value_per_sample: if len({len(values) for values in tensors.values()}) != 1:",
     ],
-    "squared, the sign does not matter": [
+    "the sign does not matter, since the value is squared": [
         "preview.py: focal: return (torch.exp(-cross_entropy.detach()) - 1) ** 2",
     ],
 }
-BY_HAND = {  # what takes more than one place, or a wrong idea
+BY_HAND = {  # plausible mistakes that no single operator or constant covers: file → (old, new)
     "pckd_nb/methods/pckd.py": [
         ("student.logits[:batch_size]", "student.logits[-batch_size:]"),
         ("teacher.logits[:batch_size]", "teacher.logits[-batch_size:]"),
@@ -109,7 +109,7 @@ NAMES |= {new: old for old, new in NAMES.items()}
 
 
 class Mutant(NamedTuple):
-    """file and line in the repository · function · its statement before and after · source of the whole module."""
+    """One change: file and line, function, statement before and after, and the changed source of the whole module."""
 
     file: str
     line: int
@@ -123,12 +123,12 @@ class Mutant(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What EQUIVALENT calls it: without the line, which moves."""
+        """Its name in EQUIVALENT. It has no line number, because lines move."""
         return f"{Path(self.file).name}: {self.scope}{self.after}"
 
 
-def instead_of(node: ast.AST, field: str) -> Iterator[ast.AST]:
-    """What could stand by mistake where `node` is, in the field of that name."""
+def replacements(node: ast.AST, field: str) -> Iterator[ast.AST]:
+    """Yield the nodes that replace `node`. field: its field in the parent node."""
     if field == "test" and not isinstance(node, (ast.Compare, ast.UnaryOp)):
         yield ast.UnaryOp(ast.Not(), node)
     match node:
@@ -175,15 +175,15 @@ def instead_of(node: ast.AST, field: str) -> Iterator[ast.AST]:
                 yield value
         case ast.Expr(ast.Call()):
             yield ast.Pass()
-    match node:  # one name for another
+    match node:  # replace a name by another
         case ast.Attribute(value, name, ast.Load()) if name in NAMES:
             yield ast.Attribute(value, NAMES[name], ast.Load())
         case ast.Name(name, ast.Load()) if name in NAMES:
             yield ast.Name(NAMES[name], ast.Load())
 
 
-def places(node: ast.AST, scope: str = "", statement: ast.stmt | None = None) -> Iterator[tuple]:
-    """Every node below, with a function that puts another in its place, its statement and the names around it."""
+def nodes_with_context(node: ast.AST, scope: str = "", statement: ast.stmt | None = None) -> Iterator[tuple]:
+    """Yield every node below `node`, with its field, a function that replaces it, its statement and its scope."""
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         scope = f"{scope}{node.name}: "
     statement = node if isinstance(node, (ast.stmt, ast.ExceptHandler)) else statement
@@ -203,10 +203,10 @@ def places(node: ast.AST, scope: str = "", statement: ast.stmt | None = None) ->
                     setattr(node, field, new)
 
             yield child, field, put, child if isinstance(child, ast.stmt) else statement, scope
-            yield from places(child, scope, statement)
+            yield from nodes_with_context(child, scope, statement)
 
 
-def headline(statement: ast.stmt) -> str:
+def first_line(statement: ast.stmt) -> str:
     if isinstance(statement, ast.FunctionDef):
         return f"def {statement.name}({ast.unparse(statement.args)})"
     return ast.unparse(statement).split("\n")[0]
@@ -216,49 +216,49 @@ def mutants(file: str) -> Iterator[Mutant]:
     text = (ROOT / file).read_text()
     tree = ast.parse(text)
     seen = {ast.unparse(tree)}
-    for node, field, put, statement, scope in places(tree):
-        before = headline(statement)
-        for new in instead_of(node, field):
+    for node, field, put, statement, scope in nodes_with_context(tree):
+        before = first_line(statement)
+        for new in replacements(node, field):
             put(ast.copy_location(new, node))
             source = ast.unparse(tree)
-            after = headline(new if node is statement else statement)
+            after = first_line(new if node is statement else statement)
             put(node)
             if source not in seen:
                 seen.add(source)
                 yield Mutant(file, statement.lineno, scope, before, after, source)
     for old, new in BY_HAND.get(file, ()):
         if text.count(old) != 1:
-            raise ValueError(f"{file} must hold this once, to be changed by hand: {old}")
+            raise ValueError(f"BY_HAND needs text that {file} contains exactly once, got: {old}")
         line = text[: text.index(old)].count("\n") + 1
         yield Mutant(file, line, "by hand: ", old.strip(), new.strip(), text.replace(old, new))
 
 
-def become(old: Any, new: dict[str, Any], package: str) -> None:
-    """Give functions and values of a module or class, `old`, the code and values of its changed self.
+def replace_code(old: Any, new: dict[str, Any], package: str) -> None:
+    """Give the functions and values of a module or class, `old`, their changed code and values.
 
-    The functions stay the same objects: who imported them by name gets the mutant too.
+    The function objects stay the same, so that modules that imported them by name run the mutant, too.
     """
     for name, value in new.items():
-        before = inspect.getattr_static(old, name, None)
+        old_value = inspect.getattr_static(old, name, None)
         if inspect.isclass(value) and value.__module__ == package:
-            become(before, dict(vars(value)), package)
+            replace_code(old_value, dict(vars(value)), package)
             continue
-        theirs, ours = (inspect.unwrap(getattr(x, "__func__", x)) for x in (value, before))
-        if inspect.isfunction(theirs) and theirs.__module__ == package:
-            if len(theirs.__code__.co_freevars) == len(ours.__code__.co_freevars):
-                ours.__code__, ours.__defaults__ = theirs.__code__, theirs.__defaults__
+        new_function, old_function = (inspect.unwrap(getattr(x, "__func__", x)) for x in (value, old_value))
+        if inspect.isfunction(new_function) and new_function.__module__ == package:
+            if len(new_function.__code__.co_freevars) == len(old_function.__code__.co_freevars):
+                old_function.__code__, old_function.__defaults__ = new_function.__code__, new_function.__defaults__
             else:
                 setattr(old, name, value)
         elif not name.startswith("_") and not inspect.ismodule(value):
             setattr(old, name, value)
 
 
-class Mutation:
-    """A plugin of pytest: where it would run the tests once, they run for every mutant, in a fork of its own."""
+class MutationPlugin:
+    """A pytest plugin that runs the tests once per mutant, each time in a fork."""
 
     def __init__(self, mutants: list[Mutant], verbose: bool):
         self.mutants, self.verbose = mutants, verbose
-        self.counts = {"noticed": 0, "equivalent": 0, "wrong": 0}
+        self.counts = {"killed": 0, "equivalent": 0, "wrong": 0}
         self.pipe = None
 
     def pytest_runtestloop(self, session) -> bool:
@@ -268,26 +268,27 @@ class Mutation:
         items = list(session.items)
         for file in dict.fromkeys(mutant.file for mutant in self.mutants):
             unchanged = Mutant(file, 0, "", "", "", ast.unparse(ast.parse((ROOT / file).read_text())))
-            if failed := self.noticed(unchanged, items):
+            if failed := self.first_failing_test(unchanged, items):
                 raise session.Failed(f"the tests fail without any change of {file}: {failed}")
         for mutant in self.mutants:
-            self.judge(mutant, self.noticed(mutant, items))
+            self.judge(mutant, self.first_failing_test(mutant, items))
             test = self.last
-            items.sort(key=lambda item, test=test: item.nodeid != test)  # likely to notice the next one too
+            # this test will probably fail for the next mutant, too
+            items.sort(key=lambda item, test=test: item.nodeid != test)
         return True
 
     def judge(self, mutant: Mutant, test: str) -> None:
         reason = next((reason for reason, listed in EQUIVALENT.items() if mutant.key in listed), "")
-        verdict = test or reason or "NOBODY NOTICES"
+        verdict = test or reason or "NO TEST FAILS"
         if test and reason:
             verdict = f"{test} FAILS, BUT IT IS LISTED AS EQUIVALENT"
         right = bool(test) != bool(reason)
-        self.counts["wrong" if not right else "noticed" if test else "equivalent"] += 1
+        self.counts["wrong" if not right else "killed" if test else "equivalent"] += 1
         if self.verbose or not right:
             print(f"{mutant}\n    {verdict}", flush=True)
 
-    def noticed(self, mutant: Mutant, items: list) -> str:
-        """The first test that fails, "" where none does. In a fork: nothing of it stays."""
+    def first_failing_test(self, mutant: Mutant, items: list) -> str:
+        """Run the tests in a fork. Return the first test that fails, or ""."""
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
@@ -310,7 +311,7 @@ class Mutation:
         module = import_module(mutant.file.removesuffix(".py").replace("/", "."))
         names = {"__name__": module.__name__, "__package__": module.__package__}
         exec(compile(mutant.source, mutant.file, "exec"), names)
-        become(module, names, module.__name__)
+        replace_code(module, names, module.__name__)
         for item, following in zip(items, [*items[1:], None], strict=True):
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
 
@@ -325,29 +326,31 @@ class Mutation:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", metavar="FILE[:LINE]", nargs="+", default=FILES, help="the mutants of these alone")
-    parser.add_argument("--list", action="store_true", help="only say what would be changed")
-    parser.add_argument("--verbose", action="store_true", help="say of every mutant which test notices it")
-    chosen = parser.parse_args()
-    for only in chosen.only:
+    parser.add_argument(
+        "--only", metavar="FILE[:LINE]", nargs="+", default=FILES, help="run only the mutants of these files or lines"
+    )
+    parser.add_argument("--list", action="store_true", help="list the mutants without running the tests")
+    parser.add_argument("--verbose", action="store_true", help="print for each mutant the test that fails")
+    arguments = parser.parse_args()
+    for only in arguments.only:
         if only.split(":")[0] not in FILES:
-            parser.error(f"--only knows {', '.join(FILES)}, not {only}")
-    everything = [mutant for file in FILES for mutant in mutants(file)]
-    if unknown := {x for listed in EQUIVALENT.values() for x in listed} - {mutant.key for mutant in everything}:
-        parser.error(f"EQUIVALENT lists what is no mutant: {sorted(unknown)}")
-    some = [mutant for mutant in everything if {mutant.file, f"{mutant.file}:{mutant.line}"} & set(chosen.only)]
-    if not some:
-        parser.error(f"nothing can be changed in {', '.join(chosen.only)}")
-    if chosen.list:
-        print(*some, sep="\n")
+            parser.error(f"--only must be one of {', '.join(FILES)}, got {only}")
+    all_mutants = [mutant for file in FILES for mutant in mutants(file)]
+    if unknown := {x for listed in EQUIVALENT.values() for x in listed} - {mutant.key for mutant in all_mutants}:
+        parser.error(f"EQUIVALENT lists mutants that do not exist: {sorted(unknown)}")
+    selected = [mutant for mutant in all_mutants if {mutant.file, f"{mutant.file}:{mutant.line}"} & set(arguments.only)]
+    if not selected:
+        parser.error(f"nothing can be changed in {', '.join(arguments.only)}")
+    if arguments.list:
+        print(*selected, sep="\n")
         return 0
     begin = time.monotonic()
-    mutation = Mutation(some, chosen.verbose)
+    plugin = MutationPlugin(selected, arguments.verbose)
     options = ["-s", "-q", "-p", "no:cacheprovider", "-m", "not slow and not alone", "--rootdir", str(ROOT)]
-    pytest.main([*options, *TESTS], plugins=[mutation])
-    counts = ", ".join(f"{number} {kind}" for kind, number in mutation.counts.items())
-    print(f"{len(some)} mutants: {counts}; {(time.monotonic() - begin) / 60:.1f} minutes")
-    return int(mutation.counts["wrong"] > 0 or sum(mutation.counts.values()) < len(some))
+    pytest.main([*options, *TESTS], plugins=[plugin])
+    counts = ", ".join(f"{number} {kind}" for kind, number in plugin.counts.items())
+    print(f"{len(selected)} mutants: {counts}; {(time.monotonic() - begin) / 60:.1f} minutes")
+    return int(plugin.counts["wrong"] > 0 or sum(plugin.counts.values()) < len(selected))
 
 
 if __name__ == "__main__":

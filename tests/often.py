@@ -1,4 +1,7 @@
-"""pckd-nb that writes a checkpoint twice a second: what tests interrupt and kill. `python -m tests.often distill …`."""
+"""Run the pckd-nb command with two checkpoints per second: `python -m tests.often distill …`.
+
+Tests interrupt and kill this process.
+"""
 
 import sys
 
@@ -6,5 +9,5 @@ from pckd_nb import cli
 from pckd_nb.training import callbacks
 
 if __name__ == "__main__":
-    callbacks.SECONDS_BETWEEN_SAVES, callbacks.MAX_SAVING_SHARE = 0.5, 1
+    callbacks.MIN_SECONDS_BETWEEN_SAVES, callbacks.MAX_SAVING_SHARE = 0.5, 1
     sys.exit(cli.main())

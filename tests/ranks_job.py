@@ -1,7 +1,10 @@
-"""What tests/test_ranks.py runs in one, two and four processes: python -m tests.ranks_job OUT, under torchrun or not.
+"""The training job that tests/test_ranks.py runs in one, two and four processes, with or without torchrun.
 
-In OUT it leaves a run folder a method, the gradients of the first step, and the positions every rank has read; a run
-that goes on from OUT/cut, if that is there; and of a network with BatchNorm what every rank ends with.
+    python -m tests.ranks_job OUT
+
+For each method it writes to OUT: a run folder, the gradients of the first step, and the sample positions that each rank
+read. If OUT/cut holds an interrupted run, the job resumes it. For a network with BatchNorm it writes the final state of
+each rank.
 """
 
 import sys
@@ -19,9 +22,11 @@ from pckd_nb.training.callbacks import StopOnSignal
 from .conftest import make_data
 
 
-class Plain(pckd.models.Classifier):
-    """No BatchNorm, which sees one rank's part of a batch where there is no GPU; and in float64, so that what is
-    compared is the mathematics and not the rounding."""
+class NoBatchNorm(pckd.models.Classifier):
+    """A network without BatchNorm, which on CPU would see only one rank's part of a batch.
+
+    It computes in float64, so that rounding does not hide differences between numbers of ranks.
+    """
 
     def __init__(self, width: int, seed: int):
         super().__init__()
@@ -35,65 +40,67 @@ class Plain(pckd.models.Classifier):
         return self.body(x.double())
 
 
-class InDouble(pckd.PCKD):
-    """Its heads, too."""
+class PCKDInFloat64(pckd.PCKD):
+    """PCKD whose heads compute in float64, too."""
 
     def bind(self, student, teacher):
         return super().bind(student, teacher).double()
 
 
-METHODS = {"pckd": InDouble(), "kd": pckd.KD(), "attention": pckd.methods.baseline("AT")}
-DATA = make_data(train=47, test=23)  # four batches of 12 and 11: shards of unequal size in two and four ranks
+METHODS = {"pckd": PCKDInFloat64(), "kd": pckd.KD(), "attention": pckd.methods.baseline("AT")}
+DATA = make_data(train=47, test=23)  # batches of 12 and 11: parts of unequal size on two and four ranks
 RECIPE = pckd.get_recipe("classroom", epochs=2, batch_size=12)
-HOW = dict(accelerator="cpu", precision="32-true", progress=False)
+OPTIONS = dict(accelerator="cpu", precision="32-true", progress=False)
 
 
 def stop(callback, trainer):
     trainer.should_stop = True
 
 
-def cut(out: Path) -> None:
-    """A training that was interrupted after its first step."""
-    networks = Plain(8, seed=0), Plain(8, seed=1)
+def interrupt_training(out: Path) -> None:
+    """Start a training in `out` and interrupt it after its first step."""
+    networks = NoBatchNorm(8, seed=0), NoBatchNorm(8, seed=1)
     with mock.patch.object(StopOnSignal, "on_step_end", stop):
-        pckd.distill(*networks, DATA, METHODS["pckd"], RECIPE, out=out, **HOW)
+        pckd.distill(*networks, DATA, METHODS["pckd"], RECIPE, out=out, **OPTIONS)
 
 
 def main(out: Path) -> None:
-    read, plain_read = [], Split.read
+    read, original_read = [], Split.read
 
-    def noting_read(self, batches, **how):
+    def recording_read(self, batches, **options):
         batches = list(batches)
-        if how:  # for training
+        if options:  # for training
             read.append(torch.cat(batches))
-        return plain_read(self, batches, **how)
+        return original_read(self, batches, **options)
 
-    Split.read = noting_read
+    Split.read = recording_read
     for name, method in METHODS.items():
         read.clear()
         gradients = {}
-        student, teacher = Plain(8, seed=0), Plain(8, seed=1)
+        student, teacher = NoBatchNorm(8, seed=0), NoBatchNorm(8, seed=1)
         step = torch.optim.SGD.step
 
-        def noting_step(self, *arguments, gradients=gradients, step=step):
+        def recording_step(self, *arguments, gradients=gradients, step=step):
             if not gradients:
                 gradients.update(enumerate(x.grad.clone() for group in self.param_groups for x in group["params"]))
             return step(self, *arguments)
 
-        torch.optim.SGD.step = noting_step
-        pckd.distill(student, teacher, DATA, method, RECIPE, out=out / name, **HOW)
+        torch.optim.SGD.step = recording_step
+        pckd.distill(student, teacher, DATA, method, RECIPE, out=out / name, **OPTIONS)
         torch.optim.SGD.step = step
         torch.save({"gradients": gradients, "read": read}, out / f"{name}-{rank_zero_only.rank}.pt")
-    Split.read = plain_read
+    Split.read = original_read
 
     if (out / "cut").exists():
-        folder = dict(out=out / "cut", resume=True)
-        pckd.distill(Plain(8, seed=0), Plain(8, seed=1), DATA, METHODS["pckd"], RECIPE, **folder, **HOW)
+        options = dict(out=out / "cut", resume=True)
+        pckd.distill(
+            NoBatchNorm(8, seed=0), NoBatchNorm(8, seed=1), DATA, METHODS["pckd"], RECIPE, **options, **OPTIONS
+        )
     student, teacher = (pckd.create_model(name, DATA, seed=3) for name in ("resnet8", "resnet14"))
     recipe = pckd.get_recipe("classroom", epochs=2, batch_size=24)
-    run = pckd.distill(student, teacher, DATA, pckd.KD(), recipe, **HOW)
-    ends = {"state": student.state_dict(), "accuracy": run.accuracy}
-    torch.save(ends, out / f"normalised-{rank_zero_only.rank}.pt")
+    run = pckd.distill(student, teacher, DATA, pckd.KD(), recipe, **OPTIONS)
+    final = {"state": student.state_dict(), "accuracy": run.accuracy}
+    torch.save(final, out / f"normalised-{rank_zero_only.rank}.pt")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Other distillation methods: their values by plain formulas, and that they train."""
+"""Other distillation methods: compare their values with plain formulas, and check that they train."""
 
 import copy
 import dataclasses
@@ -21,14 +21,14 @@ from pckd_nb.models import FeatureMaps
 from pckd_nb.training.teacher import FrozenTeacher
 
 from .conftest import make_data
-from .test_wrapper import hooks
+from .test_wrapper import count_hooks
 
 QUIET = {"progress": False, "precision": "32-true", "accelerator": "cpu"}
 WITH_MAPS = ("FitNet", "AT", "SP", "VID", "ReviewKD")
 
 
-def made_up(seed: int, width: int = 6, channels: tuple[int, ...] = (3, 4), sizes=(8, 4), rows: int = 5, classes=4):
-    """An `Output` of given sizes, with gradients."""
+def make_output(seed: int, width: int = 6, channels: tuple[int, ...] = (3, 4), sizes=(8, 4), rows: int = 5, classes=4):
+    """Return a random `Output` of given sizes whose tensors require gradients."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
@@ -39,8 +39,8 @@ def made_up(seed: int, width: int = 6, channels: tuple[int, ...] = (3, 4), sizes
     return pckd.Output(features, features @ centers.T + bias, centers, bias, maps)
 
 
-class Sizes(pckd.models.Classifier):
-    """A network with the features and feature maps of a made-up output."""
+class FakeNetwork(pckd.models.Classifier):
+    """A network whose features and feature maps have the shapes of a random `Output`."""
 
     def __init__(self, output: pckd.Output):
         super().__init__()
@@ -55,12 +55,12 @@ class Sizes(pckd.models.Classifier):
         return x.mean((1, 2, 3))[:, None].expand(-1, self.feature_width)
 
 
-def value(name: str, student: pckd.Output, teacher: pckd.Output, labels=(0, 1, 1, 3, 2), **settings):
-    """The bound method and its term on fixed outputs; parts that train are drawn with seed 0."""
+def compute_term(name: str, student: pckd.Output, teacher: pckd.Output, labels=(0, 1, 1, 3, 2), **settings):
+    """Return the bound method and its term for fixed outputs. Seed 0 initialises the method's trainable parts."""
     method = baseline(name, **settings)
     torch.manual_seed(0)
     with torch.random.fork_rng():
-        networks = Sizes(student), Sizes(teacher)
+        networks = FakeNetwork(student), FakeNetwork(teacher)
         for network in networks:
             network(torch.zeros(1, 1, 16, 16))
     method.bind(*networks, *[torch.zeros(1, 1, 16, 16)] * method.needs_maps).double()
@@ -78,44 +78,44 @@ def arrays(*tensors):
 
 
 def test_fitnet_by_hand():
-    student, teacher = made_up(0), made_up(1, 9, (5, 7))
-    method, found = value("FitNet", student, teacher)
-    x, goal, weight, bias = arrays(student.maps[0], teacher.maps[0], *list(method.regressor[0].parameters()))
+    student, teacher = make_output(0), make_output(1, 9, (5, 7))
+    method, found = compute_term("FitNet", student, teacher)
+    x, target, weight, bias = arrays(student.maps[0], teacher.maps[0], *list(method.regressor[0].parameters()))
     y = np.einsum("nchw,dc->ndhw", x, weight[:, :, 0, 0]) + bias[:, None, None]
     y = (y - y.mean((0, 2, 3), keepdims=True)) / np.sqrt(y.var((0, 2, 3), keepdims=True) + 1e-5)
-    assert found.item() == pytest.approx(((np.maximum(y, 0) - goal) ** 2).mean(), rel=1e-9)
+    assert found.item() == pytest.approx(((np.maximum(y, 0) - target) ** 2).mean(), rel=1e-9)
 
 
-def test_attention_by_hand():
-    student, teacher = made_up(0), made_up(1, 9, (5, 7))
+def test_at_by_hand():
+    student, teacher = make_output(0), make_output(1, 9, (5, 7))
     total = 0
     for ours, theirs in zip(student.maps, teacher.maps, strict=True):
         energies = [(x**2).mean(1).reshape(5, -1) for x in arrays(ours, theirs)]
         ours, theirs = (energy / np.linalg.norm(energy, axis=1, keepdims=True) for energy in energies)
         total += ((ours - theirs) ** 2).mean()
-    assert value("AT", student, teacher)[1].item() == pytest.approx(total, rel=1e-9)
+    assert compute_term("AT", student, teacher)[1].item() == pytest.approx(total, rel=1e-9)
 
 
-def test_maps_of_other_sizes_are_averaged_to_the_smaller_and_paired_from_the_last():
-    student, teacher = made_up(0, sizes=(4, 2)), made_up(1, 9, (2, 5, 7), (8, 8, 4))
+def test_maps_are_pooled_to_the_smaller_size_and_paired_from_the_last():
+    student, teacher = make_output(0, sizes=(4, 2)), make_output(1, 9, (2, 5, 7), (8, 8, 4))
     pooled = (
         student._replace(maps=student.maps),
         teacher._replace(maps=tuple(F.avg_pool2d(map, 2) for map in teacher.maps[1:])),
     )
-    assert torch.isclose(value("AT", student, teacher)[1], value("AT", *pooled)[1])
+    assert torch.isclose(compute_term("AT", student, teacher)[1], compute_term("AT", *pooled)[1])
 
 
-def test_similarity_by_hand_with_the_papers_norm():
-    student, teacher = made_up(0), made_up(1, 9, (5, 7))
+def test_sp_by_hand_with_the_norm_of_the_paper():
+    student, teacher = make_output(0), make_output(1, 9, (5, 7))
     rows = [x.reshape(5, -1) for x in arrays(student.maps[-1], teacher.maps[-1])]
-    ours, theirs = (row @ row.T / np.linalg.norm(row @ row.T, axis=1, keepdims=True) for row in rows)
-    found = value("SP", student, teacher)[1]
-    assert found.item() == pytest.approx(((ours - theirs) ** 2).sum() / 25, rel=1e-9)
+    student_gram, teacher_gram = (row @ row.T / np.linalg.norm(row @ row.T, axis=1, keepdims=True) for row in rows)
+    found = compute_term("SP", student, teacher)[1]
+    assert found.item() == pytest.approx(((student_gram - teacher_gram) ** 2).sum() / 25, rel=1e-9)
 
 
-def test_correlation_by_hand():
-    student, teacher = made_up(0), made_up(1, 9)
-    method, found = value("CC", student, teacher)
+def test_cc_by_hand():
+    student, teacher = make_output(0), make_output(1, 9)
+    method, found = compute_term("CC", student, teacher)
     kernels = []
     for output, embed in ((student, method.embed_student), (teacher, method.embed_teacher)):
         x, weight, bias = arrays(output.features, embed.weight, embed.bias)
@@ -125,21 +125,21 @@ def test_correlation_by_hand():
     assert found.item() == pytest.approx(np.linalg.norm(kernels[0] - kernels[1]) / 25, rel=1e-9)
 
 
-def test_variational_information_by_hand():
-    student, teacher = made_up(0), made_up(1, 9, (5, 7))
-    method, found = value("VID", student, teacher)
+def test_vid_by_hand():
+    student, teacher = make_output(0), make_output(1, 9, (5, 7))
+    method, found = compute_term("VID", student, teacher)
     total = 0
-    for regressor, x, goal in zip(method.regressors, arrays(*student.maps), arrays(*teacher.maps), strict=True):
+    for regressor, x, target in zip(method.regressors, arrays(*student.maps), arrays(*teacher.maps), strict=True):
         weights = arrays(*(layer.weight for layer in regressor.regressor if isinstance(layer, nn.Conv2d)))
         for number, weight in enumerate(weights):
             x = np.einsum("nchw,dc->ndhw", x if number == 0 else np.maximum(x, 0), weight[:, :, 0, 0])
-        variance = 5.0  # where every channel starts
-        total += (0.5 * ((x - goal) ** 2 / variance + math.log(variance))).mean()
+        variance = 5.0  # the initial value of every channel
+        total += (0.5 * ((x - target) ** 2 / variance + math.log(variance))).mean()
     assert found.item() == pytest.approx(total, rel=1e-5)
 
 
-def test_relations_by_hand():
-    student, teacher = made_up(0), made_up(1, 9)
+def test_rkd_by_hand():
+    student, teacher = make_output(0), make_output(1, 9)
 
     def huber(x):
         return np.where(abs(x) < 1, x**2 / 2, abs(x) - 0.5).mean()
@@ -152,110 +152,111 @@ def test_relations_by_hand():
         unit = difference / np.maximum(length, 1e-12)[..., None]
         angles.append(np.einsum("ijd,ikd->ijk", unit, unit))
     distance, angle = huber(distances[0] - distances[1]), huber(angles[0] - angles[1])
-    assert value("RKD", student, teacher)[1].item() == pytest.approx(25 * distance + 50 * angle, rel=1e-6)
-    assert value("RKD", student, teacher, angle=0)[1].item() == pytest.approx(25 * distance, rel=1e-6)
+    assert compute_term("RKD", student, teacher)[1].item() == pytest.approx(25 * distance + 50 * angle, rel=1e-6)
+    assert compute_term("RKD", student, teacher, angle=0)[1].item() == pytest.approx(25 * distance, rel=1e-6)
 
 
-def test_probabilistic_knowledge_by_hand():
-    student, teacher = made_up(0), made_up(1, 9)
-    near = []
+def test_pkt_by_hand():
+    student, teacher = make_output(0), make_output(1, 9)
+    similarity = []
     for x in arrays(student.features, teacher.features):
         unit = x / np.linalg.norm(x, axis=1, keepdims=True)
         cosine = (unit @ unit.T + 1) / 2
-        near.append(cosine / cosine.sum(1, keepdims=True))
-    expected = (near[1] * np.log(near[1] / near[0])).mean()
-    assert value("PKT", student, teacher)[1].item() == pytest.approx(expected, rel=1e-4)
+        similarity.append(cosine / cosine.sum(1, keepdims=True))
+    expected = (similarity[1] * np.log(similarity[1] / similarity[0])).mean()
+    assert compute_term("PKT", student, teacher)[1].item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_knowledge_review_has_the_papers_fusions():
-    student, teacher = made_up(0), made_up(1, 9, (5, 7))
-    method, found = value("ReviewKD", student, teacher)
-    assert found.item() == pytest.approx(4.7749699800932355, rel=1e-5)  # with the parts that seed 0 draws
+def test_reviewkd_has_the_fusion_layers_of_the_paper():
+    student, teacher = make_output(0), make_output(1, 9, (5, 7))
+    method, found = compute_term("ReviewKD", student, teacher)
+    assert found.item() == pytest.approx(4.7749699800932355, rel=1e-5)  # with the weights that seed 0 gives
     fused = [fusion.conv2[0].weight.shape[:2] for fusion in method.fusions]
-    assert fused == [(5, 6), (7, 6), (9, 6)]  # the teacher's channels, and the student's width between
+    assert fused == [(5, 6), (7, 6), (9, 6)]  # the teacher's channels, and the student's width as the hidden size
     assert [fusion.attention_conv is None for fusion in method.fusions] == [False, False, True]
 
 
-def test_knowledge_review_by_hand_on_one_pixel():
-    """Pooled features alone, against maps of one size: two scales of squares, weighed 1 to ½."""
-    student, teacher = made_up(0, channels=(4,), sizes=(2,)), made_up(1, 9, (5,), (2,))
-    method, found = value("ReviewKD", student, teacher)
+def test_reviewkd_by_hand_on_one_pixel():
+    """With one map and the pooled features, the loss is a sum of squares at two scales, weighted 1 and ½."""
+    student, teacher = make_output(0, channels=(4,), sizes=(2,)), make_output(1, 9, (5,), (2,))
+    method, found = compute_term("ReviewKD", student, teacher)
     deep, deep_fused = method.fusions[1](student.features[:, :, None, None])
     map, _ = method.fusions[0](student.maps[0], deep_fused, 2)
-    map, deep, goal = *arrays(map, deep[:, :, 0, 0]), teacher
-    own, known = map, goal.maps[0].detach().numpy()
-    scales = ((own - known) ** 2).mean() + 0.5 * ((own.mean((2, 3)) - known.mean((2, 3))) ** 2).mean()
-    expected = scales / 1.5 + ((deep - goal.features.detach().numpy()) ** 2).mean()
+    student_map, student_features = arrays(map, deep[:, :, 0, 0])
+    teacher_map, teacher_features = arrays(teacher.maps[0], teacher.features)
+    means = student_map.mean((2, 3)) - teacher_map.mean((2, 3))
+    scales = ((student_map - teacher_map) ** 2).mean() + 0.5 * (means**2).mean()
+    expected = scales / 1.5 + ((student_features - teacher_features) ** 2).mean()
     assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_relations_of_predictions_by_hand():
-    student, teacher = made_up(0), made_up(1, 9)
+def test_dist_by_hand():
+    student, teacher = make_output(0), make_output(1, 9)
     ours, theirs = (softmax(logits, 4) for logits in arrays(student.logits, teacher.logits))
     samples = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(ours, theirs, strict=True)])
     classes = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(ours.T, theirs.T, strict=True)])
-    assert value("DIST", student, teacher)[1].item() == pytest.approx(16 * (2 - samples - classes), rel=1e-6)
+    assert compute_term("DIST", student, teacher)[1].item() == pytest.approx(16 * (2 - samples - classes), rel=1e-6)
 
 
-def test_standardised_logits_by_hand():
-    student, teacher = made_up(0), made_up(1, 9)
+def test_lskd_by_hand():
+    student, teacher = make_output(0), make_output(1, 9)
     ours, theirs = (
         softmax((z - z.mean(1, keepdims=True)) / z.std(1, ddof=1, keepdims=True), 2)
         for z in arrays(student.logits, teacher.logits)
     )
-    method, found = value("LSKD", student, teacher)
+    method, found = compute_term("LSKD", student, teacher)
     assert found.item() == pytest.approx(4 * (theirs * np.log(theirs / ours)).sum(1).mean(), rel=1e-6)
     labels = torch.tensor([0, 1, 1, 3, 2])
     terms = method(student, teacher, Batch(labels, labels), 1)
     assert torch.isclose(terms.total, 0.1 * F.cross_entropy(student.logits, labels) + 9 * terms.terms["lskd"])
 
 
-def test_decoupled_by_hand_and_as_a_part_of_kd():
-    student, teacher = made_up(0), made_up(1, 9)
+def test_dkd_by_hand_and_as_a_part_of_kd():
+    student, teacher = make_output(0), make_output(1, 9)
     labels = np.array([0, 1, 1, 3, 2])
     target = others = 0
     ours, theirs = (softmax(logits, 4) for logits in arrays(student.logits, teacher.logits))
     for p, q, label in zip(ours, theirs, labels, strict=True):
-        rest, known = (np.delete(x, label) / (1 - x[label]) for x in (p, q))
+        student_rest, teacher_rest = (np.delete(x, label) / (1 - x[label]) for x in (p, q))
         target += q[label] * np.log(q[label] / p[label]) + (1 - q[label]) * np.log((1 - q[label]) / (1 - p[label]))
-        others += (known * np.log(known / rest)).sum()
-    found = value("DKD", student, teacher)[1]
+        others += (teacher_rest * np.log(teacher_rest / student_rest)).sum()
+    found = compute_term("DKD", student, teacher)[1]
     assert found.item() == pytest.approx(16 * (target + 2 * others) / 5, rel=1e-9)
     target, others = decoupled_kl(student.logits, teacher.logits, torch.tensor(labels), 4)
-    known = torch.tensor(theirs[range(5), labels])
+    target_probability = torch.tensor(theirs[range(5), labels])
     kd = pckd.losses.distillation_kl(student.logits, teacher.logits, 4)
-    assert torch.allclose(target + (1 - known) * others, kd, rtol=1e-5)
+    assert torch.allclose(target + (1 - target_probability) * others, kd, rtol=1e-5)
 
 
-def test_decoupled_of_two_classes_and_of_certain_logits_is_finite():
+def test_dkd_is_finite_for_two_classes_and_extreme_logits():
     two = torch.tensor([[2.0, -1.0]]), torch.tensor([[0.5, 0.0]])
     target, others = decoupled_kl(*two, torch.tensor([0]), 4)
     assert torch.isclose(target, pckd.losses.distillation_kl(*two, 4)).all() and others.abs().max() < 1e-7
-    sure = torch.tensor([[1000.0, -1000.0, 0.0]], requires_grad=True)
-    sum(decoupled_kl(sure, -sure.detach(), torch.tensor([0]), 4)).backward()
-    assert sure.grad.isfinite().all()
+    extreme = torch.tensor([[1000.0, -1000.0, 0.0]], requires_grad=True)
+    sum(decoupled_kl(extreme, -extreme.detach(), torch.tensor([0]), 4)).backward()
+    assert extreme.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("name", methods.BASELINES)
-def test_the_term_alone_reaches_the_student_and_never_the_teacher(name):
-    """Through features or logits, or through every map that it compares; and every part that trains with it."""
-    student, teacher = made_up(0), made_up(1, 9, (5, 7))
-    method, term = value(name, student, teacher)
+def test_gradients_of_the_term_reach_the_student_but_not_the_teacher(name):
+    """Gradients flow through features or logits, or through each compared map, and reach all parts of the method."""
+    student, teacher = make_output(0), make_output(1, 9, (5, 7))
+    method, term = compute_term(name, student, teacher)
     tensors = [student.features, *student.maps]
     gradients = torch.autograd.grad(term, tensors, allow_unused=True, retain_graph=True)
     reached = [gradient is not None and gradient.abs().sum() > 0 for gradient in gradients]
     expected = {"FitNet": [0, 1, 0], "AT": [0, 1, 1], "SP": [0, 0, 1], "VID": [0, 1, 1], "ReviewKD": [1, 1, 1]}
-    assert reached == [bool(there) for there in expected.get(name, [1, 0, 0])]
+    assert reached == [bool(has_gradient) for has_gradient in expected.get(name, [1, 0, 0])]
     assert method.needs_maps == (name in WITH_MAPS)
     term.backward()
     assert all(tensor.grad is None for tensor in (teacher.features, teacher.centers, *teacher.maps))
-    silent = {key for key, parameter in method.named_parameters() if parameter.grad is None}
-    assert silent == set()
+    without_gradient = {key for key, parameter in method.named_parameters() if parameter.grad is None}
+    assert without_gradient == set()
 
 
 @pytest.mark.parametrize("name", methods.BASELINES)
-def test_a_student_of_another_width_trains(name, data):
-    """Two steps: everything finite, the weights move, no hook stays, and run.json says what was used."""
+def test_a_student_of_different_width_trains(name, data):
+    """After two steps all values are finite, all weights changed, no hook is left, and run.json has the settings."""
     student, teacher = pckd.create_model("resnet8", data, seed=2), pckd.create_model("wrn_16_2", data, seed=1)
     before = copy.deepcopy(student.state_dict())
     recipe = pckd.get_recipe("classroom", epochs=1, batch_size=24)
@@ -263,14 +264,14 @@ def test_a_student_of_another_width_trains(name, data):
     assert list(run.history.columns[3:5]) == ["cross_entropy", name.lower()]
     assert np.isfinite(run.history.to_numpy(float)).all() and np.isfinite(run.cross_entropy).all()
     assert not any(torch.equal(before[key], weight) for key, weight in student.named_parameters())
-    assert hooks(student) == hooks(teacher) == 0
-    about = run.settings["method"]
+    assert count_hooks(student) == count_hooks(teacher) == 0
+    info = run.settings["method"]
     parameters = inspect.signature(type(baseline(name))).parameters
-    assert about["title"] == about["name"] == name
+    assert info["title"] == info["name"] == name
     published = {key: {"value": parameter.default, "from": "default"} for key, parameter in parameters.items()}
-    if "warmup_epochs" in published:  # the one setting that a short recipe has to shorten
+    if "warmup_epochs" in published:  # the only setting that a short recipe shortens
         published["warmup_epochs"] = {"value": 1, "from": "recipe"}
-    assert about["settings"] == published
+    assert info["settings"] == published
 
 
 @pytest.mark.parametrize("name", ["AT", "FitNet"])
@@ -280,12 +281,12 @@ def test_networks_of_other_libraries_train(name):
     teacher = pckd.create_model("torchvision:resnet18", data, seed=1)
     recipe = pckd.get_recipe("classroom", epochs=1, batch_size=8)
     run = pckd.distill(student, teacher, data, baseline(name), recipe, **QUIET)
-    assert run.history[name.lower()].iloc[0] > 0 and hooks(student) == hooks(teacher) == 0
+    assert run.history[name.lower()].iloc[0] > 0 and count_hooks(student) == count_hooks(teacher) == 0
 
 
 @pytest.mark.parametrize("name", ["VID", "DKD"])
-def test_a_cut_run_resumes_to_the_same_bits(name, data, tmp_path, monkeypatch):
-    """VID has parts that train along and DKD a weight that grows."""
+def test_an_interrupted_run_resumes_bit_for_bit(name, data, tmp_path, monkeypatch):
+    """VID has trainable parts, and DKD has a weight that grows during warm-up."""
     recipe = pckd.get_recipe("classroom", epochs=2, batch_size=24)
     steps = views.steps_per_epoch(len(data.train.labels), recipe.batch_size)
     settings = {"warmup_epochs": 4} if name == "DKD" else {}
@@ -299,42 +300,42 @@ def test_a_cut_run_resumes_to_the_same_bits(name, data, tmp_path, monkeypatch):
     kind = type(baseline(name))
     forward, epochs = kind.forward, []
 
-    def seen(self, student, teacher, batch, epoch):
+    def record_epoch(self, student, teacher, batch, epoch):
         epochs.append(epoch)
         return forward(self, student, teacher, batch, epoch)
 
-    def cut(self, *arguments):
+    def interrupt(self, *arguments):
         if len(epochs) == steps + 1:
             raise KeyboardInterrupt
-        return seen(self, *arguments)
+        return record_epoch(self, *arguments)
 
-    monkeypatch.setattr(pckd.training.callbacks, "SECONDS_BETWEEN_SAVES", -1)
+    monkeypatch.setattr(pckd.training.callbacks, "MIN_SECONDS_BETWEEN_SAVES", -1)
     monkeypatch.setattr(pckd.training.callbacks, "MAX_SAVING_SHARE", float("inf"))
-    monkeypatch.setattr(kind, "forward", cut)
+    monkeypatch.setattr(kind, "forward", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        train("cut")
+        train("run")
     epochs.clear()
-    monkeypatch.setattr(kind, "forward", seen)
-    resumed = train("cut", resume=True)
-    assert epochs == [2] * (steps - 1), "what was trained before the cut is trained once"
+    monkeypatch.setattr(kind, "forward", record_epoch)
+    resumed = train("run", resume=True)
+    assert epochs == [2] * (steps - 1), "no step is trained twice"
     for ours, theirs in ((resumed.student_state, whole.student_state), (resumed.method_state, whole.method_state)):
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert resumed.history.equals(whole.history)
 
 
-def test_weights_grow_over_the_first_epochs():
-    student, teacher = made_up(0), made_up(1, 9)
+def test_dkd_weight_grows_during_warmup():
+    student, teacher = make_output(0), make_output(1, 9)
     labels = torch.tensor([0, 1, 1, 3, 2])
-    method = baseline("dkd", warmup_epochs=4).bind(Sizes(student), Sizes(teacher))
+    method = baseline("dkd", warmup_epochs=4).bind(FakeNetwork(student), FakeNetwork(teacher))
     terms = {epoch: method(student, teacher, Batch(labels, labels), epoch) for epoch in (1, 4, 9)}
     added = {epoch: (each.total - each.terms["cross_entropy"]).item() for epoch, each in terms.items()}
     assert added[4] == added[9] == pytest.approx(terms[4].terms["dkd"].item()) == pytest.approx(4 * added[1])
 
 
-def test_records_are_unweighted():
-    student, teacher = made_up(0), made_up(1, 9)
+def test_recorded_cross_entropy_is_unweighted():
+    student, teacher = make_output(0), make_output(1, 9)
     labels = torch.tensor([0, 1, 1, 3, 2])
-    terms = value("AT", student, teacher)[0](student, teacher, Batch(labels, labels), 1)
+    terms = compute_term("AT", student, teacher)[0](student, teacher, Batch(labels, labels), 1)
     expected = F.cross_entropy(student.logits, labels, reduction="none")
     assert torch.equal(terms.cross_entropy, expected) and not terms.cross_entropy.requires_grad
     assert torch.allclose(terms.difficulty, expected / expected.mean()) and (terms.weight == 1).all()
@@ -346,11 +347,11 @@ def test_published_weights_are_the_defaults():
         "FitNet": 100, "AT": 1000, "SP": 3000, "CC": 0.02, "VID": 1, "RKD": 1, "PKT": 30_000, "ReviewKD": 0.6,
         "DIST": 2, "LSKD": 9, "DKD": 1,
     }  # fmt: skip
-    for name, about in methods.BASELINES.items():
-        assert "arXiv" in about and f"weight {weights[name]}" in about
+    for name, description in methods.BASELINES.items():
+        assert "arXiv" in description and f"weight {weights[name]}" in description
 
 
-def test_names_and_settings():
+def test_baseline_finds_names_and_refuses_bad_settings():
     assert baseline("reviewkd").title == "ReviewKD" and baseline("At", weight=5).weight == 5
     for call, match in [
         (lambda: baseline("KDD"), "unknown baseline 'KDD'; known: FitNet, AT"),
@@ -368,7 +369,7 @@ def test_names_and_settings():
     assert not methods.NOT_IMPLEMENTED.keys() & methods.BASELINES.keys()
 
 
-def test_without_torchdistill_it_says_what_to_install(monkeypatch):
+def test_missing_torchdistill_gives_an_install_hint(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchdistill", None)
     monkeypatch.setitem(sys.modules, "torchdistill.losses", None)
     with pytest.raises(ValueError, match=r"pip install 'pckd_nb\[baselines\]'"):
@@ -376,9 +377,9 @@ def test_without_torchdistill_it_says_what_to_install(monkeypatch):
     assert baseline("DKD").title == "DKD"
 
 
-def test_what_can_not_be_compared_is_refused(data):
+def test_incompatible_networks_are_refused(data):
     student, teacher = pckd.create_model("resnet8", data), pckd.create_model("resnet14", data)
-    with pytest.raises(ValueError, match="bind it with an example image"):
+    with pytest.raises(ValueError, match=r"pass an example image of shape \(1, C, H, W\) to bind$"):
         baseline("AT").bind(student, teacher)
     flat = pckd.as_classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
     with pytest.raises(ValueError, match="the student has none larger than one pixel"):
@@ -404,21 +405,22 @@ def test_what_can_not_be_compared_is_refused(data):
         ("timm:test_resnet", {"act1": (32, 16), "layer1": (32, 8), "layer2": (48, 4), "layer3": (192, 2)}),
     ],
 )  # fmt: skip
-def test_the_last_map_of_every_resolution_is_taken(name, places):
+def test_the_last_map_of_every_resolution_is_used(name, places):
     model = pckd.create_model(name, num_classes=5, seed=0)
     before = copy.deepcopy(model.state_dict())
     maps = FeatureMaps(model.train(), torch.zeros(1, 3, 32, 32))
-    found = {name.removeprefix("module."): shape[:2] for (name, _), shape in zip(maps.places, maps.shapes, strict=True)}
+    names = [name.removeprefix("module.") for name, _ in maps.layer_sizes]
+    found = {name: shape[:2] for name, shape in zip(names, maps.shapes, strict=True)}
     assert list(found.items()) == list(places.items())
     after = model.state_dict()
-    assert model.training and hooks(model) == 0 and all(torch.equal(before[key], after[key]) for key in before)
+    assert model.training and count_hooks(model) == 0 and all(torch.equal(before[key], after[key]) for key in before)
     x = torch.randn(2, 3, 32, 32)
     output = maps(model.eval(), x)
     assert [tuple(map.shape[1:3]) for map in output.maps] == list(places.values())
-    assert torch.equal(output.logits, model(x).logits) and hooks(model) == 0
+    assert torch.equal(output.logits, model(x).logits) and count_hooks(model) == 0
 
 
-def test_maps_are_those_of_the_layers_and_hooks_go_when_something_fails(data, student):
+def test_maps_match_the_layers_and_hooks_are_removed_after_errors(data, student):
     maps = FeatureMaps(student, torch.zeros(1, 1, 8, 8))
     x = torch.randn(3, 1, 8, 8)
     output = maps(student.eval(), x)
@@ -427,12 +429,12 @@ def test_maps_are_those_of_the_layers_and_hooks_go_when_something_fails(data, st
     assert output._replace(maps=(x.bfloat16(),)).float().maps[0].dtype == torch.float32
     with pytest.raises(ZeroDivisionError):
         maps(lambda x: student(x) and 1 / 0, x)
-    with pytest.raises(ValueError, match="'layer1' gave no map of the size"):
+    with pytest.raises(ValueError, match="'layer1' did not return a map of the same size as for the example"):
         maps(student, torch.zeros(1, 1, 16, 16))
-    assert hooks(student) == 0
+    assert count_hooks(student) == 0
 
 
-def test_a_teacher_of_maps_is_live_neither_quantised_nor_cached(data, student, teacher, recipe, tmp_path):
+def test_a_teacher_with_maps_is_neither_quantised_nor_cached(data, student, teacher, recipe, tmp_path):
     fabric = make_fabric("cpu", "32-true")[0]
     frozen = FrozenTeacher(teacher, data, 1, fabric, "bf16-mixed", needs_maps=True)
     x = torch.randn(3, 1, 8, 8)
@@ -448,18 +450,18 @@ def test_a_teacher_of_maps_is_live_neither_quantised_nor_cached(data, student, t
         run = pckd.distill(student, teacher, data, baseline("AT"), recipe, **options)
     said = {str(warning.message) for warning in warned}
     assert "feature maps are not cached: the teacher runs at every step" in said
-    assert "the method takes feature maps by hooks: the student runs uncompiled" in said
+    assert "the method needs feature maps, which are collected by hooks: the student is not compiled" in said
     assert run.settings["teacher"]["form"] in ("autocast", "float32") and run.settings["compile"] is False
     assert not (tmp_path / "cache").exists()
 
 
-def test_what_needs_no_maps_shares_the_teachers_cache(data, teacher, recipe, tmp_path, monkeypatch):
-    runs, asked = [], []
+def test_methods_without_maps_use_the_teacher_cache(data, teacher, recipe, tmp_path, monkeypatch):
+    runs, calls = [], []
     features = FrozenTeacher.features
     for count in range(2):
-        monkeypatch.setattr(FrozenTeacher, "features", lambda self, x, k=count: asked.append(k) or features(self, x))
+        monkeypatch.setattr(FrozenTeacher, "features", lambda self, x, k=count: calls.append(k) or features(self, x))
         student = pckd.create_model("resnet8", data, seed=2)
         options = dict(QUIET, precision="bf16-mixed", teacher_cache=tmp_path / "cache")
         runs.append(pckd.distill(student, teacher, data, baseline("PKT"), recipe, **options))
     assert list((tmp_path / "cache").rglob("epoch-*.npy")) and runs[0].history.equals(runs[1].history)
-    assert set(asked) == {0}, "the second run reads what the first has written"
+    assert set(calls) == {0}, "the second run reads the cache of the first"

@@ -42,7 +42,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from pckd_nb import notebooks
 
 from . import browser
-from .browser import cell_with, code_cells, controls, pixels, seconds_to_answer, tab_stops
+from .browser import code_cells, controls, find_cell, pixels, seconds_to_answer, tab_stops
 from .conftest import time_limit
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
@@ -72,7 +72,7 @@ class Book:
 
     @property
     def widget(self):
-        return cell_with(self.page, WIDGETS[self.name]).locator(".jupyter-widgets").first
+        return find_cell(self.page, WIDGETS[self.name]).locator(".jupyter-widgets").first
 
     @property
     def picture(self):
@@ -118,13 +118,13 @@ def opened(request, chromium, answers, tmp_path_factory):
     book, _ = ClearOutputPreprocessor().preprocess(nbformat.read(notebooks.FOLDER / f"{name}.ipynb", 4), {})
     nbformat.write(book, folder / f"{name}.ipynb")
     with (
-        browser.lab(folder, home / "lab", PCKD_RUNS=str(home / "none"), PCKD_DATA=str(home / "data")) as address,
-        browser.opened(chromium, address, f"{name}.ipynb") as (page, wrong),
+        browser.jupyterlab(folder, home / "lab", PCKD_RUNS=str(home / "none"), PCKD_DATA=str(home / "data")) as address,
+        browser.opened_notebook(chromium, address, f"{name}.ipynb") as (page, wrong),
     ):
         limit, started = time_limit(NOTEBOOK_SECONDS, own_process=True), time.monotonic()
         browser.run_all(page)
         book = Book(name, page, wrong, time.monotonic() - started, limit)
-        browser.shoot_all(page, OUT / f"{name}.png")
+        browser.screenshot_notebook(page, OUT / f"{name}.png")
         if name in WIDGETS:
             book.shoot("widget")
         yield book
@@ -344,7 +344,7 @@ import os, signal, sys
 from pathlib import Path
 from tests import browser
 home = Path(sys.argv[1])
-with browser.lab(home, home / "lab") as address:
+with browser.jupyterlab(home, home / "lab") as address:
     print(address, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -356,8 +356,8 @@ def test_what_goes_wrong_in_a_notebook_is_seen(chromium, tmp_path):
     cells = [new_code_cell(text) for text in ("import sys\nprint(sys.executable)", WRONG, "1 / 0")]
     nbformat.write(new_notebook(cells=cells, metadata=KERNEL), folder / "wrong.ipynb")
     with (
-        browser.lab(folder, tmp_path / "lab") as address,
-        browser.opened(chromium, address, "wrong.ipynb") as (page, wrong),
+        browser.jupyterlab(folder, tmp_path / "lab") as address,
+        browser.opened_notebook(chromium, address, "wrong.ipynb") as (page, wrong),
     ):
         assert not wrong
         browser.run_all(page)
@@ -372,7 +372,7 @@ def test_what_goes_wrong_in_a_notebook_is_seen(chromium, tmp_path):
         assert all(words in "\n".join(wrong) for words in expected)
         wrong.clear()
         with page.expect_console_message(lambda message: "kernel: ZeroDivisionError" in message.text):
-            cell_with(page, "ipywidgets.Button").get_by_role("button", name="press").click()
+            find_cell(page, "ipywidgets.Button").get_by_role("button", name="press").click()
         assert "kernel: ZeroDivisionError" in "\n".join(wrong)
 
 
@@ -416,7 +416,7 @@ def test_a_server_that_never_exits_is_killed_with_a_warning(tmp_path):
     (tmp_path / "lab.log").write_text("stopping kernel 1")
     server = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     with pytest.warns(UserWarning, match=r"did not exit within 0 s .* stopping kernel 1"):
-        browser.end(server, tmp_path / "lab.log", seconds=0.1)
+        browser.wait_for_exit(server, tmp_path / "lab.log", seconds=0.1)
     assert server.returncode == -signal.SIGKILL
 
 

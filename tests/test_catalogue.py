@@ -43,7 +43,7 @@ def test_known_data_sets(name):
 
 @pytest.mark.parametrize("name", ["", "CIFAR10", "cifar10:x", "folder", "photos:folder:x", None, ["digits"]])
 def test_unknown_data_sets(name):
-    with pytest.raises(ValueError, match="there is no data set .*known are shapes100, digits"):
+    with pytest.raises(ValueError, match="unknown data set .*known: shapes100, digits"):
         catalogue.check_dataset(name)
 
 

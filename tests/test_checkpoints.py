@@ -165,7 +165,7 @@ def test_auxiliary_heads_are_left_out_or_loaded(name, heads, tmp_path):
 
 
 def test_a_folder_of_the_hugging_face_hub(tmp_path):
-    assert "no run.json, nor model.safetensors or pytorch_model.bin" in refusal(tmp_path, FileNotFoundError)
+    assert "no run.json, model.safetensors or pytorch_model.bin; give" in refusal(tmp_path, FileNotFoundError)
     saved(STATE, tmp_path / "pytorch_model.bin")
     model = load_checkpoint(network(), tmp_path)
     assert same(model) and model.weights_from == tmp_path.name
@@ -240,7 +240,7 @@ def test_a_run_folder_and_its_file(data, recipe, tmp_path):
         assert same(load_checkpoint(pckd.create_model("resnet8", data), source), run.student_state)
     assert "sha256 and size can only be given for a file" in refusal(run.path, size=3)
     run.save(tmp_path / "record", weights=False)
-    assert "is a record of a run, without its weights" in refusal(tmp_path / "record")
+    assert "is a record of a run, without its weights: give a run folder with weights" in refusal(tmp_path / "record")
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
@@ -313,10 +313,10 @@ def test_code_is_refused_by_name_and_not_run(called, legacy, tmp_path):
     }.items():
         message = refusal(saved(content, tmp_path / f"{place}.pth", legacy))
         assert (
-            f"was refused: it is a pickle that wants to call '{called}', and code in a checkpoint is never run"
+            f"was refused: it is a pickle file that would call '{called}', and code in a checkpoint is never run"
             in message
         )
-        assert "ask its author for a file of weights (safetensors)" in message
+        assert "ask its author for a safetensors file" in message
     assert not (tmp_path / "marker").exists()
 
 
@@ -325,13 +325,13 @@ def test_code_is_refused_by_name_and_not_run(called, legacy, tmp_path):
 def test_a_bare_pickle_is_refused_and_not_run(called, protocol, tmp_path):
     (tmp_path / "file.pth").write_bytes(pickle.dumps(attacks(tmp_path / "marker")[called], protocol))
     message = refusal(tmp_path / "file.pth")
-    assert "refused: it is a pickle" in message if protocol >= 2 else "is not a file of weights" in message
+    assert "refused: it is a pickle file" in message if protocol >= 2 else "is not a file of weights" in message
     assert not (tmp_path / "marker").exists()
 
 
 def test_a_whole_pickled_network_is_refused(tmp_path):
     message = refusal(saved({"model": network()}, tmp_path / "file.pth"))
-    assert "wants to call 'pckd_nb.models.resnet.ResNet'" in message
+    assert "would call 'pckd_nb.models.resnet.ResNet'" in message
     assert message.endswith("or, if you have the network, save model.state_dict() alone")
 
 
@@ -363,13 +363,13 @@ def test_broken_files_are_told_apart(tmp_path):
     assert "is not a file of weights" in message(np.random.default_rng(0).bytes(3000))
     assert "is not a file of weights" in message(b"P")
     assert "as safetensors" in message(np.random.default_rng(0).bytes(3000), "file.safetensors")
-    assert "refused: it is a pickle that is damaged or has more than weights" in message(
+    assert "refused: it is a pickle file that is damaged or contains more than weights" in message(
         b"\x80" + np.random.default_rng(0).bytes(3000)
     )
 
     whole = saved({"model": STATE}, file).read_bytes()
     for part in (0.01, 0.5, 0.99, 0.9999):
-        assert "cut short or damaged: as a zip archive" in message(whole[: int(part * len(whole))])
+        assert "incomplete or damaged: reading it as a zip archive failed" in message(whole[: int(part * len(whole))])
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("photo.jpg", b"")
     assert "a zip archive, but not a file of PyTorch" in refusal(file)
@@ -379,13 +379,13 @@ def test_broken_files_are_told_apart(tmp_path):
 
     whole = saved({"model": STATE}, file, legacy=True).read_bytes()
     for end in (*range(1, 4000, 37), len(whole) // 2, len(whole) - 1):
-        assert "cut short: the file ends in the middle" in message(whole[:end]), end
+        assert "incomplete: the file ends in the middle" in message(whole[:end]), end
 
     save_file(STATE, file)
     whole = file.read_bytes()
     for name in ("file.safetensors", "file.pth"):
         for end in (100, len(whole) // 2, len(whole) - 1):
-            assert "cut short or damaged: as safetensors" in message(whole[:end], name)
+            assert "incomplete or damaged: reading it as safetensors failed" in message(whole[:end], name)
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
@@ -413,7 +413,7 @@ def test_any_damage_gives_one_line_or_loads(legacy, tmp_path):
         ({0: STATE, "x": 1}, "found a key of type int, 'x'"),
         ([STATE], "found something else (list)"),
         (torch.ones(3), "found something else (Tensor)"),
-        (argparse.Namespace(model=STATE), "found something else (Ignored)"),
+        (argparse.Namespace(model=STATE), "found something else (IgnoredObject)"),
     ],
 )
 def test_what_was_found_instead_of_weights_is_named(content, found, tmp_path):
@@ -524,11 +524,11 @@ def test_a_wrong_sum_or_size_keeps_nothing(server, content, tmp_path):
     server.files["/x.pth"] = content
     url, digest = f"{server.address}/x.pth", hashlib.sha256(content).hexdigest()
     message = failure(OSError, url, tmp_path, sha256="0" * 64)
-    assert f"has the SHA-256 sum {digest} instead of {'0' * 64}: it was not kept" in message
+    assert f"has the SHA-256 sum {digest} instead of {'0' * 64}: the downloaded file was deleted" in message
     message = failure(OSError, url, tmp_path, size=12)
     assert "has more than the expected 12 bytes: it was not kept" in message
     message = failure(OSError, url, tmp_path, size=len(content) + 1)
-    assert f"has {len(content):,} bytes instead of {len(content) + 1:,}: it was not kept" in message
+    assert f"has {len(content):,} bytes instead of {len(content) + 1:,}: the downloaded file was deleted" in message
     assert len(server.requests) == 3
     assert "64 hexadecimal digits" in failure(ValueError, url, tmp_path, sha256="12")
     assert len(server.requests) == 3
@@ -538,7 +538,7 @@ def test_a_wrong_sum_or_size_keeps_nothing(server, content, tmp_path):
 def test_a_download_that_was_cut_is_fetched_again(server, content, tmp_path, keep):
     server.files["/x.pth"] = content[:keep]  # a server that states no length
     url = f"{server.address}/x.pth"
-    with pytest.raises(ValueError, match="it was not kept"):
+    with pytest.raises(ValueError, match="the downloaded file was deleted"):
         load_checkpoint(network(), url, root=tmp_path)
     assert not list((tmp_path / "checkpoints").iterdir())
     server.files["/x.pth"] = content

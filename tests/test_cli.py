@@ -207,7 +207,8 @@ def test_unknown_names(refused, teacher):
     refused("devices must be at least 1, got 0", *distill, "--devices", "0")
     refused("unknown recipe 'short'.*classroom", *distill, "--recipe", "short")
     refused("method kd has no setting 'beta_cc'.*temperature", *distill, "--method", "kd", "--beta-cc", "1")
-    refused("unknown precision '8-bit'", *distill, "--precision", "8-bit")
+    says = "precision must be one of auto, 32-true, bf16-mixed, 16-mixed, got '8-bit'"
+    refused(says, *distill, "--precision", "8-bit")
     refused("No such command 'trian'", "trian")
     refused("No such option.*--modle", "train", "--modle", "resnet8")
     refused("pckd-nb: train needs --out ", "train", "--data", "digits", "--model", "resnet8")
@@ -268,7 +269,7 @@ def test_teachers_that_do_not_fit(refused, run, teacher, tmp_path):
     settings = pckd.runs.read_settings(other)
     settings["model"]["name"] = "resnet20"
     pckd.runs.write_settings(other, settings)
-    refused(r"another network, 'layer1\.1\.conv1\.weight' is missing", *distill, "--teacher", other)
+    refused(r"another network: 'layer1\.1\.conv1\.weight' is missing", *distill, "--teacher", other)
 
 
 def test_errors_of_our_own_making_are_one_line_too_and_debug_shows_them(refused, monkeypatch, capsys):

@@ -32,14 +32,14 @@ TRAIN += ["--epochs", "3", "--batch-size", "20", "--accelerator", "cpu"]  # thre
 
 @pytest.mark.slow
 def test_a_training_killed_twenty_times_ends_in_the_same_bits(tmp_path):
-    found = crashes.endure(tmp_path, kills=20)
+    found = crashes.survive_kills(tmp_path, kills=20)
     assert found.kills == 20 and found.in_checkpoint >= 10 and found.before_the_first >= 1 and found.with_cache >= 7
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", crashes.SCENARIOS if hasattr(os, "fork") else ())
 def test_a_kill_before_any_line_of_writing_leaves_something_to_go_on_with(scenario, tmp_path):
-    assert crashes.killed_at_every_line(tmp_path / "run", scenario) > 20
+    assert crashes.count_kill_points(tmp_path / "run", scenario) > 20
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def assert_it_goes_on_to(whole: dict[str, bytes], folder: Path) -> None:
     status, said = run(*TRAIN, "--out", folder, "--resume")
     assert status == 0 and not said, said
     assert {name: (folder / name).read_bytes() for name in whole} == whole
-    assert set(os.listdir(folder)) == crashes.WHOLE
+    assert set(os.listdir(folder)) == crashes.FINISHED_FILES
 
 
 # The file whose writing fails, and which time: in the middle of an epoch, at the end of one, of the training.
@@ -136,7 +136,7 @@ def test_a_folder_that_goes_away_gives_one_line(event, whole, tmp_path):
 
 def test_a_second_process_is_refused_and_the_first_goes_on(whole, tmp_path, capsys):
     folder = tmp_path / "run"
-    first, pipe = crashes.start([*TRAIN, "--out", folder], tmp_path / "said", crashes.told, "checkpoint.pt", 4)
+    first, pipe = crashes.start([*TRAIN, "--out", folder], tmp_path / "said", crashes.pause, "checkpoint.pt", 4)
     assert pipe.recv() == "there"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for option in ("--resume", "--overwrite"):
@@ -148,12 +148,12 @@ def test_a_second_process_is_refused_and_the_first_goes_on(whole, tmp_path, caps
     pipe.send("go on")
     assert end(first, tmp_path / "said") == (0, [])
     assert {name: (folder / name).read_bytes() for name in whole} == whole
-    assert set(os.listdir(folder)) == crashes.WHOLE
+    assert set(os.listdir(folder)) == crashes.FINISHED_FILES
 
 
 def test_a_kill_lets_the_second_process_in(whole, tmp_path):
     folder = tmp_path / "run"
-    first, pipe = crashes.start([*TRAIN, "--out", folder], tmp_path / "said", crashes.told, "checkpoint.pt", 4)
+    first, pipe = crashes.start([*TRAIN, "--out", folder], tmp_path / "said", crashes.pause, "checkpoint.pt", 4)
     assert pipe.recv() == "there"
     os.kill(first.pid, signal.SIGKILL)
     first.join()
@@ -189,7 +189,7 @@ def test_ctrl_c_saves_says_how_to_resume_and_resumes_to_the_same_bits(step, whol
     folder, said = tmp_path / "run", tmp_path / "said"
     name = "checkpoint.pt" if step < 9 else "samples.npz"
     time = step if step < 9 else 3
-    process, pipe = crashes.start([*TRAIN, "--out", folder], said, crashes.told, name, time)
+    process, pipe = crashes.start([*TRAIN, "--out", folder], said, crashes.pause, name, time)
     assert pipe.recv() == "there"
     os.kill(process.pid, signal.SIGINT)
     pipe.send("go on")
@@ -244,7 +244,7 @@ def cut(terms, batch):
 
 @pytest.fixture
 def save_always(monkeypatch):
-    monkeypatch.setattr(training.callbacks, "SECONDS_BETWEEN_SAVES", -1)
+    monkeypatch.setattr(training.callbacks, "MIN_SECONDS_BETWEEN_SAVES", -1)
     monkeypatch.setattr(training.callbacks, "MAX_SAVING_SHARE", float("inf"))
 
 
@@ -342,7 +342,8 @@ def test_a_checkpoint_of_another_network_gives_one_line(part, cut_run, recipe):
         go_on(folder, recipe)
     assert "\n" not in str(caught.value) and "Error(s)" not in str(caught.value)
     if part == "student":
-        assert "weights of another network, 'layer1.1.conv1.weight' does not exist in this one" in str(caught.value)
+        message = "these weights belong to another network: 'layer1.1.conv1.weight' does not exist in this one"
+        assert message in str(caught.value)
 
 
 def not_finite_of(index):
@@ -419,7 +420,7 @@ def test_what_goes_wrong_after_the_end_leaves_the_finished_run(recipe, tmp_path,
     monkeypatch.setattr(training.Trainer, "train", late)
     with pytest.raises(KeyboardInterrupt):
         pckd.distill(*fresh(), pckd.KD(), recipe, out=tmp_path / "run", **QUIET)
-    assert pckd.load_run(tmp_path / "run").finished and set(os.listdir(tmp_path / "run")) == crashes.WHOLE
+    assert pckd.load_run(tmp_path / "run").finished and set(os.listdir(tmp_path / "run")) == crashes.FINISHED_FILES
 
 
 def test_a_checkpoint_that_can_not_take_its_place_leaves_the_last_one(tmp_path, monkeypatch):

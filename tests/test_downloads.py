@@ -71,8 +71,10 @@ def test_an_endless_answer_is_left_in_the_middle(server, tmp_path):
     server.files = {"/x": ({"Content-Length": "9000000"}, bytes(9_000_000))}
     written = []
     with pytest.MonkeyPatch.context() as patch:
-        write = downloads._Limited.write
-        patch.setattr(downloads._Limited, "write", lambda self, data: written.append(len(data)) or write(self, data))
+        write = downloads._SizeLimitedFile.write
+        patch.setattr(
+            downloads._SizeLimitedFile, "write", lambda self, data: written.append(len(data)) or write(self, data)
+        )
         refused(OSError, download, f"{server.address}/x", tmp_path / "x", lambda _: None, 100_000)
     assert sum(written) < 300_000 and len(server.requests) == 1 and files(tmp_path) == []
 
@@ -119,10 +121,10 @@ def test_where_a_redirection_may_lead(start, target, fetched):
     raw = SimpleNamespace(headers={"Content-Encoding": "gzip"})
     answer = SimpleNamespace(is_redirect=True, url=start, headers={"location": target}, raw=raw)
     if fetched:
-        downloads._check_answer(answer)
+        downloads._check_response(answer)
         assert raw.headers == {}
     else:
-        assert "can't be downloaded" in refused(ValueError, downloads._check_answer, answer)
+        assert "can't be downloaded" in refused(ValueError, downloads._check_response, answer)
 
 
 def test_every_address_of_a_data_set_is_https_and_has_a_sum_and_a_size():

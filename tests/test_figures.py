@@ -280,9 +280,9 @@ def test_no_run_is_one_line(draw):
 def test_a_run_without_what_is_needed_is_one_line(runs):
     bare = dataclasses.replace(runs[3], gallery=None, embedding=None, ground_truth=None, history=pd.DataFrame())
     for draw, message in (
-        (figures.learning_curves, "no whole epoch"),
-        (figures.accuracy, "no whole epoch"),
-        (figures.preview_weights, "no whole epoch"),
+        (figures.learning_curves, "no complete epoch"),
+        (figures.accuracy, "no complete epoch"),
+        (figures.preview_weights, "no complete epoch"),
         (figures.difficulty_gallery, "no gallery"),
         (figures.feature_map, "no embedding"),
         (lambda run: figures.preview_weights(dataclasses.replace(runs[3], difficulty=None)), "has no samples"),
@@ -290,7 +290,7 @@ def test_a_run_without_what_is_needed_is_one_line(runs):
     ):
         with pytest.raises(ValueError, match=message):
             draw(bare)
-    with pytest.raises(ValueError, match="KD resnet8 weights no sample"):
+    with pytest.raises(ValueError, match="KD resnet8 was not trained with a strategy"):
         figures.preview_weights(runs[2])
     other = {**runs[3].settings, "data": {**runs[3].settings["data"], "fingerprint": "another"}}
     with pytest.raises(ValueError, match="same data"):

@@ -105,7 +105,9 @@ def test_a_caption_says_what_is_shown_and_what_was_trained_on_what(drawn, folder
 
 def test_only_draws_what_begins_so(folder, tmp_path):
     assert names(draw_all(folder, tmp_path, only=["05", "09_bud"])) == ["05_sweeps", "09_budget"]
-    with pytest.raises(ValueError, match="no figure begins with 'nonsense'; known: 01_motivation, 02_framework"):
+    with pytest.raises(
+        ValueError, match="no name of a figure begins with 'nonsense'; known: 01_motivation, 02_framework"
+    ):
         draw_all(folder, tmp_path, only=["05", "nonsense"])
 
 
@@ -117,8 +119,10 @@ def test_a_figure_without_its_runs_is_said_in_one_line_and_the_others_are_drawn(
     paths = draw_all(part, tmp_path / "out", say=said.append)
     assert names(paths) == ["07_weights", "10_published", "11_learning_curves"]
     assert len(said) == len(FIGURES) - len(names(paths)) and not any("\n" in line for line in said)
-    assert "05_sweeps is left out: no sweep: it needs PCKD runs that differ" in " ".join(said)
-    assert "06_feature_map is left out: there is no PCKD run without options that kept embedding" in " ".join(said)
+    assert "05_sweeps is left out: the runs contain no sweep, which needs PCKD runs that differ" in " ".join(said)
+    assert "06_feature_map is left out: there is no PCKD run without options that has recorded embedding" in " ".join(
+        said
+    )
 
 
 def test_by_default_what_is_left_out_is_said_on_stderr(folder, tmp_path, capsys):
@@ -129,7 +133,7 @@ def test_by_default_what_is_left_out_is_said_on_stderr(folder, tmp_path, capsys)
 
 def test_where_nothing_can_be_drawn_it_is_an_error_and_nothing_is_written(folder, tmp_path):
     alone = folder / "tiny" / "resnet14-resnet8" / "supervised" / "seed1"
-    with pytest.raises(ValueError, match="no figure can be drawn of the runs in .*: 05_sweeps is left out"):
+    with pytest.raises(ValueError, match="no figure can be drawn from the runs in .*: 05_sweeps is left out"):
         draw_all(alone, tmp_path / "out", only=["05"])
     with pytest.raises(FileNotFoundError, match="no finished run"):
         draw_all(tmp_path, tmp_path / "out")

@@ -170,7 +170,7 @@ def test_all_points_of_a_sweep_have_the_same_seeds(many):
 def test_what_can_not_be_swept_is_one_line(many, trained):
     with pytest.raises(ValueError, match="unknown factor 'beta'; known: beta_cc, beta_fa"):
         results.sweep(many, "beta")
-    with pytest.raises(ValueError, match="no sweep: .* in β_cc alone"):
+    with pytest.raises(ValueError, match="no sweep, .* in β_cc alone"):
         results.sweep([run for run in many if "β_cc" not in run.variant], "beta_cc")
     with pytest.raises(ValueError, match="no sweep"):
         results.sweeps([run for run in many if run.variant])  # nothing to differ from

@@ -130,7 +130,7 @@ def test_galleries_that_cannot_be_drawn():
     assert "digits, 50" in caption and "bare" not in caption
     for runs, message in (
         ([bare], "none of the runs has a gallery"),
-        ([sampled("digits"), sampled("digits")], "2 of them are of digits"),
+        ([sampled("digits"), sampled("digits")], "one run per data set, got 2 runs of digits"),
         ([], "no run to draw"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -166,7 +166,7 @@ def test_weights_of_seeds_share_an_entry_and_other_settings_are_named():
 def test_weights_need_an_epoch():
     empty = weighted("preview", [1] * 3, [1] * 3)
     empty.history = empty.history[:0]
-    with pytest.raises(ValueError, match="no whole epoch"):
+    with pytest.raises(ValueError, match="no complete epoch"):
         figures.weights_over_epochs(empty)
 
 
@@ -216,9 +216,9 @@ def test_a_sample_without_a_thumbnail_has_an_empty_frame_and_a_kind_may_be_empty
 
 def test_trajectories_need_two_epochs_and_samples():
     run = sampled()
-    with pytest.raises(ValueError, match="has 1 whole epoch"):
+    with pytest.raises(ValueError, match="has 1 complete epoch"):
         figures.trajectories(dataclasses.replace(run, history=run.history[:1]))
-    with pytest.raises(ValueError, match="has no samples"):
+    with pytest.raises(ValueError, match="has no recorded samples"):
         figures.trajectories(dataclasses.replace(run, cross_entropy=None, difficulty=None))
     with pytest.raises(ValueError, match="each must be 1 to 5"):
         figures.trajectories(run, each=6)

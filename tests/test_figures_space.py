@@ -226,7 +226,7 @@ def test_students_need_their_one_teacher():
     teacher, student = pair()
     for draw in (figures.logit_correlation, figures.center_geometry):
         for runs in ([student], [teacher], [teacher, student, dataclasses.replace(teacher)]):
-            with pytest.raises(ValueError, match="their one teacher"):
+            with pytest.raises(ValueError, match="exactly one teacher of them"):
                 draw(runs)
 
 

@@ -58,14 +58,14 @@ def test_in_full_precision_it_is_the_network_itself(trained, data):
 
 @pytest.mark.skipif(not AVX2, reason="int8 was measured on x86 processors with AVX2 alone")
 def test_eight_bits_where_they_suffice(trained, data, monkeypatch):
-    monkeypatch.setattr(teacher_module, "TOLERANCE", 0.05)  # a network this small is not yet sure of much
+    monkeypatch.setattr(teacher_module, "MAX_LOGITS_ERROR", 0.05)  # a network this small is not yet sure of much
     teacher = freeze(trained, data)
-    assert teacher.form == "int8" and 0 < teacher.error <= teacher_module.TOLERANCE
+    assert teacher.form == "int8" and 0 < teacher.error <= teacher_module.MAX_LOGITS_ERROR
     x = pckd.views.normalise(data.test.images, torch.tensor(data.mean), torch.tensor(data.std))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         said, expected = teacher(x), trained.float()(x).float()
     assert said.features.dtype == said.logits.dtype == torch.float32
-    assert relative(said.logits, expected.logits) < 2 * teacher_module.TOLERANCE
+    assert relative(said.logits, expected.logits) < 2 * teacher_module.MAX_LOGITS_ERROR
     with torch.autocast("cpu", torch.bfloat16):
         assert not any(value.requires_grad for value in (*teacher(x)[:2], teacher.features(x)))
     assert not teacher.output(teacher.features(x)).logits.requires_grad
@@ -78,7 +78,7 @@ def test_it_takes_another_form_where_one_is_too_far_off(trained, data, monkeypat
     monkeypatch.setattr(teacher_module, "_int8", noisy)
     with pytest.warns(UserWarning, match=r"in int8 differ by \d+\.\d % from float32: the next form is tried"):
         teacher = freeze(trained, data)
-    assert teacher.form == "bfloat16" and 0 < teacher.error <= teacher_module.TOLERANCE
+    assert teacher.form == "bfloat16" and 0 < teacher.error <= teacher_module.MAX_LOGITS_ERROR
     monkeypatch.setattr(teacher_module, "_bfloat16", noisy)
     with pytest.warns(UserWarning, match="in bfloat16 differ by"):
         teacher = freeze(trained, data)
@@ -130,5 +130,5 @@ def test_the_run_says_which_form_taught(trained, data, recipe):
     assert (
         about["form"] in ("int8", "bfloat16", "folded")
         and not about["exact"]
-        and 0 < about["logits_error"] <= teacher_module.TOLERANCE
+        and 0 < about["logits_error"] <= teacher_module.MAX_LOGITS_ERROR
     )

@@ -14,12 +14,12 @@ from pckd_nb import losses
 from .conftest import REFERENCES, outputs, relative_error
 
 
-def random(*shape, seed=0, scale=1.0):
+def randn(*shape, seed=0, scale=1.0):
     return scale * torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def heads(ref, features):
-    """The reference's g, A_s and A_t as plain formulas."""
+    """Compute the reference's projector g and embeddings A_s and A_t with plain torch functions."""
     hidden = F.linear(features, ref.projector_0_weight, ref.projector_0_bias)
     hidden = F.batch_norm(hidden, None, None, ref.projector_bn_weight, ref.projector_bn_bias, training=True)
     projected = F.linear(hidden.relu(), ref.projector_3_weight, ref.projector_3_bias)
@@ -29,7 +29,7 @@ def heads(ref, features):
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_every_term_is_the_authors(name, reference):
+def test_terms_match_the_authors_values(name, reference):
     ref = reference(name)
     student, teacher = outputs(ref)
     images, views = int(ref.B), int(ref.V)
@@ -52,7 +52,7 @@ def test_every_term_is_the_authors(name, reference):
 
 
 def contrast_by_definition(student_scores, teacher_scores, labels, temperature=4.0, base_temperature=0.07):
-    """L_CC, word for word: a loop over anchors and their positives."""
+    """Compute L_CC directly from its definition, in a loop over anchors and their positives."""
     vectors, labels = torch.cat([student_scores, teacher_scores]), labels.repeat(2)
     values = []
     for a in range(len(vectors)):
@@ -67,8 +67,8 @@ def contrast_by_definition(student_scores, teacher_scores, labels, temperature=4
 
 @pytest.mark.parametrize("labels", [[0, 0, 1, 1, 2], [0, 1, 2, 3, 4], [7, 7, 7, 7, 7], [3]])
 @pytest.mark.parametrize("temperatures", [(4.0, 0.07), (0.5, 1.0)])
-def test_contrast_is_its_definition(labels, temperatures):
-    u_s, u_t = random(len(labels), 6), random(len(labels), 6, seed=1)
+def test_contrast_matches_its_definition(labels, temperatures):
+    u_s, u_t = randn(len(labels), 6), randn(len(labels), 6, seed=1)
     labels = torch.tensor(labels)
     expected = contrast_by_definition(u_s, u_t, labels, *temperatures)
     assert torch.allclose(losses.category_center_contrast(u_s, u_t, labels, *temperatures), expected, rtol=1e-10)
@@ -76,17 +76,17 @@ def test_contrast_is_its_definition(labels, temperatures):
 
 def test_distillation_kl_by_hand():
     student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[2 * np.log(3.0), 0.0]])
-    # At T = 2 the teacher says 3/4, 1/4 and the student 1/2, 1/2.
+    # At T = 2 the probabilities are 3/4 and 1/4 for the teacher, 1/2 and 1/2 for the student.
     expected = 4 * (0.75 * np.log(1.5) + 0.25 * np.log(0.5))
     assert losses.distillation_kl(student, teacher, temperature=2.0).item() == pytest.approx(expected, rel=1e-5)
-    # At T = 3 from logits half as large again; 3² is not 2³, as 2² and 4² are 2² and 2⁴.
+    # 1.5 times the logits at T = 3 give the same probabilities. T = 3 tells T² from 2^T, which T = 2 and T = 4 do not.
     at_three = losses.distillation_kl(1.5 * student, 1.5 * teacher, temperature=3.0).item()
     assert at_three == pytest.approx(9 / 4 * expected, rel=1e-5)
     assert losses.distillation_kl(teacher, teacher).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_distillation_kl_ignores_a_constant_and_follows_a_permutation():
-    student, teacher = random(6, 5), random(6, 5, seed=1)
+def test_distillation_kl_ignores_constants_and_follows_permutations():
+    student, teacher = randn(6, 5), randn(6, 5, seed=1)
     value = losses.distillation_kl(student, teacher)
     assert torch.allclose(losses.distillation_kl(student + 3, teacher - 7), value)
     order = torch.tensor([3, 1, 0, 5, 4, 2])
@@ -97,7 +97,7 @@ def test_feature_alignment_by_hand():
     student = torch.tensor([[3.0, 0.0], [0.0, 2.0], [-1.0, 0.0], [1.0, 1.0]])
     teacher = torch.tensor([[5.0, 0.0], [7.0, 0.0], [4.0, 0.0], [1.0, 0.0]])
     assert torch.allclose(losses.feature_alignment(student, teacher), torch.tensor([0, 2, 4, 2 - 2**0.5]), atol=1e-6)
-    assert losses.feature_alignment(torch.zeros(1, 2), teacher[:1]).item() == 2  # a dead row has no direction
+    assert losses.feature_alignment(torch.zeros(1, 2), teacher[:1]).item() == 2  # zeros have no direction
 
 
 def test_center_alignment_by_hand():
@@ -107,7 +107,7 @@ def test_center_alignment_by_hand():
     assert losses.category_center_alignment(weight, None, weight + 1, None).item() == pytest.approx(1)
 
 
-def test_contrast_is_lower_when_a_category_lies_together():
+def test_contrast_is_lower_when_classes_are_clustered():
     labels = torch.tensor([0, 0, 1, 1])
     together = 3 * F.one_hot(labels).double()
     apart = 3 * F.one_hot(torch.tensor([0, 1, 0, 1])).double()
@@ -116,7 +116,7 @@ def test_contrast_is_lower_when_a_category_lies_together():
 
 
 def test_contrast_follows_a_permutation():
-    u_s, u_t, labels = random(6, 4), random(6, 4, seed=1), torch.tensor([0, 0, 1, 1, 2, 0])
+    u_s, u_t, labels = randn(6, 4), randn(6, 4, seed=1), torch.tensor([0, 0, 1, 1, 2, 0])
     order = torch.tensor([4, 2, 0, 5, 1, 3])
     value = losses.category_center_contrast(u_s, u_t, labels)
     assert torch.allclose(losses.category_center_contrast(u_s[order], u_t[order], labels[order]), value[order])
@@ -124,7 +124,7 @@ def test_contrast_follows_a_permutation():
 
 def all_losses(dtype, scale):
     labels = torch.tensor([0, 0, 1, 2])
-    a, b = (random(4, 5, seed=seed, scale=scale).to(dtype) for seed in (0, 1))
+    a, b = (randn(4, 5, seed=seed, scale=scale).to(dtype) for seed in (0, 1))
     yield losses.distillation_kl(a, b), losses.distillation_kl(a.double(), b.double())
     yield losses.feature_alignment(a, b), losses.feature_alignment(a.double(), b.double())
     bias_a, bias_b = a[:, 0], b[:, 0]
@@ -143,7 +143,7 @@ def all_losses(dtype, scale):
 def test_low_precision_is_close_to_float64(dtype, scale):
     for place, (low, exact) in enumerate(all_losses(dtype, scale)):
         assert low.dtype == torch.float32
-        # the divergence of small logits is a difference of numbers near 1, with their rounding
+        # the KL divergence of small logits subtracts nearly equal numbers, so it keeps their rounding error
         absolute = 1e-5 if place == 0 else 1e-6 * exact.abs().max()
         assert torch.allclose(low.double(), exact, rtol=1e-4, atol=float(absolute))
 
@@ -158,7 +158,7 @@ def test_huge_values_stay_finite(dtype):
     exact = losses.distillation_kl(student.detach().double(), logits.flip(1).double())
     assert torch.allclose(kl.double(), exact, rtol=1e-4)
 
-    # The contrast's gradient here is about 1e9: beyond float16, so it is asked for in float32.
+    # The contrast's gradient is about 1e9 here. float16 cannot hold that, so compute it in float32.
     scores = logits.detach().to(torch.promote_types(dtype, torch.float32)).requires_grad_()
     contrast = losses.category_center_contrast(scores, logits.flip(1), torch.tensor([0, 1]))
     contrast.sum().backward()
@@ -166,9 +166,9 @@ def test_huge_values_stay_finite(dtype):
     assert contrast.isfinite().all() and scores.grad.isfinite().all()
 
 
-def test_gradients():
-    a, b = random(4, 3).requires_grad_(), random(4, 3, seed=1).requires_grad_()
-    bias_a, bias_b = random(4, seed=2).requires_grad_(), random(4, seed=3).requires_grad_()
+def test_gradients_match_finite_differences():
+    a, b = randn(4, 3).requires_grad_(), randn(4, 3, seed=1).requires_grad_()
+    bias_a, bias_b = randn(4, seed=2).requires_grad_(), randn(4, seed=3).requires_grad_()
     labels = torch.tensor([0, 1, 1, 2])
     assert gradcheck(losses.distillation_kl, (a, b))
     assert gradcheck(losses.feature_alignment, (a, b))
@@ -177,15 +177,15 @@ def test_gradients():
 
 
 BLOCKED, PLAIN = losses.category_center_contrast, losses.category_center_contrast_plain
-LABELS = {
-    "some": lambda rows: torch.arange(rows) ** 2 % 7,
-    "one": lambda rows: torch.full((rows,), 3),
+LABEL_PATTERNS = {
+    "mixed": lambda rows: torch.arange(rows) ** 2 % 7,
+    "all equal": lambda rows: torch.full((rows,), 3),
     "all distinct": lambda rows: torch.arange(rows).flip(0),
 }
 
 
 def value_and_gradients(contrast, u_s, u_t, labels, *temperatures):
-    """Of the weighted sum of rows, so that no two rows have the same gradient coming in."""
+    """Return the contrast and its gradients. Rows have different weights, so that incoming gradients differ."""
     u_s, u_t = u_s.clone().requires_grad_(), u_t.clone().requires_grad_()
     value = contrast(u_s, u_t, labels, *temperatures)
     weight = torch.linspace(0, 1, len(value), dtype=value.dtype)
@@ -193,16 +193,16 @@ def value_and_gradients(contrast, u_s, u_t, labels, *temperatures):
 
 
 def assert_same(ours, theirs, tolerance):
-    """Relative to the largest number, or to 1: two anchors alone have contrast 0."""
+    """The tolerance is relative to the largest value, or to 1, because the contrast of only two anchors is 0."""
     for a, r in zip(ours, theirs, strict=True):
         assert a.shape == r.shape and a.isfinite().all()
         assert (a.double() - r.double()).abs().max() <= tolerance * r.abs().max().clamp(min=1)
 
 
-@pytest.mark.parametrize("kind", LABELS)
-@pytest.mark.parametrize("rows", [1, 2, 13, 255, 256, 257, 700])  # blocks of 256 among twice as many anchors
-def test_blocked_contrast_is_the_plain_one(rows, kind):
-    u_s, u_t, labels = random(rows, 12), random(rows, 12, seed=1), LABELS[kind](rows)
+@pytest.mark.parametrize("kind", LABEL_PATTERNS)
+@pytest.mark.parametrize("rows", [1, 2, 13, 255, 256, 257, 700])  # there are 2 · rows anchors, in blocks of 256
+def test_blocked_contrast_matches_the_plain_version(rows, kind):
+    u_s, u_t, labels = randn(rows, 12), randn(rows, 12, seed=1), LABEL_PATTERNS[kind](rows)
     exact = value_and_gradients(PLAIN, u_s, u_t, labels)
     assert_same(value_and_gradients(BLOCKED, u_s, u_t, labels), exact, 1e-12)
     assert_same(value_and_gradients(BLOCKED, u_s.float(), u_t.float(), labels), exact, 1e-5)
@@ -210,9 +210,9 @@ def test_blocked_contrast_is_the_plain_one(rows, kind):
 
 @pytest.mark.parametrize("block", [1, 2, 3, 7, 25, 26, 27])
 @pytest.mark.parametrize("temperatures", [(4.0, 0.07), (0.5, 1.0)])
-def test_no_block_boundary_shows(block, temperatures, monkeypatch):
+def test_block_size_does_not_change_the_contrast(block, temperatures, monkeypatch):
     monkeypatch.setattr(losses._LogSumExpOverOthers, "BLOCK_ROWS", block)
-    arguments = random(13, 5), random(13, 5, seed=1), LABELS["some"](13), *temperatures
+    arguments = randn(13, 5), randn(13, 5, seed=1), LABEL_PATTERNS["mixed"](13), *temperatures
     assert_same(value_and_gradients(BLOCKED, *arguments), value_and_gradients(PLAIN, *arguments), 1e-12)
 
 
@@ -220,23 +220,23 @@ def test_no_block_boundary_shows(block, temperatures, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_blocked_contrast_of_huge_scores(dtype, block, monkeypatch):
     monkeypatch.setattr(losses._LogSumExpOverOthers, "BLOCK_ROWS", block)
-    u_s, u_t = (1e4 * random(40, 10, seed=seed).sign().to(dtype) for seed in (0, 1))  # products up to 2.5e8
-    ours = value_and_gradients(BLOCKED, u_s, u_t, LABELS["some"](40))
-    assert_same(ours, value_and_gradients(PLAIN, u_s, u_t, LABELS["some"](40)), 1e-6)
+    u_s, u_t = (1e4 * randn(40, 10, seed=seed).sign().to(dtype) for seed in (0, 1))  # products up to 2.5e8
+    ours = value_and_gradients(BLOCKED, u_s, u_t, LABEL_PATTERNS["mixed"](40))
+    assert_same(ours, value_and_gradients(PLAIN, u_s, u_t, LABEL_PATTERNS["mixed"](40)), 1e-6)
 
 
 @pytest.mark.parametrize("block", [1, 3, 256])
-def test_gradient_of_the_blocked_contrast(block, monkeypatch):
+def test_blocked_contrast_gradient_matches_finite_differences(block, monkeypatch):
     monkeypatch.setattr(losses._LogSumExpOverOthers, "BLOCK_ROWS", block)
-    u_s, u_t = random(4, 3).requires_grad_(), random(4, 3, seed=1).requires_grad_()
+    u_s, u_t = randn(4, 3).requires_grad_(), randn(4, 3, seed=1).requires_grad_()
     labels = torch.tensor([0, 1, 1, 2])
     assert gradcheck(lambda x, y: BLOCKED(x, y, labels), (u_s, u_t))
     assert gradcheck(lambda x: BLOCKED(x, u_t.detach(), labels), u_s)
     assert gradcheck(lambda y: BLOCKED(u_s.detach(), y, labels), u_t)
 
 
-def test_only_the_plain_contrast_is_differentiated_twice():
-    u_s, u_t, labels = random(4, 3).requires_grad_(), random(4, 3, seed=1), torch.tensor([0, 1, 1, 2])
+def test_only_the_plain_contrast_has_second_derivatives():
+    u_s, u_t, labels = randn(4, 3).requires_grad_(), randn(4, 3, seed=1), torch.tensor([0, 1, 1, 2])
     with pytest.raises(RuntimeError, match="category_center_contrast_plain"):
         torch.autograd.grad(BLOCKED(u_s, u_t, labels).sum(), u_s, create_graph=True)
     (gradient,) = torch.autograd.grad(PLAIN(u_s, u_t, labels).sum(), u_s, create_graph=True)
@@ -244,7 +244,7 @@ def test_only_the_plain_contrast_is_differentiated_twice():
 
 
 def test_contrast_under_autocast_is_float32():
-    u_s, u_t, labels = random(64, 12).float(), random(64, 12, seed=1).float(), LABELS["some"](64)
+    u_s, u_t, labels = randn(64, 12).float(), randn(64, 12, seed=1).float(), LABEL_PATTERNS["mixed"](64)
     exact = value_and_gradients(BLOCKED, u_s.double(), u_t.double(), labels)
     u_s.requires_grad_(), u_t.requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -254,8 +254,8 @@ def test_contrast_under_autocast_is_float32():
     assert_same((value.detach(), *gradients), exact, 1e-5)
 
 
-def test_gradient_of_the_log_denominator_inside_autocast_is_float32():
-    x = random(64, 12).float().requires_grad_()
+def test_log_denominator_gradient_under_autocast_is_float32():
+    x = randn(64, 12).float().requires_grad_()
     value = losses._LogSumExpOverOthers.apply(x)
     (exact,) = torch.autograd.grad(value.sum(), x, retain_graph=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -263,8 +263,8 @@ def test_gradient_of_the_log_denominator_inside_autocast_is_float32():
     assert torch.equal(gradient, exact)
 
 
-class Largest(TorchDispatchMode):
-    """The number of elements of the largest tensor that any operation returns."""
+class LargestTensor(TorchDispatchMode):
+    """Record the number of elements of the largest tensor that any operation returns."""
 
     elements = 0
 
@@ -275,14 +275,14 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def test_no_matrix_of_all_pairs():
-    u_s, u_t, labels = random(1024, 20).float(), random(1024, 20, seed=1).float(), torch.arange(1024) % 20
-    with Largest() as blocked:
+def test_blocked_contrast_makes_no_matrix_of_all_pairs():
+    u_s, u_t, labels = randn(1024, 20).float(), randn(1024, 20, seed=1).float(), torch.arange(1024) % 20
+    with LargestTensor() as blocked:
         value_and_gradients(BLOCKED, u_s, u_t, labels)
     assert blocked.elements == 256 * 2048
-    with Largest() as plain:
+    with LargestTensor() as plain:
         value_and_gradients(PLAIN, u_s, u_t, labels)
-    assert plain.elements == 2048 * 2048  # so this test can see one
+    assert plain.elements == 2048 * 2048  # shows that this test can detect such a matrix
 
 
 PEAK = """
@@ -306,15 +306,15 @@ for contrast in losses.category_center_contrast, losses.category_center_contrast
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says what a process needed at most")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux reports the peak memory of a process")
 def test_peak_memory_of_1024_images_in_four_views():
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
     blocked, plain = map(int, done.stdout.split())
     assert blocked < 0.1 * 2**30
-    assert plain > 0.5 * 2**30  # so this test can see it
+    assert plain > 0.5 * 2**30  # shows that this test can detect it
 
 
-SCORES, LABELLED = torch.zeros(2, 3), torch.tensor([0, 1])
+SCORES, TWO_LABELS = torch.zeros(2, 3), torch.tensor([0, 1])
 ON_META = torch.zeros(2, 3, device="meta")  # a second device that every machine has
 TWO_MATRICES = {
     "distillation_kl": losses.distillation_kl,
@@ -322,8 +322,8 @@ TWO_MATRICES = {
     "category_center_alignment": lambda student, teacher: losses.category_center_alignment(
         student, None, teacher, None
     ),
-    "category_center_contrast": lambda s, t: BLOCKED(s, t, LABELLED),
-    "category_center_contrast_plain": lambda s, t: PLAIN(s, t, LABELLED),
+    "category_center_contrast": lambda s, t: BLOCKED(s, t, TWO_LABELS),
+    "category_center_contrast_plain": lambda s, t: PLAIN(s, t, TWO_LABELS),
 }
 
 
@@ -342,7 +342,7 @@ TWO_MATRICES = {
         (ON_META, "on different devices"),
     ],
 )
-def test_two_matrices_that_do_not_fit_are_refused(name, bad, complaint):
+def test_mismatched_matrices_are_refused(name, bad, complaint):
     for arguments in ((bad, SCORES), (SCORES, bad)):
         with pytest.raises(ValueError, match=complaint) as error:
             TWO_MATRICES[name](*arguments)
@@ -350,7 +350,7 @@ def test_two_matrices_that_do_not_fit_are_refused(name, bad, complaint):
 
 
 @pytest.mark.parametrize("name", TWO_MATRICES)
-def test_what_is_no_tensor_is_refused(name):
+def test_non_tensors_are_refused(name):
     for arguments in (([[0.0]], SCORES), (SCORES, [[0.0]])):
         with pytest.raises(TypeError, match="must be tensors, got list"):
             TWO_MATRICES[name](*arguments)
@@ -368,7 +368,7 @@ def test_what_is_no_tensor_is_refused(name):
         ((torch.zeros(2, 1), torch.zeros(2, 1)), "biases .* must be tensors with 1 dimensions"),
     ],
 )
-def test_biases_that_do_not_fit_are_refused(biases, complaint):
+def test_mismatched_biases_are_refused(biases, complaint):
     with pytest.raises(ValueError, match=complaint):
         losses.category_center_alignment(SCORES, biases[0], SCORES, biases[1])
 
@@ -380,34 +380,34 @@ def test_biases_that_do_not_fit_are_refused(biases, complaint):
         ([0, 1], TypeError, "labels must be a tensor, got list"),
         (torch.zeros(2), ValueError, "whole numbers, got torch.float32"),
         (torch.zeros(2).bool(), ValueError, "whole numbers, got torch.bool"),
-        (torch.tensor([0]), ValueError, r"labels must have shape \(2,\), got \(1,\)"),
-        (torch.tensor([0, 1, 2]), ValueError, r"labels must have shape \(2,\), got \(3,\)"),
+        (torch.tensor([0]), ValueError, r"labels must have shape \(2,\), one per row, got \(1,\)"),
+        (torch.tensor([0, 1, 2]), ValueError, r"labels must have shape \(2,\), one per row, got \(3,\)"),
         (torch.zeros(2, 3).long(), ValueError, "labels must have shape"),
         (
             torch.zeros(2, device="meta").long(),
             ValueError,
-            "labels must be on cpu, where their rows are, got labels on meta",
+            "labels must be on cpu, like the logits or scores, got labels on meta",
         ),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(contrast, labels, error, complaint):
+def test_invalid_labels_are_refused(contrast, labels, error, complaint):
     with pytest.raises(error, match=complaint):
         contrast(SCORES, SCORES, labels)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8])
-def test_labels_of_every_whole_type_are_the_same(dtype):
-    u_s, u_t, labels = random(4, 3), random(4, 3, seed=1), torch.tensor([0, 1, 1, 2])
+def test_integer_dtypes_of_labels_give_the_same_loss(dtype):
+    u_s, u_t, labels = randn(4, 3), randn(4, 3, seed=1), torch.tensor([0, 1, 1, 2])
     for contrast in (BLOCKED, PLAIN):
         assert torch.equal(contrast(u_s, u_t, labels.to(dtype)), contrast(u_s, u_t, labels))
 
 
 WITH_TEMPERATURE = {
     "kl": lambda value: losses.distillation_kl(SCORES, SCORES, value),
-    "blocked": lambda value: BLOCKED(SCORES, SCORES, LABELLED, value),
-    "blocked, base": lambda value: BLOCKED(SCORES, SCORES, LABELLED, 4.0, value),
-    "plain": lambda value: PLAIN(SCORES, SCORES, LABELLED, value),
-    "plain, base": lambda value: PLAIN(SCORES, SCORES, LABELLED, 4.0, value),
+    "blocked": lambda value: BLOCKED(SCORES, SCORES, TWO_LABELS, value),
+    "blocked, base": lambda value: BLOCKED(SCORES, SCORES, TWO_LABELS, 4.0, value),
+    "plain": lambda value: PLAIN(SCORES, SCORES, TWO_LABELS, value),
+    "plain, base": lambda value: PLAIN(SCORES, SCORES, TWO_LABELS, 4.0, value),
 }
 
 

@@ -56,7 +56,7 @@ def trainings() -> dict[str, list[memory.Row]]:
         options = {"accelerator": "cpu", "progress": False}
         with (
             TemporaryDirectory() as folder,
-            mock.patch.object(training.callbacks, "SECONDS_BETWEEN_SAVES", 0),
+            mock.patch.object(training.callbacks, "MIN_SECONDS_BETWEEN_SAVES", 0),
             mock.patch.object(training.callbacks, "MAX_SAVING_SHARE", float("inf")),
             memory.record_usage() as found[name],
         ):

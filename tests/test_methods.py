@@ -11,17 +11,17 @@ from pckd_nb.methods import KD, PCKD, Batch, Supervised
 from .conftest import REFERENCES, outputs, relative_error
 
 
-class Sizes:
-    """All that `bind` asks of a network."""
+class FakeNet:
+    """A stand-in for a network, with the attributes that `bind` reads."""
 
     def __init__(self, feature_width: int, num_classes: int, bias: bool = True):
         self.feature_width, self.num_classes = feature_width, num_classes
         self.head = torch.nn.Linear(feature_width, num_classes, bias)
 
 
-def bound_to(ref, **settings) -> PCKD:
-    """PCKD with the reference's heads."""
-    student, teacher = (Sizes(getattr(ref, f"{who}_weight").shape[1], int(ref.C)) for who in ("student", "teacher"))
+def make_method(ref, **settings) -> PCKD:
+    """Return a bound PCKD method whose heads have the reference's weights."""
+    student, teacher = (FakeNet(getattr(ref, f"{who}_weight").shape[1], int(ref.C)) for who in ("student", "teacher"))
     method = PCKD(views=int(ref.V), **settings).bind(student, teacher).double()
     names = {"projector.0": "projector_0", "projector.1": "projector_bn", "projector.3": "projector_3"}
     names |= {"embed_student": "embed_student", "embed_teacher": "embed_teacher"}
@@ -34,16 +34,16 @@ def bound_to(ref, **settings) -> PCKD:
     return method
 
 
-def batch_of(ref) -> Batch:
+def make_batch(ref) -> Batch:
     return Batch(ref.labels, torch.arange(int(ref.B)))
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_objective_and_gradients_are_the_authors(name, reference):
+def test_objective_and_gradients_match_the_authors(name, reference):
     ref = reference(name)
-    method = bound_to(ref)
+    method = make_method(ref)
     student, teacher = outputs(ref)
-    terms = method(student, teacher, batch_of(ref), int(ref.epoch))
+    terms = method(student, teacher, make_batch(ref), int(ref.epoch))
     assert relative_error(terms.total, ref.total) < 1e-6
     assert relative_error(terms.cross_entropy, ref.cross_entropy) < 1e-6
     assert relative_error(terms.difficulty, ref.difficulty) < 1e-6
@@ -60,27 +60,27 @@ def test_objective_and_gradients_are_the_authors(name, reference):
     assert relative_error(student.bias.grad, ref.grad_student_bias) < 1e-6
 
 
-def test_previewed_reference_really_previews(reference):
+def test_previewed_reference_has_weights_below_one(reference):
     assert (reference("previewed").preview_weight < 1).any()
 
 
 def test_total_is_the_sum_of_weighted_terms(reference):
     ref = reference("same_width")
-    method = bound_to(ref, beta_kd=0.3, beta_fa=7, beta_ca=2, beta_cc=0.01)
-    terms = method(*outputs(ref), batch_of(ref), 1).terms
-    total = method(*outputs(ref), batch_of(ref), 1).total
+    method = make_method(ref, beta_kd=0.3, beta_fa=7, beta_ca=2, beta_cc=0.01)
+    terms = method(*outputs(ref), make_batch(ref), 1).terms
+    total = method(*outputs(ref), make_batch(ref), 1).total
     names = ("cross_entropy", "distillation_kl", "feature_alignment", "category_center_alignment")
     expected = sum(b * terms[n] for b, n in zip((1, 0.3, 7, 2), names, strict=True))
     assert torch.isclose(total, expected + 0.01 * terms["category_center_contrast"])
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_settings_reach_the_terms_they_belong_to(name, reference):
-    """Temperature: L_KD alone, L_CC keeps its own. ε and the epoch: the threshold. v: L_KD and every view in L_CC."""
+def test_each_setting_changes_only_its_own_terms(name, reference):
+    """The temperature changes only L_KD. ε and the epoch change the threshold. v weights L_KD and all views in L_CC."""
     ref = reference(name)
     student, teacher = outputs(ref)
-    method = bound_to(ref, beta_kd=0.3, beta_fa=7, beta_ca=2, beta_cc=0.01, temperature=2.5, epsilon=1.1)
-    found = method(student, teacher, batch_of(ref), 3)
+    method = make_method(ref, beta_kd=0.3, beta_fa=7, beta_ca=2, beta_cc=0.01, temperature=2.5, epsilon=1.1)
+    found = method(student, teacher, make_batch(ref), 3)
 
     images, views = int(ref.B), int(ref.V)
     v = preview.weight(ref.difficulty, 1.1**3)
@@ -93,14 +93,14 @@ def test_settings_reach_the_terms_they_belong_to(name, reference):
     assert relative_error(found.total, expected.detach()) < 1e-6
 
 
-def test_a_strategy_of_ones_own_is_given_difficulty_and_threshold_without_gradient(reference):
+def test_a_custom_strategy_gets_difficulty_and_threshold_without_gradient(reference):
     ref, given = reference("previewed"), []
 
     def strategy(*arguments):
         given.extend(arguments)
         return torch.full_like(arguments[0], 0.5)
 
-    found = bound_to(ref, strategy=strategy, epsilon=1.2)(*outputs(ref), batch_of(ref), 4)
+    found = make_method(ref, strategy=strategy, epsilon=1.2)(*outputs(ref), make_batch(ref), 4)
     cross_entropy, difficulty, threshold = given
     assert not cross_entropy.requires_grad and relative_error(cross_entropy, ref.cross_entropy) < 1e-6
     assert not difficulty.requires_grad and relative_error(difficulty, ref.difficulty) < 1e-6
@@ -113,11 +113,11 @@ BETAS = ("beta_kd", "beta_fa", "beta_ca", "beta_cc")
 
 
 @pytest.mark.parametrize("beta", BETAS)
-def test_a_beta_of_zero_leaves_its_term_out(beta, reference):
+def test_a_beta_of_zero_removes_its_term(beta, reference):
     ref = reference("same_width")
-    student, teacher = (Sizes(16, 10) for _ in range(2))
+    student, teacher = (FakeNet(16, 10) for _ in range(2))
     method = PCKD(**{beta: 0}).bind(student, teacher).double()
-    terms = method(*outputs(ref), batch_of(ref), 1)
+    terms = method(*outputs(ref), make_batch(ref), 1)
     names = ["cross_entropy", "distillation_kl", "feature_alignment", "category_center_alignment"]
     names.append("category_center_contrast")
     assert list(terms.terms) == [name for name, b in zip(names, ["", *BETAS], strict=True) if b != beta]
@@ -139,63 +139,63 @@ def test_no_gradient_reaches_the_teacher(data):
 
 
 def test_no_gradient_flows_through_the_weight(reference):
-    """With the weights replaced by the same constants, the gradients stay as they are."""
+    """Replacing the weights by constants of the same value does not change the gradients."""
     ref = reference("previewed")
     gradients = []
     for strategy in ("preview", lambda cross_entropy, difficulty, threshold: ref.preview_weight):
         student, teacher = outputs(ref)
-        bound_to(ref, strategy=strategy)(student, teacher, batch_of(ref), int(ref.epoch)).total.backward()
+        make_method(ref, strategy=strategy)(student, teacher, make_batch(ref), int(ref.epoch)).total.backward()
         gradients.append(student.features.grad)
-    assert relative_error(*gradients) < 1e-12  # in float64: not to the bit, as processors differ in their exponentials
+    assert relative_error(*gradients) < 1e-12  # not bit for bit: exp differs between processors
 
 
-def test_bind_keeps_no_network(data):
+def test_bind_keeps_no_network_and_says_why_terms_are_left_out(data):
     method = PCKD().bind(pckd.create_model("resnet8", data), pckd.create_model("wrn_16_2", data))
     assert not any(isinstance(module, pckd.models.Classifier) for module in method.modules())
     assert "width 64" in method.left_out["category_center_alignment"]
     assert "128" in method.left_out["category_center_alignment"]
-    method.bind(Sizes(64, 5), Sizes(64, 5, bias=False))
+    method.bind(FakeNet(64, 5), FakeNet(64, 5, bias=False))
     assert method.left_out == {"category_center_alignment": "only the student's last layer has a bias"}
-    method.bind(Sizes(64, 5, bias=False), Sizes(64, 5))
+    method.bind(FakeNet(64, 5, bias=False), FakeNet(64, 5))
     assert method.left_out == {"category_center_alignment": "only the teacher's last layer has a bias"}
     for bias in (True, False):
-        assert PCKD().bind(Sizes(64, 5, bias), Sizes(64, 5, bias)).left_out == {}
-        assert method.bind(Sizes(64, 5, bias), Sizes(64, 5, bias)).left_out == {}  # bound again, it forgets
+        assert PCKD().bind(FakeNet(64, 5, bias), FakeNet(64, 5, bias)).left_out == {}
+        assert method.bind(FakeNet(64, 5, bias), FakeNet(64, 5, bias)).left_out == {}  # binding again resets it
     reason = "student's category centers have width 32, the teacher's 16"
-    assert PCKD().bind(Sizes(32, 5), Sizes(16, 5)).left_out == {"category_center_alignment": reason}
-    for teacher in (Sizes(16, 5), Sizes(32, 5, bias=False)):
-        assert PCKD(beta_ca=0).bind(Sizes(32, 5), teacher).left_out == {}  # nobody has asked for it
-        assert PCKD(beta_cc=0).bind(Sizes(32, 5), teacher).left_out
+    assert PCKD().bind(FakeNet(32, 5), FakeNet(16, 5)).left_out == {"category_center_alignment": reason}
+    for teacher in (FakeNet(16, 5), FakeNet(32, 5, bias=False)):
+        assert PCKD(beta_ca=0).bind(FakeNet(32, 5), teacher).left_out == {}  # the term is switched off
+        assert PCKD(beta_cc=0).bind(FakeNet(32, 5), teacher).left_out
 
 
 @pytest.mark.parametrize("settings", [{}, {"beta_fa": 0}, {"beta_cc": 0}])
-def test_heads_are_needed_before_the_first_step(settings, reference):
+def test_a_step_before_bind_is_refused(settings, reference):
     ref = reference("one_view")
     with pytest.raises(ValueError, match=r"call bind\(student, teacher\) before the first step"):
-        PCKD(views=1, **settings)(*outputs(ref), batch_of(ref), 1)
+        PCKD(views=1, **settings)(*outputs(ref), make_batch(ref), 1)
 
 
 @pytest.mark.parametrize("views", [1, 2, 3, 4])
-def test_every_number_of_views_is_possible_and_meant(views, reference):
+def test_every_number_of_views_works_and_must_match_the_rows(views, reference):
     ref = reference("same_width")
     rows = int(ref.B) * views
     student, teacher = (
         output._replace(features=output.features[:rows], logits=output.logits[:rows]) for output in outputs(ref)
     )
-    for said in (1, 2, 3, 4):
-        method = PCKD(views=said).bind(Sizes(16, 10), Sizes(16, 10)).double()
-        if said == views:
-            assert method(student, teacher, batch_of(ref), 1).total.isfinite()
+    for declared in (1, 2, 3, 4):
+        method = PCKD(views=declared).bind(FakeNet(16, 10), FakeNet(16, 10)).double()
+        if declared == views:
+            assert method(student, teacher, make_batch(ref), 1).total.isfinite()
         else:
             with pytest.raises(ValueError, match=f"{rows} rows"):
-                method(student, teacher, batch_of(ref), 1)
+                method(student, teacher, make_batch(ref), 1)
 
 
-def test_what_the_training_loop_asks_of_pckd():
+def test_attributes_that_the_training_loop_reads():
     assert PCKD.uses_teacher and PCKD.title == "PCKD"
 
 
-def test_heads_have_the_papers_sizes(data):
+def test_heads_have_the_sizes_of_the_paper(data):
     method = PCKD().bind(pckd.create_model("resnet8", data), pckd.create_model("wrn_16_2", data))
     assert [tuple(p.shape) for p in method.projector.parameters() if p.ndim == 2] == [(16 * 128, 64), (128, 16 * 128)]
     assert method.embed_student.weight.shape == (64, 64) and method.embed_teacher.weight.shape == (128, 64)
@@ -204,27 +204,28 @@ def test_heads_have_the_papers_sizes(data):
 def test_supervised_and_kd_by_hand(reference):
     ref = reference("one_view")
     student, teacher = outputs(ref)
-    supervised = Supervised().bind(None)(student, None, batch_of(ref), 1)
+    supervised = Supervised().bind(None)(student, None, make_batch(ref), 1)
     assert torch.isclose(supervised.total, ref.cross_entropy.mean())
     assert relative_error(supervised.difficulty, ref.difficulty) < 1e-6
     assert (supervised.weight == 1).all()
-    kd = KD(beta_kd=2)(student, teacher, batch_of(ref), 1)
+    kd = KD(beta_kd=2)(student, teacher, make_batch(ref), 1)
     assert torch.isclose(kd.total, (ref.cross_entropy + 2 * ref.kd).mean())
     assert set(kd.terms) == {"cross_entropy", "distillation_kl"}
 
 
 def test_a_step_without_the_teacher_is_refused(reference):
     ref = reference("one_view")
-    for method in (KD(), bound_to(ref)):
-        complaint = f"{method.title} compares .* with the teacher's, but the teacher's is None"
+    for method in (KD(), make_method(ref)):
+        advice = "pass the teacher's output to forward$"
+        complaint = f"{method.title} compares .* with the teacher's, but the teacher's is None: {advice}"
         with pytest.raises(ValueError, match=complaint):
-            method(outputs(ref)[0], None, batch_of(ref), 1)
+            method(outputs(ref)[0], None, make_batch(ref), 1)
 
 
 def test_unequal_class_counts_are_refused():
     for method in (KD(), PCKD()):
         with pytest.raises(ValueError, match="10 classes, the student 7"):
-            method.bind(Sizes(4, 7), Sizes(4, 10))
+            method.bind(FakeNet(4, 7), FakeNet(4, 10))
 
 
 @pytest.mark.parametrize(
@@ -243,7 +244,7 @@ def test_unequal_class_counts_are_refused():
         {"strategy": "random"},
     ],
 )
-def test_impossible_settings_are_refused(settings):
+def test_invalid_settings_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         PCKD(**settings)
 
@@ -265,9 +266,9 @@ def test_published_values_are_the_defaults():
     }  # fmt: skip
 
 
-def test_resolve_argument_beats_recipe_beats_data_beats_published():
+def test_setting_precedence_is_argument_recipe_data_default():
     recipe, data = {"beta_cc": 0.005, "epsilon": 1.08}, {"views": 1, "beta_cc": 7}
-    # An argument that equals the published value is still the caller's word.
+    # An argument counts as given even if it equals the default.
     method, settings = methods.resolve_settings(PCKD(2, epsilon=1.005), recipe, data)
     assert (method.beta_kd, method.epsilon, method.beta_cc, method.views, method.beta_fa) == (2, 1.005, 0.005, 1, 20)
     sources = {name: setting["from"] for name, setting in settings.items()}
@@ -279,7 +280,7 @@ def test_resolve_argument_beats_recipe_beats_data_beats_published():
 
 
 class ThreeLines(nn.Module):
-    """A method of one's own: what the documentation shows."""
+    """A custom method, as the documentation shows it."""
 
     views, uses_teacher = 1, False
 
@@ -297,7 +298,7 @@ class ThreeLines(nn.Module):
         return methods.Terms(total, {"scaled": total}, cross_entropy.detach(), gamma, torch.ones_like(gamma))
 
 
-def test_a_method_of_ones_own_keeps_its_settings_and_trains(data, student, recipe):
+def test_a_custom_method_keeps_its_settings_and_trains(data, student, recipe):
     mine = ThreeLines(3.0)
     copy, settings = methods.resolve_settings(mine, {"beta_cc": 1}, {"views": 4})
     assert copy is not mine and copy.scale == 3.0

@@ -15,7 +15,7 @@ LAYOUT = json.loads((REFERENCE / "crd_checkpoint_layout.json").read_text())
 
 
 def reference_state(model) -> dict[str, torch.Tensor]:
-    """The weights behind crd_logits.npz: every entry drawn from a generator seeded by its name."""
+    """Return the weights that gave crd_logits.npz. Each entry is drawn from a generator seeded with its name."""
     state = model.state_dict()
     for name in sorted(state):
         if name.endswith("num_batches_tracked"):
@@ -33,13 +33,13 @@ def reference_state(model) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_parameters_are_named_and_shaped_as_the_published_checkpoints(name):
+def test_parameter_names_and_shapes_match_the_published_checkpoints(name):
     state = pckd.create_model(name, num_classes=100).state_dict()
     assert {key: list(value.shape) for key, value in state.items()} == LAYOUT[name]
 
 
 @pytest.mark.parametrize("name", ["resnet20", "wrn_16_2", "vgg8", "MobileNetV2", "ShuffleV1"])
-def test_logits_are_the_published_networks(name):
+def test_logits_match_the_published_networks(name):
     model = pckd.create_model(name, num_classes=100)
     model.load_state_dict(reference_state(model))
     images = torch.tensor(np.random.RandomState(0).randn(4, 3, 32, 32), dtype=torch.float32)
@@ -51,12 +51,12 @@ def test_logits_are_the_published_networks(name):
 
 
 def load_in_order(model, state) -> None:
-    """Weights of a network whose layers have other names but the same order and shapes."""
+    """Load the weights of a network whose layers have other names, but the same order and shapes."""
     values = list(state.values())
     model.load_state_dict(dict(zip(model.state_dict(), values, strict=True)))
 
 
-def test_resnet50_computes_what_torchvisions_does_behind_another_stem():
+def test_resnet50_matches_torchvision_except_for_the_stem():
     ours = pckd.create_model("ResNet50", num_classes=100)
     ours.load_state_dict(reference_state(ours))
     theirs = torchvision.models.resnet50(num_classes=100)
@@ -69,7 +69,7 @@ def test_resnet50_computes_what_torchvisions_does_behind_another_stem():
 
 
 @pytest.mark.parametrize("block, channels, stride", [(0, 116, 2), (1, 232, 1)])
-def test_shufflenet_v2_blocks_compute_what_torchvisions_do(block, channels, stride):
+def test_shufflenet_v2_blocks_match_torchvision(block, channels, stride):
     ours = pckd.create_model("ShuffleV2", num_classes=100)
     ours.load_state_dict(reference_state(ours))
     ours = ours.eval().layer2[block]
@@ -80,8 +80,8 @@ def test_shufflenet_v2_blocks_compute_what_torchvisions_do(block, channels, stri
         assert torch.allclose(ours(x), theirs.eval()(x), rtol=1e-4, atol=1e-5)
 
 
-def test_flops_and_pairs():
-    # WRN-16-2 on CIFAR is quoted with about 0.10 billion multiply-adds
+def test_flops_and_teacher_student_pairs():
+    # the literature gives about 0.10 billion multiply-adds for WRN-16-2 on CIFAR
     assert 195e6 < count_flops(pckd.create_model("wrn_16_2", num_classes=100)) < 210e6
     layer = torch.nn.Conv2d(3, 8, 3, padding=1)
     assert count_flops(layer, (3, 10, 10)) == 2 * 3 * 9 * 8 * 100 and layer.training
@@ -89,12 +89,12 @@ def test_flops_and_pairs():
     assert all(name in MODELS or name.startswith("torchvision:") for pair in PAIRS for name in pair)
 
 
-OTHERS = ["vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2", "ResNet50"]
+OTHER_FAMILIES = ["vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2", "ResNet50"]
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "wrn_16_1", "wrn_40_2", *OTHERS])
+@pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "wrn_16_1", "wrn_40_2", *OTHER_FAMILIES])
 @pytest.mark.parametrize("size, channels, classes", [(8, 1, 2), (28, 1, 10), (33, 4, 7), (64, 3, 5)])
-def test_any_size_channels_and_classes(name, size, channels, classes):
+def test_networks_take_any_image_size_channels_and_classes(name, size, channels, classes):
     model = pckd.create_model(name, num_classes=classes, in_channels=channels)
     output = model(torch.randn(2, channels, size, size))
     assert output.logits.shape == (2, classes) and output.features.shape == (2, model.feature_width)
@@ -103,14 +103,14 @@ def test_any_size_channels_and_classes(name, size, channels, classes):
     assert (output.features >= 0).all()
 
 
-def test_create_model_takes_its_numbers_from_the_data_unless_told(data):
+def test_create_model_takes_classes_and_channels_from_the_data_by_default(data):
     model = pckd.create_model("resnet8", data)
     assert model.num_classes == 3 and model.conv1.in_channels == 1 and model.name == "resnet8"
     assert pckd.create_model("resnet8", data, num_classes=5).num_classes == 5
     assert pckd.create_model("resnet8", data, in_channels=2).conv1.in_channels == 2
 
 
-def test_seed_fixes_the_weights_and_nothing_else(data):
+def test_seed_fixes_the_weights_and_keeps_the_callers_random_state(data):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -120,7 +120,7 @@ def test_seed_fixes_the_weights_and_nothing_else(data):
     assert not torch.equal(first.fc.weight, pckd.create_model("resnet8", data, seed=4).fc.weight)
 
 
-def test_unknown_names_and_numbers_are_refused():
+def test_unknown_names_and_invalid_numbers_are_refused():
     with pytest.raises(ValueError, match="'resnet21'.*resnet20"):
         pckd.create_model("resnet21", num_classes=10)
     with pytest.raises(ValueError, match="wrn_16_1"):
@@ -143,3 +143,10 @@ def test_output_detach_and_float():
     output = pckd.Output(x.bfloat16(), x.double(), x, None)
     assert [value.dtype for value in output.float()[:3]] == [torch.float32, torch.float64, torch.float32]
     assert not any(value.requires_grad for value in output.detach()[:3]) and output.detach().bias is None
+
+
+def test_the_old_name_of_a_function_warns():
+    with pytest.warns(DeprecationWarning, match="preprocessed is now called restore_preprocessing"):
+        assert pckd.models.preprocessed is pckd.models.restore_preprocessing
+    with pytest.raises(AttributeError, match="no attribute 'unknown_name'"):
+        getattr(pckd.models, "unknown" + "_name")

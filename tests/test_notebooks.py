@@ -11,7 +11,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from pckd_nb import notebooks
 
-from .browser import lab
+from .browser import jupyterlab
 
 ROOT = Path(__file__).parents[1]
 
@@ -94,7 +94,7 @@ def test_make_lab_opens_the_first_notebook(tmp_path):
     assert (program, command, folder) == ("$(BIN)/jupyter", "lab", "notebooks") and options
     (tmp_path / "notebooks").mkdir()
     shutil.copy(ROOT / "notebooks" / "00_start_here.ipynb", tmp_path / "notebooks")
-    with lab(tmp_path / "notebooks", tmp_path, options=options) as address:
+    with jupyterlab(tmp_path / "notebooks", tmp_path, options=options) as address:
         base, token = re.fullmatch(r"(http://127\.0\.0\.1:\d+)/.*[?&]token=(\w+).*", address).groups()
         answer = requests.get(f"{base}/", {"token": token}, timeout=300)
         assert answer.ok and re.match(rf"{base}/lab/tree/00_start_here\.ipynb(\?|$)", answer.url)

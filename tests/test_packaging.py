@@ -74,7 +74,7 @@ FLOORS = [
         "deprecation",
         "messages",
     },
-    {"progress", "faults", "launcher", "plugs", "provenance"},
+    {"progress", "faults", "launcher", "plugins", "provenance"},
     {"views", "catalogue", "downloads", "config"},
     {"methods", "models", "data", "recipes"},
     {"runs", "resuming", "ranks", "arguments", "evaluation"},

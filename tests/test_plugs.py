@@ -159,6 +159,7 @@ def test_descriptions_tell_apart_what_acts_differently(monkeypatch):
     assert describe(scaled) != before
     assert describe(iter([1])).endswith("(not recorded)")
     assert describe(pckd.preview.STRATEGIES["focal"]) == "focal"
+    assert describe(pckd.PCKD(temperature=4)) == describe(pckd.PCKD()), "4 is the default"
 
 
 def test_code_of_an_own_method_is_held_on_resume(data, tmp_path):
@@ -273,9 +274,9 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone():
     [
         ({"optimizer": "adam"}, ValueError, r"unknown optimizer 'adam'; known: sgd, adamw, file\.py:NAME, or a"),
         ({"optimizer": 3}, TypeError, "optimizer must be a name or a callable, got int"),
-        ({"optimizer": lambda parameters: None}, TypeError, "optimizer must return a torch.optim.Optimizer"),
+        ({"optimizer": lambda parameters: None}, TypeError, "given as optimizer must return a torch.optim.Optimizer"),
         ({"schedule": "linear"}, ValueError, "unknown schedule 'linear'"),
-        ({"schedule": lambda optimizer, steps: 1}, TypeError, "schedule must return a torch.optim.lr_scheduler"),
+        ({"schedule": lambda *_: 1}, TypeError, "given as schedule must return a torch.optim.lr_scheduler"),
         ({"augment": "RandAug"}, ValueError, "unknown transform 'RandAug'"),
         ({"augment": lambda image: image.float()}, TypeError, "augment must return a uint8 tensor .* torch.float32"),
         ({"augment": lambda image: image[:, 1:]}, ValueError, "augment must keep the shape of an image"),
@@ -476,7 +477,7 @@ def test_a_teacher_is_fed_as_it_learned(data, tmp_path):
     run = pckd.fit(teacher, data, epochs=6, batch_size=8, out=tmp_path / "teacher", **QUIET)
     other = dataclasses.replace(data, mean=(0.1,), std=(0.9,))
     student = pckd.create_model("resnet8", data, seed=1)
-    with pytest.warns(UserWarning, match=r"learned from 8×8 pixels with mean 0\.500 and std 0\.250"):
+    with pytest.warns(UserWarning, match=r"trained on images of 8×8 pixels with mean 0\.500 and std 0\.250"):
         trained = pckd.distill(student, run, other, pckd.KD(), **SHORT)
     assert trained.settings["teacher"]["preprocessing"] == {"mean": [0.5], "std": [0.25], "size": [8, 8]}
     adapted = pckd.with_preprocessing(run.model(), other, mean=data.mean, std=data.std)
@@ -647,7 +648,7 @@ def test_what_a_function_uses_counts(monkeypatch):
 
 def test_an_augmentation_that_cannot_be_recorded_is_not_cached(data, tmp_path):
     generator = iter(range(10**9))
-    with pytest.warns(UserWarning, match="can't be recorded, so it is not cached"):
+    with pytest.warns(UserWarning, match="can't be recorded, so the teacher's features are not cached"):
         train(data, augment=lambda image: image if next(generator) else image, teacher_cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
@@ -931,7 +932,9 @@ def test_the_best_epoch_by_validation_is_kept_beside_the_last(data, tmp_path):
     resumed = train(data, out=tmp_path / "cut", resume=True, **options)
     assert resumed.settings["best"] == run.settings["best"]
     assert all(torch.equal(resumed.best_state[name], value) for name, value in run.best_state.items())
-    with pytest.raises(ValueError, match="has no best epoch: it needs a validation split"):
+    with pytest.raises(
+        ValueError, match="has no best epoch, because it has no validation split: train it with val=0.1"
+    ):
         train(data).model("best")
     assert pckd.load_checkpoint(networks(data)[0], tmp_path / "run").weights_from
 
@@ -970,5 +973,6 @@ def test_scaled_gradients_give_the_same_steps_and_the_scale_is_kept():
 
 
 def test_float16_needs_a_cuda_device(data):
-    with pytest.raises(ValueError, match="precision 16-mixed, float16 with scaled gradients, needs a CUDA device"):
+    says = "precision 16-mixed needs a CUDA device: use auto, 32-true or bf16-mixed instead"
+    with pytest.raises(ValueError, match=says):
         train(data, precision="16-mixed", accelerator="cpu")

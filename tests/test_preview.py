@@ -10,7 +10,7 @@ from .conftest import REFERENCES, relative_error
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_the_authors_numbers(name, reference):
+def test_values_match_the_authors(name, reference):
     ref = reference(name)
     gamma = preview.difficulty(ref.cross_entropy)
     threshold = preview.threshold(int(ref.epoch))
@@ -39,7 +39,7 @@ def test_threshold_by_hand():
     assert preview.threshold(10_000, 1e9) == math.inf
 
 
-def test_threshold_of_what_no_float_can_hold():
+def test_threshold_of_numbers_too_large_for_float():
     assert preview.threshold(1, 0.5) == 0.5  # below 1 the threshold falls
     assert preview.threshold(10**400) == preview.threshold(1, 10**400) == math.inf
 
@@ -58,13 +58,13 @@ def test_threshold_of_what_no_float_can_hold():
         (1, math.nan, "epsilon must be positive"),
     ],
 )
-def test_threshold_refuses(epoch, epsilon, complaint):
+def test_invalid_threshold_arguments_are_refused(epoch, epsilon, complaint):
     with pytest.raises(ValueError, match=complaint):
         preview.threshold(epoch, epsilon)
 
 
 @pytest.mark.parametrize("value", ["2", b"2", True, None, [1], torch.ones(2), torch.tensor(1j), np.array("two")])
-def test_what_is_no_number_is_refused(value):
+def test_non_numbers_are_refused(value):
     with pytest.raises(TypeError, match="epoch must be a number"):
         preview.threshold(value)
     with pytest.raises(TypeError, match="epsilon must be a number"):
@@ -87,7 +87,7 @@ ONE_TENSOR = {"difficulty": preview.difficulty, "weight": lambda x: preview.weig
         (torch.ones(0), ValueError, "one per sample"),
     ],
 )
-def test_what_is_not_one_number_a_sample_is_refused(name, bad, error, complaint):
+def test_tensors_without_one_value_per_sample_are_refused(name, bad, error, complaint):
     if name in ONE_TENSOR:
         with pytest.raises(error, match=complaint):
             ONE_TENSOR[name](bad)
@@ -98,7 +98,7 @@ def test_what_is_not_one_number_a_sample_is_refused(name, bad, error, complaint)
 
 
 @pytest.mark.parametrize("name", preview.STRATEGIES)
-def test_a_strategy_refuses_unequal_counts_and_a_threshold_below_zero(name):
+def test_strategies_refuse_unequal_lengths_and_negative_thresholds(name):
     strategy = preview.STRATEGIES[name]
     with pytest.raises(ValueError, match="the same number of samples, got cross_entropy 2, difficulty 3"):
         strategy(torch.ones(2), torch.ones(3), 1.0)
@@ -107,7 +107,7 @@ def test_a_strategy_refuses_unequal_counts_and_a_threshold_below_zero(name):
             strategy(torch.ones(2), torch.ones(2), threshold)
 
 
-def test_a_threshold_of_zero_lets_in_only_what_is_known():
+def test_a_threshold_of_zero_gives_full_weight_only_to_zero_difficulty():
     assert preview.weight(torch.tensor([0.0, 0.5]), 0).tolist() == pytest.approx([1, math.exp(-0.25)], rel=1e-6)
 
 
@@ -118,7 +118,7 @@ def test_weight_by_hand():
     assert preview.weight(gamma, math.inf).tolist() == [1, 1, 1, 1]
 
 
-def test_strategies_stand_in_the_order_in_which_they_are_shown():
+def test_strategies_are_in_display_order():
     assert list(preview.STRATEGIES) == ["preview", "uniform", "constant", "curriculum", "focal"]
 
 
@@ -136,7 +136,7 @@ def test_strategies_by_hand():
 
 
 @pytest.mark.parametrize("name", preview.STRATEGIES)
-def test_no_gradient_comes_through_a_weight(name):
+def test_weights_have_no_gradient(name):
     cross_entropy = torch.tensor([0.5, 1.0, 3.0], requires_grad=True)
     gamma = preview.difficulty(cross_entropy)
     v = preview.STRATEGIES[name](cross_entropy, gamma, 1.0)

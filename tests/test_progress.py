@@ -181,7 +181,7 @@ def test_after_a_resume_it_first_hears_what_was_done(data, student, recipe, tmp_
             if sum(self.updates) == stop:
                 raise StoppedError
 
-    monkeypatch.setattr(training.callbacks, "SECONDS_BETWEEN_SAVES", -1)  # save after every step
+    monkeypatch.setattr(training.callbacks, "MIN_SECONDS_BETWEEN_SAVES", -1)  # save after every step
     monkeypatch.setattr(training.callbacks, "MAX_SAVING_SHARE", math.inf)
     steps = views.steps_per_epoch(len(data.train), recipe.batch_size)
     stop, ear = steps + 2, Ear()  # one step into the second epoch is saved, and one is lost

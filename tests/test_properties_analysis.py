@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pckd_nb import analysis
 
-from .properties import Case, bad_number, bad_whole, refused
+from .properties import Case, bad_integer, bad_number, check_bad_values
 
 matrix = st.sampled_from(
     [None, "x", 3.0, [], np.zeros(3), np.zeros((0, 3)), np.zeros((3, 0)), np.zeros((2, 2, 2)), [[1.0], [2.0, 3.0]]]
@@ -30,7 +30,7 @@ CASES = {
     "neighbourhood_purity": Case(
         analysis.neighbourhood_purity, {"features": forty, "labels": np.arange(40) % 4},
         {"features": ("features", matrix), "labels": ("labels", st.sampled_from(LABELS)),
-         "k": ("k ", bad_whole(1, 39))},
+         "k": ("k ", bad_integer(1, 39))},
     ),
     "chance_purity": Case(
         analysis.chance_purity, {"labels": [0, 1, 1]},
@@ -67,4 +67,4 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input_is_refused_in_one_line_that_names_it(name):
-    refused(CASES[name], 40)
+    check_bad_values(CASES[name], 40)

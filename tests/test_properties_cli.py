@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pckd_nb import catalogue, cli, data, demo, experiments, models, preview, recipes, training
 from pckd_nb.cli.console import option_name
 
-from .properties import examples, within
+from .properties import examples, fail_after
 from .test_cli import SMALL, teacher  # noqa: F401
 
 COMMANDS = typer.main.get_command(cli.app).commands
@@ -171,7 +171,7 @@ def wrong(tmp_path, monkeypatch, capsys):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
     def check(*arguments: str, says: str = "") -> None:
-        with within():
+        with fail_after():
             status = cli.main(list(arguments))
         out, err = capsys.readouterr()
         lines = [line for line in err.splitlines() if not line.startswith("note: ")]

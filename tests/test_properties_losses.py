@@ -12,15 +12,15 @@ from pckd_nb import losses, methods, preview, views
 from pckd_nb.methods import Batch
 
 from .properties import (
-    NO_FLOATS,
+    NON_FLOAT_DTYPES,
     Case,
     bad_floats,
+    bad_integer,
     bad_labels,
     bad_number,
     bad_tensor,
-    bad_whole,
+    check_bad_values,
     examples,
-    refused,
 )
 
 DTYPES = torch.float16, torch.bfloat16, torch.float32, torch.float64
@@ -242,7 +242,7 @@ def step_of(method, *more):
         "logits": ("logits|labels", bad_floats(4, 3).filter(lambda x: list(getattr(x, "shape", [])) != [4, 4])),
         "labels": ("labels", bad_labels(4, 3)),
         "teacher": ("teacher", st.just(False)),
-        "epoch": ("epoch", bad_whole(1)),
+        "epoch": ("epoch", bad_integer(1)),
     }
     good = {"method": method, "logits": torch.eye(4, 3), "labels": torch.tensor([0, 1, 2, 0])}
     return Case(forward, good, {name: bad[name] for name in ("logits", "labels", *more)})
@@ -284,7 +284,7 @@ def is_valid(x):
 bad_threshold = bad_number(0, open_at_lowest=False, infinite=True)
 bad_images = bad_tensor(2, 3, 4, 4, dtypes=(torch.float32, torch.int64, torch.bool)) | st.just(torch.zeros(2, 3, 4, 4))
 images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
-key = bad_whole(-(2**63), 2**63 - 1)
+key = bad_integer(-(2**63), 2**63 - 1)
 index_of = bad_tensor(2, dtypes=(torch.float32, torch.int32, torch.bool))
 labels_of = torch.tensor([0, 1, 1]), ("labels", bad_labels(3))
 bias = torch.ones(3), ("bias|centers", bad_floats(3, none=True))
@@ -317,7 +317,7 @@ CASES = {
         preview.threshold,
         {"epoch": 3, "epsilon": 1.005},
         {
-            "epoch": ("epoch", bad_whole(1).filter(lambda x: not isinstance(x, int) or x < 1 or x is True)),
+            "epoch": ("epoch", bad_integer(1).filter(lambda x: not isinstance(x, int) or x < 1 or x is True)),
             "epsilon": ("epsilon", bad_number(0, infinite=True)),
         },
     ),
@@ -330,37 +330,37 @@ CASES = {
     ),
     "step_seed": Case(
         views.step_seed, {"seed": 0, "epoch": 1, "step": 2, "rank": 3},
-        {"seed": ("seed", key), "epoch": ("epoch", key), "step": ("step", bad_whole(0, 2**42)),
-         "rank": ("rank", bad_whole(0, 2**20 - 1))},
+        {"seed": ("seed", key), "epoch": ("epoch", key), "step": ("step", bad_integer(0, 2**42)),
+         "rank": ("rank", bad_integer(0, 2**20 - 1))},
     ),
     "steps_per_epoch": Case(
         views.steps_per_epoch, {"count": 9, "batch_size": 2},
-        {"count": ("count", bad_whole(1, 2**63 - 1)), "batch_size": ("batch_size", bad_whole(1, 2**63 - 1))},
+        {"count": ("count", bad_integer(1, 2**63 - 1)), "batch_size": ("batch_size", bad_integer(1, 2**63 - 1))},
     ),
     "batches": Case(
         views.batches,
         {"count": 9, "batch_size": 2, "seed": 0, "epoch": 1},
-        {"count": ("count", bad_whole(1, 2**63 - 1)), "batch_size": ("batch_size", bad_whole(1, 2**63 - 1)),
+        {"count": ("count", bad_integer(1, 2**63 - 1)), "batch_size": ("batch_size", bad_integer(1, 2**63 - 1)),
          "seed": ("seed", key), "epoch": ("epoch", key)},
     ),
     "augment": Case(
         views.augment,
         {"images": images, "seed": 0, "epoch": 1, "index": torch.arange(2)},
         {"images": ("images|index", bad_images), "index": ("index", index_of.filter(is_here)), "seed": ("seed", key),
-         "epoch": ("epoch", key), "padding": ("padding", bad_whole(0, views.MAX_PADDING))},
+         "epoch": ("epoch", key), "padding": ("padding", bad_integer(0, views.MAX_PADDING))},
     ),
     "normalise": Case(
         views.normalise,
         {"images": images, "mean": torch.ones(3), "std": torch.ones(3)},
-        {"images": ("images|mean", bad_images), "mean": ("mean", bad_tensor(3, dtypes=NO_FLOATS[:-1])),
-         "std": ("std", bad_tensor(3, dtypes=NO_FLOATS[:-1]))},
+        {"images": ("images|mean", bad_images), "mean": ("mean", bad_tensor(3, dtypes=NON_FLOAT_DTYPES[:-1])),
+         "std": ("std", bad_tensor(3, dtypes=NON_FLOAT_DTYPES[:-1]))},
     ),
     "rotate": Case(
         views.rotate,
         {"images": images, "views": 2},
         {"images": ("images", st.sampled_from([None, "x", 1, torch.zeros(3), torch.zeros(0, 1, 2, 2)])
                     | st.tuples(st.integers(1, 4), st.integers(5, 8)).map(lambda sides: torch.zeros(1, 1, *sides))),
-         "views": ("views", bad_whole(1, 4))},
+         "views": ("views", bad_integer(1, 4))},
     ),
     "decoupled_kl": pair(
         methods.baselines.decoupled_kl, "student", "teacher", "logits",
@@ -380,9 +380,9 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input_is_refused_in_one_line_that_names_it(name):
-    refused(CASES[name], 20)
+    check_bad_values(CASES[name], 20)
 
 
 @pytest.mark.slow
 def test_hundreds_of_bad_inputs():
-    assert sum(refused(case, 60) for case in CASES.values()) >= 500
+    assert sum(check_bad_values(case, 60) for case in CASES.values()) >= 500

@@ -13,7 +13,7 @@ from pckd_nb.cli.options import parse_seeds
 from pckd_nb.experiments import execution
 from pckd_nb.recipes import RECIPES, Recipe, get_recipe
 
-from .properties import Case, bad_number, bad_whole, examples, refused
+from .properties import Case, bad_integer, bad_number, check_bad_values, examples
 
 NO_TEXT = st.sampled_from([None, 1, 2.5, True, b"kd", ["kd"], {}, object()])
 NO_MAPPING = st.sampled_from([None, 1, "beta_cc", [("beta_cc", 1)], True])
@@ -30,8 +30,8 @@ def unknown(names):
 
 FIELDS = {
     "name": ("name", NO_TEXT),
-    "epochs": ("epochs", bad_whole(1, 10**9)),
-    "batch_size": ("batch_size", bad_whole(1, 10**9)),
+    "epochs": ("epochs", bad_integer(1, 10**9)),
+    "batch_size": ("batch_size", bad_integer(1, 10**9)),
     "lr": ("lr", positive),
     "momentum": ("momentum", bad_number(0, 0.999, open_at_lowest=False).filter(lambda x: not is_between(x, 0.9, 1))),
     "weight_decay": ("weight_decay", not_negative),
@@ -58,7 +58,7 @@ def of_method(name, **bad):
 
 betas = {name: not_negative for name in ("beta_kd", "beta_fa", "beta_ca", "beta_cc")}
 strategies = NO_TEXT | unknown(preview.STRATEGIES)
-views = bad_whole(1, 4)
+views = bad_integer(1, 4)
 SETTINGS = [*betas, "temperature", "epsilon", "views", "strategy"]
 
 
@@ -107,9 +107,9 @@ CASES = {
     "DIST's own": of_method("DIST", temperature=temperature),
     "LSKD's own": of_method("LSKD", temperature=temperature, cross_entropy_weight=not_negative),
     "DKD's own": of_method(
-        "DKD", alpha=not_negative, beta=not_negative, temperature=temperature, warmup_epochs=bad_whole(1)
+        "DKD", alpha=not_negative, beta=not_negative, temperature=temperature, warmup_epochs=bad_integer(1)
     ),
-    "ReviewKD's own": of_method("ReviewKD", warmup_epochs=bad_whole(1)),
+    "ReviewKD's own": of_method("ReviewKD", warmup_epochs=bad_integer(1)),
     "parse_value": Case(catalogue.parse_value, {"text": "1"}, {"text": ("value", NO_TEXT)}),
     "parse_arm": Case(
         experiments.parse_arm, {"text": "kd-temperature=2"},
@@ -134,9 +134,9 @@ CASES = {
     ),
     "shards and jobs": Case(
         run_grid, {"shard": (1, 1), "jobs": 1},
-        {"jobs": ("jobs", bad_whole(1)), "shard": ("shard", st.one_of(
+        {"jobs": ("jobs", bad_integer(1)), "shard": ("shard", st.one_of(
             st.tuples(st.integers(-3, 3), st.integers(-3, 0)), st.tuples(st.integers(4, 9), st.integers(0, 3)),
-            st.tuples(bad_whole(1), st.just(4)), st.tuples(st.just(1), bad_whole(1, execution.MAX_SHARDS)),
+            st.tuples(bad_integer(1), st.just(4)), st.tuples(st.just(1), bad_integer(1, execution.MAX_SHARDS)),
             st.sampled_from([None, 1, "1/2", (1,), (1, 2, 3)])))},
     ),
     "parse_seeds": Case(
@@ -150,12 +150,12 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input_is_refused_in_one_line_that_names_it(name):
-    refused(CASES[name], 15)
+    check_bad_values(CASES[name], 15)
 
 
 @pytest.mark.slow
 def test_hundreds_of_bad_inputs():
-    assert sum(refused(case, 60) for case in CASES.values()) >= 500
+    assert sum(check_bad_values(case, 60) for case in CASES.values()) >= 500
 
 
 @examples(60)

@@ -31,7 +31,7 @@ def alone(tmp_path_factory):
     """The job done by one process."""
     out = tmp_path_factory.mktemp("alone")
     threads = torch.get_num_threads()
-    ranks_job.cut(out / "as cut")
+    ranks_job.interrupt_training(out / "as cut")
     ranks_job.main(out)
     torch.set_num_threads(threads)
     return out
@@ -74,24 +74,24 @@ def environment(monkeypatch):
 
 
 def test_who_is_first_is_read_from_the_launcher(environment):
-    assert ranks.is_first() and ranks.is_first(2)
+    assert ranks.is_first_rank() and ranks.is_first_rank(2)
     environment(NODE_RANK="1", RANK="3", LOCAL_RANK="1", WORLD_SIZE="4")  # as a cluster may set them
-    assert ranks.is_first(1) and ranks.is_first() and ranks.is_first(2)
-    assert not ranks.is_first(2, nodes=2), "the second machine"
+    assert ranks.is_first_rank(1) and ranks.is_first_rank() and ranks.is_first_rank(2)
+    assert not ranks.is_first_rank(2, nodes=2), "the second machine"
     environment(MASTER_PORT="1")
-    assert not ranks.is_first(2) and not ranks.is_first(), "Fabric's second process"
+    assert not ranks.is_first_rank(2) and not ranks.is_first_rank(), "Fabric's second process"
     environment(LOCAL_RANK="0")
-    assert ranks.is_first(2) and not ranks.is_first(2, nodes=2)
+    assert ranks.is_first_rank(2) and not ranks.is_first_rank(2, nodes=2)
     environment(**SLURM)
-    assert ranks.is_first(2)  # in a batch script
+    assert ranks.is_first_rank(2)  # in a batch script
     environment(SLURM_STEP_ID="0")
-    assert not ranks.is_first(4, 4) and ranks.is_first(1)
+    assert not ranks.is_first_rank(4, 4) and ranks.is_first_rank(1)
     environment(SLURM_PROCID="0")
-    assert ranks.is_first(4, 4)
+    assert ranks.is_first_rank(4, 4)
     environment(**OF_TORCHRUN, NODE_RANK="0")
-    assert not ranks.is_first(8, 8) and ranks.is_first(1)
+    assert not ranks.is_first_rank(8, 8) and ranks.is_first_rank(1)
     environment(RANK="0", NODE_RANK="1")
-    assert ranks.is_first(8, 8) and ranks.is_first()
+    assert ranks.is_first_rank(8, 8) and ranks.is_first_rank()
 
 
 @pytest.mark.parametrize("job", ["distil", "bash", "interactive", None])
@@ -136,10 +136,10 @@ def test_processes_of_different_trainings_are_refused_by_all_of_them():
         fabric = SimpleNamespace(world_size=2, device="cpu", broadcast=lambda _: about)
         fabric.all_reduce = lambda flag, reduce_op, others=others: torch.maximum(flag, torch.tensor(float(others)))
         if said is None:
-            ranks.check_same_settings(fabric, {**about, **mine})
+            ranks.check_ranks_have_same_settings(fabric, {**about, **mine})
         else:
             with pytest.raises(ValueError, match="^the processes have different settings.*" + said):
-                ranks.check_same_settings(fabric, {**about, **mine})
+                ranks.check_ranks_have_same_settings(fabric, {**about, **mine})
 
 
 def test_how_many_processes_were_started_is_read_from_the_launcher(monkeypatch):
@@ -183,10 +183,10 @@ def test_what_can_not_be_split_is_refused(data, student, tmp_path, monkeypatch):
 
     refused("devices must be at least 1, got 0", devices=0)
     refused("nodes must be at least 1, got 0", devices=2, nodes=0)
-    refused("17 processes are too many: a batch or split of tiny", devices=17)
-    refused("a batch of one image for one of 16 processes: BatchNorm", devices=16)
+    refused("17 processes are too many: a batch or split of tiny has fewer images; use fewer", devices=17)
+    refused("batch_size 16 gives a batch of one image in one of 16 processes: BatchNorm needs at least 2", devices=16)
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
-    refused("a notebook is one process: start 2 processes with the command", devices=2)
+    refused("cannot start 2 processes from a notebook: use the command pckd-nb distill", devices=2)
 
 
 def test_only_the_first_process_complains_until_they_have_met(environment, capsys):
@@ -238,7 +238,7 @@ def test_many_ranks_compute_what_one_does(count, alone, tmp_path):
     for other in ends:  # running means of one rank's own batches would differ
         assert all(torch.equal(other["state"][name], x) for name, x in ends[0]["state"].items())
         assert other["accuracy"] == pckd.evaluate(student, ranks_job.DATA, accelerator="cpu", precision="32-true").top1
-    assert "BatchNorm uses only each process's part of a batch: it is synchronised on GPUs only" in done.stderr
+    assert "each process computes BatchNorm from its own part of a batch, because BatchNorm can be" in done.stderr
 
 
 LAUNCHERS = {

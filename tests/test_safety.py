@@ -148,51 +148,51 @@ HUGE = torch.zeros(1).expand(2**40)
 
 # what → (writes the file, part of the one line)
 CHECKPOINTS = {
-    "os.system": (lambda f, c: torch.save(touch(c), f), "wants to call 'posix.system'"),
+    "os.system": (lambda f, c: torch.save(touch(c), f), "would call 'posix.system'"),
     "os.system, legacy": (
         lambda f, c: torch.save({"model": touch(c)}, f, _use_new_zipfile_serialization=False),
-        "wants to call 'posix.system'",
+        "would call 'posix.system'",
     ),
     "os.system in a bare pickle": (lambda f, c: f.write_bytes(pickle.dumps(touch(c))), "it is a pickle"),
     "os.system in a pickle of old": (lambda f, c: f.write_bytes(pickle.dumps(touch(c), 0)), "is not a file of weights"),
-    "in a persistent id": (lambda f, c: torch_zip(f, persistent(touch(c))), "wants to call 'posix.system'"),
-    "in a subclass of dict": (lambda f, c: torch.save({"model": evil_dict(c)}, f), "wants to call 'posix.system'"),
+    "in a persistent id": (lambda f, c: torch_zip(f, persistent(touch(c))), "would call 'posix.system'"),
+    "in a subclass of dict": (lambda f, c: torch.save({"model": evil_dict(c)}, f), "would call 'posix.system'"),
     "in an array of objects": (
         lambda f, c: torch.save({"model": STATE, "best": np.array([touch(c)], object)}, f),
-        "wants to call 'posix.system'",
+        "would call 'posix.system'",
     ),
     "builtins.exec by hand": (
         lambda f, c: torch_zip(f, called("builtins", "exec", f"open({str(c)!r}, 'w')")),
-        "wants to call 'exec'",
+        "would call 'exec'",
     ),
     "builtins of Python 2": (
         lambda f, c: torch_zip(f, called("__builtin__", "eval", f"open({str(c)!r}, 'w')")),
-        "wants to call",
+        "would call",
     ),
-    "code": (lambda f, c: torch_zip(f, called("types", "CodeType", "")), "wants to call 'types.CodeType'"),
-    "an import": (lambda f, c: torch_zip(f, called("importlib", "import_module", "antigravity")), "wants to call"),
-    "getattr": (lambda f, c: torch.save(Evil(getattr, [], "append"), f), "wants to call"),
-    "torch.load": (lambda f, c: torch.save(Evil(torch.load, str(c)), f), "wants to call 'torch.serialization.load'"),
+    "code": (lambda f, c: torch_zip(f, called("types", "CodeType", "")), "would call 'types.CodeType'"),
+    "an import": (lambda f, c: torch_zip(f, called("importlib", "import_module", "antigravity")), "would call"),
+    "getattr": (lambda f, c: torch.save(Evil(getattr, [], "append"), f), "would call"),
+    "torch.load": (lambda f, c: torch.save(Evil(torch.load, str(c)), f), "would call 'torch.serialization.load'"),
     "a file of torch's first year": (lambda f, c: tar_of_old(f, touch(c)), "is not a file of weights"),
     "a TorchScript program": (lambda f, c: torch_zip(f, b"", **{"constants.pkl": b""}), "a TorchScript program"),
-    "cut short": (lambda f, c: cut(f), "cut short or damaged"),
+    "cut short": (lambda f, c: cut(f), "incomplete or damaged"),
     "a bomb": (lambda f, c: bomb(f), "would unpack to 100,000,0"),
     "claims 4 GB": (lambda f, c: claiming(f, 2**32 - 2), "would unpack to 4,29"),
     "a view of 4 TB": (lambda f, c: torch.save(changed(fc__bias=HUGE), f), "has shape (1099511627776,)"),
     "endless to walk through": (lambda f, c: torch.save(laughs(), f), "has no weights: expected"),
     "nested a thousandfold": (lambda f, c: torch_zip(f, nested()), "has no weights: expected"),
-    "safetensors, endless header": (lambda f, c: safetensors(f, {}, length=2**60), "as safetensors, "),
-    "safetensors, header past the end": (lambda f, c: safetensors(f, {}, length=10**6), "as safetensors, "),
+    "safetensors, endless header": (lambda f, c: safetensors(f, {}, length=2**60), "as safetensors failed, "),
+    "safetensors, header past the end": (lambda f, c: safetensors(f, {}, length=10**6), "as safetensors failed, "),
     "safetensors, overlapping": (
         lambda f, c: safetensors(f, {"a": about(), "b": about(start=20, end=60)}),
-        "as safetensors, ",
+        "as safetensors failed, ",
     ),
-    "safetensors, past the end": (lambda f, c: safetensors(f, {"a": about(end=10**9)}), "as safetensors, "),
-    "safetensors, unknown kind": (lambda f, c: safetensors(f, {"a": about("EVIL")}), "as safetensors, "),
-    "safetensors, too short": (lambda f, c: safetensors(f, {"a": about("F64")}), "as safetensors, "),
+    "safetensors, past the end": (lambda f, c: safetensors(f, {"a": about(end=10**9)}), "as safetensors failed, "),
+    "safetensors, unknown kind": (lambda f, c: safetensors(f, {"a": about("EVIL")}), "as safetensors failed, "),
+    "safetensors, too short": (lambda f, c: safetensors(f, {"a": about("F64")}), "as safetensors failed, "),
     "safetensors, endless shape": (
         lambda f, c: safetensors(f, {"a": about(shape=(2**62, 2**62))}),
-        "as safetensors, ",
+        "as safetensors failed, ",
     ),
     "safetensors of integers": (
         lambda f, c: save_file(changed(fc__bias=torch.ones(10, dtype=torch.int8)), f),
@@ -367,7 +367,7 @@ RUNS = {
 SAID = {  # where that is something else than the folder's name
     "an unknown network": "unknown model 'os.system'",
     "a network that loads a file": "is not an option",
-    "another data set than there is": "there is no data set '../../etc'",
+    "another data set than there is": "unknown data set '../../etc'",
 }
 
 
@@ -494,7 +494,7 @@ def test_only_escaped_text_becomes_html_in_the_package_and_the_notebooks():
         assert tags, f"{name} makes HTML in a way that this test does not see"
         for node in tags:
             inside = [ast.unparse(part.value) for part in node.values if isinstance(part, ast.FormattedValue)]
-            assert all(re.match(r"escape\(|base64\.|css$|cells$|_curve\(", part) for part in inside), inside
+            assert all(re.match(r"escape\(|base64\.|css$|cells$|_accuracy_svg\(", part) for part in inside), inside
 
 
 @pytest.mark.slow

@@ -113,7 +113,7 @@ def test_hue_says_nothing_about_the_label():
 def test_every_shape_is_a_distance(name):
     """One piece, in the picture, of a fair size; and its slope is at most 1, else edges would be jagged."""
     y, x = np.mgrid[-1.6:1.6:0.02, -1.6:1.6:0.02].astype(np.float32)
-    distance = shapes._SHAPES[name](x[None], y[None])[0]
+    distance = shapes._SHAPE_FUNCTIONS[name](x[None], y[None])[0]
     area = (distance < 0).mean() * 3.2**2
     assert 1.0 < area < 2.8
     assert np.hypot(x, y)[distance < 0].max() < 1.25
@@ -126,7 +126,7 @@ def test_shapes_are_unlike_each_other_at_any_angle():
     y, x = np.mgrid[-1.5:1.5:0.06, -1.5:1.5:0.06].astype(np.float32)
     angle = np.linspace(0, 2 * np.pi, 24, endpoint=False, dtype=np.float32)
     turned = shapes._rotate(np.repeat(x[None], 24, 0), np.repeat(y[None], 24, 0), angle)
-    masks = [shapes._SHAPES[name](*turned) < 0 for name in shapes.SHAPES]
+    masks = [shapes._SHAPE_FUNCTIONS[name](*turned) < 0 for name in shapes.SHAPES]
     for i, mask in enumerate(masks):
         for other in masks[:i]:
             union = (mask[0] | other).sum((1, 2))

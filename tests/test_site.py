@@ -239,9 +239,9 @@ class TestInABrowser:
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_a_page_is_whole_and_fits_a_phone(self, kind, browser, address):
-        from .browser import watched
+        from .browser import watched_page
 
-        with watched(browser) as (page, wrong):
+        with watched_page(browser) as (page, wrong):
             page.goto(address + kind, wait_until="networkidle")
             equations = page.locator(".math").count()
             page.wait_for_function("n => document.querySelectorAll('.math mjx-container').length >= n", arg=equations)
@@ -273,9 +273,9 @@ class TestInABrowser:
             assert not wrong
 
     def test_a_search_for_preview_finds_its_notebook(self, browser, address):
-        from .browser import watched
+        from .browser import watched_page
 
-        with watched(browser) as (page, wrong):
+        with watched_page(browser) as (page, wrong):
             page.goto(address, wait_until="networkidle")
             page.locator(".search-button-field:visible").click()
             field = page.locator("#pst-search-dialog input")
@@ -292,9 +292,9 @@ class TestInABrowser:
     def test_figures_can_be_read_in_the_dark(self, kind, browser, address):
         from PIL import Image
 
-        from .browser import watched
+        from .browser import watched_page
 
-        with watched(browser) as (page, wrong):
+        with watched_page(browser) as (page, wrong):
             page.goto(address + kind, wait_until="networkidle")
             page.locator(".theme-switch-button:visible").click()
             page.locator(".theme-change-button[data-mode=dark]:visible").click()
@@ -312,9 +312,9 @@ class TestInABrowser:
             assert not wrong
 
     def test_a_solution_opens(self, browser, address):
-        from .browser import watched
+        from .browser import watched_page
 
-        with watched(browser) as (page, wrong):
+        with watched_page(browser) as (page, wrong):
             page.goto(address + "notebooks/05_preview.html", wait_until="networkidle")
             solution = page.locator(".tag_solution").first
             code = solution.locator(".cell_input, pre").first

@@ -85,7 +85,7 @@ def test_a_tilde_is_the_home_folder_in_python(home, tmp_path, monkeypatch):
     assert checkpoints.training_data_of("~/run/student.safetensors").name == "digits"
     pckd.load_checkpoint(student, "~/run")
     made.save("~/copy")
-    with pytest.raises(ValueError, match="no figure begins with 'x'"):
+    with pytest.raises(ValueError, match="no name of a figure begins with 'x'"):
         collection.draw_all("~", "~/figures", only=["x"])
     assert {path.name for path in home.iterdir()} == {"run", "student", "cache", "copy"}
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
@@ -137,7 +137,10 @@ def measured(out: str) -> str:
 
 
 def test_evaluate_compares_classes_by_name(refused, run, trained):  # noqa: F811
-    says = "trained on the classes of folder:abc, which differ from those of folder:bcd: class 0 is 'a' there and 'b'"
+    says = (
+        "trained on the classes of folder:abc, which differ from those of folder:bcd: "
+        "class 0 is 'a' in the training data and 'b'"
+    )
     weights = f"{trained}/student.safetensors"
     refused(says, "evaluate", trained, "--data", "folder:bcd")
     refused(says, "evaluate", weights, "--model", "resnet8", "--data", "folder:bcd")
@@ -165,7 +168,7 @@ def test_other_data_are_read_as_the_network_was_trained(run, trained, tmp_path):
     status, out, err = run("evaluate", trained, "--data", "folder:more")
     assert status == 0 and "24 test images of folder:more" in out and "24×24 pixels" in out and not err
     status, _, err = run("evaluate", trained, "--data", "folder:more", "--image-size", "48")
-    assert status == 0 and len(err) == 1 and "the network learned from 24×24 pixels" in err[0]
+    assert status == 0 and len(err) == 1 and "the network was trained on images of 24×24 pixels" in err[0]
 
 
 def test_a_relative_path_of_a_run_is_said_to_be_one(refused, trained, tmp_path, monkeypatch):  # noqa: F811
@@ -185,7 +188,7 @@ def test_constants_of_a_foreign_checkpoint_can_be_given(run, trained, refused, t
     torch.save(network.state_dict(), tmp_path / "foreign.pth")  # does not say what it was trained with
     evaluate = ["evaluate", "foreign.pth", "--model", "resnet8", "--data", "folder:abc", "--image-size", "24"]
     status, out, _ = run(*evaluate)
-    assert status == 0 and "'foreign.pth' does not say what it was trained with: --normalisation" in out
+    assert status == 0 and "'foreign.pth' does not have those of its training: set them with --normalisation" in out
     assert float(out.split("top-1 ")[1].split()[0]) < accuracy - 20
     constants = "0.9,0.9,0.9/0.1,0.1,0.1"
     status, out, _ = run(*evaluate, "--normalisation", constants, "--precision", "32-true")
@@ -208,7 +211,7 @@ def test_constants_of_a_foreign_checkpoint_can_be_given(run, trained, refused, t
         "x",
     )
     refused("a normalisation must be cifar10, .* got 'vgg'", *evaluate, "--normalisation", "vgg")
-    refused("one number per channel, 3, got 1", *evaluate, "--normalisation", "0.5/0.5")
+    refused("must have length 3, one number per channel, got length 1", *evaluate, "--normalisation", "0.5/0.5")
 
 
 @pytest.fixture
@@ -235,7 +238,7 @@ def test_a_network_sees_pixels_as_in_its_training_whatever_the_data_say(data):
     run = pckd.fit(network, data, epochs=10, batch_size=8, **QUIET)  # noqa: F811
     assert run.accuracy > 40
     other = dataclasses.replace(data, mean=(0.9,), std=(0.05,))
-    with pytest.warns(UserWarning, match="the network learned from 16×16 pixels"):
+    with pytest.warns(UserWarning, match="the network was trained on images of 16×16 pixels"):
         scores = pckd.evaluate(network, other, accelerator="cpu", precision="32-true")
     assert scores.top1 == run.accuracy
     network.trained_on = None
@@ -256,13 +259,13 @@ def test_classes_in_another_order_are_other_classes(data):
     names = tuple("abcdefghij")
     named = dataclasses.replace(data, classes=names)
     pckd.fit(network, named, epochs=1, **QUIET)
-    with pytest.raises(ValueError, match="which differ from those of digits: in another order"):
+    with pytest.raises(ValueError, match="which differ from those of digits: the same names in another order"):
         pckd.predict(network, dataclasses.replace(data, classes=names[::-1]))
-    with pytest.raises(ValueError, match="class 9 is 'j' there and 'k' here"):
+    with pytest.raises(ValueError, match="class 9 is 'j' in the training data and 'k' in the given data"):
         pckd.distill(
             pckd.create_model("resnet8", data), network, dataclasses.replace(data, classes=(*names[:9], "k")), "kd"
         )
-    with pytest.warns(UserWarning, match="the classes of digits have numbers for names"):
+    with pytest.warns(UserWarning, match="the class names of digits are only numbers and cannot be compared"):
         pckd.evaluate(network, data)
 
 
@@ -270,7 +273,7 @@ def test_a_student_with_weights_for_other_pixels_is_warned_of(data):
     network = pckd.create_model("resnet8", data)
     pckd.fit(network, data, epochs=1, **QUIET)
     other = dataclasses.replace(data, mean=(0.9,), std=(0.05,))
-    with pytest.warns(UserWarning, match="the student's first weights were trained on digits, with other pixel"):
+    with pytest.warns(UserWarning, match="the student's first weights were trained on digits, with another image size"):
         pckd.fit(network, other, epochs=1, **QUIET)
     assert network.trained_on.mean == (0.9,)
 
@@ -281,7 +284,7 @@ def test_a_student_with_preprocessing_remembers_what_its_weights_see(data, tmp_p
     assert run.trained_on.mean == (0.5,) and run.model().trained_on.mean == data.mean
     plain = pckd.load_checkpoint(pckd.create_model("resnet8", data), tmp_path / "run" / "student.safetensors")
     assert plain.trained_on.mean == (0.5,)
-    with pytest.warns(UserWarning, match="the network learned from 16×16 pixels with mean 0.500"):
+    with pytest.warns(UserWarning, match="the network was trained on images of 16×16 pixels with mean 0.500"):
         assert pckd.evaluate(plain, data, accelerator="cpu", precision="32-true").top1 == run.accuracy
 
 
@@ -314,7 +317,8 @@ def test_unnamed_classes_match_any_names(data):
     pckd.fit(network, dataclasses.replace(data, classes=tuple("abcdefghij")), epochs=1, **QUIET)
     with pytest.warns(UserWarning) as warned:
         assert pckd.evaluate(network, unnamed).top1 >= 0
-    assert "the classes of arrays have numbers for names: they are taken for those of digits" in str(warned[0].message)
+    expected = "the classes of arrays have numbers for names: class c is taken as class c of digits"
+    assert expected in str(warned[0].message)
 
 
 def lessons(data, **changes):
@@ -328,7 +332,7 @@ EXACT = dict(accelerator="cpu", precision="32-true")
 OTHER = dict(mean=(0.9,), std=(0.05,))
 
 
-@pytest.mark.filterwarnings("ignore:.*learned from 16×16 pixels", "ignore:.*first weights were trained on")
+@pytest.mark.filterwarnings("ignore:.*trained on images of 16×16 pixels", "ignore:.*first weights were trained on")
 def test_wrappers_of_wrappers_are_read_as_they_were_saved(data, tmp_path):
     network, _ = lessons(data)
     other, third = (dataclasses.replace(data, **pixels) for pixels in (OTHER, dict(mean=(0.2,), std=(0.7,))))
@@ -358,7 +362,7 @@ def test_a_refused_training_leaves_what_a_network_remembers(data, tmp_path):
         assert network.trained_on.mean == data.mean
 
 
-@pytest.mark.filterwarnings("ignore:.*learned from 16×16 pixels")
+@pytest.mark.filterwarnings("ignore:.*trained on images of 16×16 pixels")
 def test_weights_are_remembered_within_wrappers(data, tmp_path):
     _, made = lessons(data)
     made.save(tmp_path / "run")
@@ -424,11 +428,11 @@ def test_training_through_a_wrapper_is_remembered_by_the_network_within(data):
     assert (wrapped.trained_on.mean, network.trained_on.mean) == (other.mean, data.mean)
 
 
-@pytest.mark.filterwarnings("ignore:.*learned from 16×16 pixels")
+@pytest.mark.filterwarnings("ignore:.*trained on images of 16×16 pixels")
 def test_renamed_classes_can_be_allowed_without_losing_the_pixels(data):
     network, made = lessons(data, classes=tuple("abcdefghij"))
     renamed = dataclasses.replace(data, classes=tuple("ABCDEFGHIJ"), **OTHER)
-    with pytest.raises(ValueError, match="class 0 is 'a' there and 'A' here"):
+    with pytest.raises(ValueError, match="class 0 is 'a' in the training data and 'A' in the given data"):
         pckd.evaluate(network, renamed)
     network.trained_on = network.trained_on.without_classes()
     assert pckd.evaluate(network, renamed, **EXACT).top1 == made.accuracy
@@ -441,7 +445,8 @@ def test_renamed_classes_can_be_allowed_on_the_command_line(run, trained, refuse
         for name in "abc":
             (tmp_path / "named" / part / f"class_{name}").parent.mkdir(exist_ok=True)
             (tmp_path / "abc" / part / name).rename(tmp_path / "named" / part / f"class_{name}")
-    refused("class 0 is 'a' there and 'class_a' here", "evaluate", trained, "--data", "folder:named")
+    says = "class 0 is 'a' in the training data and 'class_a' in the given data"
+    refused(says, "evaluate", trained, "--data", "folder:named")
     assert measured(run("evaluate", trained, "--data", "folder:named", "--same-classes")[1]) == expected
 
 
@@ -453,7 +458,7 @@ def test_transfer_shows_images_as_the_given_network_learned(data):
     assert found.top1 == expected.top1
 
 
-@pytest.mark.filterwarnings("ignore:.*learned from 16×16 pixels")
+@pytest.mark.filterwarnings("ignore:.*trained on images of 16×16 pixels")
 def test_a_wrapper_for_one_data_set_sees_another_as_it_should(data):
     network, made = lessons(data)
     network.trained_on = None
@@ -463,7 +468,7 @@ def test_a_wrapper_for_one_data_set_sees_another_as_it_should(data):
         assert pckd.evaluate(wrapped, shown, **EXACT).top1 == made.accuracy
 
 
-@pytest.mark.filterwarnings("ignore:.*learned from 16×16 pixels")
+@pytest.mark.filterwarnings("ignore:.*trained on images of 16×16 pixels")
 def test_a_network_of_one_image_size_is_shown_that_size(data):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
@@ -492,7 +497,7 @@ def test_damaged_training_data_in_a_file_are_refused(data, tmp_path, change):
     about = {"name": "x", "classes": list("0123456789"), "mean": [0.5], "std": [0.5], "image_size": [16, 16]}
     path = tmp_path / "weights.safetensors"
     save_file(student_of(data).state_dict(), path, {"trained_on": json.dumps({**about, **change})})
-    with pytest.raises(ValueError, match="weights.safetensors' is damaged: as trained_on"):
+    with pytest.raises(ValueError, match="weights.safetensors' is damaged: its entry trained_on is not valid"):
         pckd.load_checkpoint(student_of(data), path)
 
 
@@ -625,7 +630,10 @@ def test_a_plug_that_cannot_be_used_is_named_before_the_first_step(data, tmp_pat
     from torchvision.transforms import v2
 
     for options, says in [
-        (dict(augment="Normalize"), "'Normalize' can't be made without more arguments: write file.py:NAME"),
+        (
+            dict(augment="Normalize"),
+            "'Normalize' can't be created without more arguments: create it in a file and write file.py:NAME",
+        ),
         (dict(augment=lambda one, two: one), "augment can't be used: .*missing 1 required positional"),
         (dict(augment=v2.ToDtype(torch.float32)), "^augment must return a uint8 tensor"),
         (dict(mix=v2.MixUp(num_classes=3)), r"mix must return images .* probabilities \(1, 10\)"),
@@ -635,7 +643,7 @@ def test_a_plug_that_cannot_be_used_is_named_before_the_first_step(data, tmp_pat
             pckd.fit(student_of(data), data, epochs=1, out=tmp_path / "run", **QUIET, **options)
         assert not (tmp_path / "run").exists()
     train = ["train", *SMALL, "--model", "resnet8", "--out", "x"]
-    refused("'Normalize' can't be made without more arguments", *train, "--augment", "Normalize")
+    refused("'Normalize' can't be created without more arguments", *train, "--augment", "Normalize")
     (tmp_path / "mine.py").write_text("x = 1\n")
     own = ["train", "--data", "mine.py:x", *train[-4:]]
     refused("'mine.py:x' must be a function that returns a Dataset, got int", *own)
@@ -643,7 +651,8 @@ def test_a_plug_that_cannot_be_used_is_named_before_the_first_step(data, tmp_pat
 
 def test_a_warm_up_that_never_ends_is_said(data):
     with pytest.warns(
-        UserWarning, match="warmup_epochs is 5, and training has 1 epoch: the learning rate never reaches lr = 0.05"
+        UserWarning,
+        match="warmup_epochs is 5, and training has 1 epoch: the learning rate never reaches lr = 0.05; use fewer",
     ):
         pckd.fit(student_of(data), data, epochs=1, warmup_epochs=5, **QUIET)
 
@@ -695,7 +704,7 @@ def test_tensorboard_shows_every_epoch_once_after_resume_and_overwrite(run, tmp_
 
 
 def test_a_network_for_other_images_is_refused_by_evaluate(data):
-    with pytest.raises(ValueError, match="the network has 20 classes, digits has 10"):
+    with pytest.raises(ValueError, match="the network has 20 classes, but digits has 10"):
         pckd.evaluate(pckd.create_model("resnet8", num_classes=20, in_channels=1), data)
     with pytest.raises(ValueError, match="the network can't take images of 1×16×16 pixels from digits"):
         pckd.evaluate(pckd.create_model("resnet8", num_classes=10, in_channels=3), data)

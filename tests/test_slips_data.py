@@ -248,11 +248,11 @@ def test_every_image_that_torchvision_reads_is_read_and_the_rest_is_counted(tree
         data = load_dataset(f"folder:{tree}")
     lines = [
         "broken links (3), such as cat/broken0.png",
-        "files without the extension of an image (2), such as cat/i.gif",
+        "files without an image extension (2), such as cat/i.gif",
         "hidden folders (1), such as cat/.cache",
         "hidden images (1), such as cat/._b.png",
         "images outside of the class folders (1), such as loose.png",
-        "links to a folder that they are in (1), such as cat/inner/loop",
+        "links to a parent folder (1), such as cat/inner/loop",
     ]
     assert sorted(str(warning.message) for warning in caught) == [f"skipped in {tree / 'train'}: {x}" for x in lines]
     assert {warning.filename for warning in caught} == {__file__}
@@ -461,7 +461,7 @@ def test_classes_of_a_figure_are_printed_as_plain_numbers(data, recipe):
 
 
 def test_neighbours_of_one_sample():
-    with pytest.raises(ValueError, match="^neighbours need 2 samples or more, got 1$"):
+    with pytest.raises(ValueError, match="^features must have 2 rows or more, one per sample, got 1$"):
         neighbourhood_purity(np.ones((1, 3)), [0], k=1)
 
 
@@ -741,7 +741,7 @@ def test_numbers_that_leave_a_class_without_training_images_are_pointed_out():
         data = Dataset.from_arrays((images[:6], [1, 2, 3] * 2), (images[6:], [1, 2, 3]))
     assert data.classes == ("0", "1", "2", "3")
     assert [str(warning.message) for warning in caught] == [
-        "train has no images of 1 of 4 classes, such as '0': labels that are numbers must count the classes from 0"
+        "train has no images of 1 of 4 classes, such as '0': add images, or number the labels from 0 without gaps"
     ]
     assert caught[0].filename == __file__
 
@@ -966,7 +966,7 @@ def test_a_validation_folder_is_the_validation_split(abc, capsys):
     assert data.held_out == ("test", "val") and data.val.labels.tolist() == [1] * 4 + [2] * 4
     assert data.mean == before.mean and data.std == before.std and torch.equal(data.train.images, before.train.images)
     assert data.fingerprint != before.fingerprint
-    message = f"{name} already has a validation split of 8 images: do not pass val"
+    message = f"{name} already has a validation split of 8 images: leave val out"
     with pytest.raises(ValueError) as error:
         load_dataset(name, val=0.2)
     assert str(error.value) == message
@@ -977,7 +977,7 @@ def test_a_validation_folder_is_the_validation_split(abc, capsys):
     run = pckd.load_run(abc / "run")
     assert "val_top1" in run.history and run.settings["data"]["val_images"] == 8
     write_image(abc / "val" / "dog" / "a.png")
-    with pytest.raises(ValueError, match="val has class folders that are not in train: dog$"):
+    with pytest.raises(ValueError, match="val has class folders that are not in train: dog; rename or remove them$"):
         load_dataset(name)
 
 
@@ -1005,15 +1005,15 @@ def test_images_that_are_in_two_splits_are_counted(abc, monkeypatch, limit):
     with pytest.warns(UserWarning) as caught:
         load_dataset(f"folder:{abc}", workers=0)
     assert [(str(warning.message), warning.filename) for warning in caught] == [
-        ("3 of 15 test images are also in train", __file__),
-        ("1 of 8 val images are also in train", __file__),
+        ("3 of 15 test images are also in train: remove them from one split", __file__),
+        ("1 of 8 val images are also in train: remove them from one split", __file__),
     ]
 
 
 def test_many_streamed_files_are_not_compared(abc, monkeypatch):
     monkeypatch.setattr(folders, "memory_limit", lambda: 0)
     (abc / "test" / "b" / "copy.png").write_bytes((abc / "train" / "a" / "0.png").read_bytes())
-    with pytest.warns(UserWarning, match="^1 of 13 test images are also in train$"):
+    with pytest.warns(UserWarning, match="^1 of 13 test images are also in train: remove them from one split$"):
         load_dataset(f"folder:{abc}", workers=0)
     monkeypatch.setattr("pckd_nb.data.checks.MAX_COMPARED_FILES", 31)
     with warnings.catch_warnings():
@@ -1036,7 +1036,7 @@ def test_shared_images_of_own_data_are_counted(abc):
         with pytest.warns(UserWarning) as caught:
             make()
         found = [(str(warning.message), warning.filename) for warning in caught]
-        assert found == [(f"{message} test images are also in train", __file__)]
+        assert found == [(f"{message} test images are also in train: remove them from one split", __file__)]
 
 
 def test_a_test_folder_that_is_the_training_folder_is_refused(tree):  # noqa: F811
@@ -1052,7 +1052,7 @@ def test_a_test_folder_that_is_the_training_folder_is_refused(tree):  # noqa: F8
 def test_test_images_of_one_class_are_pointed_out(abc):
     for name in "bc":
         (abc / "test" / name).rename(abc / f"no {name}")
-    message = "^test has images of only one class, 'a'$"
+    message = "^test has images of only one class, 'a': check its labels$"
     with pytest.warns(UserWarning, match=message):
         load_dataset(f"folder:{abc}")
     with pytest.warns(UserWarning, match=message):

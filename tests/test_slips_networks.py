@@ -148,7 +148,8 @@ OTHERS = {
         lambda data: pckd.distill("resnet8", "x", data, nn.Linear, **SHORT), TypeError, r"write Linear\(...\), not"),
     "no method": (lambda data: pckd.distill("resnet8", "x", data, dict), TypeError, r"method must be an object"),
     "data of evaluate": (lambda data: pckd.evaluate(plain(), [1]), TypeError, "data must be a Dataset or the name of"),
-    "run of transfer": (lambda data: pckd.transfer(3, data), TypeError, "run must be a Run or the folder of one"),
+    "run of transfer": (
+        lambda data: pckd.transfer(3, data), TypeError, "run must be a Run or the folder of one, got int: load_run"),
     "name for data": (
         lambda data: pckd.create_model("resnet8", "digits"), TypeError, r"write load_dataset\('digits'\)"),
     "classes as text": (

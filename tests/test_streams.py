@@ -166,7 +166,7 @@ def test_what_workers_get_can_be_sent_to_them(tmp_path, monkeypatch):
     """Where Python does not fork they are sent everything; labels on a GPU are not for them."""
     augment = partial(views.Augmentation(1, 2, True), epoch=1)
     reader = streams._Reader(make(tmp_path, random_crop=True).to("meta"), streams.load_upright, 1, 1, augment)
-    assert pickle.loads(pickle.dumps(reader)).files.labels.device.type == "cpu"
+    assert pickle.loads(pickle.dumps(reader)).split.labels.device.type == "cpu"
     assert all(pickle.loads(pickle.dumps(function)) for function in (streams._init_worker, streams._identity))
 
 
@@ -191,7 +191,10 @@ def test_an_error_of_an_augmentation_is_one_line(tmp_path):
 def test_an_augmentation_that_can_not_be_sent_is_applied_here(tmp_path, monkeypatch):
     monkeypatch.setattr(streams.multiprocessing, "get_start_method", lambda: "spawn")
     split = make(tmp_path, workers=2)
-    with pytest.warns(UserWarning, match="augment cannot be pickled for worker processes .*: the main process reads"):
+    with pytest.warns(
+        UserWarning,
+        match="augment cannot be pickled for worker processes .*: the main process reads the images; define",
+    ):
         (images,) = split.read([torch.tensor([1])], augment=lambda images, index: 255 - images)
     assert torch.equal(images, 255 - next(iter(split.read([torch.tensor([1])]))))
 

@@ -168,7 +168,7 @@ def test_an_interrupted_run_is_usable_and_resumes_to_the_same_bits(step, data, t
 def test_a_killed_run_resumes_from_its_last_save(data, tmp_path, monkeypatch):
     recipe = pckd.get_recipe("classroom", epochs=3, batch_size=16)
     whole = pckd.distill(*fresh(data), data, PCKD(), recipe, **QUIET)
-    monkeypatch.setattr(training.callbacks, "SECONDS_BETWEEN_SAVES", -1)  # save at every step
+    monkeypatch.setattr(training.callbacks, "MIN_SECONDS_BETWEEN_SAVES", -1)  # save at every step
     monkeypatch.setattr(training.callbacks, "MAX_SAVING_SHARE", float("inf"))
     forward, calls = PCKD.forward, []
 
@@ -276,7 +276,7 @@ def test_what_can_not_be_trained_is_refused_before_anything_is_made(data, studen
             pckd.distill(*arguments, out=tmp_path / "run", **{**QUIET, **options})
         assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
-    refused("needs a teacher", student, None, data, KD(), recipe)
+    refused("needs a teacher: give a trained network or its run as the teacher", student, None, data, KD(), recipe)
     refused("teacher and student are the same network", student, student, data, KD(), recipe)
     refused("BatchNorm", student, teacher, data, KD(), dataclasses.replace(recipe, batch_size=1))
     refused("BatchNorm", student, teacher, with_images(data, 1), KD(), recipe)

@@ -37,7 +37,7 @@ def test_images_are_shown_as_the_network_learned_to_see(run):
     assert shown.train.images.dtype == torch.uint8 and shown.normalisation == "made up"
     same = make_data()
     assert convert_to_network_input(run, same).train.images is same.train.images
-    with pytest.raises(ValueError, match="takes grey images; tiny has 3 channels"):
+    with pytest.raises(ValueError, match="tiny has 3 channels: the network of .* takes only grey images$"):
         convert_to_network_input(run, make_data(channels=3))
 
 

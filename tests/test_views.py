@@ -5,7 +5,7 @@ from pckd_nb import views
 
 
 def splitmix64(x: int) -> int:
-    """The generator in Python's unbounded integers: the test's oracle."""
+    """Compute SplitMix64 with Python's unbounded integers, to check the torch version against it."""
     mask = 2**64 - 1
     x = (x + 0x9E3779B97F4A7C15) & mask
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
@@ -13,13 +13,13 @@ def splitmix64(x: int) -> int:
     return x ^ (x >> 31)
 
 
-def test_mix_is_splitmix64():
+def test_torch_implementation_matches_splitmix64():
     inputs = [0, 1, 2, 12345, 2**62 + 17, -1, -(2**63)]
     ours = views._splitmix64(torch.tensor(inputs)).tolist()
     assert [value % 2**64 for value in ours] == [splitmix64(value % 2**64) for value in inputs]
 
 
-def test_random_bits_spread_evenly_and_depend_on_every_argument():
+def test_random_bits_are_uniform_and_depend_on_every_argument():
     index = torch.arange(20_000)
     bits = views.random_bits(0, 1, index, views.ORDER)
     assert bits.min() >= 0 and bits.max() < 2**31
@@ -35,7 +35,7 @@ def test_random_bits_spread_evenly_and_depend_on_every_argument():
 
 
 @pytest.mark.parametrize("count, size", [(100, 64), (65, 64), (64, 64), (7, 3), (1, 5)])
-def test_batches_hold_every_sample_once_in_even_sizes(count, size):
+def test_batches_contain_every_sample_once_in_even_sizes(count, size):
     batches = views.batches(count, size, seed=0, epoch=1)
     assert sorted(torch.cat(batches).tolist()) == list(range(count))
     sizes = [len(batch) for batch in batches]
@@ -50,7 +50,7 @@ def test_batches_change_with_seed_and_epoch_only():
 
 
 @pytest.mark.parametrize("count, size", [(0, 4), (4, 0)])
-def test_batches_refuses(count, size):
+def test_zero_samples_or_batch_size_are_refused(count, size):
     with pytest.raises(ValueError):
         views.batches(count, size, 0, 1)
 
@@ -68,7 +68,7 @@ def test_augment_crops_from_the_padded_image():
     assert set(top.tolist()) == set(left.tolist()) == set(range(5))
 
 
-def test_augment_depends_on_the_sample_not_on_its_place_in_the_batch():
+def test_augment_depends_on_the_sample_not_on_its_position_in_the_batch():
     images = torch.randint(0, 256, (30, 1, 8, 8), dtype=torch.uint8)
     index = torch.arange(100, 130)
     whole = views.augment(images, 0, 1, index, flip=True)
@@ -92,7 +92,7 @@ def test_normalise_by_hand():
     assert out.flatten().tolist() == pytest.approx([-2, 2])
 
 
-def test_rotate_is_view_major_and_turns_by_quarters():
+def test_rotate_is_view_major_and_turns_by_90_degrees():
     images = torch.arange(2 * 1 * 3 * 3).reshape(2, 1, 3, 3)
     out = views.rotate(images, 4)
     assert out.shape == (8, 1, 3, 3)
@@ -103,7 +103,7 @@ def test_rotate_is_view_major_and_turns_by_quarters():
     assert torch.equal(views.rotate(images, 1), images)
 
 
-def test_rotate_refuses():
+def test_rotate_refuses_five_views_and_non_square_images():
     with pytest.raises(ValueError, match="views"):
         views.rotate(torch.zeros(1, 1, 2, 2), 5)
     with pytest.raises(ValueError, match="2×3"):

@@ -1,4 +1,4 @@
-"""Networks of other libraries, and one's own, as they are."""
+"""Networks of torchvision, timm and the user, wrapped as classifiers."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from pckd_nb.methods import Batch
 from pckd_nb.models import Classifier
 from pckd_nb.provenance import attributes_of, structure_fingerprint
 
-# small, and of every kind: residual, dense, inverted residual, grouped, plain, transformer, mixer
+# small networks of all kinds: residual, dense, inverted residual, grouped, plain, transformer, mixer
 TORCHVISION = ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "mnasnet0_5", "densenet121", "googlenet"]
 TORCHVISION += ["regnet_y_400mf", "vit_b_16,image_size=32"]
 TIMM = ["mobilenetv3_small_050", "test_resnet", "test_efficientnet", "convnext_atto", "ghostnet_050"]
@@ -17,7 +17,7 @@ TIMM += ["vit_tiny_patch16_224,img_size=32,depth=2", "mixer_s32_224,img_size=32"
 
 
 class Own(nn.Module):
-    """The last layer is registered first, and as many hidden units as classes make two layers look like the last."""
+    """A custom network for which it is unclear which linear layer is the last: both have 5 outputs."""
 
     def __init__(self, after: nn.Module | None = None):
         super().__init__()
@@ -29,7 +29,8 @@ class Own(nn.Module):
         return self.after(self.out(self.hidden(x.flatten(1)).relu()))
 
 
-def hooks(module: nn.Module) -> int:
+def count_hooks(module: nn.Module) -> int:
+    """Count all hooks of a network's modules and parameters."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     own = sum(len(getattr(part, kind)) for part in module.modules() for kind in kinds)
     return own + sum(len(parameter._backward_hooks or ()) for parameter in module.parameters())
@@ -42,21 +43,21 @@ def hooks(module: nn.Module) -> int:
 def test_pckd_trains_networks_of_other_libraries(name):
     student = pckd.create_model(name, num_classes=5, seed=0)
     teacher = pckd.create_model("resnet8", num_classes=5, seed=1)
-    before = hooks(student)
+    before = count_hooks(student)
     method = pckd.PCKD(views=2).bind(student, teacher)
     labels, images = torch.tensor([0, 1, 1, 4]), torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     rows = pckd.views.rotate(images, 2)
     with torch.no_grad():
-        known = teacher.eval()(rows)
+        teacher_output = teacher.eval()(rows)
     output = student.train()(rows)
     assert torch.allclose(nn.functional.linear(output.features, output.centers, output.bias), output.logits, atol=1e-4)
-    terms = method(output, known, Batch(labels, torch.arange(4)), epoch=1)
+    terms = method(output, teacher_output, Batch(labels, torch.arange(4)), epoch=1)
     terms.total.backward()
     assert terms.total.isfinite()
     assert [key for key, value in student.named_parameters() if value.grad is None] == []
     assert all(value.grad.isfinite().all() for value in student.parameters())
     assert output.centers.grad.abs().sum() > 0
-    assert hooks(student) == before == 0
+    assert count_hooks(student) == before == 0
 
 
 def test_a_wrapped_network_keeps_its_own_names_and_weights(tmp_path, data, recipe):
@@ -73,7 +74,7 @@ def test_a_wrapped_network_keeps_its_own_names_and_weights(tmp_path, data, recip
         run.model()
 
 
-def test_a_library_network_is_rebuilt_from_its_run(tmp_path, data, recipe):
+def test_a_library_network_can_be_rebuilt_from_its_run(tmp_path, data, recipe):
     student = pckd.create_model("timm:test_resnet", data, seed=0)
     assert "timm:test_resnet" in pckd.fit(student, data, recipe, out=tmp_path / "run", progress=False).title
     images = torch.randn(2, 1, 8, 8)
@@ -81,7 +82,7 @@ def test_a_library_network_is_rebuilt_from_its_run(tmp_path, data, recipe):
     assert torch.allclose(again.eval()(images).logits, student.cpu().eval()(images).logits, atol=1e-6)
 
 
-def test_the_last_layer_is_found_named_or_asked_for():
+def test_the_last_layer_is_found_or_given_by_name():
     with pytest.raises(
         ValueError, match="2 linear layers with 5 outputs: 'out', 'hidden'; give the name of the last one as head="
     ):
@@ -94,7 +95,7 @@ def test_the_last_layer_is_found_named_or_asked_for():
         pckd.as_classifier(Own(), head="hidden")(torch.randn(2, 3, 32, 32))
 
 
-def test_what_can_not_be_used_says_why():
+def test_unsuitable_networks_are_refused_with_the_reason():
     images = torch.randn(2, 3, 32, 32)
     with pytest.raises(ValueError, match="SqueezeNet has no nn.Linear.*AdaptiveAvgPool2d"):
         pckd.create_model("torchvision:squeezenet1_0", num_classes=5)
@@ -111,7 +112,7 @@ def test_what_can_not_be_used_says_why():
     twice = nn.Linear(5, 5)
     with pytest.raises(ValueError, match="ran 2 times"):
         pckd.as_classifier(nn.Sequential(nn.Flatten(), nn.Linear(3072, 5), twice, twice), head="2")(images)
-    assert hooks(softmax) == hooks(tokens) == 0
+    assert count_hooks(softmax) == count_hooks(tokens) == 0
 
 
 def test_names_and_options_of_other_libraries():
@@ -122,8 +123,11 @@ def test_names_and_options_of_other_libraries():
         ("timm:test_vit,img_size", "'img_size' is not an option"),
         ("timm:test_vit,img=32", "'test_vit' does not take the options img=32"),
         ("timm:test_vit,depth=two", "'test_vit' does not take the options depth=two"),
-        ("timm:resnet18,num_classes=7", "^'num_classes=7' is not an option: the numbers of classes and channels are"),
-        ("timm:resnet18,in_chans=1", "^'in_chans=1' is not an option: the numbers of classes and channels are"),
+        (
+            "timm:resnet18,num_classes=7",
+            "^'num_classes=7' is not an option: the numbers of classes and channels are taken",
+        ),
+        ("timm:resnet18,in_chans=1", "^'in_chans=1' is not an option: the numbers of classes and channels are taken"),
         ("torchvision:resnet18,num_classes=7", "^'num_classes=7' is not an option: the numbers of classes and"),
         ("timm:test_resnet,head=head", "no linear layer 'head'; it has 'fc'"),
     ]:
@@ -131,34 +135,39 @@ def test_names_and_options_of_other_libraries():
             pckd.create_model(name, num_classes=5)
 
 
-def test_the_last_layer_is_an_option_of_a_network_by_its_name():
+def test_the_last_layer_is_an_option_of_the_network_name():
     name = "timm:deit_tiny_distilled_patch16_224,img_size=32,depth=1"
     with pytest.raises(
         ValueError, match="'head', 'head_dist': if a softmax or an average of heads follows the last one"
     ):
-        pckd.create_model(name, num_classes=5)  # in evaluation, it averages both
+        pckd.create_model(name, num_classes=5)  # in evaluation mode it averages both heads
     chosen = pckd.create_model(f"{name}, head=head_dist", num_classes=5)
     assert chosen.head_name == "head_dist"
     with pytest.raises(ValueError, match="not the output of its layer 'head_dist'.* an average of heads"):
         chosen.eval()(torch.zeros(1, 3, 32, 32))
-    clear = pckd.create_model("torchvision:googlenet,aux_logits=True", num_classes=5)  # three heads, one of them used
+    clear = pckd.create_model(
+        "torchvision:googlenet,aux_logits=True", num_classes=5
+    )  # three heads, but only one is used
     assert clear.head_name == "fc"
-    assert clear.train()(torch.zeros(2, 3, 224, 224)).logits.shape == (2, 5)  # from a namedtuple of three
+    assert clear.train()(torch.zeros(2, 3, 224, 224)).logits.shape == (
+        2,
+        5,
+    )  # in training mode it returns a namedtuple of three
 
 
-def test_what_is_no_module_is_named_and_wrappers_are_seen_through():
+def test_non_modules_are_refused_and_wrappers_are_unwrapped():
     model = pckd.create_model("resnet8", num_classes=5)
     assert pckd.as_classifier(nn.DataParallel(model)) is model
     assert pckd.as_classifier(torch.compile(model)) is model
     for given, words in {
         Own: r"got type: write Own\(...\), not Own",
-        "resnet18": "got str: create_model makes one",
+        "resnet18": "got str: create_model(NAME, data) makes a network",
     }.items():
         with pytest.raises(TypeError, match=words):
             pckd.as_classifier(given)
 
 
-def test_one_channel_and_the_same_weights_from_the_same_seed():
+def test_library_networks_take_one_channel_and_a_seed():
     for name in ("torchvision:resnet18", "timm:test_resnet"):
         first, second = (pckd.create_model(name, num_classes=5, in_channels=1, seed=3) for _ in range(2))
         assert first(torch.randn(2, 1, 32, 32)).logits.shape == (2, 5)
@@ -172,8 +181,8 @@ def test_images_of_the_wrong_size_are_refused_before_anything_is_written(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-class WithTimmNames(nn.Module):
-    """A module whose own members have the names that a Classifier has, with other meanings."""
+class WithNamesOfTimm(nn.Module):
+    """A module with attributes of the same names as those of a Classifier, but with other meanings."""
 
     num_features, head_name = 99, "mine"
 
@@ -217,8 +226,8 @@ def test_a_classifier_also_has_the_names_of_timm(kind, data):
     assert not any("num_features" in key for key in model.state_dict())
 
 
-def test_the_own_names_of_a_wrapped_module_stay_its_own():
-    module = WithTimmNames()
+def test_a_wrapped_module_keeps_its_own_attributes():
+    module = WithNamesOfTimm()
     before = structure_fingerprint(module)
     model = pckd.as_classifier(module)
     x = torch.zeros(2, 3, 8, 8)
@@ -228,7 +237,7 @@ def test_the_own_names_of_a_wrapped_module_stay_its_own():
     assert structure_fingerprint(module) == before and model.state_dict().keys() == {"fc.weight", "fc.bias"}
 
 
-def test_a_classifier_of_your_own_may_use_the_names_itself(data, recipe, tmp_path):
+def test_a_custom_classifier_may_define_the_names_of_timm(data, recipe, tmp_path):
     class Mine(Classifier):
         def __init__(self, num_features):
             super().__init__()

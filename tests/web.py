@@ -1,4 +1,4 @@
-"""A web server on this machine, for tests of downloads."""
+"""A local web server for tests of downloads."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +12,12 @@ from pckd_nb import downloads
 
 @contextmanager
 def serving() -> Iterator[ThreadingHTTPServer]:
-    """`files`: path → bytes; (headers, bytes); an address to redirect to; or the number of an error. `requests`: the
-    paths asked for so far. `broken`: how many answers to come are cut in the middle."""
+    """Run a web server on 127.0.0.1 and yield it. A test sets and reads its attributes:
+
+    files: maps a path to its answer: bytes, (headers, bytes), an address to redirect to, or an error code.
+    requests: the paths that were requested so far.
+    broken: how many of the next answers stop after half of their bytes.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):

@@ -1,4 +1,4 @@
-"""Numbers behind the figures: maps of features, geometry of class centers, difficulty, and statistics over seeds.
+"""Compute what figures show: t-SNE maps, geometry of class centers, difficulty of samples, statistics over seeds.
 
 Examples
 --------
@@ -7,13 +7,16 @@ Examples
 70.5 ± 1.7 [66.2, 74.8]
 """
 
-from .difficulty import KINDS, difficulty_vs_truth, kinds_of_samples, last_difficulty
+from ..deprecation import renamed
+from .difficulty import SAMPLE_KINDS, difficulty_vs_truth, kinds_of_samples, last_difficulty
 from .embedding import chance_purity, check_matrix, directions, embed, embed_centers, neighbourhood_purity, tsne_map
 from .geometry import center_agreement, center_cka, center_similarity, difference_of_pairs, logit_correlation
 from .statistics import Summary, paired_difference, summarise
 
 __all__ = [
-    "KINDS", "Summary", "center_agreement", "center_cka", "center_similarity", "chance_purity", "check_matrix",
+    "SAMPLE_KINDS", "Summary", "center_agreement", "center_cka", "center_similarity", "chance_purity", "check_matrix",
     "difference_of_pairs", "difficulty_vs_truth", "directions", "embed", "embed_centers", "kinds_of_samples",
     "last_difficulty", "logit_correlation", "neighbourhood_purity", "paired_difference", "summarise", "tsne_map",
 ]  # fmt: skip
+
+__getattr__ = renamed(__name__)

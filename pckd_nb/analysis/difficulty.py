@@ -1,4 +1,8 @@
-"""Difficulty of training samples: comparison with the known difficulty, and three kinds of samples."""
+"""Difficulty of training samples.
+
+The difficulty γ of a sample is its cross-entropy divided by the mean cross-entropy of its batch. The images of
+shapes100 are generated, so their *known difficulty* is stored with them. It is a number from 0 to 1.
+"""
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -13,6 +17,7 @@ def difficulty_vs_truth(run: Run) -> float:
     Parameters
     ----------
     run : Run
+        Trained on images whose difficulty is known.
 
     Returns
     -------
@@ -22,7 +27,7 @@ def difficulty_vs_truth(run: Run) -> float:
     Raises
     ------
     ValueError
-        If the true difficulty of the images is not known, or if the run has no complete epoch.
+        If the difficulty of the images is not known, or if the run has no complete epoch.
     """
     if run.ground_truth is None:
         raise ValueError(
@@ -45,20 +50,24 @@ def last_difficulty(run: Run) -> np.ndarray:
     Raises
     ------
     ValueError
-        If the run has recorded no difficulties or has no complete epoch.
+        If the run has no recorded samples or no complete epoch.
     """
     if run.difficulty is None or run.history.empty:
-        raise ValueError(f"the run {run.title} has no difficulties: it has no whole epoch yet, or kept no samples")
+        raise ValueError(
+            f"the run {run.title} has no recorded γ, because it has no complete epoch or no recorded samples; train it "
+            "again for one epoch or more"
+        )
     return run.difficulty[len(run.history) - 1].astype(np.float32)
 
 
-KINDS = ("learned early", "learned late", "never learned")
+SAMPLE_KINDS = ("learned early", "learned late", "never learned")
 
 
 def kinds_of_samples(run: Run) -> dict[str, np.ndarray]:
     """Find three kinds of training samples by their recorded cross-entropy.
 
-    A sample counts as *learned* in an epoch if its class has a probability above one half, so CE < ln 2. The kinds are:
+    A sample counts as *learned* in an epoch if the network gives its class a probability p above 1/2. This is the case
+    if its cross-entropy, −ln p, is below ln 2. The kinds are:
 
     - "learned early": learned in every epoch after the first third.
     - "learned late": learned in every epoch of the last quarter, but in no epoch of the first half. If the number of
@@ -83,10 +92,13 @@ def kinds_of_samples(run: Run) -> dict[str, np.ndarray]:
     """
     epochs = len(run.history)
     if run.cross_entropy is None or epochs < 2:
-        problem = "kept no samples" if run.cross_entropy is None else f"has {counted(epochs, 'whole epoch')}"
-        raise ValueError(f"need a run with the samples of two epochs or more: the run {run.title} {problem}")
+        found = "no recorded samples" if run.cross_entropy is None else counted(epochs, "complete epoch")
+        raise ValueError(
+            f"kinds of samples need recorded samples of two complete epochs or more, but the run {run.title} has "
+            f"{found}; train it longer or choose another run"
+        )
     learned = run.cross_entropy[:epochs].astype(np.float32) < np.log(2)
     epoch = np.arange(1, epochs + 1)
     late = ~learned[epoch <= -(-epochs // 2)].any(0) & learned[epoch > 0.75 * epochs].all(0)
-    found = learned[epoch > epochs / 3].all(0), late, ~learned.any(0)
-    return {kind: np.flatnonzero(chosen) for kind, chosen in zip(KINDS, found, strict=True)}
+    chosen_by_kind = learned[epoch > epochs / 3].all(0), late, ~learned.any(0)
+    return {kind: np.flatnonzero(chosen) for kind, chosen in zip(SAMPLE_KINDS, chosen_by_kind, strict=True)}

@@ -38,18 +38,22 @@ def check_matrix(name: str, values: np.ndarray) -> None:
 
 
 def directions(vectors: np.ndarray) -> np.ndarray:
-    """Return the rows as unit vectors that point away from their common mean.
+    r"""Return unit vectors that point from the mean of all rows to each row.
 
-    Features are not negative and lie far from the origin. Class centers do not. The two can be compared only after
-    this step.
+    .. math:: \frac{x_i - \bar{x}}{\|x_i - \bar{x}\|}
+
+    Features are never negative, so their mean lies far from the origin. The mean of class centers lies close to it.
+    Features and centers can be compared only after the mean of each is subtracted.
 
     Parameters
     ----------
     vectors : array of shape (N, D)
+        One vector x_i per row.
 
     Returns
     -------
     float32 array of shape (N, D)
+        A row that equals the mean gives zeros.
 
     Raises
     ------
@@ -78,21 +82,24 @@ def embed(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute one t-SNE map of features and class centers.
 
-    Both are converted with `directions` and then embedded together. So a center lands among the samples of its class.
+    Both are converted with `directions`, each with its own mean, and then embedded together. So a center usually lies
+    among the samples of its class.
 
-    t-SNE amplifies rounding errors. Two types of processors give two different maps of the same points. With the arrays
-    of a run's embedding as `memo`, a figure looks the same on every machine.
+    t-SNE amplifies rounding errors, so two types of processors give two different maps of the same points. To get the
+    same map on every machine, pass `run.embedding` as `memo`. Then a map that is stored with the run is used.
 
     Parameters
     ----------
     features : array of shape (N, D)
     centers : array of shape (C, D)
     seed : int
+        Seed of t-SNE.
     perplexity : float
-        Greater than 0 and less than (N + C) / 3.
+        Roughly the number of neighbours whose distances t-SNE tries to preserve. Greater than 0 and less than
+        (N + C) / 3.
     memo : dict of str to array, optional
-        Maps that were computed before, by their input. A map is read from it if it is there, and stored in it
-        otherwise.
+        Maps that were computed before. If it contains the map of these inputs, the map is not computed again.
+        Otherwise, the new map is added to it.
 
     Returns
     -------
@@ -104,7 +111,7 @@ def embed(
     Raises
     ------
     ValueError
-        If an array is not a matrix of finite numbers, if features and centers have different widths, or if `perplexity`
+        If an array is not a matrix of finite numbers, if features and centers have a different D, or if `perplexity`
         is outside its range.
 
     References
@@ -115,7 +122,8 @@ def embed(
     check_matrix("centers", centers)
     if features.shape[1:] != centers.shape[1:]:
         raise ValueError(
-            f"features have width {features.shape[1]}, centers {centers.shape[1]}; the widths must be equal"
+            f"features have width {features.shape[1]}, but centers have width {centers.shape[1]}; take both from the "
+            "same network"
         )
     points = len(features) + len(centers)
     if not isinstance(perplexity, Real) or isinstance(perplexity, bool) or not 0 < perplexity < points / 3:
@@ -129,14 +137,15 @@ def embed_centers(
 ) -> np.ndarray:
     """Compute a t-SNE map of class centers only.
 
-    The centers are converted with `directions` first. Fewer than 30 centers have no neighbourhoods to preserve. Show
-    their `center_similarity` instead.
+    The centers are converted with `directions` first. t-SNE preserves which points are neighbours. This says little if
+    there are fewer than 30 centers. In this case, show their `center_similarity` instead.
 
     Parameters
     ----------
     centers : array of shape (C, D)
         C ≥ 30.
     seed : int
+        Seed of t-SNE.
     memo : dict of str to array, optional
         As in `embed`.
 
@@ -172,17 +181,20 @@ def _cached_map(
 
 
 def tsne_map(points: np.ndarray, seed: int = 0, perplexity: float = 30) -> np.ndarray:
-    """Compute a t-SNE map of the points as they are. The result does not depend on the number of cores.
+    """Compute a t-SNE map of points, without converting them first. The result does not depend on the number of cores.
 
     Parameters
     ----------
     points : array of shape (N, D)
     seed : int
+        Seed of t-SNE.
     perplexity : float
+        Roughly the number of neighbours whose distances t-SNE tries to preserve.
 
     Returns
     -------
     array of shape (N, 2)
+        Positions on the map.
     """
     # openTSNE's maps are as good as scikit-learn's and take less time, see benchmarks/report.md. Approximate
     # neighbours, and therefore the map, would depend on the number of cores. So use exact neighbours and one thread.
@@ -210,14 +222,14 @@ def neighbourhood_purity(features: np.ndarray, labels: np.ndarray, k: int = 5) -
     Raises
     ------
     ValueError
-        If `k` is outside its range, if the number of labels is not N, or if `features` is not a matrix of finite
-        numbers.
+        If `k` is outside its range, if the number of labels is not N, if N < 2, or if `features` is not a matrix of
+        finite numbers.
     """
     check_matrix("features", features)
     if np.shape(labels) != (len(features),):
-        raise ValueError(f"labels must be one per sample, so {len(features)}, got shape {np.shape(labels)}")
+        raise ValueError(f"labels must have shape ({len(features)},), one per row of features, got {np.shape(labels)}")
     if len(features) < 2:
-        raise ValueError(f"features must be of 2 samples or more, got {len(features)}")
+        raise ValueError(f"features must have 2 rows or more, one per sample, got {len(features)}")
     if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= k < len(features):
         raise ValueError(f"k must be a whole number from 1 to {len(features) - 1}, got {k!r:.40}")
     nearest = NearestNeighbors(n_neighbors=k).fit(directions(features)).kneighbors(return_distance=False)
@@ -225,7 +237,11 @@ def neighbourhood_purity(features: np.ndarray, labels: np.ndarray, k: int = 5) -
 
 
 def chance_purity(labels: Sequence[int] | Sequence[str] | np.ndarray) -> float:
-    """Return the average `neighbourhood_purity` for labels that are assigned at random.
+    r"""Return the average `neighbourhood_purity` if the same labels were given to the samples at random.
+
+    .. math:: \sum_c \frac{n_c}{N} \cdot \frac{n_c - 1}{N - 1}
+
+    n_c is the number of samples with label c.
 
     Parameters
     ----------
@@ -252,5 +268,5 @@ def chance_purity(labels: Sequence[int] | Sequence[str] | np.ndarray) -> float:
         raise ValueError(f"labels must be a list with one label per sample, got shape {np.shape(labels)}")
     _, counts = np.unique(np.asarray(labels), return_counts=True)
     if counts.sum() < 2:
-        raise ValueError(f"labels must be of two samples or more, got {counts.sum()}")
+        raise ValueError(f"labels must contain two labels or more, got {counts.sum()}")
     return float((counts * (counts - 1)).sum() / (counts.sum() * (counts.sum() - 1)))

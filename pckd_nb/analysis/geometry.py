@@ -9,7 +9,7 @@ from .embedding import check_matrix, directions
 
 
 def center_similarity(centers: np.ndarray) -> np.ndarray:
-    """Return the cosine similarity of all pairs of class centers, measured from their mean.
+    """Return the cosine similarity of all pairs of class centers, after their mean is subtracted.
 
     Parameters
     ----------
@@ -18,6 +18,7 @@ def center_similarity(centers: np.ndarray) -> np.ndarray:
     Returns
     -------
     float64 array of shape (C, C)
+        From -1 to 1.
 
     Raises
     ------
@@ -37,9 +38,9 @@ def center_similarity(centers: np.ndarray) -> np.ndarray:
 
 
 def center_agreement(a: np.ndarray, b: np.ndarray) -> float:
-    """Return how far two networks agree on which classes are similar.
+    """Return how much two networks agree on which classes are similar.
 
-    This is the correlation of their `center_similarity` over all pairs of classes.
+    This is the Pearson correlation of their `center_similarity` over all pairs of different classes.
 
     Parameters
     ----------
@@ -58,21 +59,21 @@ def center_agreement(a: np.ndarray, b: np.ndarray) -> float:
     ValueError
         If the numbers of classes differ or are below 3, or if an argument is not a matrix of finite numbers.
     """
-    check_matrix("centers", a)
-    check_matrix("centers", b)
+    check_matrix("a", a)
+    check_matrix("b", b)
     if len(a) != len(b) or len(a) < 3:
-        raise ValueError(f"a and b must be centers of the same 3 categories or more, got {len(a)} and {len(b)}")
+        raise ValueError(f"a and b must have the same number of rows (classes), 3 or more, got {len(a)} and {len(b)}")
     pairs = np.triu_indices(len(a), 1)
     return float(np.corrcoef(center_similarity(a)[pairs], center_similarity(b)[pairs])[0, 1])
 
 
 def center_cka(a: np.ndarray, b: np.ndarray) -> float:
-    r"""Return the linear CKA of two networks' class centers.
+    r"""Return the linear CKA (centered kernel alignment) of two networks' class centers.
 
     .. math:: \frac{\|A^T B\|_F^2}{\|A^T A\|_F \, \|B^T B\|_F}
 
-    A and B are the centers minus their mean. Like `center_agreement`, CKA ignores
-    rotation and width. Unlike it, CKA gives more weight to long centers.
+    A and B are the centers minus their mean. CKA does not change if the feature space is rotated, and the networks may
+    have different widths D. This is also true of `center_agreement`. But CKA gives more weight to long centers.
 
     Parameters
     ----------
@@ -95,13 +96,13 @@ def center_cka(a: np.ndarray, b: np.ndarray) -> float:
     ----------
     Kornblith et al., Similarity of Neural Network Representations Revisited, arXiv 1905.00414.
     """
-    check_matrix("centers", a)
-    check_matrix("centers", b)
+    check_matrix("a", a)
+    check_matrix("b", b)
     if len(a) != len(b) or len(a) < 3:
-        raise ValueError(f"a and b must be centers of the same 3 categories or more, got {len(a)} and {len(b)}")
+        raise ValueError(f"a and b must have the same number of rows (classes), 3 or more, got {len(a)} and {len(b)}")
     a, b = (np.asarray(centers, np.float64) - np.asarray(centers, np.float64).mean(0) for centers in (a, b))
-    joint, own = np.linalg.norm(a.T @ b) ** 2, np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)
-    return float(joint / own) if own else float("nan")
+    numerator, denominator = np.linalg.norm(a.T @ b) ** 2, np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)
+    return float(numerator / denominator) if denominator else float("nan")
 
 
 def logit_correlation(features: np.ndarray, centers: np.ndarray) -> np.ndarray:
@@ -119,6 +120,7 @@ def logit_correlation(features: np.ndarray, centers: np.ndarray) -> np.ndarray:
     Returns
     -------
     float64 array of shape (C, C)
+        From -1 to 1.
 
     Raises
     ------
@@ -129,7 +131,7 @@ def logit_correlation(features: np.ndarray, centers: np.ndarray) -> np.ndarray:
     check_matrix("centers", centers)
     if features.shape[1:] != centers.shape[1:] or len(features) < 2:
         raise ValueError(
-            f"features must be 2 samples or more of the centers' width {centers.shape[1]}, got shape {features.shape}"
+            f"features must have 2 rows or more and the centers' width {centers.shape[1]}, got shape {features.shape}"
         )
     features = np.asarray(features, np.float64)
     logits = (features - features.mean(0)) @ np.asarray(centers, np.float64).T
@@ -142,7 +144,7 @@ def logit_correlation(features: np.ndarray, centers: np.ndarray) -> np.ndarray:
 
 
 def difference_of_pairs(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """Compare two symmetric matrices over all pairs of classes.
+    """Compare two symmetric matrices over all pairs of different classes. The diagonal is left out.
 
     Parameters
     ----------
@@ -152,7 +154,7 @@ def difference_of_pairs(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     Returns
     -------
     difference : float
-        Mean of |a − b|.
+        Mean absolute difference.
     correlation : float
         Correlation of a and b. NaN if one of them has the same value for all pairs.
 
@@ -161,11 +163,11 @@ def difference_of_pairs(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     ValueError
         If the matrices are not square, if their shapes differ, if C < 2, or if a value is not a finite number.
     """
-    check_matrix("matrices", a)
-    check_matrix("matrices", b)
+    check_matrix("a", a)
+    check_matrix("b", b)
     if a.shape != b.shape or len(a) < 2 or a.shape[0] != a.shape[1]:
         raise ValueError(
-            f"a and b must be square matrices of the same 2 categories or more, got shapes {a.shape} and {b.shape}"
+            f"a and b must be square matrices of the same shape, for 2 classes or more, got {a.shape} and {b.shape}"
         )
     pairs = np.triu_indices(len(a), 1)
     a, b = a[pairs], b[pairs]

@@ -66,14 +66,14 @@ def summarise(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Summ
     except (TypeError, ValueError, OverflowError):
         raise ValueError("values must be a list of numbers, one per measurement") from None
     if found.ndim != 1 or not len(found) or not np.isfinite(found).all():
-        raise ValueError(f"values must be a list of one finite measurement or more, got {str(found.tolist())[:60]}")
+        raise ValueError(f"values must be a non-empty list of finite numbers, got {str(found.tolist())[:60]}")
     check(PositiveFraction, level=level)
     mean, count = float(found.mean()), len(found)
     if count == 1:
         return Summary(mean, float("nan"), float("nan"), float("nan"), 1)
     sd = float(found.std(ddof=1))
-    half = float(t.ppf((1 + level) / 2, count - 1)) * sd / count**0.5
-    return Summary(mean, sd, mean - half, mean + half, count)
+    half_width = float(t.ppf((1 + level) / 2, count - 1)) * sd / count**0.5
+    return Summary(mean, sd, mean - half_width, mean + half_width, count)
 
 
 def paired_difference(
@@ -98,9 +98,9 @@ def paired_difference(
     Raises
     ------
     ValueError
-        If `a` and `b` have no seed in common, or as in `summarise`.
+        If `a` and `b` have no seed in common, if a measurement is not finite, or if `level` is outside its range.
     TypeError
-        If `a` or `b` is not a mapping or a Series, or if a measurement is not a number.
+        If `a` or `b` is not a mapping or a Series, or if a measurement or `level` is not a number.
 
     Examples
     --------
@@ -112,8 +112,8 @@ def paired_difference(
         raise TypeError(f"a and b must map seeds to measurements, got {type(a).__name__} and {type(b).__name__}")
     shared = sorted(set(a.keys()) & set(b.keys()))
     if not shared:
-        raise ValueError(f"a and b have no seed in common: {sorted(a)} and {sorted(b)}")
+        raise ValueError(f"a and b have no seed in common, got seeds {sorted(a)} and {sorted(b)}")
     pairs = [(a[seed], b[seed]) for seed in shared]
     if not all(isinstance(value, Real) for pair in pairs for value in pair):
-        raise TypeError("a and b must have a number as the measurement of every seed")
+        raise TypeError("every measurement in a and b must be a number")
     return summarise([first - second for first, second in pairs], level)

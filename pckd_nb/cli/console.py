@@ -320,7 +320,7 @@ def print_error(message: str, status: int) -> int:
     """
     distributed = sys.modules.get("torch.distributed")  # not imported here, because it is slow
     connected = distributed is not None and distributed.is_initialized()
-    if launcher.is_first() or connected:
+    if launcher.is_first_rank() or connected:
         # the line break ends the progress bar, if there is one
         prefix = f"\npckd-nb, process {distributed.get_rank()}" if distributed and connected else "pckd-nb"
         print(f"{prefix}: {printable_line(message)}", file=sys.stderr)

@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in arguments
 
     def print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-        if launcher.is_first():
+        if launcher.is_first_rank():
             print(f"note: {message}", file=sys.stderr)
 
     warnings.showwarning = print_warning

@@ -135,7 +135,7 @@ def describe_input(network: "Classifier", data: "Dataset", source: str, normalis
     from ..models import Preprocessed
 
     trained_on = network.trained_on
-    height, width = (isinstance(network, Preprocessed) and network.resized) or data.size
+    height, width = (isinstance(network, Preprocessed) and network.resize_to) or data.size
     if normalisation is not None:
         return f"{height}×{width} pixels, normalised with {normalisation}, as given by --normalisation"
     if trained_on is None:

@@ -237,7 +237,7 @@ def is_first_process(options: dict[str, Any]) -> bool:
     -------
     bool
     """
-    return launcher.is_first(options.get("devices"), options["nodes"])
+    return launcher.is_first_rank(options.get("devices"), options["nodes"])
 
 
 def print_result(run: "Run", options: dict[str, Any]) -> None:

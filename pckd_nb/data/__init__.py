@@ -1,4 +1,4 @@
-"""Data sets with a training split, a test split and, if you like, a validation split.
+"""Data sets with a training split, a test split and an optional validation split.
 
 `load_dataset` loads a data set by its name. `Dataset.from_arrays`, `Dataset.from_torch` and `Dataset.from_table` build
 one from your own images.

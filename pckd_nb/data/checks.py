@@ -59,14 +59,15 @@ def find_problems(data: Dataset) -> list[str]:
     if missing := (counts == 0).nonzero().flatten().tolist():
         problems.append(
             f"train has no images of {len(missing):,} of {data.num_classes:,} classes, such as "
-            f"{data.classes[missing[0]]!r}: labels that are numbers must count the classes from 0"
+            f"{data.classes[missing[0]]!r}: add images, or number the labels from 0 without gaps"
         )
     for name in data.held_out:
         split = getattr(data, name)
-        if len(found := split.labels.unique()) == 1 < data.num_classes:
-            problems.append(f"{name} has images of only one class, {data.classes[int(found)]!r}")
+        found = split.labels.unique()
+        if len(found) == 1 and data.num_classes > 1:
+            problems.append(f"{name} has images of only one class, {data.classes[int(found)]!r}: check its labels")
         if count := count_shared_images(data.train, split):
-            problems.append(f"{count:,} of {len(split):,} {name} images are also in train")
+            problems.append(f"{count:,} of {len(split):,} {name} images are also in train: remove them from one split")
     return problems
 
 
@@ -92,7 +93,7 @@ def count_shared_images(train: Split | Streamed, other: Split | Streamed) -> int
     elif isinstance(train, Streamed) and isinstance(other, Streamed) and len(train) + len(other) < MAX_COMPARED_FILES:
         try:
             train_hashes, other_hashes = _file_hashes(train, other)
-        except OSError:  # reading this image later raises an error that names it
+        except OSError:  # the file is read again later, and that error says which file it is
             return 0
     else:
         return 0
@@ -101,7 +102,7 @@ def count_shared_images(train: Split | Streamed, other: Split | Streamed) -> int
 
 
 def _file_hashes(*splits: Streamed) -> list[list[bytes]]:
-    """Return the hashes of all files whose size in bytes occurs in each split. Other files cannot be equal."""
+    """Return the hashes of all files whose size in bytes occurs in every split. Other files cannot be equal."""
     files = [{path: path.stat().st_size for path in map(split.path, range(len(split)))} for split in splits]
     common = set.intersection(*(set(sizes.values()) for sizes in files))
     return [_hashes(path.read_bytes() for path, size in sizes.items() if size in common) for sizes in files]

@@ -37,15 +37,17 @@ class Dataset:
     classes : tuple of str
         Names of the classes, all different.
     groups : dict of str to tuple of str
-        Coarser classes, such as {"kind": ("animal", "animal", "vehicle")}: one name per class.
+        Coarser classes. Each key is the name of a grouping, and its tuple has one group per class. For the classes
+        "cat", "dog" and "car": {"kind": ("animal", "animal", "vehicle")}.
     mean, std : tuple of float
         One number per channel, for pixels scaled to [0, 1].
     normalisation : str
         Says where mean and std come from.
     default_views : int
-        Number of rotated views: 4 if a quarter turn does not change the class, else 1.
+        Number of views (rotated copies) of each image in training, unless the user chooses another number. 4 if the
+        class stays the same when an image is rotated by 90 degrees, else 1.
     options : dict
-        Arguments of `load_dataset`, except name, root and workers, that load the same data again.
+        Arguments with which `load_dataset` loads the same data again. Name, root and workers are left out.
     val : Split or Streamed, optional
         A validation split.
     notes : dict of str to str
@@ -98,7 +100,7 @@ class Dataset:
         check_normalisation(self.mean, self.std)
         for name in ("train", *self.held_out):
             labels = getattr(self, name).labels
-            if (
+            if (  # labels on a GPU were usually checked before `to` moved them there
                 labels.device.type == "cpu"
                 and len(labels)
                 and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes
@@ -242,8 +244,8 @@ def file_fingerprints(data: Dataset) -> dict[str, Any] | None:
     -------
     dict or None
         "reading" is the version of the functions that read image files. "names" changes with any file name, label or
-        class name, and with the image size. "sizes" is `streaming.file_size_fingerprint`. None if all images are in
-        memory.
+        class name, and with the image size. "sizes" is the result of `streaming.file_size_fingerprint`. None if
+        all images are in memory.
     """
     splits = [getattr(data, name) for name in ("train", *data.held_out)]
     streamed = [split for split in splits if isinstance(split, Streamed)]

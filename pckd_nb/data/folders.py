@@ -1,4 +1,4 @@
-"""Folders of images with one sub-folder per class, also those of ImageNet."""
+"""Data sets in folders with one sub-folder per class, such as ImageNet."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LAYOUT = "folder:PATH needs PATH/train/CLASS and PATH/test/CLASS"
 def read_folder(
     folder: Path, image_size: int | None, workers: int | None
 ) -> tuple[dict[str, Streamed], tuple[str, ...]]:
-    """List the images in PATH/train/CLASS/, PATH/test/CLASS/ and, if it exists, PATH/val/CLASS/.
+    """List the images in FOLDER/train/CLASS/, FOLDER/test/CLASS/ and, if it exists, FOLDER/val/CLASS/.
 
     The images stay in their files. As in torchvision's `ImageFolder`, files are images if they have one of the
     `EXTENSIONS`, and images in sub-folders of a class folder belong to the class. A warning counts the skipped files:
@@ -52,7 +52,7 @@ def read_folder(
     Returns
     -------
     splits : dict of str to Streamed
-        "train", "test" and, if PATH/val exists, "val".
+        "train", "test" and, if FOLDER/val exists, "val".
     classes : tuple of str
 
     Raises
@@ -80,9 +80,10 @@ def read_folder(
 
 
 def read_imagenet(folder: Path, side: int, workers: int | None) -> tuple[Streamed, Streamed, tuple[str, ...]]:
-    """List the images of ImageNet in PATH/train/CLASS/ and PATH/val/CLASS/, or PATH/test/CLASS/.
+    """List the images of ImageNet in FOLDER/train/CLASS/ and FOLDER/val/CLASS/.
 
-    If a folder does not exist, its archive is unpacked first.
+    The validation images are the test split, because the test images of ImageNet have no labels. If FOLDER/val does not
+    exist, FOLDER/test is used. If a folder does not exist, its archive is unpacked first.
 
     Parameters
     ----------
@@ -107,8 +108,8 @@ def read_imagenet(folder: Path, side: int, workers: int | None) -> tuple[Streame
     OSError
         If an archive is damaged or cannot be unpacked.
     """
-    names = {"train": ("train",), "val": ("val", "test")}
-    if missing := [split for split in names if not any((folder / name).is_dir() for name in names[split])]:
+    accepted_names = {"train": ("train",), "val": ("val", "test")}
+    if missing := [part for part, names in accepted_names.items() if not any((folder / x).is_dir() for x in names)]:
         _unpack_imagenet(folder, missing)
     test = folder / "val" if (folder / "val").is_dir() else folder / "test"
     split_folders = {"train": folder / "train", "test": test}
@@ -117,12 +118,13 @@ def read_imagenet(folder: Path, side: int, workers: int | None) -> tuple[Streame
 
 
 def _unpack_imagenet(folder: Path, splits: list[str]) -> None:
-    """Verify and unpack the archives of "train", "val" or both, by torchvision and with tarfile's data filter."""
+    """Verify and unpack the archives of "train", "val" or both with torchvision. Unsafe archives are refused."""
     from torchvision.datasets import imagenet
 
     downloads.check_tarfile()  # before the user is asked to obtain the archives
     archives = {folder / file: md5 for file, md5 in imagenet.ARCHIVE_META.values()}
-    needed = [folder / imagenet.ARCHIVE_META[part][0] for part in (*splits, *["devkit"] * ("val" in splits))]
+    parts = [*splits, "devkit"] if "val" in splits else splits
+    needed = [folder / imagenet.ARCHIVE_META[part][0] for part in parts]
     if not all(archive.is_file() for archive in needed):
         raise FileNotFoundError(
             f"there is no {' and no '.join(str(folder / split) for split in splits)}: download ImageNet by hand from "
@@ -143,7 +145,9 @@ def _unpack_imagenet(folder: Path, splits: list[str]) -> None:
                 finally:
                     shutil.rmtree(unfinished, ignore_errors=True)
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise OSError(f"the archives in {folder} could not be unpacked: {one_line(error)}") from error
+        raise OSError(
+            f"the archives in {folder} could not be unpacked: {one_line(error)}; download them again"
+        ) from error
     except RuntimeError:  # torchvision's message does not say which archive is damaged
         for archive in needed:
             downloads.check_md5(archive, archives[archive], "download it again")
@@ -157,13 +161,16 @@ def _read_class_folders(folders: dict[str, Path], **options: Any) -> tuple[dict[
     for folder in folders.values():
         if (other := resolved.setdefault(folder.resolve(), folder)) != folder:
             raise ValueError(f"{folder} and {other} are the same folder: use different images for each split")
-    classes = tuple(found["train"][0])
+    train_files, _ = found["train"]
+    classes = tuple(train_files)
     if len(classes) < 2:
         raise ValueError(f"{folders['train']} has only one class folder, {classes[0]}: at least two are needed")
     check_class_names(tuple(dict.fromkeys(name for files, _ in found.values() for name in files)))
     for split, (files, _) in found.items():
         if unknown := [name for name in files if name not in classes]:
-            raise ValueError(f"{folders[split]} has class folders that are not in train: {', '.join(unknown)}")
+            raise ValueError(
+                f"{folders[split]} has class folders that are not in train: {', '.join(unknown)}; rename or remove them"
+            )
 
     def make_split(folder: Path, files: dict[str, list[str]], skipped: tuple[str, ...]) -> Streamed:
         names = np.array([os.fsencode(f"{name}/{file}") for name in files for file in files[name]])
@@ -181,7 +188,8 @@ def _files_by_class(folder: Path) -> tuple[dict[str, list[str]], tuple[str, ...]
     classes, skipped = [], defaultdict[str, list[str]](list)
     for entry in os.scandir(folder):
         if entry.is_dir():
-            classes += [] if entry.name.startswith(".") else [entry.name]
+            if not entry.name.startswith("."):
+                classes.append(entry.name)
         elif not entry.is_file():
             skipped[BROKEN_LINKS].append(entry.name)
         elif entry.name.lower().endswith(EXTENSIONS):
@@ -227,13 +235,13 @@ def _images_in(
             if hidden:
                 skipped["hidden folders"].append(name)
             elif entry.is_symlink() and os.path.realpath(entry.path) in parents:
-                skipped["links to a folder that they are in"].append(name)
+                skipped["links to a parent folder"].append(name)
             else:
                 subfolders.append(entry.name)
         elif not entry.is_file():
             skipped[BROKEN_LINKS].append(name)
         elif not is_image:
-            skipped["files without the extension of an image"].append(name)
+            skipped["files without an image extension"].append(name)
         elif hidden:
             skipped["hidden images"].append(name)
         else:
@@ -266,7 +274,7 @@ def reading_notes(*splits: Streamed | Split) -> dict[str, str]:
 
 
 def memory_limit() -> float:
-    """Return how many bytes of memory the images of a folder may use.
+    """Return how many bytes of memory the images of a data set may use when they are loaded from files.
 
     Returns
     -------

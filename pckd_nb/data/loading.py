@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import downloads
-from ..catalogue import DATASETS, NORMALISATIONS, WITH_PATH, check_dataset
+from ..catalogue import DATASETS, NORMALISATIONS, PATH_PREFIXES, check_dataset
 from ..config import REBUILD_OPTIONS
 from ..deprecation import renamed_arguments
 from ..paths import user_path
-from ..plugs import is_plugin, load_plugin
+from ..plugins import is_plugin, load_plugin
 from ..validation import Seed, checked
 from . import shapes
 from .checks import find_problems
@@ -25,6 +25,8 @@ from .streaming import Streamed
 from .synthetic import read_digits, read_shapes100
 
 SplitSize = int | None
+# Height and width, in pixels, of images that are not resized.
+_FIXED_SIZES = {"shapes100": 32, "digits": 16, "cifar10": 32, "cifar100": 32, "fashion_mnist": 28}
 
 
 def load_dataset(
@@ -56,8 +58,8 @@ def load_dataset(
     root : path, optional
         Folder for downloads and caches. Default: `downloads.default_root()`.
     train_size, test_size : int, optional
-        Number of images, at least one per class. By default, all images, and 10,000 and 2,000 for shapes100. If it is
-        smaller, a random sample is taken with about the same number of images per class.
+        Number of images, at least one per class. Default: all images. For shapes100, 10,000 and 2,000. A smaller
+        number takes a random sample with about the same number of images per class.
     image_size : int, optional
         Height and width in pixels, at least 8, to which images are resized. Only for stl10 and tinyimagenet (default
         32), imagenet (default 224) and folders (default: see `folders.read_folder`).
@@ -93,7 +95,7 @@ def load_dataset(
     >>> pckd.load_dataset("digits", train_size=32, test_size=16)
     Dataset('digits': 32 + 16 images of 1×16×16, 10 classes)
     """
-    if is_plugin(name) and not name.startswith(WITH_PATH):
+    if is_plugin(name) and not name.startswith(PATH_PREFIXES):
         sizes = {"train_size": train_size, "test_size": test_size, "image_size": image_size}
         data = _call_own_function(name, **sizes, workers=workers)
         return data.with_validation(val, val_seed) if val else data
@@ -131,8 +133,9 @@ def load_dataset(
         options={"train_size": train_size, "test_size": test_size, "image_size": image_size, "seed": seed},
         notes=notes,
     )
-    for problem in find_problems(data) if name.startswith("folder:") else ():
-        warnings.warn(problem, stacklevel=2)
+    if name.startswith("folder:"):
+        for problem in find_problems(data):
+            warnings.warn(problem, stacklevel=2)
     return data.with_validation(val, val_seed) if val else data
 
 
@@ -194,12 +197,12 @@ def rebuild(
             f"{recorded} is your own data set, with option {min(unknown)!r}, and cannot be loaded by its name: "
             "pass the data set itself"
         )
-    if not str(recorded).startswith(WITH_PATH) and recorded not in DATASETS:
+    if not str(recorded).startswith(PATH_PREFIXES) and recorded not in DATASETS:
         raise ValueError(f"there is no data set {recorded!r}: if it is your own, pass the data set itself")
     try:
         return load_dataset(name or recorded, root, **options)
     except FileNotFoundError as error:
-        if name or not recorded.startswith(WITH_PATH) or _path_in(recorded).is_absolute():
+        if name or not recorded.startswith(PATH_PREFIXES) or _path_in(recorded).is_absolute():
             raise
         raise FileNotFoundError(
             f"{error}; the path is relative to the folder where the run was trained: change to that folder, or pass "
@@ -225,10 +228,11 @@ def is_same_dataset(one: str, other: str) -> bool:
     >>> is_same_dataset("folder:images", "folder:./images")
     True
     """
+    if one == other:
+        return True
     kind = one.partition(":")[0]
-    if one == other or not (one.startswith(WITH_PATH) and other.startswith(f"{kind}:")):
-        return one == other
-    return _path_in(one).resolve() == _path_in(other).resolve()
+    both_have_paths = one.startswith(PATH_PREFIXES) and other.startswith(f"{kind}:")
+    return both_have_paths and _path_in(one).resolve() == _path_in(other).resolve()
 
 
 def image_size_option(image_size: Sequence[int], name: str) -> dict[str, int]:
@@ -255,7 +259,7 @@ def image_size_option(image_size: Sequence[int], name: str) -> dict[str, int]:
     {}
     """
     height, width = image_size
-    can_resize = name.startswith(WITH_PATH) or (name in DATASETS and name not in _FIXED_SIZES)
+    can_resize = name.startswith(PATH_PREFIXES) or (name in DATASETS and name not in _FIXED_SIZES)
     return {"image_size": height} if can_resize and height == width else {}
 
 
@@ -292,9 +296,6 @@ def _check_size(option: str, size: int, num_classes: int) -> None:
     """Raise ValueError if there are fewer images than classes."""
     if size < num_classes:
         raise ValueError(f"{option} must be at least {num_classes}, the number of classes, got {size}")
-
-
-_FIXED_SIZES = {"shapes100": 32, "digits": 16, "cifar10": 32, "cifar100": 32, "fashion_mnist": 28}
 
 
 def _checked_image_size(name: str, size: int | None) -> int | None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from .dataset import Dataset
 
-CHANNELS = (1, 3, 4)
+USUAL_CHANNELS = (1, 3, 4)  # grey, RGB and RGBA
 Workers = Annotated[int, Field(ge=0)] | None
 ImageSize = Annotated[int, Field(ge=8)] | None
 LabelNumber = Annotated[int, Field(ge=0, lt=100_000)]  # a label of a data set without class names
@@ -49,16 +49,17 @@ def from_arrays(
     ----------
     train, test, val : pair (images, labels)
         images: array or tensor of shape (N, H, W), (N, C, H, W) or (N, H, W, C), uint8 or floats in [0, 1].
-        labels: N whole numbers that count the classes from 0, or N class names.
+        labels: N integers from 0 to num_classes − 1, or N class names.
     classes : sequence of str, optional
         Default: the labels, sorted. If the labels are numbers, all numbers from 0 to the largest label.
     name : str
     mean, std : sequence of float, optional
         One number per channel, for pixels scaled to [0, 1]. Default: computed on the training images.
     default_views : int
-        Number of rotated views: 4 if a quarter turn does not change the class, else 1. Always 1 if height ≠ width.
+        Number of views (rotated copies) of each image in training, unless the user chooses another number. Use 4 if
+        the class stays the same when an image is rotated by 90 degrees, else 1. Always 1 if height ≠ width.
     ids : sequence of str, optional
-        Name of each training image. The run stores them.
+        Name of each training image. A run of `distill` stores these names.
 
     Returns
     -------
@@ -100,7 +101,7 @@ def from_torch(
     name: str | None = None, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
     default_views: int = 4,
 ) -> Dataset:  # fmt: skip
-    """Build a data set from two `torch.utils.data.Dataset`, and read all images into memory.
+    """Build a data set from objects of `torch.utils.data.Dataset`, and read all images into memory.
 
     Parameters
     ----------
@@ -138,13 +139,15 @@ def from_torch(
     images, labels = {}, {}
     for split_name, dataset in given.items():  # a comprehension would change the stack level of the warning
         images[split_name], labels[split_name] = _read_all(split_name, dataset)
-    labels = {part: _names_of_numbers(part, values, names[part]) for part, values in labels.items()}
-    chosen = _class_names(labels, classes)
+    labels = {
+        split_name: _names_of_numbers(split_name, values, names[split_name]) for split_name, values in labels.items()
+    }
+    class_names = _class_names(labels, classes)
     if classes is None and names["train"] is not None:
-        chosen = names["train"]  # in this order, and with classes that have no images
-    numbers = _label_numbers(labels, chosen)
+        class_names = names["train"]  # in this order, and with classes that have no images
+    numbers = _label_numbers(labels, class_names)
     splits = {split_name: Split(images[split_name], numbers[split_name]) for split_name in given}
-    return _build(cls, name or type(train).__name__, splits, chosen, mean, std, default_views)
+    return _build(cls, name or type(train).__name__, splits, class_names, mean, std, default_views)
 
 
 def from_table(
@@ -168,8 +171,8 @@ def from_table(
     workers : int, optional
         Number of processes that read images that do not fit into memory.
     classes : sequence of str, optional
-        Default: the values in the class column, sorted. If `classes` has other names than the column, numbers in the
-        column are positions in `classes`.
+        Default: the values in the class column, sorted. If the class column contains numbers that are not in `classes`,
+        its numbers are positions in `classes`, from 0.
     name, mean, std, default_views
         As in `from_arrays`. Default of name: the name of the CSV file, or "table".
 
@@ -206,23 +209,29 @@ def from_table(
             f"{len(missing)} of {len(rows)} images do not exist, the first is '{folder / str(missing[0])}': check the "
             "paths, or pass their folder as root"
         )
-    rows_of = {value: np.flatnonzero(rows[split].astype(str) == value) for value in ("train", "val", "test")}
-    values = sorted(set(rows[split].astype(str)))
-    if set(values) - rows_of.keys() or not len(rows_of["train"]) or not len(rows_of["test"]):
+    rows_of = {
+        split_name: np.flatnonzero(rows[split].astype(str) == split_name) for split_name in ("train", "val", "test")
+    }
+    found = sorted(set(rows[split].astype(str)))
+    if set(found) - rows_of.keys() or not len(rows_of["train"]) or not len(rows_of["test"]):
         raise ValueError(
             f"column {split!r} must contain train, test or val, and train and test at least once, got "
-            f"{', '.join(values)}"
+            f"{', '.join(found)}"
         )
-    all_labels, chosen = _table_labels(_to_list(rows[label]), classes)
-    labels = {value: [all_labels[row] for row in positions] for value, positions in rows_of.items() if len(positions)}
+    all_labels, class_names = _table_labels(_to_list(rows[label]), classes)
+    labels = {
+        split_name: [all_labels[row] for row in positions]
+        for split_name, positions in rows_of.items()
+        if len(positions)
+    }
     files = np.array([os.fsencode(str(path)) for path in rows[image]])
     streamed = {
-        value: Streamed(folder, files[rows_of[value]], numbers, image_size, workers=workers)
-        for value, numbers in _label_numbers(labels, chosen).items()
+        split_name: Streamed(folder, files[rows_of[split_name]], numbers, image_size, workers=workers)
+        for split_name, numbers in _label_numbers(labels, class_names).items()
     }
     splits = with_bit_depth(streamed)
     notes = reading_notes(*splits.values())
-    return _build(cls, name or "table", load_if_memory_allows(splits), chosen, mean, std, default_views, notes)
+    return _build(cls, name or "table", load_if_memory_allows(splits), class_names, mean, std, default_views, notes)
 
 
 def _build(
@@ -259,20 +268,21 @@ def _class_names(labels: Mapping[str, list[int] | list[str]], classes: Sequence[
             kind = "a set" if isinstance(classes, set | frozenset) else type(classes).__name__
             raise TypeError(f"classes must be a list of names, in the order of the label numbers, got {kind}")
         return tuple(map(str, classes))
-    kinds = {isinstance(values[0], str): split_name for split_name, values in labels.items() if values}
-    if len(kinds) > 1:
+    named = [split_name for split_name, values in labels.items() if values and isinstance(values[0], str)]
+    numbered = [split_name for split_name, values in labels.items() if values and not isinstance(values[0], str)]
+    if named and numbered:
         raise TypeError(
-            f"labels of {kinds[True]} are names, but labels of {kinds[False]} are numbers: pass all names as classes"
+            f"labels of {named[-1]} are names, but labels of {numbered[-1]} are numbers: pass all names as classes"
         )
     found = [value for values in labels.values() for value in values]
-    if True in kinds:
+    if named:
         return tuple(sorted(set(map(str, found))))
     largest = checked(LabelNumber, "labels", max(found)) if found else -1
     return tuple(map(str, range(largest + 1)))
 
 
 def _label_numbers(labels: Mapping[str, list[int] | list[str]], classes: Sequence[str]) -> dict[str, Tensor]:
-    """Convert the labels of all splits to numbers. Raise ValueError if a class has no training images."""
+    """Convert the labels of all splits to numbers. Raise ValueError if train lacks a class of another split."""
     numbers = {split_name: _to_numbers(values, classes) for split_name, values in labels.items()}
     in_train = set(numbers["train"].tolist())
     if any(number not in range(len(classes)) for number in in_train):
@@ -348,7 +358,8 @@ def _to_list(labels: Any) -> Any:
         raise TypeError("labels must be one number or name per image: convert one-hot labels with labels.argmax(1)")
     if missing := [row for row, value in invalid.items() if pd.isna(value)]:
         raise ValueError(f"every image needs a label, but the label of image {missing[0]} is {invalid[missing[0]]}")
-    for row, value in invalid.items():
+    if invalid:
+        row, value = next(iter(invalid.items()))
         raise TypeError(f"labels must be whole numbers or names, got {repr(value)[:40]} for image {row}")
     if other := [value for value in values if isinstance(value, str) != isinstance(values[0], str)]:
         raise TypeError(f"labels must be all numbers or all names, got {values[0]!r} and {other[0]!r}")
@@ -357,25 +368,27 @@ def _to_list(labels: Any) -> Any:
 
 def _to_uint8(images: Any) -> Tensor:
     """Convert images of shape (N, H, W), (N, C, H, W) or (N, H, W, C) to uint8 of shape (N, C, H, W)."""
-    prefer_channels_last = not isinstance(images, Tensor)  # if a shape may mean both: NumPy has channels last
+    # A shape such as (N, 3, 8, 3) may mean both. Arrays usually have channels last, and tensors channels first.
+    prefer_channels_last = not isinstance(images, Tensor)
     if isinstance(images, Tensor):
         tensor = images.detach().to_dense()
     else:
         try:
             array = np.ascontiguousarray(images)
-        except ValueError:  # its message says "inhomogeneous"
+        except ValueError:  # NumPy's message does not speak of images
             raise ValueError("images must all have the same size and number of channels") from None
-        if array.dtype.kind not in "biufc":  # torch's message would list all its dtypes
+        if array.dtype.kind not in "biufc":  # not bool, int, uint, float or complex: torch cannot convert it
             kind = f"{type(images).__name__} of {array.dtype}" if hasattr(images, "dtype") else type(images).__name__
             raise TypeError(f"images must be uint8 pixels, or floats in [0, 1], got {kind}")
-        tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+        native = array.dtype.newbyteorder("=")  # torch accepts only the byte order of this machine
+        tensor = torch.from_numpy(array.astype(native, copy=False))
     if 0 in tensor.shape[1:]:
         raise ValueError(f"images must have pixels, got shape {tuple(tensor.shape)}")
     if tensor.ndim == 3:
         tensor = tensor[:, None]
     elif tensor.ndim != 4:
         raise ValueError(f"images must have shape (N, C, H, W), (N, H, W, C) or (N, H, W), got {tuple(tensor.shape)}")
-    elif tensor.shape[3] < min(tensor.shape[1:3]) and (prefer_channels_last or tensor.shape[1] not in CHANNELS):
+    elif tensor.shape[3] < min(tensor.shape[1:3]) and (prefer_channels_last or tensor.shape[1] not in USUAL_CHANNELS):
         tensor = tensor.permute(0, 3, 1, 2)
     if tensor.is_floating_point():
         if not len(tensor) or not 0 <= float(tensor.min()) <= float(tensor.max()) <= 1:

@@ -24,6 +24,7 @@ from .folders import stack_images
 from .split import Split
 from .streaming import open_image, resize_and_crop
 
+# CIFAR-100: the names of its superclasses, and the position of each class's superclass in this list.
 SUPERCLASSES = (
     "aquatic mammals", "fish", "flowers", "food containers", "fruit and vegetables",
     "household electrical devices", "household furniture", "insects", "large carnivores",
@@ -76,18 +77,18 @@ def read_cifar(name: str, root: Path) -> tuple[Split, Split, tuple[str, ...]]:
     _fetch_archive(name, root, source, [*source.train_list, *source.test_list, meta])
     folder = root / source.base_folder
 
-    def split(files: Iterable[Iterable[str]]) -> Split:
+    def read_split(files: Iterable[Iterable[str]]) -> Split:
         batches = [_read_arrays(folder / file) for file, _ in files]
         images = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
         labels = [label for batch in batches for label in batch["labels" if name == "cifar10" else "fine_labels"]]
         return Split(torch.from_numpy(images), torch.tensor(labels))
 
     classes = tuple(_read_arrays(folder / source.meta["filename"])[source.meta["key"]])
-    return split(source.train_list), split(source.test_list), classes
+    return read_split(source.train_list), read_split(source.test_list), classes
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """An unpickler that reads only numbers, texts and arrays. Other pickles could run any code."""
+    """An unpickler that reads only numbers, strings and arrays. Other pickles could run any code."""
 
     def find_class(self, module: str, name: str) -> Any:
         allowed = {("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct")}
@@ -97,7 +98,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:
-    """Read a CIFAR file. Raise OSError if it contains anything but numbers, texts and arrays."""
+    """Read a CIFAR file. Raise OSError if it contains anything but numbers, strings and arrays."""
     try:
         with open(path, "rb") as file:
             arrays: dict[str, Any] = _ArrayUnpickler(file, encoding="latin1").load()
@@ -132,7 +133,7 @@ def read_stl10(root: Path, side: int) -> tuple[Split, Split, tuple[str, ...]]:
     from torchvision.datasets import STL10
 
     class Labelled(STL10):
-        train_list = STL10.train_list[:2]  # without the 2.8 GB of images without labels
+        train_list = STL10.train_list[:2]  # leaves out 2.8 GB of images without labels
 
     _fetch_archive("stl10", root, Labelled, [*Labelled.train_list, *Labelled.test_list])
     train, test = (
@@ -175,24 +176,24 @@ def read_tiny_imagenet(root: Path, side: int) -> tuple[Split, Split, tuple[str, 
     _fetch("tinyimagenet", archive, _TINY_IMAGENET_MD5)
     with zipfile.ZipFile(archive) as file:
 
-        def table(name: str) -> list[list[str]]:
+        def read_table(name: str) -> list[list[str]]:
             return [line.split("\t") for line in file.read(f"{archive.stem}/{name}").decode().splitlines()]
 
-        def split(rows: list[tuple[int, str]]) -> Split:
+        def read_split(rows: list[tuple[int, str]]) -> Split:
             images = (open_image(file.read(name)) for _, name in rows)
             return Split(_resized(images, len(rows), side), torch.tensor([label for label, _ in rows]))
 
-        wnids = [row[0] for row in table("wnids.txt")]  # WordNet IDs, one per class
+        wnids = [row[0] for row in read_table("wnids.txt")]  # WordNet IDs, one per class
         label_of = {wnid: label for label, wnid in enumerate(wnids)}
         jpegs = [name for name in file.namelist() if name.endswith(".JPEG")]
         train = sorted((label_of[name.split("/")[2]], name) for name in jpegs if name.split("/")[1] == "train")
-        test = [
-            (label_of[wnid], f"{archive.stem}/val/images/{name}") for name, wnid, *_ in table("val/val_annotations.txt")
-        ]
-        words = {wnid: words.split(",")[0] for wnid, words in table("words.txt")}
+        annotations = read_table("val/val_annotations.txt")
+        test = [(label_of[wnid], f"{archive.stem}/val/images/{name}") for name, wnid, *_ in annotations]
+        words = {wnid: words.split(",")[0] for wnid, words in read_table("words.txt")}
         count = Counter(words[wnid] for wnid in wnids)
+        # Some classes have the same name: they also get their WordNet ID.
         classes = (words[wnid] if count[words[wnid]] == 1 else f"{words[wnid]} ({wnid})" for wnid in wnids)
-        return split(train), split(test), tuple(classes)
+        return read_split(train), read_split(test), tuple(classes)
 
 
 def _resized(images: Iterable[Image.Image], count: int, side: int) -> torch.Tensor:
@@ -227,7 +228,7 @@ def read_fashion_mnist(root: Path) -> tuple[Split, Split, tuple[str, ...]]:
         if not unpacked.is_file():
             _fetch("fashion_mnist", packed, md5)
             _gunzip(packed, unpacked)
-        _check_idx(unpacked)
+        _check_mnist_size(unpacked)
     train, test = (
         Split(
             read_image_file(raw / f"{part}-images-idx3-ubyte")[:, None].contiguous(),
@@ -252,12 +253,15 @@ def _gunzip(packed: Path, unpacked: Path) -> None:
 
 
 def _fetch_archive(name: str, root: Path, source: Any, files: Iterable[Iterable[str]]) -> None:
-    """Download and unpack the archive of a torchvision data set, unless all files exist. `files`: (name, md5)."""
+    """Download and unpack the archive of a torchvision data set, unless all its files exist.
+
+    `files` are pairs of the name and the MD5 sum of an unpacked file.
+    """
     archive = root / source.filename
     unpacked = {root / source.base_folder / file: md5 for file, md5 in files}
     if all(file.is_file() and downloads.md5_of(file) == md5 for file, md5 in unpacked.items()):
         return
-    if not archive.is_file():  # without the archive, a damaged file cannot be replaced
+    if not archive.is_file():  # report a damaged file before the whole archive is downloaded again
         for file, md5 in unpacked.items():
             if file.is_file():
                 downloads.check_md5(file, md5)
@@ -280,7 +284,7 @@ def _fetch(name: str, path: Path, md5: str) -> None:
         raise ConnectionError(f"could not download {name} ({reason}): try again, or {by_hand}") from error
 
 
-def _check_idx(path: Path) -> None:
+def _check_mnist_size(path: Path) -> None:
     """Raise OSError if the size of an unpacked MNIST file is not the size that its header says."""
     with open(path, "rb") as file:
         header = file.read(4)

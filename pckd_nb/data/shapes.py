@@ -112,7 +112,11 @@ Scene = dict[str, np.ndarray]  # property → one row per image; all properties 
 
 
 def _random_scene(rng: np.random.Generator, labels: np.ndarray, severity: np.ndarray) -> Scene:
-    """Draw the random properties of all images, except the noise of each pixel. Lengths are in pixels."""
+    """Draw the random properties of all images, except the noise of each pixel.
+
+    Lengths are in pixels, but those of the pattern and of the covers are in units of the object's radius. Angles are in
+    radians.
+    """
     n = len(labels)
     lost_contrast, noise, occlusion, smallness = severity.T
 
@@ -131,19 +135,19 @@ def _random_scene(rng: np.random.Generator, labels: np.ndarray, severity: np.nda
         "label": labels,
         "radius": radius,
         "center": (15.5 - radius)[:, None] * uniform(-0.8, 0.8, 2) + (SIZE - 1) / 2,
-        "turn": uniform(-0.5, 0.5),
+        "rotation": uniform(-0.5, 0.5),
         "opacity": 1 - 0.55 * lost_contrast,
         "noise": (0.015 + 0.115 * noise)[:, None],
         # pattern: rotation, period and phase; only the marbled pattern uses the waves
-        "pattern_turn": uniform(-0.5, 0.5),
+        "pattern_rotation": uniform(-0.5, 0.5),
         "period": uniform(0.62, 0.78),
         "phase": uniform(0, 2 * np.pi, 2),
         "waves": _vectors(uniform(6, 9, 5), uniform(0, 2 * np.pi, 5)),
         "wave_phase": uniform(0, 2 * np.pi, 5),
         # colours, (n, 3) in [0, 1]
-        "first": _rgb(lightness[:, 0], hue[:, 0], 0.2),
-        "second": _rgb(lightness[:, 1], hue[:, 1], 0.2),
-        "ground": _rgb(lightness[:, 2], hue[:, 2], 0.1),
+        "first_colour": _rgb(lightness[:, 0], hue[:, 0], 0.2),
+        "second_colour": _rgb(lightness[:, 1], hue[:, 1], 0.2),
+        "background": _rgb(lightness[:, 2], hue[:, 2], 0.1),
         # clutter behind the object: a colour gradient, soft blobs, line segments and pebbles
         "slope": _vectors(uniform(0, 0.008), uniform(0, 2 * np.pi)),
         "slope_colour": uniform(-1, 1, 3),
@@ -181,26 +185,28 @@ def _draw_scenes(scene: Scene) -> np.ndarray:
     """Draw images without noise, of shape (n, 3, 32, 32), with values of about 0 to 1."""
     radius = _per_image(scene["radius"])
     row, column = np.mgrid[:SIZE, :SIZE].astype(radius.dtype)
-    picture = np.tile(scene["ground"][:, :, None, None], (1, 1, SIZE, SIZE))
+    picture = np.tile(scene["background"][:, :, None, None], (1, 1, SIZE, SIZE))
 
-    def place(center: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def offsets_from(center: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return column - _per_image(center[:, 0]), row - _per_image(center[:, 1])
 
     x, y = column - SIZE / 2, row - SIZE / 2
     slope_x, slope_y = scene["slope"].T
     _add_colour(picture, x * _per_image(slope_x) + y * _per_image(slope_y), scene["slope_colour"])
     for k in range(3):
-        distance = np.hypot(*place(scene["blob_center"][:, k])) / _per_image(scene["blob_radius"][:, k])
+        distance = np.hypot(*offsets_from(scene["blob_center"][:, k])) / _per_image(scene["blob_radius"][:, k])
         _add_colour(picture, np.exp(-(distance**2)), scene["blob_colour"][:, k])
-        distance = _segment_distance(*place(scene["line_start"][:, k]), scene["line_step"][:, k])
+        distance = _segment_distance(*offsets_from(scene["line_start"][:, k]), scene["line_step"][:, k])
         _add_colour(picture, _coverage(distance - 0.7), scene["line_colour"][:, k])
-        distance = np.hypot(*place(scene["pebble_center"][:, k])) - _per_image(scene["pebble_radius"][:, k])
+        distance = np.hypot(*offsets_from(scene["pebble_center"][:, k])) - _per_image(scene["pebble_radius"][:, k])
         _add_colour(picture, _coverage(distance), scene["pebble_colour"][:, k])
 
-    x, y = place(scene["center"])
+    x, y = offsets_from(scene["center"])
     x, y = x / radius, -y / radius  # up is positive
-    distance, mix = _object_distance_and_mix(scene, *_rotate(x, y, scene["turn"]))
-    colour = _interpolate(scene["first"][:, :, None, None], scene["second"][:, :, None, None], mix[:, None])
+    distance, mix = _object_distance_and_mix(scene, *_rotate(x, y, scene["rotation"]))
+    colour = _interpolate(
+        scene["first_colour"][:, :, None, None], scene["second_colour"][:, :, None, None], mix[:, None]
+    )
     coverage = _coverage(distance * radius) * _per_image(scene["opacity"])
     picture = _interpolate(picture, colour, coverage[:, None])
 
@@ -218,12 +224,12 @@ def _object_distance_and_mix(scene: Scene, x: np.ndarray, y: np.ndarray) -> tupl
     shape, pattern = np.divmod(scene["label"], len(PATTERNS))
     for k, name in enumerate(SHAPES):
         rows = np.flatnonzero(shape == k)
-        distance[rows] = _SHAPES[name](x[rows], y[rows])
-    x, y = _rotate(x, y, scene["pattern_turn"])
+        distance[rows] = _SHAPE_FUNCTIONS[name](x[rows], y[rows])
+    x, y = _rotate(x, y, scene["pattern_rotation"])
     for k, name in enumerate(PATTERNS):
         rows = np.flatnonzero(pattern == k)
         part = {key: values[rows] for key, values in scene.items()}
-        mix[rows] = _PATTERNS[name](x[rows], y[rows], distance[rows], part)
+        mix[rows] = _PATTERN_FUNCTIONS[name](x[rows], y[rows], distance[rows], part)
     return distance, mix
 
 
@@ -239,7 +245,7 @@ def _rotate(x: np.ndarray, y: np.ndarray, angle: np.ndarray) -> tuple[np.ndarray
 
 
 def _coverage(distance: np.ndarray) -> np.ndarray:
-    """Return which share of each pixel is inside, from a signed distance in pixels. It smooths edges."""
+    """Return which share of each pixel is inside, from a signed distance in pixels (anti-aliasing)."""
     return np.clip(0.5 - distance, 0, 1)
 
 
@@ -264,7 +270,7 @@ def _segment_distance(x: np.ndarray, y: np.ndarray, step: np.ndarray) -> np.ndar
 
 
 def _fold_into_wedge(x: np.ndarray, y: np.ndarray, parts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Map all points to one half of one part of a shape that has `parts` equal parts, each symmetric."""
+    """Rotate and reflect all points into half of one sector. The shape has `parts` equal, symmetric sectors."""
     width = 2 * np.pi / parts
     angle = np.abs((np.arctan2(y, x) + width / 2) % width - width / 2)
     r = np.hypot(x, y)
@@ -322,7 +328,7 @@ def _arrow(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.minimum(head, _box(x + 0.5, y, 0.5, 0.3))
 
 
-_SHAPES = {
+_SHAPE_FUNCTIONS = {
     "circle": lambda x, y: np.hypot(x, y) - 0.92,
     "triangle": _triangle,
     "square": lambda x, y: _box(x, y, 0.78, 0.78),
@@ -340,7 +346,7 @@ _SHAPES = {
 
 
 def _soft_edges(wave: np.ndarray) -> np.ndarray:
-    """Return the shares of two colours with soft edges between them, from a wave in [-1, 1]."""
+    """Return the share of the second colour: 0 if `wave` is below −0.25, 1 if it is above 0.25, linear in between."""
     return np.clip(0.5 + 2 * wave, 0, 1)
 
 
@@ -376,7 +382,7 @@ def _marbled(x: np.ndarray, y: np.ndarray, distance: np.ndarray, scene: Scene) -
     return _soft_edges(total / 2)
 
 
-_PATTERNS = {
+_PATTERN_FUNCTIONS = {
     "plain": lambda x, y, distance, scene: np.zeros_like(x),
     "striped": _striped,
     "checked": _checked,

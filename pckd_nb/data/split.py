@@ -1,6 +1,7 @@
-"""A split whose images are in memory, random parts of it, and the statistics of its pixels.
+"""The class `Split`, whose images are in memory, and functions for random samples and pixel statistics.
 
-`streaming.Streamed` is a split whose images stay in their files. Both classes have the same interface.
+`streaming.Streamed` is a split whose images stay in their files. Both classes have the same interface, but only
+`Streamed.read` has the argument `augment`.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ class Split:
         )
 
     def update_hash(self, digest: Any) -> None:
-        """Update a hash with all pixels and labels, and with the code of your own subclass.
+        """Update a hash with all pixels and labels. If the class is your own subclass, its code is added, too.
 
         Parameters
         ----------
@@ -238,6 +239,7 @@ def balanced_sample(labels: torch.Tensor, count: int, num_classes: int, seed: in
     >>> labels[balanced_sample(labels, count=4, num_classes=2, seed=0)].tolist()
     [0, 0, 1, 1]
     """
+    # The first image of each class has rank 0, the second one rank 1, and so on.
     return _sample_by_rank(labels, count, num_classes, seed, np.arange)
 
 
@@ -269,13 +271,14 @@ def stratified_sample(labels: torch.Tensor, count: int, num_classes: int, seed: 
     >>> labels[stratified_sample(labels, count=4, num_classes=2, seed=0)].tolist()
     [0, 0, 0, 1]
     """
+    # The first image of each class has rank 0 and the last one rank 1, so large classes give more images.
     return _sample_by_rank(labels, count, num_classes, seed, partial(np.linspace, 0, 1))
 
 
 def _sample_by_rank(
     labels: torch.Tensor, count: int, num_classes: int, seed: int, ranks: Callable[[int], np.ndarray]
 ) -> np.ndarray:
-    """Shuffle each class, rank its n images by `ranks(n)`, and return the positions of the `count` lowest ranks."""
+    """Shuffle the images, give the n images of each class the ranks `ranks(n)`, and choose the `count` lowest ranks."""
     order = np.random.default_rng(seed).permutation(len(labels))
     shuffled = labels.cpu().numpy()[order]
     rank = np.empty(len(labels))

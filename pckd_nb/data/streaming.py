@@ -38,21 +38,21 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF")  # Pillow
 MAX_ASPECT_RATIO = 100  # of the longer side to the shorter side
 CROP_STREAM = 16  # stream of random numbers for the random crop; `views` has the other streams
 READER_VERSION = 2  # of `load_upright` and `to_rgb`: version 1 ignored EXIF data, transparency and 12-bit values
-READING_RULES = "turned upright by their EXIF data, transparent parts on white, grey of 12 or 16 bits scaled to 8"
+READING_RULES = "turned upright by their EXIF data, transparent parts on white, 12-bit and 16-bit grey scaled to 8 bits"
 BACKGROUND = "white"  # shown by transparent parts: dark drawings would be invisible on black
 BIT_DEPTHS = (8, 12, 16)  # bits per pixel that the values of a 16-bit grey file may have
 DEPTH_SAMPLE_SIZE = 1000  # images per split whose bit depth is measured
 NO_WORKERS_HINT = "use workers=0 to read without worker processes"
 SHARED_MEMORY_FULL = (
     f"the shared memory of the worker processes that read images is full: {NO_WORKERS_HINT}, or enlarge it "
-    "(docker: --shm-size)"
+    "(shm-size of docker)"
 )
 SIZE_FINGERPRINT_PARTS = 256  # see `file_size_fingerprint`
 
 
 @dataclass(frozen=True, eq=False)
 class Streamed:
-    """A split whose images stay in their files. It has the same interface as `Split`.
+    """A split whose images stay in their files. It has the same interface as `Split`, and `read` can augment.
 
     Images are uint8 of shape (3, side, side).
 
@@ -95,7 +95,7 @@ class Streamed:
     workers: int | None = None
     skipped: tuple[str, ...] = ()
     bits: int = 16
-    difficulty = None
+    difficulty = None  # `Split` may have it
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -209,7 +209,8 @@ class Streamed:
                 pickle.dumps(augment)
             except Exception as error:  # pickling can raise any exception
                 warnings.warn(
-                    f"augment cannot be pickled for worker processes ({one_line(error)}): the main process reads",
+                    f"augment cannot be pickled for worker processes ({one_line(error)}): the main process reads the "
+                    "images; define augment at the top level of a module to use worker processes",
                     stacklevel=3,
                 )
                 return 0
@@ -517,7 +518,7 @@ def file_size_fingerprint(splits: Iterable[Streamed]) -> str:
 
 
 class _Reader(torch.utils.data.Dataset):
-    """What a worker process needs of a split. Labels are left out because they may be on a GPU."""
+    """The part of a split that worker processes need. Labels are left out because they may be on a GPU."""
 
     def __init__(
         self,
@@ -527,13 +528,13 @@ class _Reader(torch.utils.data.Dataset):
         epoch: int | None,
         augment: Callable[[Tensor, Tensor], Tensor] | None,
     ):
-        self.files = dataclasses.replace(split, labels=torch.empty(0))
+        self.split = dataclasses.replace(split, labels=torch.empty(0))
         self.transform, self.seed, self.epoch, self.augment = transform, seed, epoch, augment
 
     def __getitems__(self, rows: list[int]) -> Tensor | Exception:
-        """Return the images of a batch, or an error. An error raised in a worker would print a traceback."""
+        """Return the images of a batch, or an error. If it were raised, the worker would print a traceback."""
         index = torch.tensor(rows)
-        images = torch.empty(len(rows), *self.files.shape, dtype=torch.uint8)
+        images = torch.empty(len(rows), *self.split.shape, dtype=torch.uint8)
         is_worker = torch.utils.data.get_worker_info() is not None
         try:
             if is_worker and not self.augment:
@@ -542,7 +543,7 @@ class _Reader(torch.utils.data.Dataset):
                 for pixels, row, seed in zip(images.numpy(), rows, self._seeds(index), strict=True):
                     if seed is not None:
                         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs
-                    image = read_image(self.files.path(row), self.transform)
+                    image = read_image(self.split.path(row), self.transform)
                     pixels[:] = np.asarray(image).transpose(2, 0, 1)  # faster in numpy than in torch
             if self.augment:
                 images = self.augment(images, index)
@@ -554,7 +555,7 @@ class _Reader(torch.utils.data.Dataset):
 
     def _seeds(self, index: Tensor) -> Sequence[int | None]:
         """Return the seed of the random crop of each image, or None for each image if there are no random crops."""
-        if not self.files.random_crop or self.seed is None or self.epoch is None:
+        if not self.split.random_crop or self.seed is None or self.epoch is None:
             return [None] * len(index)
         seeds: list[int] = views.random_bits(self.seed, self.epoch, index, CROP_STREAM).tolist()
         return seeds
@@ -574,7 +575,9 @@ def _move_to_shared_memory(images: Tensor) -> None:
 def _start_workers(loader: DataLoader[Any]) -> Iterator[Any]:
     """Return the iterator of a DataLoader, which starts its workers. Raise OSError if they cannot be started."""
     try:
-        if loader.num_workers:  # test that there are enough locks: a DataLoader that gets none prints tracebacks
+        # A DataLoader that gets no lock prints tracebacks, so first test that there are enough. Each worker has a queue
+        # with 3 locks. The queue of results and an event need about 9 more.
+        if loader.num_workers:
             [multiprocessing.Lock() for _ in range(3 * loader.num_workers + 9)]
         return iter(loader)
     except OSError as error:
@@ -589,8 +592,8 @@ def _start_workers(loader: DataLoader[Any]) -> Iterator[Any]:
 def explain_worker_errors() -> Iterator[None]:
     """Replace errors of DataLoader about a worker process by an OSError that says what happened and what to do.
 
-    A signal tells DataLoader that a worker has ended. So DataLoader may raise the error at any line of the main
-    process, also while a network computes.
+    The operating system sends a signal when a worker ends, and DataLoader raises the error in its signal handler. So
+    the error may occur at any line of the main process, for example in the forward pass of a network.
 
     Raises
     ------

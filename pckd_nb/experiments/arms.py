@@ -11,7 +11,7 @@ from .. import methods, runs
 from ..catalogue import read_arm
 from ..data import Dataset
 from ..paths import user_path
-from ..plugs import is_plugin
+from ..plugins import is_plugin
 from ..recipes import Recipe, get_recipe
 
 PUBLISHED_EPOCHS = 240

@@ -10,7 +10,7 @@ from statistics import median
 import numpy as np
 
 from .. import runs, training, views
-from ..models import create_model, flops_of
+from ..models import count_flops_by_name, create_model
 from ..recipes import get_recipe
 from .arms import resolve_settings
 from .grid import Grid, Point, is_finished
@@ -96,7 +96,12 @@ def training_flops(grid: Grid, point: Point) -> int:
     if point.arm.build(grid.recipe)[0].uses_teacher:
         networks.append(runs.read_settings(point.teacher)["model"]["name"])
     shape = grid.loaded.channels, *grid.loaded.size
-    return steps * batch_size * view_count * sum(flops_of(name, len(grid.loaded.classes), shape) for name in networks)
+    return (
+        steps
+        * batch_size
+        * view_count
+        * sum(count_flops_by_name(name, len(grid.loaded.classes), shape) for name in networks)
+    )
 
 
 def _measure_step_seconds(grid: Grid, point: Point) -> float:

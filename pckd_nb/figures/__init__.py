@@ -1,8 +1,8 @@
 """Figures of runs: each function takes runs and returns a matplotlib Figure.
 
-A function reads only the records of its runs. It needs no data set and no network. All figures have the same style, one
-colour per method, and a caption that says how the networks were trained. A function raises ValueError if there is no
-run, or if a run has not recorded what the figure shows.
+A function reads only what its runs have recorded. It needs no data set and no network. All figures have the same style,
+one colour per method, and a caption that says how the networks were trained. A function raises ValueError if there is
+no run, or if a run has not recorded what the figure shows.
 
 Examples
 --------

@@ -1,7 +1,11 @@
-"""Group runs for comparison: arms, studies, sweeps and budgets, and the numbers that figures draw for them.
+"""Group runs for comparison, and compute the numbers that figures draw for them.
 
-An *arm* is a set of runs that differ only in their seed. A *study* is a set of runs that may be compared: they use the
-same data, student, teacher and recipe. They may differ in the method and in the number of epochs.
+- An *arm* is a set of runs that differ only in their seed.
+- A *study* is a set of runs that may be compared: they use the same data, student, teacher and recipe. They may differ
+  in the method and in the number of epochs.
+- A *sweep* is a set of PCKD runs in which one setting, the *factor*, has several values.
+- A *budget* is a number of epochs. Runs of one method with several budgets show how accuracy depends on it.
+- A method is *without options* if the user chose none of its settings. Then they come from the recipe or are defaults.
 """
 
 import json
@@ -13,11 +17,11 @@ import pandas as pd
 
 from ..analysis import Summary, paired_difference, summarise
 from ..deprecation import renamed
-from ..models import flops_of
+from ..models import count_flops_by_name
 from ..runs import SYMBOLS, Run
 from .canvas import check_runs, is_teacher
 
-# Factor of figure 5 → the letter of its panel and its published default.
+# Factor of a sweep → the letter of its panel in the paper's figure 5, and its default in the paper.
 FACTORS = {"beta_cc": ("a", 0.05), "beta_fa": ("b", 20), "beta_ca": ("c", 1), "epsilon": ("d", 1.005)}
 BASELINE_SETTINGS = {"warmup_epochs"}  # only baselines read these recipe settings; older records lack them
 METHODS = ("supervised", "KD", "PCKD")  # titles of the methods
@@ -41,6 +45,7 @@ class Arm(NamedTuple):
     variant : str
         Options of the method that the user chose, such as "β_cc = 0". Empty if there are none.
     epochs : int
+        Number of epochs in the recipe.
     """
 
     study: Hashable
@@ -110,8 +115,8 @@ def teacher_name(run: Run) -> str | None:
 def group_by_study(runs: list[Run]) -> list[list[Run]]:
     """Group runs that may be compared: same data, student, teacher and recipe, any number of epochs.
 
-    A student that was trained without a teacher belongs to the studies with every teacher. Runs of teachers are left
-    out.
+    A student that was trained without a teacher is added to every study with the same data, student and recipe,
+    whatever the teacher is. Runs of teachers are left out.
 
     Parameters
     ----------
@@ -136,7 +141,7 @@ def group_by_study(runs: list[Run]) -> list[list[Run]]:
 def comparable_runs(run: Run, runs: Iterable[Run], title: str) -> RunsBySeed:
     """Return the runs of another method that `run` may be compared with.
 
-    They have the same data, student, teacher, recipe and number of epochs, and no options.
+    These runs have the same data, student, teacher, recipe and number of epochs as `run`, and are without options.
 
     Parameters
     ----------
@@ -149,7 +154,7 @@ def comparable_runs(run: Run, runs: Iterable[Run], title: str) -> RunsBySeed:
     Returns
     -------
     dict of int to Run
-        One run per seed. Empty if there are none, or if there are such runs with several teachers.
+        One run per seed. Empty if no run matches, or if the matching runs have different teachers.
     """
     epochs = run.settings["recipe"]["epochs"]
     by_teacher: dict[str | None, list[Run]] = {}
@@ -190,6 +195,7 @@ def common_seed_filter(points: Sequence[RunsBySeed]) -> Callable[[RunsBySeed], R
     Parameters
     ----------
     points : sequence of dict of int to Run
+        The runs by seed of each point in a figure.
 
     Returns
     -------
@@ -206,6 +212,7 @@ def accuracies(seeds: RunsBySeed) -> np.ndarray:
     Parameters
     ----------
     seeds : dict of int to Run
+        The runs by seed.
 
     Returns
     -------
@@ -221,6 +228,7 @@ def accuracy_difference(a: RunsBySeed, b: RunsBySeed) -> Summary:
     Parameters
     ----------
     a, b : dict of int to Run
+        The runs by seed.
 
     Returns
     -------
@@ -237,11 +245,12 @@ def accuracy_difference(a: RunsBySeed, b: RunsBySeed) -> Summary:
 
 
 def unique_runs(*points: RunsBySeed) -> list[Run]:
-    """Return all runs of the points, each of them once.
+    """Return all runs of the points, without duplicates.
 
     Parameters
     ----------
     *points : dict of int to Run
+        The runs by seed of each point in a figure.
 
     Returns
     -------
@@ -261,7 +270,7 @@ class Sweep(NamedTuple):
     references : dict of str to dict of int to Run
         "KD" or "supervised" → seed → run.
     default : dict of str to float
-        Factor → its value in PCKD without options. All panels share this arm.
+        Factor → its value in PCKD without options. The runs with this value are the same for all factors.
     """
 
     points: dict[str, dict[float, RunsBySeed]]
@@ -272,25 +281,26 @@ class Sweep(NamedTuple):
 def find_sweep(runs: Run | Sequence[Run], factors: Iterable[str] = FACTORS) -> Sweep:
     """Find the runs that differ from PCKD without options in exactly one factor.
 
-    They have the same data, networks, recipe and number of epochs. If all points have some seeds in common, only these
-    seeds are used. So all means are over the same seeds. If there are several such studies, the one with the most runs
-    is used.
+    All runs of the sweep have the same data, networks, recipe and number of epochs. If the runs contain several sweeps,
+    the one with the most runs is used. If all its points have some seeds in common, only these seeds are used. So all
+    means are over the same seeds.
 
     Parameters
     ----------
     runs : Run or sequence of Run
     factors : iterable of str
-        Names of `FACTORS`.
+        Keys of `FACTORS`.
 
     Returns
     -------
     Sweep
-        The values of ε are converted to 240 epochs: ε^(epochs/240).
+        The values of ε are converted to 240 epochs: ε^(epochs/240). So equal values mean the same threshold in the last
+        epoch, for every number of epochs.
 
     Raises
     ------
     ValueError
-        If there is no such run.
+        If no run differs from PCKD without options in exactly one factor.
     """
     best, most = None, 0
     for study in group_by_study(check_runs(runs, whole_epoch=True)):
@@ -302,8 +312,8 @@ def find_sweep(runs: Run | Sequence[Run], factors: Iterable[str] = FACTORS) -> S
     if best is None:
         names = " or ".join(SYMBOLS[factor] for factor in factors)
         raise ValueError(
-            f"no sweep: it needs PCKD runs that differ from PCKD without options in {names} alone; make them with "
-            "`pckd-nb sweep`"
+            f"the runs contain no sweep, which needs PCKD runs that differ from PCKD without options in {names} alone; "
+            "train them with `pckd-nb sweep`"
         )
     points = [*(seeds for values in best.points.values() for seeds in values.values()), *best.references.values()]
     keep = common_seed_filter(points)
@@ -314,19 +324,20 @@ def find_sweep(runs: Run | Sequence[Run], factors: Iterable[str] = FACTORS) -> S
 
 
 def _sweep_in(runs: list[Run], factors: Iterable[str]) -> Sweep:
-    """Return the sweep in runs of one study and one number of epochs. It has no points if there is none."""
+    """Find a sweep in runs of one study and one number of epochs. Without one, the result has no points."""
     references = {title: runs_by_seed(runs, title) for title in ("KD", "supervised")}
     references = {title: seeds for title, seeds in references.items() if seeds}
     base = runs_by_seed(runs, "PCKD")
     if not base:
         return Sweep({}, references, {})
-    usual = next(iter(base.values())).method_settings
-    default = {factor: _axis_value(factor, usual[factor], runs[0].settings["recipe"]["epochs"]) for factor in factors}
+    base_settings = next(iter(base.values())).method_settings
+    epochs = runs[0].settings["recipe"]["epochs"]
+    default = {factor: _axis_value(factor, base_settings[factor], epochs) for factor in factors}
     points = {factor: {default[factor]: dict(base)} for factor in factors}
     for run in runs:
         if run.settings["method"]["title"] == "PCKD":
             settings = run.method_settings
-            changed = [name for name in usual if settings.get(name) != usual[name]]
+            changed = [name for name in base_settings if settings.get(name) != base_settings[name]]
             if len(changed) == 1 and changed[0] in points:
                 value = _axis_value(changed[0], settings[changed[0]], run.settings["recipe"]["epochs"])
                 points[changed[0]].setdefault(value, {}).setdefault(run.settings["seed"], run)
@@ -334,7 +345,7 @@ def _sweep_in(runs: list[Run], factors: Iterable[str]) -> Sweep:
 
 
 def _axis_value(factor: str, value: float, epochs: int) -> float:
-    """Return a factor's value as the axis shows it: ε is converted to 240 epochs, where the threshold ends equally."""
+    """Return a factor's value on the axis. ε is converted to 240 epochs, with the same threshold in the last epoch."""
     return round(value ** (epochs / 240), 6) if factor == "epsilon" else value
 
 
@@ -370,20 +381,22 @@ def find_budgets(runs: Run | Sequence[Run]) -> dict[str, dict[int, RunsBySeed]]:
         if sum(map(len, found.values())) > sum(map(len, best.values())):
             best = found
     if max(map(len, best.values()), default=0) < 2:
-        raise ValueError("no budgets: they need runs of one method with different numbers of epochs on the same data")
+        raise ValueError(
+            "the runs contain no budgets; train one method on the same data with different numbers of epochs"
+        )
     return best
 
 
 def training_flops(run: Run) -> int:
-    r"""Return the floating-point operations of the networks in a whole training.
+    r"""Return how many floating-point operations student and teacher need for one training run.
 
     .. math:: \text{epochs} \cdot \text{images} \cdot \text{views} \cdot (3 F_s + F_t)
 
-    F_s and F_t are the operations of one forward pass of the student and of the teacher. The factor 3 stands for the
-    student's forward and backward pass. These are not counted: the method's heads and losses, the augmentation, and the
-    training of the teacher.
+    F_s and F_t are the operations of one forward pass of the student and of the teacher for one image. A backward pass
+    needs about twice as many operations as a forward pass. So the student counts three times. These are not counted:
+    the method's heads and losses, the augmentation, and the training of the teacher.
 
-    Recorded seconds are a worse measure. They were measured on a shared machine, and with a cache of teacher outputs.
+    The seconds of a run are a worse measure. They depend on the machine, and on whether teacher outputs were cached.
 
     Parameters
     ----------
@@ -400,8 +413,8 @@ def training_flops(run: Run) -> int:
     """
     settings = run.settings
     student, teacher = (_forward_flops(settings, network) for network in (settings["model"], settings["teacher"]))
-    rows = len(run.history) * settings["data"]["train_images"] * settings["method"]["views"]
-    return rows * (3 * student + teacher)
+    views_seen = len(run.history) * settings["data"]["train_images"] * settings["method"]["views"]
+    return views_seen * (3 * student + teacher)
 
 
 def _teraflops(run: Run) -> float:
@@ -415,13 +428,15 @@ def _forward_flops(settings: dict, network: dict | None) -> int:
     if network is None:
         return 0
     if network["name"] is None:
-        raise ValueError("the compute of a network of your own is not known: only `create_model`'s can be counted")
+        raise ValueError(
+            "cannot count the operations of a network of your own, only those of networks made by `create_model`"
+        )
     shape = network["in_channels"], *settings["data"]["image_size"]
-    return flops_of(network["name"], network["num_classes"], shape)
+    return count_flops_by_name(network["name"], network["num_classes"], shape)
 
 
 def comparison_table(runs: Run | Sequence[Run]) -> pd.DataFrame:
-    """Return one row per arm: its accuracy over seeds, its compute, and its difference to KD.
+    """Return one row per arm: its accuracy over seeds, its compute, and its difference from KD.
 
     Parameters
     ----------
@@ -434,8 +449,8 @@ def comparison_table(runs: Run | Sequence[Run]) -> pd.DataFrame:
         - teraflops: compute of one training, in 10¹² operations of `training_flops`. NaN for a network of your own.
         - n: number of seeds.
         - mean, sd, low, high: top-1 accuracy in percent, with the 95 % confidence interval of the mean.
-        - minus_kd, minus_kd_sd, minus_kd_low, minus_kd_high: difference to KD without options in percentage points,
-          paired by seed. NaN for KD itself, and if there are no comparable runs of KD.
+        - minus_kd, minus_kd_sd, minus_kd_low, minus_kd_high: difference from KD without options in percentage
+          points, paired by seed. NaN for KD itself, and if there are no comparable runs of KD.
         - paired_n: number of seeds in that difference.
 
     Raises
@@ -498,8 +513,8 @@ def measured_gains(runs: list[Run]) -> list[list[tuple[str, RunsBySeed, RunsBySe
                 for arm, seeds in group_by_arm(same_epochs).items()
                 if arm.title != "supervised" and seeds.keys() & supervised.keys() and not _is_sweep_point(seeds)
             ]
-            first = {"KD": 0, "PCKD": 2}
-            arms.sort(key=lambda arm: (first.get(arm[0].split(",")[0], 1), arm[0] != "PCKD"))
+            rank = {"KD": 0, "PCKD": 2}  # other methods have rank 1
+            arms.sort(key=lambda arm: (rank.get(arm[0].split(",")[0], 1), arm[0] != "PCKD"))
             name = same_epochs[0].data_fingerprint
             if len(arms) > len(best.get(name, [])):
                 best[name] = arms
@@ -507,6 +522,7 @@ def measured_gains(runs: list[Run]) -> list[list[tuple[str, RunsBySeed, RunsBySe
 
 
 def _is_sweep_point(seeds: RunsBySeed) -> bool:
+    """Return whether the user chose another value for a factor than 0. With 0, the arm is an ablation instead."""
     chosen = next(iter(seeds.values())).chosen_settings
     return any(name in FACTORS and value != 0 for name, value in chosen.items())
 

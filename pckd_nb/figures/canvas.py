@@ -23,7 +23,7 @@ from matplotlib.transforms import Bbox
 from ..html import counted
 from ..runs import Run, require_parts
 
-# Colours of Okabe and Ito, which colour-blind readers can tell apart. Your own methods get MORE_COLORS, in order.
+# Colours of Okabe and Ito, which colour-blind readers can distinguish. Your own methods get MORE_COLORS, in order.
 COLORS = {"teacher": "#4D4D4D", "supervised": "#E69F00", "KD": "#0072B2", "PCKD": "#009E73"}
 MORE_COLORS = ("#CC79A7", "#D55E00", "#56B4E9", "#882255")
 DARK_GRAY, LIGHT_GRAY = "#333333", "#B8B8B8"
@@ -64,9 +64,9 @@ def font_families() -> list[str]:
 def style() -> Iterator[None]:
     """Use the matplotlib settings of this package inside a `with` block.
 
-    Text is never read as a formula, because the name of a class may contain "$". Therefore, log axes of the pyplot
-    figures that are made in the block get plain labels. The font is DejaVu Sans. Other installed fonts draw the
-    characters that it does not have.
+    Text is never read as a formula, because the name of a class may contain "$". The default labels of log axes are
+    formulas. So log axes of the pyplot figures that are made in the block get plain labels instead. The font is DejaVu
+    Sans. Other installed fonts draw the characters that it does not have.
 
     Examples
     --------
@@ -77,7 +77,7 @@ def style() -> Iterator[None]:
     ...     lines = ax.plot([1, 2, 3], color=pckd.figures.COLORS["PCKD"])
     >>> plt.close(figure)
     """
-    # Load the backend now. A notebook's backend that is loaded inside the block does not draw at the end of the cell.
+    # Load the backend now. If a notebook's backend is loaded inside the block, the cell does not show its figures.
     plt.draw_if_interactive()
     before = plt.get_fignums()
     with mpl.rc_context(
@@ -216,17 +216,17 @@ def use_plain_log_labels(figure: Figure) -> None:
     for ax in [inner for outer in figure.axes for inner in (outer, *outer.child_axes)]:
         for axis in (ax.xaxis, ax.yaxis):
             for kind in ("major", "minor"):
-                usual = getattr(axis, f"get_{kind}_formatter")()
-                if isinstance(usual, LogFormatterMathtext) and not isinstance(usual, PlainLogFormatter):
+                current = getattr(axis, f"get_{kind}_formatter")()
+                if isinstance(current, LogFormatterMathtext) and not isinstance(current, PlainLogFormatter):
                     base = getattr(axis.get_transform(), "base", 10)
-                    plain = PlainLogFormatter(base, usual.labelOnlyBase, usual.minor_thresholds)
+                    plain = PlainLogFormatter(base, current.labelOnlyBase, current.minor_thresholds)
                     getattr(axis, f"set_{kind}_formatter")(plain)
 
 
 def caption(runs: Run | Sequence[Run], networks: int | None = None) -> str:
-    """Return a sentence that says how the networks of a figure were trained.
+    """Return a text that says how the networks of a figure were trained.
 
-    It names the data, their size, the epochs, the seeds, the hardware, and the fingerprints of the trained networks.
+    It names the data sets and their sizes, the epochs, seeds and hardware, and the fingerprints of the networks.
 
     Parameters
     ----------
@@ -318,12 +318,12 @@ def check_runs(runs: Run | Sequence[Run], *parts: str, whole_epoch: bool = False
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
-        raise ValueError("there is no run to draw")
+        raise ValueError("there is no run to draw; pass one run or more")
     for run in runs:
         if not isinstance(run, Run):
             raise ValueError(f"figures are drawn from runs, got {type(run).__name__}; load_run(folder) reads one")
         if whole_epoch and run.history.empty:
-            raise ValueError(f"the run {run.title} has no whole epoch yet")
+            raise ValueError(f"the run {run.title} has no complete epoch yet; train it for one epoch or more")
         require_parts(run, *parts)
     return runs
 
@@ -381,7 +381,7 @@ def run_label(run: Run, runs: Sequence[Run]) -> str:
     ----------
     run : Run
     runs : sequence of Run
-        All runs of the figure. The label has the number of epochs if two runs differ only in it.
+        All runs of the figure. If runs differ only in their number of epochs, the label includes this number.
 
     Returns
     -------
@@ -421,7 +421,7 @@ def run_color(run: Run, runs: Sequence[Run]) -> str:
 
 
 def line_styles(runs: list[Run]) -> list[dict[str, Any]]:
-    """Return the line style of each run: the colour shows the method, and dashes tell runs of one method apart.
+    """Return the line style of each run. Each method has a colour, and runs of one method have different dashes.
 
     Parameters
     ----------
@@ -433,13 +433,13 @@ def line_styles(runs: list[Run]) -> list[dict[str, Any]]:
         Keyword arguments of `Axes.plot`: color, label and dashes.
     """
     dashes = ((), (4, 1.5), (1.5, 1.5), (6, 1.5, 1.5, 1.5))
-    networks: dict[str, list[str]] = {}
+    labels_by_color: dict[str, list[str]] = {}
     for run in runs:
-        labels = networks.setdefault(run_color(run, runs), [])
+        labels = labels_by_color.setdefault(run_color(run, runs), [])
         if run_label(run, runs) not in labels:
             labels.append(run_label(run, runs))
     return [
-        {"color": color, "label": label, "dashes": dashes[networks[color].index(label) % len(dashes)]}
+        {"color": color, "label": label, "dashes": dashes[labels_by_color[color].index(label) % len(dashes)]}
         for color, label in ((run_color(run, runs), run_label(run, runs)) for run in runs)
     ]
 

@@ -3,6 +3,10 @@
 A function of `FIGURES` takes the `runs.table` of many runs, selects those that its figure needs, and draws it. Its
 caption is in `CAPTIONS`. The files contain nothing that changes from call to call, such as a date. So the same runs
 give the same bytes.
+
+A *distilled run* is the run of a student that was trained with a teacher. The *main comparison* is the largest set of
+runs with the same data, student, teacher and number of epochs. The *main PCKD run* is its run of PCKD without options
+that has the lowest seed.
 """
 
 import re
@@ -31,7 +35,8 @@ def draw_all(
     """Draw every figure that the runs of a folder have data for.
 
     Each figure becomes two files: `NAME.png`, with 160 dots per inch, and its caption `NAME.txt`. Most figures show one
-    data set, which is the one with the most distilled runs. The same figure for other data sets is named `NAME_DATA`.
+    data set, which is the one with the most students that had a teacher. The same figure for another data set is named
+    `NAME_DATA`.
 
     The metadata of a PNG file has its name as Title, the fingerprints of its runs as Runs, and the version of this
     package as Software.
@@ -58,7 +63,7 @@ def draw_all(
     FileNotFoundError
         If there is no run in the folder.
     ValueError
-        If `out` is a file, if no figure's name begins as `only` says, or if no figure can be drawn.
+        If `out` is a file, if an element of `only` matches no figure, or if no figure can be drawn.
     TypeError
         If `only` is not a list or tuple of texts.
     """
@@ -69,7 +74,7 @@ def draw_all(
     todo = list(_figures_to_draw(table(load_runs(runs_folder))))
     for start in only or ():
         if not any(file_name.startswith(start) for file_name, *_ in todo):
-            raise ValueError(f"no figure begins with '{start}'; known: {', '.join(FIGURES)}")
+            raise ValueError(f"no name of a figure begins with '{start}'; known: {', '.join(FIGURES)}")
     written: list[Path] = []
     missing: list[str] = []
     for file_name, name, rows, required in todo:
@@ -85,7 +90,7 @@ def draw_all(
         out.mkdir(parents=True, exist_ok=True)
         written += _save(figure, file_name, CAPTIONS[name], out)
     if not written:
-        raise ValueError(f"no figure can be drawn of the runs in '{runs_folder}': {missing[0]}")
+        raise ValueError(f"no figure can be drawn from the runs in '{runs_folder}': {missing[0]}")
     return written
 
 
@@ -137,7 +142,7 @@ def center_map(table: pd.DataFrame) -> Drawing:
 
 
 def weights(table: pd.DataFrame) -> Drawing:
-    """Draw `figures.weights_over_epochs` of the main PCKD run and its runs with other strategies."""
+    """Draw `figures.weights_over_epochs` of the main PCKD run and of runs with other strategies."""
     pckd = _default_pckd_run(table)
     rows = _main_comparison(table)
     rows = rows[(rows["method"] == "PCKD") & (rows["seed"] == pckd.settings["seed"])]
@@ -201,8 +206,8 @@ CAPTIONS = {
     ),
     "02_framework": (
         "The framework of PCKD. Four views of an image go through the frozen teacher and the student. Each loss is "
-        "drawn where it compares the two networks, and the preview weight v where it enters. Gradients flow back along "
-        "solid arrows."
+        "drawn where it compares the two networks. Orange arrows show which losses the preview weight v multiplies. "
+        "Gradients flow back along solid arrows."
     ),
     "03_feature_weight_matrix": (
         "Features times the weights of the last layer give the logits, shown with the numbers of a trained student. "
@@ -219,29 +224,30 @@ CAPTIONS = {
     ),
     "05_sweeps": (
         "Top-1 accuracy against (a) β_cc, (b) β_fa, (c) β_ca and (d) ε. One setting is changed at a time, and all "
-        "others are those of PCKD without options. Shown are mean ± standard deviation, and one dot per seed. The grey "
-        "band marks the published default. A tick label says where the default of the recipe differs from it. Values "
-        "of ε are converted to 240 epochs, ε^(epochs/240), so that equal values mean equal thresholds at the end of "
-        "training. Horizontal lines: mean of KD and of supervised training with the same seeds, if the axis reaches "
-        "them. The panels have different scales. Values are spaced evenly, not to scale."
+        "others have their default values. Shown are mean ± standard deviation, and one dot per seed. The grey band "
+        "marks the published default. If the recipe has another default, a tick label marks it. Values of ε are "
+        "converted to 240 epochs, ε^(epochs/240), so that equal values mean equal thresholds at the end of training. "
+        "Horizontal lines show the mean of KD and of supervised training with the same seeds. A line outside the range "
+        "of the axis is not visible. The panels have different scales. Values are spaced evenly, not to scale."
     ),
     "06_feature_map": (
-        "t-SNE of test features (dots) and category centers (stars), by method. The purer the neighbourhoods, the "
-        "better the features separate the classes. Distances on a map say little, so the percentage is computed in the "
-        "full feature space."
+        "t-SNE of test features (dots) and category centers (stars), by method. The percentage under a map is the "
+        "share of nearest neighbours that belong to the same class. The higher it is, the better the features separate "
+        "the classes. It is computed in the full feature space, because distances on a map say little."
     ),
     "06_center_map": (
         "Do related categories lie together? All category centers of each network, coloured by a property that classes "
-        "share. The percentages compare the neighbourhoods in the full feature space with chance."
+        "share. The text under a panel says how many of the 3 nearest centers share this property on average, and how "
+        "many would by chance. Nearest centers are found in the full feature space."
     ),
     "07_weights": (
         "How much the samples count, by strategy and epoch: the mean weight v, and the share of samples with full "
-        'weight. The strategy "constant" gives every sample the mean weight of preview in that epoch. It is the '
-        "control of preview."
+        'weight. The strategy "constant" gives every sample the mean weight of preview in that epoch. A comparison '
+        "with preview shows whether it matters which samples get the small weights."
     ),
     "07_trajectories": (
         "Single training samples during training: cross-entropy (middle row) and difficulty γ (lower row) of samples "
-        "that were learned early, late or never. The grey band is the middle half of all samples."
+        "that were learned early, late or never. The grey band contains the middle 50 % of all samples."
     ),
     "08_logit_correlation": (
         "Which logits rise together? The correlation of all pairs of logits over test images, with the teacher first. "
@@ -253,24 +259,26 @@ CAPTIONS = {
         "centers. Below: the student's similarity of each pair against the teacher's. On the dotted line they agree."
     ),
     "09_budget": (
-        "When does PCKD pay off? Top-1 accuracy (mean ± standard deviation, one dot per seed) against the training "
-        "budget. Left: by epochs, so methods are compared at equal epochs. Right: by the floating-point operations of "
-        "both networks, so the higher line wins at equal compute. The operations are images × views × (three forward "
-        "passes of the student, for forward and backward, and one of the teacher). The method's heads and losses and "
-        "the training of the teacher are not counted. Measured seconds are not shown: they come from a shared machine "
-        "with a cache of teacher outputs, and would mislead."
+        "When is PCKD better at equal cost? Top-1 accuracy (mean ± standard deviation, one dot per seed) against the "
+        "training budget. Left: by epochs, so methods are compared at equal epochs. Right: by the floating-point operations "
+        "of both networks, so the higher line is better at equal compute. The operations are epochs × images × views × "
+        "(three forward passes of the student, because a backward pass costs about two, and one of the teacher). The "
+        "method's heads and losses and the training of the teacher are not counted. Measured seconds are not shown. "
+        "They would mislead, because the machine was shared and teacher outputs were cached."
     ),
     "10_published": (
-        "What methods add to the student that is trained without a teacher, in percentage points of top-1 accuracy. "
+        "How much accuracy each method adds to the student trained without a teacher, in percentage points of top-1. "
         "Left, open dots on grey: as published for CIFAR-100 and 240 epochs, one dot per pair of networks. Right, "
         "filled dots on white: measured here, one dot per seed, minus the student without a teacher of the same seed. "
         "The band is the 95 % confidence interval of the mean, for three seeds or more. Data, networks and epochs "
         "differ between left and right. So compare only the sign and the order of the differences, not their size. "
-        "Published results without the accuracy of the student alone (ImageNet, pairs of two families) are left out."
+        "Published results are left out if the accuracy of the student alone was not published. These are the results "
+        "for ImageNet, and for a teacher and a student from different network families."
     ),
     "11_learning_curves": (
         "Accuracy and every loss term by epoch and method: the mean over seeds, and a band of one standard deviation "
-        "to each side. The terms are shown before they are multiplied by their β. Terms with v are weighted."
+        "to each side. The terms are shown before they are multiplied by their β. Terms with v in their label are "
+        "multiplied by v before they are averaged."
     ),
 }
 ALL_DATA_SETS = {"04_difficulty", "10_published"}  # one figure shows all data sets
@@ -278,7 +286,7 @@ ONE_DATA_SET = {"01_motivation", "02_framework", "03_feature_weight_matrix"}  # 
 
 
 def _figures_to_draw(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame, bool]]:
-    """Yield name of the file, name of the figure, rows of the table, and whether to say so if it cannot be drawn."""
+    """Yield name of the file, name of the figure, rows of the table, and whether to report if it cannot be drawn."""
     distilled = table[table["teacher"].notna()]["data"]
     others = list(distilled.value_counts(sort=False).sort_values(ascending=False, kind="stable").index)
     main = others.pop(0) if others else table["data"].iloc[0]
@@ -323,7 +331,7 @@ def _default_pckd_run(table: pd.DataFrame, *parts: str) -> Run:
     for run in rows["run"]:
         if all(getattr(run, name) is not None for name in parts):
             return run
-    recorded = f" that kept {' and '.join(parts)}" if parts else ""
+    recorded = f" that has recorded {' and '.join(parts)}" if parts else ""
     raise ValueError(f"there is no PCKD run without options{recorded} in the main comparison; train one first")
 
 

@@ -1,6 +1,6 @@
-"""Diagrams of the method: what it uses of a network, the framework, and the product of features and centers.
+"""Diagrams of the method: the parts of a network it uses, the framework, and the product of features and centers.
 
-The unit of length is a tenth of an inch, on axes without a frame. The numbers in a diagram come from a run.
+Coordinates are in tenths of an inch, on axes without a frame. The numbers in a diagram come from a run.
 """
 
 from collections.abc import Sequence
@@ -38,11 +38,11 @@ PREVIEW_COLOR, FEATURES_COLOR = MORE_COLORS[1], MORE_COLORS[3]
 DARK_GREEN, DARK_ORANGE = "#00694C", "#A84800"  # darker versions of TRAINED_COLOR and PREVIEW_COLOR, for text
 DASHED = (0, (3, 1.6))
 FIGURE_WIDTH, FONT_SIZE = 8.6, 8  # inches and points; on a page of 180 mm, the font becomes 6.6 points
-DIVERGING_COLORMAP = "RdBu_r"  # blue, white at 0, red; colour-blind readers can tell them apart
+DIVERGING_COLORMAP = "RdBu_r"  # blue, white at 0, red; colour-blind readers can distinguish them
 
 
 def motivation(run: Run) -> Drawing:
-    """Draw why PCKD: what each method uses of a network, and how the preview strategy weights images in a run.
+    """Draw the motivation of PCKD: the parts of a network it uses, and how the preview strategy weights images.
 
     Part (a) shows the parts of a network that KD, feature methods and PCKD use. Part (b) shows the difficulty γ of the
     training images and their weight v in the first, middle and last epoch, and threshold and weights by epoch.
@@ -68,13 +68,16 @@ def motivation(run: Run) -> Drawing:
     runs = check_runs(run, whole_epoch=True)
     strategy = run.method_settings.get("strategy")
     if "threshold" not in run.history or strategy not in preview.STRATEGIES:
-        raise ValueError(f"the run {run.title} weights no sample by a strategy of `preview`; use a PCKD run")
+        raise ValueError(f"the run {run.title} was not trained with a strategy of `preview`; use a PCKD run")
     require_parts(run, "samples")
     last = len(run.history)
     epochs = np.unique([1, (1 + last) // 2, last])
     limits = run.history["threshold"].to_numpy()
     right = max(4, float(np.quantile(run.difficulty[epochs - 1].astype(np.float32), 0.995)), 1.2 * limits.max())
-    note = "(b) Easy: γ ≤ εₜ. Hard: γ > εₜ. γ is relative to the batch. The last bar also counts all larger γ."
+    note = (
+        "(b) γ: cross-entropy of an image, divided by the mean of its batch. Easy: γ ≤ εₜ. Hard: γ > εₜ. The last bar "
+        "also counts all larger γ."
+    )
     with new_figure(runs, FIGURE_WIDTH, 6.3, note) as figure:
         grid = figure.add_gridspec(3, 4, height_ratios=(3.3, 1, 1), width_ratios=(1, 1, 1, 1.1))
         ax = figure.add_subplot(grid[0, :])
@@ -136,13 +139,16 @@ def framework(run: Run | None = None) -> Drawing:
     Figure 2 of Ding et al., arXiv 2410.14143.
     """
     runs = [] if run is None or check_runs(run)[0].gallery is None else check_runs(run)
-    note = "Under each loss: the rows it uses. B images give N = 4 B rows. eₛ, eₜ: Aₛ fₛ, Aₜ fₛ scaled to length 1."
+    note = (
+        "Under each loss: the rows it uses. B images give N = 4 B rows. C: number of categories. D: number of "
+        "features. g, A: layers that train with the student. eₛ, eₜ: Aₛ fₛ, Aₜ fₛ scaled to length 1."
+    )
     note += " The image is from a run on" if runs else " The image was generated like those of shapes100."
     with new_figure(runs, FIGURE_WIDTH, 5.3, note) as figure:
         figure.suptitle("PCKD: four views of an image, two networks, five losses, one weight per image", x=0.01,
                         ha="left", fontsize=10, fontweight="bold")  # fmt: skip
         ax = _page_axes(figure, (0, 86.4), (-6.2, 41.6))
-        top, upper, middle, lower, bottom = 33, 25.75, 18.5, 11.25, 4
+        top, upper, middle, lower, bottom = 33, 25.75, 18.5, 11.25, 4  # the y of five rows of boxes
 
         # One image becomes four views, and both networks see all of them.
         picture = _example_image(runs[0] if runs else None)
@@ -156,19 +162,19 @@ def framework(run: Run | None = None) -> Drawing:
             angle = "0°, upright" if turn == 0 else f"{90 * turn}°"
             ax.text(11.2, y - 2.8, angle, ha="center", va="top", fontsize=FONT_SIZE)
 
-        # The two lanes.
-        for y, who, how, small, color in (
+        # The student's row and the teacher's row.
+        for y, who, state, subscript, color in (
             (top, "student", "trained", "ₛ", TRAINED_COLOR), (bottom, "teacher", "frozen", "ₜ", FROZEN_COLOR)
         ):  # fmt: skip
             gradient = who == "student"
             _arrow(ax, [(14.7, y), (16.8, y)], gradient=False)
-            _box(ax, (21.1, y), (8.6, 5), f"{who}\n{how}", color, bold=True, shift=0 if gradient else 1.2)
+            _box(ax, (21.1, y), (8.6, 5), f"{who}\n{state}", color, bold=True, shift=0 if gradient else 1.2)
             _arrow(ax, [(25.4, y), (27.4, y)], gradient)
-            _box(ax, (32.6, y), (10.4, 5), f"features\nf{small}   (N, D{small})", color)
+            _box(ax, (32.6, y), (10.4, 5), f"features\nf{subscript}   (N, D{subscript})", color)
             _arrow(ax, [(37.8, y), (44.8, y)], gradient)
-            _box(ax, (53.2, y), (16.8, 5), f"category centers\nW{small}, b{small}   (C, D{small})", color)
+            _box(ax, (53.2, y), (16.8, 5), f"category centers\nW{subscript}, b{subscript}   (C, D{subscript})", color)
             _arrow(ax, [(61.6, y), (64.6, y)], gradient)
-            _box(ax, (68.8, y), (8.4, 5), f"logits\nz{small}   (N, C)", color)
+            _box(ax, (68.8, y), (8.4, 5), f"logits\nz{subscript}   (N, C)", color)
         _snowflake(ax, (18.3, bottom), 1)
 
         # Features, centers and logits are compared, one column each.
@@ -178,12 +184,12 @@ def framework(run: Run | None = None) -> Drawing:
         _arrow(ax, [(30.6, bottom + 2.5), (30.6, middle - 2.5)], gradient=False)
         _arrow(ax, [(36, top - 2.5), (36, upper), (38, upper)])
         _arrow(ax, [(36, upper), (36, lower), (38, lower)])
-        for lane, y, small in ((top, upper, "ₛ"), (bottom, lower, "ₜ")):
+        for lane, y, subscript in ((top, upper, "ₛ"), (bottom, lower, "ₜ")):
             gradient, down = lane == top, 1 if lane == top else -1  # towards the middle
-            _box(ax, (40, y), (4, 3.8), f"A{small}", TRAINED_COLOR)
+            _box(ax, (40, y), (4, 3.8), f"A{subscript}", TRAINED_COLOR)
             _arrow(ax, [(42, y), (44.8, y)])
-            ax.text(43.2, y + 0.7, f"e{small}", ha="center", va="bottom", fontsize=FONT_SIZE)
-            _box(ax, (49, y), (8.4, 3.8), f"u{small} = W{small} e{small}", LIGHT_GRAY, fill="white")
+            ax.text(43.2, y + 0.7, f"e{subscript}", ha="center", va="bottom", fontsize=FONT_SIZE)
+            _box(ax, (49, y), (8.4, 3.8), f"u{subscript} = W{subscript} e{subscript}", LIGHT_GRAY, fill="white")
             _arrow(ax, [(49, lane - 2.5 * down), (49, y + 1.9 * down)], gradient)
             _arrow(ax, [(49, y - 1.9 * down), (49, middle + 2.5 * down)])
             for x in (58.4, 68.8):
@@ -232,6 +238,9 @@ def feature_weight_matrix(run: Run, classes: Sequence[int] | None = None, sample
 
     .. math:: Z = X W^T
 
+    X holds the features of B images, of shape (B, K). W holds the centers of C categories, of shape (C, K). Z holds the
+    logits without the bias, of shape (B, C). As in the paper's figure, K is the number of features.
+
     Parameters
     ----------
     run : Run
@@ -260,7 +269,7 @@ def feature_weight_matrix(run: Run, classes: Sequence[int] | None = None, sample
     if not 2 <= len(set(classes)) == len(classes) <= 12 or not all(0 <= c < len(names) for c in classes):
         raise ValueError(f"classes must be 2 to 12 different numbers below {len(names)}, got {[*map(plain, classes)]}")
     if not 1 <= samples <= 16:
-        raise ValueError(f"samples must be 1 to 16, got {samples}")
+        raise ValueError(f"samples must be a number from 1 to 16, got {samples}")
     if empty := [names[c] for c in classes if c not in labels]:
         raise ValueError(f"the embedding has no test image of class '{empty[0]}'; choose another")
     owners = np.arange(samples) * len(classes) // samples  # for each row, the index of its class in `classes`
@@ -272,7 +281,8 @@ def feature_weight_matrix(run: Run, classes: Sequence[int] | None = None, sample
     weights = run.embedding["centers"][classes].astype(np.float32).T
     logits = features @ weights
 
-    # X is B × K, Wᵀ is K × C and Z is B × C. All are centered on the same horizontal line.
+    # X is B × K, Wᵀ is K × C and Z is B × C. All are centered on the same horizontal line. In the drawing, B has the
+    # length `down`, C has the length `across`, and K has the length `long`.
     (images, width), count, long = features.shape, len(classes), 24
     cell_x, cell_y = min(4, 16.8 / count), min(2.1, 20 / images)
     across, down = count * cell_x, images * cell_y
@@ -330,11 +340,11 @@ def feature_weight_matrix(run: Run, classes: Sequence[int] | None = None, sample
         _outline(ax, (0, y), (long, cell_y), DARK_GRAY, 1.6)
         _outline(ax, (left_w + one * cell_x, -long / 2), (cell_x, long), DARK_GREEN, 2)
         _outline(ax, (left_z + one * cell_x, y), (cell_x, cell_y), DARK_GREEN, 2)
-        story = (
+        explanation = (
             "Rows of X: features of test images.\nColumns of Wᵀ (rows of fc.weight): category centers.\n"
             "Cells of Z: how well an image matches a center.\nFrames: the center of the image's own class."
         )
-        ax.text(-10.5, 22.5, story, va="top", fontsize=FONT_SIZE, linespacing=1.4)
+        ax.text(-10.5, 22.5, explanation, va="top", fontsize=FONT_SIZE, linespacing=1.4)
     return figure
 
 
@@ -418,6 +428,7 @@ def _hide_axes(ax: Axes, x: tuple[float, float], y: tuple[float, float]) -> None
 
 
 def _tint(color: str) -> tuple[float, float, float]:
+    """Return a pale version of a colour, as RGB values from 0 to 1."""
     red, green, blue = (1 - 0.16 * (1 - part) for part in to_rgba(color)[:3])
     return red, green, blue
 
@@ -468,14 +479,17 @@ def _snowflake(ax: Axes, center: tuple[float, float], size: float) -> None:
 
 
 def _example_image(run: Run | None) -> np.ndarray:
-    """Return the image that rotations change most, among the easier images of a run, or else of shapes100."""
+    """Choose an example image whose rotations look as different as possible.
+
+    The image is one of the easier half of the run's gallery. Without a run or a gallery, it is like those of shapes100.
+    """
     if run is None or run.gallery is None:
         images = shapes.generate(100, seed=0, difficulty=0.0)[0]
     else:
         images = run.gallery["images"][: max(1, len(run.gallery["images"]) // 2)]
     height, width = images.shape[2:]
     if height == width:
-        part = max(1, height // 8)  # average over 8 × 8 parts, which keeps the shape and removes noise
+        part = max(1, height // 8)  # average over a grid of 8 × 8 cells, which keeps the shape and removes noise
         coarse = images[:, :, : height // part * part, : width // part * part].astype(np.float32).mean(1)
         coarse = coarse.reshape(len(images), height // part, part, width // part, part).mean((2, 4))
         changes = [np.abs(coarse - np.rot90(coarse, turn, (1, 2))).mean((1, 2)) for turn in (1, 2)]

@@ -68,6 +68,10 @@ def learning_curves(runs: Run | Sequence[Run]) -> Drawing:
     Runs that differ only in the seed share a line. It shows their mean, and a band shows one standard deviation to each
     side.
 
+    The loss terms have the units that are written at their axes. A nat is the unit of a cross-entropy with the natural
+    logarithm. T is the temperature of KD. τ and τ₀ are the temperature and the base temperature of
+    `losses.category_center_contrast`.
+
     Parameters
     ----------
     runs : Run or sequence of Run
@@ -88,7 +92,7 @@ def learning_curves(runs: Run | Sequence[Run]) -> Drawing:
     if set(terms) == {"total", "cross_entropy"}:
         terms = ["cross_entropy"]  # the total has the same values
     panels = [*ACCURACY_PANELS, *sorted(dict.fromkeys(terms), key=[*LOSS_TERMS, *terms].index)]
-    best = min(100.5, 1.05 * max(run.history[name].max() for run in runs for name in ACCURACY_PANELS) + 1)
+    top = min(100.5, 1.05 * max(run.history[name].max() for run in runs for name in ACCURACY_PANELS) + 1)
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
     groups: dict[Hashable, tuple[dict[str, Any], list[Run]]] = {}
@@ -108,7 +112,7 @@ def learning_curves(runs: Run | Sequence[Run]) -> Drawing:
                     spread = np.std(values, 0, ddof=1)
                     ax.fill_between(epochs, mean - spread, mean + spread, color=line["color"], alpha=0.2, linewidth=0)
             if name in ACCURACY_PANELS:
-                ax.set(title=f"accuracy on {ACCURACY_PANELS[name]}", ylabel="top-1 accuracy (%)", ylim=(0, best))
+                ax.set(title=f"accuracy on {ACCURACY_PANELS[name]}", ylabel="top-1 accuracy (%)", ylim=(0, top))
             else:
                 title, label = LOSS_TERMS.get(name, (name, "loss"))
                 ax.set(title=title, ylabel=label)
@@ -170,6 +174,7 @@ def sweep(runs: Run | Sequence[Run], factor: str) -> Drawing:
     ----------
     runs : Run or sequence of Run
     factor : {"beta_cc", "beta_fa", "beta_ca", "epsilon"}
+        The setting that differs between the runs.
 
     Returns
     -------
@@ -214,7 +219,7 @@ def _draw_sweep(sweep: Sweep, width: float, height: float) -> Drawing:
     recipe, columns = runs[0].settings["recipe"]["name"], min(2, len(points))
     with new_figure([*runs, *unique_runs(*references.values())], width, height) as figure:
         entries = [
-            Line2D([], [], color=COLORS["PCKD"], marker="_", markersize=9, label="PCKD: mean ± sd, seeds"),
+            Line2D([], [], color=COLORS["PCKD"], marker="_", markersize=9, label="PCKD: mean ± sd, dots: seeds"),
             Patch(color=LIGHT_GRAY, alpha=0.35, label="published default"),
         ]
         axes = figure.subplots(-(-len(points) // columns), columns, squeeze=False).ravel()
@@ -392,7 +397,7 @@ def published_gains(published: pd.DataFrame) -> pd.DataFrame:
 
 
 def published_and_measured(runs: Run | Sequence[Run], published: str | Path | None = None) -> Drawing:
-    """Draw what methods add to the student trained without a teacher: as published (left) and as measured here (right).
+    """Draw the gain over a student trained without a teacher: as published (left) and as measured here (right).
 
     A dot on the left is a pair of networks. A dot on the right is a seed, compared with the student of the same seed.
     For three seeds or more, a band shows the 95 % confidence interval of the mean. Points of a sweep are left out, see
@@ -414,16 +419,17 @@ def published_and_measured(runs: Run | Sequence[Run], published: str | Path | No
     Raises
     ------
     ValueError
-        If there are no distilled runs with supervised runs of the same student, if a run has no complete epoch, or if a
-        file with published results is missing.
+        If no run with a teacher has a supervised run of the same student and seed, if a run has no complete epoch, or
+        if a file with published results is missing.
     """
     gains = published_gains(published_table(published))
     groups = measured_gains(check_runs(runs, whole_epoch=True))
     if not groups:
         raise ValueError(
-            "nothing to compare: it needs distilled runs, and supervised runs of the same student and seed"
+            "nothing to compare: pass runs that were trained with a teacher, and supervised runs of the same student "
+            "and seed"
         )
-    drawn = unique_runs(*(group for arms in groups for _, seeds, alone in arms for group in (seeds, alone)))
+    drawn = unique_runs(*(group for arms in groups for _, seeds, supervised in arms for group in (seeds, supervised)))
     rows = sum(len(arms) + 4 for arms in groups)  # 4 more for titles and ticks
     height = max(len(gains) + 4, rows) * 0.17 + 1
     with new_figure(drawn, 7.1, height) as figure:
@@ -439,17 +445,18 @@ def published_and_measured(runs: Run | Sequence[Run], published: str | Path | No
         explanations[right] = "Measured here", "● one seed, | mean, band: 95 % interval (3 seeds or more)"
         for half, (title, text) in explanations.items():
             half.suptitle(title, fontweight="bold", fontsize=11)
-            half.supxlabel(f"gain over the student without a teacher (points of top-1)\n{text}", fontsize=7.5)
+            half.supxlabel(f"gain over the student without a teacher (percentage points)\n{text}", fontsize=7.5)
         heights = [len(arms) + 1 for arms in groups]
         for ax, arms in zip(
             right.subplots(len(groups), 1, height_ratios=heights, squeeze=False)[:, 0], groups, strict=True
         ):
-            for row, (label, seeds, alone) in enumerate(arms):
-                color, found = COLORS.get(label.split(",")[0], "#777777"), accuracy_difference(seeds, alone)
+            for row, (label, seeds, supervised) in enumerate(arms):
+                color, found = COLORS.get(label.split(",")[0], "#777777"), accuracy_difference(seeds, supervised)
                 ax.plot([found.mean] * 2, [row - 0.36, row + 0.36], color=color, linewidth=2)
                 if found.count > 2:  # the interval of two seeds is so wide that it would hide everything else
                     ax.plot([found.low, found.high], [row, row], color=color, linewidth=4, alpha=0.3)
-                values = [seeds[seed].accuracy - alone[seed].accuracy for seed in sorted(seeds.keys() & alone.keys())]
+                common = sorted(seeds.keys() & supervised.keys())
+                values = [seeds[seed].accuracy - supervised[seed].accuracy for seed in common]
                 ax.scatter(values, [row] * len(values), s=13, color=color, linewidth=0, zorder=3)
             _style_rows(ax, [label.replace("strategy = ", "") for label, _, _ in arms])
             settings = next(iter(arms[0][1].values())).settings

@@ -1,4 +1,8 @@
-"""Figures of training samples: their difficulty γ and their weight v."""
+"""Figures of training samples: their difficulty γ and their weight v.
+
+γ is the cross-entropy of a sample, divided by the mean of its batch. v is the weight of a sample in the loss. The
+*gallery* of a run has at most 100 training images, which are stored with the run.
+"""
 
 import textwrap
 from collections.abc import Sequence
@@ -79,7 +83,7 @@ def difficulty_galleries(runs: Run | Sequence[Run], rows: int = 2, columns: int 
     """Draw training images of several data sets from easy (left) to hard (right), one band per data set.
 
     The images have evenly spaced ranks of γ in the last epoch, from the easiest to the hardest. γ is written under each
-    image. For generated images, whose difficulty is known, it is written under γ.
+    image. For generated images, the known difficulty is written under γ.
 
     Parameters
     ----------
@@ -100,11 +104,11 @@ def difficulty_galleries(runs: Run | Sequence[Run], rows: int = 2, columns: int 
     runs = [run for run in check_runs(runs) if run.gallery is not None]
     names = [str(run.settings["data"]["name"]) for run in runs]
     if not runs:
-        raise ValueError("none of the runs has a gallery: train one of them for at least one whole epoch")
+        raise ValueError("none of the runs has a gallery; train one of them for at least one complete epoch")
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise ValueError(f"need one run per data set: {names.count(twice[0])} of them are of {twice[0]}")
+        raise ValueError(f"pass one run per data set, got {names.count(twice[0])} runs of {twice[0]}")
     if rows < 1 or columns < 2:
-        raise ValueError(f"need a row or more and two columns or more, got rows={rows} and columns={columns}")
+        raise ValueError(f"rows must be at least 1 and columns at least 2, got rows={rows} and columns={columns}")
     left = 2.1  # where the thumbnails start; a thumbnail has width 1
     lines = [1.3 if run.ground_truth is None else 1.48 for run in runs]  # a thumbnail and the text under it
     tops = np.cumsum([0.45, *(rows * line + 0.25 for line in lines)])
@@ -316,7 +320,7 @@ def _choose_samples(run: Run, found: np.ndarray, each: int) -> np.ndarray:
 
 
 def _draw_thumbnails(ax: Axes, run: Run, picked: np.ndarray, each: int) -> None:
-    """Draw samples side by side in frames of their lines' colours. A frame without an image is empty."""
+    """Draw samples side by side. The frame of an image has the colour of its line. Without an image, it is empty."""
     places = {int(sample): i for i, sample in enumerate(run.gallery["index"])} if run.gallery else {}
     for place, (color, sample) in enumerate(zip(CLASS_COLORS, picked.tolist(), strict=False)):
         x = 1.25 * place
@@ -353,7 +357,7 @@ def preview_weights(run: Run) -> Drawing:
     runs = check_runs(run, whole_epoch=True)
     name = run.method_settings.get("strategy")
     if "threshold" not in run.history or name not in preview.STRATEGIES:
-        raise ValueError(f"the run {run.title} weights no sample by a strategy of `preview`; use a PCKD run")
+        raise ValueError(f"the run {run.title} was not trained with a strategy of `preview`; use a PCKD run")
     require_parts(run, "samples")
     color, history = run_color(run, runs), run.history
     with new_figure(runs, 9.6, 4.4) as figure:
@@ -390,9 +394,7 @@ def preview_weights(run: Run) -> Drawing:
             side, shift = ("right", -4) if limit > 0.6 * right else ("left", 4)
             place: dict[str, Any] = dict(xycoords=("data", "axes fraction"), textcoords="offset points")
             above.annotate(f"ε_t = {limit:.2f}", (limit, 0.9), (shift, 0), ha=side, **place)
-        figure.suptitle(
-            f"{run.title}: hard samples are previewed with small weights", x=0.01, ha="left", fontweight="bold"
-        )
+        figure.suptitle(f"{run.title}: hard samples get small weights", x=0.01, ha="left", fontweight="bold")
     return figure
 
 

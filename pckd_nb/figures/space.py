@@ -24,7 +24,8 @@ def feature_map(runs: Run | Sequence[Run], classes: Sequence[int] | None = None,
     """Draw a t-SNE map of test features and category centers for each run, with the neighbourhood purity.
 
     Dots are features and stars are category centers. A map shows at most the first 50 features per class. The purity is
-    computed in the full feature space, from all recorded features of the classes.
+    the share of the 5 nearest neighbours that belong to the same class. It is computed in the full feature space, from
+    all recorded features of the classes.
 
     Parameters
     ----------
@@ -157,7 +158,7 @@ def _small_center_map(runs: list[Run]) -> Drawing:
         axes = figure.subplots(1, len(runs), squeeze=False)[0]
         for ax, run in zip(axes, runs, strict=True):
             similarity = analysis.center_similarity(run.embedding["centers"])
-            image = _matrix(ax, similarity, run, names=ax is axes[0])
+            image = _draw_matrix(ax, similarity, run, names=ax is axes[0])
             ax.set_title(_panel_title(run, runs), fontsize=8)
             shares = [_nearest_share(run, *grouping) for grouping in info["groups"].items()]
             ax.set_xlabel("\n".join(shares) or _closest_pair(similarity, info["classes"]), fontsize=7)
@@ -176,7 +177,7 @@ def logit_correlation(runs: Sequence[Run]) -> Drawing:
     Parameters
     ----------
     runs : sequence of Run
-        One teacher and students of it, in any order, with embeddings of the same data.
+        One teacher and its students, in any order, with embeddings of the same data.
 
     Returns
     -------
@@ -196,10 +197,10 @@ def logit_correlation(runs: Sequence[Run]) -> Drawing:
     note = "r: correlation over all pairs of classes."
     with _two_rows(runs, "Correlation of logits over test images", note) as (figure, axes, corner):
         for ax, run, matrix in zip(axes[0], runs, matrices, strict=True):
-            image = _matrix(ax, matrix, run, names=run is teacher)
+            image = _draw_matrix(ax, matrix, run, names=run is teacher)
             ax.set_title(_panel_title(run, runs), fontsize=8)
         for ax, run, matrix, difference in zip(axes[1][1:], students, matrices[1:], differences, strict=True):
-            difference_image = _matrix(ax, difference, run, cmap="PuOr_r", limit=largest)
+            difference_image = _draw_matrix(ax, difference, run, cmap="PuOr_r", limit=largest)
             mean, correlation = analysis.difference_of_pairs(matrix, matrices[0])
             ax.set_title("student − teacher", fontsize=8, fontweight="normal")
             ax.set_xlabel(f"mean |difference| {mean:.3f}\nr over pairs {correlation:.2f}", fontsize=7)
@@ -217,12 +218,12 @@ def center_geometry(runs: Sequence[Run]) -> Drawing:
     teacher's, one point per pair. The colour of a point says what the two classes share.
 
     The networks may have different widths, because similarities are compared and not centers. r is the correlation over
-    all pairs, and CKA is linear CKA.
+    all pairs, see `analysis.center_agreement`. CKA is explained in `analysis.center_cka`.
 
     Parameters
     ----------
     runs : sequence of Run
-        One teacher and students of it, in any order, with embeddings of the same data of 3 classes or more.
+        One teacher and its students, in any order, with embeddings of the same data of 3 classes or more.
 
     Returns
     -------
@@ -251,7 +252,7 @@ def center_geometry(runs: Sequence[Run]) -> Drawing:
     note = "r: correlation over all pairs of classes. CKA: linear CKA of the centers."
     with _two_rows(runs, "Similarity of category centers", note) as (figure, axes, corner):
         for ax, run, similarity in zip(axes[0], runs, similarities, strict=True):
-            image = _matrix(ax, similarity, run, names=run is teacher)
+            image = _draw_matrix(ax, similarity, run, names=run is teacher)
             ax.set_title(_panel_title(run, runs), fontsize=8)
         for ax, run, of_student, (correlation, cka) in zip(axes[1][1:], students, pairs[1:], agreements, strict=True):
             for number in range(len(groups) + 1):
@@ -305,7 +306,7 @@ def _teacher_and_students(runs: Run | Sequence[Run]) -> tuple[Run, list[Run]]:
     runs = check_embeddings(runs)
     teachers = [run for run in runs if is_teacher(run, runs)]
     if len(teachers) != 1:
-        raise ValueError(f"need students and their one teacher, got runs of {len(teachers)} teachers")
+        raise ValueError(f"runs must contain students and exactly one teacher of them, got {len(teachers)} teachers")
     return teachers[0], [run for run in runs if run is not teachers[0]]
 
 
@@ -334,7 +335,7 @@ def _draw_frame(ax: Axes) -> None:
         side.set_visible(True)
 
 
-def _matrix(
+def _draw_matrix(
     ax: Axes, matrix: np.ndarray, run: Run, names: bool = False, cmap: str = "RdBu_r", limit: float = 1
 ) -> AxesImage:
     """Draw a (C, C) matrix with classes ordered by their first grouping, and name its groups (or the classes)."""

@@ -2,7 +2,7 @@
 
 A method is a torch.nn.Module with these members:
 
-- `views`: the number of rotations of every image that the networks see, from 1 to 4
+- `views`: the number of views of every image, from 1 (not rotated) to 4 (rotated by 0°, 90°, 180° and 270°)
 - `uses_teacher`: whether the training loop must run the teacher
 - `title`: the name in tables and legends
 - `bind(student, teacher)`: creates the modules that are trained with the student
@@ -10,8 +10,8 @@ A method is a torch.nn.Module with these members:
 
 A method with `needs_maps = True` also gets an example image in `bind`, and outputs with feature maps in `forward`.
 
-The rows of an output are view-major. Rows [:B] are the upright view, the next B rows are the images rotated by 90°, and
-so on. The labels of all rows are `labels.repeat(V)`.
+An output has V·B rows: B images and V views of each image. Rows [:B] are the images that are not rotated, the next B
+rows are the images rotated by 90°, and so on. The labels of all rows are `labels.repeat(V)`.
 
 Examples
 --------
@@ -28,7 +28,7 @@ from typing import Any
 
 from ..catalogue import NOT_IMPLEMENTED, REGISTERED, find_method
 from ..deprecation import renamed
-from ..plugs import is_plugin, load_plugin
+from ..plugins import is_plugin, load_plugin
 from .base import (
     KD,
     Batch,
@@ -55,7 +55,8 @@ METHODS: dict[str, Callable[..., Method]] = {"supervised": Supervised, "kd": KD,
 def register_method(name: str, build: Callable[..., Method]) -> None:
     """Give your own method a name.
 
-    The name can then be used in `make`, in experiments, and on the command line of this process.
+    The name can then be used in `make` and in experiments, but only in this Python process. On the command line, write
+    "file.py:NAME" instead.
 
     Parameters
     ----------
@@ -81,7 +82,7 @@ def register_method(name: str, build: Callable[..., Method]) -> None:
     >>> del pckd.methods.METHODS["sharp_kd"]  # remove it again
     """
     if not isinstance(name, str) or not name.isidentifier():
-        raise ValueError(f"the name of a method must be letters, digits and underscores, got {name!r}")
+        raise ValueError(f"the name of a method must be letters, digits and underscores, no digit first, got {name!r}")
     if name.lower() in {existing.lower() for existing in (*METHODS, *BASELINES, *NOT_IMPLEMENTED)}:
         raise ValueError(f"there is a method {name!r} already: choose another name")
     METHODS[name.lower()] = build

@@ -50,7 +50,7 @@ class Terms(NamedTuple):
     total : scalar Tensor
         The objective.
     terms : dict of str to scalar Tensor
-        Every loss term by name, as in the objective but before it is multiplied by its β.
+        Every loss term by name, before it is multiplied by its weight in the objective, such as β_kd.
     cross_entropy, difficulty, weight : float Tensor of shape (B,)
         One value per sample, without gradient.
     """
@@ -66,14 +66,16 @@ def remember_arguments(init: Callable[Concatenate[Any, P], None]) -> Callable[Co
     """Decorate an `__init__` so that it records which settings the caller chose.
 
     A recipe may replace only the settings that the caller did not choose. `Method` decorates the `__init__` of all its
-    subclasses. A plain nn.Module needs this decorator.
+    subclasses. If your method is a plain nn.Module, decorate its `__init__` yourself. Otherwise, no recipe can replace
+    its settings.
 
-    These settings of a subclass count as chosen:
+    These settings count as chosen:
 
     - an argument that the caller passed,
-    - a value that the subclass passes to `super().__init__`, unless the setting is also an argument of the subclass,
-    - a value that the subclass assigns after `super().__init__()`,
-    - a value that the subclass defines as a class attribute.
+    - a value that a subclass passes to `super().__init__`. If the subclass has an argument of the same name, only the
+      previous rule decides,
+    - a value that a subclass assigns after `super().__init__()`,
+    - a value that a subclass defines as a class attribute.
 
     Parameters
     ----------
@@ -92,7 +94,7 @@ def remember_arguments(init: Callable[Concatenate[Any, P], None]) -> Callable[Co
     ...     def __init__(self, gamma=1.0, beta_fa=3):
     ...         super().__init__(beta_fa=beta_fa, beta_kd=2)
     ...         self.gamma = gamma
-    >>> Mine(gamma=5).explicit  # a recipe may replace beta_fa and all other settings
+    >>> Mine(gamma=5).explicit  # a recipe may replace all settings except these two
     {'beta_kd': 2, 'gamma': 5}
     """
     if getattr(init, "records_arguments", False):
@@ -133,7 +135,7 @@ def remember_arguments(init: Callable[Concatenate[Any, P], None]) -> Callable[Co
 
 
 def subclass_attributes(cls: type, init: Callable[..., None]) -> Iterator[tuple[str, Any]]:
-    """Yield the class attributes that are defined below the class that has a given `__init__`.
+    """Yield the class attributes that are defined in the subclasses of the class with a given `__init__`.
 
     Parameters
     ----------
@@ -162,26 +164,28 @@ class Method(ShortHelpModule):
     The arguments of its `__init__` are its settings. It stores them in attributes of the same names. run.json records
     them, and a recipe may replace those that the caller did not choose.
 
-    Any other nn.Module with `bind` and `forward` can be used too. Its attributes are recorded, and a recipe does not
-    change them.
+    Any other nn.Module with `bind` and `forward` can be used too. Its attributes are recorded. A recipe does not change
+    them, unless its `__init__` is decorated with `remember_arguments`.
 
     Attributes
     ----------
     title : str
         Name in tables and legends. Default: the class name.
     views : int
-        Number of rotations of every image that the networks see, from 1 to 4.
+        Number of views of every image, from 1 to 4: the first of the rotations by 0°, 90°, 180° and 270°.
     uses_teacher : bool
         Whether the teacher's output is needed.
     needs_maps : bool
-        Whether outputs must include feature maps. If so, `bind` gets an example image as a third argument.
+        Whether outputs must include feature maps: outputs of layers before pooling, of shape (B, channels, height,
+        width). If so, `bind` gets an example image as a third argument.
     layers : list of str or None
-        Layers of the student whose outputs are these maps. None means the last layer of every resolution, see
-        `models.FeatureMaps`.
+        Names of the layers of the student whose outputs are the feature maps. None means the last layer of every
+        resolution, see `models.FeatureMaps`.
     teacher_layers : list of str or None
         The same for the teacher.
     epsilon : float or None
-        Base of the preview threshold, which history.csv records for every epoch. None if the method has no threshold.
+        ε of the preview threshold, which is ε to the power of the epoch. history.csv records the threshold of every
+        epoch. None if the method has no threshold.
     left_out : dict
         After `bind`: the terms that cannot be computed for this pair of networks, and the reason for each.
 
@@ -234,7 +238,9 @@ class Method(ShortHelpModule):
         """
 
     def _bind(self, student: Classifier, teacher: Classifier | None = None, *example: Tensor) -> object:
-        """Create the modules that are trained with the student. Do not keep a reference to a network.
+        """Create the modules that are trained with the student.
+
+        Do not store a network in an attribute: it would become a part of the method.
 
         Parameters
         ----------
@@ -256,7 +262,7 @@ class Method(ShortHelpModule):
         Parameters
         ----------
         student : Output
-            V·B rows, view-major: all rows of the upright view come first.
+            V·B rows: first the B images that are not rotated, then the B images rotated by 90°, and so on.
         teacher : Output or None
             The same rows of the teacher.
         batch : Batch
@@ -280,7 +286,7 @@ class Method(ShortHelpModule):
 
 
 # Attributes that a plain nn.Module does not need to define.
-OPTIONAL = ("views", "uses_teacher", "needs_maps", "layers", "teacher_layers", "epsilon", "left_out")
+OPTIONAL_ATTRIBUTES = ("views", "uses_teacher", "needs_maps", "layers", "teacher_layers", "epsilon", "left_out")
 
 
 def require_method(method: object) -> None:
@@ -310,6 +316,8 @@ class Supervised(Method):
     .. math::
 
         L = \frac{1}{B} \sum_i \mathrm{CE}_i
+
+    CE_i is the cross-entropy of image i, and B is the batch size.
 
     Examples
     --------
@@ -365,7 +373,7 @@ class KD(Method):
 
         L = \frac{1}{B} \sum_i \left( \mathrm{CE}_i + \beta_{\mathrm{kd}} \, L_{\mathrm{KD},i} \right)
 
-    L_KD is `losses.distillation_kl`.
+    CE_i is the cross-entropy of image i, and B is the batch size. L_KD is `losses.distillation_kl`.
 
     Parameters
     ----------
@@ -459,7 +467,7 @@ class KD(Method):
 
 
 def upright_cross_entropy(student: Output, batch: Batch, views: int | None = None) -> Tensor:
-    """Return the cross-entropy of every sample in the upright view.
+    """Return the cross-entropy of every sample in the upright view, which is the image that is not rotated.
 
     Parameters
     ----------
@@ -494,7 +502,8 @@ def upright_cross_entropy(student: Output, batch: Batch, views: int | None = Non
         )
     if views is not None and len(logits) != views * len(labels):
         raise ValueError(
-            f"logits must have one row per view and label, {views} · {len(labels)}, got {len(logits)} rows"
+            f"logits must have one row per view and label, got {len(logits)} rows for {views} views and "
+            f"{len(labels)} labels"
         )
     upright = logits[: len(labels)]
     check_labels(labels, upright, num_classes=upright.shape[1])
@@ -527,7 +536,7 @@ def classification_loss(student: Output, batch: Batch, cross_entropy: Tensor) ->
 def resolve_settings(
     method: nn.Module, recipe: Mapping[str, Any], data: Mapping[str, Any]
 ) -> tuple[Method, dict[str, dict[str, Any]]]:
-    """Return a copy of a method in which every setting has its final value, and where each value comes from.
+    """Return a copy of a method with the final values of its settings, and the source of every value.
 
     The first of these that exists is used: the value that the caller chose, the value in the recipe, the value in the
     data set, the default. Other attributes of your own method are copied and recorded, but not changed.
@@ -573,7 +582,8 @@ def resolve_settings(
     initial, chosen, defaults = (own.get(name, {}) for name in ("_initial_values", "_chosen", "_defaults"))
     changed = {name for name, value in initial.items() if not is_unchanged(getattr(method, name, None), value)}
     copied = copy_method(method)
-    for name, value in {**{name: getattr(Method, name) for name in OPTIONAL}, "title": type(method).__name__}.items():
+    missing = {name: getattr(Method, name) for name in OPTIONAL_ATTRIBUTES} | {"title": type(method).__name__}
+    for name, value in missing.items():
         if not hasattr(copied, name):
             setattr(copied, name, value)
     settings = {}
@@ -637,7 +647,7 @@ def is_unchanged(value: Any, initial: Any) -> bool:
 
 
 def equal_weights(cross_entropy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the last three fields of `Terms` for a method that gives every sample the weight 1.
+    """Return cross-entropy, difficulty and weight, as in `Terms`, for a method that gives every sample the weight 1.
 
     Parameters
     ----------
@@ -674,4 +684,7 @@ def check_same_classes(student: Classifier, teacher: Classifier) -> None:
 def require_teacher(method: nn.Module, output: Output | None) -> None:
     """Raise ValueError if the teacher's output is None."""
     if output is None:
-        raise ValueError(f"{method.title} compares the student's output with the teacher's, but the teacher's is None")
+        raise ValueError(
+            f"{method.title} compares the student's output with the teacher's, but the teacher's is None: pass the "
+            "teacher's output to forward"
+        )

@@ -6,16 +6,21 @@ Every baseline has the objective
 
     L = w_{\mathrm{CE}} \cdot \overline{\mathrm{CE}} + w \cdot \mathrm{term}
 
-w is the weight that was published for CIFAR-100, and w_CE is 1 except in `LSKD`. The optimizer and the batches are
-those of the recipe, and V = 1.
+CE with a bar is the mean cross-entropy of the batch. The class of the baseline defines the term. w is the weight that
+was published for CIFAR-100, and w_CE is 1 except in `LSKD`. The optimizer and the batches are those of the recipe.
+Every image has one view, V = 1.
+
+In the equations, the index s means student and t means teacher. f are penultimate features, F feature maps, and z
+logits. B is the batch size, and C the number of classes.
 
 Most terms are losses of the package torchdistill, which the extra "baselines" installs. FitNet and DKD are implemented
-here. torchdistill identifies tensors by the paths of modules. Here these paths are just numbers, see
-`torchdistill_outputs`. If a loss of torchdistill differs from its paper, the docstring of the class says how.
+here. If a loss of torchdistill differs from its paper, the docstring of the class says how. "The comparison in the CRD
+paper" is Tian et al., arXiv 1910.10699, which published weights for many methods.
 
-Feature maps are the last ones of every resolution, see `models.FeatureMaps`. The published comparisons took the maps at
-the ends of stages instead. For ResNets and VGG these are the same maps, with two exceptions: the last map of a WRN is
-taken after its BatchNorm here, and at 32×32 pixels VGG and the ShuffleNets have one more map, at full resolution.
+A baseline that compares feature maps uses the last map of every resolution, see `models.FeatureMaps`. The published
+comparisons used the maps at the ends of stages instead. For ResNets and VGG these are the same maps, with two
+exceptions. The last map of a wide ResNet is taken after its BatchNorm here. At 32×32 pixels, VGG and the ShuffleNets
+have one more map, at full resolution.
 """
 
 import inspect
@@ -98,8 +103,9 @@ class Baseline(Method):
     def bind(self, student: Classifier, teacher: Classifier, example: Tensor | None = None) -> "Baseline":
         """Create the modules that are trained with the student.
 
-        If the method needs feature maps, both networks are run on the example in eval mode. The maps of student and
-        teacher are paired by resolution, beginning with the last.
+        If the method needs feature maps, both networks are run on the example in eval mode. The last maps of student
+        and teacher are the first pair, the maps before them the second pair, and so on. If one network has more maps,
+        its first maps are not used.
 
         Parameters
         ----------
@@ -122,7 +128,7 @@ class Baseline(Method):
             self.prepare(student, teacher)
             return self
         if example is None:
-            raise ValueError(f"{self.title} compares feature maps: bind it with an example image, (1, C, H, W)")
+            raise ValueError(f"{self.title} compares feature maps: pass an example image of shape (1, C, H, W) to bind")
         shapes = {
             "student": FeatureMaps(student, example, self.layers).shapes,
             "teacher": FeatureMaps(teacher, example, self.teacher_layers).shapes,
@@ -197,10 +203,22 @@ class Baseline(Method):
 
 
 class FitNet(Baseline):
-    """Hints: mean squared error between a middle feature map of the teacher and the student's.
+    r"""FitNet: mean squared error between one feature map of the student and one of the teacher.
 
-    The map is the last but one. The student's map goes through a regressor first: 1×1 convolution, BatchNorm, ReLU.
-    The paper trains in two stages. Here, as in the comparison of CRD, everything is trained in one.
+    .. math::
+
+        \mathrm{term} = \mathrm{mean}\left( \left( r(F_s) - F_t \right)^2 \right)
+
+    F is the second-to-last feature map. The regressor r is a 1×1 convolution, BatchNorm and ReLU. It is trained with
+    the student. The paper trains in two stages. Here, as in the comparison in the CRD paper, everything is trained in
+    one stage.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    layers, teacher_layers : sequence of str, optional
+        See `Method`.
 
     References
     ----------
@@ -219,7 +237,7 @@ class FitNet(Baseline):
         self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
     ) -> None:
         """Create the regressor."""
-        self.hint = -min(2, len(student_shapes))
+        self.hint = -min(2, len(student_shapes))  # index of the map, from the end
         channels = student_shapes[self.hint][0], teacher_shapes[self.hint][0]
         self.regressor = nn.Sequential(nn.Conv2d(*channels, 1), nn.BatchNorm2d(channels[1]), nn.ReLU())
 
@@ -230,11 +248,22 @@ class FitNet(Baseline):
 
 
 class AT(Baseline):
-    """Attention transfer: mean squared difference of attention maps, summed over the pairs of feature maps.
+    r"""Attention transfer: mean squared difference of attention maps, summed over the pairs of feature maps.
 
-    An attention map is the mean over channels of the squared feature map, normalised to length 1. This is the form in
-    the authors' code, for which the weight was published. The equation in the paper has a norm instead of the mean
-    square.
+    .. math::
+
+        \mathrm{term} = \sum_{\mathrm{pairs}} \mathrm{mean}\left( (a_s - a_t)^2 \right)
+
+    The attention map a of an image is the mean over channels of F², flattened to a vector and divided by its length.
+    This is the loss in the authors' code, and the published weight belongs to it. The paper has a different equation:
+    the length of the vector a_s − a_t instead of the mean of its squares.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    layers, teacher_layers : sequence of str, optional
+        See `Method`.
 
     References
     ----------
@@ -263,11 +292,22 @@ class AT(Baseline):
 
 
 class SP(Baseline):
-    """Similarity-preserving distillation: squared difference of two B×B similarity matrices, divided by B².
+    r"""Similarity-preserving distillation: squared difference of two B×B similarity matrices, divided by B².
 
-    An entry of a similarity matrix says how similar the last feature maps of two samples are. As in the paper, every
-    row is divided by its L2 norm. torchdistill 1.1 divides by the L1 norm, because it passes the 1 of `dim` as `p`. The
-    loss is then about B times smaller than the one for which the weight was published.
+    .. math::
+
+        \mathrm{term} = \frac{1}{B^2} \sum_{i,j} \left( G_{s,ij} - G_{t,ij} \right)^2
+
+    G_ij is the inner product of the last feature maps of samples i and j. As in the paper, every row of G is divided by
+    its L2 norm. torchdistill 1.1 divides by the L1 norm by mistake. With the L1 norm, the loss is about B times
+    smaller, and the published weight does not fit.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    layers, teacher_layers : sequence of str, optional
+        See `Method`.
 
     References
     ----------
@@ -282,7 +322,7 @@ class SP(Baseline):
         self.layers, self.teacher_layers = layers, teacher_layers
         Baseline.check(self)
         self.loss = torchdistill("losses").SPKDLoss("0", "0", reduction="batchmean")
-        self.loss.matmul_and_normalize = similarity_matrix
+        self.loss.matmul_and_normalize = similarity_matrix  # torchdistill passes dim=1 of F.normalize as p=1
 
     def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         """Return the loss of the last maps."""
@@ -290,18 +330,29 @@ class SP(Baseline):
 
 
 class CC(Baseline):
-    """Correlation congruence: distance between two B×B kernel matrices of the features.
+    r"""Correlation congruence: distance between two B×B kernel matrices of the features.
 
-    Two linear layers, trained with the student, map the features of both networks to 128 values. The kernel is a
-    Gaussian with γ = 0.4, approximated by its Taylor polynomial of order 2.
+    .. math::
+
+        \mathrm{term} = \frac{1}{B^2} \sqrt{\sum_{i,j} (K_{s,ij} - K_{t,ij})^2}, \qquad
+        K_{ij} = e^{-2 \gamma} \sum_{p=0}^{2} \frac{(2 \gamma)^p}{p!} (x_i \cdot x_j)^p
+
+    x_i are 128 values, which a linear layer computes from the features of sample i. There is one layer for each
+    network, and both are trained with the student. γ is 0.4. For vectors x of length 1, K_ij approximates the Gaussian
+    kernel exp(−γ‖x_i − x_j‖²).
 
     There are three differences from the publications:
 
-    - torchdistill uses the norm of the difference, divided by B². The paper uses its square.
-    - The features are not normalised, as in torchdistill and in the comparison of CRD. The polynomial approximates
-      the Gaussian only for normalised features.
+    - The paper has no square root. torchdistill has one.
+    - The vectors x are not normalised to length 1, as in torchdistill and in the comparison in the CRD paper. So K is
+      not an approximation of the Gaussian kernel.
     - The weight was published for another form of the loss, which compares neighbours in the batch. The configuration
       of torchdistill has the weight 0.003, together with KD.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
 
     References
     ----------
@@ -332,11 +383,24 @@ class CC(Baseline):
 
 
 class VID(Baseline):
-    """Variational information distillation: negative log-likelihood of the teacher's feature maps.
+    r"""Variational information distillation: negative log-likelihood of the teacher's feature maps.
 
-    The likelihood is a Gaussian. A regressor of three 1×1 convolutions predicts its mean from the student's map. Its
-    variance is learned, one value per channel. The loss is summed over the pairs of maps. It can be negative. The
-    constant ½·log 2π is left out, as in other implementations.
+    .. math::
+
+        \mathrm{term} = \sum_{\mathrm{pairs}} \mathrm{mean}\left(
+            \frac{(\mu - F_t)^2}{2 \sigma^2} + \frac{1}{2} \log \sigma^2
+        \right)
+
+    The likelihood is a Gaussian with mean μ and variance σ². A regressor of three 1×1 convolutions computes μ from the
+    student's map. σ² is learned, one value per channel. The term can be negative. The constant ½·log 2π is left out, as
+    in other implementations.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    layers, teacher_layers : sequence of str, optional
+        See `Method`.
 
     References
     ----------
@@ -371,10 +435,21 @@ class VID(Baseline):
 
 
 class RKD(Baseline):
-    """Relational distillation: differences of distances and angles between the features of samples.
+    r"""Relational distillation: differences of distances and angles between the features of samples.
 
-    The loss is smooth L1. It compares the distances of all pairs of samples, divided by their mean, and the angles of
-    all triples. It needs memory for B³ values.
+    .. math::
+
+        \mathrm{term} = w_{\mathrm{distance}} \, \ell(d_s, d_t) + w_{\mathrm{angle}} \, \ell(\alpha_s, \alpha_t)
+
+    ℓ is the mean of torch.nn.SmoothL1Loss. d are the distances of all pairs of samples, divided by their mean. α are
+    the cosines of the angles in all triangles of three samples. The term needs memory for B³ values.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    distance, angle : float
+        w_distance and w_angle, at least 0.
 
     References
     ----------
@@ -405,10 +480,20 @@ class RKD(Baseline):
 
 
 class PKT(Baseline):
-    """Probabilistic knowledge transfer: KL divergence between the neighbourhoods of samples.
+    r"""Probabilistic knowledge transfer: KL divergence between the neighbourhoods of samples.
 
-    The cosine of their features gives the probability that two samples of the batch are neighbours. The loss is the
-    mean over all B² entries, for which the weight was published. The paper has the sum.
+    .. math::
+
+        \mathrm{term} = \frac{1}{B^2} \sum_{i,j} p_{t,ij} \log \frac{p_{t,ij}}{p_{s,ij}}, \qquad
+        p_{ij} = \frac{1 + \cos(f_i, f_j)}{\sum_k \left( 1 + \cos(f_i, f_k) \right)}
+
+    p_ij is the probability that sample i has sample j as a neighbour. The paper does not divide by B². The published
+    weight belongs to the loss that is divided by B².
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
 
     References
     ----------
@@ -430,13 +515,22 @@ class ReviewKD(Baseline):
     """Knowledge review: every feature map of the teacher is compared with several maps of the student.
 
     The student's maps are visited from the last to the first. An attention module fuses each of them with the deeper
-    ones. The result is compared with the teacher's map at several resolutions. The pooled features count as the
-    deepest map. The weight grows over the first `warmup_epochs`.
+    ones. The result is compared with the teacher's map at several resolutions. The penultimate features are used as the
+    deepest map, with one pixel. The weight grows linearly over the first `warmup_epochs`.
 
     There are two differences from the authors' code:
 
     - Maps are taken as the blocks return them. The authors take them before the ReLU.
     - If the sizes of the maps differ, the student's map is resized before the fusion. The authors resize it after.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    warmup_epochs : int
+        Number of epochs, at least 1.
+    layers, teacher_layers : sequence of str, optional
+        See `Method`.
 
     References
     ----------
@@ -444,7 +538,7 @@ class ReviewKD(Baseline):
     """
 
     description = (
-        "knowledge review, arXiv 2104.09044; weight 0.6 for resnet56 → resnet20, its release has 1 for "
+        "knowledge review, arXiv 2104.09044; weight 0.6 for resnet56 → resnet20; the authors' code has 1 for "
         "resnet110 → resnet32, 5 for the wide pairs, 8 for ShuffleV2"
     )
     needs_maps = True
@@ -488,10 +582,23 @@ class ReviewKD(Baseline):
 
 
 class DIST(Baseline):
-    """Distillation from a stronger teacher: 1 − the Pearson correlation of probabilities, times τ².
+    r"""Distillation from a stronger teacher: correlation between the probabilities of student and teacher.
 
-    The correlation between student and teacher is computed per sample and per class, and both losses are added. β and
-    γ of torchdistill are 1 here. The value 2 of the paper for both is in `weight`.
+    .. math::
+
+        \mathrm{term} = \tau^2 \left( 1 - \frac{1}{B} \sum_i \rho_i \right)
+            + \tau^2 \left( 1 - \frac{1}{C} \sum_c \rho_c \right)
+
+    ρ is the Pearson correlation between the probabilities of student and teacher, which are softmax(z/τ). ρ_i is
+    computed over the classes of sample i, and ρ_c over the samples for class c. The paper gives both parts the
+    weight 2. Here this is the default of `weight`.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    temperature : float, in [1e-6, 1e6]
+        τ.
 
     References
     ----------
@@ -522,11 +629,26 @@ class DIST(Baseline):
 
 
 class LSKD(Baseline):
-    """Logit standardisation: KD between standardised logits, times T².
+    r"""Logit standardisation: KD between standardised logits.
 
-    Each row of logits is shifted to the mean 0 and scaled to the standard deviation 1, which is computed with C − 1.
-    The cross-entropy has the weight 0.1, as in the authors' comparison with KD. torchdistill multiplies by T² only if
-    it receives the labels, so the factor is applied here.
+    .. math::
+
+        \mathrm{term} = \frac{T^2}{B} \sum_i \mathrm{KL}\left(
+            \mathrm{softmax}(\hat{z}_{t,i} / T) \,\middle\|\, \mathrm{softmax}(\hat{z}_{s,i} / T)
+        \right)
+
+    Each row of logits z is shifted to the mean 0 and scaled to the standard deviation 1. The variance is a sum divided
+    by C − 1. The cross-entropy has the weight 0.1, as in the authors' comparison with KD. torchdistill multiplies by T²
+    only if it receives the labels, so this class multiplies by T².
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    temperature : float, in [1e-6, 1e6]
+        T.
+    cross_entropy_weight : float
+        Weight of the cross-entropy, at least 0.
 
     References
     ----------
@@ -566,9 +688,20 @@ class DKD(Baseline):
 
         \mathrm{term} = \overline{\alpha \, L_{\mathrm{target}} + \beta \, L_{\mathrm{others}}}
 
-    The two parts are those of `decoupled_kl`. In KD, the second part has the weight 1 − p, where p is the teacher's
-    probability of the label. Here β is the same for all samples. The weight of the term grows over the first
-    `warmup_epochs`.
+    The bar is the mean of the batch. `decoupled_kl` computes the two parts, and p is the teacher's probability of the
+    label. In KD, the second part has the weight 1 − p. Here it has the weight β, which is the same for all samples. The
+    weight of the term grows linearly over the first `warmup_epochs`.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    alpha, beta : float
+        α and β, at least 0.
+    temperature : float, in [1e-6, 1e6]
+        T.
+    warmup_epochs : int
+        Number of epochs, at least 1.
 
     References
     ----------
@@ -576,8 +709,8 @@ class DKD(Baseline):
     """
 
     description = (
-        "decoupled, arXiv 2203.08679; weight 1, α = 1, T = 4, β = 2 for resnet56 → resnet20 and resnet110 → resnet32, "
-        "its release has 8 for resnet32x4 → resnet8x4"
+        "decoupled, arXiv 2203.08679; weight 1, α = 1, T = 4, β = 2 for resnet56 → resnet20 and resnet110 → resnet32; "
+        "the authors' code has 8 for resnet32x4 → resnet8x4"
     )
 
     def __init__(
@@ -655,15 +788,14 @@ def baseline(name: str, **settings: Any) -> Baseline:
 def decoupled_kl(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     r"""Return the distillation loss in two parts.
 
-    With p, the teacher's probability of the label,
-
     .. math::
 
         T^2 \cdot \mathrm{KL}(\mathrm{teacher} \,\|\, \mathrm{student})
             = L_{\mathrm{target}} + (1 - p) \, L_{\mathrm{others}}
 
-    The first part compares two probabilities: the class of the label, and any other class. The second part compares
-    the probabilities of the other classes, which are scaled to the sum 1. Both parts contain the factor T².
+    p is the teacher's probability of the label. All probabilities are softmax(z/T) of logits z. The first part compares
+    two probabilities: the class of the label, and any other class. The second part compares the probabilities of the
+    other classes, which are scaled to the sum 1. Both parts contain the factor T².
 
     Parameters
     ----------
@@ -732,7 +864,10 @@ def torchdistill(part: str) -> ModuleType:
 
 
 def torchdistill_outputs(*outputs: Any) -> dict[str, dict[str, Any]]:
-    """Return outputs in the form that torchdistill expects, with the module paths "0", "1" and so on."""
+    """Return outputs in the form that torchdistill expects.
+
+    torchdistill finds an output by the path of its module in the network. Here the paths are just "0", "1" and so on.
+    """
     return {str(number): {"output": output} for number, output in enumerate(outputs)}
 
 
@@ -749,7 +884,7 @@ def last_pairs(student: Sequence[Any], teacher: Sequence[Any]) -> tuple[Sequence
 
 
 def to_smaller_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return two feature maps at the resolution of the smaller one. The larger one is averaged."""
+    """Return two feature maps at the resolution of the smaller one, by average pooling of the larger one."""
     size = min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3])
     a, b = (x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size) for x in (a, b))
     return a, b

@@ -22,17 +22,37 @@ from .base import (
 class PCKD(Method):
     r"""Preview-based category contrastive distillation, the method of the paper.
 
+    The student learns from the labels, and from the logits, features and category centers of the teacher. A category
+    center is one row of the weight of the last layer. Hard samples get a small weight at first.
+
     .. math::
 
         L = \overline{\mathrm{CE}} + \beta_{\mathrm{kd}} \overline{v L_{\mathrm{KD}}}
             + \beta_{\mathrm{fa}} \overline{L_{\mathrm{FA}}} + \beta_{\mathrm{ca}} L_{\mathrm{CA}}
             + \beta_{\mathrm{cc}} \overline{v L_{\mathrm{CC}}}
 
-    A bar is the mean over samples. The terms are the functions of `losses`, and v are the weights of `preview`.
+    A bar is a mean. A batch has B images and V views of each image. A row is one view of one image.
 
-    A term whose β is 0 is not computed. The defaults are the published values, except for β_kd. The published command
-    has β_kd = 0, which the paper calls "PCKD without L_KD". The value for the full method is not published. This
-    package uses 1.
+    - CE: cross-entropy of the labels. Mean over the B images that are not rotated.
+    - L_KD: `losses.distillation_kl`. Mean over the B images that are not rotated.
+    - L_FA: `losses.feature_alignment`. Mean over all V·B rows.
+    - L_CA: `losses.category_center_alignment`. One number, because it does not depend on the images.
+    - L_CC: `losses.category_center_contrast`. Mean over all V·B rows.
+    - v: the sample weights of `preview`. Every view of an image has the weight of the image.
+
+    L_CC compares every row with the category centers W_s of the student and W_t of the teacher. Its inputs are the
+    score vectors u_s and u_t, which are computed from the student's features f_s:
+
+    .. math::
+
+        u_s = W_s \frac{A_s f_s}{\lVert A_s f_s \rVert}, \qquad
+        u_t = W_t \frac{A_t f_s}{\lVert A_t f_s \rVert}
+
+    A_s and A_t are linear layers that are trained with the student. A f means the output of layer A, with its bias.
+
+    A term whose β is 0 is not computed. The defaults are the published values, except for β_kd. The command that the
+    authors published has β_kd = 0, which the paper calls "PCKD without L_KD". The value for the full method is not
+    published. This package uses 1.
 
     Parameters
     ----------
@@ -41,11 +61,12 @@ class PCKD(Method):
     temperature : float, in [1e-6, 1e6]
         T of L_KD.
     epsilon : float
-        ε, base of the preview threshold, positive.
+        ε, positive. The preview threshold of epoch t is ε to the power t.
     views : int, from 1 to 4
-        V, number of rotations of every image.
+        V, number of views of every image: the first V of the rotations by 0°, 90°, 180° and 270°.
     strategy : str or callable
-        A name in `preview.STRATEGIES`, or a function (cross_entropy, difficulty, threshold) -> weight.
+        A name in `preview.STRATEGIES`, or a function (cross_entropy, difficulty, threshold) -> weight. The threshold
+        is a float, the others are tensors of shape (B,).
     contrast_temperature, base_temperature : float, in [1e-6, 1e6]
         τ and τ0 of L_CC.
 
@@ -112,14 +133,16 @@ class PCKD(Method):
         check_strategy(self.strategy)
 
     def bind(self, student: Classifier, teacher: Classifier) -> "PCKD":
-        """Create the heads that are trained with the student.
+        """Create the modules that are trained with the student.
 
-        D_s and D_t are the numbers of features of student and teacher.
+        All of them take the student's features as input. D_s and D_t are the numbers of features of student and
+        teacher.
 
-        - β_fa > 0: the projector g. It maps D_s features to D_t, with a hidden layer of 16·D_t.
-        - β_cc > 0: the linear layers A_s (D_s to D_s) and A_t (D_s to D_t).
-        - β_ca > 0: no head. If D_s and D_t differ, or if only one last layer has a bias, the term L_CA cannot be
-          computed. Then `left_out` contains the reason.
+        - β_fa > 0: `projector`, g of L_FA. It maps D_s features to D_t, with a hidden layer of 16·D_t.
+        - β_cc > 0: `embed_student`, A_s of L_CC, a linear layer from D_s to D_s. `embed_teacher`, A_t of L_CC, a linear
+          layer from D_s to D_t.
+        - β_ca > 0: no module. L_CA cannot be computed if D_s and D_t differ. It cannot be computed either if one
+          network has a bias in its last layer and the other has none. Then `left_out` contains the reason.
 
         Parameters
         ----------
@@ -161,7 +184,7 @@ class PCKD(Method):
         Parameters
         ----------
         student, teacher : Output
-            V·B rows, view-major: the B rows of the upright view come first.
+            V·B rows: first the B images that are not rotated, then the B images rotated by 90°, and so on.
         batch : Batch
         epoch : int
             Counted from 1, for the preview threshold.
@@ -169,7 +192,7 @@ class PCKD(Method):
         Returns
         -------
         Terms
-            The objective, its terms, and cross-entropy, difficulty and weight of every sample.
+            The objective, its terms, and the cross-entropy, difficulty and weight of every sample.
 
         Raises
         ------
@@ -180,7 +203,7 @@ class PCKD(Method):
         """
         require_teacher(self, teacher)
         if (self.beta_fa and not hasattr(self, "projector")) or (self.beta_cc and not hasattr(self, "embed_student")):
-            raise ValueError("call bind(student, teacher) before the first step: it creates the heads")
+            raise ValueError("call bind(student, teacher) before the first step: it creates the modules of this method")
         teacher = teacher.detach()
         cross_entropy = upright_cross_entropy(student, batch, self.views)
         batch_size, views = len(batch.labels), self.views
@@ -203,10 +226,11 @@ class PCKD(Method):
             terms["feature_alignment"] = losses.feature_alignment(projected, teacher.features).mean()
             total = total + self.beta_fa * terms["feature_alignment"]
         if self.beta_ca and "category_center_alignment" not in self.left_out:
-            centers = (student.centers, student.bias, teacher.centers, teacher.bias)
-            terms["category_center_alignment"] = losses.category_center_alignment(*centers)
+            last_layers = (student.centers, student.bias, teacher.centers, teacher.bias)
+            terms["category_center_alignment"] = losses.category_center_alignment(*last_layers)
             total = total + self.beta_ca * terms["category_center_alignment"]
         if self.beta_cc:
+            # The score vectors u_s and u_t. Both are computed from the student's features.
             e_s = F.normalize(self.embed_student(student.features), dim=1)
             e_t = F.normalize(self.embed_teacher(student.features), dim=1)
             u_s = e_s @ student.centers.T

@@ -1,4 +1,6 @@
-"""Networks: those of the paper, by the names of their published checkpoints, and others that end in a linear layer.
+"""Networks of the paper, and any other network that ends in a linear layer.
+
+The networks of the paper have the names of their published checkpoints, such as "resnet20".
 
 Calling a network returns an `Output`: logits, penultimate features and category centers.
 
@@ -25,7 +27,7 @@ from torch import nn
 from ..catalogue import LIBRARIES, PAIRS, check_library, find_name
 from ..deprecation import renamed
 from ..messages import one_line
-from ..plugs import is_plugin, load_plugin
+from ..plugins import is_plugin, load_plugin
 from ..validation import Count, checked, plain
 from .maps import FeatureMaps
 from .mobilenet_v2 import MobileNetV2
@@ -42,14 +44,16 @@ from .wrapper import WrappedClassifier, as_classifier, possible_heads
 
 __all__ = [
     "MODELS", "PAIRS", "Classifier", "FeatureMaps", "Output", "Preprocessed", "TrainingData", "WrappedClassifier",
-    "as_classifier", "count_flops", "create_model", "flops_of", "match_input", "restore_preprocessing",
+    "as_classifier", "count_flops", "count_flops_by_name", "create_model", "match_input", "restore_preprocessing",
     "with_preprocessing",
 ]  # fmt: skip
 
-# options of torchvision and timm that load weights begin with one of these words
+# options of torchvision and timm that begin with one of these words load weights, and are refused
 LOADING_PREFIXES = ("pretrained", "checkpoint", "weights", "cache_dir", "file")
+# options that would contradict the data set are refused, too
 SIZE_OPTIONS = ("num_classes", "in_chans", "in_channels")
 
+# channels of the first convolution and of the three stages
 RESNET_WIDTHS, RESNET_X4_WIDTHS = (16, 16, 32, 64), (32, 64, 128, 256)
 
 MODELS: dict[str, Callable[..., Classifier]] = {
@@ -69,7 +73,7 @@ TorchSeed = Annotated[int, BeforeValidator(plain), Field(ge=0, lt=2**63)]
 
 
 class HasClasses(Protocol):
-    """A data set, as far as `create_model` uses it."""
+    """The part of a data set that `create_model` needs."""
 
     @property
     def num_classes(self) -> int:
@@ -98,11 +102,12 @@ def create_model(
         - a key of `models.MODELS`, such as "resnet8". It takes images of any size.
         - "torchvision:NAME" or "timm:NAME". Options of that library follow after commas:
           "timm:vit_tiny_patch16_224,img_size=32,patch_size=4". If several layers could be the last one, add head=LAYER.
-        - "module:Name" or "file.py:Name" of your own. It must take num_classes and in_channels.
+        - "module:Name" or "file.py:Name", where Name is your own class or function. It must take the keyword
+          arguments num_classes and in_channels.
     data : Dataset, optional
         Sets num_classes and in_channels.
     num_classes, in_channels : int, optional
-        Used instead of the numbers of `data`. The default of in_channels without `data` is 3.
+        They override the values of `data`. Without `data`, in_channels is 3 by default.
     seed : int, optional
         The same seed gives the same weights. Default: weights come from the global random generator of torch.
 
@@ -115,7 +120,8 @@ def create_model(
     TypeError
         If `name` is not a string, or `data` is not a data set.
     ValueError
-        If the name is unknown, if a number is missing or out of range, or if `as_classifier` cannot use the network.
+        If the name is unknown, if the number of classes is missing, if a number is out of range, or if
+        `as_classifier` cannot use the network.
 
     Examples
     --------
@@ -132,12 +138,12 @@ def create_model(
         raise TypeError(f"data must be a Dataset, got the class {data.__name__}: use load_dataset(NAME)")
     num_classes = num_classes if num_classes is not None else getattr(data, "num_classes", None)
     in_channels = in_channels if in_channels is not None else getattr(data, "channels", 3)
-    library, colon, rest = name.partition(":")
+    library, colon, name_and_options = name.partition(":")
     builder: Callable[..., Classifier]
     if colon and library not in LIBRARIES and is_plugin(name):
         builder = partial(_build_plugin, name)
     elif colon:
-        builder = _library_builder(library, rest)
+        builder = _library_builder(library, name_and_options)
     else:
         builder = MODELS[find_name("model", name, MODELS)]
     if num_classes is None:
@@ -157,12 +163,12 @@ def _build_plugin(name: str, num_classes: int, in_channels: int) -> Classifier:
     """Build the user's network "module:Name" or "file.py:Name"."""
     build = load_plugin(name)
     try:
-        made = build(num_classes=num_classes, in_channels=in_channels)
+        network = build(num_classes=num_classes, in_channels=in_channels)
     except TypeError as error:
         raise ValueError(f"'{name}' must take num_classes and in_channels: {error}") from error
-    if not isinstance(made, nn.Module):
-        raise ValueError(f"'{name}' must return an nn.Module, got {type(made).__name__}")
-    return as_classifier(made)
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"'{name}' must return an nn.Module, got {type(network).__name__}")
+    return as_classifier(network)
 
 
 def count_flops(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> int:
@@ -192,15 +198,35 @@ def count_flops(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> 
 
 
 @cache
-def flops_of(name: str, num_classes: int, shape: tuple[int, int, int]) -> int:
-    """Return `count_flops` of the network `create_model(name, …)`. The errors are those of `create_model`."""
+def count_flops_by_name(name: str, num_classes: int, shape: tuple[int, int, int]) -> int:
+    """Create a network, and return the number of FLOPs of one forward pass.
+
+    The result is stored, so a second call with the same arguments is fast.
+
+    Parameters
+    ----------
+    name : str
+        Name of the network, as in `create_model`.
+    num_classes : int
+    shape : (int, int, int)
+        Channels, height and width of the image.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `create_model` raises them.
+    """
     return count_flops(create_model(name, num_classes=num_classes, in_channels=shape[0], seed=0), shape)
 
 
-def _library_builder(library: str, rest: str) -> Callable[..., Classifier]:
+def _library_builder(library: str, name_and_options: str) -> Callable[..., Classifier]:
     """Return a function of num_classes and in_channels that builds a network of torchvision or timm."""
     check_library(library)
-    name, *options = (part.strip() for part in rest.split(","))
+    name, *options = (part.strip() for part in name_and_options.split(","))
     settings = dict(_option(option) for option in options)
     head = settings.pop("head", None)
     build = _from_torchvision if library == "torchvision" else _from_timm
@@ -223,9 +249,9 @@ def _from_torchvision(
     if name in ("googlenet", "inception_v3"):  # distillation does not use auxiliary heads
         settings = {"aux_logits": False, "init_weights": True, **settings}
     model = _build(partial(models.get_model, name), settings, num_classes=num_classes)
-    if in_channels != 3:  # torchvision has no option for this
+    if in_channels != 3:  # torchvision has no option for this, so the first convolution is replaced
         name_of_first, first = next(
-            (name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)
+            (layer_name, layer) for layer_name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)
         )
         kernel: Any = dict(
             kernel_size=first.kernel_size, stride=first.stride, padding=first.padding, dilation=first.dilation
@@ -264,12 +290,13 @@ def _option(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not (key.isidentifier() and equals):
         raise ValueError(f"'{text}' is not an option: expected name=value, as in timm:vit_tiny_patch16_224,img_size=32")
-    if key.startswith(LOADING_PREFIXES):  # timm unpickles files, and the name may come from a run.json of somebody else
+    # timm loads files by pickle, which can run code, and the option may come from the run.json of an unknown person
+    if key.startswith(LOADING_PREFIXES):
         raise ValueError(
-            f"'{text}' is not an option: create_model gives random weights; use load_checkpoint to load others"
+            f"'{text}' is not an option: create_model gives random weights; use load_checkpoint to load weights"
         )
     if key in SIZE_OPTIONS:
-        raise ValueError(f"'{text}' is not an option: the numbers of classes and channels are those of the data set")
+        raise ValueError(f"'{text}' is not an option: the numbers of classes and channels are taken from the data set")
     try:
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError):

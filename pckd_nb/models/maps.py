@@ -7,15 +7,16 @@ from math import isqrt
 import torch
 from torch import Tensor, nn
 
+from ..deprecation import renamed_attribute
 from .output import Classifier, Output
 
 
 class FeatureMaps:
     """Collects feature maps during the forward passes of a network, by forward hooks.
 
-    Without `layers`, it chooses one map per resolution: the last one before the resolution changes. It finds them by
-    running `example` once in eval mode. Maps inside of a block are skipped, and so are maps of one pixel. The hooks
-    are removed after every call.
+    Without `layers`, there is one map per resolution: the last one before the resolution changes. To find these maps,
+    the network runs once on `example` in eval mode. The output of a residual block is preferred to maps inside the
+    block. Maps of one pixel are skipped. The hooks are removed after every call.
 
     Parameters
     ----------
@@ -23,20 +24,20 @@ class FeatureMaps:
     example : Tensor of shape (1, C, H, W)
         An image of the size that the network will see.
     layers : sequence of str, optional
-        Names as in `model.named_modules()`. The maps are the outputs of these layers, in this order. Tokens of a
-        transformer, (N, T, D), become a map (N, D, H, W). Tokens before those of the patches are left out.
+        Names as in `model.named_modules()`. The maps are the outputs of these layers, in this order. If a layer
+        returns the tokens of a transformer, its patch tokens are arranged as a map, see `maps.as_map`.
 
     Attributes
     ----------
-    places : list of (str, (int, int))
-        Name of the layer, and height and width, of each map.
+    layer_sizes : list of (str, (int, int))
+        For each map, the name of the layer that returns it, and the height and width of the map.
     shapes : list of (int, int, int)
         Channels, height and width of each map.
 
     Raises
     ------
     ValueError
-        If the network has no layer of a given name, or if the output of that layer is not a feature map.
+        If the network has no layer of a given name, or if the layer returns neither a feature map nor tokens.
 
     Examples
     --------
@@ -60,14 +61,16 @@ class FeatureMaps:
             return
         depths = {name: _nesting_depth(name, modules) for name in modules}
         example = example.to(next(model.parameters()).device)
-        last: dict[tuple[int, int], tuple[int, str, int]] = {}  # resolution → nesting depth, name, channels
+        # resolution → nesting depth, layer name and channels of the last map of this resolution
+        last_maps: dict[tuple[int, int], tuple[int, str, int]] = {}
 
         def record(name: str, output: Tensor) -> None:
             size = output.shape[2], output.shape[3]
-            deeper = size in last and depths[name] > last[size][0]
-            if size != (1, 1) and not deeper and output.data_ptr() != example.data_ptr():
-                last.pop(size, None)  # the dict is then in the order of the last appearance
-                last[size] = depths[name], name, output.shape[1]
+            is_deeper = size in last_maps and depths[name] > last_maps[size][0]
+            is_input = output.data_ptr() == example.data_ptr()  # for example, the output of nn.Identity
+            if size != (1, 1) and not is_deeper and not is_input:
+                last_maps.pop(size, None)  # the dict is then in the order of the last appearance
+                last_maps[size] = depths[name], name, output.shape[1]
 
         was_training = model.training
         try:
@@ -75,8 +78,10 @@ class FeatureMaps:
                 model.eval()(example)
         finally:
             model.train(was_training)
-        self.places = [(name, size) for size, (_, name, _) in last.items()]
-        self.shapes = [(channels, *size) for size, (_, _, channels) in last.items()]
+        self.layer_sizes = [(name, size) for size, (_, name, _) in last_maps.items()]
+        self.shapes = [(channels, *size) for size, (_, _, channels) in last_maps.items()]
+
+    places = renamed_attribute("places", "layer_sizes")
 
     def _use_layers(self, example: Tensor, layers: Sequence[str], modules: dict[str, nn.Module]) -> None:
         """Run the example to find the shapes of the maps of the given layers."""
@@ -93,11 +98,11 @@ class FeatureMaps:
             self.model.train(was_training)
         if missing := [name for name in layers if name not in found]:
             raise ValueError(
-                f"layer {missing[0]!r} does not return a feature map (N, C, H, W), nor tokens (N, T, D) of a square: "
-                "choose another layer"
+                f"layer {missing[0]!r} returns neither a feature map of shape (N, C, H, W) nor at least 4 tokens of "
+                "shape (N, T, D): choose another layer"
             )
-        self.places = [(name, (found[name].shape[2], found[name].shape[3])) for name in layers]
-        self.shapes = [(found[name].shape[1], *size) for name, size in self.places]
+        self.layer_sizes = [(name, (found[name].shape[2], found[name].shape[3])) for name in layers]
+        self.shapes = [(found[name].shape[1], *size) for name, size in self.layer_sizes]
 
     def __call__(self, forward: Callable[[Tensor], Output], x: Tensor) -> Output:
         """Return `forward(x)` with its feature maps in `Output.maps`.
@@ -105,7 +110,7 @@ class FeatureMaps:
         Parameters
         ----------
         forward : callable
-            Runs the network.
+            Runs the network, for example the network itself. It takes `x` and returns an `Output`.
         x : Tensor of shape (N, C, H, W)
 
         Returns
@@ -115,20 +120,21 @@ class FeatureMaps:
         Raises
         ------
         ValueError
-            If a layer gives no map of the size that it gave for `example`.
+            If a layer does not return a map of the same height and width as for `example`.
         """
         found: dict[tuple[str, tuple[int, int]], Tensor] = {}
 
         def record(name: str, output: Tensor) -> None:
             found[name, (output.shape[2], output.shape[3])] = output
 
-        with _record_maps(self.model, [name for name, _ in self.places], record):
+        with _record_maps(self.model, [name for name, _ in self.layer_sizes], record):
             output = forward(x)
-        if missing := [name for name, size in self.places if (name, size) not in found]:
+        if missing := [name for name, size in self.layer_sizes if (name, size) not in found]:
             raise ValueError(
-                f"layer '{missing[0]}' gave no map of the size that it had for the example: give images of that size"
+                f"layer '{missing[0]}' did not return a map of the same size as for the example: give images of the "
+                "size of the example"
             )
-        return output._replace(maps=tuple(found[place] for place in self.places))
+        return output._replace(maps=tuple(found[layer_and_size] for layer_and_size in self.layer_sizes))
 
 
 @contextmanager
@@ -151,16 +157,21 @@ def _record_maps(model: nn.Module, names: Iterable[str], record: Callable[[str, 
 
 
 def as_map(output: Tensor) -> Tensor | None:
-    """Return the output of a layer as a feature map, or None if it is not one.
+    """Return the output of a layer as a feature map.
+
+    Tokens of a transformer become a square map of height and width H, the largest whole number with H² ≤ T. The last H²
+    tokens are used, because they belong to the patches of the image. The first tokens, such as the class token, are
+    left out.
 
     Parameters
     ----------
-    output : Tensor
-        A map (N, C, H, W), or tokens (N, T, D) of which the last H·H belong to the patches of a square image.
+    output : Tensor of shape (N, C, H, W), or (N, T, D)
+        A feature map, or T tokens of length D.
 
     Returns
     -------
-    Tensor of shape (N, C, H, W), or None
+    Tensor of shape (N, C, H, W) or (N, D, H, H), or None
+        None for any other shape, and for fewer than four tokens.
     """
     if output.ndim == 4:
         return output
@@ -172,7 +183,7 @@ def as_map(output: Tensor) -> Tensor | None:
 
 
 def _nesting_depth(name: str, modules: dict[str, nn.Module]) -> int:
-    """Count the modules that contain this one, without those of type nn.Sequential."""
+    """Count the modules that contain this one. Modules of type nn.Sequential are not counted."""
     parts = name.split(".")
     parents = (modules[".".join(parts[:length])] for length in range(1, len(parts)))
     return sum(not isinstance(module, nn.Sequential) for module in parents)

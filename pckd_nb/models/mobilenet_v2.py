@@ -1,6 +1,7 @@
-"""MobileNetV2 with half of the channels, for small images.
+"""MobileNetV2 for small images, with half as many channels as in the paper.
 
-The parameters have the names and shapes of the network that RepDistiller trains on CIFAR-100.
+The parameters have the names and shapes of the network in the code repository RepDistiller, which trains it on
+CIFAR-100.
 
 References
 ----------
@@ -12,16 +13,17 @@ from torch import Tensor, nn
 
 from .output import Classifier, he_normal_
 
-WIDTH = 0.5
-# for each stage: expansion factor, channels at full width, number of blocks, stride of the first block
+WIDTH_MULTIPLIER = 0.5  # for all channels except those of the last convolution
+# for each stage: expansion factor, channels in the paper, number of blocks, stride of the first block
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 LAST_CHANNELS = 1280
 
 
 class InvertedResidual(nn.Module):
-    """A 1×1 convolution to more channels, a 3×3 depthwise one, and a 1×1 one without ReLU.
+    """Block with three convolutions: 1×1, depthwise 3×3, and 1×1 without ReLU.
 
-    There is a shortcut if input and output have the same shape.
+    The first convolution increases the number of channels by the factor `expansion`. The depthwise convolution filters
+    each channel separately. There is a shortcut if input and output have the same shape.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int):
@@ -31,7 +33,7 @@ class InvertedResidual(nn.Module):
         self.conv = nn.Sequential(
             *_conv(in_channels, hidden, 1),
             *_conv(hidden, hidden, 3, stride, groups=hidden),
-            *_conv(hidden, out_channels, 1)[:2],
+            *_conv(hidden, out_channels, 1)[:2],  # without ReLU
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,7 +42,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(Classifier):
-    """MobileNetV2 with half of the channels, for small images.
+    """MobileNetV2 for small images, with half as many channels as in the paper.
 
     Parameters
     ----------
@@ -52,11 +54,11 @@ class MobileNetV2(Classifier):
 
     def __init__(self, num_classes: int, in_channels: int):
         super().__init__()
-        channels = int(32 * WIDTH)
+        channels = int(32 * WIDTH_MULTIPLIER)
         self.conv1 = nn.Sequential(*_conv(in_channels, channels, 3, stride=2))
         stages = []
-        for expansion, full_width, count, stride in STAGES:
-            out_channels, blocks = int(full_width * WIDTH), []
+        for expansion, full_channels, count, stride in STAGES:
+            out_channels, blocks = int(full_channels * WIDTH_MULTIPLIER), []
             for block in range(count):
                 blocks.append(InvertedResidual(channels, out_channels, stride if block == 0 else 1, expansion))
                 channels = out_channels
@@ -73,5 +75,6 @@ class MobileNetV2(Classifier):
 
 
 def _conv(in_channels: int, out_channels: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    """Return a convolution, BatchNorm and ReLU."""
     conv = nn.Conv2d(in_channels, out_channels, size, stride, padding=size // 2, groups=groups, bias=False)
     return [conv, nn.BatchNorm2d(out_channels), nn.ReLU()]

@@ -26,7 +26,7 @@ class Output(NamedTuple):
     bias : Tensor of shape (C,), or None
         Bias of the last linear layer.
     maps : tuple of Tensor of shape (N, channels, height, width)
-        Feature maps, from the largest to the smallest. Empty unless the method needs them, see `models.FeatureMaps`.
+        Feature maps, in the order of `models.FeatureMaps`. Empty unless the method needs them.
 
     Examples
     --------
@@ -45,7 +45,7 @@ class Output(NamedTuple):
     maps: tuple[Tensor, ...] = ()
 
     def detach(self) -> "Output":
-        """Return the same values without gradients, as for a teacher."""
+        """Return the same values, detached from the graph: no gradients flow back through them."""
         return _map_tensors(self, Tensor.detach)
 
     def float(self) -> "Output":
@@ -74,8 +74,8 @@ class Classifier(ShortHelpModule):
     weights_from : str or None
         Checkpoint or run that the weights were loaded from.
     trained_on : TrainingData or None
-        The classes and the network input of its training. None if it was not trained, or if the file of its weights
-        does not say.
+        Classes, normalisation and image size of the data that the network was trained on. None if it was not trained,
+        or if its checkpoint does not contain this information.
 
     Examples
     --------
@@ -150,23 +150,23 @@ class Classifier(ShortHelpModule):
         return self.head.out_features
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return `features(x)`. In timm, the method of this name returns them before pooling."""
+        """Return `features(x)`. The timm method of this name returns a feature map instead, before pooling."""
         return self.features(x)
 
     def get_classifier(self) -> nn.Linear:
-        """Return `head`, under its name in timm."""
+        """Return `head`. This is the method's name in timm."""
         return self.head
 
     @property
     def num_features(self) -> int:
-        """Return `feature_width`, under its name in timm."""
+        """Return `feature_width`. This is its name in timm."""
         if "num_features" in vars(self):
             return cast(int, vars(self)["num_features"])
         return self.feature_width
 
     @num_features.setter
     def num_features(self, value: int) -> None:
-        vars(self)["num_features"] = value  # a subclass may use this name for an attribute of its own
+        vars(self)["num_features"] = value  # a subclass may set an attribute of this name in its __init__
 
     def _repr_html_(self) -> str:
         """Return the table that a notebook shows for a network."""
@@ -182,11 +182,18 @@ class Classifier(ShortHelpModule):
 
 
 def he_normal_(model: nn.Module) -> None:
-    """Initialise the weights of all convolutions for ReLU networks, in place.
+    r"""Initialise the weights of all convolutions in place, from a normal distribution that suits ReLU.
+
+    .. math:: w \sim \mathcal{N}(0, 2 / n), \quad n = \text{output channels} \cdot \text{kernel height} \cdot
+        \text{kernel width}
+
+    Parameters
+    ----------
+    model : nn.Module
 
     References
     ----------
-    He et al., "Delving deep into rectifiers", arXiv 1502.01852. The variance is 2 / fan_out.
+    He et al., "Delving deep into rectifiers", arXiv 1502.01852. PyTorch calls n "fan_out".
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

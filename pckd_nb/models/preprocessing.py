@@ -1,6 +1,6 @@
-"""Networks that were trained with another normalisation or image size than those of the data set.
+"""Use a network on images with another normalisation or image size than in its training.
 
-Their input is converted before it reaches the network.
+The images are converted before they reach the network.
 """
 
 import warnings
@@ -15,38 +15,62 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..catalogue import check_normalisation
+from ..deprecation import renamed_arguments, renamed_attribute
 from ..validation import plain
 from .output import Classifier, Output
 from .training_data import HasStatistics, TrainingData
 from .wrapper import TRAINED_ON, as_classifier, unwrap
 
-MAX_SHIFT = 0.15  # largest difference of normalisation constants that is ignored, in standard deviations
+MAX_SHIFT = 0.15  # smaller differences of mean and std are ignored, see `input_differs`
 
 
 class Preprocessed(Classifier):
-    """A network whose input is converted first. `with_preprocessing` returns it.
+    r"""A network that converts its input before it runs. `with_preprocessing` returns it.
 
-    `model` is the network itself. State dicts use the parameter names of `model`.
+    Images are first resized, if the size differs. Then the normalisation of each channel is changed:
+
+    .. math:: x_\text{converted} = \text{scale} \cdot x + \text{shift}, \quad
+        \text{scale} = \frac{\text{std}_\text{input}}{\text{std}_\text{training}}, \quad
+        \text{shift} = \frac{\text{mean}_\text{input} - \text{mean}_\text{training}}{\text{std}_\text{training}}
+
+    State dicts use the parameter names of `model`.
 
     Parameters
     ----------
     model : Classifier
-    shown : dict
-        mean, std and image_size of the images that this object is called with.
-    learned : dict
+        The network itself.
+    input_format : dict
+        mean, std and image_size of the images that this object takes.
+    training_format : dict
         mean, std and image_size of the images that `model` was trained with.
+
+    Attributes
+    ----------
+    scale, shift : Tensor of shape (C, 1, 1)
+        One number per channel, as in the equation.
+    resize_to : (int, int) or None
+        Height and width that images are resized to. None if they are not resized.
+    preprocessing : dict
+        Arguments of `with_preprocessing`, as a run records them. `restore_preprocessing` takes this dict.
     """
 
     scale: Tensor
     shift: Tensor
+    shown = renamed_attribute("shown", "input_format")
+    learned = renamed_attribute("learned", "training_format")
+    resized = renamed_attribute("resized", "resize_to")
+    pixels = renamed_attribute("pixels", "convert_input")
 
-    def __init__(self, model: Classifier, shown: dict[str, Any], learned: dict[str, Any]):
+    @renamed_arguments(shown="input_format", learned="training_format")
+    def __init__(self, model: Classifier, input_format: dict[str, Any], training_format: dict[str, Any]):
         super().__init__()
         self.model, self.name, self.weights_from = model, model.name, model.weights_from
-        self.shown, self.learned = shown, learned
-        self.resized = learned["image_size"] if learned["image_size"] != shown["image_size"] else None
+        self.input_format, self.training_format = input_format, training_format
+        sizes_differ = training_format["image_size"] != input_format["image_size"]
+        self.resize_to = training_format["image_size"] if sizes_differ else None
         (mean, std), (model_mean, model_std) = (
-            torch.tensor((pixels["mean"], pixels["std"]), dtype=torch.float64) for pixels in (shown, learned)
+            torch.tensor((images["mean"], images["std"]), dtype=torch.float64)
+            for images in (input_format, training_format)
         )
         scale, shift = (std / model_std).float(), ((mean - model_mean) / model_std).float()
         self.register_buffer("scale", scale[:, None, None], persistent=False)
@@ -60,29 +84,43 @@ class Preprocessed(Classifier):
 
     @property
     def trained_on(self) -> TrainingData | None:
-        """Return the training data of `model`, with the normalisation and image size of the input of this object."""
-        inner = self.model.trained_on or TrainingData(name="", classes=(), **self.learned)
-        return inner.model_copy(update=self.shown)
+        """Return the training data of `model`, but with the normalisation and image size of `input_format`.
+
+        These are what a caller must provide, because this object converts its input.
+        """
+        training_data = self.model.trained_on or TrainingData(name="", classes=(), **self.training_format)
+        return training_data.model_copy(update=self.input_format)
 
     @trained_on.setter
     def trained_on(self, data: TrainingData | None) -> None:
-        if data:
-            self.shown = {name: getattr(data, name) for name in self.shown}
-        self.model.trained_on = data and data.model_copy(update=self.learned)
+        if data:  # images given to this object; `model` was trained on the converted images
+            self.input_format = {name: getattr(data, name) for name in self.input_format}
+        self.model.trained_on = data and data.model_copy(update=self.training_format)
 
-    def pixels(self, x: Tensor) -> Tensor:
-        """Return images with the normalisation and image size that `model` was trained with."""
-        if self.resized is not None:
-            x = F.interpolate(x, self.resized, mode="bilinear", antialias=True, align_corners=False)
+    def convert_input(self, x: Tensor) -> Tensor:
+        """Convert images to the normalisation and image size that `model` was trained with.
+
+        Parameters
+        ----------
+        x : Tensor of shape (N, C, H, W)
+            Images of `input_format`.
+
+        Returns
+        -------
+        Tensor of shape (N, C, H', W')
+            H' and W' are the image size of `training_format`.
+        """
+        if self.resize_to is not None:
+            x = F.interpolate(x, self.resize_to, mode="bilinear", antialias=True, align_corners=False)
         return x * self.scale + self.shift
 
     def features(self, x: Tensor) -> Tensor:
         """Return the penultimate features of `model`, shape (N, D)."""
-        return self.model.features(self.pixels(x))
+        return self.model.features(self.convert_input(x))
 
     def forward(self, x: Tensor) -> Output:
         """Convert images and run `model`."""
-        return cast(Output, self.model(self.pixels(x)))
+        return cast(Output, self.model(self.convert_input(x)))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return the state dict of `model`."""
@@ -97,10 +135,10 @@ def with_preprocessing(
     model: nn.Module, data: HasStatistics, *, mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None, size: int | Sequence[int] | None = None,
 ) -> Classifier:  # fmt: skip
-    """Return a network that takes images of `data` but was trained with another normalisation or image size.
+    """Return a network that converts images of `data` to the normalisation and image size of its training.
 
-    Use it for a teacher from another source. It is not needed if `trained_on` of the teacher is known: `distill`,
-    `evaluate` and `predict` then convert the images themselves.
+    Use it for a teacher that was not trained with this package. It is not needed if `teacher.trained_on` is set,
+    because then `distill`, `evaluate` and `predict` convert the images.
 
     Parameters
     ----------
@@ -108,16 +146,17 @@ def with_preprocessing(
     data : Dataset
         The data set whose images the network will take.
     mean, std : sequence of float, optional
-        Normalisation of the training, one number per channel, for pixels in [0, 1]. Default: that of
-        `model.trained_on`, or that of `data` if it is not known.
+        Normalisation in the training of the network, one number per channel, for pixels in [0, 1]. By default, the
+        values of `model.trained_on`, or those of `data` if `model.trained_on` is None.
     size : int or (int, int), optional
-        Image size of the training, height and width in pixels. The default is found in the same way.
+        Image size in the training of the network, height and width in pixels. By default, the size in
+        `model.trained_on`, or the size of `data` if `model.trained_on` is None.
 
     Returns
     -------
     Classifier
-        The network with a conversion of its input before it: bilinear resizing and the other normalisation. `model`
-        itself if nothing has to be converted.
+        A `Preprocessed` network. It resizes images bilinearly and changes their normalisation. If nothing has to be
+        converted, `model` itself is returned.
 
     Raises
     ------
@@ -145,32 +184,38 @@ def with_preprocessing(
             raise TypeError(f"{name} must be a list of one number per channel, got {type(values).__name__}")
     model = as_classifier(model)
     trained_on = model.trained_on
-    given = {
+    training_statistics = {
         name: tuple(map(plain, getattr(trained_on or data, name) if values is None else values))
         for name, values in (("mean", mean), ("std", std))
     }
-    for name, values in given.items():
+    for name, values in training_statistics.items():
         if len(values) != len(data.mean):
-            raise ValueError(f"{name} must have one number per channel, {len(data.mean)}, got {len(values)}")
-    if not all(0 < value < inf for value in given["std"]) or not all(map(isfinite, given["mean"])):
-        raise ValueError(f"mean must be finite, and std positive and finite, got {given['mean']} and {given['std']}")
-    check_normalisation(given["mean"], given["std"])
+            raise ValueError(
+                f"{name} must have length {len(data.mean)}, one number per channel, got length {len(values)}"
+            )
+    training_mean, training_std = training_statistics["mean"], training_statistics["std"]
+    if not all(0 < value < inf for value in training_std) or not all(map(isfinite, training_mean)):
+        raise ValueError(f"mean must be finite, and std positive and finite, got {training_mean} and {training_std}")
+    check_normalisation(training_mean, training_std)
     size = plain(size)
-    default = trained_on.image_size if trained_on else data.size
-    given_sides = [size, size] if isinstance(size, int | float) else default if size is None else size
-    sides = tuple(map(plain, given_sides))
+    default_size = trained_on.image_size if trained_on else data.size
+    height_and_width = [size, size] if isinstance(size, int | float) else default_size if size is None else size
+    sides = tuple(map(plain, height_and_width))
     if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
         raise ValueError(f"size must be one or two whole numbers of pixels, 1 or more, got {sides}")
     height, width = sides
-    same = (given["mean"], given["std"], (height, width)) == (tuple(data.mean), tuple(data.std), tuple(data.size))
-    if same and not (trained_on and input_differs(trained_on, data, 0)):
+    input_format = {"mean": tuple(data.mean), "std": tuple(data.std), "image_size": tuple(data.size)}
+    training_format = {**training_statistics, "image_size": (height, width)}
+    # If the arguments equal `data` but `trained_on` does not, the arguments win. The network is then wrapped although
+    # nothing is converted, so that `match_input` does not convert by `trained_on` later.
+    if training_format == input_format and not (trained_on and input_differs(trained_on, data, 0)):
         return model
-    shown = {"mean": tuple(data.mean), "std": tuple(data.std), "image_size": tuple(data.size)}
-    wrapped = Preprocessed(model, shown, {**given, "image_size": (height, width)})
+    wrapped = Preprocessed(model, input_format, training_format)
     inner: dict[str, Any] = {}
-    if isinstance(model, Preprocessed):
-        inner = {"inner": {**model.preprocessing, "shown": {name: list(value) for name, value in model.shown.items()}}}
-    wrapped.preprocessing = {**inner, "mean": list(given["mean"]), "std": list(given["std"]), "size": [height, width]}
+    if isinstance(model, Preprocessed):  # record the conversion inside as well
+        inner_format = {name: list(value) for name, value in model.input_format.items()}
+        inner = {"inner": {**model.preprocessing, "shown": inner_format}}
+    wrapped.preprocessing = {**inner, "mean": list(training_mean), "std": list(training_std), "size": [height, width]}
     return wrapped
 
 
@@ -182,27 +227,31 @@ def restore_preprocessing(model: Classifier, data: HasStatistics, recorded: dict
     model : Classifier
     data : Dataset
     recorded : dict
-        The attribute `preprocessing` of a `Preprocessed` network.
+        The attribute `preprocessing` of a `Preprocessed` network. If that network was wrapped twice, the entry "inner"
+        describes the inner conversion.
 
     Returns
     -------
     Classifier
     """
     if inner := recorded.get("inner"):
-        shown = inner.get("shown", {**recorded, "image_size": recorded["size"]})  # not recorded by earlier versions
-        input_of_inner = SimpleNamespace(mean=shown["mean"], std=shown["std"], size=tuple(shown["image_size"]))
-        model = restore_preprocessing(model, input_of_inner, inner)
+        # earlier versions did not record "shown"
+        inner_format = inner.get("shown", {**recorded, "image_size": recorded["size"]})
+        inner_data = SimpleNamespace(
+            mean=inner_format["mean"], std=inner_format["std"], size=tuple(inner_format["image_size"])
+        )
+        model = restore_preprocessing(model, inner_data, inner)
     return with_preprocessing(model, data, mean=recorded["mean"], std=recorded["std"], size=recorded["size"])
 
 
 def set_trained_on(model: nn.Module, trained_on: TrainingData | None) -> None:
-    """Set the attribute `trained_on` of the network inside all wrappers.
+    """Remove all wrappers from a network, and set the attribute `trained_on` of the network inside.
 
     Parameters
     ----------
     model : nn.Module
     trained_on : TrainingData or None
-        Training data of its weights. None if they are not known.
+        Data that its weights were trained on. None if unknown.
     """
     inner = unwrap(model)
     while isinstance(inner, Preprocessed):
@@ -214,7 +263,7 @@ def set_trained_on(model: nn.Module, trained_on: TrainingData | None) -> None:
 
 
 def match_input(model: Classifier, data: HasStatistics, who: str = "network", max_shift: float = 0) -> Classifier:
-    """Return a network that takes images of `data` as it took those of its training.
+    """Add a conversion of the input if a network was trained with another normalisation or image size.
 
     Parameters
     ----------
@@ -223,14 +272,14 @@ def match_input(model: Classifier, data: HasStatistics, who: str = "network", ma
     who : str
         Name of the network in a warning, such as "teacher".
     max_shift : float
-        Largest difference of normalisation constants that is ignored, in standard deviations.
+        Differences of mean and std up to this value are ignored, see `input_differs`.
 
     Returns
     -------
     Classifier
-        `model` itself if its training data are unknown, or if they have the normalisation and image size of `data`.
-        Otherwise `with_preprocessing(model, data, …)`. There is a warning if the image size differs, or the constants
-        by more than `MAX_SHIFT`.
+        `model` itself if `model.trained_on` is None, or if it has the normalisation and image size of `data`. Otherwise
+        a `Preprocessed` network. There is a warning if the image size differs, or if mean and std differ by more than
+        0.15.
     """
     trained_on = model.trained_on
     if trained_on is None or not input_differs(trained_on, data, max_shift):
@@ -238,15 +287,20 @@ def match_input(model: Classifier, data: HasStatistics, who: str = "network", ma
     if input_differs(trained_on, data, MAX_SHIFT):
         height, width = trained_on.image_size
         warnings.warn(
-            f"the {who} learned from {height}×{width} pixels with mean {rounded(trained_on.mean)} and std "
-            f"{rounded(trained_on.std)}: its input is resized and normalised the same way",
+            f"the {who} was trained on images of {height}×{width} pixels with mean {format_numbers(trained_on.mean)} "
+            f"and std {format_numbers(trained_on.std)}: the images are converted to this size and normalisation",
             stacklevel=3,
         )
     return with_preprocessing(model, data, mean=trained_on.mean, std=trained_on.std, size=trained_on.image_size)
 
 
 def input_differs(trained_on: TrainingData, data: HasStatistics, max_shift: float = MAX_SHIFT) -> bool:
-    """Return whether the images of `data` have another size or normalisation than those of a training.
+    r"""Return whether a network was trained with another image size or normalisation than that of `data`.
+
+    The normalisation differs if, in any channel,
+
+    .. math:: \max\left(\frac{|\text{mean} - \text{mean}_\text{training}|}{\text{std}_\text{training}},
+        \left|\frac{\text{std}}{\text{std}_\text{training}} - 1\right|\right) > \text{max\_shift}.
 
     Parameters
     ----------
@@ -254,13 +308,13 @@ def input_differs(trained_on: TrainingData, data: HasStatistics, max_shift: floa
         Training data of a network.
     data : Dataset
     max_shift : float
-        Largest difference of normalisation constants that is ignored, in standard deviations. The default allows for
-        constants that were computed from another part of the same images.
+        Differences up to this value are ignored. With the default, small differences do not count, such as those
+        between two subsets of the same data set.
 
     Returns
     -------
     bool
-        False if the number of channels differs, because then the network cannot take the images at all.
+        False if the number of channels differs, because then no conversion is possible.
     """
     if len(trained_on.mean) != len(data.mean):
         return False
@@ -271,6 +325,6 @@ def input_differs(trained_on: TrainingData, data: HasStatistics, max_shift: floa
     return bool(max(shift.max(), change_of_scale.max()) > max_shift)
 
 
-def rounded(values: Sequence[float]) -> str:
+def format_numbers(values: Sequence[float]) -> str:
     """Return numbers as text, with three decimals and separated by commas."""
     return ", ".join(f"{value:.3f}" for value in values)

@@ -1,7 +1,7 @@
 """ResNets for small images, such as those of CIFAR-100.
 
 A network of depth 6n + 2 has three stages of n residual blocks. The parameters have the names and shapes of the
-CIFAR-100 teachers that RepDistiller published, so those checkpoints can be loaded.
+CIFAR-100 teachers that the code repository RepDistiller published, so those checkpoints can be loaded.
 
 References
 ----------

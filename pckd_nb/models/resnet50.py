@@ -1,6 +1,6 @@
 """ResNet-50 for small images: the first convolution is 3×3, and no pooling follows it.
 
-The parameters have the names and shapes of the CIFAR-100 teacher that RepDistiller published.
+The parameters have the names and shapes of the CIFAR-100 teacher that the code repository RepDistiller published.
 
 References
 ----------
@@ -14,7 +14,7 @@ from .output import Classifier, he_normal_
 
 
 class Bottleneck(nn.Module):
-    """Convolutions of size 1×1, 3×3 and 1×1, and a shortcut. The output has four times `width` channels.
+    """Convolutions of size 1×1, 3×3 and 1×1, and a shortcut. The output has 4 · `width` channels.
 
     If the shape changes, the shortcut has a 1×1 convolution.
     """

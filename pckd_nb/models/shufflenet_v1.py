@@ -1,7 +1,8 @@
 """ShuffleNet with three groups, for small images.
 
-Its 1×1 convolutions work on groups of channels, and the channels are shuffled between the groups. The parameters have
-the names and shapes of the network that RepDistiller trains on CIFAR-100.
+Its 1×1 convolutions divide the channels into groups, and each output channel depends on one group only. Shuffling the
+channels mixes the groups. The parameters have the names and shapes of the network in the code repository RepDistiller,
+which trains it on CIFAR-100.
 
 References
 ----------
@@ -18,20 +19,22 @@ GROUPS = 3
 
 
 class Bottleneck(nn.Module):
-    """A grouped 1×1 convolution, a shuffle of channels, a 3×3 depthwise and another grouped 1×1 convolution.
+    """Block with three convolutions: grouped 1×1, depthwise 3×3, and grouped 1×1.
 
-    With stride 1 the input is added. With stride 2, in the first block of a stage, the pooled input is concatenated.
+    The channels are shuffled after the first convolution. The depthwise convolution filters each channel separately.
+    With stride 1, the input is added to the result. With stride 2, in the first block of a stage, the input is
+    average-pooled and concatenated with the result.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, first_groups: int):
         super().__init__()
         self.stride, self.first_groups = stride, first_groups
-        middle = out_channels // 4
-        self.conv1 = nn.Conv2d(in_channels, middle, 1, groups=first_groups, bias=False)
-        self.bn1 = nn.BatchNorm2d(middle)
-        self.conv2 = nn.Conv2d(middle, middle, 3, stride, padding=1, groups=middle, bias=False)
-        self.bn2 = nn.BatchNorm2d(middle)
-        self.conv3 = nn.Conv2d(middle, out_channels, 1, groups=GROUPS, bias=False)
+        hidden = out_channels // 4
+        self.conv1 = nn.Conv2d(in_channels, hidden, 1, groups=first_groups, bias=False)
+        self.bn1 = nn.BatchNorm2d(hidden)
+        self.conv2 = nn.Conv2d(hidden, hidden, 3, stride, padding=1, groups=hidden, bias=False)
+        self.bn2 = nn.BatchNorm2d(hidden)
+        self.conv3 = nn.Conv2d(hidden, out_channels, 1, groups=GROUPS, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,7 +74,11 @@ class ShuffleNetV1(Classifier):
 
 
 def _stage(in_channels: int, out_channels: int, blocks: int) -> nn.Sequential:
-    """Return a stage. Its first block adds its input as channels, so its convolutions give only the other channels."""
+    """Return a stage.
+
+    The first block concatenates its input with the output of its convolutions. Therefore its convolutions return only
+    out_channels − in_channels channels.
+    """
     first_groups = 1 if in_channels == 24 else GROUPS  # as in the paper: 24 channels are too few to divide
     first = Bottleneck(in_channels, out_channels - in_channels, 2, first_groups)
     return nn.Sequential(first, *(Bottleneck(out_channels, out_channels, 1, GROUPS) for _ in range(blocks - 1)))

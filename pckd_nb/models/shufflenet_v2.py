@@ -1,7 +1,7 @@
-"""ShuffleNetV2 of width 1, for small images.
+"""ShuffleNetV2 for small images, with the channels that the paper calls "1×".
 
-A block leaves half of the channels unchanged and shuffles all of them at its end. The parameters have the names and
-shapes of the network that RepDistiller trains on CIFAR-100.
+The convolutions of a block change only half of the channels. At the end of the block, all channels are shuffled. The
+parameters have the names and shapes of the network in the code repository RepDistiller, which trains it on CIFAR-100.
 
 References
 ----------
@@ -18,7 +18,10 @@ LAST_CHANNELS = 1024
 
 
 class Block(nn.Module):
-    """A 1×1, a 3×3 depthwise and a 1×1 convolution of the second half of the channels."""
+    """Block with three convolutions: 1×1, depthwise 3×3, and 1×1. They take only the second half of the channels.
+
+    The depthwise convolution filters each channel separately.
+    """
 
     def __init__(self, channels: int):
         super().__init__()

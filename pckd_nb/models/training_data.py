@@ -1,4 +1,4 @@
-"""Facts about the training data of a network, which are checked when it is used."""
+"""Describe the data that a network was trained on, so that it can be compared with other data sets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Side = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class HasStatistics(Protocol):
-    """A data set, as far as its normalisation and image size are concerned."""
+    """The normalisation and image size of a data set."""
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -29,7 +29,7 @@ class HasStatistics(Protocol):
 
 
 class DataLike(HasStatistics, Protocol):
-    """A data set, as far as `TrainingData` uses it."""
+    """The part of a data set that `TrainingData` needs."""
 
     @property
     def name(self) -> str:
@@ -41,17 +41,18 @@ class DataLike(HasStatistics, Protocol):
 
 
 class TrainingData(BaseModel):
-    """The classes and the network input that a network was trained with.
+    """Classes, normalisation and image size of the data that a network was trained on.
 
-    `distill` and `fit` store it as `trained_on` of the network and in student.safetensors. It is compared with the
-    data set whenever the network is used. `load_state_dict` does not change it.
+    `distill` and `fit` store it in the attribute `trained_on` of the network and in student.safetensors. It is compared
+    with the data set whenever the network is used. `load_state_dict` does not change `trained_on`: if you load other
+    weights in this way, set it yourself.
 
     Parameters
     ----------
     name : str
         Name of the data set.
     classes : tuple of str
-        Names of the classes. Class c has the logit with index c. Empty if they are not known.
+        Names of the classes. The class at index c belongs to the logit at index c. Empty if they are not known.
     mean, std : tuple of float
         One number per channel, for pixels in [0, 1]. The network input is (pixel − mean) / std.
     image_size : (int, int)
@@ -92,7 +93,7 @@ class TrainingData(BaseModel):
     def check_classes(self, data: DataLike, who: str) -> None:
         """Check that the network was trained on the classes of `data`, in the same order.
 
-        If the classes of one side are only numbers, "0", "1", …, there is a warning instead of an error.
+        There is only a warning if the classes of the network or those of `data` are named "0", "1", "2" and so on.
 
         Parameters
         ----------
@@ -105,25 +106,29 @@ class TrainingData(BaseModel):
         ValueError
             If the names or their order differ.
         """
+        # the same letter with an accent can be stored in two ways in Unicode: NFC makes them equal
         ours, theirs = (tuple(unicodedata.normalize("NFC", c) for c in names) for names in (self.classes, data.classes))
         if not ours or ours == theirs:
             return
         if sorted(ours) == sorted(theirs):
-            found = "in another order"
+            found = "the same names in another order"
         elif len(ours) == len(theirs) and (_only_numbers(ours) or _only_numbers(theirs)):
             numbered, named = (self.name, data.name) if _only_numbers(ours) else (data.name, self.name)
             warnings.warn(
-                f"the classes of {numbered} have numbers for names: class c is taken as class c of {named}",
+                f"the class names of {numbered} are only numbers and cannot be compared: class c of {numbered} is "
+                f"treated as class c of {named}",
                 stacklevel=3,
             )
             return
         else:
-            place = next(
+            index = next(
                 (i for i, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other),
                 min(len(ours), len(theirs)),
             )
-            pair = (repr(names[place]) if place < len(names) else "missing" for names in (ours, theirs))
-            found = "class {} is {} there and {} here".format(place, *pair)
+            pair = (repr(names[index]) if index < len(names) else "missing" for names in (ours, theirs))
+            found = "class {} is {} in the training data and {} in the given data".format(index, *pair)
+            if len(ours) == len(theirs):
+                found += "; if only the names differ, set trained_on to trained_on.without_classes()"
         raise ValueError(
             f"the {who} was trained on the classes of {self.name}, which differ from those of {data.name}: {found}"
         )

@@ -1,7 +1,7 @@
 """VGG for small images, with BatchNorm and only one linear layer.
 
-There are five blocks of 3×3 convolutions. The parameters have the names and shapes of the CIFAR-100 teachers that
-RepDistiller published.
+There are five blocks of 3×3 convolutions. The parameters have the names and shapes of the CIFAR-100 teachers that the
+code repository RepDistiller published.
 
 References
 ----------
@@ -24,7 +24,7 @@ class VGG(Classifier):
     Parameters
     ----------
     depth : {8, 11, 13, 16, 19}
-        Number of layers in the original network.
+        Number of layers in the original VGG network, which has three linear layers instead of one.
     num_classes, in_channels : int
         Numbers of classes and of image channels.
     """
@@ -54,7 +54,7 @@ class VGG(Classifier):
 
 
 def _block(in_channels: int, out_channels: int, count: int) -> nn.Sequential:
-    """Return `count` times convolution, BatchNorm and ReLU."""
+    """Return `count` convolutions, each followed by BatchNorm and ReLU."""
     layers = []
     for channels in [in_channels, *[out_channels] * (count - 1)]:
         layers += [nn.Conv2d(channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.ReLU()]

@@ -1,7 +1,7 @@
 """Wide residual networks (WRN) for small images.
 
 A network of depth 6n + 4 has three stages of n pre-activation blocks, with k times the channels of a ResNet. The
-parameters have the names and shapes of the CIFAR-100 teachers that RepDistiller published.
+parameters have the names and shapes of the CIFAR-100 teachers that the code repository RepDistiller published.
 
 References
 ----------
@@ -15,9 +15,10 @@ from .output import Classifier, he_normal_
 
 
 class PreActivationBlock(nn.Module):
-    """Two convolutions, each after BatchNorm and ReLU, and a shortcut.
+    """Two convolutions and a shortcut. BatchNorm and ReLU come before each convolution.
 
-    If the number of channels changes, the shortcut has a 1×1 convolution. It takes the result of the first ReLU.
+    If the number of channels changes, the shortcut has a 1×1 convolution. The input of this convolution is the output
+    of the first ReLU.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
@@ -38,7 +39,7 @@ class PreActivationBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Several pre-activation blocks. The first one has the stride."""
+    """Several pre-activation blocks. The first block uses `stride`, the others stride 1."""
 
     def __init__(self, in_channels: int, out_channels: int, blocks: int, stride: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Use any network that ends in a linear layer without changes: one of torchvision, of timm, or your own."""
+"""Use any network that ends in a linear layer: from torchvision, from timm, or your own. Its code is not changed."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,13 +15,20 @@ from .training_data import TrainingData
 
 REQUIREMENT = "PCKD needs a network that ends in an nn.Linear, with one feature vector per image as its input"
 
-TRAINED_ON = "pckd_trained_on"  # attribute of a module that is not a Classifier
+TRAINED_ON = "pckd_trained_on"  # attribute for the `TrainingData` of a module that is not a Classifier
 
 
 class WrappedClassifier(Classifier):
-    """A module of any library as a `Classifier`. `as_classifier` returns it.
+    """A wrapper that makes a module of any library a `Classifier`. `as_classifier` returns it.
 
-    `module` is the network itself. State dicts use the parameter names of `module`.
+    State dicts use the parameter names of `module`.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network itself.
+    head_name : str
+        Name of its last layer, as in `module.named_modules()`.
     """
 
     def __init__(self, module: nn.Module, head_name: str):
@@ -35,7 +42,7 @@ class WrappedClassifier(Classifier):
 
     @property
     def trained_on(self) -> TrainingData | None:
-        """Return the training data. They are an attribute of `module`, so that other wrappers of it find them."""
+        """Return the training data. They are stored in `module`, so every wrapper of `module` has the same."""
         trained_on: TrainingData | None = getattr(unwrap(self.module), TRAINED_ON, None)
         return trained_on
 
@@ -44,7 +51,7 @@ class WrappedClassifier(Classifier):
         setattr(unwrap(self.module), TRAINED_ON, data)
 
     def features(self, x: Tensor) -> Tensor:
-        """Return the penultimate features, shape (N, D). The whole network runs."""
+        """Return the penultimate features, shape (N, D). This runs the whole network, including the last layer."""
         return self(x).features
 
     def forward(self, x: Tensor) -> Output:
@@ -64,15 +71,17 @@ class WrappedClassifier(Classifier):
         ValueError
             If the result of the network is not the output of the layer `head_name`.
         """
+        # safe_strides avoids a bug of torch in some strided convolutions, see docs/torch_fault.md
         with safe_strides(self.module), _record_calls(self.module, [self.head_name]) as calls:
             result = self.module(x)
-        head, (name, recorded) = self.head, *calls.items()
+        head, name = self.head, self.head_name
+        recorded = calls[name]
         if len(recorded) != 1:
             raise ValueError(f"layer '{name}' ran {len(recorded)} times in one forward pass, not once: {REQUIREMENT}")
         features, logits = recorded[0]
         if features.ndim != 2:
             raise ValueError(f"the input of layer '{name}' has shape {tuple(features.shape)}: {REQUIREMENT}")
-        if not _same_values(result, logits):
+        if not _is_same_tensor(result, logits):
             raise ValueError(
                 f"the result of the network is not the output of its layer '{name}': if another layer is the last one, "
                 "give its name as head=…; if a softmax or an average of heads follows, remove it"
@@ -89,7 +98,7 @@ class WrappedClassifier(Classifier):
 
 
 def as_classifier(module: nn.Module, head: str | None = None, example: Tensor | None = None) -> Classifier:
-    """Return any network that ends in a linear layer as a `Classifier`, without changing it.
+    """Wrap any network that ends in a linear layer, so that it is a `Classifier`. The network is not changed.
 
     Calling the classifier returns an `Output`. Its features are the input of the last linear layer, and its centers
     are the weight of that layer.
@@ -99,7 +108,7 @@ def as_classifier(module: nn.Module, head: str | None = None, example: Tensor | 
     module : nn.Module
         A network of torchvision, of timm or your own. A `Classifier` is returned as it is.
     head : str, optional
-        Name of the last layer, as in `module.named_modules()`. Default: the last nn.Linear that was registered.
+        Name of the last layer, as in `module.named_modules()`. Default: the last nn.Linear in `named_modules()`.
     example : Tensor of shape (N, C, H, W), optional
         Images. If several layers could be the last one, the network runs once on them to find it.
 
@@ -112,7 +121,8 @@ def as_classifier(module: nn.Module, head: str | None = None, example: Tensor | 
     TypeError
         If `module` is not an nn.Module or `example` is not a tensor.
     ValueError
-        If there is no such layer, or if several could be the last one and neither `head` nor `example` is given.
+        If there is no linear layer or none of the name `head`, if several layers could be the last one and neither
+        `head` nor `example` is given, or if the network cannot run on `example`.
 
     Examples
     --------
@@ -129,7 +139,9 @@ def as_classifier(module: nn.Module, head: str | None = None, example: Tensor | 
     if not isinstance(example, Tensor | None):
         raise TypeError(f"example must be a tensor of images, got {type(example).__name__}")
     if not isinstance(module, nn.Module):
-        hint = f"write {module.__name__}(...), not {module.__name__}" if callable(module) else "create_model makes one"
+        hint = "create_model(NAME, data) makes a network"
+        if callable(module):
+            hint = f"write {module.__name__}(...), not {module.__name__}"
         raise TypeError(f"a network must be an nn.Module, got {type(module).__name__}: {hint}")
     inner = unwrap(module)
     if isinstance(inner, Classifier):
@@ -145,18 +157,18 @@ def as_classifier(module: nn.Module, head: str | None = None, example: Tensor | 
     elif example is not None:
         head = _find_head_by_running(module, layers, example)
     else:
-        rivals = possible_heads(module)
-        head = rivals[-1]
-        if len(rivals) > 1:
+        candidates = possible_heads(module)
+        head = candidates[-1]
+        if len(candidates) > 1:
             raise ValueError(
-                f"{kind} has {len(rivals)} linear layers with {layers[head].out_features} outputs: {_quoted(rivals)}; "
-                "give the name of the last one as head=…, or images as example=…"
+                f"{kind} has {len(candidates)} linear layers with {layers[head].out_features} outputs: "
+                f"{_quoted(candidates)}; give the name of the last one as head=…, or images as example=…"
             )
     return WrappedClassifier(module, head)
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """Return the network inside of torch.compile, DataParallel, DistributedDataParallel and AveragedModel."""
+    """Return the network inside the wrappers torch.compile, DataParallel, DistributedDataParallel and AveragedModel."""
     parallel = nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel
     while True:
         inner = module.module if isinstance(module, parallel) else getattr(module, "_orig_mod", module)
@@ -183,7 +195,7 @@ def _find_head_by_running(module: nn.Module, layers: Mapping[str, nn.Linear], ex
         raise ValueError(f"the network can't run on example: {one_line(error)}") from error
     finally:
         module.train(was_training)
-    found = [name for name, recorded in calls.items() if any(_same_values(result, output) for _, output in recorded)]
+    found = [name for name, recorded in calls.items() if any(_is_same_tensor(result, output) for _, output in recorded)]
     if not found:
         raise ValueError(
             f"the result of {type(module).__name__} is not the output of a linear layer; it has {_quoted(layers)}: "
@@ -194,7 +206,7 @@ def _find_head_by_running(module: nn.Module, layers: Mapping[str, nn.Linear], ex
 
 @contextmanager
 def _record_calls(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
-    """Record (input, output) of every call of the named layers inside of the block."""
+    """Record (input, output) of every call of the named layers inside the `with` block."""
     calls: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
     handles = [
         module.get_submodule(name).register_forward_hook(
@@ -209,9 +221,9 @@ def _record_calls(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str,
             handle.remove()
 
 
-def _same_values(result: Any, output: Tensor) -> bool:
-    """Return whether the result is this output or a view of it. Memory addresses are compared, not values."""
-    if isinstance(result, tuple):  # of a network with auxiliary heads: the main result comes first
+def _is_same_tensor(result: Any, output: Tensor) -> bool:
+    """Return whether two tensors have the same shape and the same memory address. Values are not compared."""
+    if isinstance(result, tuple):  # from a network with auxiliary heads: the main result comes first
         result = result[0]
     same_place = isinstance(result, Tensor) and result.data_ptr() == output.data_ptr()
     return same_place and result.shape == output.shape

@@ -19,7 +19,7 @@ from ..deprecation import renamed
 from ..evaluation import make_fabric
 from ..methods import Method, Supervised
 from ..models import TrainingData
-from ..progress import Progress, require_progress
+from ..progress import Progress, check_progress
 from ..recipes import Recipe, get_recipe
 from ..runs import Run
 from ..validation import Count, Positive, Seed, check, checked
@@ -127,12 +127,14 @@ def distill(
     data : Dataset or str
         A data set, or the name of one, such as "digits".
     method : Method, nn.Module, class or str
-        Computes the loss, such as `PCKD()`. It is copied. A setting that you do not pass to it comes from the recipe,
-        otherwise from the data set, otherwise it has its default. A class or a name ("pckd") has no settings passed.
+        Computes the loss, such as `PCKD()`. Training uses a copy. Settings that you pass to the method are kept. The
+        others come from the recipe or from the data set, or have their defaults. If you give a class or a name such as
+        "pckd", you pass no settings.
     recipe : Recipe or str
         How to train: epochs, batch size, learning rate, augmentation and more. Or the name of a recipe.
     seed : int, at least 0
-        Decides order and augmentation of the images, and the first weights of the method's heads.
+        The order of the images, their augmentation, and the initial weights depend on it. These are the weights of the
+        method's heads (its own layers, such as a projector), and of a student that is given by name.
     out : path, optional
         The run folder. None keeps the run in memory.
     resume : bool
@@ -143,25 +145,27 @@ def distill(
         Share of the training images that is used for validation instead. history.csv then has validation scores, and
         `run.model("best")` returns the student after its best epoch.
     callbacks : sequence of Callback
-        Code to run during training, such as `EarlyStopping`.
+        Objects whose methods run during training, such as `EarlyStopping`.
     loggers : sequence of Logger
         Loggers of Lightning Fabric, or `TrackingLogger`. They receive every row of history.csv.
     accelerator : str
         "cpu", "cuda" or another name of Lightning Fabric. "auto" uses a GPU if there is one.
     precision : str
         "32-true", "bf16-mixed" or another name of Lightning Fabric. "auto" is bf16-mixed if the hardware computes in
-        bfloat16, otherwise 32-true. Only if you pass "32-true", the teacher also runs in float32. Otherwise it runs in
-        a faster form whose logits differ by at most 2 %.
+        bfloat16, otherwise 32-true. The teacher may run at a lower precision, if this changes its logits by at most
+        2 %. Pass "32-true" to run the teacher in float32 as well. "auto" never does this.
     devices : int, optional
-        Number of processes per machine, see `ranks`. None is 1, or the number that torchrun or srun has started. Every
-        process gets a part of each batch. Without torchrun and srun, your script is started once per process.
+        Number of processes per machine, see `ranks`. Every process gets a part of each batch. The programs torchrun and
+        srun start a script in several processes. None means the number that they have started, otherwise 1. If you do
+        not use them and `devices` is larger than 1, this function starts your script again for the other processes.
     nodes : int
         Number of machines.
     compile : bool or "auto"
-        Whether to use torch.compile for the student. "auto" uses it if that shortens the run.
+        Whether to use torch.compile for the student. "auto" uses it if that shortens the run. It is not possible with a
+        method that compares feature maps.
     teacher_cache : path, optional
         A folder to save the teacher's features in. Later trainings with the same teacher, data, seed and augmentation
-        read them. A method that compares feature maps cannot use the cache or torch.compile.
+        read them. It is not used with a method that compares feature maps.
     teacher_cache_gb : float
         Maximum size of this folder, in 10⁹ bytes.
     progress : bool or Progress
@@ -183,8 +187,13 @@ def distill(
     FloatingPointError
         If a loss or a gradient is not finite.
     OSError
-        If the run folder cannot be written. FileExistsError: it exists, and neither `resume` nor `overwrite` is set.
-        BlockingIOError: another process trains in it. ConnectionError: another process of this training has ended.
+        If the run folder cannot be written.
+    FileExistsError
+        If the run folder exists, and neither `resume` nor `overwrite` is set.
+    BlockingIOError
+        If another process trains in the run folder.
+    ConnectionError
+        If another process of this training has ended.
 
     Examples
     --------
@@ -201,7 +210,7 @@ def distill(
     out = require_folder(out, resume=resume, overwrite=overwrite)
     teacher_cache = require_cache_folder(teacher_cache)
     check(Positive, teacher_cache_gb=teacher_cache_gb)
-    require_progress(progress)
+    check_progress(progress)
     devices, nodes = checked(Count | None, "devices", devices), checked(Count, "nodes", nodes)
     devices, nodes = ranks.requested_processes(devices, nodes)
     seed = checked(Seed, "seed", seed)
@@ -211,13 +220,14 @@ def distill(
         if path is not None:
             check_outside_images(path, task.data.name)
     folder = None  # only the first process writes the run folder
-    if out is not None and ranks.is_first(devices, nodes):
+    if out is not None and ranks.is_first_rank(devices, nodes):
         folder = check_output_folder(out, task, resume=resume, overwrite=overwrite)
 
     # 2. Start the other processes, if there are any.
     exact_teacher = precision == "32-true"  # only if the caller asked for it, not if "auto" chooses it
     fabric, precision = make_fabric(accelerator, precision, devices, nodes)
     fabric.launch()
+    # Gradients are needed even if the caller has switched them off. The caller's random numbers stay as they were.
     with torch.inference_mode(False), torch.enable_grad(), views.preserve_random_state(), ExitStack() as stack:
         if out is not None:
             lock = partial(lock_run_folder, out, resume=resume, overwrite=overwrite)
@@ -229,9 +239,12 @@ def distill(
         config = make_run_config(
             task, fabric, precision, exact=exact_teacher, compile=compile, callbacks=callbacks, out=out
         )
-        ranks.check_same_settings(fabric, config.dump())
-        finished = lambda: load_finished_run(folder, config) if resume and folder else None  # noqa: E731
-        if run := ranks.run_on_first_rank(fabric, finished):
+        ranks.check_ranks_have_same_settings(fabric, config.dump())
+
+        def find_finished_run() -> Run | None:
+            return load_finished_run(folder, config) if resume and folder else None
+
+        if run := ranks.run_on_first_rank(fabric, find_finished_run):
             runs.load_weights(task.student, run.student_state, str(run.path))
             task.student.trained_on = TrainingData.of(task.data)
             return run
@@ -239,7 +252,7 @@ def distill(
         # 4. Move everything to the training device.
         configure_process(fabric.device)
         example = torch.zeros(1, *task.data.train.shape)
-        stack.enter_context(faults.safe_gradients(task.student, example, precision, fabric.device))
+        stack.enter_context(faults.safe_gradients(task.student, example, precision, fabric.device))  # for a torch bug
         task = task.to(fabric.device)
         frozen_teacher = stack.enter_context(Teacher.of(task, fabric, exact_teacher)) if task.teacher else None
         builtin = [*([LogMetrics(loggers)] if loggers else []), KeepBest(), ShowProgress(progress), SaveCheckpoints()]
@@ -250,10 +263,12 @@ def distill(
             config.teacher = config.teacher.model_copy(update=form)
 
         # 5. Train.
+        def prepare_run_folder() -> dict[str, Any] | None:
+            return read_checkpoint_or_start(folder, config, resume) if folder else None
+
         with clean_up_after_errors(folder, fabric):
-            start = partial(read_checkpoint_or_start, config=config, resume=resume)
-            if state := ranks.run_on_first_rank(fabric, lambda: start(folder) if folder else None):
-                trainer.resume(state)
+            if checkpoint := ranks.run_on_first_rank(fabric, prepare_run_folder):
+                trainer.resume(checkpoint)
             return trainer.train()
 
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from ..runs import Run
     from .trainer import Trainer
 
-SECONDS_BETWEEN_SAVES = 10  # at least
-MAX_SAVING_SHARE = 0.05  # of the training time
+MIN_SECONDS_BETWEEN_SAVES = 10
+MAX_SAVING_SHARE = 0.05  # maximum share of the training time that is spent on writing checkpoints
 
 
 class Callback:
@@ -38,7 +38,7 @@ class Callback:
 
     Every method receives the `Trainer`. `trainer.recorder` has the current `epoch` and `step`, and the rows of
     history.csv in `history`. Set `trainer.should_stop = True` to interrupt the run after this step, so that it can be
-    resumed. Set `trainer.finished_early` to a reason to finish the run after this epoch.
+    resumed. Set `trainer.finished_early = "a reason"` to finish the run after this epoch. run.json records the reason.
 
     run.json records the public attributes of a callback, and a resumed run must have the same ones. If a value changes
     during training, begin its name with an underscore. To save it in checkpoints, override `state_dict` and
@@ -58,7 +58,7 @@ class Callback:
     """
 
     def on_run_start(self, trainer: Trainer) -> None:
-        """Run before the first epoch, and before the first one after a resume."""
+        """Run once, before training starts or is resumed."""
 
     def on_epoch_start(self, trainer: Trainer) -> None:
         """Run before the first step of an epoch, or before its remaining steps after a resume."""
@@ -109,12 +109,12 @@ class EarlyStopping(Callback):
     Parameters
     ----------
     monitor : str
-        A column of history.csv. A column with "top" in its name (an accuracy) should increase, any other one should
-        decrease. The columns "val_..." need a validation split, for example val=0.1.
+        A column of history.csv. If its name contains "top" (an accuracy), larger values are better. Otherwise smaller
+        values are better. The columns "val_..." need a validation split, for example val=0.1.
     patience : int, at least 1
         Number of epochs without improvement after which training ends.
     min_delta : float
-        Minimum change that counts as an improvement. The change must be larger than this value.
+        Only a change by more than this value counts as an improvement.
 
     Raises
     ------
@@ -140,8 +140,8 @@ class EarlyStopping(Callback):
         self._best, self._epochs_without_improvement = -math.inf, 0
 
     def on_run_start(self, trainer: Trainer) -> None:
-        """Forget the scores of another run that had the same callback."""
-        if (trainer.recorder.epoch, trainer.recorder.step) == (1, 0):  # not after a resume
+        """Start without a best score, because an earlier run may have used this callback too."""
+        if (trainer.recorder.epoch, trainer.recorder.step) == (1, 0):  # a resumed run keeps its best score
             self._best, self._epochs_without_improvement = -math.inf, 0
 
     def on_epoch_end(self, trainer: Trainer) -> None:
@@ -182,7 +182,7 @@ class KeepBest(Callback):
         row = trainer.recorder.history[-1]
         if "val_top1" in row and row["val_top1"] > self._best.get("val_top1", -1):
             self._best = {name: row[name] for name in ("epoch", "val_top1", "test_top1")}
-            self._weights = runs.weights_of(trainer.optimization.evaluated)
+            self._weights = runs.weights_of(trainer.optimization.evaluated_model)
 
     def on_save(self, trainer: Trainer, run: Run) -> None:
         """Add scores and weights of the best epoch to the run."""
@@ -208,7 +208,7 @@ class LogMetrics(Callback):
     """
 
     def __init__(self, loggers: Sequence[Logger]):
-        self.loggers, self._status = loggers, "failed"
+        self.loggers, self._status = loggers, "failed"  # until `on_run_end` is called
 
     def on_run_start(self, trainer: Trainer) -> None:
         """Log the epochs that were complete before a resume."""
@@ -234,7 +234,7 @@ class LogMetrics(Callback):
                 logger.save()
 
     def on_run_end(self, trainer: Trainer, run: Run) -> None:
-        """Note that there was no error."""
+        """Remember for `teardown` that training ended without an error."""
         self._status = "success"
 
     def teardown(self, trainer: Trainer) -> None:
@@ -312,15 +312,15 @@ class SaveCheckpoints(Callback):
 
     def on_run_start(self, trainer: Trainer) -> None:
         """Check that a checkpoint can be read again."""
-        self.save_at = time.monotonic() + SECONDS_BETWEEN_SAVES
+        self.save_at = time.monotonic() + MIN_SECONDS_BETWEEN_SAVES
         if trainer.folder:
             resuming.check_state(trainer.optimization.state())
 
     def on_step_end(self, trainer: Trainer) -> None:
         """Write a checkpoint if it is time."""
         step = trainer.recorder.step
-        due = self.due(trainer) and step < trainer.steps_per_epoch and not trainer.should_stop
-        if ranks.any_rank(due, step, trainer.fabric):
+        save_now = self.is_time_to_save(trainer) and step < trainer.steps_per_epoch and not trainer.should_stop
+        if ranks.any_rank(save_now, step, trainer.fabric):
             trainer.check_finite()  # in all processes, so that an error stops all of them
             trainer.update_seconds()
             if trainer.folder:
@@ -330,16 +330,16 @@ class SaveCheckpoints(Callback):
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         """Write the run folder if it is time, otherwise history.csv and timing.csv only."""
-        last = trainer.recorder.epoch > trainer.recipe.epochs or trainer.should_stop or trainer.finished_early
-        if trainer.folder and not last:
-            if self.due(trainer):
+        ends_now = trainer.recorder.epoch > trainer.recipe.epochs or trainer.should_stop or trainer.finished_early
+        if trainer.folder and not ends_now:  # at the end of training, `Trainer.train` saves the run
+            if self.is_time_to_save(trainer):
                 started = time.monotonic()
                 trainer.save("running")
                 self.schedule_next(started)
             else:
                 trainer.recorder.write_tables(trainer.folder)
 
-    def due(self, trainer: Trainer) -> bool:
+    def is_time_to_save(self, trainer: Trainer) -> bool:
         """Return whether it is time for the next checkpoint."""
         return trainer.folder is not None and time.monotonic() > self.save_at
 
@@ -352,4 +352,4 @@ class SaveCheckpoints(Callback):
             `time.monotonic()` before the last checkpoint was written.
         """
         now = time.monotonic()
-        self.save_at = now + max(SECONDS_BETWEEN_SAVES, (now - started) / MAX_SAVING_SHARE)
+        self.save_at = now + max(MIN_SECONDS_BETWEEN_SAVES, (now - started) / MAX_SAVING_SHARE)

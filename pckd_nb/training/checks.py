@@ -36,14 +36,18 @@ def require_callbacks(callbacks: object, loggers: object) -> None:
     Raises
     ------
     TypeError
-        If one of them is not a list, or contains something else.
+        If one of them is not a list, or contains an object that is not a callback or not a logger.
     """
     if not isinstance(callbacks, list | tuple):
         raise TypeError(f"callbacks must be a list, got {type(callbacks).__name__}: write callbacks=[...]")
-    if not isinstance(loggers, list | tuple) or not all(
-        hasattr(logger, "log_metrics") and not isinstance(logger, type) for logger in loggers
-    ):
-        raise TypeError("loggers must be a list of loggers of lightning_fabric, such as [TensorBoardLogger('logs')]")
+    accepted = "loggers must be a list of loggers of lightning_fabric, such as [TensorBoardLogger('logs')]"
+    if not isinstance(loggers, list | tuple):
+        raise TypeError(f"{accepted}, got {type(loggers).__name__}")
+    for logger in loggers:
+        if isinstance(logger, type):
+            raise TypeError(f"{accepted}, got a list with the class {logger.__name__}: write {logger.__name__}(...)")
+        if not hasattr(logger, "log_metrics"):
+            raise TypeError(f"{accepted}, got a list with {type(logger).__name__}")
     for callback in callbacks:
         if isinstance(callback, type):
             raise TypeError(f"a callback must be an object: write {callback.__name__}(), not {callback.__name__}")
@@ -68,14 +72,14 @@ def check_task(task: Task, processes: int) -> None:
     """
     data, method, recipe = task.data, task.method, task.recipe
     if method.uses_teacher and task.teacher is None:
-        raise ValueError(f"the method {method.title} needs a teacher")
+        raise ValueError(f"the method {method.title} needs a teacher: give a trained network or its run as the teacher")
     if task.teacher and {*map(id, task.teacher.parameters())} & {*map(id, task.student.parameters())}:
         raise ValueError("teacher and student are the same network: the teacher must be another network, or a copy")
     check_transforms(task)
     if 0 < recipe.epochs <= recipe.warmup_epochs:
         warnings.warn(
             f"warmup_epochs is {recipe.warmup_epochs:g}, and training has {counted(recipe.epochs, 'epoch')}: the "
-            f"learning rate never reaches lr = {recipe.lr:g}",
+            f"learning rate never reaches lr = {recipe.lr:g}; use fewer warmup_epochs or more epochs",
             stacklevel=3,
         )
     height, width = data.size
@@ -95,8 +99,8 @@ def check_task(task: Task, processes: int) -> None:
     initial_data = task.student.trained_on
     if initial_data and input_differs(initial_data, data):
         warnings.warn(
-            f"the student's first weights were trained on {initial_data.name}, with other pixel constants or another "
-            f"image size than {data.name} has",
+            f"the student's first weights were trained on {initial_data.name}, with another image size, pixel mean or "
+            f"pixel standard deviation than {data.name} has",
             stacklevel=3,
         )
     if task.teacher and task.teacher_run:
@@ -104,7 +108,7 @@ def check_task(task: Task, processes: int) -> None:
 
 
 def check_transforms(task: Task) -> None:
-    """Try the recipe's augmentation and its mixing of images on one black image.
+    """Try the recipe's settings `augment` and `mix` on one black image.
 
     Parameters
     ----------
@@ -144,7 +148,7 @@ def wrap_errors(argument: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # users' code can raise anything
-        if str(error).startswith(argument):
+        if str(error).startswith(argument):  # the message names the argument already
             raise
         raise ValueError(f"{argument} can't be used: {one_line(error)}") from error
 
@@ -192,16 +196,22 @@ def check_batches(task: Task, processes: int) -> None:
     data, batch_size = task.data, task.recipe.batch_size
     images_per_step = task.smallest_batch // processes
     if min(images_per_step, *(len(getattr(data, split)) // processes for split in data.held_out)) < 1:
-        raise ValueError(f"{processes} processes are too many: a batch or split of {data.name} has fewer images")
+        raise ValueError(
+            f"{processes} processes are too many: a batch or split of {data.name} has fewer images; use fewer processes"
+        )
     if images_per_step * task.method.views == 1 and has_batchnorm(task.student):
-        where = f" in one of {processes} processes" * (processes > 1)
-        raise ValueError(f"batch_size {batch_size} gives a batch of one image{where}: BatchNorm needs at least 2")
+        where = f" for one of {processes} processes" if processes > 1 else ""
+        raise ValueError(
+            f"batch_size {batch_size} gives a batch of one image{where}: BatchNorm needs at least 2 images, choose "
+            "another batch_size"
+        )
 
 
 def check_teacher_accuracy(teacher: Classifier, run: Run, data: Dataset) -> None:
     """Warn if a teacher is less accurate on `data` than on the data that it was trained on.
 
-    At most 256 test images are evaluated, so a difference below three standard deviations is ignored.
+    At most 256 test images are evaluated, so their accuracy varies by chance. Differences of less than three standard
+    deviations of this accuracy are ignored, and also differences of less than one percentage point.
 
     Parameters
     ----------
@@ -213,7 +223,8 @@ def check_teacher_accuracy(teacher: Classifier, run: Run, data: Dataset) -> None
     if data.fingerprint != run.data_fingerprint:
         rows = np.linspace(0, len(data.test) - 1, min(TEACHER_TEST_IMAGES, len(data.test))).round().astype(int)
         top1 = evaluate(teacher, dataclasses.replace(data, test=data.test.take(rows)), accelerator="cpu").top1
-        tolerance = 3 * (run.accuracy * (100 - run.accuracy) / len(rows)) ** 0.5  # 3 σ of a binomial proportion
+        # the standard deviation of a share p of n images is √(p (1 − p) / n); accuracies are in percent
+        tolerance = 3 * (run.accuracy * (100 - run.accuracy) / len(rows)) ** 0.5
         if top1 < run.accuracy - max(tolerance, 1):
             warnings.warn(
                 f"the teacher's accuracy is {top1:.1f} % on {len(rows)} test images of {data.name}, but "

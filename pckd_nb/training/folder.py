@@ -115,7 +115,7 @@ def lock_run_folder(folder: str | Path, *, resume: bool, overwrite: bool) -> Ite
         If another process has locked the folder.
     """
     with files.locked(Path(folder)):
-        # check again: before the lock, another process could still change the folder
+        # check again, because another process could change the folder after the first check
         resuming.check_run_folder(folder, resume=resume, overwrite=overwrite)
         yield
 
@@ -127,7 +127,8 @@ def load_finished_run(folder: Path, config: RunConfig) -> Run | None:
     ----------
     folder : Path
     config : RunConfig
-        Settings of the training that is about to start. If image files were repaired, this is recorded in it.
+        Settings of the training that is about to start. If image files have changed since the run was started, its
+        entry `data.repaired` is set, see `resuming.check_run_has_same_settings`.
 
     Returns
     -------
@@ -141,7 +142,7 @@ def load_finished_run(folder: Path, config: RunConfig) -> Run | None:
     """
     if not (folder / "run.json").exists():
         return None
-    repaired = resuming.check_same_settings(folder, config.dump())
+    repaired = resuming.check_run_has_same_settings(folder, config.dump())
     status = runs.read_settings(folder)["status"]
     if repaired and resuming.has_checkpoint(folder):
         config.data.repaired = repaired
@@ -151,7 +152,7 @@ def load_finished_run(folder: Path, config: RunConfig) -> Run | None:
         return None
     run = runs.load_run(folder)
     if not run.student_state:
-        raise ValueError(f"'{folder}' is a finished record without weights: choose another folder")
+        raise ValueError(f"the finished run in '{folder}' was saved without weights: choose another folder")
     resuming.remove_checkpoints(folder)
     return run
 
@@ -178,7 +179,7 @@ def read_checkpoint_or_start(folder: Path, config: RunConfig, resume: bool) -> d
 
 @contextmanager
 def clean_up_after_errors(folder: Path | None, fabric: Fabric) -> Iterator[None]:
-    """After an error in the block, remove a run that cannot be resumed, and improve the error message.
+    """After an error in the block, remove a run that cannot be resumed, or say in the message how to resume it.
 
     Parameters
     ----------
@@ -195,7 +196,7 @@ def clean_up_after_errors(folder: Path | None, fabric: Fabric) -> Iterator[None]
         with explain_worker_errors():
             yield
     except BaseException as error:
-        with suppress(OSError):
+        with suppress(OSError):  # an error here must not hide the first one
             if folder and not resuming.can_be_resumed(folder):
                 resuming.remove_run(folder)
             elif folder and isinstance(error, OSError) and error.strerror and resuming.has_checkpoint(folder):

@@ -6,9 +6,10 @@ from typing import Any
 
 
 class TrackingLogger:
-    """Send every row of history.csv to trackio, Weights & Biases, or another library with init, log and finish.
+    """Send every row of history.csv to trackio, Weights & Biases, or a similar library.
 
-    Pass it to `fit` or `distill`, as in ``loggers=[TrackingLogger("trackio", project="pckd")]``.
+    The library must have the functions `init`, `log` and `finish`. Pass the logger to `fit` or `distill`, as in
+    `loggers=[TrackingLogger("trackio", project="pckd")]`.
 
     Parameters
     ----------
@@ -31,7 +32,7 @@ class TrackingLogger:
         self.options, self.started = options, False
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log the values of one epoch. The first call starts the run of the library.
+        """Log the values of one epoch. The first call also calls `init` of the library.
 
         Parameters
         ----------
@@ -48,11 +49,12 @@ class TrackingLogger:
         """Do nothing. The library saves its data without being asked."""
 
     def finalize(self, status: str) -> None:
-        """End the run of the library.
+        """Call `finish` of the library.
 
         Parameters
         ----------
         status : {"success", "failed"}
+            Not used.
         """
         if self.started:
             self.library.finish()

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..models import Classifier
-from ..plugs import load_plugin
+from ..plugins import load_plugin
 from ..recipes import Recipe
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def sgd(recipe: Recipe) -> Callable[..., Optimizer]:
-    """Return a function that creates an SGD optimizer. The paper uses SGD.
+    """Return a function that creates an SGD optimizer. The paper of PCKD uses SGD.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def adamw(recipe: Recipe) -> Callable[..., Optimizer]:
     Parameters
     ----------
     recipe : Recipe
-        Its lr and weight_decay are used. Its momentum is β₁; β₂ is 0.999.
+        Its lr and weight_decay are used. Its momentum is used as β₁ of Adam. β₂ is 0.999.
 
     Returns
     -------
@@ -60,20 +60,22 @@ def adamw(recipe: Recipe) -> Callable[..., Optimizer]:
 
 
 def step_decay(recipe: Recipe, steps_per_epoch: int, total_steps: int, step: int) -> float:
-    r"""Return the factor of a learning rate that drops at milestones. The paper uses this schedule.
+    r"""Return the learning-rate factor of a schedule with milestones: at each of them, the learning rate drops.
 
-    .. math:: d^m
+    .. math:: \frac{\mathrm{lr}_s}{\mathrm{lr}} = d^m
 
-    where :math:`d` is `lr_decay` of the recipe, and :math:`m` is the number of milestones before this epoch.
+    where :math:`d` is `lr_decay` of the recipe, and :math:`m` is the number of milestones before the epoch of step
+    :math:`s`. The paper of PCKD uses this schedule.
 
     Parameters
     ----------
     recipe : Recipe
+        Its lr_decay, milestones and epochs are used.
     steps_per_epoch : int
     total_steps : int
-        Number of steps in all epochs.
+        Not used.
     step : int
-        Counted from 0.
+        The step :math:`s`, counted from 0 over all epochs.
 
     Returns
     -------
@@ -83,24 +85,26 @@ def step_decay(recipe: Recipe, steps_per_epoch: int, total_steps: int, step: int
 
 
 def cosine(recipe: Recipe, steps_per_epoch: int, total_steps: int, step: int) -> float:
-    r"""Return the factor of a learning rate that falls along half a cosine, from 1 after the warm-up to 0 at the end.
+    r"""Return the learning-rate factor of a cosine schedule. It falls from 1 after the warm-up to 0 at the end.
 
-    .. math:: \frac{1}{2} \left(1 + \cos \frac{\pi (s - w)}{S - w}\right)
+    .. math:: \frac{\mathrm{lr}_s}{\mathrm{lr}} = \frac{1}{2} \left(1 + \cos \frac{\pi (s - w)}{S - w}\right)
 
-    for step :math:`s` of :math:`S` after :math:`w` steps of warm-up.
+    where :math:`s` is the step, :math:`S` the number of steps in all epochs, and :math:`w` the number of warm-up steps.
+    During the warm-up the factor is 1, see `make_schedule`.
 
     Parameters
     ----------
     recipe : Recipe
+        Its warmup_epochs are used.
     steps_per_epoch : int
     total_steps : int
-        Number of steps in all epochs.
+        The number :math:`S`.
     step : int
-        Counted from 0.
+        The step :math:`s`, counted from 0 over all epochs.
 
     Returns
     -------
-    float
+    float, in [0, 1]
 
     References
     ----------
@@ -111,7 +115,7 @@ def cosine(recipe: Recipe, steps_per_epoch: int, total_steps: int, step: int) ->
 
 
 def constant(recipe: Recipe, steps_per_epoch: int, total_steps: int, step: int) -> float:
-    """Return the factor of a learning rate that does not change: 1."""
+    """Return 1, the learning-rate factor of a schedule that does not change the learning rate."""
     return 1.0
 
 
@@ -137,6 +141,10 @@ class Optimization:
 
     Attributes
     ----------
+    parameters : list of nn.Parameter
+        Everything that is trained: the parameters of the student and of the method's heads.
+    average : AveragedModel or None
+        Exponential moving average of the student's weights. None if the recipe has no `ema`.
     lr : float
         Learning rate of the last step.
 
@@ -159,7 +167,7 @@ class Optimization:
         self.lr = self.optimizer.param_groups[0]["lr"]
 
     @property
-    def evaluated(self) -> Classifier:
+    def evaluated_model(self) -> Classifier:
         """The network to evaluate and save: the averaged network if the recipe has an `ema`, otherwise the student."""
         return self.average.module if self.average else self.student  # type: ignore[return-value]
 
@@ -179,12 +187,12 @@ class Optimization:
             self.average.update_parameters(self.student)
 
     def finish(self) -> None:
-        """Copy the averaged weights to the student, if there are any."""
+        """Copy the averaged weights to the student, if there are any. Called when training is finished."""
         if self.average:
             self.student.load_state_dict(self.average.module.state_dict())
 
     def state(self) -> dict[str, Any]:
-        """Return the part of a checkpoint that belongs to the optimizer, the schedule and the averaged weights."""
+        """Return the state of optimizer, schedule, float16 gradient scaler and averaged weights, for a checkpoint."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -211,7 +219,8 @@ def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> Optimizer:
     Parameters
     ----------
     recipe : Recipe
-        Its optimizer is a name, or a callable that takes the parameters.
+        Its optimizer is "sgd", "adamw", the name of a plugin such as "file.py:Name", or a callable that takes a list of
+        parameters.
     parameters : list of nn.Parameter
 
     Returns
@@ -230,18 +239,25 @@ def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> Optimizer:
     if not isinstance(optimizer, Optimizer):
         kind = type(optimizer).__name__
         raise TypeError(
-            f"optimizer must return a torch.optim.Optimizer, got {kind}: it is called with a list of parameters"
+            f"the function given as optimizer must return a torch.optim.Optimizer, got {kind}; it is called with a "
+            "list of parameters"
         )
     return optimizer
 
 
 def make_schedule(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int, total_steps: int) -> LRScheduler:
-    """Create the learning-rate schedule of a recipe. Its `step` is called after every training step.
+    r"""Create the learning-rate schedule of a recipe. Its `step` is called after every training step.
+
+    The schedules of this package start with a linear warm-up. In its :math:`w` steps the learning rate of step
+    :math:`s`, counted from 0, is also multiplied by
+
+    .. math:: \frac{s + 1}{w}
 
     Parameters
     ----------
     recipe : Recipe
-        Its schedule is a name, or a callable that takes the optimizer and the number of steps.
+        Its schedule is a key of `SCHEDULES`, the name of a plugin such as "file.py:Name", or a callable that takes the
+        optimizer and the number of steps.
     optimizer : torch.optim.Optimizer
     steps_per_epoch : int
     total_steps : int
@@ -268,11 +284,12 @@ def make_schedule(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int, to
     schedule: object = (load_plugin(create) if isinstance(create, str) else create)(optimizer, total_steps)
     if isinstance(schedule, ReduceLROnPlateau):
         raise TypeError(
-            "schedule can't be ReduceLROnPlateau: its step needs a score, and here it is called without one"
+            "schedule can't be ReduceLROnPlateau, because its step needs a score: use a schedule that needs none"
         )
     if not isinstance(schedule, LRScheduler):
         kind = type(schedule).__name__
         raise TypeError(
-            f"schedule must return a torch.optim.lr_scheduler, got {kind}: it is called with (optimizer, steps)"
+            f"the function given as schedule must return a torch.optim.lr_scheduler, got {kind}; it is called with "
+            "(optimizer, steps)"
         )
     return schedule

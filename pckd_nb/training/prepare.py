@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from .. import hardware, runs
-from ..arguments import Network, as_dataset, as_network, as_trained
+from ..arguments import Network, as_dataset, as_network, as_network_or_run
 from ..compiling import should_compile
 from ..config import FORMAT, RunConfig, make_config
 from ..data import Dataset
@@ -51,23 +51,23 @@ def make_task(
         As in `distill`.
     """
     method = as_method(method)
-    trained = None if teacher is None else as_trained("teacher", teacher)
-    run, network = (trained, trained.model()) if isinstance(trained, Run) else (None, trained)
+    trained = None if teacher is None else as_network_or_run("teacher", teacher)
+    teacher_run, network = (trained, trained.model()) if isinstance(trained, Run) else (None, trained)
     data = as_dataset(data)
     student = as_network("student", student, data, seed)
     data = data.with_validation(val) if val else data
     method, settings = resolve_settings(method, recipe.method_settings(), {"views": data.default_views})
     if not method.uses_teacher:
-        run = network = None
+        teacher_run = network = None
     elif network:
         if network.trained_on:
             network.trained_on.check_classes(data, "teacher")
         network = match_input(network, data, "teacher", MAX_SHIFT)
-    return Task(student, network, data, method, recipe.for_network(student.name), seed, settings, run)
+    return Task(student, network, data, method, recipe.for_network(student.name), seed, settings, teacher_run)
 
 
 def as_method(method: Any) -> nn.Module:
-    """Return a method as an object. If a name or a class is given, create it with default settings.
+    """Return a method as an object. If a name or a class is given, create the object without arguments.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def make_run_config(
     precision : str
         Precision of the student.
     exact : bool
-        Whether the teacher runs in float32 without approximation.
+        Whether the teacher runs in float32, and not in a faster form, see `FrozenTeacher`.
     compile : bool or "auto"
         As in `distill`.
     callbacks : sequence of Callback
@@ -122,7 +122,8 @@ def make_run_config(
     RunConfig
     """
     method, recipe, data = task.method, task.recipe, task.data
-    rows = recipe.epochs * len(data.train) * method.views
+    network_inputs = recipe.epochs * len(data.train) * method.views  # of the whole training
+    device = hardware.describe(fabric.device)
     method_settings = {
         name: {**setting, "value": describe(setting["value"])} for name, setting in task.method_settings.items()
     }
@@ -146,12 +147,12 @@ def make_run_config(
         "recipe": recipe.settings(),
         "seed": task.seed,
         "precision": precision,
-        "hardware": f"{fabric.world_size} × " * (fabric.world_size > 1) + hardware.describe(fabric.device),
+        "hardware": device if fabric.world_size == 1 else f"{fabric.world_size} × {device}",
         "ranks": fabric.world_size,
         "versions": _versions(task),
         "callbacks": [describe_callback(callback) for callback in callbacks],
         "compile": should_compile(
-            compile, task.student, rows, data.train.shape, fabric.device, precision, method.needs_maps
+            compile, task.student, network_inputs, data.train.shape, fabric.device, precision, method.needs_maps
         ),
     }
     return make_config(settings)
@@ -191,10 +192,11 @@ def _source(method: Method) -> dict[str, str]:
 
 
 def _describe_network(model: Classifier, data: Dataset) -> dict[str, Any]:
-    inner: Classifier | nn.Module = model
-    while isinstance(inner, Preprocessed | WrappedClassifier):
-        inner = inner.module if isinstance(inner, WrappedClassifier) else inner.model
-    code = {"code": structure_fingerprint(inner)} if code_fingerprint(type(inner)) is not None else {}
+    """Return the description of a network for run.json."""
+    network: Classifier | nn.Module = model  # the network without the wrappers of this package
+    while isinstance(network, Preprocessed | WrappedClassifier):
+        network = network.module if isinstance(network, WrappedClassifier) else network.model
+    code = {"code": structure_fingerprint(network)} if code_fingerprint(type(network)) is not None else {}
     preprocessing = {"preprocessing": model.preprocessing} if isinstance(model, Preprocessed) else {}
     return {
         **code,

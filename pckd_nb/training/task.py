@@ -29,7 +29,8 @@ class Task:
         None for a method without a teacher.
     data : Dataset
     method : Method
-        A copy of the caller's method, with a value for every setting.
+        A copy of the caller's method, with a value for every setting. It may have layers of its own ("heads"), which
+        are trained together with the student. `bind` creates them.
     recipe : Recipe
     seed : int
     method_settings : dict
@@ -60,6 +61,9 @@ class Task:
     def bind(self, fabric: Fabric) -> None:
         """Create the method's heads for these networks, and synchronise BatchNorm between GPUs.
 
+        A synchronised BatchNorm layer computes mean and variance over the whole batch, although each GPU gets only a
+        part of it.
+
         Parameters
         ----------
         fabric : Fabric
@@ -67,22 +71,25 @@ class Task:
         Raises
         ------
         ValueError
-            If a head has BatchNorm and a batch has only one row.
+            If a head has BatchNorm and a batch has only one image.
         """
         example = torch.zeros(1, self.data.channels, *self.data.size)
         self.method.bind(self.student, self.teacher, *([example] if self.method.needs_maps else []))
         if self.smallest_batch * self.method.views == 1 and has_batchnorm(self.method):
             raise ValueError(
-                f"batch_size {self.recipe.batch_size} gives a batch of one row: BatchNorm needs at least 2"
+                f"batch_size {self.recipe.batch_size} gives a batch of one image: BatchNorm needs at least 2 images, "
+                "choose another batch_size"
             )
         for term, reason in self.method.left_out.items():
-            warnings.warn(f"{term} is left out: {reason}", stacklevel=3)
+            warnings.warn(f"the loss term {term} is left out: {reason}", stacklevel=3)
         if fabric.world_size > 1 and has_batchnorm(self.student):
             if fabric.device.type == "cuda":
                 nn.SyncBatchNorm.convert_sync_batchnorm(self.student)
             elif fabric.is_global_zero:
                 warnings.warn(
-                    "BatchNorm uses only each process's part of a batch: it is synchronised on GPUs only", stacklevel=3
+                    "each process computes BatchNorm from its own part of a batch, because BatchNorm can be "
+                    "synchronised on GPUs only",
+                    stacklevel=3,
                 )
 
 

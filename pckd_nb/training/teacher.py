@@ -22,26 +22,30 @@ from ..provenance import NOT_RECORDED
 from .task import Task
 from .teacher_cache import TeacherCache
 
-TOLERANCE = 0.02  # maximum relative error of the logits against float32
-CHECKED_IMAGES = 256
+MAX_LOGITS_ERROR = 0.02  # maximum relative error of the logits against float32
+CHECK_IMAGES = 256  # number of images to check a form, and of other images to calibrate it
 
-Features = Callable[[Tensor], Tensor]  # from network input to features
+FeatureFunction = Callable[[Tensor], Tensor]  # from network input to features
 
 
 class FrozenTeacher:
     """A teacher that is only used for inference. It maps network input to a float32 `Output`.
 
-    Inference is faster at reduced precision. Unless `exact` is set, the teacher uses the first of these forms that the
-    processor computes fast, and whose logits differ by at most 2 % from float32 on 256 training images:
+    A network can be converted to other forms, which compute nearly the same logits faster. Unless `exact` is set, the
+    teacher uses the first of these forms that the processor computes fast, and whose logits differ by at most 2 % from
+    float32 on 256 training images:
 
-    1. int8 weights and activations, calibrated on other training images,
-    2. bfloat16,
-    3. float32 with BatchNorm folded into the convolutions.
+    1. "int8": weights and activations are 8-bit integers. Other training images are used to find the range of every
+       activation (calibration).
+    2. "bfloat16": all computations are in bfloat16.
+    3. "folded": each BatchNorm layer is merged into the convolution before it ("folded"). All computations are in
+       float32.
 
-    Its features are then rounded to float16.
+    If there is no such form, the original network is used, in the form "float32". Unless `exact` is set, the features
+    are rounded to float16.
 
-    A method that compares feature maps needs the layers of the original network. Then, with `needs_maps`, the only
-    faster form is bfloat16 autocast.
+    A method that compares feature maps needs the layers of the original network, so these forms cannot be used. With
+    `needs_maps`, the only faster form is "autocast": the original network with bfloat16 autocast.
 
     Parameters
     ----------
@@ -77,23 +81,23 @@ class FrozenTeacher:
         self.data, self.views = data, views
         self.dtype = "float32" if exact else "float16"
         self.form, self.error = "", 0.0
-        self._features: Features = self.model.features
+        self._features: FeatureFunction = self.model.features
 
     @torch.no_grad()
     def choose_form(self) -> None:
-        """Choose the form. The first forward pass calls this. It is not needed if a cache has all features."""
+        """Choose the form. The first forward pass calls this. If all features are cached, there is no forward pass."""
         self.form = "float32"
         if self.dtype == "float32":
             return
         device = next(self.model.parameters()).device
-        calibration, check = _calibration_and_check_images(self.data, self.views, device)
-        expected = self.model(check).logits
+        calibration_images, check_images = _calibration_and_check_images(self.data, self.views, device)
+        float32_logits = self.model(check_images).logits
         for form, convert in fast_forms(device, bool(self.maps)).items():
-            if (features := convert(self.model, calibration)) is None:
+            if (features := convert(self.model, calibration_images)) is None:
                 continue
             self._features = features
-            error = ((self(check).logits - expected).norm() / expected.norm()).item()
-            if error <= TOLERANCE:
+            error = ((self(check_images).logits - float32_logits).norm() / float32_logits.norm()).item()
+            if error <= MAX_LOGITS_ERROR:
                 self.form, self.error = form, error
                 return
             warnings.warn(
@@ -134,7 +138,8 @@ class FrozenTeacher:
         Output
         """
         with torch.autocast(features.device.type, enabled=False):
-            return self.model.output(features.float() if features.itemsize == 2 else features)
+            is_16_bit = features.itemsize == 2
+            return self.model.output(features.float() if is_16_bit else features)
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Output:
@@ -156,19 +161,19 @@ class FrozenTeacher:
 
 
 class Teacher:
-    """The teacher of a training: its outputs for every batch, computed or read from a cache.
+    """The teacher's outputs for every batch. `FrozenTeacher` computes them, or they are read from a cache.
 
     Every process computes its part of a batch, and gets the outputs for the whole batch.
 
-    Use it in a `with` block. At the end of the block, incomplete cache files are removed, and the network is in its
-    previous training mode again.
+    Use it in a `with` block. At the end of the block, incomplete cache files are removed, and the network gets its
+    training mode back.
 
     Parameters
     ----------
     network : FrozenTeacher
     fabric : Fabric
     training_mode : bool
-        `network.model.training` at the end of the block.
+        Whether the network is in training mode (not in eval mode) after the block.
 
     Attributes
     ----------
@@ -226,7 +231,8 @@ class Teacher:
         Returns
         -------
         dict
-            Entries for run.json: "form", and "logits_error", the relative error of its logits against float32.
+            Entries for run.json: "form" is the name of the form, and "logits_error" is the relative error of its logits
+            against float32.
         """
         network = self.network
         if cache and network.maps:
@@ -286,7 +292,7 @@ class Teacher:
 
 
 def usable_cache(cache: str | Path | None, config: RunConfig) -> str | Path | None:
-    """Check whether the teacher's outputs can be cached. Warn if they cannot.
+    """Return the folder of the cache if the teacher's outputs can be cached. Otherwise warn and return None.
 
     They can be cached if the input for an image does not depend on the rest of the batch, and if run.json can record
     the code of the augmentation.
@@ -301,7 +307,7 @@ def usable_cache(cache: str | Path | None, config: RunConfig) -> str | Path | No
     Returns
     -------
     path or None
-        The folder, or None if outputs cannot be cached.
+        None if outputs cannot be cached, or if `cache` is None.
     """
     recipe = config.recipe.model_dump()
     if cache and recipe["mix"]:
@@ -309,7 +315,9 @@ def usable_cache(cache: str | Path | None, config: RunConfig) -> str | Path | No
         return None
     if cache and NOT_RECORDED in str(recipe["augment"]):
         warnings.warn(
-            "this augmentation can't be recorded, so it is not cached: the teacher runs at every step", stacklevel=3
+            "the code of this augmentation can't be recorded, so the teacher's features are not cached: the teacher "
+            "runs at every step",
+            stacklevel=3,
         )
         return None
     return cache
@@ -351,7 +359,9 @@ def cache_key(config: RunConfig, task: Task, device: torch.device) -> dict[str, 
     return key
 
 
-def fast_forms(device: torch.device, needs_maps: bool) -> dict[str, Callable[[Classifier, Tensor], Features | None]]:
+def fast_forms(
+    device: torch.device, needs_maps: bool
+) -> dict[str, Callable[[Classifier, Tensor], FeatureFunction | None]]:
     """Return the forms that a processor computes faster than the original network.
 
     Parameters
@@ -375,7 +385,7 @@ def fast_forms(device: torch.device, needs_maps: bool) -> dict[str, Callable[[Cl
 
 def _calibration_and_check_images(data: Dataset, rotations: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return two sets of at most 256 training images as network input, evenly spaced and in all rotations."""
-    count = min(2 * CHECKED_IMAGES, len(data.train))
+    count = min(2 * CHECK_IMAGES, len(data.train))
     index = torch.linspace(0, len(data.train) - 1, count).round().long()
     images = torch.cat(list(data.train.to(device).read(index.split(32))))
     x = views.normalise(images, *pixel_statistics(data, device))
@@ -384,14 +394,14 @@ def _calibration_and_check_images(data: Dataset, rotations: int, device: torch.d
     return x[::2], x[1::2] if count > 1 else x
 
 
-def _bfloat16(model: Classifier, calibration: Tensor) -> Features:
-    """Compute in bfloat16, with BatchNorm folded if possible."""
+def _bfloat16(model: Classifier, calibration: Tensor) -> FeatureFunction:
+    """Return a function that computes features in bfloat16, with BatchNorm folded if possible."""
     features = (_fold_batchnorm(model) or _FeatureNetwork(copy.deepcopy(model))).bfloat16()
     return lambda x: features(x.bfloat16())
 
 
-def _folded_float32(model: Classifier, calibration: Tensor) -> Features | None:
-    """Compute in float32 with BatchNorm folded. Return None if folding is not possible."""
+def _folded_float32(model: Classifier, calibration: Tensor) -> FeatureFunction | None:
+    """Return a network that computes features in float32, with BatchNorm folded. None if this is not possible."""
     return _fold_batchnorm(model)
 
 
@@ -403,8 +413,8 @@ def _fold_batchnorm(model: Classifier) -> nn.Module | None:
         return None
 
 
-def _autocast(model: Classifier, calibration: Tensor) -> Features:
-    """Run the original network, in bfloat16 for the operations where autocast allows it."""
+def _autocast(model: Classifier, calibration: Tensor) -> FeatureFunction:
+    """Return a function that runs the original network, in bfloat16 for the operations where autocast allows it."""
 
     def features(x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):
@@ -413,11 +423,12 @@ def _autocast(model: Classifier, calibration: Tensor) -> Features:
     return features
 
 
-def _int8(model: Classifier, calibration: Tensor) -> Features | None:
-    """Quantize with torch's FX mode. Return None if torch or the network does not support it.
+def _int8(model: Classifier, calibration: Tensor) -> FeatureFunction | None:
+    """Return a function that computes features in int8. None if torch or the network does not support it.
 
-    The first convolution is not quantized, because its input is the image. Every feature gets a scale and a shift
-    from a least-squares fit on the calibration images.
+    The network is quantized by the FX mode of torch. The first convolution is not quantized, because its input is the
+    image. Rounding to integers changes the features systematically. To correct this, each feature is multiplied by a
+    scale and increased by a shift. A least-squares fit on the calibration images determines both.
     """
     previous_engine = torch.backends.quantized.engine
     try:
@@ -437,10 +448,10 @@ def _int8(model: Classifier, calibration: Tensor) -> Features | None:
             for images in calibration.split(64):
                 observed(images)
             quantized = convert_fx(observed)
-            found, expected = quantized(calibration), model.features(calibration)
-            centered = found - found.mean(0)
-            scale = (centered * (expected - expected.mean(0))).sum(0) / centered.square().sum(0).clamp_min(1e-12)
-            shift = expected.mean(0) - scale * found.mean(0)
+            rounded, exact = quantized(calibration), model.features(calibration)  # features
+            centered = rounded - rounded.mean(0)
+            scale = (centered * (exact - exact.mean(0))).sum(0) / centered.square().sum(0).clamp_min(1e-12)
+            shift = exact.mean(0) - scale * rounded.mean(0)
             return lambda x: torch.addcmul(shift, quantized(x), scale)
     except Exception:  # tracing a network can raise anything
         return None

@@ -25,8 +25,9 @@ class TeacherCache:
     Each combination of teacher, hardware, data, seed and augmentation has a folder of its own, because the features
     depend on all of them. `key` describes the combination. Trainings with the same key share the files.
 
-    Each epoch has one memory-mapped file of shape (samples, views, D). When it is complete, a second file with its
-    checksum is written. A file with a wrong checksum or without one is not used, and its features are computed again.
+    Each epoch has one file with an array of shape (samples, views, D), where D is the length of a feature vector. The
+    file is memory-mapped: only the rows that are used are read. When it is complete, a second file with its checksum is
+    written. A file with a wrong checksum or without one is not used, and its features are computed again.
 
     Parameters
     ----------
@@ -36,7 +37,7 @@ class TeacherCache:
         Everything that determines the features.
     shape : tuple of (samples, views, D)
     gigabytes : float
-        Maximum size of all files under `root`, in 10⁹ bytes. No file that would exceed it is written.
+        Maximum size of all files under `root`, in 10⁹ bytes. A file that does not fit is not written.
     dtype : {"float16", "float32"}
         NumPy dtype of the features.
     writes : bool
@@ -68,7 +69,8 @@ class TeacherCache:
         self.dtype, self.writes = np.dtype(dtype), writes
         self.folder = self.root / hashlib.sha256(text.encode()).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self.folder.glob(".*.tmp"):  # of a killed process; another process may be writing recent files
+        # Remove the files of killed processes. A recent file may belong to a process that is still writing it.
+        for leftover in self.folder.glob(".*.tmp"):
             with suppress(OSError):
                 if time.time() - leftover.stat().st_mtime > SECONDS_PER_DAY:
                     leftover.unlink()
@@ -76,7 +78,7 @@ class TeacherCache:
         self.new_file: np.memmap | None = None
 
     def read_form(self) -> dict[str, Any] | None:
-        """Return the numeric form of the teacher that computed these features.
+        """Return the form of the teacher that computed these features, see `FrozenTeacher`.
 
         Returns
         -------
@@ -90,7 +92,7 @@ class TeacherCache:
             return None
 
     def write_form(self, form: dict[str, Any]) -> None:
-        """Record the numeric form of the teacher that computes these features.
+        """Record the form of the teacher that computes these features, see `FrozenTeacher`.
 
         Parameters
         ----------
@@ -114,7 +116,8 @@ class TeacherCache:
             self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
             try:
                 self.new_file = np.lib.format.open_memmap(self.temporary, "w+", self.dtype, self.shape)
-                if hasattr(os, "posix_fallocate"):  # otherwise SIGBUS kills the process when the disk is full
+                # Reserve the disk space now. Writing to a memory-mapped file on a full disk would kill the process.
+                if hasattr(os, "posix_fallocate"):
                     with open(self.temporary, "rb+") as file:
                         os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
             except OSError as error:
@@ -187,7 +190,8 @@ class TeacherCache:
         return self.path.with_suffix(".json")
 
     def _open_valid_file(self) -> np.ndarray | None:
-        if not (self.path.exists() and self._checksum_path.exists()):  # another training may be between the two files
+        # another training may have written the features, but not yet their checksum
+        if not (self.path.exists() and self._checksum_path.exists()):
             return None
         try:
             checksum = json.loads(self._checksum_path.read_text())["sum"]

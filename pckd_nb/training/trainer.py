@@ -1,6 +1,14 @@
 """The training loop. Read it from top to bottom: `Trainer.train` is the loop, `Trainer.step` is one training step.
 
-The loss is computed by the method, see `methods`. Checkpoints, progress bars and the like are in `callbacks`.
+The distillation method computes the loss, see `methods`. Checkpoints and progress bars are in `callbacks`. `Fabric`, of
+Lightning, moves tensors to the device, handles 16-bit precision, and connects several processes.
+
+A training may use several processes ("ranks"), usually one per GPU. Each rank computes its part of every batch. Letters
+in shapes:
+
+- B: images in the whole batch; b: images in this rank's part of it,
+- V: views (rotations) per image,
+- C, H, W: channels, height and width of an image.
 """
 
 from __future__ import annotations
@@ -38,15 +46,16 @@ from .teacher import Teacher
 class Learner(nn.Module):
     """Student and method as one module, which computes the loss.
 
-    If there are several processes ("ranks"), the student processes this rank's part of a batch. Then the outputs of all
-    ranks are gathered, and the method computes the loss of the whole batch.
+    The student computes the outputs for this rank's part of the batch. Then the outputs of all ranks are gathered, and
+    the method computes the loss of the whole batch.
 
     Parameters
     ----------
     student : Classifier
     method : Method
+        It computes the loss. It may have layers of its own ("heads"), which are trained too.
     forward : callable
-        The forward pass of the student: it may be compiled, or return feature maps as well.
+        The forward pass of the student. It may be compiled, and it may also return feature maps.
     fabric : Fabric
     """
 
@@ -55,7 +64,8 @@ class Learner(nn.Module):
     def __init__(self, student: Classifier, method: Method, forward: Callable[[Tensor], Output], fabric: Fabric):
         super().__init__()
         self.student, self.method, self.fabric = student, method, fabric
-        vars(self)["student_forward"] = forward  # not an attribute of the module: it may be the student itself
+        # A normal assignment would register the student's weights a second time if `forward` is the student itself.
+        vars(self)["student_forward"] = forward
 
     def forward(self, x: Tensor, teacher: Output | None, batch: Batch, epoch: int) -> tuple[Tensor, Terms]:
         """Compute the loss terms of a batch.
@@ -76,14 +86,15 @@ class Learner(nn.Module):
         correct : bool Tensor of shape (B,)
             Whether the student classified each image correctly.
         terms : Terms
+            The total loss, its terms, and values of every image.
 
         Raises
         ------
         TypeError
             If the method returns something else than `Terms`.
         """
-        with self.fabric.autocast():  # a new block in every step, because the block caches 16-bit copies of the weights
-            output = self.student_forward(x).float()
+        with self.fabric.autocast():  # once per step: it caches 16-bit copies of the weights, which every step changes
+            output = self.student_forward(x).float()  # the loss is computed in float32
         output = ranks.gather(output, len(batch.labels), self.fabric)
         upright_logits = output.logits[: len(batch.labels)]  # the first view is the image without rotation
         correct = upright_logits.argmax(1) == batch.labels
@@ -100,7 +111,7 @@ class Trainer:
     Parameters
     ----------
     task : Task
-        Student, method, data and recipe. The data are on the training device.
+        Student, method, data and recipe, after `Task.bind`. The data are on the training device.
     teacher : Teacher or None
     fabric : Fabric
     folder : Path or None
@@ -114,7 +125,7 @@ class Trainer:
     student : Classifier
         The network that is trained.
     method : Method
-        It computes the loss.
+        It computes the loss, and may have heads that are trained together with the student.
     teacher : Teacher or None
         The frozen teacher. None for a method without a teacher.
     data : Dataset
@@ -124,7 +135,7 @@ class Trainer:
         The progress of training: `epoch` (counted from 1), `step` (number of steps done in this epoch), and the logged
         values of every step and epoch.
     optimization : Optimization
-        Optimizer, learning-rate schedule, gradient clipping and averaged weights.
+        Optimizer, learning-rate schedule, gradient clipping, and the moving average of the weights.
     callbacks : list of Callback
     folder : Path or None
     config : RunConfig
@@ -148,15 +159,16 @@ class Trainer:
         self.data, self.recipe, self.seed = data, recipe, task.seed
         self.mean, self.std = pixel_statistics(data, fabric.device)
         self.method = method = task.method.to(fabric.device)
-        self.student = task.student.to(fabric.device).to(memory_format=torch.channels_last)
+        self.student = task.student.to(fabric.device).to(memory_format=torch.channels_last)  # faster convolutions
         forward: Callable[[Tensor], Output] = compile_forward(self.student) if config.compile else self.student
         if method.needs_maps:
             maps = FeatureMaps(self.student, torch.zeros(1, data.channels, *data.size), method.layers)
             forward = partial(maps, forward)
         self.learner: nn.Module = Learner(self.student, self.method, forward, fabric)
-        self.sound_steps = faults.SafeTrainingSteps(self.learner, fabric.device, config.compile)
+        self.torch_workaround = faults.SafeTrainingSteps(self.learner, fabric.device, config.compile)
         if fabric.world_size > 1:
             device_ids = [fabric.device] if fabric.device.type == "cuda" else None
+            # a loss of feature maps may leave parameters without a gradient
             self.learner = DistributedDataParallel(
                 self.learner, device_ids=device_ids, find_unused_parameters=method.needs_maps
             )
@@ -169,7 +181,7 @@ class Trainer:
         self.recorder = Recorder.empty(recipe.epochs, len(data.train), fabric.device)
         self.callbacks = list(callbacks)
         self.should_stop, self.finished_early = False, ""
-        self.epoch_batches: Sequence[Tensor] = ()  # positions in the training set
+        self.epoch_batches: Sequence[Tensor] = ()  # all batches of this epoch, as positions in the training set
         self.timer_started = time.perf_counter()
 
     # ---------------------------------------------------------------------------------------------------- the loop
@@ -186,10 +198,11 @@ class Trainer:
         FloatingPointError
             If a loss or a gradient is not finite.
         """
-        recorder, stopped = self.recorder, False  # a callback sets `should_stop` on one rank; `stopped` is equal on all
+        recorder = self.recorder
+        stopped = False  # whether any rank has `should_stop`, so that all ranks stop after the same step
         try:
             self.call_callbacks("on_run_start")
-            for model in (self.student, self.optimization.evaluated):
+            for model in (self.student, self.optimization.evaluated_model):
                 model.trained_on = TrainingData.of(self.data)
             while recorder.epoch <= self.recipe.epochs and not stopped and not self.ended_by_callback():
                 self.student.train()
@@ -202,7 +215,7 @@ class Trainer:
                     self.call_callbacks("on_step_end")
                     if stopped := ranks.any_rank(self.should_stop, recorder.step, self.fabric):
                         break
-                self.check_finite()
+                self.check_finite()  # not after every step, because a GPU would have to wait for the answer
                 self.update_seconds()
                 if self.teacher:
                     self.teacher.end_epoch()
@@ -210,7 +223,8 @@ class Trainer:
                     self.end_epoch()
                     self.call_callbacks("on_epoch_end")
                     stopped = stopped or ranks.any_rank(self.should_stop, 0, self.fabric)
-                    if ranks.any_rank(bool(self.finished_early), 0, self.fabric) and not self.finished_early:
+                    any_finished_early = ranks.any_rank(bool(self.finished_early), 0, self.fabric)
+                    if any_finished_early and not self.finished_early:
                         self.finished_early = "another process ended the training"
             finished = recorder.epoch > self.recipe.epochs or self.ended_by_callback()
             run = self.save("finished" if finished else "interrupted")
@@ -225,7 +239,7 @@ class Trainer:
         Parameters
         ----------
         epoch : int
-            Counted from 1. It decides the order of the images and their augmentation.
+            Counted from 1. The order of the images and their augmentation depend on it.
 
         Yields
         ------
@@ -257,7 +271,7 @@ class Trainer:
         uint8 Tensor of shape (b, C, H, W)
         """
         train, augment = self.data.train, partial(self.augmentation, epoch=epoch)
-        if isinstance(train, Streamed):  # worker processes read and augment
+        if isinstance(train, Streamed):  # images in files: worker processes read and augment them
             yield from train.read(batches, seed=self.seed, epoch=epoch, augment=augment)
             return
         for index, images in zip(batches, train.read(batches, seed=self.seed, epoch=epoch), strict=True):
@@ -282,13 +296,14 @@ class Trainer:
         correct : bool Tensor of shape (B,)
             Whether the student classified each image correctly.
         terms : Terms
+            The total loss, its terms, and values of every image.
         """
-        # for dropout and MixUp; a resumed run repeats the same random numbers
+        # Each step has a seed of its own, so that dropout and MixUp get the same random numbers in a resumed run.
         views.seed_everything(views.step_seed(self.seed, epoch, step, self.fabric.global_rank))
         x, targets = self.make_inputs(images, index)
         teacher_output = self.teacher.batch_output(x, index) if self.teacher else None
         batch = Batch(self.data.train.labels[index], index, targets)
-        with self.sound_steps:
+        with self.torch_workaround:  # see `faults`; it has no effect on GPUs
             correct, terms = self.learner(x, teacher_output, batch, epoch)
             self.optimization.zero_grad()
             self.fabric.backward(terms.total)
@@ -296,7 +311,9 @@ class Trainer:
         return correct, terms
 
     def make_inputs(self, images: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Normalise and rotate images, and compute soft labels if the recipe smooths or mixes labels.
+        """Normalise and rotate images, and compute soft labels if the recipe smooths labels or mixes images.
+
+        A soft label is a probability for every class, instead of the index of one class.
 
         Parameters
         ----------
@@ -310,7 +327,7 @@ class Trainer:
         x : float Tensor of shape (V·b, C, H, W)
             All views of `images`, sorted by view and then by image.
         targets : float Tensor of shape (B, classes), or None
-            Soft labels of the whole batch. None if the labels are not softened.
+            Soft labels of the whole batch. None if labels are neither smoothed nor mixed.
         """
         x, targets = views.normalise(images, self.mean, self.std), None
         if self.mix or self.recipe.label_smoothing:
@@ -321,10 +338,14 @@ class Trainer:
         return views.rotate(x, self.method.views), targets
 
     def end_epoch(self) -> None:
-        """Evaluate the student on the held-out splits, and add a row to history.csv."""
+        """Evaluate the student, record the scores for history.csv, and move the recorder to the next epoch.
+
+        The held-out splits are the test images, and the validation images if there are any. If the recipe has an `ema`,
+        the averaged weights are evaluated.
+        """
         started = time.perf_counter()
-        model = self.optimization.evaluated
-        ranks.share_buffers(model, self.fabric)
+        model = self.optimization.evaluated_model
+        ranks.share_buffers(model, self.fabric)  # so that all ranks evaluate with the same BatchNorm statistics
         scores: dict[str, float] = {}
         for split in self.data.held_out:
             split_scores = compute_outputs(model, self.data, split, fabric=self.fabric).scores()
@@ -339,21 +360,21 @@ class Trainer:
         return bool(self.finished_early) and self.recorder.step == 0
 
     def call_callbacks(self, event: str, *arguments: Any) -> None:
-        """Call one method of every callback that has it.
+        """Call the method for an event, such as `on_epoch_end`, of every callback that has this method.
 
         Parameters
         ----------
         event : str
-            Name of the method, such as "on_epoch_end".
+            Name of the callbacks' method.
         *arguments
             Its arguments after the trainer.
         """
         for callback in self.callbacks:
-            if method := getattr(callback, event, None):
-                method(self, *arguments)
+            if callback_method := getattr(callback, event, None):
+                callback_method(self, *arguments)
 
     def teardown_callbacks(self) -> None:
-        """Call `teardown` of every callback. Errors become warnings, so that they cannot hide an earlier error."""
+        """Call `teardown` of every callback. Turn errors into warnings, so that they do not hide an earlier error."""
         for callback in self.callbacks:
             try:
                 if teardown := getattr(callback, "teardown", None):
@@ -387,7 +408,9 @@ class Trainer:
     def save(self, status: str) -> Run:
         """Write the run folder, if there is one, and return the run.
 
-        A checkpoint is written too, unless the run is finished.
+        Callbacks can change the run before it is written, see `Callback.on_save`. If the run is not finished, write a
+        checkpoint too. If it is finished, remove its checkpoints, and give the student its averaged weights if there
+        are any.
 
         Parameters
         ----------
@@ -397,8 +420,8 @@ class Trainer:
         -------
         Run
         """
-        recorder, data, model = self.recorder, self.data, self.optimization.evaluated
-        weights, ground_truth = runs.weights_of(model), data.train.difficulty
+        recorder, data, model = self.recorder, self.data, self.optimization.evaluated_model
+        weights, true_difficulty = runs.weights_of(model), data.train.difficulty
         settings = {**self.config.dump(), "status": status, "fingerprint": runs.fingerprint(weights)}
         if self.finished_early:
             settings["finished_early"] = self.finished_early
@@ -411,7 +434,7 @@ class Trainer:
             cross_entropy=recorder.cross_entropy.cpu().numpy(),
             difficulty=recorder.difficulty.cpu().numpy(),
             labels=data.train.labels.cpu().numpy(),
-            ground_truth=None if ground_truth is None else ground_truth.half().cpu().numpy(),
+            ground_truth=None if true_difficulty is None else true_difficulty.half().cpu().numpy(),
             ids=data.train.ids,
             path=self.folder,
         )
@@ -456,7 +479,7 @@ class Trainer:
         Parameters
         ----------
         state : dict
-            A result of `state`.
+            The content of a checkpoint, see `state`.
 
         Raises
         ------
@@ -481,7 +504,7 @@ class Trainer:
 
 
 def configure_process(device: torch.device) -> None:
-    """Configure memory and threads of this process for training.
+    """Configure memory and threads of this process for training on a CPU. Do nothing for other devices.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Widgets of the course: explorers with controls, and plain functions that draw the same figures.
 
 An explorer shows a figure next to its controls, and draws it again when a control changes. All controls are plain
-ipywidgets, so they work by keyboard. Where widgets cannot run, the first figure is shown.
+ipywidgets, so they can be used with the keyboard. Where widgets cannot run, the first figure is shown.
 
 - `preview_explorer` shows `preview_state`.
 - `contrast_explorer` shows `contrast_state`.

@@ -56,7 +56,8 @@ def center_explorer(runs: Run | Sequence[Run], data: Dataset | None = None) -> E
     images = _test_images(runs[0], data)
     classes, labels = runs[0].settings["data"]["classes"], runs[0].embedding["labels"]
 
-    def samples_of(category: int, network: str) -> list[tuple[str, int]]:
+    def sample_options(category: int, network: str) -> list[tuple[str, int]]:
+        """Return the options of the control `sample`: the center, and the test images of the category."""
         predictions = networks[network].embedding["predictions"]
         samples = [int(row) for row in rows if labels[row] == category]
         return [("the category's center", NONE_OPTION)] + [
@@ -64,9 +65,10 @@ def center_explorer(runs: Run | Sequence[Run], data: Dataset | None = None) -> E
         ]
 
     def follow(name: str, controls: Mapping[str, Any]) -> None:
+        """Update the options of `sample` when another category or network is chosen."""
         if name in ("category", "network"):
             before, sample = controls["sample"].value, controls["sample"]
-            sample.options = samples_of(controls["category"].value, controls["network"].value)
+            sample.options = sample_options(controls["category"].value, controls["network"].value)
             sample.value = before if name == "network" else NONE_OPTION
 
     first = next(iter(networks))
@@ -84,7 +86,7 @@ def center_explorer(runs: Run | Sequence[Run], data: Dataset | None = None) -> E
             **control_options("category", "coloured on the map"),
         ),
         "sample": ipywidgets.Dropdown(  # not a list box, because JupyterLab uses its arrow keys for itself
-            options=samples_of(start, first),
+            options=sample_options(start, first),
             **control_options("show", "the center, or a test image of the category", 520),
         ),
     }  # fmt: skip
@@ -115,12 +117,12 @@ def center_state(
     network : str, optional
         Label of one of the runs, such as "KD resnet8". By default, the first run.
     perplexity : float
-        Perplexity of t-SNE. Less than a third of the points on the map.
+        Perplexity of t-SNE. Less than a third of the number of points on the map.
     category : int
         The category whose center and samples are marked.
     sample : int, optional
-        Row of `run.embedding` of a sample in the category. Then the centers nearest to this sample are marked, and its
-        image is shown. By default, those nearest to the category's center.
+        Row number in `run.embedding` of a test image of the category. The centers nearest to this image are marked, and
+        the image is shown. By default, the centers nearest to the category's center are marked.
     data : Dataset, optional
         As in `center_explorer`.
 
@@ -171,7 +173,7 @@ def _draw_centers(
     nearest = np.argsort(-cosine, kind="stable")[: min(NEAREST_CENTERS, np.isfinite(cosine).sum())]
     own = embedding["labels"][rows] == category
     name = shorten(classes[category], 40)
-    near = CLASS_COLORS[1]
+    nearest_color = CLASS_COLORS[1]
     with new_widget_figure([run], 4.6) as figure:
         ax = figure.add_axes((0.015, 0.13, 0.5, 0.79))
         ax.scatter(xy[~own, 0], xy[~own, 1], s=9, color=LIGHT_GRAY, alpha=0.7, linewidth=0)
@@ -182,7 +184,7 @@ def _draw_centers(
         for rank, c in enumerate(nearest, 1):
             if c != category:
                 x, y = centers_xy[c]
-                ax.scatter(x, y, s=110, marker="*", color=near, edgecolor="black", linewidth=0.6, zorder=4)
+                ax.scatter(x, y, s=110, marker="*", color=nearest_color, edgecolor="black", linewidth=0.6, zorder=4)
             ax.annotate(
                 str(rank), centers_xy[c], (6, 5), textcoords="offset points", fontweight="bold", fontsize=8, zorder=6
             )
@@ -195,7 +197,7 @@ def _draw_centers(
         ax.set_title(f"t-SNE of {shorten(network, 28)}, perplexity {perplexity:g}")
 
         bars = figure.add_axes((0.74, 0.2, 0.23, 0.36))
-        colors = [CLASS_COLORS[0] if c == category else near for c in nearest]
+        colors = [CLASS_COLORS[0] if c == category else nearest_color for c in nearest]
         bars.barh(range(len(nearest)), cosine[nearest], color=colors, height=0.65)
         names = [f"{shorten(classes[c], 24)}  {rank}" for rank, c in enumerate(nearest, 1)]
         bars.set_yticks(range(len(nearest)), names, fontsize=7.5)
@@ -225,7 +227,7 @@ def _draw_centers(
         for marker, size, color, label in (
             ("o", 5, CLASS_COLORS[0], "its test images"),
             ("*", 11, CLASS_COLORS[0], "its center"),
-            ("*", 8, near, "nearest centers"),
+            ("*", 8, nearest_color, "nearest centers"),
         ):
             edge = "black" if marker == "*" else color
             ax.plot([], [], marker, markersize=size, color=color, markeredgecolor=edge, label=label)
@@ -241,7 +243,7 @@ def _draw_centers(
 
 
 def _runs_by_name(runs: list[Run]) -> dict[str, Run]:
-    """Return the runs by label. A label has the seed if several runs share it."""
+    """Return the runs by label. If several runs have the same label, the seed is added to it."""
     labels = [run_label(run, runs) for run in runs]
     names = [
         f"{label}, seed {run.settings['seed']}" if labels.count(label) > 1 else label

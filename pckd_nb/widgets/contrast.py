@@ -43,15 +43,16 @@ def contrast_explorer() -> Explorer:
 
 
 def contrast_batch(batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the toy batch with a number: three categories with three images each.
+    """Return a toy batch: score vectors of three categories with three images each.
 
-    Each category has a direction. The teacher's scores of an image lie close to the direction of its category. The
-    student's scores lie twice as far away on average.
+    A score vector u holds the products of an embedding with the category centers. Here it has two numbers, so that it
+    can be drawn. Each category has a direction. The teacher's vectors lie close to the direction of their category. The
+    student's vectors lie twice as far away on average.
 
     Parameters
     ----------
     batch : int
-        1 or more. The same number gives the same batch.
+        Number of the batch, 1 or more. The same number gives the same batch.
 
     Returns
     -------
@@ -64,7 +65,7 @@ def contrast_batch(batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     Raises
     ------
     ValueError
-        If `batch` is not a whole number from 1.
+        If `batch` is not a whole number, or is less than 1.
 
     Examples
     --------
@@ -74,7 +75,7 @@ def contrast_batch(batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     tensor([0, 0, 0, 1, 1, 1, 2, 2, 2])
     """
     if batch != int(batch) or batch < 1:
-        raise ValueError(f"batch must be a whole number from 1, got {batch}")
+        raise ValueError(f"batch must be a whole number, 1 or more, got {batch}")
     labels = torch.arange(3).repeat_interleave(3)
     angle = np.pi / 2 + 2 * np.pi / 3 * labels.numpy()
     middle = 1.6 * np.column_stack([np.cos(angle), np.sin(angle)])
@@ -88,9 +89,10 @@ def contrast_state(temperature: float = 4.0, beta: float = 0.05, batch: int = 1)
 
     .. math:: u \leftarrow u - \beta \frac{\partial L_{CC}}{\partial u}
 
-    The left panel shows the similarities a·q/τ of all score vectors, ordered by category. Blocks of positives have an
-    outline. The right panel shows the score vectors in the plane, and the step of every vector as an arrow. L_CC is
-    averaged over the images.
+    u is a score vector of the student or the teacher, see `contrast_batch`. The left panel shows the similarity a·q/τ
+    of each pair of score vectors a and q, ordered by category. Pairs of the same category are positives, and their
+    blocks have an outline. The right panel shows the score vectors as points, and the step of every vector as an arrow.
+    L_CC is averaged over the images.
 
     Parameters
     ----------

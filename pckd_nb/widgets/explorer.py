@@ -23,8 +23,8 @@ from ..runs import Run
 DPI = 100
 FIGURE_WIDTH = 8.2  # inches
 SMALL_FONT = 6.5  # points, for text next to small images
-HARD_COLOR = MORE_COLORS[1]  # of hard samples: vermilion, which is easy to tell from PCKD's green
-NONE_OPTION = -1  # stands for None among the options of a list; to ipywidgets, None means that nothing is chosen
+HARD_COLOR = MORE_COLORS[1]  # of hard samples: vermilion, which is easy to distinguish from PCKD's green
+NONE_OPTION = -1  # the option of a control that means None; ipywidgets uses None itself for "nothing is chosen"
 
 
 class Explorer(ipywidgets.VBox):
@@ -262,7 +262,7 @@ def thumbnails(
     texts : sequence of str
         One text per image.
     height : float
-        Height of a row with its text, in heights of an image.
+        Height of a row with its text, relative to the height of an image.
     frames : sequence of str, optional
         Colour of the frame of each image. By default, there are no frames.
     dashes : sequence of str, optional
@@ -344,7 +344,7 @@ def check_epoch(run: Run, epoch: int) -> None:
     Raises
     ------
     ValueError
-        If it is not.
+        If `epoch` is less than 1 or greater than the number of complete epochs.
     """
     if epoch not in range(1, len(run.history) + 1):
         raise ValueError(f"epoch must be 1 to {len(run.history)}, got {epoch!r:.60}")
@@ -361,7 +361,7 @@ def check_category(run: Run, category: int) -> None:
     Raises
     ------
     ValueError
-        If it is not.
+        If `category` is less than 0, or not less than the number of categories.
     """
     count = len(run.settings["data"]["classes"])
     if category not in range(count):

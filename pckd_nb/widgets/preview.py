@@ -44,8 +44,8 @@ def preview_explorer(run: Run) -> Explorer:
     epochs, trained_epsilon = len(run.history), run.method_settings.get("epsilon")
     highest = 10 ** (1 / epochs)  # with this ε, the threshold is 10 in the last epoch
     epsilon = trained_epsilon or run.settings["recipe"]["final_threshold"] ** (1 / epochs)
-    rough = (highest - 1) / 50
-    step = next(n * 10.0**k for k in range(-9, 3) for n in (1, 2, 5) if n * 10.0**k >= rough)
+    min_step = (highest - 1) / 50
+    step = next(n * 10.0**k for k in range(-9, 3) for n in (1, 2, 5) if n * 10.0**k >= min_step)
     controls = {
         "epsilon": ipywidgets.FloatSlider(
             value=epsilon, min=1, max=max(highest, epsilon), step=step, readout_format=".4f", continuous_update=False,
@@ -53,7 +53,7 @@ def preview_explorer(run: Run) -> Explorer:
         ),
         "epoch": epoch_control(epochs),
         "strategy": ipywidgets.Dropdown(
-            options=list(preview.STRATEGIES), **control_options("strategy", "how difficulty gives the weight")
+            options=list(preview.STRATEGIES), **control_options("strategy", "how the weight depends on the difficulty")
         ),
     }  # fmt: skip
     return Explorer(controls, lambda **values: preview_state(run, **values))
@@ -101,7 +101,7 @@ def preview_state(run: Run, epsilon: float, epoch: int, strategy: str = "preview
     index = run.gallery["index"][np.argsort(gamma[run.gallery["index"]], kind="stable")]
     shown = index[np.unique(np.linspace(0, len(index) - 1, 24).round().astype(int))]
     places = {int(sample): place for place, sample in enumerate(run.gallery["index"])}
-    less = int((weight[shown] < 1).sum())
+    reduced = int((weight[shown] < 1).sum())
 
     settings = run.method_settings
     trained_with = (
@@ -151,7 +151,7 @@ def preview_state(run: Run, epsilon: float, epoch: int, strategy: str = "preview
     figure.alt = (
         f"Epoch {epoch} of {len(run.history)}, ε = {epsilon:.4g}, strategy {strategy}: the threshold ε_t is "
         f"{limit:.2f}. {full:,} of {len(gamma):,} training images ({100 * full / len(gamma):.0f} %) count fully "
-        f"(v = 1); the mean weight is {mean:.2f}. Of the {len(shown)} images shown, {less} "
-        f"count{'s' * (less == 1)} less."
+        f"(v = 1); the mean weight is {mean:.2f}. Of the {len(shown)} images shown, {reduced} "
+        f"count{'s' * (reduced == 1)} less."
     )
     return figure

@@ -70,6 +70,7 @@ def sweep_state(runs: Sequence[Run], factor: str, value: float | None = None) ->
     runs : sequence of Run
         `figures.arms.find_sweep` selects those that belong to a sweep.
     factor : {"beta_cc", "beta_fa", "beta_ca", "epsilon"}
+        The setting that differs between the runs.
     value : float, optional
         A measured value. By default, the one of PCKD without options. Values of ε are converted to 240 epochs.
 
@@ -138,8 +139,8 @@ def _draw_sweep(sweep: Sweep, factor: str, value: float) -> Drawing:
     best = max(values, key=means.__getitem__)
     figure.alt = (
         f"PCKD with {symbol} = {value:g}{' (the default)' * (value == default)}: {_mean_and_sd(chosen)} top-1, mean "
-        f"over {_seeds(chosen)}. Of {len(values)} values from {values[0]:g} to {values[-1]:g} the highest mean is at "
-        f"{best:g}: {_mean_and_sd(points[best])}." + (f" For comparison: {others}." if others else "")
+        f"over {_seed_text(chosen)}. Of {len(values)} values from {values[0]:g} to {values[-1]:g} the highest mean is "
+        f"at {best:g}: {_mean_and_sd(points[best])}." + (f" For comparison: {others}." if others else "")
     )
     return figure
 
@@ -149,5 +150,6 @@ def _mean_and_sd(seeds: RunsBySeed) -> str:
     return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "") + " %"
 
 
-def _seeds(seeds: RunsBySeed) -> str:
+def _seed_text(seeds: RunsBySeed) -> str:
+    """Return, for example, "seeds 0, 1, 2"."""
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"

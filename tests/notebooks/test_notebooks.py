@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 from pckd_nb import demo, notebooks
-from pckd_nb.analysis import KINDS
+from pckd_nb.analysis import SAMPLE_KINDS
 from pckd_nb.experiments import SWEEPS
 
 from ..conftest import time_limit
@@ -108,7 +108,7 @@ def test_epsilon_is_named_by_its_value_in_the_sweep():
 
 def test_kinds_of_samples_have_the_names_of_the_package():
     text = source_of("08")
-    assert all(f"**{kind.capitalize()}**" in text and f'"{kind}"' in text for kind in KINDS)
+    assert all(f"**{kind.capitalize()}**" in text and f'"{kind}"' in text for kind in SAMPLE_KINDS)
     assert "lways easy" not in text
 
 

@@ -27,7 +27,7 @@ def is_plugin(name: object) -> bool:
     bool
         True for "module:Name", if the module exists, and for "file.py:Name".
     """
-    if not isinstance(name, str) or name.count(":") < 1:
+    if not isinstance(name, str) or ":" not in name:
         return False
     module, _, attribute = name.rpartition(":")
     if not attribute.isidentifier() or not module:
@@ -58,15 +58,15 @@ def load_plugin(name: str) -> Any:
         If the file, the module or the name does not exist, or if the import fails.
     """
     module_name, _, attribute = name.rpartition(":")
-    module = (
-        _import_file(user_path(module_name, "file")) if module_name.endswith(".py") else _import_module(module_name)
-    )
-    found: Any = module
-    if not hasattr(found, attribute):
+    if module_name.endswith(".py"):
+        module = _import_file(user_path(module_name, "file"))
+    else:
+        module = _import_module(module_name)
+    if not hasattr(module, attribute):
         names = sorted(key for key, value in vars(module).items() if not key.startswith("_") and callable(value))
         known = ", ".join(names[:20]) or "no functions or classes"
         raise ValueError(f"'{module_name}' has no {attribute!r}; it has {known}")
-    return getattr(found, attribute)
+    return getattr(module, attribute)
 
 
 def _module_exists(module: str) -> bool:
