@@ -89,6 +89,6 @@ def test_files_and_names_in_contributing_are_there():
     assert not [file for file in files if not (ROOT / file).is_file()]
     places = re.findall(r"`(\w+)`[^`.]* in `(pckd_nb/[\w/]+\.py)`", text)
     places += [(name, file) for name, file in re.findall(r"the function `(\w+)` of `(pckd_nb/[\w/]+\.py)`", text)]
-    assert {name for name, _ in places} >= {"RENAMED", "METHODS", "_load", "DATASETS"}
+    assert {name for name, _ in places} >= {"RENAMED", "METHODS", "_read_splits", "DATASETS"}
     for name, file in places:
         assert re.search(rf"\b{name}\b", (ROOT / file).read_text("utf-8")), (name, file)
