@@ -43,6 +43,12 @@ TARGETS = (
     Target("long run on digits: memory growth after the second epoch, %", "memory_growth_digits", "≤", 2),
     Target("long run on shapes100: memory growth after the second epoch, %", "memory_growth_shapes100", "≤", 2),
 )  # fmt: skip
+RATIOS = {
+    "live_over_plain": "speed with a live teacher, relative to the plain loop",
+    "cached_over_plain": "speed with the teacher cache, relative to the plain loop",
+    "step_over_bare": "time with a live teacher, relative to the networks alone",
+    "step_over_eager_bare": "time with a live teacher, relative to the networks alone, not compiled",
+}
 LINES = {
     "plain": "plain loop",
     "live": "pckd_nb, live teacher",
@@ -98,12 +104,14 @@ def render(report: dict[str, Any]) -> str:
     }  # fmt: skip
     text = [
         "# How fast pckd_nb is",
-        "This report is made by `python -m benchmarks` from report.json. The variants were timed in rounds, one after "
-        "the other. Numbers are medians over the rounds, with (min – max).",
+        "This report is made by `python -m benchmarks` from report.json. Most measurements were repeated in several "
+        "rounds. In each round, all variants were timed one after the other. Numbers are medians over the rounds, with "
+        "(min – max).",
         "- **plain loop**: PCKD as research code is often written, in float32 (`benchmarks/reference.py`)\n"
-        "- **live teacher**: the teacher runs in every training step\n"
-        "- **teacher cache**: the features of the teacher were stored in an earlier epoch\n"
-        "- **networks alone**: only the forward and backward passes, without data, losses and optimizer",
+        "- **live teacher**: training with pckd_nb, where the teacher runs in every step\n"
+        "- **teacher cache**: training with pckd_nb, where the features of the teacher are read from disk\n"
+        "- **networks alone**: only the forward and backward passes of the networks of pckd_nb, without data, losses "
+        "and optimizer",
         *no_gpu(parts),
         *processors(parts),
         "## Targets",
@@ -163,8 +171,9 @@ def steps(part: dict[str, Any]) -> str:
         "## Training steps",
         "The peak speed is that of a large matrix product: "
         + ", ".join(f"{value / 1e9:,.0f} GFLOP/s in {name}" for name, value in peak.items())
-        + ". A sample is an image with its four views. FLOPs are those of the networks, as PyTorch counts them. A "
-        "backward pass counts as two forward passes.",
+        + ". A sample is an image with its four views. FLOPs are the operations of the networks, as PyTorch counts "
+        "them. A backward pass counts as two forward passes. The share of peak is the speed divided by the peak "
+        "speed.",
     ]
     for sizes in part["details"]["pairs"].values():
         for found in sizes.values():
@@ -189,7 +198,7 @@ def steps(part: dict[str, Any]) -> str:
                 table(
                     ("ratio of medians", "", "min – max"),
                     (
-                        (name.replace("_", " "), f"{value['value']:.2f}", f"{value['min']:.2f} – {value['max']:.2f}")
+                        (RATIOS[name], f"{value['value']:.2f}", f"{value['min']:.2f} – {value['max']:.2f}")
                         for name, value in found["ratios"].items()
                     ),
                 ),
@@ -213,8 +222,8 @@ def teacher_origin(found: dict[str, Any]) -> str:
     if epochs:
         return f"The teacher was trained for {counted(epochs, 'epoch')}. "
     return (
-        "The teacher was not trained: it has initial weights with small residual branches, BatchNorm statistics of "
-        "training images, and class means as its last layer. "
+        "The teacher was not trained for this measurement. Its weights are random, but its BatchNorm statistics and "
+        "its last layer fit the training images. "
     )
 
 
@@ -232,9 +241,9 @@ def pieces(found: dict[str, Any], details: dict[str, Any]) -> list[str]:
 
     rows = [row(name, piece) for name, piece in found["pieces"].items()]
     text = (
-        "The share of the peak shows how much faster a piece could be at most. A teacher in int8 is compared with the "
-        "fastest matrix product above, so its share can be more than 100%. Data loading is compared with the fastest "
-        "copy in memory."
+        "A piece with a small share of peak could be made faster, at most until it reaches 100%. A teacher in int8 is "
+        "compared with the fastest matrix product above, so its share can be more than 100%. Data loading is compared "
+        "with the speed at which memory is copied."
     )
     return [table(("piece of a step with a live teacher", "ms", "work per step", "share of peak"), rows), text]
 
@@ -292,14 +301,23 @@ def contrast(part: dict[str, Any]) -> str:
         (name, *(interval(times[batch], ".3f") for batch in (small, large)), number(found["extra_gib"][name], ".3f"))
         for name, times in found["nanoseconds_per_pair"].items()
     ]
-    memory = f"extra GiB, batch {large} ({found['memory_from']})"
-    return "## Category center contrast, forward and backward\n\n" + table(("", *heads, memory), rows)
+    source = found["memory_from"]
+    reported = "by Linux (VmHWM)" if source == "VmHWM" else f"by {source}"
+    text = (
+        "Anchors are the score vectors of student and teacher: two per row. The loss compares all pairs of anchors. "
+        '"plain" is the loss written as in its equation. '
+        "Extra memory is the largest memory use during the computation minus the use before it, as reported "
+        f"{reported}."
+    )
+    heads = ["", *heads, f"extra GiB, batch {large}"]
+    return f"## Category center contrast, forward and backward\n\n{text}\n\n{table(heads, rows)}"
 
 
 def imports(part: dict[str, Any]) -> str:
     """Return the section about the time of imports."""
     rows = [(name, interval(seconds, ".2f")) for name, seconds in part["details"]["seconds"].items()]
-    return "## Import, each in a new Python process\n\n" + table(("", "seconds"), rows)
+    text = "`import pckd_nb` does not load torch. torch is loaded when pckd_nb is first used."
+    return f"## Import, each in a new Python process\n\n{text}\n\n" + table(("", "seconds"), rows)
 
 
 def sweep(part: dict[str, Any]) -> str:
@@ -331,8 +349,8 @@ def tsne(part: dict[str, Any]) -> str:
     ]
     heads = ("", "seconds", "share of the 10 nearest neighbours kept", "share of neighbours with the same class")
     text = (
-        f"{found['points']:,} points. In the full space, a share of {found['input_purity']:.3f} of the 10 nearest "
-        "neighbours has the same class."
+        f"A map of {found['points']:,} points was made with each library. Before the mapping, a share of "
+        f"{found['input_purity']:.3f} of the 10 nearest neighbours has the same class."
     )
     return f"## t-SNE\n\n{text}\n\n" + table(heads, rows)
 
@@ -342,7 +360,9 @@ def accuracy(part: dict[str, Any]) -> str:
     values, rows = part["values"], part["details"]["rows"]
     columns = ("seed", "fast", "plain", "teacher_fast", "teacher_float32")
     heads = ("seed", "student, fast", "student, plain float32", "teacher, fast", "teacher, float32")
-    difference = f"Accuracy of the fast training minus plain float32: {values['accuracy_difference']:+.2f} points"
+    difference = (
+        f"Accuracy of the fast training minus that in plain float32: {values['accuracy_difference']:+.2f} points"
+    )
     if "accuracy_interval_low" in values:
         low, high = values["accuracy_interval_low"], values["accuracy_interval_high"]
         difference += f", 95 % interval {low:+.2f} to {high:+.2f} (paired t)"
@@ -377,10 +397,10 @@ def memory(part: dict[str, Any]) -> str:
     teacher, student = part["settings"]["memory_networks"]
     text = (
         f"PCKD, {teacher} → {student}, each in a new process that also writes checkpoints. The table shows what the "
-        "process uses at the end of epoch 2, with (min – max) over the ends of later epochs. Growth is from epoch 2 to "
-        "the largest later value."
+        "process uses at the end of epoch 2, with (min – max) over the ends of later epochs. Growth is the change from "
+        "epoch 2 to the largest later value. Resident memory is what the process has in RAM."
     )
-    heads = ("", "epochs", "resident MiB", "growth", "peak MiB (VmHWM)", "tensors", "open files")
+    heads = ("", "epochs", "resident MiB", "growth", "peak MiB", "tensors", "open files")
     return f"## Memory of long runs\n\n{text}\n\n" + table(heads, rows)
 
 
@@ -395,7 +415,7 @@ def hardware(parts: dict[str, Any]) -> str:
         return (name, environment["date"], *seconds, environment["hardware"], str(environment["cpu_cores"]), load)
 
     rows = [row(name, part) for name, part in parts.items()]
-    heads = ("part", "date (UTC)", "seconds", "planned", "hardware", "CPU cores", "load at start")
+    heads = ("part", "date (UTC)", "seconds", "planned seconds", "hardware", "CPU cores", "load average at start")
     minutes = sum(part["seconds"] for part in parts.values()) / 60
     text = [table(heads, rows), f"All parts together took {minutes:.1f} minutes."]
     parts_by_versions: dict[str, list[str]] = {}

@@ -405,9 +405,9 @@ def conclusion(assumed: Assumed = Assumed()) -> str:
         f"{speedup(few, assumed):.0f} times as fast as one GPU. 8 GPUs are {speedup(small, assumed):.1f} times as fast "
         "as one.",
         f"With 4,096 images on 64 GPUs, the loss takes {percent(share)} of a step, because every rank computes it for "
-        f"all rows. The pairs of the contrast are {percent(pairs)} of the loss. 64 GPUs are "
-        f"{speedup(many, assumed):.1f} times as fast as one. With more than {useful_ranks(many, assumed):.0f} GPUs, "
-        "most of the time goes to the loss.",
+        f"all rows. The pairs of the contrast are {percent(pairs)} of the operations of the loss. "
+        f"64 GPUs are {speedup(many, assumed):.1f} times as fast as one. With more than "
+        f"{useful_ranks(many, assumed):.0f} GPUs, most of the time goes to the loss.",
         "To be faster, the ranks would have to share the rows of the projector and of the contrast. This is not "
         "implemented. With the same assumptions, 64 GPUs would then be at most "
         f"{split_speedup:.0f} times as fast as one.",
