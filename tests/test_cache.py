@@ -23,7 +23,7 @@ def teacher(data):
     return pckd.create_model("resnet14", data, seed=1)
 
 
-def trainer_in(root, data, teacher):
+def make_trainer(root, data, teacher):
     """Return a function that trains a student in `root`, with the cache unless told otherwise. It returns the bytes of
     the run's history, samples and weights."""
     recipe = pckd.get_recipe("classroom", epochs=2, batch_size=16)
@@ -40,19 +40,19 @@ def trainer_in(root, data, teacher):
 
 @pytest.fixture
 def train(data, teacher, tmp_path):
-    return trainer_in(tmp_path, data, teacher)
+    return make_trainer(tmp_path, data, teacher)
 
 
 @pytest.fixture(scope="module")
 def cached(data, teacher, tmp_path_factory):
-    """A folder with a filled cache, and what the training that filled it has written."""
+    """Return a folder with a filled cache, and the output of the training that filled it."""
     root = tmp_path_factory.mktemp("cached")
-    return root, trainer_in(root, data, teacher)("first")
+    return root, make_trainer(root, data, teacher)("first")
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """How often a teacher was asked."""
+def teacher_calls(monkeypatch):
+    """Return a list whose only number counts how often a teacher computed features."""
     count = [0]
     features = pckd.training.teacher.FrozenTeacher.features
 
@@ -64,42 +64,42 @@ def asked(monkeypatch):
     return count
 
 
-def epochs(tmp_path):
+def epoch_files(tmp_path):
     return sorted((tmp_path / "cache").rglob("epoch-*.npy"))
 
 
-def test_a_run_is_the_same_to_the_bit_without_a_cache_while_filling_it_and_from_it(train, asked, tmp_path):
+def test_results_are_identical_without_a_cache_while_filling_it_and_from_it(train, teacher_calls, tmp_path):
     without = train("without", cache=None)
-    steps = asked[0]
+    steps = teacher_calls[0]
     assert train("filling") == without
-    asked[0] = 0
+    teacher_calls[0] = 0
     assert train("reading") == without
-    assert steps > 0 and asked[0] == 0
-    assert len(epochs(tmp_path)) == 2 and np.load(epochs(tmp_path)[0]).shape == (40, 4, 64)
+    assert steps > 0 and teacher_calls[0] == 0
+    assert len(epoch_files(tmp_path)) == 2 and np.load(epoch_files(tmp_path)[0]).shape == (40, 4, 64)
 
 
-def test_in_full_precision_the_cache_keeps_it(train, tmp_path):
+def test_the_cache_keeps_full_precision(train, tmp_path):
     without, filling = (train(name, cache, "32-true") for name, cache in (("a", None), ("b", "cache")))
     assert without == filling == train("c", precision="32-true")
-    assert {np.load(file).dtype for file in epochs(tmp_path)} == {np.dtype("float32")}
+    assert {np.load(file).dtype for file in epoch_files(tmp_path)} == {np.dtype("float32")}
 
 
-def test_comparisons_at_one_seed_share_it_and_others_do_not(train, tmp_path, asked):
+def test_runs_share_the_cache_only_with_the_same_seed_and_views(train, tmp_path, teacher_calls):
     train("first")
-    asked[0] = 0
+    teacher_calls[0] = 0
     train("other betas", method=pckd.PCKD(beta_cc=0.01, strategy="uniform"), student_seed=5)
-    assert asked[0] == 0
+    assert teacher_calls[0] == 0
     train("other seed", seed=1)
     train("other views", method=pckd.KD())
-    assert len(epochs(tmp_path)) == 6 and len({path.parent for path in epochs(tmp_path)}) == 3
-    assert asked[0] > 0
+    assert len(epoch_files(tmp_path)) == 6 and len({path.parent for path in epoch_files(tmp_path)}) == 3
+    assert teacher_calls[0] > 0
 
 
 @pytest.mark.parametrize("damage", ["byte", "short", "no seal", "no json", "other shape", "not numpy"])
-def test_what_is_damaged_is_made_again(damage, cached, train, tmp_path):
+def test_damaged_cache_files_are_rebuilt(damage, cached, train, tmp_path):
     root, expected = cached
     shutil.copytree(root / "cache", tmp_path / "cache")
-    path = epochs(tmp_path)[0]
+    path = epoch_files(tmp_path)[0]
     seal = path.with_suffix(".json")
     whole = path.read_bytes()
     if damage == "byte":
@@ -115,48 +115,49 @@ def test_what_is_damaged_is_made_again(damage, cached, train, tmp_path):
     else:
         path.write_bytes(b"hello")
     warned = pytest.warns(UserWarning, match="epoch-0001.npy' is outdated or damaged: its features are computed again")
-    with nullcontext() if damage == "no seal" else warned:  # which another trial may be about to write
+    # a missing .json file gives no warning: another process may be about to write it
+    with nullcontext() if damage == "no seal" else warned:
         assert train("second") == expected
     assert path.read_bytes() == whole and json.loads(seal.read_text())["shape"] == [40, 4, 64]
 
 
-def test_it_never_grows_beyond_its_room(train, tmp_path):
+def test_the_cache_never_exceeds_its_size_limit(train, tmp_path):
     expected = train("without", cache=None)
     with pytest.warns(UserWarning, match="the teacher cache .* is full"):
         assert train("first", teacher_cache_gb=30e-6) == expected
     size = sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*") if file.is_file())
-    assert len(epochs(tmp_path)) == 1 and size <= 30e3
+    assert len(epoch_files(tmp_path)) == 1 and size <= 30e3
     with pytest.raises(ValueError, match="teacher_cache_gb must be greater than 0, got 0"):
         train("second", teacher_cache_gb=0)
 
 
-def test_a_training_that_fails_leaves_no_temporary_file(train, tmp_path):
+def test_a_failed_training_leaves_no_temporary_cache_file(train, tmp_path):
     with pytest.raises(FloatingPointError):
         train("failing", method=pckd.PCKD(beta_cc=1e30))
     assert not list((tmp_path / "cache").rglob("*.tmp")) and not list((tmp_path / "cache").rglob("epoch-*"))
     assert train("next") == train("without", cache=None)
 
 
-def test_files_that_other_trials_rename_meanwhile_do_no_harm(tmp_path, monkeypatch):
+def test_files_renamed_by_other_processes_do_no_harm(tmp_path, monkeypatch):
     cache = TeacherCache(tmp_path, {"teacher": "x"}, (6, 2, 3), 1)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / ".epoch-0001.npy.1.tmp").write_bytes(b"")
     stat = type(tmp_path).stat
 
-    def renamed(self, **how):
+    def stat_after_rename(self, **options):
         if self.name.endswith(".1.tmp") and os.path.exists(self):
             os.unlink(self)
             raise FileNotFoundError(str(self))
-        return stat(self, **how)
+        return stat(self, **options)
 
-    monkeypatch.setattr(type(tmp_path), "stat", renamed)
+    monkeypatch.setattr(type(tmp_path), "stat", stat_after_rename)
     cache.begin_epoch(1)
     assert cache.new_file is not None
     cache.close()
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_an_epoch_that_was_cut_short_is_not_kept(tmp_path):
+def test_an_incomplete_epoch_is_not_kept(tmp_path):
     cache = TeacherCache(tmp_path, {"teacher": "x"}, (6, 2, 3), 1)
     features = torch.randn(8, 3).half()
     cache.begin_epoch(1)
@@ -168,5 +169,6 @@ def test_an_epoch_that_was_cut_short_is_not_kept(tmp_path):
     cache.write(torch.tensor([3, 4]), features[:4])
     cache.end_epoch()
     cache.begin_epoch(1)
-    assert torch.equal(cache.read(torch.tensor([0, 5])), features[[1, 0, 5, 4]])  # view-major, in the order asked for
+    # view-major, in the requested order
+    assert torch.equal(cache.read(torch.tensor([0, 5])), features[[1, 0, 5, 4]])
     assert sorted(file.suffix for file in tmp_path.rglob("*") if file.is_file()) == [".json", ".npy"]

@@ -6,7 +6,7 @@ import pytest
 from pckd_nb import files
 
 
-def test_a_failed_write_keeps_what_was_there(tmp_path):
+def test_a_failed_write_keeps_the_old_file(tmp_path):
     file = tmp_path / "file"
     file.write_text("before")
 
@@ -20,7 +20,7 @@ def test_a_failed_write_keeps_what_was_there(tmp_path):
 
 
 def test_two_processes_may_write_the_same_file(tmp_path):
-    """One that comes between another's writing and renaming."""
+    """Another process writes the same file between our writing and renaming."""
 
     def interrupted(temporary):
         temporary.write_text("ours")

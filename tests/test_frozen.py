@@ -32,7 +32,7 @@ def trained(data):
 
 @pytest.fixture
 def every_form(monkeypatch):
-    """As on a processor that computes in int8 and in bfloat16; torch emulates what this one does not."""
+    """Pretend that the processor supports int8 and bfloat16. torch emulates them if it does not."""
     monkeypatch.setattr(hardware, "computes_in_int8", lambda device: True)
     monkeypatch.setattr(hardware, "computes_in_bfloat16", lambda device: True)
 
@@ -43,11 +43,11 @@ def freeze(model, data, exact=False) -> FrozenTeacher:
     return teacher
 
 
-def relative(a, b) -> float:
+def relative_difference(a, b) -> float:
     return ((a - b).norm() / b.norm()).item()
 
 
-def test_in_full_precision_it_is_the_network_itself(trained, data):
+def test_in_full_precision_the_teacher_is_the_network_itself(trained, data):
     teacher = freeze(trained, data, exact=True)
     x = torch.randn(4, 1, 16, 16)
     with torch.no_grad():
@@ -57,21 +57,21 @@ def test_in_full_precision_it_is_the_network_itself(trained, data):
 
 
 @pytest.mark.skipif(not AVX2, reason="int8 was measured on x86 processors with AVX2 alone")
-def test_eight_bits_where_they_suffice(trained, data, monkeypatch):
-    monkeypatch.setattr(teacher_module, "MAX_LOGITS_ERROR", 0.05)  # a network this small is not yet sure of much
+def test_int8_is_used_where_it_is_accurate_enough(trained, data, monkeypatch):
+    monkeypatch.setattr(teacher_module, "MAX_LOGITS_ERROR", 0.05)  # quantisation errors are larger in so small a network
     teacher = freeze(trained, data)
     assert teacher.form == "int8" and 0 < teacher.error <= teacher_module.MAX_LOGITS_ERROR
     x = pckd.views.normalise(data.test.images, torch.tensor(data.mean), torch.tensor(data.std))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        said, expected = teacher(x), trained.float()(x).float()
-    assert said.features.dtype == said.logits.dtype == torch.float32
-    assert relative(said.logits, expected.logits) < 2 * teacher_module.MAX_LOGITS_ERROR
+        found, expected = teacher(x), trained.float()(x).float()
+    assert found.features.dtype == found.logits.dtype == torch.float32
+    assert relative_difference(found.logits, expected.logits) < 2 * teacher_module.MAX_LOGITS_ERROR
     with torch.autocast("cpu", torch.bfloat16):
         assert not any(value.requires_grad for value in (*teacher(x)[:2], teacher.features(x)))
     assert not teacher.output(teacher.features(x)).logits.requires_grad
 
 
-def test_it_takes_another_form_where_one_is_too_far_off(trained, data, monkeypatch, every_form):
+def test_an_inaccurate_form_is_replaced_by_the_next_one(trained, data, monkeypatch, every_form):
     def noisy(model, calibration):
         return lambda x: model.features(x) * 1.5
 
@@ -88,11 +88,11 @@ def test_it_takes_another_form_where_one_is_too_far_off(trained, data, monkeypat
         teacher = freeze(trained, data)
     x = torch.randn(4, 1, 16, 16)
     with torch.no_grad():
-        rounded = trained.output(trained.features(x).half().float())  # as a cache would keep them
+        rounded = trained.output(trained.features(x).half().float())  # the precision that the cache stores
         assert teacher.form == "float32" and torch.equal(teacher(x).logits, rounded.logits)
 
 
-def test_networks_that_can_not_be_quantised_run_in_sixteen_bits(data, every_form):
+def test_networks_that_cannot_be_quantised_run_in_bfloat16(data, every_form):
     for name in ("vgg8", "torchvision:resnet18"):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -109,26 +109,26 @@ def test_networks_that_can_not_be_quantised_run_in_sixteen_bits(data, every_form
         (True, False, True, []),
     ],
 )
-def test_its_forms_are_those_that_the_hardware_computes(monkeypatch, int8, bfloat16, needs_maps, forms):
+def test_forms_depend_on_the_hardware(monkeypatch, int8, bfloat16, needs_maps, forms):
     monkeypatch.setattr(hardware, "computes_in_int8", lambda device: int8)
     monkeypatch.setattr(hardware, "computes_in_bfloat16", lambda device: bfloat16)
     assert list(teacher_module.fast_forms(torch.device("cpu"), needs_maps)) == forms
 
 
-def test_rows_do_not_depend_on_their_company(trained, data):
+def test_features_do_not_depend_on_the_rest_of_the_batch(trained, data):
     teacher = freeze(trained, data)
     x = torch.randn(40, 1, 16, 16)
     assert torch.equal(teacher.features(x)[:7], teacher.features(x[:7]))
 
 
-def test_the_run_says_which_form_taught(trained, data, recipe):
+def test_run_json_records_the_form_of_the_teacher(trained, data, recipe):
     student = pckd.create_model("resnet8", data, seed=1)
     run = pckd.distill(
         student, trained, data, pckd.KD(), recipe, accelerator="cpu", precision="bf16-mixed", progress=False
     )
-    about = run.settings["teacher"]
+    info = run.settings["teacher"]
     assert (
-        about["form"] in ("int8", "bfloat16", "folded")
-        and not about["exact"]
-        and 0 < about["logits_error"] <= teacher_module.MAX_LOGITS_ERROR
+        info["form"] in ("int8", "bfloat16", "folded")
+        and not info["exact"]
+        and 0 < info["logits_error"] <= teacher_module.MAX_LOGITS_ERROR
     )

@@ -1,4 +1,4 @@
-"""What an install gives: the same packages from pip and conda, and imports that stay light and point down."""
+"""Packaging: pip and conda install the same packages, imports are fast, and modules import only from lower floors."""
 
 import ast
 import gc
@@ -18,11 +18,11 @@ except ModuleNotFoundError:  # Python 3.10
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-SEVEN = {"torch", "torchvision", "jupyterlab", "matplotlib", "seaborn", "scikit-learn", "ipywidgets"}
+MAIN_PACKAGES = {"torch", "torchvision", "jupyterlab", "matplotlib", "seaborn", "scikit-learn", "ipywidgets"}
 
 
 def parsed(file: Path) -> ast.Module:
-    """Python 3.11 can fail where the garbage collector runs in the middle of this (AST constructor recursion depth)."""
+    """Parse a file without garbage collection: with it, ast.parse of Python 3.11 can fail with a recursion error."""
     gc.disable()
     try:
         return ast.parse(file.read_text())
@@ -31,21 +31,21 @@ def parsed(file: Path) -> ast.Module:
 
 
 def requirements(lines) -> dict[str, str]:
-    """Package → version range."""
+    """Return the version range of each package."""
     return {(parts := re.match(r"([A-Za-z0-9_-]+)(.*)", line).groups())[0]: parts[1] for line in lines}
 
 
-def test_conda_and_pip_install_the_same():
+def test_conda_and_pip_install_the_same_packages():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     lines = [line for line in conda if isinstance(line, str) and line != "pip"]
     lines += [line for line in next(part for part in conda if isinstance(part, dict))["pip"] if line != "-e ."]
     found = requirements(lines)
     assert found.pop("python") == PROJECT["requires-python"]
     assert found == requirements(PROJECT["dependencies"])
-    assert SEVEN <= found.keys()
+    assert MAIN_PACKAGES <= found.keys()
 
 
-def test_everything_the_package_imports_is_declared():
+def test_all_imported_packages_are_declared():
     names = {"sklearn": "scikit-learn", "PIL": "pillow", "lightning_fabric": "lightning-fabric", "zmq": "pyzmq"}
     names |= {"openTSNE": "opentsne", "typer_injector": "typer-injector", "pydantic_core": "pydantic"}
     imported = set()
@@ -60,6 +60,7 @@ def test_everything_the_package_imports_is_declared():
     assert foreign - requirements(PROJECT["dependencies"]).keys() == {"timm", "torchdistill"} <= extras
 
 
+# Floor by floor, from the bottom: a module may import from its own floor and from those below.
 FLOORS = [
     {
         "losses",
@@ -86,7 +87,7 @@ FLOORS = [
 ]
 
 
-def test_imports_only_point_down():
+def test_modules_import_only_from_their_own_floor_or_below():
     floor = {name: number for number, names in enumerate(FLOORS) for name in names}
     for file in (ROOT / "pckd_nb").rglob("*.py"):
         *packages, stem = file.relative_to(ROOT / "pckd_nb").with_suffix("").parts
@@ -95,19 +96,19 @@ def test_imports_only_point_down():
             if isinstance(node, ast.Import):
                 ours = [alias.name.split(".") for alias in node.names if re.match(r"pckd_nb\b", alias.name)]
                 for name in (parts[1] if len(parts) > 1 else "__init__" for parts in ours):
-                    assert floor[name] <= own, f"{file.name} imports {name}, which stands above it"
-            # as many dots as folders lead to a neighbour in the same room, one more out of it
+                    assert floor[name] <= own, f"{file.name} imports {name} from a higher floor"
+            # with as many dots as folders, an import stays in its own subpackage; with one more, it leaves it
             outward = isinstance(node, ast.ImportFrom) and node.level == len(packages) + 1
             if outward or isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pckd_nb"):
                 module = (node.module or "").removeprefix("pckd_nb").strip(".")
                 below = [module.split(".")[0]] if module else [alias.name for alias in node.names]
                 for name in below:
-                    # what is no module is a name of the package itself, which stands on top
-                    stands = floor.get(name, floor["__init__"])
-                    assert stands <= own, f"{file.name} imports {name}, which stands above it"
+                    # a name that is not a module comes from pckd_nb/__init__.py, which is on the top floor
+                    imported_floor = floor.get(name, floor["__init__"])
+                    assert imported_floor <= own, f"{file.name} imports {name} from a higher floor"
 
 
-def test_the_papers_equations_import_nothing_but_torch():
+def test_modules_with_equations_import_only_torch():
     for name in ("losses", "preview", "tensor_checks"):
         tree = parsed(ROOT / "pckd_nb" / f"{name}.py")
         modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
@@ -122,14 +123,14 @@ def test_the_papers_equations_import_nothing_but_torch():
         }
 
 
-def test_importing_the_package_loads_no_plotting_and_no_notebook_machinery():
+def test_importing_the_package_loads_no_plotting_or_notebook_packages():
     heavy = ["matplotlib.pyplot", "seaborn", "sklearn", "nbconvert", "IPython", "torchdistill"]
     code = f"import sys, pckd_nb; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_public_names_are_there():
+def test_public_names_exist():
     import pckd_nb
 
     for name in pckd_nb.__all__:
@@ -142,8 +143,8 @@ def test_public_names_are_there():
     assert pckd_nb.__version__ == PROJECT["version"]
 
 
-def test_names_of_the_package_are_those_that_a_type_checker_sees():
-    """The block that type checkers read, `__all__`, and what `__getattr__` finds say the same."""
+def test_type_checkers_see_all_public_names():
+    """The `if TYPE_CHECKING` block, `__all__` and `__getattr__` have the same names."""
     import pckd_nb
 
     block = next(node for node in parsed(ROOT / "pckd_nb" / "__init__.py").body if isinstance(node, ast.If))
@@ -174,12 +175,12 @@ for first in ("transfer_table", "evaluate", "losses"):
 """
 
 
-def test_transfer_stays_a_function_whatever_is_imported_first():
+def test_transfer_is_a_function_in_any_import_order():
     expected = [f"{first} True True" for first in ("transfer_table", "evaluate", "losses")]
     assert run_python(IMPORT_IN_ORDER).splitlines() == expected
 
 
-def test_every_module_is_there_without_an_import_of_its_own():
+def test_every_module_is_an_attribute_of_the_package():
     modules = sorted(path.stem for path in (ROOT / "pckd_nb").glob("[a-z]*.py"))
     code = f"import pckd_nb; print([name for name in {modules} if not hasattr(pckd_nb, name)])"
     assert run_python(code) == "[]"
@@ -194,7 +195,7 @@ def test_every_module_is_there_without_an_import_of_its_own():
         ("pckd_nb.figures, pckd_nb.widgets", ["lightning_fabric", "torch._dynamo"]),
     ],
 )
-def test_what_is_slow_is_imported_when_it_is_needed(uses, without):
+def test_slow_packages_are_imported_only_when_needed(uses, without):
     assert (
         run_python(f"import sys, pckd_nb; {uses}; print([name for name in {without} if name in sys.modules])") == "[]"
     )

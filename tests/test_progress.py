@@ -1,4 +1,4 @@
-"""What a training tells of itself: to a file, to a terminal, and to whoever asks."""
+"""Progress output of a training: in a file, in a terminal, and through a custom progress bar."""
 
 import io
 import math
@@ -20,7 +20,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def stderr(monkeypatch):
-    """Puts a file, or a terminal, in stderr's place."""
+    """Return a function that replaces stderr by a file or a terminal."""
 
     def put(stream):
         monkeypatch.setattr(sys, "stderr", stream)
@@ -31,7 +31,7 @@ def stderr(monkeypatch):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A time that tqdm goes by, and that only moves when it is told to."""
+    """Replace the clock of tqdm. Return a function that moves it forward."""
     now = [1000.0]
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
     return lambda seconds: now.__setitem__(0, now[0] + seconds)
@@ -44,8 +44,8 @@ def is_plain(text: str) -> bool:
 # --------------------------------------------------------------------------------------------------- in a file
 
 
-def test_a_file_gets_whole_lines_at_a_measured_pace(stderr, clock):
-    """Ten minutes of 600 steps, with an epoch's end every 200."""
+def test_a_file_gets_complete_lines_at_limited_rate(stderr, clock):
+    """600 steps of one second, with an epoch end every 200 steps."""
     file = stderr(io.StringIO())
     with progress.make_bar(600, "KD resnet8", "step") as bar:
         for step in range(1, 601):
@@ -53,9 +53,9 @@ def test_a_file_gets_whole_lines_at_a_measured_pace(stderr, clock):
             bar.update()
             if step % 200 == 0:
                 bar.set_postfix_str(f"epoch {step // 200}, test 50.0 %")
-    said = file.getvalue()
-    lines = said.splitlines()
-    assert is_plain(said)
+    text = file.getvalue()
+    lines = text.splitlines()
+    assert is_plain(text)
     assert 10 <= len(lines) <= 1 + 600 / progress.SECONDS_BETWEEN_LINES + 3
     assert all(
         re.fullmatch(r"KD resnet8: \d+ of 600 steps, [\d:]+ passed, [\d:?]+ left(, epoch .*)?", s) for s in lines
@@ -63,16 +63,16 @@ def test_a_file_gets_whole_lines_at_a_measured_pace(stderr, clock):
     assert lines[-1] == "KD resnet8: 600 of 600 steps, 10:00 passed, 00:00 left, epoch 3, test 50.0 %"
 
 
-def test_steps_that_take_no_time_are_no_lines(stderr, clock):
+def test_fast_steps_print_no_lines(stderr, clock):
     file = stderr(io.StringIO())
     with progress.make_bar(10_000, "KD", "step") as bar:
         for _ in range(10_000):
             bar.update()
             clock(0.001)
-    assert len(file.getvalue().splitlines()) == 1  # the first, which says that it has begun
+    assert len(file.getvalue().splitlines()) == 1  # only the first line, printed at the start
 
 
-def test_two_at_a_time_leave_lines_whole(stderr, clock, capsys):
+def test_two_bars_do_not_break_each_others_lines(stderr, clock, capsys):
     file = stderr(io.StringIO())
     with progress.make_bar(2, "one", "step") as one, progress.make_bar(2, "two", "step") as two:
         for bar in (one, two, one, two):
@@ -86,8 +86,8 @@ def test_two_at_a_time_leave_lines_whole(stderr, clock, capsys):
 
 
 @pytest.mark.parametrize("total", [0, 2, 3])
-def test_more_than_was_planned_is_no_accident(stderr, clock, total):
-    """As the demo's projected seconds may be."""
+def test_progress_beyond_the_total_is_allowed(stderr, clock, total):
+    """The demo estimates its total seconds, and may take longer."""
     file = stderr(io.StringIO())
     with progress.make_bar(total, "demo", "second") as bar:
         for _ in range(5):
@@ -111,32 +111,32 @@ def test_the_log_of_a_real_training_is_short(command, tmp_path):
             log.seek(0)
             return log.read().decode()
 
-    said = run("train.log", "train", "--model", "resnet8", "--out", "teacher")
+    text = run("train.log", "train", "--model", "resnet8", "--out", "teacher")
     if command == "distill":
-        said = run("log", "distill", "--teacher", "teacher", "--student", "resnet8", "--method", "pckd", "--out", "run")
-    assert is_plain(said) and len(said.encode()) < 4096
-    assert re.findall(r"epoch (\d), test [\d.]+ %$", said, re.M) == ["1", "2", "3"]
+        text = run("log", "distill", "--teacher", "teacher", "--student", "resnet8", "--method", "pckd", "--out", "run")
+    assert is_plain(text) and len(text.encode()) < 4096
+    assert re.findall(r"epoch (\d), test [\d.]+ %$", text, re.M) == ["1", "2", "3"]
 
 
 # ----------------------------------------------------------------------------------------------- in a terminal
 
 
 @pytest.mark.parametrize("unit", ["step", "second"])
-def test_a_terminal_gets_one_bar(stderr, clock, unit):
+def test_a_terminal_gets_a_single_bar(stderr, clock, unit):
     terminal = stderr(Terminal())
     with progress.make_bar(4, "KD resnet8", unit) as bar:
         for _ in range(4):
             clock(1)
             bar.update()
         bar.set_postfix_str("epoch 1, test 50.0 %")
-    said = terminal.getvalue()
-    assert said.count("\n") == 1 and said.endswith("\n") and said.count("\r") > 4
-    last = said.rpartition("\r")[2]
+    text = terminal.getvalue()
+    assert text.count("\n") == 1 and text.endswith("\n") and text.count("\r") > 4
+    last = text.rpartition("\r")[2]
     assert "KD resnet8: 100" in last and "epoch 1, test 50.0 %" in last
     assert ("passed" in last) == (unit == "second")
 
 
-def test_what_is_not_wanted_is_not_shown(stderr, data, student, recipe, capsys):
+def test_no_progress_is_shown_if_switched_off(stderr, data, student, recipe, capsys):
     for stream in (io.StringIO(), Terminal()):
         stderr(stream)
         pckd.fit(student, data, recipe, progress=False)
@@ -147,10 +147,10 @@ def test_what_is_not_wanted_is_not_shown(stderr, data, student, recipe, capsys):
     assert capsys.readouterr().out == ""
 
 
-# ------------------------------------------------------------------------------------------- to whoever asks
+# ------------------------------------------------------------------------------------- custom progress bar
 
 
-class Ear:
+class RecordingProgress:
     def __init__(self):
         self.updates, self.epochs = [], []
 
@@ -161,43 +161,43 @@ class Ear:
         self.epochs.append((s, sum(self.updates)))
 
 
-def test_a_progress_of_ones_own_is_told_of_every_step(stderr, data, student, recipe):
-    file, ear = stderr(io.StringIO()), Ear()
-    run = pckd.fit(student, data, recipe, progress=ear)
+def test_a_custom_progress_bar_is_called_at_every_step(stderr, data, student, recipe):
+    file, recorder = stderr(io.StringIO()), RecordingProgress()
+    run = pckd.fit(student, data, recipe, progress=recorder)
     steps = views.steps_per_epoch(len(data.train), recipe.batch_size)
-    assert ear.updates == [0] + [1] * steps * recipe.epochs
+    assert recorder.updates == [0] + [1] * steps * recipe.epochs
     tests = [f"epoch {epoch}, test {top1:.1f} %" for epoch, top1 in enumerate(run.history["test_top1"], 1)]
-    assert ear.epochs == [(text, steps * epoch) for epoch, text in enumerate(tests, 1)]
+    assert recorder.epochs == [(text, steps * epoch) for epoch, text in enumerate(tests, 1)]
     assert file.getvalue() == ""
 
 
-def test_after_a_resume_it_first_hears_what_was_done(data, student, recipe, tmp_path, monkeypatch):
-    class StoppedError(Exception):
+def test_after_a_resume_the_first_update_holds_the_finished_steps(data, student, recipe, tmp_path, monkeypatch):
+    class StopTrainingError(Exception):
         pass
 
-    class Stopping(Ear):
+    class StoppingProgress(RecordingProgress):
         def update(self, n=1):
             super().update(n)
             if sum(self.updates) == stop:
-                raise StoppedError
+                raise StopTrainingError
 
     monkeypatch.setattr(training.callbacks, "MIN_SECONDS_BETWEEN_SAVES", -1)  # save after every step
     monkeypatch.setattr(training.callbacks, "MAX_SAVING_SHARE", math.inf)
     steps = views.steps_per_epoch(len(data.train), recipe.batch_size)
-    stop, ear = steps + 2, Ear()  # one step into the second epoch is saved, and one is lost
-    with pytest.raises(StoppedError):
-        pckd.fit(student, data, recipe, out=tmp_path / "run", progress=Stopping())
+    stop, recorder = steps + 2, RecordingProgress()  # in the second epoch, one step is saved and one is lost
+    with pytest.raises(StopTrainingError):
+        pckd.fit(student, data, recipe, out=tmp_path / "run", progress=StoppingProgress())
     fresh = pckd.create_model("resnet8", data, seed=2)
-    run = pckd.fit(fresh, data, recipe, out=tmp_path / "run", resume=True, progress=ear)
+    run = pckd.fit(fresh, data, recipe, out=tmp_path / "run", resume=True, progress=recorder)
     assert run.finished
-    assert ear.updates == [steps + 1] + [1] * (steps - 1)
-    assert [done for _, done in ear.epochs] == [2 * steps]
+    assert recorder.updates == [steps + 1] + [1] * (steps - 1)
+    assert [done for _, done in recorder.epochs] == [2 * steps]
 
 
-def test_a_share_of_a_longer_job_weighs():
-    ear = Ear()
-    share = progress.WeightedProgress(ear, 0.25)
+def test_weighted_progress_scales_updates():
+    recorder = RecordingProgress()
+    share = progress.WeightedProgress(recorder, 0.25)
     share.update(8)
     share.update()
     share.set_postfix_str("epoch 1")
-    assert ear.updates == [2.0, 0.25] and ear.epochs == [("epoch 1", 2.25)]
+    assert recorder.updates == [2.0, 0.25] and recorder.epochs == [("epoch 1", 2.25)]

@@ -3,7 +3,7 @@ import pytest
 from pckd_nb.recipes import RECIPES, Recipe, get_recipe
 
 
-def test_the_papers_recipe():
+def test_the_recipe_of_the_paper():
     recipe = get_recipe("cifar100_paper")
     assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.momentum, recipe.weight_decay) == (
         240,
@@ -27,7 +27,7 @@ def test_the_imagenet_recipe():
     assert recipe.flip and recipe.method_settings()["epsilon"] ** 100 == pytest.approx(1.005**240)
 
 
-def test_the_classroom_recipe_ends_a_hundred_times_slower_than_it_begins():
+def test_the_classroom_recipe_decays_the_learning_rate_a_hundredfold():
     recipe = get_recipe("classroom")
     rates = [recipe.lr_at(epoch) for epoch in range(1, recipe.epochs + 1)]
     assert rates[0] == recipe.lr == 0.05 and rates == sorted(rates, reverse=True)
@@ -35,7 +35,7 @@ def test_the_classroom_recipe_ends_a_hundred_times_slower_than_it_begins():
 
 
 @pytest.mark.parametrize("epochs", [1, 5, 15, 240])
-def test_a_short_recipe_keeps_the_end_of_the_schedule(epochs):
+def test_a_short_recipe_reaches_the_same_final_threshold(epochs):
     settings = get_recipe("classroom", epochs=epochs).method_settings()
     assert settings["epsilon"] ** epochs == pytest.approx(1.005**240)
     assert settings["beta_cc"] == RECIPES["classroom"].method["beta_cc"]
@@ -47,12 +47,12 @@ def test_a_short_recipe_keeps_the_end_of_the_schedule(epochs):
     + [{"momentum": 1}, {"momentum": -0.1}, {"weight_decay": -1}, {"weight_decay": float("inf")}, {"colour": "red"}]
     + [{"final_threshold": 0}],
 )
-def test_impossible_recipes_are_refused(change):
+def test_invalid_recipes_are_refused(change):
     with pytest.raises(TypeError if change == {"epochs": 1.5} else ValueError, match=next(iter(change))):
         get_recipe("classroom", **change)
 
 
-def test_names():
+def test_get_recipe_takes_names_and_recipes():
     with pytest.raises(ValueError, match=r"'class'.*classroom"):
         get_recipe("class")
     mine = Recipe("mine", epochs=3)

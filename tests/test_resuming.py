@@ -12,7 +12,7 @@ def run(teacher, data, recipe, tmp_path):
     return pckd.distill(student, teacher, data, pckd.KD(), recipe, out=tmp_path / "run", progress=False)
 
 
-def test_prepare(run, tmp_path):
+def test_check_run_folder_accepts_and_refuses_folders(run, tmp_path):
     def refused(error, match, folder, **flags):
         with pytest.raises(error, match=match):
             resuming.check_run_folder(folder, **{"resume": False, "overwrite": False, **flags})
@@ -35,12 +35,12 @@ def test_prepare(run, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_all_that_a_run_writes_is_known_to_be_its_own(run):
+def test_run_files_lists_all_files_of_a_run(run):
     assert {path.name for path in run.path.iterdir()} == set(runs.RUN_FILES)
 
 
-def test_overwriting_takes_the_run_alone(run, teacher, data, recipe):
-    """Not what else lies in its folder: another run, notes, the cache that this very training uses."""
+def test_overwriting_removes_only_the_run(run, teacher, data, recipe):
+    """Other contents of the folder stay: another run, notes, and the cache that this training uses."""
     (run.path / "notes.txt").write_text("mine")
     options = dict(out=run.path, overwrite=True, teacher_cache=run.path / "cache", progress=False)
     inner = pckd.fit(teacher, data, recipe, out=run.path / "grid" / "seed0", progress=False)
@@ -51,7 +51,7 @@ def test_overwriting_takes_the_run_alone(run, teacher, data, recipe):
     assert list((run.path / "cache").rglob("epoch-*.npy"))
 
 
-def test_the_teachers_own_run_is_not_overwritten(run, data, recipe, tmp_path):
+def test_the_run_of_the_teacher_is_not_overwritten(run, data, recipe, tmp_path):
     (tmp_path / "link").symlink_to(run.path)
     before = {path.name: path.read_bytes() for path in run.path.iterdir()}
     for out in (run.path, tmp_path / "link"):
@@ -61,7 +61,7 @@ def test_the_teachers_own_run_is_not_overwritten(run, data, recipe, tmp_path):
     assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
 
 
-def test_a_folder_whose_name_is_not_utf8_keeps_a_run(teacher, data, recipe, tmp_path):
+def test_a_run_folder_may_have_a_name_that_is_not_utf8(teacher, data, recipe, tmp_path):
     out = tmp_path / os.fsdecode(b"run\xe9")
     try:
         out.mkdir()
@@ -71,13 +71,13 @@ def test_a_folder_whose_name_is_not_utf8_keeps_a_run(teacher, data, recipe, tmp_
     assert pckd.load_run(out).model() is not None
 
 
-def test_a_folder_is_held_by_one_and_what_a_kill_left_is_swept(tmp_path):
+def test_a_folder_is_locked_and_files_of_a_killed_run_are_removed(tmp_path):
     folder = tmp_path / "deep" / "run"
     with files.locked(folder):
         with pytest.raises(BlockingIOError, match="another process is training in"), files.locked(folder):
             pass
         assert [path.name for path in folder.iterdir()] == [".lock"]
-    assert not folder.parent.exists() and tmp_path.exists()  # nothing came of it
+    assert not folder.parent.exists() and tmp_path.exists()  # empty folders are removed
     folder.mkdir(parents=True)
     for name in (".lock", ".history.csv.1234.tmp"):
         (folder / name).write_text("")
@@ -88,7 +88,7 @@ def test_a_folder_is_held_by_one_and_what_a_kill_left_is_swept(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["run.json"]
 
 
-def test_a_lock_that_was_removed_stops_the_writing(tmp_path):
+def test_no_checkpoint_is_written_without_the_lock_file(tmp_path):
     with files.locked(tmp_path / "run"):
         resuming.write_checkpoint(tmp_path / "run", {"a": 1})
         (tmp_path / "run" / ".lock").unlink()
@@ -99,7 +99,7 @@ def test_a_lock_that_was_removed_stops_the_writing(tmp_path):
             assert resuming.read_checkpoint(tmp_path / "run") == {"a": 1}
 
 
-def test_the_checkpoint_before_the_last_is_kept(tmp_path):
+def test_the_previous_checkpoint_is_kept(tmp_path):
     for number in (1, 2, 3):
         resuming.write_checkpoint(tmp_path, {"a": number})
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "previous.pt"}

@@ -17,7 +17,7 @@ def run(data, recipe, tmp_path):
     return pckd.distill(student, teacher, data, pckd.PCKD(), recipe, out=tmp_path / "run", progress=False)
 
 
-def test_a_folder_gives_back_what_was_saved(run, data):
+def test_load_run_returns_what_was_saved(run, data):
     loaded = pckd.load_run(run.path)
     assert loaded.settings == json.loads(json.dumps(run.settings))
     assert loaded.history.equals(run.history) and loaded.timing.equals(run.timing)
@@ -31,7 +31,7 @@ def test_a_folder_gives_back_what_was_saved(run, data):
     assert loaded.parameters == sum(parameter.numel() for parameter in loaded.model().parameters())
 
 
-def test_a_folder_holds_what_the_documentation_says(run):
+def test_a_run_folder_has_the_documented_files(run):
     documented = {
         "run.json",
         "history.csv",
@@ -45,14 +45,14 @@ def test_a_folder_holds_what_the_documentation_says(run):
     assert all(name in runs.__doc__ for name in documented)
 
 
-def test_gallery_goes_from_easy_to_hard(run, data):
+def test_gallery_is_sorted_from_easy_to_hard(run, data):
     gallery = pckd.load_run(run.path).gallery
     assert (np.diff(gallery["difficulty"].astype(float)) >= 0).all() and len(gallery["index"]) == 48
     assert np.array_equal(gallery["images"], data.train.images[gallery["index"]])
     assert np.array_equal(gallery["difficulty"], run.difficulty[-1][gallery["index"]])
 
 
-def test_embedding_is_of_the_test_images(run, data):
+def test_embedding_holds_features_of_the_test_images(run, data):
     embedding = pckd.load_run(run.path).embedding
     predictions = pckd.predict(run.model(), data)
     assert np.array_equal(embedding["features"], predictions.features.half())
@@ -67,7 +67,7 @@ def test_summary_has_a_row_for_every_run(run):
     assert table["parameters"].tolist() == [run.parameters] * 2 and table["epochs"].tolist() == [2, 2]
 
 
-def test_a_record_may_do_without_weights(run, tmp_path):
+def test_a_run_can_be_saved_without_weights(run, tmp_path):
     run.save(tmp_path / "record", weights=False)
     record = pckd.load_run(tmp_path / "record")
     assert not (tmp_path / "record" / "student.safetensors").exists()
@@ -76,7 +76,7 @@ def test_a_record_may_do_without_weights(run, tmp_path):
         record.model()
 
 
-def test_what_a_run_lacks_is_named(run):
+def test_missing_parts_of_a_run_are_named(run):
     assert runs.require_parts(run, "samples", "gallery", "embedding") is run
     for part, lacks in (("samples", "difficulty"), ("gallery", "gallery"), ("embedding", "embedding")):
         bare = dataclasses.replace(run, **{lacks: None})
@@ -86,14 +86,14 @@ def test_what_a_run_lacks_is_named(run):
             runs.require_parts(dataclasses.replace(bare, history=run.history[:0]), part)
 
 
-def test_tables_can_be_read_alone(run):
+def test_tables_only_loads_no_arrays_or_weights(run):
     loaded = pckd.load_run(run.path, tables_only=True)
     assert loaded.settings == json.loads(json.dumps(run.settings)) and loaded.path == run.path
     assert loaded.history.equals(run.history) and loaded.seconds == run.seconds
     assert not loaded.student_state and loaded.embedding is loaded.gallery is loaded.cross_entropy is None
 
 
-def test_what_is_no_run_is_named(tmp_path):
+def test_folders_without_a_run_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder"):
         pckd.load_run(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"no run\.json"):
@@ -106,7 +106,7 @@ def test_what_is_no_run_is_named(tmp_path):
     + [("student.safetensors", b"<html>", "damaged"), ("samples.npz", b"PK\x03\x04", "damaged")]
     + [("history.csv", b"", "damaged"), ("history.csv", None, "history.csv is missing")],
 )
-def test_damaged_files_give_one_line(name, content, error, run):
+def test_damaged_files_give_a_one_line_error(name, content, error, run):
     if content is None:
         (run.path / name).unlink()
     else:
@@ -116,7 +116,7 @@ def test_damaged_files_give_one_line(name, content, error, run):
     assert "\n" not in str(caught.value)
 
 
-def test_a_pickle_in_an_array_file_is_not_opened(run):
+def test_a_pickle_in_an_array_file_is_not_loaded(run):
     class Evil:
         def __reduce__(self):
             return (os.mkdir, (str(run.path / "opened"),))
@@ -127,7 +127,7 @@ def test_a_pickle_in_an_array_file_is_not_opened(run):
     assert not (run.path / "opened").exists()
 
 
-def test_weights_of_another_network_are_named(run):
+def test_weights_of_another_network_are_refused(run):
     run.settings["model"]["name"] = "resnet14"
     with pytest.raises(
         ValueError, match=r"these weights belong to another network: 'layer1\.1\.conv1\.weight' is missing"
@@ -147,13 +147,13 @@ def test_weights_of_another_network_are_named(run):
 
 def test_fingerprint_changes_with_any_name_or_weight():
     state = {"a": torch.zeros(3), "b": torch.ones(2)}
-    known = runs.fingerprint(state)
-    assert known == runs.fingerprint({"b": torch.ones(2), "a": torch.zeros(3)}) and len(known) == 16
-    assert known != runs.fingerprint({"a": torch.zeros(3), "c": torch.ones(2)})
-    assert known != runs.fingerprint({"a": torch.tensor([0, 0, 1e-30]), "b": torch.ones(2)})
+    expected = runs.fingerprint(state)
+    assert expected == runs.fingerprint({"b": torch.ones(2), "a": torch.zeros(3)}) and len(expected) == 16
+    assert expected != runs.fingerprint({"a": torch.zeros(3), "c": torch.ones(2)})
+    assert expected != runs.fingerprint({"a": torch.tensor([0, 0, 1e-30]), "b": torch.ones(2)})
 
 
-def test_many_runs_become_one_table(data, recipe, teacher, tmp_path):
+def test_load_runs_and_table_combine_many_runs(data, recipe, teacher, tmp_path):
     uniform = pckd.PCKD(strategy="uniform", beta_fa=0, beta_cc=0.25)
     for name, method, seed in (("a", pckd.Supervised(), 0), ("b", uniform, 3)):
         student = pckd.create_model("resnet8", data, seed=seed)
@@ -177,7 +177,7 @@ def test_many_runs_become_one_table(data, recipe, teacher, tmp_path):
         runs.load_runs(tmp_path / "c")
 
 
-def test_the_embedding_of_many_images_is_spread_over_all_classes(student):
+def test_a_subsampled_embedding_covers_all_classes(student):
     labels = torch.arange(3).repeat_interleave(3000)  # sorted, as a folder of images is
     predictions = Predictions(torch.rand(9000, 64), torch.rand(9000, 3), labels)
     found = recording.embedding(student, predictions)

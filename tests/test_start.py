@@ -1,4 +1,4 @@
-"""The command line answers at once where nothing is computed, and its help fits the terminal."""
+"""Commands that compute nothing answer at once, and their help fits the terminal."""
 
 import json
 import re
@@ -14,13 +14,13 @@ from pckd_nb import cli
 from pckd_nb.cli.console import GROUPS, print_table, wrap
 
 COMMANDS = typer.main.get_command(cli.app).commands
-SLOW = ["torch", "numpy", "pandas", "lightning_fabric", "matplotlib", "sklearn", "rich"]
+SLOW_IMPORTS = ["torch", "numpy", "pandas", "lightning_fabric", "matplotlib", "sklearn", "rich"]
 TRAIN = ["train", "--data", "digits", "--model", "resnet8", "--out", "x"]
 DISTILL = ["distill", "--data", "digits", "--student", "resnet8", "--out", "x"]
 GRID = ["--teacher", "t", "--student", "resnet8", "--data", "digits", "--out", "x"]
 
-ANSWERED = [[], ["--help"], ["--version"], ["datasets"], ["models"], *([name, "--help"] for name in COMMANDS)]
-WRONG = {
+FAST_COMMANDS = [[], ["--help"], ["--version"], ["datasets"], ["models"], *([name, "--help"] for name in COMMANDS)]
+TYPING_ERRORS = {
     "No such command 'trian'. Did you mean 'train'": ["trian"],
     "No such option: --modle": [*TRAIN, "--modle", "resnet8"],
     "No such option: --nonsense": ["--nonsense"],
@@ -60,81 +60,82 @@ from pckd_nb.cli import main
 for arguments in json.load(sys.stdin):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         status = main(arguments)
-    loaded = [name for name in {SLOW} if name in sys.modules]
+    loaded = [name for name in {SLOW_IMPORTS} if name in sys.modules]
     print(json.dumps([status, out.getvalue(), err.getvalue(), loaded]))
 """
 
 
 def call(*commands: list[str]) -> list[tuple[int, str, str, list[str]]]:
-    """Status, stdout, stderr of each command, and what slow was imported up to then; in a process of their own."""
+    """Run commands in one new process. Return status, stdout, stderr and the slow imports so far, per command."""
     done = subprocess.run(
         [sys.executable, "-c", CALL], input=json.dumps(commands), capture_output=True, text=True, check=True
     )
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_help_and_lists_import_nothing_slow():
-    for command, (status, out, err, loaded) in zip(ANSWERED, call(*ANSWERED), strict=True):
+def test_help_and_lists_import_no_slow_packages():
+    for command, (status, out, err, loaded) in zip(FAST_COMMANDS, call(*FAST_COMMANDS), strict=True):
         assert (status, err, loaded) == (0, "", []) and out, command
 
 
-def test_typing_errors_import_nothing_slow(tmp_path, monkeypatch):
+def test_typing_errors_import_no_slow_packages(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for (says, command), (status, out, err, loaded) in zip(WRONG.items(), call(*WRONG.values()), strict=True):
+    results = call(*TYPING_ERRORS.values())
+    for (message, command), (status, out, err, loaded) in zip(TYPING_ERRORS.items(), results, strict=True):
         assert (status, out, loaded) == (2, "", []), (command, err)
-        assert err.startswith(f"pckd-nb: {says}") and err.count("\n") == 1, err
+        assert err.startswith(f"pckd-nb: {message}") and err.count("\n") == 1, err
     assert not list(tmp_path.iterdir())
 
 
-def test_the_version(capsys):
+def test_version_option(capsys):
     from pckd_nb import __version__
 
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"pckd-nb {__version__}\n"
 
 
-def page(capsys, monkeypatch, *arguments: str, columns: int = 80) -> str:
+def help_text(capsys, monkeypatch, *arguments: str, columns: int = 80) -> str:
     monkeypatch.setenv("COLUMNS", str(columns))
     assert cli.main(list(arguments)) == 0
     return capsys.readouterr().out
 
 
-def flat(text: str) -> str:
+def join_lines(text: str) -> str:
     return " ".join(text.split())
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
 @pytest.mark.parametrize("arguments", [["--help"], ["datasets"], ["models"], *([name, "--help"] for name in COMMANDS)])
-def test_it_fits_the_terminal_without_cut_words(arguments, columns, capsys, monkeypatch):
-    text = page(capsys, monkeypatch, *arguments, columns=columns)
+def test_help_fits_the_terminal_without_cut_words(arguments, columns, capsys, monkeypatch):
+    text = help_text(capsys, monkeypatch, *arguments, columns=columns)
     assert max(map(len, text.splitlines())) <= columns, text
     assert not re.search(r"…|(?<!{RUN})(?<!\[ARGS\])\.\.\.", text)
     words = set(text.split())
-    wide = set(page(capsys, monkeypatch, *arguments, columns=10_000).split())
-    assert words == wide, "names are whole at any width"
+    wide = set(help_text(capsys, monkeypatch, *arguments, columns=10_000).split())
+    assert words == wide, "words must not be cut at any width"
 
 
-def test_commands_are_in_the_order_of_a_learner(capsys, monkeypatch):
-    text = page(capsys, monkeypatch, "--help")
+def test_commands_are_in_learning_order(capsys, monkeypatch):
+    text = help_text(capsys, monkeypatch, "--help")
     names = re.findall(r"^  (\w+)", text.partition("Commands:")[2], re.M)
     assert names == list(COMMANDS) and names[0] == "demo"
     order = [names.index(name) for name in ("datasets", "models", "train", "distill", "evaluate", "compare", "figures")]
     assert order == sorted(order)
     for command in COMMANDS.values():
-        sentence = re.split(r"(?<=\.)\s", flat(command.help))[0]
-        assert sentence.rstrip(".") in flat(text)
+        sentence = re.split(r"(?<=\.)\s", join_lines(command.help))[0]
+        assert sentence.rstrip(".") in join_lines(text)
 
 
 def groups(text: str) -> dict[str, list[str]]:
-    """Heading → options of a help page."""
+    """Return the options of a help page by group."""
     sections = re.split(r"^(\w+):\n", text, flags=re.M)[1:]
     found = zip(sections[::2], sections[1::2], strict=True)
     return {name: re.findall(r"^  (\S+)", section, re.M) for name, section in found}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_option_stands_in_a_group(command, capsys, monkeypatch):
-    found = groups(page(capsys, monkeypatch, command, "--help"))
+def test_every_option_is_in_a_help_group(command, capsys, monkeypatch):
+    found = groups(help_text(capsys, monkeypatch, command, "--help"))
     assert list(found) == [name for name in GROUPS if name in found]
     options = [parameter for parameter in COMMANDS[command].params if parameter.param_type_name == "option"]
     shown = [option for group, names in found.items() if group != "Arguments" for option in names]
@@ -142,18 +143,18 @@ def test_every_option_stands_in_a_group(command, capsys, monkeypatch):
     assert found["Options"][-1] == "--help" and len(found["Options"]) <= 4
 
 
-def test_groups_of_a_distillation_and_of_a_grid(capsys, monkeypatch):
-    found = groups(page(capsys, monkeypatch, "distill", "--help"))
+def test_help_groups_of_distill_and_grid_commands(capsys, monkeypatch):
+    found = groups(help_text(capsys, monkeypatch, "distill", "--help"))
     assert list(found) == ["Networks", "Data", "Method", "Training", "Machine", "Options"]
     some = {"Networks": "--teacher", "Data": "--root", "Method": "--beta-cc", "Training": "--lr"}
     assert all(option in found[group] for group, option in some.items())
     for command in ("compare", "ablate", "sweep"):
         assert {"--out", "--seeds", "--jobs", "--shard", "--dry-run"} == set(
-            groups(page(capsys, monkeypatch, command, "--help"))["Grid"]
+            groups(help_text(capsys, monkeypatch, command, "--help"))["Grid"]
         )
 
 
-def test_the_last_column_of_a_table_is_broken_between_words(capsys, monkeypatch):
+def test_the_last_column_of_a_table_is_wrapped_between_words(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     rows = [("name", "n", "what"), ("first", "1,000", "one two-three four five six seven eight")]
     print_table(rows, right=(1,), fit=True)
@@ -167,8 +168,8 @@ def test_the_last_column_of_a_table_is_broken_between_words(capsys, monkeypatch)
     assert wrap("--debug-all of-it", 20) == ["--debug-all of-it"]
 
 
-def seconds(*commands: tuple[str, ...]) -> list[float]:
-    """The median of five starts of each command, one after the other, so that what else runs slows all of them."""
+def median_start_seconds(*commands: tuple[str, ...]) -> list[float]:
+    """Return the median time of five starts per command. Commands alternate, so that other load slows all of them."""
     taken: list[list[float]] = [[] for _ in commands]
     for _ in range(5):
         for times, command in zip(taken, commands, strict=True):
@@ -180,11 +181,11 @@ def seconds(*commands: tuple[str, ...]) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_it_starts_at_once():
+def test_commands_and_imports_start_fast():
     answers = [("-m", "pckd_nb", *command) for command in (["--help"], ["datasets"], ["models"], ["distill", "--help"])]
     code = ("-c", "pass"), ("-c", "import torch"), ("-c", "import pckd_nb"), ("-c", "import pckd_nb.losses")
-    nothing, torch, package, equations, *answered = seconds(*code, *answers)
+    nothing, torch, package, equations, *answered = median_start_seconds(*code, *answers)
     for command, took in zip(answers, answered, strict=True):
         assert took - nothing < (torch - nothing) / 3, command
     assert package - nothing < (torch - nothing) / 10
-    assert equations < 1.5 * torch  # on a quiet machine, a tenth more at most
+    assert equations < 1.5 * torch  # on an idle machine it takes at most 10 % more

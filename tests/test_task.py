@@ -1,4 +1,4 @@
-"""What a training is made of, and its folder: what a stranger found wrong there."""
+"""Regression tests for mistakes in training arguments and run folders."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from pckd_nb.models import as_classifier, with_preprocessing
 from .test_plugs import QUIET, SHORT, cut, networks, train
 
 
-def test_loggers_added_on_resume_leave_the_best_epoch(data, tmp_path):
+def test_loggers_added_on_resume_keep_the_best_epoch(data, tmp_path):
     options = dict(val=0.25, epochs=4)
     whole = train(data, **options)
     cut(data, tmp_path / "run", step=4, **options)
@@ -25,48 +25,48 @@ def test_loggers_added_on_resume_leave_the_best_epoch(data, tmp_path):
     assert resumed.settings["best"] == whole.settings["best"] and resumed.finished
 
 
-def test_a_preprocessed_teacher_is_fed_as_it_learned(data):
+def test_a_preprocessed_teacher_gets_the_normalisation_it_was_trained_with(data):
     inner = with_preprocessing(pckd.create_model("resnet14", data, seed=2), data, mean=(0.3,), std=(0.7,))
     run = pckd.fit(inner, data, **SHORT)
-    moved = dataclasses.replace(data, mean=(0.9,), std=(0.1,))
-    seen = []
+    changed = dataclasses.replace(data, mean=(0.9,), std=(0.1,))
+    networks_used = []
 
-    class Look(pckd.Callback):
+    class KeepTeacher(pckd.Callback):
         def on_run_start(self, trainer):
-            seen.append(trainer.teacher.network.model)
+            networks_used.append(trainer.teacher.network.model)
 
     with pytest.warns(UserWarning, match="the teacher was trained on images of"):
-        pckd.distill(pckd.create_model("resnet8", data), run, moved, "kd", callbacks=[Look()], **SHORT)
+        pckd.distill(pckd.create_model("resnet8", data), run, changed, "kd", callbacks=[KeepTeacher()], **SHORT)
     pixels = data.test.images[:6] / 255
     expected = inner.eval()((pixels - data.mean[0]) / data.std[0]).logits
-    found = seen[0].eval()((pixels - 0.9) / 0.1).logits
+    found = networks_used[0].eval()((pixels - 0.9) / 0.1).logits
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_training_that_is_to_end_early_and_is_interrupted_can_be_finished(data, tmp_path):
-    class End(pckd.Callback):
+def test_an_interrupted_early_stop_can_be_resumed(data, tmp_path):
+    class StopEarly(pckd.Callback):
         def on_step_end(self, trainer):
             trainer.finished_early = "enough"
 
-    cut(data, tmp_path / "run", step=2, epochs=5, callbacks=[End()])
-    run = train(data, out=tmp_path / "run", resume=True, epochs=5, callbacks=[End()])
+    cut(data, tmp_path / "run", step=2, epochs=5, callbacks=[StopEarly()])
+    run = train(data, out=tmp_path / "run", resume=True, epochs=5, callbacks=[StopEarly()])
     assert run.finished and len(run.history) == 1 and run.settings["finished_early"] == "enough"
 
 
-def test_numbers_of_numpy_are_taken_and_recorded_as_plain_ones(data):
+def test_numpy_numbers_are_accepted_and_recorded_as_python_numbers(data):
     run = train(data, pckd.PCKD(views=np.int64(2), beta_kd=np.float32(2)), seed=np.int64(3), val=np.float64(0.25))
     assert json.loads(json.dumps(run.settings))["seed"] == 3
     assert run.settings["method"]["views"] == 2 and run.method_settings["views"] == 2
     assert run.fingerprint == train(data, pckd.PCKD(views=2, beta_kd=2.0), seed=3, val=0.25).fingerprint
 
 
-def test_options_of_own_data_that_do_not_fit_are_refused_in_one_line(data):
+def test_invalid_options_of_custom_data_give_a_one_line_error(data):
     with pytest.raises(ValueError, match="data.options.seed needs a number, got 'a'$") as error:
         train(dataclasses.replace(data, options={"seed": "a"}))
     assert type(error.value) is ValueError and "\n" not in str(error.value)
 
 
-def test_an_interrupted_run_without_its_checkpoint_is_not_begun_anew(data, tmp_path):
+def test_an_interrupted_run_without_its_checkpoint_is_not_restarted(data, tmp_path):
     cut(data, tmp_path / "run", step=2)
     before = (tmp_path / "run" / "student.safetensors").read_bytes()
     (tmp_path / "run" / "checkpoint.pt").unlink()
@@ -84,7 +84,7 @@ def test_a_finished_record_without_weights_is_not_resumed(data, tmp_path):
         train(data, out=tmp_path / "run", resume=True)
 
 
-def test_a_run_of_a_teacher_with_other_channels_is_refused_in_one_line(data):
+def test_a_teacher_run_with_other_channels_gives_a_one_line_error(data):
     colour = dataclasses.replace(
         data,
         train=dataclasses.replace(data.train, images=data.train.images.expand(-1, 3, -1, -1).contiguous()),
@@ -98,7 +98,7 @@ def test_a_run_of_a_teacher_with_other_channels_is_refused_in_one_line(data):
     assert "\n" not in str(error.value)
 
 
-def test_batches_of_one_row_are_refused_and_others_are_not(data):
+def test_only_batches_of_one_row_are_refused(data):
     class Plain(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -117,7 +117,7 @@ def test_batches_of_one_row_are_refused_and_others_are_not(data):
         assert pckd.distill(as_classifier(Plain()), networks(data)[1], data, pckd.KD(), **one).finished
 
 
-def test_a_strategy_of_another_shape_is_refused(data):
+def test_strategy_weights_of_wrong_shape_are_refused(data):
     method = pckd.PCKD(strategy=lambda ce, gamma, threshold: torch.ones(len(ce), 1), beta_cc=0)
     student, teacher = networks(data)
     method.bind(student, teacher)
@@ -126,13 +126,13 @@ def test_a_strategy_of_another_shape_is_refused(data):
         method(student(x), teacher(x), Batch(torch.zeros(4, dtype=torch.int64), torch.arange(4)), 1)
 
 
-def test_two_wrappers_of_one_network_are_not_student_and_teacher(data):
+def test_two_wrappers_of_the_same_network_are_refused(data):
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
     with pytest.raises(ValueError, match="teacher and student are the same network"):
         pckd.distill(as_classifier(network), as_classifier(network), data, "kd", **SHORT)
 
 
-def test_flags_without_a_folder_are_refused(data):
+def test_resume_and_overwrite_need_a_run_folder(data):
     for flag in ("resume", "overwrite"):
         with pytest.raises(ValueError, match=f"{flag} needs a run folder: pass out=…"):
             train(data, **{flag: True})
@@ -150,17 +150,17 @@ def test_a_checkpoint_with_a_wrong_recorder_is_refused(data, tmp_path):
         train(data, out=tmp_path / "run", resume=True)
 
 
-def test_a_class_of_loggers_is_refused(data):
+def test_a_logger_class_is_refused(data):
     with pytest.raises(TypeError, match="loggers must be a list of loggers .* got a list with the class CSVLogger"):
         train(data, loggers=[CSVLogger])
 
 
-def test_milestones_of_another_type(data):
+def test_milestones_of_wrong_type_are_refused(data):
     with pytest.raises(TypeError, match="milestones must be a list or tuple, got 5"):
         pckd.get_recipe("classroom", milestones=5)
 
 
-def test_status_of_a_run_json(data, tmp_path):
+def test_an_unknown_status_in_run_json_is_refused(data, tmp_path):
     run = train(data, out=tmp_path / "run", **QUIET)
     runs.write_settings(tmp_path / "run", {**run.settings, "status": "banana"})
     with pytest.raises(ValueError, match="is damaged: status must be 'running', 'interrupted' or 'finished'"):
@@ -178,7 +178,7 @@ def test_status_of_a_run_json(data, tmp_path):
         ({"nodes": True}, TypeError, "nodes must be a whole number, got True"),
     ],
 )
-def test_bad_arguments_are_named(options, error, words, data):
+def test_invalid_arguments_are_named(options, error, words, data):
     with pytest.raises(error) as caught:
         train(data, **options)
     assert str(caught.value).startswith(words)
@@ -195,26 +195,26 @@ def test_bad_arguments_are_named(options, error, words, data):
         ({"classes": {"a", "b"}}, TypeError, "classes must be a list of names"),
     ],
 )
-def test_bad_arguments_of_own_data_are_named(options, error, words):
+def test_invalid_arguments_of_from_arrays_are_named(options, error, words):
     pair = np.zeros((6, 8, 8), np.uint8), [0, 1] * 3
     with pytest.raises(error) as caught:
         pckd.Dataset.from_arrays(pair, pair, **options)
     assert str(caught.value).startswith(words)
 
 
-def test_labels_that_are_no_numbers_of_classes():
+def test_labels_too_large_for_classes_are_refused():
     images = np.zeros((4, 8, 8), np.uint8)
     with pytest.raises(ValueError, match="^labels must be less than 100000, got 3000000000000"):
         pckd.Dataset.from_arrays((images, np.arange(4) * 10**12), (images, [0] * 4))
 
 
-def test_numbers_of_numpy_describe_own_data():
+def test_from_arrays_accepts_numpy_numbers():
     pair = np.zeros((6, 8, 8), np.uint8), [0, 1] * 3
     mine = pckd.Dataset.from_arrays(pair, pair, mean=np.float32([0.5]), std=[np.float64(1)], default_views=np.int64(2))
     assert json.dumps([mine.mean, mine.std, mine.default_views]) == "[[0.5], [1.0], 2]"
 
 
-def test_settings_of_early_stopping():
+def test_invalid_early_stopping_settings_are_refused():
     for options, words in (
         ({"min_delta": "1"}, "min_delta"),
         ({"monitor": 5}, "monitor"),

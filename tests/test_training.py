@@ -28,30 +28,31 @@ def assert_same_run(a: pckd.Run, b: pckd.Run) -> None:
     assert np.array_equal(a.cross_entropy, b.cross_entropy) and np.array_equal(a.difficulty, b.difficulty)
 
 
-def fresh(data, method="pckd"):
+def networks(data):
+    """Return a new student and a new teacher."""
     return pckd.create_model("resnet8", data, seed=2), pckd.create_model("resnet14", data, seed=1)
 
 
-def test_it_learns(data, student):
+def test_training_learns_the_tiny_data_set(data, student):
     run = pckd.fit(student, data, pckd.get_recipe("classroom", epochs=6, batch_size=8), **QUIET)
     assert run.accuracy >= 90 and run.accuracy == pckd.evaluate(student, data, precision="32-true").top1
     assert run.history["cross_entropy"].iloc[-1] < run.history["cross_entropy"].iloc[0] / 2
 
 
 @pytest.mark.parametrize("method", [Supervised(), KD(), PCKD()])
-def test_a_seed_fixes_every_bit(method, data, recipe):
-    first, again = (pckd.distill(*fresh(data), data, method, recipe, **QUIET) for _ in range(2))
-    assert_same_run(first, again)
-    other = pckd.distill(*fresh(data), data, method, recipe, seed=1, **QUIET)
+def test_the_same_seed_gives_the_same_run_bit_for_bit(method, data, recipe):
+    first, second = (pckd.distill(*networks(data), data, method, recipe, **QUIET) for _ in range(2))
+    assert_same_run(first, second)
+    other = pckd.distill(*networks(data), data, method, recipe, seed=1, **QUIET)
     assert not same(first.student_state, other.student_state)
 
 
-def test_the_default_precision_is_repeatable_too(data, recipe):
-    runs = [pckd.distill(*fresh(data), data, PCKD(), recipe, progress=False) for _ in range(2)]
+def test_the_default_precision_is_reproducible(data, recipe):
+    runs = [pckd.distill(*networks(data), data, PCKD(), recipe, progress=False) for _ in range(2)]
     assert_same_run(*runs)
 
 
-def test_neither_teacher_nor_method_nor_callers_random_numbers_are_touched(data, student, teacher, recipe):
+def test_teacher_method_and_random_state_of_the_caller_stay_unchanged(data, student, teacher, recipe):
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     method = PCKD()
     assert teacher.training
@@ -63,17 +64,17 @@ def test_neither_teacher_nor_method_nor_callers_random_numbers_are_touched(data,
 
 
 @pytest.mark.parametrize("method", [Supervised(), KD(), PCKD()])
-def test_every_method_records_every_sample_at_every_epoch(method, data, recipe):
-    run = pckd.distill(*fresh(data), data, method, recipe, **QUIET)
+def test_every_method_records_each_sample_in_each_epoch(method, data, recipe):
+    run = pckd.distill(*networks(data), data, method, recipe, **QUIET)
     assert run.cross_entropy.shape == run.difficulty.shape == (2, 48)
     assert run.cross_entropy.dtype == np.float16 and np.isfinite(run.cross_entropy).all()
-    # γ averages to 1 in every batch; three batches of 16.
+    # γ has mean 1 in each of the three batches of 16
     assert run.difficulty.astype(float).mean(1) == pytest.approx([1, 1], abs=2e-3)
     assert run.cross_entropy.astype(float).mean(1) == pytest.approx(run.history["cross_entropy"].to_numpy(), rel=2e-3)
     assert np.array_equal(run.labels, data.train.labels) and run.ground_truth.shape == (48,)
 
 
-def test_records_are_kept_by_dataset_index():
+def test_recorder_stores_values_by_dataset_index():
     recorder = recording.Recorder.empty(2, 5, torch.device("cpu"))
     values = torch.tensor([3.0, 4.0])
     terms = Terms(torch.tensor(1.0), {"cross_entropy": torch.tensor(1.0)}, values, values * 2, torch.tensor([1.0, 0.5]))
@@ -85,7 +86,7 @@ def test_records_are_kept_by_dataset_index():
     }  # fmt: skip
 
 
-def test_epoch_means_count_images_not_batches():
+def test_epoch_means_weight_batches_by_their_size():
     recorder = recording.Recorder.empty(1, 3, torch.device("cpu"))
     for index, value in (([0, 1], 1.0), ([2], 4.0)):
         some = torch.full((len(index),), value)
@@ -98,7 +99,7 @@ def test_epoch_means_count_images_not_batches():
     ]  # fmt: skip
 
 
-def test_the_student_is_trained_on_the_views_the_method_asks_for(data, student, recipe, monkeypatch):
+def test_the_student_is_trained_on_the_views_of_the_method(data, student, recipe, monkeypatch):
     seen = []
     rotate = views.rotate
     monkeypatch.setattr(views, "rotate", lambda images, count: seen.append(count) or rotate(images, count))
@@ -112,17 +113,17 @@ def test_the_student_is_trained_on_the_views_the_method_asks_for(data, student, 
     assert set(seen) == {1}
 
 
-def test_run_json_tells_what_was_resolved(data, student, teacher, recipe, tmp_path):
+def test_run_json_records_resolved_settings(data, student, teacher, recipe, tmp_path):
     teacher_run = pckd.fit(teacher, data, recipe, out=tmp_path / "teacher", **QUIET)
     run = pckd.distill(student, teacher_run, data, PCKD(beta_fa=5), recipe, out=tmp_path / "deep" / "pckd", **QUIET)
-    about = pckd.load_run(run.path).settings
-    assert about["method"]["settings"]["beta_fa"] == {"value": 5, "from": "argument"}
-    assert about["method"]["settings"]["beta_cc"]["from"] == "recipe"
-    assert about["method"]["settings"]["beta_kd"] == {"value": 1, "from": "default"}
-    assert about["teacher"]["run"] == "../../teacher"
-    assert about["teacher"]["fingerprint"] == pckd.runs.fingerprint(teacher_run.student_state)
-    assert about["data"]["fingerprint"] == data.fingerprint and about["status"] == "finished"
-    assert about["recipe"]["epochs"] == 2 and about["seed"] == 0 and "torch" in about["versions"]
+    info = pckd.load_run(run.path).settings
+    assert info["method"]["settings"]["beta_fa"] == {"value": 5, "from": "argument"}
+    assert info["method"]["settings"]["beta_cc"]["from"] == "recipe"
+    assert info["method"]["settings"]["beta_kd"] == {"value": 1, "from": "default"}
+    assert info["teacher"]["run"] == "../../teacher"
+    assert info["teacher"]["fingerprint"] == pckd.runs.fingerprint(teacher_run.student_state)
+    assert info["data"]["fingerprint"] == data.fingerprint and info["status"] == "finished"
+    assert info["recipe"]["epochs"] == 2 and info["seed"] == 0 and "torch" in info["versions"]
 
 
 def interrupt():
@@ -138,60 +139,60 @@ def die():
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 6, 7, 8])
-def test_an_interrupted_run_is_usable_and_resumes_to_the_same_bits(step, data, tmp_path, monkeypatch):
-    """There are three epochs of three steps: stop in the middle of the first, at the end of one, and in the last."""
+def test_an_interrupted_run_is_usable_and_resumes_bit_for_bit(step, data, tmp_path, monkeypatch):
+    """Of three epochs with three steps, stop within an epoch, at the end of one, and in the last one."""
     recipe = pckd.get_recipe("classroom", epochs=3, batch_size=16)
-    whole = pckd.distill(*fresh(data), data, PCKD(), recipe, out=tmp_path / "whole", **QUIET)
+    whole = pckd.distill(*networks(data), data, PCKD(), recipe, out=tmp_path / "whole", **QUIET)
     forward, calls = PCKD.forward, []
 
-    def counted(self, *arguments):
+    def interrupt_at_step(self, *arguments):
         calls.append(1)
         if len(calls) == step:
             interrupt()
         return forward(self, *arguments)
 
-    monkeypatch.setattr(PCKD, "forward", counted)
-    student, teacher = fresh(data)
+    monkeypatch.setattr(PCKD, "forward", interrupt_at_step)
+    student, teacher = networks(data)
     cut = pckd.distill(student, teacher, data, PCKD(), recipe, out=tmp_path / "cut", **QUIET)
     assert len(calls) == step and not cut.finished and len(cut.history) == step // 3
     loaded = pckd.load_run(tmp_path / "cut")
     assert loaded.settings["status"] == "interrupted" and same(loaded.student_state, cut.student_state)
     assert pckd.evaluate(loaded.model(), data) == pckd.evaluate(student, data)
-    resumed = pckd.distill(*fresh(data), data, PCKD(), recipe, out=tmp_path / "cut", resume=True, **QUIET)
-    assert resumed.finished and len(calls) == 9  # no step twice
+    resumed = pckd.distill(*networks(data), data, PCKD(), recipe, out=tmp_path / "cut", resume=True, **QUIET)
+    assert resumed.finished and len(calls) == 9  # no step runs twice
     assert_same_run(resumed, whole)
     assert not (tmp_path / "cut" / "checkpoint.pt").exists()
     for name in ("history.csv", "student.safetensors"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_killed_run_resumes_from_its_last_save(data, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_from_its_last_checkpoint(data, tmp_path, monkeypatch):
     recipe = pckd.get_recipe("classroom", epochs=3, batch_size=16)
-    whole = pckd.distill(*fresh(data), data, PCKD(), recipe, **QUIET)
-    monkeypatch.setattr(training.callbacks, "MIN_SECONDS_BETWEEN_SAVES", -1)  # save at every step
+    whole = pckd.distill(*networks(data), data, PCKD(), recipe, **QUIET)
+    monkeypatch.setattr(training.callbacks, "MIN_SECONDS_BETWEEN_SAVES", -1)  # save a checkpoint at every step
     monkeypatch.setattr(training.callbacks, "MAX_SAVING_SHARE", float("inf"))
     forward, calls = PCKD.forward, []
 
-    def dies(self, *arguments):
+    def die_at_step_5(self, *arguments):
         calls.append(1)
         if len(calls) == 5:
             die()
         return forward(self, *arguments)
 
-    monkeypatch.setattr(PCKD, "forward", dies)
+    monkeypatch.setattr(PCKD, "forward", die_at_step_5)
     with pytest.raises(Killed):
-        pckd.distill(*fresh(data), data, PCKD(), recipe, out=tmp_path / "run", **QUIET)
+        pckd.distill(*networks(data), data, PCKD(), recipe, out=tmp_path / "run", **QUIET)
     assert pckd.load_run(tmp_path / "run").settings["status"] == "running"
     assert pckd.resuming.read_checkpoint(tmp_path / "run")["recorder"]["step"] == 1
-    resumed = pckd.distill(*fresh(data), data, PCKD(), recipe, out=tmp_path / "run", resume=True, **QUIET)
+    resumed = pckd.distill(*networks(data), data, PCKD(), recipe, out=tmp_path / "run", resume=True, **QUIET)
     assert_same_run(resumed, whole)
-    assert len(calls) == 5 + 5  # four were saved
+    assert len(calls) == 5 + 5  # the checkpoint has 4 of 9 steps, so 5 remain
 
 
-def test_a_run_that_dies_before_its_first_save_leaves_nothing(data, tmp_path, monkeypatch):
+def test_a_run_killed_before_its_first_checkpoint_leaves_no_files(data, tmp_path, monkeypatch):
     monkeypatch.setattr(PCKD, "forward", lambda *_: die())
     with pytest.raises(Killed):
-        pckd.distill(*fresh(data), data, PCKD(), out=tmp_path / "run", **QUIET)
+        pckd.distill(*networks(data), data, PCKD(), out=tmp_path / "run", **QUIET)
     assert not (tmp_path / "run").exists()
 
 
@@ -207,9 +208,9 @@ def test_a_second_interrupt_stops_at_once():
     assert signal.getsignal(signal.SIGINT) is previous
 
 
-def test_resume_starts_what_is_not_there_and_returns_what_is_finished(data, recipe, tmp_path, monkeypatch):
-    first = pckd.distill(*fresh(data), data, KD(), recipe, out=tmp_path / "run", resume=True, **QUIET)
-    student, teacher = fresh(data)
+def test_resume_starts_a_missing_run_and_returns_a_finished_one(data, recipe, tmp_path, monkeypatch):
+    first = pckd.distill(*networks(data), data, KD(), recipe, out=tmp_path / "run", resume=True, **QUIET)
+    student, teacher = networks(data)
     monkeypatch.setattr(training.Trainer, "train", lambda *_: pytest.fail("trained again"))
     again = pckd.distill(student, teacher, data, KD(), recipe, out=tmp_path / "run", resume=True, **QUIET)
     assert_same_run(first, again)
@@ -217,10 +218,10 @@ def test_resume_starts_what_is_not_there_and_returns_what_is_finished(data, reci
 
 
 def test_resume_on_a_folder_without_a_checkpoint_starts_over(data, recipe, tmp_path):
-    whole = pckd.distill(*fresh(data), data, KD(), recipe, out=tmp_path / "run", **QUIET)
-    about = {**whole.settings, "status": "running"}
-    pckd.runs.write_settings(tmp_path / "run", about)
-    again = pckd.distill(*fresh(data), data, KD(), recipe, out=tmp_path / "run", resume=True, **QUIET)
+    whole = pckd.distill(*networks(data), data, KD(), recipe, out=tmp_path / "run", **QUIET)
+    settings = {**whole.settings, "status": "running"}
+    pckd.runs.write_settings(tmp_path / "run", settings)
+    again = pckd.distill(*networks(data), data, KD(), recipe, out=tmp_path / "run", resume=True, **QUIET)
     assert again.finished
     assert_same_run(again, whole)
 
@@ -234,26 +235,28 @@ def test_resume_on_a_folder_without_a_checkpoint_starts_over(data, recipe, tmp_p
     ]
     + [({"epochs": 3}, "epochs 2, not 3"), ({"lr": 0.01}, "lr 0.05, not 0.01")],
 )
-def test_resume_refuses_another_run(change, named, data, recipe, tmp_path):
-    pckd.distill(*fresh(data), data, KD(), recipe, out=tmp_path / "run", **QUIET)
+def test_resume_refuses_a_run_with_other_settings(change, named, data, recipe, tmp_path):
+    pckd.distill(*networks(data), data, KD(), recipe, out=tmp_path / "run", **QUIET)
     before = (tmp_path / "run" / "run.json").read_bytes()
     fields = {name: value for name, value in change.items() if name in ("epochs", "lr")}
     options = {"seed": change.get("seed", 0), "out": tmp_path / "run", "resume": True, **QUIET}
     with pytest.raises(ValueError, match=named):
-        pckd.distill(*fresh(data), data, change.get("method", KD()), dataclasses.replace(recipe, **fields), **options)
+        pckd.distill(
+            *networks(data), data, change.get("method", KD()), dataclasses.replace(recipe, **fields), **options
+        )
     assert (tmp_path / "run" / "run.json").read_bytes() == before
 
 
-def test_a_damaged_checkpoint_is_named(data, tmp_path, monkeypatch):
+def test_a_damaged_checkpoint_is_named_in_the_error(data, tmp_path, monkeypatch):
     recipe = pckd.get_recipe("classroom", epochs=2, batch_size=16)
-    whole = pckd.distill(*fresh(data), data, KD(), recipe, out=tmp_path / "run", **QUIET)
+    whole = pckd.distill(*networks(data), data, KD(), recipe, out=tmp_path / "run", **QUIET)
     pckd.runs.write_settings(tmp_path / "run", {**whole.settings, "status": "running"})
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match=r"checkpoint\.pt"):
-        pckd.distill(*fresh(data), data, KD(), recipe, out=tmp_path / "run", resume=True, **QUIET)
+        pckd.distill(*networks(data), data, KD(), recipe, out=tmp_path / "run", resume=True, **QUIET)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_term(data, student, tmp_path):
+def test_a_non_finite_loss_stops_the_run_and_names_the_term(data, student, tmp_path):
     recipe = pckd.get_recipe("classroom", epochs=2, batch_size=16, lr=1e30)
     batch = pckd.views.batches(48, 16, seed=0, epoch=1)[1].tolist()
     where = f"cross_entropy is not finite in epoch 1, step 2, for 16 of 16 samples: {str(batch)[1:-1]}; a lower"
@@ -262,7 +265,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_term(data, studen
     assert not (tmp_path / "run").exists()
 
 
-def test_left_out_terms_are_said(data, recipe):
+def test_left_out_terms_give_a_warning(data, recipe):
     student, teacher = pckd.create_model("resnet8", data), pckd.create_model("wrn_16_2", data)
     with pytest.warns(UserWarning, match="category_center_alignment is left out.*64.*128"):
         run = pckd.distill(student, teacher, data, PCKD(), recipe, **QUIET)
@@ -270,7 +273,7 @@ def test_left_out_terms_are_said(data, recipe):
     assert "category_center_alignment" not in run.history
 
 
-def test_what_can_not_be_trained_is_refused_before_anything_is_made(data, student, teacher, recipe, tmp_path):
+def test_bad_arguments_are_refused_before_any_file_is_written(data, student, teacher, recipe, tmp_path):
     def refused(match, *arguments, **options):
         with pytest.raises(ValueError, match=match) as error:
             pckd.distill(*arguments, out=tmp_path / "run", **{**QUIET, **options})
@@ -312,7 +315,7 @@ def test_what_can_not_be_trained_is_refused_before_anything_is_made(data, studen
     refused("square", student, teacher, oblong, PCKD(), recipe)
 
 
-def test_evaluate_counts_by_hand(data):
+def test_evaluate_by_hand(data):
     class Constant(pckd.models.Classifier):
         def __init__(self):
             super().__init__()
@@ -329,13 +332,13 @@ def test_evaluate_counts_by_hand(data):
     assert scores.cross_entropy == pytest.approx(-logs.mean().item(), rel=1e-3)
 
 
-def test_evaluate_leaves_the_networks_mode_alone(data, student):
+def test_evaluate_keeps_training_mode(data, student):
     student.train()
     pckd.evaluate(student, data)
     assert student.training
 
 
-def test_only_splits_that_there_are_can_be_evaluated(data, student):
+def test_unknown_splits_are_refused(data, student):
     for split in ("valid", "classes", None):
         with pytest.raises(ValueError, match="split must be 'train', 'test', got"):
             pckd.evaluate(student, data, split)
@@ -348,7 +351,7 @@ def test_top5_is_not_top1():
     assert scores.top1 < scores.top5 < 100
 
 
-def test_compiling_is_decided_by_the_work_there_is(monkeypatch):
+def test_auto_compiles_only_long_trainings(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
 
     def decide(wanted, name="wrn_16_2", rows=50_000 * 240 * 4, precision="bf16-mixed"):
@@ -363,7 +366,7 @@ def test_compiling_is_decided_by_the_work_there_is(monkeypatch):
         decide("yes")
 
 
-def test_without_a_working_compiler_it_goes_on_without(data, student, recipe, monkeypatch):
+def test_without_a_working_compiler_the_student_is_not_compiled(data, student, recipe, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("\nno C++ compiler found\nmore")
 
@@ -375,7 +378,7 @@ def test_without_a_working_compiler_it_goes_on_without(data, student, recipe, mo
     assert run.settings["compile"] is False and run.finished
 
 
-def test_resuming_needs_the_same_choice_about_compiling(data, student, recipe, tmp_path, monkeypatch):
+def test_resume_needs_the_same_compile_setting(data, student, recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     options = dict(out=tmp_path / "run", accelerator="cpu", progress=False)
     assert pckd.fit(student, data, recipe, compile=True, **options).settings["compile"]
@@ -398,32 +401,33 @@ def test_a_compiled_student_learns_the_same(data, teacher, recipe):
     assert np.allclose(*losses, rtol=1e-3)
 
 
-def test_weights_that_meet_only_padding_have_no_gradient():
-    """Against the gradient in float32: of 3×3 weights with stride 2 on one pixel, only the middle one meets it."""
+def test_weights_that_see_only_padding_get_zero_gradient():
+    """Compare with the float32 gradient. Of 3×3 weights with stride 2 on one pixel, only the middle one sees it."""
     torch.manual_seed(0)
     strided, wide = dict(kernel_size=3, stride=2, padding=1), dict(kernel_size=5, padding=4, dilation=2)
     for size, shape in (((1, 1), strided), ((2, 1), wide)):
         model = torch.nn.Sequential(torch.nn.Conv2d(4, 8, **shape))
         x = torch.randn(16, 4, *size)
         model(x).square().sum().backward()
-        right = model[0].weight.grad.clone()
+        expected = model[0].weight.grad.clone()
         hooks = faults.zero_padding_gradients(model, x[:1])
         assert len(hooks) == 1 and model.training and not model[0]._forward_hooks
-        hidden = (right == 0).flatten(0, 1).all(0)
-        assert 0 < hidden.sum() < hidden.numel()
+        only_padding = (expected == 0).flatten(0, 1).all(0)
+        assert 0 < only_padding.sum() < only_padding.numel()
         weight = model[0].weight
         weight.grad = None
-        weight.backward(torch.full_like(weight, torch.nan))  # as if all of it were what was in memory before
-        assert torch.equal(weight.grad == 0, hidden.expand_as(weight)) and weight.grad.isnan()[..., ~hidden].all()
+        weight.backward(torch.full_like(weight, torch.nan))  # as if the whole gradient were uninitialised memory
+        assert torch.equal(weight.grad == 0, only_padding.expand_as(weight))
+        assert weight.grad.isnan()[..., ~only_padding].all()
         hooks[0].remove()
     large = torch.nn.Sequential(torch.nn.Conv2d(4, 8, **strided))
     assert not faults.zero_padding_gradients(large, torch.zeros(1, 4, 4, 4))
 
 
-def test_a_network_that_shrinks_maps_to_a_pixel_trains_in_bfloat16(data, recipe, monkeypatch):
-    """ResNet stages halve 8 pixels until nothing is left to halve."""
-    hooks, zero = [], faults.zero_padding_gradients
-    monkeypatch.setattr(faults, "zero_padding_gradients", lambda *with_: hooks.append(zero(*with_)) or hooks[-1])
+def test_a_network_with_maps_of_one_pixel_trains_in_bfloat16(data, recipe, monkeypatch):
+    """Like ResNet stages, the layers halve 8 pixels down to one."""
+    hooks, original = [], faults.zero_padding_gradients
+    monkeypatch.setattr(faults, "zero_padding_gradients", lambda *args: hooks.append(original(*args)) or hooks[-1])
     layers = [torch.nn.Conv2d(1, 16, 3, 2, 1), *(torch.nn.Conv2d(16, 16, 3, 2, 1) for _ in range(4))]
     for seed in range(3):
         torch.manual_seed(seed)
@@ -432,4 +436,4 @@ def test_a_network_that_shrinks_maps_to_a_pixel_trains_in_bfloat16(data, recipe,
         run = pckd.fit(student, data, recipe, accelerator="cpu", precision="bf16-mixed", progress=False)
         assert all(weight.isfinite().all() for weight in run.student_state.values())
         assert not any(weight._backward_hooks for weight in student.parameters())
-    assert [len(found) for found in hooks] == [3, 3, 3]  # of the convolutions that see one pixel or two
+    assert [len(found) for found in hooks] == [3, 3, 3]  # one hook per convolution with an input of one or two pixels

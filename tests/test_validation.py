@@ -1,9 +1,9 @@
-"""Errors of declared settings: their kind, and one line that says what was given and what is valid."""
+"""Validation of settings: the exception types, and one-line messages that say what was given and what is valid."""
 
 import json
 from dataclasses import dataclass
 from decimal import Decimal
-from fractions import Fraction as Half
+from fractions import Fraction as PythonFraction
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from pckd_nb.validation import Count, Fraction, NotNegative, Positive, PositiveF
     [(Count, [1, 10**9, np.int64(3)]), (Seed, [0, 2**31 - 1]), (Positive, [1e-300, 5, np.float32(2)])]
     + [(NotNegative, [0, 0.5]), (Fraction, [0, 0.999]), (PositiveFraction, [0.5])],
 )
-def test_values_that_fit(kind, good):
+def test_valid_values_are_accepted(kind, good):
     for value in good:
         check(kind, value=value)
 
@@ -40,10 +40,10 @@ def test_values_that_fit(kind, good):
         (Seed, "a\nb" * 90, TypeError, None),
         (Positive, Decimal("0.5"), TypeError, "epochs must be a number, got Decimal"),
         (Positive, torch.tensor(0.5), TypeError, "epochs must be a number, got Tensor"),
-        (PositiveFraction, Half(1, 2), TypeError, "epochs must be a number, got Fraction"),
+        (PositiveFraction, PythonFraction(1, 2), TypeError, "epochs must be a number, got Fraction"),
     ],
 )
-def test_values_that_do_not_fit(kind, value, error, message):
+def test_invalid_values_are_refused(kind, value, error, message):
     with pytest.raises(error) as caught:
         check(kind, epochs=value)
     assert type(caught.value) is error and not isinstance(caught.value, ValidationError)
@@ -52,7 +52,7 @@ def test_values_that_do_not_fit(kind, value, error, message):
     assert message is None or text == message
 
 
-def test_fields_of_a_dataclass_are_named():
+def test_invalid_dataclass_fields_are_named():
     @dataclass
     class Settings:
         sizes: dict[str, Count]
@@ -65,8 +65,8 @@ def test_fields_of_a_dataclass_are_named():
         check_fields(Settings({}, "x"))
 
 
-def settings() -> dict:
-    """A run.json with the least that one has."""
+def minimal_run_json() -> dict:
+    """Return a run.json with only the required entries."""
     data = {"name": "digits", "options": {"seed": 0}, "fingerprint": "ab", "train_images": 3, "test_images": 2}
     data |= {"image_size": [16, 16], "mean": [0.1], "std": [0.2], "normalisation": "x", "classes": ["a", "b"]}
     model = {"name": "resnet8", "num_classes": 2, "in_channels": 1, "parameters": 9}
@@ -76,8 +76,8 @@ def settings() -> dict:
             "data": {**data, "groups": {}}, "recipe": recipe, "hardware": "CPU", "fingerprint": "cd"}  # fmt: skip
 
 
-def test_a_run_json_is_the_dump_of_its_config():
-    whole = {**settings(), "of another version": [1]}
+def test_run_config_round_trips_run_json():
+    whole = {**minimal_run_json(), "of another version": [1]}
     config = RunConfig.model_validate(whole)
     assert config.dump() == whole
     assert config.method.settings["beta_kd"].source == "default"
@@ -100,8 +100,8 @@ def test_a_run_json_is_the_dump_of_its_config():
         ("fingerprint", None, "fingerprint is missing"),
     ],
 )
-def test_what_is_wrong_in_a_run_json_is_named(place, value, message):
-    whole = settings()
+def test_errors_in_run_json_are_named(place, value, message):
+    whole = minimal_run_json()
     *way, name = place.split(".")
     part = whole
     for step in way:
@@ -115,7 +115,7 @@ def test_what_is_wrong_in_a_run_json_is_named(place, value, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_recipes_keep_plain_numbers():
+def test_recipes_convert_numpy_numbers_to_python():
     recipe = get_recipe(
         "classroom",
         lr=np.float32(0.5),

@@ -145,14 +145,10 @@ def test_the_last_layer_is_an_option_of_the_network_name():
     assert chosen.head_name == "head_dist"
     with pytest.raises(ValueError, match="not the output of its layer 'head_dist'.* an average of heads"):
         chosen.eval()(torch.zeros(1, 3, 32, 32))
-    clear = pckd.create_model(
-        "torchvision:googlenet,aux_logits=True", num_classes=5
-    )  # three heads, but only one is used
+    # three heads, but only one is used; in training mode the network returns a namedtuple of three
+    clear = pckd.create_model("torchvision:googlenet,aux_logits=True", num_classes=5)
     assert clear.head_name == "fc"
-    assert clear.train()(torch.zeros(2, 3, 224, 224)).logits.shape == (
-        2,
-        5,
-    )  # in training mode it returns a namedtuple of three
+    assert clear.train()(torch.zeros(2, 3, 224, 224)).logits.shape == (2, 5)
 
 
 def test_non_modules_are_refused_and_wrappers_are_unwrapped():
