@@ -58,9 +58,8 @@ def test_in_full_precision_the_teacher_is_the_network_itself(trained, data):
 
 @pytest.mark.skipif(not AVX2, reason="int8 was measured on x86 processors with AVX2 alone")
 def test_int8_is_used_where_it_is_accurate_enough(trained, data, monkeypatch):
-    monkeypatch.setattr(
-        teacher_module, "MAX_LOGITS_ERROR", 0.05
-    )  # quantisation errors are larger in so small a network
+    # quantisation errors are larger in so small a network
+    monkeypatch.setattr(teacher_module, "MAX_LOGITS_ERROR", 0.05)
     teacher = freeze(trained, data)
     assert teacher.form == "int8" and 0 < teacher.error <= teacher_module.MAX_LOGITS_ERROR
     x = pckd.views.normalise(data.test.images, torch.tensor(data.mean), torch.tensor(data.std))
