@@ -27,7 +27,7 @@ DATASETS = {
     "download",
     "tinyimagenet": "200 categories of photographs, 64×64 RGB scaled to 32×32, 100,000 training and 10,000 test "
     "images; 248 MB download",
-    "imagenet": "photographs, cropped to 224×224 RGB; download them yourself, into ROOT/imagenet (see --root), or "
+    "imagenet": "photographs, cropped to 224×224 RGB; download them yourself, into the folder ROOT/imagenet, or "
     "into any folder PATH and use the name imagenet:PATH",
     "folder:PATH": "your own images: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg; if you have a validation "
     "split, also PATH/val/CLASS/*.jpg",
@@ -363,7 +363,7 @@ def read_arm(text: str) -> tuple[str, dict[str, Any]]:
     ('pckd', {'beta_cc': 0.02, 'views': 1})
     """
     if not isinstance(text, str):
-        raise TypeError(f"an arm must be a string, got {type(text).__name__}")
+        raise TypeError(f"text must be an arm as a string, got {type(text).__name__}")
     method, *parts = re.split(r"-(?=\w+=)", text.strip())
     if not re.fullmatch(r"\w+", method) and not is_plugin(method):
         raise ValueError(f"{text!r} is not an arm: write METHOD or METHOD-SETTING=VALUE, such as pckd-beta_cc=0.02")

@@ -56,7 +56,7 @@ def _compile(device: torch.device) -> str:
     if device.type == "cpu" and hardware.computes_in_bfloat16(device):
         large = f"{MIN_FLOPS_PER_IMAGE:.0e} FLOPs per image, in runs of more than {MIN_FLOPS_PER_RUN:.0e}"
         return f"only for students of more than {large}"
-    return "off: not known to save time on this machine; the option --compile turns it on"
+    return 'off: not known to save time on this machine; the option "compile" turns it on'
 
 
 def _threads() -> str:

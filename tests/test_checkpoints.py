@@ -332,7 +332,7 @@ def test_a_bare_pickle_is_refused_and_not_run(called, protocol, tmp_path):
 def test_a_whole_pickled_network_is_refused(tmp_path):
     message = refusal(saved({"model": network()}, tmp_path / "file.pth"))
     assert "would call 'pckd_nb.models.resnet.ResNet'" in message
-    assert message.endswith("or, if you have the network, save model.state_dict() alone")
+    assert message.endswith("or save only model.state_dict() if you have the network")
 
 
 def test_a_name_made_to_garble_the_terminal_is_escaped(tmp_path):
@@ -372,7 +372,7 @@ def test_broken_files_are_told_apart(tmp_path):
         assert "incomplete or damaged: reading it as a zip archive failed" in message(whole[: int(part * len(whole))])
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("photo.jpg", b"")
-    assert "a zip archive, but not a file of PyTorch" in refusal(file)
+    assert "a zip archive, but not a PyTorch file" in refusal(file)
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("file/data.pkl", b"\x80\x02}q\x00\xff")
     assert "file.pth' is damaged" in refusal(file) or "refused" in refusal(file)

@@ -220,7 +220,7 @@ def test_unknown_name_suggests_a_known_one(name, hint):
 
 @pytest.mark.parametrize("name", ["", "imagenet-22k", None])
 def test_unknown_name_lists_all(name):
-    with pytest.raises(ValueError, match="no data set") as error:
+    with pytest.raises(ValueError, match="unknown data set") as error:
         load_dataset(name)
     assert all(known in message_of(error) for known in DATASETS)
 

@@ -279,7 +279,7 @@ def test_what_a_run_lacks_is_one_line(runs, run):
         (lambda: figures.feature_weight_matrix(run, classes=[0]), "classes must be 2 to 12"),
         (lambda: figures.feature_weight_matrix(run, classes=[0, 3]), "below 3"),
         (lambda: figures.feature_weight_matrix(run, classes=[1, 1]), "different"),
-        (lambda: figures.feature_weight_matrix(run, samples=0), "samples must be 1 to 16, got 0"),
+        (lambda: figures.feature_weight_matrix(run, samples=0), "samples must be a number from 1 to 16, got 0"),
         (lambda: figures.feature_weight_matrix(run, samples=17), "got 17"),
         (lambda: figures.motivation([]), "no run to draw"),
         (lambda: figures.framework("runs/pckd"), "drawn from runs"),

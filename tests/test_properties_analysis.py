@@ -40,7 +40,7 @@ CASES = {
     **{
         function.__name__: Case(
             function, {"a": forty, "b": forty[:, :2]},
-            {name: ("centers", matrix | st.just(np.zeros((2, 3)))) for name in "ab"},
+            {name: (f"{name} must|centers", matrix | st.just(np.zeros((2, 3)))) for name in "ab"},
         )
         for function in (analysis.center_agreement, analysis.center_cka)
     },
@@ -50,7 +50,7 @@ CASES = {
     ),
     "difference_of_pairs": Case(
         analysis.difference_of_pairs, {"a": np.eye(4), "b": np.ones((4, 4))},
-        {name: ("matrices", matrix | st.just(np.zeros((4, 3)))) for name in "ab"},
+        {name: (f"{name} must|matrices", matrix | st.just(np.zeros((4, 3)))) for name in "ab"},
     ),
     "summarise": Case(
         analysis.summarise, {"values": [1.0, 2.0]},
@@ -59,7 +59,7 @@ CASES = {
     ),
     "paired_difference": Case(
         analysis.paired_difference, {"a": {0: 1.0, 1: 2.0}, "b": {0: 2.0, 1: 2.5}},
-        {name: ("seed|measurement", st.sampled_from([None, [1, 2], {}, {5: 1.0}, {0: math.nan}, {0: "x"}, 3]))
+        {name: ("seed|measurement|values", st.sampled_from([None, [1, 2], {}, {5: 1.0}, {0: math.nan}, {0: "x"}, 3]))
          for name in "ab"},
     ),
 }  # fmt: skip

@@ -184,7 +184,8 @@ def test_what_can_not_be_split_is_refused(data, student, tmp_path, monkeypatch):
     refused("devices must be at least 1, got 0", devices=0)
     refused("nodes must be at least 1, got 0", devices=2, nodes=0)
     refused("17 processes are too many: a batch or split of tiny has fewer images; use fewer", devices=17)
-    refused("batch_size 16 gives a batch of one image in one of 16 processes: BatchNorm needs at least 2", devices=16)
+    one_image = "batch_size 16 gives a batch of one image for one of 16 processes: BatchNorm needs at least 2 images"
+    refused(one_image, devices=16)
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     refused("cannot start 2 processes from a notebook: use the command pckd-nb distill", devices=2)
 

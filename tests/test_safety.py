@@ -206,7 +206,7 @@ CHECKPOINTS = {
     "another name": (lambda f, c: torch.save(changed(evil=torch.ones(1)), f), "'evil' does not exist in this one"),
     "one too few": (lambda f, c: torch.save(NO_MORE, f), "'fc.bias' is missing"),
     "no names": (lambda f, c: torch.save({0: torch.ones(1)}, f), "has no weights: expected"),
-    "a zip of photographs": (lambda f, c: photographs(f), "a zip archive, but not a file of PyTorch"),
+    "a zip of photographs": (lambda f, c: photographs(f), "a zip archive, but not a PyTorch file"),
     "a text": (lambda f, c: f.write_text("weights"), "is not a file of weights"),
     "a web page": (lambda f, c: f.write_text("<!doctype html>Sign in"), "is a web page"),
     "nothing": (lambda f, c: f.write_bytes(b""), "is empty"),

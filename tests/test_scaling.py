@@ -185,4 +185,4 @@ def test_the_page_shows_what_is_computed():
     said = scaling.Assumed()
     for peak, share in ((said.bfloat16, said.bfloat16_share), (said.float32, said.float32_share)):
         assert f"{100 * share:g} % of {peak / 1e12:g} TFLOP/s" in page
-    assert f"{1e6 * said.message:g} µs" in page and f"{said.node} GPUs on a machine" in page
+    assert f"{1e6 * said.message_seconds:g} µs" in page and f"{said.gpus_per_machine} GPUs on a machine" in page

@@ -188,7 +188,8 @@ def test_constants_of_a_foreign_checkpoint_can_be_given(run, trained, refused, t
     torch.save(network.state_dict(), tmp_path / "foreign.pth")  # does not say what it was trained with
     evaluate = ["evaluate", "foreign.pth", "--model", "resnet8", "--data", "folder:abc", "--image-size", "24"]
     status, out, _ = run(*evaluate)
-    assert status == 0 and "'foreign.pth' does not have those of its training: set them with --normalisation" in out
+    advice = "does not say which mean and std it was trained with: if they differ, set --normalisation"
+    assert status == 0 and f"'foreign.pth' {advice}" in out
     assert float(out.split("top-1 ")[1].split()[0]) < accuracy - 20
     constants = "0.9,0.9,0.9/0.1,0.1,0.1"
     status, out, _ = run(*evaluate, "--normalisation", constants, "--precision", "32-true")
@@ -210,7 +211,7 @@ def test_constants_of_a_foreign_checkpoint_can_be_given(run, trained, refused, t
         "--out",
         "x",
     )
-    refused("a normalisation must be cifar10, .* got 'vgg'", *evaluate, "--normalisation", "vgg")
+    refused("a normalisation must be one of cifar10, .* got 'vgg'", *evaluate, "--normalisation", "vgg")
     refused("must have length 3, one number per channel, got length 1", *evaluate, "--normalisation", "0.5/0.5")
 
 
@@ -317,7 +318,10 @@ def test_unnamed_classes_match_any_names(data):
     pckd.fit(network, dataclasses.replace(data, classes=tuple("abcdefghij")), epochs=1, **QUIET)
     with pytest.warns(UserWarning) as warned:
         assert pckd.evaluate(network, unnamed).top1 >= 0
-    expected = "the classes of arrays have numbers for names: class c is taken as class c of digits"
+    expected = (
+        "the class names of arrays are only numbers and cannot be compared: "
+        "class c of arrays is treated as class c of digits"
+    )
     assert expected in str(warned[0].message)
 
 

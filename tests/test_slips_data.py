@@ -176,7 +176,7 @@ def test_full_shared_memory_is_named_with_a_remedy(tree, monkeypatch, augment): 
         list(train.read([torch.tensor([0, 1])], augment=augment))
     assert str(error.value) == (
         "the shared memory of the worker processes that read images is full: use workers=0 to read "
-        "without worker processes, or enlarge it (docker: --shm-size)"
+        "without worker processes, or enlarge it (shm-size of docker)"
     )
 
 
@@ -966,7 +966,7 @@ def test_a_validation_folder_is_the_validation_split(abc, capsys):
     assert data.held_out == ("test", "val") and data.val.labels.tolist() == [1] * 4 + [2] * 4
     assert data.mean == before.mean and data.std == before.std and torch.equal(data.train.images, before.train.images)
     assert data.fingerprint != before.fingerprint
-    message = f"{name} already has a validation split of 8 images: leave val out"
+    message = f"{name} already has a validation split of 8 images: do not pass val"
     with pytest.raises(ValueError) as error:
         load_dataset(name, val=0.2)
     assert str(error.value) == message

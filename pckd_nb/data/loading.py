@@ -198,7 +198,7 @@ def rebuild(
             "pass the data set itself"
         )
     if not str(recorded).startswith(PATH_PREFIXES) and recorded not in DATASETS:
-        raise ValueError(f"there is no data set {recorded!r}: if it is your own, pass the data set itself")
+        raise ValueError(f"unknown data set {recorded!r}: if it is your own, pass the data set itself")
     try:
         return load_dataset(name or recorded, root, **options)
     except FileNotFoundError as error:
