@@ -32,11 +32,11 @@ libraries += ["Fabric", "PIL", "ipywidgets", "jupyter_client", "lightning", "lig
 libraries += ["pydantic", "pydantic_core", "tqdm", "typer", "types", "typing"]
 nitpick_ignore_regex += [("py:.*", rf"({'|'.join(map(re.escape, libraries))})(\..*)?")]
 without_docstring = ["methods.baselines.Baseline", "models.HasClasses"]
-type_variables = ["checkpoints.Network", "ranks.T", "data.streaming.T"]
+type_variables = ["checkpoints.Network", "deprecation.Function", "ranks.T", "data.streaming.T"]
 nitpick_ignore = [("py:class", f"pckd_nb.{name}") for name in without_docstring + type_variables]
 nitpick_ignore += [("py:class", "P")]  # a ParamSpec
 # In a module that imports some names for type checkers only, annotations stay text.
-nitpick_ignore += [("py:class", name) for name in ("Logger", "Path", "nn.Module", "pd.DataFrame")]
+nitpick_ignore += [("py:class", name) for name in ("ImagesAndLabels", "Logger", "Path", "nn.Module", "pd.DataFrame")]
 
 highlight_language = "none"
 smartquotes = False  # it would turn --out into a dash

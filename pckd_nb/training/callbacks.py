@@ -110,7 +110,7 @@ class EarlyStopping(Callback):
     ----------
     monitor : str
         A column of history.csv. If its name contains "top" (an accuracy), larger values are better. Otherwise smaller
-        values are better. The columns "val_..." need a validation split, for example val=0.1.
+        values are better. The columns that begin with `val_` need a validation split, for example val=0.1.
     patience : int, at least 1
         Number of epochs without improvement after which training ends.
     min_delta : float
