@@ -122,9 +122,28 @@ def skip(app: Sphinx, what: str, name: str, thing: Any, skipped: bool, options: 
     return True if numbered or str(getattr(thing, "__module__", "")).startswith("matplotlib.") else None
 
 
+def link_source_to_entry(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    """Let the [docs] links of a source page lead to the entry, also where it has the name of the public module."""
+    if not page.startswith("_modules/"):
+        return
+    module, objects = page.removeprefix("_modules/").replace("/", "."), app.env.domains.python_domain.objects
+
+    def mended(match: re.Match) -> str:
+        name = match["name"]
+        entry = objects.get(name) or objects.get(api.target(module, name.removeprefix(f"{module}.")) or "")
+        if not entry:
+            return ""
+        uri = app.builder.get_relative_uri(page, entry.docname)
+        return f'<a class="viewcode-back" href="{uri}#{entry.node_id}">[docs]</a>'
+
+    back = r'<a class="viewcode-back" href="[^"#]*#(?P<name>[^"]*)">\[docs\]</a>'
+    context["body"] = re.sub(back, mended, context["body"])
+
+
 def setup(app: Sphinx) -> None:
     """Connect the functions above to the events of Sphinx."""
     app.connect("missing-reference", link)
     app.connect("autodoc-process-docstring", sections)
     app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-skip-member", skip)
+    app.connect("html-page-context", link_source_to_entry)
