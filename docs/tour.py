@@ -1,6 +1,5 @@
 """The code tour: its table of floors as a picture, and links from its tables to the API pages."""
 
-import importlib
 import re
 import textwrap
 from html import escape
@@ -23,18 +22,11 @@ def linked(text: str) -> str:
     import api
 
     def link(match: re.Match) -> str:
-        module = module_name(match["file"])
+        module = "pckd_nb." + match["file"].removesuffix(".py").replace("/", ".").removesuffix(".__init__")
         found = api.target(module, match["name"])
         return match[0] if found is None else f"`{match['file']}` | {{py:obj}}`{match['name']} <{found}>` |"
 
     return re.sub(r"`(?P<file>[\w/]+\.py)` \| `(?P<name>[\w.]+)` \|", link, text)
-
-
-def module_name(file: str) -> str:
-    """Return the import name of a file of the package."""
-    name = "pckd_nb." + file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
-    importlib.import_module(name)
-    return name
 
 
 def picture() -> str:

@@ -20,8 +20,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..deprecation import renamed
-
 SIZE = 32
 VERSION = 2  # part of the name of cache files: increase it when the pixels change
 # Fingerprints in recorded runs: images drawn by version 1 → the same images drawn by this version. Version 1 computed
@@ -394,6 +392,3 @@ _PATTERN_FUNCTIONS = {
     "rayed": lambda x, y, distance, scene: _soft_edges(np.sin(4 * np.arctan2(y, x))),
     "marbled": _marbled,
 }
-
-
-__getattr__ = renamed(__name__)

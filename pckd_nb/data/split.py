@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..deprecation import renamed_attribute
 from ..provenance import code_fingerprint
 from .streaming import Streamed
 
@@ -149,10 +150,7 @@ class Split:
             digest.update(str(tuple(tensor.shape)).encode())
             digest.update(tensor.cpu().contiguous().numpy())
 
-    def feed(self, digest: Any) -> None:
-        """Do the same as `update_hash`. This is its old name."""
-        warnings.warn("Split.feed is now called update_hash", DeprecationWarning, stacklevel=2)
-        self.update_hash(digest)
+    feed = renamed_attribute("feed", "update_hash")
 
 
 def hash_split(split: Split | Streamed, digest: Any) -> None:

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from .. import views
-from ..deprecation import renamed
+from ..deprecation import renamed, renamed_attribute
 from ..messages import one_line
 
 T = TypeVar("T")
@@ -171,15 +171,8 @@ class Streamed:
         digest.update(str((len(self), *self.shape)).encode())
         digest.update(b"\n".join(self.names))
 
-    def feed(self, digest: Any) -> None:
-        """Do the same as `update_hash`. This is its old name."""
-        warnings.warn("Streamed.feed is now called update_hash", DeprecationWarning, stacklevel=2)
-        self.update_hash(digest)
-
-    def feed_names(self, digest: Any) -> None:
-        """Do the same as `update_hash_with_names`. This is its old name."""
-        warnings.warn("Streamed.feed_names is now called update_hash_with_names", DeprecationWarning, stacklevel=2)
-        self.update_hash_with_names(digest)
+    feed = renamed_attribute("feed", "update_hash")
+    feed_names = renamed_attribute("feed_names", "update_hash_with_names")
 
     @cached_property
     def sizes(self) -> np.ndarray:

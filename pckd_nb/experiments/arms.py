@@ -1,7 +1,6 @@
 """Arms: methods with settings. The text of an arm is also the name of its folder."""
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -10,6 +9,7 @@ from typing import Any
 from .. import methods, runs
 from ..catalogue import read_arm
 from ..data import Dataset
+from ..deprecation import renamed_attribute
 from ..paths import user_path
 from ..plugins import is_plugin
 from ..recipes import Recipe, get_recipe
@@ -144,15 +144,8 @@ class Arm:
                 arm = candidate
         return arm
 
-    def plus(self, name: str, value: Any) -> "Arm":
-        """Return `with_setting(name, value)`: the old name of this method."""
-        warnings.warn("Arm.plus is now called with_setting", DeprecationWarning, stacklevel=2)
-        return self.with_setting(name, value)
-
-    def without_defaults(self, recipe: Recipe, data: Dataset) -> "Arm":
-        """Return `drop_defaults(recipe, data)`: the old name of this method."""
-        warnings.warn("Arm.without_defaults is now called drop_defaults", DeprecationWarning, stacklevel=2)
-        return self.drop_defaults(recipe, data)
+    plus = renamed_attribute("plus", "with_setting")
+    without_defaults = renamed_attribute("without_defaults", "drop_defaults")
 
 
 def parse_arm(text: str) -> Arm:
