@@ -398,14 +398,17 @@ def test_incompatible_networks_are_refused(data):
     "name, places",
     [
         ("resnet8", {"layer1": (16, 32), "layer2": (32, 16), "layer3": (64, 8)}),
-        ("wrn_16_2", {"block1": (32, 32), "block2": (64, 16), "bn1": (128, 8)}),
-        ("vgg8", {"block0": (64, 32), "block1": (128, 16), "block2": (256, 8), "block4": (512, 4)}),
-        ("ShuffleV1", {"bn1": (24, 32), "layer1": (240, 16), "layer2": (480, 8), "layer3": (960, 4)}),
+        ("wrn_16_2", {"block1": (32, 32), "block2": (64, 16), "block3": (128, 8)}),
+        ("vgg8", {"block1": (128, 16), "block2": (256, 8), "block3": (512, 4), "block4": (512, 4)}),
+        ("ResNet50", {"layer1": (256, 32), "layer2": (512, 16), "layer3": (1024, 8), "layer4": (2048, 4)}),
+        ("MobileNetV2", {"blocks.1": (12, 16), "blocks.2": (16, 8), "blocks.4": (48, 4), "blocks.6": (160, 2)}),
+        ("ShuffleV1", {"layer1": (240, 16), "layer2": (480, 8), "layer3": (960, 4)}),
+        ("ShuffleV2", {"layer1": (116, 16), "layer2": (232, 8), "layer3": (464, 4)}),
         ("torchvision:resnet18", {"relu": (64, 16), "layer1": (64, 8), "layer2": (128, 4), "layer3": (256, 2)}),
         ("timm:test_resnet", {"act1": (32, 16), "layer1": (32, 8), "layer2": (48, 4), "layer3": (192, 2)}),
     ],
 )  # fmt: skip
-def test_the_last_map_of_every_resolution_is_used(name, places):
+def test_maps_are_the_ends_of_stages_or_of_resolutions(name, places):
     model = pckd.create_model(name, num_classes=5, seed=0)
     before = copy.deepcopy(model.state_dict())
     maps = FeatureMaps(model.train(), torch.zeros(1, 3, 32, 32))
@@ -418,6 +421,61 @@ def test_the_last_map_of_every_resolution_is_used(name, places):
     output = maps(model.eval(), x)
     assert [tuple(map.shape[1:3]) for map in output.maps] == list(places.values())
     assert torch.equal(output.logits, model(x).logits) and count_hooks(model) == 0
+
+
+@pytest.mark.parametrize("name", ["resnet14", "ResNet50", "vgg13", "ShuffleV1", "ShuffleV2", "MobileNetV2", "wrn_16_1"])
+def test_maps_before_and_after_the_last_relu_of_a_stage(name):
+    """RepDistiller calls them `preact=True` and `preact=False`."""
+    model = pckd.create_model(name, num_classes=5, seed=0)
+    for layer in model.modules():  # BatchNorm does more than shift nothing
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.normal_(layer.bias)
+    x = torch.randn(2, 3, 32, 32)
+    found = {
+        kind: FeatureMaps(model.eval(), x[:1], kind=kind)(model, x).maps
+        for kind in ("stages", "stem and stages", "preactivations")
+    }
+    assert all(map(torch.equal, found["stages"], found["stem and stages"][1:]))
+    assert len(found["stem and stages"]) == len(found["stages"]) + 1 == len(found["preactivations"]) + 1
+    for stage, (after, before) in enumerate(zip(found["stages"], found["preactivations"], strict=True)):
+        if name == "MobileNetV2":  # its blocks end without a ReLU
+            assert torch.equal(after, before) and before.min() < 0
+        elif name.startswith("wrn"):  # the next layer is a BatchNorm
+            norm = (model.block2.layer[0].bn1, model.block3.layer[0].bn1, model.bn1)[stage]
+            assert torch.equal(norm(after), before) and before.min() < 0
+        else:
+            assert torch.equal(after, F.channel_shuffle(before.relu(), 2 if name == "ShuffleV2" else 1))
+            assert before.min() < 0
+
+
+def test_maps_of_a_network_with_preprocessing_are_those_of_the_network_itself():
+    data = make_data()
+    model = pckd.create_model("vgg8", data, seed=0).eval()
+    wrapped = pckd.with_preprocessing(model, data, mean=(0.5,), std=(0.5,), size=16)
+    x = torch.randn(2, 1, 8, 8)
+    for kind in ("stages", "preactivations"):
+        maps = FeatureMaps(wrapped, x[:1], kind=kind)(wrapped, x).maps
+        expected = FeatureMaps(model, torch.zeros(1, 1, 16, 16), kind=kind)(model, wrapped.convert_input(x)).maps
+        assert len(maps) == 4 and all(map(torch.equal, maps, expected))
+
+
+def test_the_input_of_a_layer_can_be_a_map(student):
+    x = torch.randn(3, 1, 8, 8)
+    maps = FeatureMaps(student.eval(), x[:1], ["layer2:input", "layer1"])(student, x).maps
+    assert torch.equal(*maps) and count_hooks(student) == 0
+    with pytest.raises(ValueError, match="the network has no layer 'stage1:input'"):
+        FeatureMaps(student, x[:1], ["stage1:input"])
+
+
+@pytest.mark.parametrize("name", ["vgg8", "MobileNetV2"])
+def test_first_weights_of_linear_layers_and_biases_are_as_published(name):
+    """RepDistiller draws linear weights from N(0, 0.01²), and starts all biases at 0."""
+    model = pckd.create_model(name, num_classes=100, seed=0)
+    assert 0.0098 < model.head.weight.std().item() < 0.0102 and not model.head.bias.any()
+    assert not any(
+        layer.bias.any() for layer in model.modules() if isinstance(layer, nn.Conv2d) and layer.bias is not None
+    )
 
 
 def test_maps_match_the_layers_and_hooks_are_removed_after_errors(data, student):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .. import losses, preview
 from ..messages import one_line
 from ..models import Classifier, Output
+from ..models.maps import MapKind
 from ..provenance import code_fingerprint, describe, public_attributes, structure_fingerprint
 from ..short_help import ShortHelpModule
 from ..tensor_checks import FLOAT_DTYPES, TEMPERATURE_RANGE, check_labels
@@ -179,10 +180,12 @@ class Method(ShortHelpModule):
         Whether outputs must include feature maps: outputs of layers before pooling, of shape (B, channels, height,
         width). If so, `bind` gets an example image as a third argument.
     layers : list of str or None
-        Names of the layers of the student whose outputs are the feature maps. None means the last layer of every
-        resolution, see `models.FeatureMaps`.
+        Names of the layers of the student whose outputs are the feature maps. None means the maps that distillation
+        papers compare, see `models.FeatureMaps`.
     teacher_layers : list of str or None
         The same for the teacher.
+    student_maps, teacher_maps : str
+        Which maps to use if no layers are named, see the argument `kind` of `models.FeatureMaps`.
     epsilon : float or None
         ε of the preview threshold, which is ε to the power of the epoch. history.csv records the threshold of every
         epoch. None if the method has no threshold.
@@ -209,6 +212,8 @@ class Method(ShortHelpModule):
     needs_maps: bool = False
     layers: Sequence[str] | None = None
     teacher_layers: Sequence[str] | None = None
+    student_maps: MapKind = "stages"
+    teacher_maps: MapKind = "stages"
     epsilon: float | None = None
     left_out: Mapping[str, str] = MappingProxyType({})
 
@@ -286,7 +291,10 @@ class Method(ShortHelpModule):
 
 
 # Attributes that a plain nn.Module does not need to define.
-OPTIONAL_ATTRIBUTES = ("views", "uses_teacher", "needs_maps", "layers", "teacher_layers", "epsilon", "left_out")
+OPTIONAL_ATTRIBUTES = (
+    "views", "uses_teacher", "needs_maps", "layers", "teacher_layers", "student_maps", "teacher_maps", "epsilon",
+    "left_out",
+)  # fmt: skip
 
 
 def require_method(method: object) -> None:

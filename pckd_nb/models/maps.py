@@ -1,22 +1,28 @@
-"""Feature maps of any network: the last map of each resolution, or the outputs of layers that you name."""
+"""Feature maps of any network: the maps that distillation papers compare, or the outputs of layers that you name."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import isqrt
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..deprecation import renamed_attribute
 from .output import Classifier, Output
+
+MapKind = Literal["stages", "stem and stages", "preactivations"]
+INPUT = ":input"  # suffix of a layer's name that means its input
 
 
 class FeatureMaps:
     """Collects feature maps during the forward passes of a network, by forward hooks.
 
-    Without `layers`, there is one map per resolution: the last one before the resolution changes. To find these maps,
-    the network runs once on `example` in eval mode. The output of a residual block is preferred to maps inside the
-    block. Maps of one pixel are skipped. The hooks are removed after every call.
+    Without `layers`, the maps of a network of this package are those that distillation papers compare: the outputs of
+    its stages, see `Classifier.stages`. Any other network has one map per resolution: the last one before the
+    resolution changes. To find these maps, the network runs once on `example` in eval mode. The output of a residual
+    block is preferred to maps inside the block. Maps of one pixel are skipped. The hooks are removed after every call.
 
     Parameters
     ----------
@@ -24,8 +30,12 @@ class FeatureMaps:
     example : Tensor of shape (1, C, H, W)
         An image of the size that the network will see.
     layers : sequence of str, optional
-        Names as in `model.named_modules()`. The maps are the outputs of these layers, in this order. If a layer
-        returns the tokens of a transformer, its patch tokens are arranged as a map, see `maps.as_map`.
+        Names as in `model.named_modules()`. The maps are the outputs of these layers, in this order. "NAME:input" means
+        the input of a layer, such as the map before a ReLU. If a layer returns the tokens of a transformer, its patch
+        tokens are arranged as a map, see `maps.as_map`.
+    kind : {"stages", "stem and stages", "preactivations"}
+        Which maps to use without `layers`: the outputs of the stages, the same with the stem before them, or the
+        outputs of the stages before their last ReLU. For a network with one map per resolution, all three are the same.
 
     Attributes
     ----------
@@ -53,9 +63,14 @@ class FeatureMaps:
     torch.Size([1, 16, 32, 32])
     """
 
-    def __init__(self, model: Classifier, example: Tensor, layers: Sequence[str] | None = None):
+    def __init__(
+        self, model: Classifier, example: Tensor, layers: Sequence[str] | None = None, kind: MapKind = "stages"
+    ):
         self.model = model
         modules = dict(model.named_modules())
+        if layers is None and model.stages:
+            stem_and_stages = model.preactivations if kind == "preactivations" else model.stages
+            layers = stem_and_stages if kind == "stem and stages" else stem_and_stages[1:]
         if layers is not None:
             self._use_layers(example, layers, modules)
             return
@@ -86,7 +101,7 @@ class FeatureMaps:
     def _use_layers(self, example: Tensor, layers: Sequence[str], modules: dict[str, nn.Module]) -> None:
         """Run the example to find the shapes of the maps of the given layers."""
         for name in layers:
-            if name not in modules:
+            if name.removesuffix(INPUT) not in modules:
                 others = [other for other in modules if other.count(".") <= name.count(".") and other]
                 raise ValueError(f"the network has no layer {name!r}; it has {', '.join(others[:20])}")
         found: dict[str, Tensor] = {}
@@ -139,16 +154,18 @@ class FeatureMaps:
 
 @contextmanager
 def _record_maps(model: nn.Module, names: Iterable[str], record: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Call `record(name, map)` for each feature map that one of these layers returns."""
+    """Call `record(name, map)` for each feature map that one of these layers returns, or takes if ":input" follows."""
 
-    def make_hook(name: str) -> Callable:
-        def hook(layer: nn.Module, inputs: tuple, output: object) -> None:
-            if isinstance(output, Tensor) and (found := as_map(output)) is not None:
+    def register(name: str) -> RemovableHandle:
+        def hook(layer: nn.Module, *values: Any) -> None:
+            value = values[0][0] if name.endswith(INPUT) else values[-1]  # (inputs,) or (inputs, output)
+            if isinstance(value, Tensor) and (found := as_map(value)) is not None:
                 record(name, found)
 
-        return hook
+        layer = model.get_submodule(name.removesuffix(INPUT))
+        return layer.register_forward_pre_hook(hook) if name.endswith(INPUT) else layer.register_forward_hook(hook)
 
-    handles = [model.get_submodule(name).register_forward_hook(make_hook(name)) for name in names]
+    handles = [register(name) for name in names]
     try:
         yield
     finally:

@@ -66,7 +66,9 @@ class MobileNetV2(Classifier):
         self.blocks = nn.Sequential(*stages)
         self.conv2 = nn.Sequential(*_conv(channels, LAST_CHANNELS, 1))
         self.classifier = nn.Sequential(nn.Linear(LAST_CHANNELS, num_classes))
-        he_normal_(self)
+        he_normal_(self, linear_std=0.01)
+        self.stages = ("conv1", "blocks.1", "blocks.2", "blocks.4", "blocks.6")
+        self.preactivations = self.stages  # the blocks have no ReLU at their end
 
     def features(self, x: Tensor) -> Tensor:
         """Return the features of images, shape (N, 1280): the last feature map, averaged over its pixels."""

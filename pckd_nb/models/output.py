@@ -76,6 +76,11 @@ class Classifier(ShortHelpModule):
     trained_on : TrainingData or None
         Classes, normalisation and image size of the data that the network was trained on. None if it was not trained,
         or if its checkpoint does not contain this information.
+    stages : tuple of str
+        Names of the layers whose outputs distillation papers compare: first the stem, which is all layers before the
+        first stage, then every stage. `models.FeatureMaps` uses them. Empty if they are not known.
+    preactivations : tuple of str
+        The same maps before the last ReLU. "NAME:input" means the input of a layer instead of its output.
 
     Examples
     --------
@@ -100,6 +105,8 @@ class Classifier(ShortHelpModule):
     name: str | None = None
     weights_from: str | None = None
     trained_on: TrainingData | None = None
+    stages: tuple[str, ...] = ()
+    preactivations: tuple[str, ...] = ()
 
     def features(self, x: Tensor) -> Tensor:
         """Return the penultimate features, which are the input of the last layer.
@@ -181,8 +188,10 @@ class Classifier(ShortHelpModule):
         return table(self.name or type(self).__name__, rows)
 
 
-def he_normal_(model: nn.Module) -> None:
+def he_normal_(model: nn.Module, linear_std: float | None = None) -> None:
     r"""Initialise the weights of all convolutions in place, from a normal distribution that suits ReLU.
+
+    Biases of convolutions become 0.
 
     .. math:: w \sim \mathcal{N}(0, 2 / n), \quad n = \text{output channels} \cdot \text{kernel height} \cdot
         \text{kernel width}
@@ -190,6 +199,9 @@ def he_normal_(model: nn.Module) -> None:
     Parameters
     ----------
     model : nn.Module
+    linear_std : float, optional
+        Standard deviation of the weights of linear layers, whose biases then become 0. None leaves linear layers as
+        PyTorch initialises them.
 
     References
     ----------
@@ -198,3 +210,8 @@ def he_normal_(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear) and linear_std is not None:
+            nn.init.normal_(module.weight, 0, linear_std)
+            nn.init.zeros_(module.bias)

@@ -76,6 +76,8 @@ class Preprocessed(Classifier):
         self.register_buffer("scale", scale[:, None, None], persistent=False)
         self.register_buffer("shift", shift[:, None, None], persistent=False)
         self.preprocessing: dict[str, Any] = {}
+        self.stages = tuple(f"model.{name}" for name in model.stages)
+        self.preactivations = tuple(f"model.{name}" for name in model.preactivations)
 
     @property
     def head(self) -> nn.Linear:

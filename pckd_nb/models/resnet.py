@@ -8,6 +8,8 @@ References
 He et al., "Deep residual learning for image recognition", section 4.2, arXiv 1512.03385.
 """
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -23,6 +25,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU()  # a module, so that hooks can see its input
         self.downsample = None
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
@@ -33,7 +36,7 @@ class BasicBlock(nn.Module):
         """Return the feature map after this block."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(x)) + shortcut)
+        return cast(Tensor, self.relu(self.bn2(self.conv2(x)) + shortcut))
 
 
 class ResNet(Classifier):
@@ -54,15 +57,18 @@ class ResNet(Classifier):
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
+        self.relu = nn.ReLU()
         self.layer1 = _stage(widths[0], widths[1], blocks, stride=1)
         self.layer2 = _stage(widths[1], widths[2], blocks, stride=2)
         self.layer3 = _stage(widths[2], widths[3], blocks, stride=2)
         self.fc = nn.Linear(widths[3], num_classes)
         he_normal_(self)
+        self.stages = ("relu", "layer1", "layer2", "layer3")
+        self.preactivations = ("relu", *(f"layer{i}.{blocks - 1}.relu:input" for i in (1, 2, 3)))
 
     def features(self, x: Tensor) -> Tensor:
         """Return the features of images, shape (N, widths[3]): the last feature map, averaged over its pixels."""
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return x.mean((2, 3))
 

@@ -7,6 +7,8 @@ References
 He et al., "Deep residual learning for image recognition", arXiv 1512.03385.
 """
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,6 +30,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU()  # a module, so that hooks can see its input
         self.shortcut = nn.Sequential()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
@@ -38,7 +41,7 @@ class Bottleneck(nn.Module):
         """Return the feature map after this block."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
-        return F.relu(self.bn3(self.conv3(y)) + self.shortcut(x))
+        return cast(Tensor, self.relu(self.bn3(self.conv3(y)) + self.shortcut(x)))
 
 
 class ResNet50(Classifier):
@@ -56,16 +59,20 @@ class ResNet50(Classifier):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU()
         self.layer1 = _stage(64, 64, 3, stride=1)
         self.layer2 = _stage(256, 128, 4, stride=2)
         self.layer3 = _stage(512, 256, 6, stride=2)
         self.layer4 = _stage(1024, 512, 3, stride=2)
         self.linear = nn.Linear(2048, num_classes)
         he_normal_(self)
+        self.stages = ("relu", "layer1", "layer2", "layer3", "layer4")
+        last_blocks = ("layer1.2", "layer2.3", "layer3.5", "layer4.2")
+        self.preactivations = ("relu", *(f"{block}.relu:input" for block in last_blocks))
 
     def features(self, x: Tensor) -> Tensor:
         """Return the features of images, shape (N, 2048): the last feature map, averaged over its pixels."""
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn1(self.conv1(x)))
         return self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3))
 
 

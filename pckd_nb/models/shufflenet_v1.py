@@ -9,6 +9,8 @@ References
 Zhang et al., "ShuffleNet: An extremely efficient convolutional neural network for mobile devices", arXiv 1707.01083.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,6 +38,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(hidden)
         self.conv3 = nn.Conv2d(hidden, out_channels, 1, groups=GROUPS, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU()  # a module, so that hooks can see its input
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the feature map after this block."""
@@ -43,8 +46,8 @@ class Bottleneck(nn.Module):
         y = F.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
         if self.stride == 1:
-            return F.relu(x + y)
-        return F.relu(torch.cat([y, F.avg_pool2d(x, 3, stride=2, padding=1)], 1))
+            return cast(Tensor, self.relu(x + y))
+        return cast(Tensor, self.relu(torch.cat([y, F.avg_pool2d(x, 3, stride=2, padding=1)], 1)))
 
 
 class ShuffleNetV1(Classifier):
@@ -62,14 +65,17 @@ class ShuffleNetV1(Classifier):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 24, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(24)
+        self.relu = nn.ReLU()
         self.layer1 = _stage(24, 240, 4)
         self.layer2 = _stage(240, 480, 8)
         self.layer3 = _stage(480, 960, 4)
         self.linear = nn.Linear(960, num_classes)
+        self.stages = ("relu", "layer1", "layer2", "layer3")
+        self.preactivations = ("relu", "layer1.3.relu:input", "layer2.7.relu:input", "layer3.3.relu:input")
 
     def features(self, x: Tensor) -> Tensor:
         """Return the features of images, shape (N, 960): the last feature map, averaged over its pixels."""
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn1(self.conv1(x)))
         return self.layer3(self.layer2(self.layer1(x))).mean((2, 3))
 
 

@@ -20,10 +20,11 @@ LAST_CHANNELS = 1024
 class Block(nn.Module):
     """Block with three convolutions: 1×1, depthwise 3×3, and 1×1. They take only the second half of the channels.
 
-    The depthwise convolution filters each channel separately.
+    The depthwise convolution filters each channel separately. The last block of a stage passes all channels before its
+    last ReLU through `preactivation`, which changes nothing, so that a hook can see them.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, last: bool = False):
         super().__init__()
         half = channels // 2
         self.conv1 = nn.Conv2d(half, half, 1, bias=False)
@@ -32,14 +33,17 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(half)
         self.conv3 = nn.Conv2d(half, half, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(half)
+        self.preactivation = nn.Identity() if last else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the feature map after this block."""
         unchanged, y = x.chunk(2, 1)
         y = F.relu(self.bn1(self.conv1(y)))
         y = self.bn2(self.conv2(y))
-        y = F.relu(self.bn3(self.conv3(y)))
-        return F.channel_shuffle(torch.cat([unchanged, y], 1), 2)
+        y = self.bn3(self.conv3(y))
+        if self.preactivation is not None:
+            self.preactivation(torch.cat([unchanged, y], 1))
+        return F.channel_shuffle(torch.cat([unchanged, F.relu(y)], 1), 2)
 
 
 class HalvingBlock(nn.Module):
@@ -82,20 +86,23 @@ class ShuffleNetV2(Classifier):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 24, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(24)
+        self.relu = nn.ReLU()
         self.layer1 = _stage(24, 116, 4)
         self.layer2 = _stage(116, 232, 8)
         self.layer3 = _stage(232, 464, 4)
         self.conv2 = nn.Conv2d(464, LAST_CHANNELS, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(LAST_CHANNELS)
         self.linear = nn.Linear(LAST_CHANNELS, num_classes)
+        self.stages = ("relu", "layer1", "layer2", "layer3")
+        self.preactivations = ("relu", *(f"layer{i}.{last}.preactivation" for i, last in ((1, 3), (2, 7), (3, 3))))
 
     def features(self, x: Tensor) -> Tensor:
         """Return the features of images, shape (N, 1024): the last feature map, averaged over its pixels."""
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return F.relu(self.bn2(self.conv2(x))).mean((2, 3))
 
 
 def _stage(in_channels: int, out_channels: int, blocks: int) -> nn.Sequential:
     first = HalvingBlock(in_channels, out_channels)
-    return nn.Sequential(first, *(Block(out_channels) for _ in range(blocks - 1)))
+    return nn.Sequential(first, *(Block(out_channels, last=i == blocks - 1) for i in range(1, blocks)))

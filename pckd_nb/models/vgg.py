@@ -40,7 +40,9 @@ class VGG(Classifier):
         self.block3 = _block(WIDTHS[2], WIDTHS[3], counts[3])
         self.block4 = _block(WIDTHS[3], WIDTHS[4], counts[4])
         self.classifier = nn.Linear(WIDTHS[4], num_classes)
-        he_normal_(self)
+        he_normal_(self, linear_std=0.01)
+        self.stages = ("block0", "block1", "block2", "block3", "block4")
+        self.preactivations = ("block0", *(f"block{i}.{3 * counts[i] - 1}:input" for i in range(1, 5)))
 
     def features(self, x: Tensor) -> Tensor:
         """Return the features of images, shape (N, 512): the last feature map, averaged over its pixels."""

@@ -76,6 +76,8 @@ class WideResNet(Classifier):
         self.fc = nn.Linear(64 * widen, num_classes)
         he_normal_(self)
         nn.init.zeros_(self.fc.bias)
+        self.stages = ("conv1", "block1", "block2", "block3")
+        self.preactivations = ("conv1", "block2.layer.0.bn1", "block3.layer.0.bn1", "bn1")
 
     def features(self, x: Tensor) -> Tensor:
         """Return the features of images, shape (N, 64k): the last feature map, averaged over its pixels."""

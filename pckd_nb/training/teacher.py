@@ -18,6 +18,7 @@ from ..config import RunConfig
 from ..data import Dataset
 from ..evaluation import pixel_statistics
 from ..models import Classifier, FeatureMaps, Output
+from ..models.maps import MapKind
 from ..provenance import NOT_RECORDED
 from .task import Task
 from .teacher_cache import TeacherCache
@@ -61,6 +62,8 @@ class FrozenTeacher:
         Whether outputs contain feature maps.
     layers : sequence of str, optional
         Names of the layers whose outputs are the feature maps.
+    map_kind : str
+        Which feature maps to use without `layers`, see `models.FeatureMaps`.
 
     Attributes
     ----------
@@ -74,10 +77,11 @@ class FrozenTeacher:
 
     def __init__(
         self, model: Classifier, data: Dataset, views: int, fabric: Fabric, exact: bool, needs_maps: bool = False,
-        layers: Sequence[str] | None = None,
+        layers: Sequence[str] | None = None, map_kind: MapKind = "stages",
     ):  # fmt: skip
         self.model = model.to(fabric.device).to(memory_format=torch.channels_last).eval()
-        self.maps = FeatureMaps(self.model, torch.zeros(1, data.channels, *data.size), layers) if needs_maps else None
+        example = torch.zeros(1, data.channels, *data.size)
+        self.maps = FeatureMaps(self.model, example, layers, map_kind) if needs_maps else None
         self.data, self.views = data, views
         self.dtype = "float32" if exact else "float16"
         self.form, self.error = "", 0.0
@@ -203,7 +207,8 @@ class Teacher:
         model, method = task.teacher, task.method
         assert model is not None
         training_mode = model.training
-        network = FrozenTeacher(model, task.data, method.views, fabric, exact, method.needs_maps, method.teacher_layers)
+        maps = method.needs_maps, method.teacher_layers, method.teacher_maps
+        network = FrozenTeacher(model, task.data, method.views, fabric, exact, *maps)
         return cls(network, fabric, training_mode)
 
     def __enter__(self) -> Teacher:

@@ -162,7 +162,9 @@ class Trainer:
         self.student = task.student.to(fabric.device).to(memory_format=torch.channels_last)  # faster convolutions
         forward: Callable[[Tensor], Output] = compile_forward(self.student) if config.compile else self.student
         if method.needs_maps:
-            maps = FeatureMaps(self.student, torch.zeros(1, data.channels, *data.size), method.layers)
+            maps = FeatureMaps(
+                self.student, torch.zeros(1, data.channels, *data.size), method.layers, method.student_maps
+            )
             forward = partial(maps, forward)
         self.learner: nn.Module = Learner(self.student, self.method, forward, fabric)
         self.torch_workaround = faults.SafeTrainingSteps(self.learner, fabric.device, config.compile)
