@@ -100,8 +100,8 @@ def remember_arguments(init: Callable[Concatenate[Any, P], None]) -> Callable[Co
     if getattr(init, "records_arguments", False):
         return init
     parameters = list(inspect.signature(init).parameters.values())[1:]
-    own = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    own_names = {parameter.name for parameter in own}
+    own_parameters = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    own_names = {parameter.name for parameter in own_parameters}
 
     @wraps(init)
     def wrapped(self: Any, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -115,7 +115,7 @@ def remember_arguments(init: Callable[Concatenate[Any, P], None]) -> Callable[Co
             if name in initial and not is_unchanged(getattr(self, name), initial[name]):
                 chosen[name] = getattr(self, name)
                 del defaults[name]
-        for parameter in own:
+        for parameter in own_parameters:
             (chosen if parameter.name in given else defaults)[parameter.name] = given.get(
                 parameter.name, parameter.default
             )
@@ -125,7 +125,7 @@ def remember_arguments(init: Callable[Concatenate[Any, P], None]) -> Callable[Co
                 del defaults[name]
                 chosen[name] = value
         self._chosen, self._defaults = chosen, defaults
-        names = [*(parameter.name for parameter in own), *vars(self).get("_setting_names", [])]
+        names = [*(parameter.name for parameter in own_parameters), *vars(self).get("_setting_names", [])]
         self._setting_names = list(dict.fromkeys(name for name in names if name in chosen or name in defaults))
         self._initial_values = {name: getattr(self, name) for name in self._setting_names if hasattr(self, name)}
         self._initial_modules = list(self._modules)
