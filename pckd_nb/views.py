@@ -323,6 +323,8 @@ def find_mix(name: str | Mix, num_classes: int) -> Mix:
 
     Raises
     ------
+    KeyError
+        If the name is unknown.
     ValueError
         If your own class cannot be created with `num_classes` alone.
 
