@@ -85,8 +85,8 @@ NETWORKS = {  # `models.MODELS` builds them
 }
 LIBRARIES = ("torchvision", "timm")  # their networks have names of the form LIBRARY:NAME
 
-# (teacher, student). For CIFAR-100: the paper's seven pairs, each of one architecture family, then six pairs of different
-# families, which many papers use since CRD (arXiv 1910.10699). For ImageNet: the last pair.
+# (teacher, student). For CIFAR-100: the paper's seven pairs, with one architecture family per pair; then six pairs with
+# two families per pair, which many papers use since CRD (arXiv 1910.10699). For ImageNet: the last pair.
 PAIRS = (
     ("wrn_40_2", "wrn_16_2"), ("wrn_40_2", "wrn_40_1"), ("resnet56", "resnet20"), ("resnet110", "resnet20"),
     ("resnet110", "resnet32"), ("resnet32x4", "resnet8x4"), ("vgg13", "vgg8"),

@@ -43,7 +43,7 @@ CLASSES = tuple(f"{pattern} {shape}" for shape in SHAPES for pattern in PATTERNS
 def generate(
     count: int, seed: int | Sequence[int], difficulty: float | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw images in random order, with about the same number of images per class.
+    """Generate images in random order, with about the same number of images per class.
 
     The same arguments give exactly the same images.
 

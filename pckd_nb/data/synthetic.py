@@ -14,7 +14,7 @@ from .split import Split
 
 
 def read_shapes100(root: Path, train_size: int, test_size: int, seed: int) -> tuple[Split, Split]:
-    """Read shapes100 from its cache files. Draw the images first if there are none.
+    """Read shapes100 from its cache files. Generate the images first if there are none.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ def read_shapes100(root: Path, train_size: int, test_size: int, seed: int) -> tu
     train_size, test_size : int
         Number of images.
     seed : int
-        Decides which images are drawn.
+        Seed of the generated images.
 
     Returns
     -------
