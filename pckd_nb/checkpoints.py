@@ -49,7 +49,7 @@ UNPACK_ADVICE = "unpack it and give the file of weights inside"
 # the oldest format of PyTorch is a tar archive, and begins with one of these file names
 LEGACY_TAR_NAMES = (b"sys_info\0", b"pickle\0", b"tensors\0", b"storages\0")
 LFS_POINTER = b"version https://git-lfs.github.com/"  # start of a file that Git LFS has not downloaded yet
-# largest accepted size of an unpacked zip archive, relative to the archive; a larger one is made to fill the memory
+# largest accepted size of an unpacked zip archive, relative to the archive; a larger one is probably a zip bomb
 MAX_UNPACK_RATIO = 50
 MAX_HEADER_BYTES = 100_000_000  # largest header of a safetensors file, the same limit as in the library safetensors
 # start of an HTML page: an optional byte order mark, spaces, and a tag
@@ -148,53 +148,53 @@ def load_checkpoint(
         source, _, fragment = str(source).partition("#sha256=")  # the syntax of pip
         _check_sha256(sha256 := sha256 or fragment or None)
         path = fetch(source, sha256=sha256, size=size, root=root)
-        label = f"'{source}' (kept as '{path}')"
+        origin = f"'{source}' (kept as '{path}')"
     else:
-        path, label = user_path(source, "source"), f"'{source}'"
+        path, origin = user_path(source, "source"), f"'{source}'"
     if path.is_dir() and not (path / "run.json").is_file():
         hub = next((path / name for name in HUB_FILES if (path / name).is_file()), None)
         if hub is None:
             raise FileNotFoundError(
-                f"{label} is not a run folder: it has no run.json, {' or '.join(HUB_FILES)}; give a folder that "
+                f"{origin} is not a run folder: it has no run.json, {' or '.join(HUB_FILES)}; give a folder that "
                 "has one of these files, or a file of weights"
             )
-        path, label = hub, f"'{hub}'"
+        path, origin = hub, f"'{hub}'"
     trained_on: TrainingData | None
     if path.is_dir():
         if sha256 is not None or size is not None:
-            raise ValueError(f"{label} is a folder: sha256 and size can only be given for a file")
+            raise ValueError(f"{origin} is a folder: sha256 and size can only be given for a file")
         run = load_run(path)
         state, trained_on = run.student_state, run.trained_on
         if not state:
             raise ValueError(
-                f"{label} is a record of a run, without its weights: give a run folder with weights, or a "
+                f"{origin} is a record of a run, without its weights: give a run folder with weights, or a "
                 "file of weights"
             )
         run.check_weights()
     elif not path.is_file():
-        raise FileNotFoundError(f"{label}: there is no such file")
+        raise FileNotFoundError(f"{origin}: there is no such file")
     else:
         if mismatch := _mismatch(path, sha256, size):
-            raise OSError(f"{label} {mismatch}")
+            raise OSError(f"{origin} {mismatch}")
         try:
-            content = _read(path, label)
+            content = _read(path, origin)
         except ValueError as error:
             if "://" not in str(source):
                 raise
             path.unlink()  # otherwise every later call would use it
             raise ValueError(f"{error}; the downloaded file was deleted") from error
-        state, trained_on = _weights(content, label), training_data_of(path)
+        state, trained_on = _weights(content, origin), training_data_of(path)
     had_auxiliary = any(name.startswith(AUXILIARY_HEADS) for name in _unwrapped(state))
-    state = _match_names(model, state, label)
+    state = _match_names(model, state, origin)
     try:
-        load_weights(model, state, label)
+        load_weights(model, state, origin)
     except ValueError as error:
         raise ValueError(f"{error}{_hint_for_error(model, state, str(error))}") from None
     # torchvision trained the networks with auxiliary heads on images with another normalisation: transform_input=True
     # converts the images to it
     if had_auxiliary and any(getattr(module, "transform_input", True) is False for module in model.modules()):
         warnings.warn(
-            f"{label} has auxiliary heads: if it is torchvision's own file, the network needs transform_input=True. "
+            f"{origin} has auxiliary heads: if it is torchvision's own file, the network needs transform_input=True. "
             "Create it with this option, as in torchvision:googlenet,transform_input=True",
             stacklevel=2,
         )
@@ -272,52 +272,52 @@ def _mismatch(path: Path, sha256: str | None, size: int | None) -> str:
     return "" if found == sha256.lower() else f"has the SHA-256 sum {found} instead of {sha256.lower()}"
 
 
-def _read(path: Path, label: str) -> Any:
+def _read(path: Path, origin: str) -> Any:
     """Return the content of a file, with `IgnoredObject` for objects that are not weights."""
     with path.open("rb") as file:
         start = file.read(512)
         file.seek(0)
         if not start:
-            raise ValueError(f"{label} is empty")
+            raise ValueError(f"{origin} is empty")
         if WEB_PAGE.match(start):
-            raise ValueError(f"{label} is a web page, not a file of weights: download the file itself")
+            raise ValueError(f"{origin} is a web page, not a file of weights: download the file itself")
         if start.startswith(b"PK\3\4"):
             try:
                 archive = zipfile.ZipFile(file)
                 entries = archive.infolist()
             except Exception as error:  # a damaged file can cause any error, here and below
                 raise ValueError(
-                    f"{label} is incomplete or damaged: reading it as a zip archive failed, {_reason(error)}"
+                    f"{origin} is incomplete or damaged: reading it as a zip archive failed, {_reason(error)}"
                 ) from error
             if any(entry.filename.endswith("/constants.pkl") for entry in entries):
-                raise ValueError(f"{label} was refused: it is a TorchScript program, {NO_CODE_ADVICE}")
+                raise ValueError(f"{origin} was refused: it is a TorchScript program, {NO_CODE_ADVICE}")
             if not any(entry.filename.endswith("/data.pkl") for entry in entries):
-                raise ValueError(f"{label} is a zip archive, but not a PyTorch file: {UNPACK_ADVICE}")
+                raise ValueError(f"{origin} is a zip archive, but not a PyTorch file: {UNPACK_ADVICE}")
             unpacked = sum(entry.file_size for entry in entries)
             if unpacked > MAX_UNPACK_RATIO * path.stat().st_size:
                 raise ValueError(
-                    f"{label} was refused: it would unpack to {unpacked:,} bytes, which is too much for weights"
+                    f"{origin} was refused: it would unpack to {unpacked:,} bytes, which is too much for weights"
                 )
             if broken := _broken_entry(archive):
-                raise ValueError(f"{label} is damaged: the checksum of {broken} is wrong")
+                raise ValueError(f"{origin} is damaged: the checksum of {broken} is wrong")
             # memory mapping reads only the weights that are used; it must not be used for compressed entries
-            return _unpickle(path, label, mmap=all(entry.compress_type == zipfile.ZIP_STORED for entry in entries))
+            return _unpickle(path, origin, mmap=all(entry.compress_type == zipfile.ZIP_STORED for entry in entries))
         if start.startswith(b"\x80"):
-            return _unpickle(file, label)
+            return _unpickle(file, origin)
         if start.startswith(ARCHIVE_SIGNATURES) or (
             start[257:262] == b"ustar" and not start.startswith(LEGACY_TAR_NAMES)
         ):
-            raise ValueError(f"{label} is an archive: {UNPACK_ADVICE}")
+            raise ValueError(f"{origin} is an archive: {UNPACK_ADVICE}")
         if start.startswith(LFS_POINTER):
-            raise ValueError(f"{label} is only a Git LFS pointer to the weights: get the file with git lfs pull")
+            raise ValueError(f"{origin} is only a Git LFS pointer to the weights: get the file with git lfs pull")
     if path.suffix == ".safetensors" or start[8:9] == b"{":
         try:
             return load(path.read_bytes())
         except Exception as error:
             raise ValueError(
-                f"{label} is incomplete or damaged: reading it as safetensors failed, {_reason(error)}"
+                f"{origin} is incomplete or damaged: reading it as safetensors failed, {_reason(error)}"
             ) from error
-    raise ValueError(f"{label} is not a file of weights: neither PyTorch (.pth, .pt) nor safetensors")
+    raise ValueError(f"{origin} is not a file of weights: neither PyTorch (.pth, .pt) nor safetensors")
 
 
 def _broken_entry(archive: zipfile.ZipFile) -> str | None:
@@ -367,7 +367,7 @@ def training_data_of(source: str | Path) -> TrainingData | None:
         raise ValueError(f"'{path}' is damaged: its entry {TRAINED_ON} is not valid, {one_line(error)}") from None
 
 
-def _unpickle(file: Any, label: str, mmap: bool = False) -> Any:
+def _unpickle(file: Any, origin: str, mmap: bool = False) -> Any:
     """Load a path or an open file by torch.load with weights_only=True, which runs no code of the file."""
     try:
         with warnings.catch_warnings(record=True) as warned, torch.serialization.safe_globals(IGNORED_GLOBALS):
@@ -376,23 +376,23 @@ def _unpickle(file: Any, label: str, mmap: bool = False) -> Any:
     except Exception as error:
         reason = _reason(error)
         if "unexpected EOF" in reason or (hasattr(file, "read") and not file.read(1)):
-            raise ValueError(f"{label} is incomplete: the file ends in the middle of its weights") from error
+            raise ValueError(f"{origin} is incomplete: the file ends in the middle of its weights") from error
         if found := re.search(r"GLOBAL (.+) (?:was not an allowed global|whose module)", str(error), re.DOTALL):
             function = re.sub(r"^commands\.", "subprocess.", found[1][:100])  # pickles use the name of Python 2
             raise ValueError(
-                f"{label} was refused: it is a pickle file that would call {function!r}, {NO_CODE_ADVICE}"
+                f"{origin} was refused: it is a pickle file that would call {function!r}, {NO_CODE_ADVICE}"
             ) from None
         if protocol := re.search(r"pickle protocol ([345]) ", " ".join(str(warning.message) for warning in warned)):
             raise ValueError(
-                f"{label} was refused: it is a pickle file of protocol {protocol[1]}, which PyTorch can't read without "
-                "running code: save it again without pickle_protocol=…, or as safetensors"
+                f"{origin} was refused: it is a pickle file of protocol {protocol[1]}, which PyTorch can't read "
+                "without running code: save it again without pickle_protocol=…, or as safetensors"
             ) from None
         if isinstance(error, pickle.UnpicklingError):
             raise ValueError(
-                f"{label} was refused: it is a pickle file that is damaged or contains more than weights ({reason}), "
+                f"{origin} was refused: it is a pickle file that is damaged or contains more than weights ({reason}), "
                 f"{NO_CODE_ADVICE}"
             ) from None
-        raise ValueError(f"{label} is damaged: {reason}") from error
+        raise ValueError(f"{origin} is damaged: {reason}") from error
 
 
 def _reason(error: Exception | str) -> str:
@@ -403,7 +403,7 @@ def _reason(error: Exception | str) -> str:
     return one_line(text or type(error).__name__)
 
 
-def _weights(content: Any, label: str) -> dict[str, Tensor]:
+def _weights(content: Any, origin: str) -> dict[str, Tensor]:
     """Find the state dict in the content of a file: the content itself, or the value of one of `WEIGHT_KEYS`."""
     found = f"something else ({type(content).__name__})"
     if isinstance(content, Mapping):
@@ -419,7 +419,7 @@ def _weights(content: Any, label: str) -> dict[str, Tensor]:
             found += ", the keys of an optimizer"
     keys_text = f"{', '.join(map(repr, WEIGHT_KEYS[:-1]))} or {WEIGHT_KEYS[-1]!r}"
     raise ValueError(
-        f"{label} has no weights: expected a dict of names and tensors, or one under {keys_text}, found {found}"
+        f"{origin} has no weights: expected a dict of names and tensors, or one under {keys_text}, found {found}"
     )
 
 
@@ -432,31 +432,31 @@ def _is_state_dict(value: Any) -> TypeGuard[Mapping[str, Tensor]]:
     )
 
 
-def _match_names(model: nn.Module, state: Mapping[str, Tensor], label: str) -> dict[str, Tensor]:
+def _match_names(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
     """Return the weights of the network, under the names of `model`, and check that they are finite numbers."""
-    own = model.state_dict()
-    names = dict(zip(_unwrapped(own), own, strict=True))
+    expected = model.state_dict()
+    names = dict(zip(_unwrapped(expected), expected, strict=True))
     for old, new in OLD_LAYER_NAMES.items():
         if not any(re.search(old, name) for name in names):
             state = {re.sub(old, new, name): value for name, value in state.items()}
-    state = _select_network(state, names, label)
+    state = _select_network(state, names, origin)
     # drop weights that the network does not use: heads of a method, a copy of the best epoch, auxiliary heads
     for unused in ((HEADS_PREFIX, BEST_PREFIX), AUXILIARY_HEADS):
         if not any(name.startswith(unused) for name in names):
             state = {name: value for name, value in state.items() if not name.startswith(unused)}
     state = {names.get(name, name): value for name, value in state.items()}
-    for name, value in own.items():
+    for name, value in expected.items():
         if name.endswith("num_batches_tracked"):  # a counter of BatchNorm, which old files do not have
             state.setdefault(name, value)
         found = state.get(name, value)
         plain = found.layout == torch.strided and not found.is_meta and not found.is_quantized
         if not plain or found.is_floating_point() != value.is_floating_point():
             kind = f"{'' if plain else 'a sparse, quantized or empty (meta) tensor of '}{found.dtype}"
-            raise ValueError(f"{label}: weights of another type, '{name}' is {kind} instead of {value.dtype}")
-        # The shape is compared first: a damaged file can contain a shape of terabytes, which `load_weights` refuses.
+            raise ValueError(f"{origin}: weights of another type, '{name}' is {kind} instead of {value.dtype}")
+        # The shape is compared first: a damaged file can announce a tensor of terabytes. `load_weights` refuses it.
         if found.shape == value.shape and value.is_floating_point() and not found.float().isfinite().all():
             raise ValueError(
-                f"{label}: '{name}' has values that are not finite: the file is damaged, or its training diverged"
+                f"{origin}: '{name}' has values that are not finite: the file is damaged, or its training diverged"
             )
     return state
 
@@ -468,7 +468,7 @@ def _unwrapped(names: Iterable[str]) -> list[str]:
     return [name.removeprefix(found[0]) for name in names] if found else names
 
 
-def _select_network(state: Mapping[str, Tensor], names: Iterable[str], label: str) -> dict[str, Tensor]:
+def _select_network(state: Mapping[str, Tensor], names: Iterable[str], origin: str) -> dict[str, Tensor]:
     """Find the prefix with which `state` has all names of a network. Return the weights of the network, without prefix.
 
     For example, a file can have "teacher.fc.weight" and "student.fc.weight" for the name "fc.weight". A prefix of the
@@ -483,7 +483,7 @@ def _select_network(state: Mapping[str, Tensor], names: Iterable[str], label: st
     usable = [""] if "" in complete else [p for p in usable if "student." in p] or usable
     if len(usable) > 1:
         raise ValueError(
-            f"{label} has the network {len(usable)} times, {' and '.join(map(repr, usable))}: save only one"
+            f"{origin} has the network {len(usable)} times, {' and '.join(map(repr, usable))}: save only one"
         )
     if not usable:
         return dict(zip(_unwrapped(state), state.values(), strict=True))
@@ -492,10 +492,10 @@ def _select_network(state: Mapping[str, Tensor], names: Iterable[str], label: st
 
 def _hint_for_error(model: nn.Module, state: Mapping[str, Tensor], error: str) -> str:
     """Return a hint to add to `error`: other names in the file, or its number of classes."""
-    own = model.state_dict(keep_vars=True)
-    if "is missing" in error and (others := [repr(name) for name in state if name not in own]):
+    expected = model.state_dict(keep_vars=True)
+    if "is missing" in error and (others := [repr(name) for name in state if name not in expected]):
         return f"; the file has {', '.join([*others[:3], '…'] if len(others) > 3 else others)} instead"
-    names = {id(value): name for name, value in own.items()}
+    names = {id(value): name for name, value in expected.items()}
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
     for layer in layers:
         weight = names.get(id(layer.weight), "")

@@ -20,8 +20,8 @@ def should_compile(
 ) -> bool:  # fmt: skip
     """Return whether to compile the student.
 
-    With "auto" the decision depends only on the amount of work, so the same settings always give the same bits. If
-    torch.compile does not work on this machine, there is a warning and the answer is False.
+    With "auto" the decision depends only on the amount of work, so the same settings always give exactly the same
+    results. If torch.compile does not work on this machine, there is a warning and the answer is False.
 
     Parameters
     ----------

@@ -290,11 +290,11 @@ def category_center_contrast(
     temperature: float = 4.0,
     base_temperature: float = 0.07,
 ) -> Tensor:
-    """Return the category center contrast loss in little memory.
+    """Return the category center contrast loss, computed in blocks to save memory.
 
     The equation is that of `category_center_contrast_plain`. Only the logarithm of the sum over q is computed in
-    another way. It is computed for one block of rows at a time, and no block is stored. The backward pass computes the
-    blocks again. Memory then grows with N, not with N².
+    another way: for one block of rows at a time, and no block is stored. The backward pass computes the blocks again.
+    Memory then grows with N, not with N².
 
     Inside `torch.autocast`, this function still computes in float32 or float64. Call `backward()` outside of autocast,
     as PyTorch recommends.
@@ -397,8 +397,8 @@ class _LogSumExpOverOthers(torch.autograd.Function):
         \frac{\partial L}{\partial x_a} = \sum_{q \neq a} w_{aq} \, x_q, \qquad
         w_{aq} = g_a \exp(s_{aq} - \mathrm{lse}_a) + g_q \exp(s_{aq} - \mathrm{lse}_q)
 
-    No exp can overflow here. The sums lse_a and lse_q both contain exp(s_aq), so neither is smaller than s_aq. For the
-    backward pass only x and lse are saved.
+    No exp can overflow here. The sums in lse_a and lse_q both contain exp(s_aq), so neither logarithm is smaller than
+    s_aq. For the backward pass only x and lse are saved.
     """
 
     BLOCK_ROWS = 256  # on a CPU, 128 and 256 are equally fast

@@ -1,4 +1,4 @@
-r"""The preview strategy of PCKD: how much every sample counts, and in which epoch.
+r"""The preview strategy of PCKD: the weight of every sample in every epoch.
 
 The difficulty of a sample is its cross-entropy divided by the mean of its batch. A sample is hard if its difficulty is
 above a threshold. PCKD *previews* hard samples: it gives them a small weight, but never drops them. The threshold grows
@@ -178,7 +178,7 @@ def weight(difficulty: Tensor, threshold: float) -> Tensor:
 def preview(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Tensor:
     """Return the weights of the paper's strategy: hard samples get a small weight.
 
-    The equation is that of `weight`. This function only has the arguments of a strategy.
+    This is `weight` with the three arguments that every strategy has.
 
     Parameters
     ----------

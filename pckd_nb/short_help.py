@@ -8,7 +8,7 @@ from torch import nn
 class ShortHelp(ABCMeta):
     """Metaclass that removes the members of `nn.Module` from `dir()` of a class, and so from `help()`.
 
-    It is an ABCMeta, so a subclass can also have `abc.ABC` or a protocol as a base class.
+    It is a subclass of ABCMeta. So a module with this metaclass can also have `abc.ABC` or a protocol as a base class.
     """
 
     def __dir__(cls) -> list[str]:

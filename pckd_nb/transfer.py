@@ -47,8 +47,8 @@ def transfer(
     The images are converted to the image size and normalisation of the network's training. If the network takes colour
     images, the channel of grey images is repeated. There is no augmentation.
 
-    The probe is the LogisticRegression of scikit-learn (L2 penalty, C = 1). Before, the features are standardised with
-    mean and standard deviation of the training images. The result does not depend on a seed.
+    The features are standardised with the mean and standard deviation of the training images. The probe is the
+    LogisticRegression of scikit-learn (L2 penalty, C = 1). The result does not depend on a seed.
 
     Parameters
     ----------
@@ -142,14 +142,14 @@ def transfer_table(runs: Sequence[Run | str | Path], data: Dataset | str, **opti
     'untrained'
     """
     rows: list[dict[str, Any]] = []
-    untrained: dict[str, Run] = {}
+    run_of_network: dict[str, Run] = {}
     data = as_dataset(data)
     for run in map(as_run, runs):
         network = run.settings["model"]
         scores = transfer(run, data, **options)
         rows.append(_row(run, run.settings["method"]["title"], scores, run.accuracy))
-        untrained.setdefault(network["name"], run)
-    for name, run in untrained.items():
+        run_of_network.setdefault(network["name"], run)
+    for name, run in run_of_network.items():
         network = run.settings["model"]
         model = create_model(name, num_classes=network["num_classes"], in_channels=network["in_channels"], seed=0)
         rows.append(_row(run, "untrained", transfer(run, data, model=model, **options), float("nan")))
@@ -174,8 +174,8 @@ def convert_to_network_input(run: Run, data: Dataset, trained_on: TrainingData |
     Raises
     ------
     ValueError
-        If the numbers of channels differ and the images are not grey. Also if the image size differs and the images
-        are read from files during training, because such images cannot be resized here.
+        If the numbers of channels differ and the images are not grey. Also if channels or image size differ and the
+        images are read from files during training, because such images cannot be converted here.
     """
     data_of_run = TrainingData.model_validate(run.settings["data"])
     target = trained_on or data_of_run

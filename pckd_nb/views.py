@@ -79,7 +79,7 @@ def random_bits(seed: int, epoch: int, index: Tensor, stream: int) -> Tensor:
 
 
 def _splitmix64(x: Tensor) -> Tensor:
-    """Return the output function of splitmix64, which is defined for uint64, computed with int64."""
+    """Return the random number that splitmix64 computes from the state x, with int64 instead of uint64."""
     # Sums and products of int64 overflow to the same bits as those of uint64. A right shift of a negative int64 fills
     # in ones from the left. The masks remove them.
     x = x - 0x61C8864680B583EB  # the golden ratio 0x9E3779B97F4A7C15 as a signed number
@@ -209,8 +209,7 @@ def augment(images: Tensor, seed: int, epoch: int, index: Tensor, padding: int =
     Raises
     ------
     TypeError
-        If `images` is not a tensor, or if `seed`, `epoch` or `padding` is not an integer, or if `index`
-        is not int64.
+        If `images` is not a tensor, if `seed`, `epoch` or `padding` is not an integer, or if `index` is not int64.
     ValueError
         If `index` is not a tensor, if a shape or the dtype of `images` is wrong, or if `padding` is outside its range.
 
@@ -324,6 +323,8 @@ def find_mix(name: str | Mix, num_classes: int) -> Mix:
 
     Raises
     ------
+    KeyError
+        If the name is unknown.
     ValueError
         If your own class cannot be created with `num_classes` alone.
 

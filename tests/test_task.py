@@ -122,7 +122,7 @@ def test_strategy_weights_of_wrong_shape_are_refused(data):
     student, teacher = networks(data)
     method.bind(student, teacher)
     x = torch.zeros(16, 1, 8, 8)
-    with pytest.raises(ValueError, match=r"strategy must return one weight per image, \(4,\), got \(4, 1\)"):
+    with pytest.raises(ValueError, match=r"strategy must return one weight per image: shape \(4,\), got \(4, 1\)"):
         method(student(x), teacher(x), Batch(torch.zeros(4, dtype=torch.int64), torch.arange(4)), 1)
 
 

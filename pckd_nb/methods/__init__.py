@@ -2,7 +2,8 @@
 
 A method is a torch.nn.Module with these members:
 
-- `views`: the number of views of every image, from 1 (not rotated) to 4 (rotated by 0°, 90°, 180° and 270°)
+- `views`: the number of views of every image, from 1 to 4. The first view is the image itself, the others are rotated
+  by 90°, 180° and 270°
 - `uses_teacher`: whether the training loop must run the teacher
 - `title`: the name in tables and legends
 - `bind(student, teacher)`: creates the modules that are trained with the student
@@ -68,7 +69,7 @@ def register_method(name: str, build: Callable[..., Method]) -> None:
     Raises
     ------
     ValueError
-        If `name` contains other characters, or if a method has this name already.
+        If `name` is not such a string, or if a method has this name already.
 
     Examples
     --------
@@ -90,7 +91,7 @@ def register_method(name: str, build: Callable[..., Method]) -> None:
 
 
 def default_settings(name: str) -> dict[str, Any]:
-    """Return the settings of a method of this package and their default values.
+    """Return the settings of a method and their default values.
 
     Parameters
     ----------
@@ -100,7 +101,7 @@ def default_settings(name: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        Name → default value. Empty if this package has no method of this class.
+        Name → default value. Empty if no entry of `METHODS` or `BASELINES` is this class.
 
     Examples
     --------
@@ -151,8 +152,7 @@ def make(name: str, **settings: Any) -> Method:
     Parameters
     ----------
     name : str
-        A name in `METHODS` or `BASELINES`, in upper or lower case, or "module:Name" or "file.py:Name" of your own
-        method.
+        A name in `METHODS` or `BASELINES`, in upper or lower case. Your own method: "module:Name" or "file.py:Name".
     **settings
         Settings of the method, by name.
 

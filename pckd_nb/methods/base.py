@@ -51,9 +51,9 @@ class Terms(NamedTuple):
     total : scalar Tensor
         The objective.
     terms : dict of str to scalar Tensor
-        Every loss term by name, before it is multiplied by its weight in the objective, such as β_kd.
+        Every loss term by name. It is not yet multiplied by its β.
     cross_entropy, difficulty, weight : float Tensor of shape (B,)
-        One value per sample, without gradient.
+        One value per sample, without gradient. `preview` defines difficulty and weight.
     """
 
     total: Tensor
@@ -73,8 +73,8 @@ def remember_arguments(init: Callable[Concatenate[Any, P], None]) -> Callable[Co
     These settings count as chosen:
 
     - an argument that the caller passed,
-    - a value that a subclass passes to `super().__init__`. If the subclass has an argument of the same name, only the
-      previous rule decides,
+    - a value that a subclass passes to `super().__init__`, but not if the subclass has an argument of the same name:
+      then it counts only if the caller passed this argument,
     - a value that a subclass assigns after `super().__init__()`,
     - a value that a subclass defines as a class attribute.
 
@@ -101,8 +101,8 @@ def remember_arguments(init: Callable[Concatenate[Any, P], None]) -> Callable[Co
     if getattr(init, "records_arguments", False):
         return init
     parameters = list(inspect.signature(init).parameters.values())[1:]
-    own = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    own_names = {parameter.name for parameter in own}
+    own_parameters = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    own_names = {parameter.name for parameter in own_parameters}
 
     @wraps(init)
     def wrapped(self: Any, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -116,7 +116,7 @@ def remember_arguments(init: Callable[Concatenate[Any, P], None]) -> Callable[Co
             if name in initial and not is_unchanged(getattr(self, name), initial[name]):
                 chosen[name] = getattr(self, name)
                 del defaults[name]
-        for parameter in own:
+        for parameter in own_parameters:
             (chosen if parameter.name in given else defaults)[parameter.name] = given.get(
                 parameter.name, parameter.default
             )
@@ -126,7 +126,7 @@ def remember_arguments(init: Callable[Concatenate[Any, P], None]) -> Callable[Co
                 del defaults[name]
                 chosen[name] = value
         self._chosen, self._defaults = chosen, defaults
-        names = [*(parameter.name for parameter in own), *vars(self).get("_setting_names", [])]
+        names = [*(parameter.name for parameter in own_parameters), *vars(self).get("_setting_names", [])]
         self._setting_names = list(dict.fromkeys(name for name in names if name in chosen or name in defaults))
         self._initial_values = {name: getattr(self, name) for name in self._setting_names if hasattr(self, name)}
         self._initial_modules = list(self._modules)
@@ -136,7 +136,9 @@ def remember_arguments(init: Callable[Concatenate[Any, P], None]) -> Callable[Co
 
 
 def subclass_attributes(cls: type, init: Callable[..., None]) -> Iterator[tuple[str, Any]]:
-    """Yield the class attributes that are defined in the subclasses of the class with a given `__init__`.
+    """Yield the class attributes of a class and its base classes, up to the one that defines a given `__init__`.
+
+    The attributes of that base class are not included.
 
     Parameters
     ----------
@@ -173,7 +175,7 @@ class Method(ShortHelpModule):
     title : str
         Name in tables and legends. Default: the class name.
     views : int
-        Number of views of every image, from 1 to 4: the first of the rotations by 0°, 90°, 180° and 270°.
+        V, number of views of every image: the first V of the rotations by 0°, 90°, 180° and 270°.
     uses_teacher : bool
         Whether the teacher's output is needed.
     needs_maps : bool
@@ -359,7 +361,7 @@ class Supervised(Method):
         Returns
         -------
         Terms
-            All weights are 1.
+            All sample weights are 1.
 
         Raises
         ------
@@ -457,7 +459,7 @@ class KD(Method):
         Returns
         -------
         Terms
-            All weights are 1.
+            All sample weights are 1.
 
         Raises
         ------
@@ -555,7 +557,7 @@ def resolve_settings(
     recipe : dict
         Settings from a recipe, by name.
     data : dict
-        Settings from a data set, by name.
+        Settings that the data set defines: {"views": its default number of views}.
 
     Returns
     -------
@@ -583,11 +585,11 @@ def resolve_settings(
     {'value': 2.0, 'from': 'recipe'}
     """
     require_method(method)
-    own = vars(method)
-    known_names = all_setting_names().union(own.get("_setting_names", []))
+    attributes = vars(method)
+    known_names = all_setting_names().union(attributes.get("_setting_names", []))
     if unknown := [name for name in recipe if name not in known_names]:
         raise ValueError(f"the recipe sets {unknown[0]}, but no method has a setting of this name")
-    initial, chosen, defaults = (own.get(name, {}) for name in ("_initial_values", "_chosen", "_defaults"))
+    initial, chosen, defaults = (attributes.get(name, {}) for name in ("_initial_values", "_chosen", "_defaults"))
     changed = {name for name, value in initial.items() if not is_unchanged(getattr(method, name, None), value)}
     copied = copy_method(method)
     missing = {name: getattr(Method, name) for name in OPTIONAL_ATTRIBUTES} | {"title": type(method).__name__}
@@ -595,7 +597,7 @@ def resolve_settings(
         if not hasattr(copied, name):
             setattr(copied, name, value)
     settings = {}
-    for name in own.get("_setting_names", []):
+    for name in attributes.get("_setting_names", []):
         source = "attribute" if name in changed else "argument" if name in chosen else "default"
         if source == "default":
             for source_of, values in (("recipe", recipe), ("data set", data)):
@@ -615,7 +617,7 @@ def resolve_settings(
     if code_fingerprint(type(method)) is None:  # a method of this package: record only attributes that were changed
         others = {name: value for name, value in others.items() if hasattr(type(method), name)}
     else:
-        parts = [(name, method._modules[name]) for name in own.get("_initial_modules", method._modules)]
+        parts = [(name, method._modules[name]) for name in attributes.get("_initial_modules", method._modules)]
         others |= {name: f"{type(part).__name__} [{structure_fingerprint(part)}]" for name, part in parts if part}
     settings |= {name: {"value": value, "from": "attribute"} for name, value in others.items()}
     if isinstance(copied, Method):

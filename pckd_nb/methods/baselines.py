@@ -7,8 +7,7 @@ Every baseline has the objective
     L = w_{\mathrm{CE}} \cdot \overline{\mathrm{CE}} + w \cdot \mathrm{term}
 
 CE with a bar is the mean cross-entropy of the batch. The class of the baseline defines the term. w is the weight that
-was published for CIFAR-100, and w_CE is 1 except in `LSKD`. The optimizer and the batches are those of the recipe.
-Every image has one view, V = 1.
+was published for CIFAR-100, and w_CE is 1 except in `LSKD`. Every image has one view, V = 1.
 
 In the equations, the index s means student and t means teacher. f are penultimate features, F feature maps, and z
 logits. B is the batch size, and C the number of classes.
@@ -103,9 +102,9 @@ class Baseline(Method):
     def bind(self, student: Classifier, teacher: Classifier, example: Tensor | None = None) -> "Baseline":
         """Create the modules that are trained with the student.
 
-        If the method needs feature maps, both networks are run on the example in eval mode. The last maps of student
-        and teacher are the first pair, the maps before them the second pair, and so on. If one network has more maps,
-        its first maps are not used.
+        If the method needs feature maps, both networks are run on the example in eval mode. The maps are paired from
+        the end: last with last, second-to-last with second-to-last. If one network has more maps, its first maps are
+        not used.
 
         Parameters
         ----------
@@ -160,7 +159,7 @@ class Baseline(Method):
         Parameters
         ----------
         student, teacher : Output
-            B rows, with feature maps if `needs_maps` is True. The teacher's has no gradient.
+            B rows, with feature maps if `needs_maps` is True. The teacher's output has no gradient.
         batch : Batch
 
         Returns
@@ -344,8 +343,8 @@ class CC(Baseline):
     There are three differences from the publications:
 
     - The paper has no square root. torchdistill has one.
-    - The vectors x are not normalised to length 1, as in torchdistill and in the comparison in the CRD paper. So K is
-      not an approximation of the Gaussian kernel.
+    - This class does not normalise the vectors x to length 1. Neither do torchdistill and the comparison in the CRD
+      paper. So K does not approximate the Gaussian kernel.
     - The weight was published for another form of the loss, which compares neighbours in the batch. The configuration
       of torchdistill has the weight 0.003, together with KD.
 
@@ -637,9 +636,9 @@ class LSKD(Baseline):
             \mathrm{softmax}(\hat{z}_{t,i} / T) \,\middle\|\, \mathrm{softmax}(\hat{z}_{s,i} / T)
         \right)
 
-    Each row of logits z is shifted to the mean 0 and scaled to the standard deviation 1. The variance is a sum divided
-    by C − 1. The cross-entropy has the weight 0.1, as in the authors' comparison with KD. torchdistill multiplies by T²
-    only if it receives the labels, so this class multiplies by T².
+    ẑ is a row of logits, shifted to mean 0 and scaled to standard deviation 1. The standard deviation is that of
+    `torch.std`, with the divisor C − 1. The cross-entropy has the weight 0.1, as in the authors' comparison with KD.
+    torchdistill multiplies by T² only if it receives the labels, so this class multiplies by T².
 
     Parameters
     ----------

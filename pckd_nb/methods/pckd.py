@@ -213,7 +213,8 @@ class PCKD(Method):
         strategy = self.strategy if callable(self.strategy) else preview.STRATEGIES[self.strategy]
         v = strategy(cross_entropy.detach(), gamma, preview.threshold(epoch, self.epsilon))
         if v.shape != gamma.shape:
-            raise ValueError(f"strategy must return one weight per image, {tuple(gamma.shape)}, got {tuple(v.shape)}")
+            shapes = f"shape {tuple(gamma.shape)}, got {tuple(v.shape)}"
+            raise ValueError(f"strategy must return one weight per image: {shapes}")
 
         terms = {"cross_entropy": classification_loss(student, batch, cross_entropy)}
         total = terms["cross_entropy"]

@@ -101,7 +101,8 @@ def create_model(
 
         - a key of `models.MODELS`, such as "resnet8". It takes images of any size.
         - "torchvision:NAME" or "timm:NAME". Options of that library follow after commas:
-          "timm:vit_tiny_patch16_224,img_size=32,patch_size=4". If several layers could be the last one, add head=LAYER.
+          "timm:vit_tiny_patch16_224,img_size=32,patch_size=4". If it is not clear which layer is the last one, add
+          ",head=LAYER".
         - "module:Name" or "file.py:Name", where Name is your own class or function. It must take the keyword
           arguments num_classes and in_channels.
     data : Dataset, optional

@@ -125,7 +125,7 @@ class FeatureMaps:
         Parameters
         ----------
         forward : callable
-            Runs the network, for example the network itself. It takes `x` and returns an `Output`.
+            The network itself, or its compiled forward pass. It takes `x` and returns an `Output`.
         x : Tensor of shape (N, C, H, W)
 
         Returns

@@ -208,8 +208,8 @@ def with_preprocessing(
     height, width = sides
     input_format = {"mean": tuple(data.mean), "std": tuple(data.std), "image_size": tuple(data.size)}
     training_format = {**training_statistics, "image_size": (height, width)}
-    # If the arguments equal `data` but `trained_on` does not, the arguments win. The network is then wrapped although
-    # nothing is converted, so that `match_input` does not convert by `trained_on` later.
+    # The arguments can describe the same images as `data` while `trained_on` describes others. Then the arguments are
+    # right. The network is wrapped although nothing is converted. Otherwise `match_input` would use `trained_on`.
     if training_format == input_format and not (trained_on and input_differs(trained_on, data, 0)):
         return model
     wrapped = Preprocessed(model, input_format, training_format)
@@ -247,7 +247,7 @@ def restore_preprocessing(model: Classifier, data: HasStatistics, recorded: dict
 
 
 def set_trained_on(model: nn.Module, trained_on: TrainingData | None) -> None:
-    """Remove all wrappers from a network, and set the attribute `trained_on` of the network inside.
+    """Set the attribute `trained_on` of the network inside all wrappers.
 
     Parameters
     ----------
@@ -280,8 +280,8 @@ def match_input(model: Classifier, data: HasStatistics, who: str = "network", ma
     -------
     Classifier
         `model` itself if `model.trained_on` is None, or if it has the normalisation and image size of `data`. Otherwise
-        a `Preprocessed` network. There is a warning if the image size differs, or if mean and std differ by more than
-        0.15.
+        a `Preprocessed` network. There is a warning if the image size differs, or if the normalisation differs by more
+        than 0.15, see `input_differs`.
     """
     trained_on = model.trained_on
     if trained_on is None or not input_differs(trained_on, data, max_shift):

@@ -93,7 +93,8 @@ class TrainingData(BaseModel):
     def check_classes(self, data: DataLike, who: str) -> None:
         """Check that the network was trained on the classes of `data`, in the same order.
 
-        There is only a warning if the classes of the network or those of `data` are named "0", "1", "2" and so on.
+        There is only a warning if both have the same number of classes, and one of them names its classes "0", "1",
+        "2" and so on.
 
         Parameters
         ----------

@@ -24,7 +24,7 @@ class VGG(Classifier):
     Parameters
     ----------
     depth : {8, 11, 13, 16, 19}
-        Number of layers in the original VGG network, which has three linear layers instead of one.
+        Number of convolutions plus 3. The original VGG has three linear layers. This network has one.
     num_classes, in_channels : int
         Numbers of classes and of image channels.
     """
