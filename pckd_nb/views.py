@@ -33,6 +33,7 @@ from .tensor_checks import check_images, check_whole_number
 # Every use has its own stream of random numbers, so that they are independent of each other.
 ORDER, SHIFT_Y, SHIFT_X, FLIP, NOISE = range(5)
 TRANSFORM = 17  # stream 16 is `CROP_STREAM` in `data.streaming`
+VIEW_SHIFT = 32  # the crops of view v use the streams VIEW_SHIFT + 2·v and VIEW_SHIFT + 2·v + 1, for v > 0
 Transform = Callable[[Tensor], Tensor]  # image → image, see `apply_transform`
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # images, labels → images, class probabilities
 MAX_PADDING = 1024  # pixels
@@ -226,16 +227,25 @@ def augment(images: Tensor, seed: int, epoch: int, index: Tensor, padding: int =
     if not isinstance(index, Tensor) or index.shape != images.shape[:1]:
         got = f"shape {tuple(index.shape)}" if isinstance(index, Tensor) else type(index).__name__
         raise ValueError(f"index must be a tensor of shape ({len(images)},), one position per image, got {got}")
-    height, width = images.shape[2:]
     index = index.to(images.device)
-    top = random_bits(seed, epoch, index, SHIFT_Y) % (2 * padding + 1)
-    left = random_bits(seed, epoch, index, SHIFT_X) % (2 * padding + 1)
+    cropped = _crop(images, seed, epoch, index, padding)
+    return _flip(cropped, seed, epoch, index) if flip else cropped
+
+
+def _crop(images: Tensor, seed: int, epoch: int, index: Tensor, padding: int, view: int = 0) -> Tensor:
+    """Pad images with zeros, and crop them at random positions. Every view has random positions of its own."""
+    height, width = images.shape[2:]
+    stream_y, stream_x = (VIEW_SHIFT + 2 * view, VIEW_SHIFT + 2 * view + 1) if view else (SHIFT_Y, SHIFT_X)
+    top = random_bits(seed, epoch, index, stream_y) % (2 * padding + 1)
+    left = random_bits(seed, epoch, index, stream_x) % (2 * padding + 1)
     windows = F.pad(images, [padding] * 4).unfold(2, height, 1).unfold(3, width, 1)  # (B, C, top, left, H, W)
-    cropped = windows[torch.arange(len(images), device=images.device), :, top, left]
-    if flip:
-        mirrored = random_bits(seed, epoch, index, FLIP) % 2 == 1
-        cropped = torch.where(mirrored[:, None, None, None], cropped.flip(3), cropped)
-    return cropped
+    return windows[torch.arange(len(images), device=images.device), :, top, left]
+
+
+def _flip(images: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
+    """Mirror every image, left to right, with probability ½."""
+    mirrored = random_bits(seed, epoch, index, FLIP) % 2 == 1
+    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
 
 
 @dataclass(frozen=True)
@@ -253,12 +263,16 @@ class Augmentation:
         Whether every image is mirrored with probability ½.
     transform : callable, optional
         See `apply_transform`.
+    views : int, from 1 to 4
+        1 returns every image once: cropped, flipped and transformed. A larger V returns V rotated views of every image,
+        which are cropped separately: the image is flipped, transformed, rotated and then cropped.
     """
 
     seed: int
     padding: int
     flip: bool
     transform: Transform | None = None
+    views: int = 1
 
     def __call__(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
         """Return the augmented images of an epoch.
@@ -272,10 +286,18 @@ class Augmentation:
 
         Returns
         -------
-        uint8 Tensor of shape (B, C, H, W)
+        uint8 Tensor of shape (V·B, C, H, W)
+            Sorted by view and then by image, as in `rotate`.
         """
-        images = augment(images, self.seed, epoch, index, self.padding, self.flip)
-        return apply_transform(self.transform, images, self.seed, epoch, index) if self.transform else images
+        padding = self.padding if self.views == 1 else 0
+        images = augment(images, self.seed, epoch, index, padding, self.flip)
+        if self.transform:
+            images = apply_transform(self.transform, images, self.seed, epoch, index)
+        if self.views == 1:
+            return images
+        index = index.to(images.device)
+        views = rotate(images, self.views).split(len(images))
+        return torch.cat([_crop(x, self.seed, epoch, index, self.padding, view) for view, x in enumerate(views)])
 
 
 def find_transform(name: str | Transform) -> Transform:

@@ -78,6 +78,17 @@ def test_results_are_identical_without_a_cache_while_filling_it_and_from_it(trai
     assert len(epoch_files(tmp_path)) == 2 and np.load(epoch_files(tmp_path)[0]).shape == (40, 4, 64)
 
 
+def test_separate_crops_share_the_cache_with_each_other_only(train, teacher_calls):
+    live = train("live", cache=None, crop_per_view=True)
+    one_crop = train("one crop")
+    teacher_calls[0] = 0
+    assert train("first", crop_per_view=True) == live != one_crop and teacher_calls[0]
+    teacher_calls[0] = 0
+    assert train("second", crop_per_view=True) == live and not teacher_calls[0]
+    upright = pckd.PCKD(views=1)
+    assert train("upright", cache=None, method=upright) == train("same", None, method=upright, crop_per_view=True)
+
+
 def test_the_cache_keeps_full_precision(train, tmp_path):
     without, filling = (train(name, cache, "32-true") for name, cache in (("a", None), ("b", "cache")))
     assert without == filling == train("c", precision="32-true")

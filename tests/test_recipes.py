@@ -18,6 +18,7 @@ def test_the_recipe_of_the_paper():
     assert recipe.for_network("MobileNetV2").lr == recipe.for_network("ShuffleV1").lr == 0.01
     assert recipe.for_network("vgg8").lr == recipe.for_network(None).lr == 0.05
     assert get_recipe("cifar100_paper", lr=0.1).for_network("MobileNetV2").lr == 0.1
+    assert recipe.crop and recipe.flip and recipe.crop_per_view
 
 
 def test_the_imagenet_recipe():
@@ -50,6 +51,12 @@ def test_a_short_recipe_reaches_the_same_final_threshold(epochs):
 def test_invalid_recipes_are_refused(change):
     with pytest.raises(TypeError if change == {"epochs": 1.5} else ValueError, match=next(iter(change))):
         get_recipe("classroom", **change)
+
+
+def test_mixed_images_need_one_crop_for_all_views():
+    with pytest.raises(ValueError, match="mix needs one crop for all views of an image: set crop_per_view to False"):
+        get_recipe("cifar100_paper", mix="mixup")
+    assert get_recipe("cifar100_paper", mix="mixup", crop_per_view=False).mix == "mixup"
 
 
 def test_get_recipe_takes_names_and_recipes():

@@ -86,6 +86,31 @@ def test_flip_mirrors_about_half_of_the_images():
     assert torch.equal(views.augment(images, 0, 1, torch.arange(400), padding=0), images)
 
 
+def test_views_with_separate_crops_are_flipped_rotated_and_then_cropped():
+    images = torch.randint(0, 256, (60, 3, 8, 8), dtype=torch.uint8)
+    index = torch.arange(100, 160)
+    out = views.Augmentation(seed=3, padding=2, flip=True, views=4)(images, index, epoch=2)
+    flipped = views.augment(images, 3, 2, index, padding=0, flip=True)
+    padded = torch.nn.functional.pad(views.rotate(flipped, 4), [2] * 4)
+    shifts = []
+    for row, image in enumerate(out):
+        windows = {(y, x): padded[row, :, y : y + 8, x : x + 8] for y in range(5) for x in range(5)}
+        (shift,) = [place for place, window in windows.items() if torch.equal(image, window)]
+        shifts.append(shift)
+    per_view = [shifts[start : start + 60] for start in range(0, 240, 60)]
+    assert set(shifts) == {(y, x) for y in range(5) for x in range(5)}
+    assert all(sum(a == b for a, b in zip(per_view[i], per_view[j], strict=True)) < 15 for i in range(4) for j in range(i))
+    part = views.Augmentation(seed=3, padding=2, flip=True, views=4)(images[7:9], index[7:9], epoch=2)
+    assert torch.equal(part, out.unflatten(0, (4, 60))[:, 7:9].flatten(0, 1))
+
+
+def test_a_transform_is_applied_once_per_image_before_separate_crops():
+    images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
+    index = torch.arange(5)
+    out = views.Augmentation(0, 0, False, transform=lambda image: 255 - image, views=3)(images, index, epoch=1)
+    assert torch.equal(out, views.rotate(255 - images, 3))
+
+
 def test_normalise_by_hand():
     images = torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 2, 1, 1)
     out = views.normalise(images, torch.tensor([0.5, 0.2]), torch.tensor([0.25, 0.4]))

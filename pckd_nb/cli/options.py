@@ -94,6 +94,13 @@ def recipe_options(
         bool | None,
         in_training("--flip/--no-flip", help="Flip training images at random, or not. Default: as the recipe says."),
     ] = None,
+    crop_per_view: Annotated[
+        bool | None,
+        in_training(
+            "--crop-per-view/--one-crop",
+            help="Crop every rotated view of an image separately, or crop the image once. Default: as the recipe says.",
+        ),
+    ] = None,
     augment: Annotated[
         str | None,
         in_training(
@@ -145,7 +152,7 @@ def recipe_options(
     ----------
     recipe : str
         Name of a recipe.
-    epochs, batch_size, lr, flip, augment, mix, label_smoothing : optional
+    epochs, batch_size, lr, flip, crop_per_view, augment, mix, label_smoothing : optional
     optimizer, weight_decay, schedule, warmup_epochs, clip_norm, ema : optional
         Fields of `Recipe`. None keeps the value of the recipe.
 
@@ -161,8 +168,9 @@ def recipe_options(
     from ..recipes import get_recipe
 
     components = drop_none(augment=augment, mix=mix, optimizer=optimizer, schedule=schedule)
-    numbers = drop_none(epochs=epochs, batch_size=batch_size, lr=lr, flip=flip, label_smoothing=label_smoothing,
-                    weight_decay=weight_decay, warmup_epochs=warmup_epochs, clip_norm=clip_norm, ema=ema)  # fmt: skip
+    numbers = drop_none(epochs=epochs, batch_size=batch_size, lr=lr, flip=flip, crop_per_view=crop_per_view,
+                        label_smoothing=label_smoothing, weight_decay=weight_decay, warmup_epochs=warmup_epochs,
+                        clip_norm=clip_norm, ema=ema)  # fmt: skip
     return get_recipe(recipe, **numbers, **components)
 
 

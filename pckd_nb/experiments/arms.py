@@ -80,8 +80,9 @@ class Arm:
         fields -= methods.setting_names(
             self.source or self.method
         )  # a setting of the method hides a recipe field of the same name
-        if settings.get("flip") in (0, 1):
-            settings["flip"] = bool(settings["flip"])
+        for name in ("flip", "crop_per_view"):
+            if settings.get(name) in (0, 1):
+                settings[name] = bool(settings[name])
         try:
             recipe = get_recipe(recipe, **{name: settings.pop(name) for name in fields & settings.keys()})
             if "epsilon_240" in settings:

@@ -176,7 +176,9 @@ class Trainer:
             )
         transform = views.find_transform(recipe.augment) if recipe.augment else None
         padding = data.train.padding if recipe.crop else 0
-        self.augmentation = views.Augmentation(task.seed, padding, recipe.flip, transform)
+        self.separate_crops = recipe.crop_per_view and method.views > 1
+        crop_views = method.views if self.separate_crops else 1
+        self.augmentation = views.Augmentation(task.seed, padding, recipe.flip, transform, crop_views)
         self.mix = views.find_mix(recipe.mix, data.num_classes) if recipe.mix else None
         self.steps_per_epoch = views.steps_per_epoch(len(data.train), recipe.batch_size)
         self.optimization = Optimization(self.student, self.method, recipe, self.steps_per_epoch, fabric)
@@ -246,7 +248,7 @@ class Trainer:
         Yields
         ------
         images : uint8 Tensor of shape (b, C, H, W)
-            Augmented images, only this rank's part of the batch.
+            Augmented images, only this rank's part of the batch. (V·b, C, H, W) if every view is cropped separately.
         index : int64 Tensor of shape (B,)
             Positions of the whole batch in the training set.
         """
@@ -285,7 +287,7 @@ class Trainer:
         Parameters
         ----------
         images : uint8 Tensor of shape (b, C, H, W)
-            Augmented images, only this rank's part of the batch.
+            Augmented images, only this rank's part of the batch. (V·b, C, H, W) if every view is cropped separately.
         index : int64 Tensor of shape (B,)
             Positions of the whole batch in the training set.
         epoch : int
@@ -320,7 +322,7 @@ class Trainer:
         Parameters
         ----------
         images : uint8 Tensor of shape (b, C, H, W)
-            Augmented images, only this rank's part of the batch.
+            Augmented images, only this rank's part of the batch. (V·b, C, H, W) if every view is cropped separately.
         index : int64 Tensor of shape (B,)
             Positions of the whole batch in the training set.
 
@@ -337,7 +339,7 @@ class Trainer:
             smoothing = self.recipe.label_smoothing
             x, targets = views.soft_targets(x, labels, self.data.num_classes, self.mix, smoothing)
             targets = ranks.gather_rows(targets, len(index), self.fabric)
-        return views.rotate(x, self.method.views), targets
+        return x if self.separate_crops else views.rotate(x, self.method.views), targets
 
     def end_epoch(self) -> None:
         """Evaluate the student, record the scores for history.csv, and move the recorder to the next epoch.
