@@ -107,7 +107,9 @@ NOT_IMPLEMENTED: dict[str, str] = {  # baselines that this package does not have
 }
 REGISTERED: set[str] = set()  # names that `methods.register_method` has added
 RECIPES = ("classroom", "cifar100_paper", "imagenet_paper")  # `recipes.RECIPES` has their settings
-STRATEGIES = ("preview", "uniform", "constant", "curriculum", "focal")  # `preview.STRATEGIES` computes their weights
+STRATEGIES = (  # `preview.STRATEGIES` computes their weights
+    "preview", "uniform", "constant", "curriculum", "constant_curriculum", "focal", "constant_focal",
+)  # fmt: skip
 
 
 def check_dataset(name: str) -> None:

@@ -41,8 +41,9 @@ class Setting(Section):
     Parameters
     ----------
     value : object
-    source : {"argument", "attribute", "recipe", "data set", "default"}
-        The entry "from" in run.json.
+    source : str
+        The entry "from" in run.json: "argument", "attribute", "recipe", "published for TEACHER → STUDENT",
+        "data set" or "default".
     """
 
     value: Any

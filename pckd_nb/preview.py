@@ -4,7 +4,7 @@ The difficulty of a sample is its cross-entropy divided by the mean of its batch
 above a threshold. PCKD *previews* hard samples: it gives them a small weight, but never drops them. The threshold grows
 with the epochs, so more and more samples get the full weight 1.
 
-`difficulty`, `threshold` and `weight` are the three steps. `STRATEGIES` contains the paper's strategy and four others
+`difficulty`, `threshold` and `weight` are the three steps. `STRATEGIES` contains the paper's strategy and six others
 to compare it with. A strategy is any function (cross_entropy, difficulty, threshold) -> weight. The threshold is a
 float, the others are tensors of shape (B,), with one value per sample.
 
@@ -341,7 +341,65 @@ def focal(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Tensor
     return (1 - torch.exp(-cross_entropy.detach())) ** 2
 
 
-STRATEGIES: dict[str, Strategy] = {f.__name__: f for f in (preview, uniform, constant, curriculum, focal)}
+def constant_curriculum(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Tensor:
+    """Return the same weight for every sample: the mean weight of `curriculum` in the batch.
+
+    This is the control for `curriculum`, as `constant` is the control for `preview`.
+
+    Parameters
+    ----------
+    cross_entropy, difficulty : float Tensor of shape (B,)
+        As in `curriculum`.
+    threshold : float
+        ε_t, at least 0.
+
+    Returns
+    -------
+    Tensor of shape (B,)
+        In [0, 1].
+
+    Raises
+    ------
+    TypeError
+        As in `preview`.
+    ValueError
+        As in `preview`.
+    """
+    return curriculum(cross_entropy, difficulty, threshold).mean().expand_as(difficulty)
+
+
+def constant_focal(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Tensor:
+    """Return the same weight for every sample: the mean weight of `focal` in the batch.
+
+    This is the control for `focal`, as `constant` is the control for `preview`. It matters, because the mean weights of
+    both strategies are very different. So a difference between `focal` and `preview` may come from the size of the
+    weights, and not from the choice of the samples.
+
+    Parameters
+    ----------
+    cross_entropy, difficulty : float Tensor of shape (B,)
+        As in `focal`.
+    threshold : float
+        Not used.
+
+    Returns
+    -------
+    Tensor of shape (B,)
+        In [0, 1].
+
+    Raises
+    ------
+    TypeError
+        As in `preview`.
+    ValueError
+        As in `preview`.
+    """
+    return focal(cross_entropy, difficulty, threshold).mean().expand_as(difficulty)
+
+
+STRATEGIES: dict[str, Strategy] = {
+    f.__name__: f for f in (preview, uniform, constant, curriculum, constant_curriculum, focal, constant_focal)
+}
 
 
 def _check_strategy_arguments(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> None:

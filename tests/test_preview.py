@@ -119,7 +119,8 @@ def test_weight_by_hand():
 
 
 def test_strategies_are_in_display_order():
-    assert list(preview.STRATEGIES) == ["preview", "uniform", "constant", "curriculum", "focal"]
+    expected = ["preview", "uniform", "constant", "curriculum", "constant_curriculum", "focal", "constant_focal"]
+    assert list(preview.STRATEGIES) == expected
 
 
 def test_strategies_by_hand():
@@ -133,6 +134,8 @@ def test_strategies_by_hand():
     assert preview.curriculum(cross_entropy, gamma, 1.0).tolist() == [1, 1, 0]  # at the threshold: still easy
     assert weights["constant"] == pytest.approx([(2 + hard) / 3] * 3)
     assert weights["focal"] == pytest.approx([0, 0.25, (1 - math.exp(-2)) ** 2])
+    assert weights["constant_curriculum"] == pytest.approx([2 / 3] * 3)
+    assert weights["constant_focal"] == pytest.approx([(0.25 + (1 - math.exp(-2)) ** 2) / 3] * 3)
 
 
 @pytest.mark.parametrize("name", preview.STRATEGIES)

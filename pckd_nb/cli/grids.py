@@ -111,7 +111,7 @@ def run_grid(request: GridRequest, arms: "list[Arm]", reference: str) -> None:
     grid = experiments.Grid(**request.settings, arms=arms)
     reference_arm = experiments.parse_arm(reference)
     reference_arm.build(grid.recipe)
-    reference_arm = reference_arm.drop_defaults(grid.recipe, grid.loaded)
+    reference_arm = reference_arm.drop_defaults(grid.recipe, grid.loaded, grid.network_names)
     if reference_arm not in grid.arms:
         available = ", ".join(map(str, grid.arms))
         print(f"note: no differences are shown, because --reference {reference} is not one of {available}",

@@ -16,7 +16,11 @@ from ..recipes import Recipe, get_recipe
 
 PUBLISHED_EPOCHS = 240
 TERMS = ("kd", "fa", "ca", "cc")
-ABLATION_STRATEGIES = ("uniform", "constant", "curriculum", "focal")  # compared with preview
+Pair = tuple[str | None, str | None]  # names of teacher and student
+NO_PAIR: Pair = (None, None)
+ABLATION_STRATEGIES = (  # compared with preview
+    "uniform", "constant", "curriculum", "constant_curriculum", "focal", "constant_focal",
+)  # fmt: skip
 SWEEPS: dict[str, tuple[float, ...]] = {
     "beta_cc": (0, 0.002, 0.005, 0.02, 0.05),
     "beta_fa": (0, 2, 5, 20, 50),
@@ -113,7 +117,7 @@ class Arm:
         others = tuple(item for item in self.settings if item[0] != name)
         return dataclasses.replace(self, settings=(*others, (name, value)))
 
-    def drop_defaults(self, recipe: Recipe, data: Dataset) -> "Arm":
+    def drop_defaults(self, recipe: Recipe, data: Dataset, pairs: Sequence[Pair] = (NO_PAIR,)) -> "Arm":
         """Return a copy of this arm without the settings that equal the defaults.
 
         Two arms that train the same then have the same name, so a point that several sweeps share is trained only once.
@@ -124,6 +128,8 @@ class Arm:
         recipe : Recipe
         data : Dataset
             Recipe and data set that give the default values.
+        pairs : sequence of (str or None, str or None)
+            Names of teacher and student. A setting is dropped if it equals the default for each of these pairs.
 
         Returns
         -------
@@ -141,7 +147,8 @@ class Arm:
             return self
         for name, value in self.settings:
             candidate = arm.with_setting(name, value)  # keep the setting only if it changes the training
-            if effective_settings(candidate, recipe, data) != effective_settings(arm, recipe, data):
+            effects = [effective_settings(x, recipe, data, pair) for x in (candidate, arm) for pair in pairs]
+            if effects[: len(pairs)] != effects[len(pairs) :]:
                 arm = candidate
         return arm
 
@@ -241,8 +248,10 @@ def sweep_arms(factor: str, values: Sequence[Any] = (), base: Arm | None = None)
     return [(base or Arm("pckd")).with_setting(factor, value) for value in values or SWEEPS[factor]]
 
 
-def resolve_settings(method: methods.Method, recipe: Recipe, data: Dataset) -> dict[str, dict[str, Any]]:
-    """Return the value of every setting of a method, for this recipe and data set.
+def resolve_settings(
+    method: methods.Method, recipe: Recipe, data: Dataset, pair: Pair = NO_PAIR
+) -> dict[str, dict[str, Any]]:
+    """Return the value of every setting of a method, for this recipe, data set and pair of networks.
 
     See `methods.resolve_settings`.
 
@@ -251,16 +260,18 @@ def resolve_settings(method: methods.Method, recipe: Recipe, data: Dataset) -> d
     method : Method
     recipe : Recipe
     data : Dataset
+    pair : (str or None, str or None)
+        Names of teacher and student.
 
     Returns
     -------
     dict
         Name of each setting → its value, and where the value comes from.
     """
-    return methods.resolve_settings(method, recipe.method_settings(), {"views": data.default_views})[1]
+    return methods.resolve_settings(method, recipe.method_settings(), {"views": data.default_views}, pair)[1]
 
 
-def effective_settings(arm: Arm, recipe: Recipe, data: Dataset) -> tuple[dict[str, Any], Recipe]:
+def effective_settings(arm: Arm, recipe: Recipe, data: Dataset, pair: Pair = NO_PAIR) -> tuple[dict[str, Any], Recipe]:
     """Return all settings that an arm trains with. Two arms with equal settings train the same.
 
     Parameters
@@ -268,6 +279,8 @@ def effective_settings(arm: Arm, recipe: Recipe, data: Dataset) -> tuple[dict[st
     arm : Arm
     recipe : Recipe
     data : Dataset
+    pair : (str or None, str or None)
+        Names of teacher and student.
 
     Returns
     -------
@@ -282,7 +295,7 @@ def effective_settings(arm: Arm, recipe: Recipe, data: Dataset) -> tuple[dict[st
         If the arm cannot be built.
     """
     method, recipe = arm.build(recipe)
-    values = runs.setting_values(resolve_settings(method, recipe, data))
+    values = runs.setting_values(resolve_settings(method, recipe, data, pair))
     if "epsilon" in values:
         values["epsilon"] = round(values["epsilon"], 9)  # 1.005^(240/10) and (1.005^240)^(1/10) differ in the last bits
     return values, recipe

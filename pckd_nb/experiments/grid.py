@@ -18,9 +18,13 @@ from ..paths import user_path
 from ..recipes import Recipe, get_recipe
 from ..runs import Run
 from ..validation import Seed, check, checked
-from .arms import Arm, resolve_settings
+from .arms import Arm, Pair, resolve_settings
 
-STRATEGIES_WITHOUT_THRESHOLD = ("uniform", "focal")  # their weights do not depend on the preview threshold
+STRATEGIES_WITHOUT_THRESHOLD = (
+    "uniform",
+    "focal",
+    "constant_focal",
+)  # their weights do not depend on the preview threshold
 RESULTS = "results.csv"
 
 
@@ -162,9 +166,14 @@ class Grid:
         with torch.device("meta"):
             for student in {student for _, student in self.pairs}:
                 create_model(student, data)
-        arms = dict.fromkeys(arm.drop_defaults(self.recipe, self.loaded) for arm in self.arms)
+        arms = dict.fromkeys(arm.drop_defaults(self.recipe, self.loaded, self.network_names) for arm in self.arms)
         object.__setattr__(self, "arms", tuple(arms))
         object.__setattr__(self, "seeds", tuple(seeds))
+
+    @property
+    def network_names(self) -> list[Pair]:
+        """Names of teacher and student of every pair."""
+        return [(runs.read_settings(teacher)["model"]["name"], student) for teacher, student in self.pairs]
 
     @cached_property
     def loaded(self) -> Dataset:
@@ -231,7 +240,8 @@ class Grid:
         run = runs.load_run(point.folder)
         method, recipe = point.arm.build(self.recipe)
         recipe = recipe.for_network(point.student)
-        expected = runs.setting_values(resolve_settings(method, recipe, self.loaded))
+        pair = runs.read_settings(point.teacher)["model"]["name"], point.student
+        expected = runs.setting_values(resolve_settings(method, recipe, self.loaded, pair))
         info = run.settings
         settings = {**methods.default_settings(info["method"]["name"]), **run.method_settings}
         found = settings, info["recipe"]["epochs"], info["seed"], run.data_fingerprint

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from types import MappingProxyType
@@ -19,7 +20,7 @@ from ..models.maps import MapKind
 from ..provenance import code_fingerprint, describe, public_attributes, structure_fingerprint
 from ..short_help import ShortHelpModule
 from ..tensor_checks import FLOAT_DTYPES, TEMPERATURE_RANGE, check_labels
-from ..validation import NotNegative, Positive, check
+from ..validation import NotNegative, Positive, Views, check, plain
 
 P = ParamSpec("P")
 Temperature = Annotated[Positive, Field(ge=TEMPERATURE_RANGE[0], le=TEMPERATURE_RANGE[1])]
@@ -244,6 +245,23 @@ class Method(ShortHelpModule):
             If a setting has the wrong type.
         """
 
+    def published_settings(self, teacher: str | None, student: str | None) -> Mapping[str, Any]:
+        """Return the settings that were published for a pair of networks and differ from the defaults.
+
+        They are used instead of the defaults, but not instead of settings that the caller or the recipe chose.
+
+        Parameters
+        ----------
+        teacher, student : str or None
+            Names of the networks, as in `create_model`. None if a network has no name.
+
+        Returns
+        -------
+        dict
+            Name → value.
+        """
+        return {}
+
     def _bind(self, student: Classifier, teacher: Classifier | None = None, *example: Tensor) -> object:
         """Create the modules that are trained with the student.
 
@@ -381,9 +399,13 @@ class KD(Method):
 
     .. math::
 
-        L = \frac{1}{B} \sum_i \left( \mathrm{CE}_i + \beta_{\mathrm{kd}} \, L_{\mathrm{KD},i} \right)
+        L = w_{\mathrm{CE}} \, \overline{\mathrm{CE}} + \beta_{\mathrm{kd}} \, \overline{L_{\mathrm{KD}}}
 
-    CE_i is the cross-entropy of image i, and B is the batch size. L_KD is `losses.distillation_kl`.
+    CE is the cross-entropy, and its bar is the mean over the B images of the batch. L_KD is `losses.distillation_kl`,
+    and its bar is the mean over all V·B rows. A row is one of V rotated views of an image.
+
+    Publications use different weights. RepDistiller, mdistiller and SSKD have w_CE = 0.1 and β_kd = 0.9 with T = 4, as
+    many tables of results do. SimKD has 1 and 1, which are the defaults here.
 
     Parameters
     ----------
@@ -391,6 +413,11 @@ class KD(Method):
         T of L_KD.
     beta_kd : float
         β_kd, at least 0.
+    ce_weight : float
+        w_CE, at least 0.
+    views : int, from 1 to 4
+        V. KD has one view in all publications. With more views, it sees the same images as `PCKD`, so that a comparison
+        shows what the rotations alone bring.
 
     Raises
     ------
@@ -415,15 +442,16 @@ class KD(Method):
 
     title = "KD"
 
-    def __init__(self, temperature: float = 4.0, beta_kd: float = 1.0):
+    def __init__(self, temperature: float = 4.0, beta_kd: float = 1.0, ce_weight: float = 1.0, views: int = 1):
         super().__init__()
-        self.temperature, self.beta_kd = temperature, beta_kd
+        self.temperature, self.beta_kd, self.ce_weight, self.views = temperature, beta_kd, ce_weight, plain(views)
         self.check()
 
     def check(self) -> None:
         """Check the settings, see `Method.check`."""
-        check(NotNegative, beta_kd=self.beta_kd)
+        check(NotNegative, beta_kd=self.beta_kd, ce_weight=self.ce_weight)
         check(Temperature, temperature=self.temperature)
+        check(Views, views=self.views)
 
     def bind(self, student: Classifier, teacher: Classifier) -> "KD":
         """Check that both networks have the same number of classes. KD trains no modules of its own.
@@ -451,7 +479,7 @@ class KD(Method):
         Parameters
         ----------
         student, teacher : Output
-            B rows.
+            V·B rows: first the B images that are not rotated, then the B images rotated by 90°, and so on.
         batch : Batch
         epoch : int
             Not used.
@@ -472,7 +500,7 @@ class KD(Method):
         require_teacher(self, teacher)
         kl = losses.distillation_kl(student.logits, teacher.logits.detach(), self.temperature).mean()
         terms = {"cross_entropy": classification_loss(student, batch, cross_entropy), "distillation_kl": kl}
-        total = terms["cross_entropy"] + self.beta_kd * kl
+        total = self.ce_weight * terms["cross_entropy"] + self.beta_kd * kl
         return Terms(total, terms, *equal_weights(cross_entropy))
 
 
@@ -544,12 +572,16 @@ def classification_loss(student: Output, batch: Batch, cross_entropy: Tensor) ->
 
 
 def resolve_settings(
-    method: nn.Module, recipe: Mapping[str, Any], data: Mapping[str, Any]
+    method: nn.Module,
+    recipe: Mapping[str, Any],
+    data: Mapping[str, Any],
+    pair: tuple[str | None, str | None] = (None, None),
 ) -> tuple[Method, dict[str, dict[str, Any]]]:
     """Return a copy of a method with the final values of its settings, and the source of every value.
 
-    The first of these that exists is used: the value that the caller chose, the value in the recipe, the value in the
-    data set, the default. Other attributes of your own method are copied and recorded, but not changed.
+    The first of these that exists is used: the value that the caller chose, the value in the recipe, the value that was
+    published for this pair of networks, the value in the data set, the default. The data set can only lower the number
+    of views. Other attributes of your own method are copied and recorded, but not changed.
 
     Parameters
     ----------
@@ -558,6 +590,8 @@ def resolve_settings(
         Settings from a recipe, by name.
     data : dict
         Settings that the data set defines: {"views": its default number of views}.
+    pair : (str or None, str or None)
+        Names of teacher and student, to look up the published settings, see `Method.published_settings`.
 
     Returns
     -------
@@ -565,7 +599,7 @@ def resolve_settings(
         The copy. An nn.Module that is not a `Method` gets the missing attributes.
     settings : dict
         {"beta_cc": {"value": 0.005, "from": "recipe"}, …}, as in run.json. "from" is "argument", "attribute" (changed
-        after construction), "recipe", "data set" or "default".
+        after construction), "recipe", "published for TEACHER → STUDENT", "data set" or "default".
 
     Raises
     ------
@@ -597,11 +631,13 @@ def resolve_settings(
         if not hasattr(copied, name):
             setattr(copied, name, value)
     settings = {}
+    published = getattr(method, "published_settings", lambda *names: {})(*pair)
+    sources = (("recipe", recipe), (f"published for {pair[0]} → {pair[1]}", published), ("data set", data))
     for name in attributes.get("_setting_names", []):
         source = "attribute" if name in changed else "argument" if name in chosen else "default"
         if source == "default":
-            for source_of, values in (("recipe", recipe), ("data set", data)):
-                if name in values:
+            for source_of, values in sources:
+                if name in values and not (source_of == "data set" and values[name] > getattr(copied, name, math.inf)):
                     if name not in initial:
                         raise ValueError(
                             f"the {source_of} sets {name}, but {type(method).__name__} does not store it: "

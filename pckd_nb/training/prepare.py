@@ -56,7 +56,8 @@ def make_task(
     data = as_dataset(data)
     student = as_network("student", student, data, seed)
     data = data.with_validation(val) if val else data
-    method, settings = resolve_settings(method, recipe.method_settings(), {"views": data.default_views})
+    pair = network.name if network else None, student.name
+    method, settings = resolve_settings(method, recipe.method_settings(), {"views": data.default_views}, pair)
     if not method.uses_teacher:
         teacher_run = network = None
     elif network:
