@@ -20,11 +20,8 @@ from ..runs import Run
 from ..validation import Seed, check, checked
 from .arms import Arm, Pair, resolve_settings
 
-STRATEGIES_WITHOUT_THRESHOLD = (
-    "uniform",
-    "focal",
-    "constant_focal",
-)  # their weights do not depend on the preview threshold
+# The weights of these strategies do not depend on the preview threshold.
+STRATEGIES_WITHOUT_THRESHOLD = ("uniform", "focal", "constant_focal")
 RESULTS = "results.csv"
 
 
