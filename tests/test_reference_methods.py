@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 
 from pckd_nb.losses import distillation_kl
-from pckd_nb.methods import logits
+from pckd_nb.methods import logits, maps, relations
 
 FILES = sorted((Path(__file__).parent / "reference" / "methods").glob("*.npz"))
+NETWORKS = "student", "teacher"
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 # what a gradient is the gradient of, by the start of its name
 LOSSES = {
@@ -121,7 +122,120 @@ def skd(v):
     }  # fmt: skip
 
 
-METHODS = {function.__name__: function for function in (kd, dist, mlkd, wttm, wkdl_cost, wkdl, skd)}
+def cc(v):
+    embeddings = (F.linear(v[f"{n}_features"], v[f"embed_{n}_weight"], v[f"embed_{n}_bias"]) for n in NETWORKS)
+    return v.with_cross_entropy(relations.neighbour_congruence(*embeddings))
+
+
+def regressed_map(v):
+    shapes = v.student_m0.shape[1:], v.teacher_m0.shape[1:]
+    return v.load(maps.Regressor(*shapes), "regressor")(v.student_m0)
+
+
+def fitnet(v):
+    regressed = regressed_map(v)
+    return v.with_cross_entropy(maps.hint_loss(regressed, v.teacher_m0), regressed=regressed)
+
+
+def nst(v):
+    pairs = zip(v.several("student_m"), v.several("teacher_m"), strict=True)
+    terms = [maps.neuron_selectivity(*pair) for pair in pairs]
+    return v.with_cross_entropy(sum(terms), **{f"loss_m{i}": term for i, term in enumerate(terms)})
+
+
+def fsp(v):
+    student, teacher = v.several("student_m"), v.several("teacher_m")
+    loss, results = 0, {}
+    for i in range(len(student) - 1):
+        term = maps.fsp_loss(student[i], student[i + 1], teacher[i], teacher[i + 1])
+        loss, results[f"loss_pair{i}"] = loss + term, term
+        results[f"fsp_student_pair{i}"] = maps.fsp_matrix(student[i], student[i + 1])
+    return {"loss": loss, "total": loss, **results}
+
+
+def ab(v):
+    student, teacher = v.several("student_m"), v.several("teacher_m")
+    weights, parts = maps.level_weights(len(student), 3 / 1000), {}
+    for i, (x, y) in enumerate(zip(student, teacher, strict=True)):
+        connector = maps.ab_connector(tuple(x.shape[1:]), tuple(y.shape[1:]))
+        x = v.load(connector, f"connector{i}")(x)
+        parts[f"loss_m{i}"] = weights[i] * maps.activation_boundary(x, y, v.margin)
+    loss = sum(parts.values())
+    relative = torch.tensor(maps.level_weights(len(student), 1.0))
+    return {"loss": loss, "total": loss, "level_weights": relative, **parts}
+
+
+def ft(v):
+    channels = v.student_m0.shape[1], v.teacher_m0.shape[1]
+    paraphraser = v.load(maps.Paraphraser(channels[1], float(v.k)), "paraphraser")
+    translator = v.load(maps.Translator(*channels, float(v.k)), "translator")
+    factors = translator(v.student_m0), paraphraser.encoder(v.teacher_m0)
+    stage1_loss = F.mse_loss(paraphraser(v.teacher_m0), v.teacher_m0)
+    parts = {"stage1_loss": stage1_loss, "factor_student": factors[0], "factor_teacher": factors[1]}
+    return v.with_cross_entropy(maps.factor_transfer(*factors), **parts)
+
+
+def kdsvd(v):
+    references = [vector[:, :, 0] for vector in v.several("teacher_v")]
+    terms = maps.kdsvd_losses(v.several("student_m"), v.several("teacher_m"), references)
+    return v.with_cross_entropy(terms.sum(), **{f"loss_pair{i}": term for i, term in enumerate(terms)})
+
+
+def srrl(v):
+    student, teacher = (v.get(f"{n}_m0", v.get(f"{n}_features")) for n in NETWORKS)
+    connected = v.load(maps.SRRLConnector(student.shape[1], teacher.shape[1]), "connector")(student)
+    layer = v.teacher_classifier_weight, v.teacher_classifier_bias
+    feature, classifier = maps.srrl_losses(connected, teacher, v.teacher_logits, *layer)
+    results = v.with_cross_entropy(feature + classifier, loss_feature=feature, loss_classifier=classifier)
+    if "weight_kl" in v:
+        results["loss_kl"] = distillation_kl(v.student_logits, v.teacher_logits, v.temperature).mean()
+        results["total"] = results["total"] + v.weight_kl * results["loss_kl"]
+    return results
+
+
+def simkd(v):
+    shapes = tuple(v.student_m0.shape[1:]), tuple(v.teacher_m0.shape[1:])
+    projected = v.load(maps.SimKDProjector(*shapes, int(v.factor)), "projector")(v.student_m0)
+    loss = maps.simkd_loss(projected, v.teacher_m0)
+    reused = maps.reused_logits(projected, v.teacher_classifier_weight, v.teacher_classifier_bias)
+    return {"loss": loss, "total": v.weight * loss, "projected": projected, "student_logits_reused": reused}
+
+
+def ofd(v):
+    student, teacher = v.several("student_m"), v.several("teacher_m")
+    weights, parts = maps.level_weights(len(student), float(v.weight)), {}
+    for i, (x, y) in enumerate(zip(student, teacher, strict=True)):
+        x = v.load(maps.OFDConnector(x.shape[1], y.shape[1]), f"connector{i}")(x)
+        parts[f"margin{i}"] = margin = maps.ofd_margin(v[f"teacher_bn{i}_weight"], v[f"teacher_bn{i}_bias"])
+        parts[f"loss_m{i}"] = weights[i] * maps.ofd_loss(x, y, margin)
+    loss = sum(value for key, value in parts.items() if key.startswith("loss"))
+    loss_ce = F.cross_entropy(v.student_logits, v.labels)
+    return {"loss": loss, "loss_ce": loss_ce, "total": v.weight_ce * loss_ce + loss, **parts}
+
+
+def catkd(v):
+    results = {"student_logits": v.student_cam.mean((2, 3))}
+    loss = maps.catkd_loss(v.student_cam, v.teacher_cam, int(v.resolution), bool(v.normalize))
+    loss_ce = F.cross_entropy(results["student_logits"], v.labels)
+    return {"loss": loss, "loss_ce": loss_ce, "total": v.weight_ce * loss_ce + v.weight * loss, **results}
+
+
+def wkdf(v):
+    mean, deviation = maps.wkdf_losses(regressed_map(v), v.teacher_m0, int(v.grid))
+    weight = logits.weight_in_epoch(v.weight, v.epoch, v.epochs, v.decay_epoch)
+    loss, loss_ce = v.mean_ratio * mean + deviation, F.cross_entropy(v.student_logits, v.labels)
+    parts = {"loss_mean": mean, "loss_deviation": deviation, "weight_at_epoch": weight}
+    return {"loss": loss, "loss_ce": loss_ce, "total": v.weight_ce * loss_ce + weight * loss, **parts}
+
+
+fitnet_valid, kdsvd_signs, srrl_pooled, ofd_pool = fitnet, kdsvd, srrl, ofd
+METHODS = {
+    name: globals()[name]
+    for name in (
+        "kd dist mlkd wttm wkdl_cost wkdl skd cc fitnet fitnet_valid nst fsp ab ft kdsvd kdsvd_signs srrl srrl_pooled "
+        "simkd ofd ofd_pool catkd wkdf"
+    ).split()
+}
 
 
 def errors(path, dtype):
