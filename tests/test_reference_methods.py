@@ -1,4 +1,4 @@
-"""The loss terms of the other methods against numbers that the authors' code computed, see `pckd_nb.methods.logits`.
+"""The loss terms of the other methods against numbers that the authors' code computed, see `pckd_nb.methods.terms.logits`.
 
 A file has inputs, losses and gradients. grad_X is the gradient of the loss with respect to X, and grad_total_X that of
 the total. A second case of a method needs only its file: a test finds the function by the name of the file.
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from pckd_nb.losses import distillation_kl
-from pckd_nb.methods import logits, maps, relations
+from pckd_nb.methods.terms import logits, maps, relations
 
 FILES = sorted((Path(__file__).parent / "reference" / "methods").glob("*.npz"))
 NETWORKS = "student", "teacher"

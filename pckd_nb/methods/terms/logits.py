@@ -12,7 +12,7 @@ says so.
 Examples
 --------
 >>> import torch
->>> from pckd_nb.methods import logits
+>>> from pckd_nb.methods.terms import logits
 >>> z = torch.tensor([[2.0, 0.0, -2.0], [0.0, 1.0, 5.0]])
 >>> logits.wttm(z, z, exponent=1.0).item()  # student = teacher
 0.0
@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..losses import distillation_kl
-from ..tensor_checks import as_number, check_labels, check_same_shape, check_temperature, check_whole_number
+from ...tensor_checks import as_number, check_labels, check_same_shape, check_temperature, check_whole_number
 from .numerics import full_precision, safe_sqrt, unit_vectors
 
 DIST_EPSILON = 1e-8  # in the denominator of the correlation
@@ -62,7 +62,7 @@ def pearson_correlation(a: Tensor, b: Tensor, dim: int = 1) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.logits import pearson_correlation
+    >>> from pckd_nb.methods.terms.logits import pearson_correlation
     >>> a = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
     >>> b = torch.tensor([[2.0, 4.0, 6.0], [5.0, 5.0, 5.0]])
     >>> [round(value, 4) for value in pearson_correlation(a, b).tolist()]
@@ -114,7 +114,7 @@ def dist_relations(student_logits: Tensor, teacher_logits: Tensor, temperature: 
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.logits import dist_relations
+    >>> from pckd_nb.methods.terms.logits import dist_relations
     >>> student = torch.tensor([[2.0, 0.0, 1.0], [0.0, 2.0, 3.0]])
     >>> [round(term.item(), 4) for term in dist_relations(student, student)]
     [0.0, 0.0]
@@ -164,7 +164,7 @@ def median_fractions(teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.logits import median_fractions
+    >>> from pckd_nb.methods.terms.logits import median_fractions
     >>> [round(fraction.item(), 4) for fraction in median_fractions(torch.eye(3))]  # ties count
     [1.0, 1.0]
     """
@@ -209,7 +209,7 @@ def image_correlation_loss(student_logits: Tensor, teacher_logits: Tensor, tempe
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.logits import image_correlation_loss
+    >>> from pckd_nb.methods.terms.logits import image_correlation_loss
     >>> image_correlation_loss(torch.eye(3), torch.eye(3)).item()
     0.0
     """
@@ -252,7 +252,7 @@ def class_correlation_loss(student_logits: Tensor, teacher_logits: Tensor, tempe
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.logits import class_correlation_loss
+    >>> from pckd_nb.methods.terms.logits import class_correlation_loss
     >>> class_correlation_loss(torch.eye(3), torch.eye(3)).item()
     0.0
     """
@@ -316,7 +316,7 @@ def mlkd(
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.logits import mlkd
+    >>> from pckd_nb.methods.terms.logits import mlkd
     >>> z = torch.tensor([[2.0, 0.0, 1.0], [0.0, 2.0, 3.0]])
     >>> [round(term.item(), 4) for term in mlkd(z, 2 * z, z, 2 * z)]
     [0.0, 0.0, 0.0]
@@ -378,7 +378,7 @@ def ttm(student_logits: Tensor, teacher_logits: Tensor, exponent: float = 0.1) -
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.logits import ttm
+    >>> from pckd_nb.methods.terms.logits import ttm
     >>> teacher = torch.tensor([[10.0, 0.0, -10.0]])
     >>> abs(ttm(0.1 * teacher, teacher, exponent=0.1).item()) < 1e-6
     True
@@ -426,7 +426,7 @@ def wttm(student_logits: Tensor, teacher_logits: Tensor, exponent: float = 0.1) 
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.logits import ttm, wttm
+    >>> from pckd_nb.methods.terms.logits import ttm, wttm
     >>> student, teacher = torch.eye(3), torch.ones(3, 3)
     >>> weight = wttm(student, teacher, exponent=0.5) / ttm(student, teacher, exponent=0.5)
     >>> round(weight.item(), 4)  # three probabilities of 1/3: 3·√(1/3)
@@ -491,7 +491,7 @@ def class_costs(class_features: Tensor) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.logits import class_costs
+    >>> from pckd_nb.methods.terms.logits import class_costs
     >>> features = torch.tensor([[[1.0, 0.0], [0.0, 0.0], [-1.0, 0.0]], [[0.0, 1.0], [0.0, -2.0], [0.0, 1.0]]])
     >>> class_costs(features).tolist()  # the two classes are not correlated
     [[0.0, 1.0], [1.0, 0.0]]
@@ -540,7 +540,7 @@ def sharpened_costs(raw_costs: Tensor, sharpen: float = 1.0) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.logits import sharpened_costs
+    >>> from pckd_nb.methods.terms.logits import sharpened_costs
     >>> sharpened_costs(torch.zeros(2, 2)).tolist()
     [[0.0, 0.0], [0.0, 0.0]]
     """
@@ -598,7 +598,7 @@ def sinkhorn_costs(
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.logits import sinkhorn_costs
+    >>> from pckd_nb.methods.terms.logits import sinkhorn_costs
     >>> student, teacher = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     >>> costs = torch.tensor([[0.0, 0.5], [0.5, 0.0]])
     >>> round(sinkhorn_costs(student, teacher, costs).item(), 2)  # all probability moves, at a cost of 0.5
@@ -655,7 +655,7 @@ def wkd_target(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.logits import wkd_target
+    >>> from pckd_nb.methods.terms.logits import wkd_target
     >>> student, teacher = torch.zeros(1, 2), torch.tensor([[50.0, 0.0]])
     >>> round(wkd_target(student, teacher, torch.tensor([0])).item(), 4)  # log 2
     0.6931
@@ -723,7 +723,7 @@ def wkd_transport(
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.logits import wkd_transport
+    >>> from pckd_nb.methods.terms.logits import wkd_transport
     >>> logits, costs = torch.tensor([[3.0, 1.0, 1.0]]), 0.5 * (1 - torch.eye(3))
     >>> round(wkd_transport(logits, logits, torch.tensor([0]), costs).item(), 4)  # almost nothing to move
     0.0
@@ -776,7 +776,7 @@ def weight_in_epoch(weight: float, epoch: int, epochs: int = 240, decay_from: in
 
     Examples
     --------
-    >>> from pckd_nb.methods.logits import weight_in_epoch
+    >>> from pckd_nb.methods.terms.logits import weight_in_epoch
     >>> [round(weight_in_epoch(600, epoch), 1) for epoch in (1, 150, 195, 240)]
     [600, 600, 300.0, 0.0]
     """
@@ -836,7 +836,7 @@ def skd_direction(student_logits: Tensor, teacher_logits: Tensor, tikhonov: floa
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.logits import skd_direction
+    >>> from pckd_nb.methods.terms.logits import skd_direction
     >>> logits = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
     >>> skd_direction(logits, 5 * logits).item() < 1e-6  # the same directions
     True
@@ -900,7 +900,7 @@ def skd(
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.logits import skd
+    >>> from pckd_nb.methods.terms.logits import skd
     >>> logits = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
     >>> [term.item() for term in skd(logits, logits)]
     [0.0, 0.0]

@@ -18,7 +18,7 @@ PyTorch. Their parameters are trained with the student unless the docstring says
 Examples
 --------
 >>> import torch
->>> from pckd_nb.methods import maps
+>>> from pckd_nb.methods.terms import maps
 >>> regressor = maps.Regressor((16, 8, 8), (32, 4, 4))
 >>> regressed = regressor(torch.rand(2, 16, 8, 8))
 >>> tuple(regressed.shape)
@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..tensor_checks import check_same_shape, check_whole_number
+from ...tensor_checks import check_same_shape, check_whole_number
 from .numerics import full_precision, unit_vectors
 
 Shape = tuple[int, int, int]  # (C, H, W) of a feature map
@@ -62,7 +62,7 @@ def pool_to_smaller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import pool_to_smaller
+    >>> from pckd_nb.methods.terms.maps import pool_to_smaller
     >>> [tuple(x.shape) for x in pool_to_smaller(torch.rand(2, 3, 8, 8), torch.rand(2, 5, 4, 4))]
     [(2, 3, 4, 4), (2, 5, 4, 4)]
     """
@@ -99,7 +99,7 @@ def level_weights(count: int, scale: float) -> list[float]:
 
     Examples
     --------
-    >>> from pckd_nb.methods.maps import level_weights
+    >>> from pckd_nb.methods.terms.maps import level_weights
     >>> level_weights(3, 1.0)
     [0.25, 0.5, 1.0]
     """
@@ -142,7 +142,7 @@ class Regressor(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import Regressor
+    >>> from pckd_nb.methods.terms.maps import Regressor
     >>> tuple(Regressor((4, 7, 7), (6, 4, 4))(torch.rand(2, 4, 7, 7)).shape)
     (2, 6, 4, 4)
     """
@@ -216,7 +216,7 @@ def hint_loss(regressed: Tensor, teacher_map: Tensor) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import hint_loss
+    >>> from pckd_nb.methods.terms.maps import hint_loss
     >>> hint_loss(torch.zeros(2, 3, 4, 4), torch.full((2, 3, 8, 8), 2.0)).item()
     4.0
     """
@@ -267,7 +267,7 @@ def neuron_selectivity(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import neuron_selectivity
+    >>> from pckd_nb.methods.terms.maps import neuron_selectivity
     >>> x = torch.rand(2, 3, 4, 4)
     >>> abs(neuron_selectivity(2 * x, x).item()) < 1e-6  # the length of a channel does not matter
     True
@@ -318,7 +318,7 @@ def fsp_matrix(earlier: Tensor, later: Tensor) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import fsp_matrix
+    >>> from pckd_nb.methods.terms.maps import fsp_matrix
     >>> fsp_matrix(torch.ones(1, 2, 8, 8), torch.ones(1, 1, 4, 4)).tolist()
     [[[1.0, 1.0]]]
     """
@@ -367,7 +367,7 @@ def fsp_loss(student_earlier: Tensor, student_later: Tensor, teacher_earlier: Te
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import fsp_loss
+    >>> from pckd_nb.methods.terms.maps import fsp_loss
     >>> a, b = torch.rand(2, 3, 8, 8), torch.rand(2, 5, 4, 4)
     >>> fsp_loss(a, b, a, b).item()
     0.0
@@ -396,7 +396,7 @@ def ab_connector(student_shape: Shape, teacher_shape: Shape) -> nn.Module:
 
     Examples
     --------
-    >>> from pckd_nb.methods.maps import ab_connector
+    >>> from pckd_nb.methods.terms.maps import ab_connector
     >>> ab_connector((16, 8, 8), (16, 8, 8))
     Identity()
     """
@@ -452,7 +452,7 @@ def activation_boundary(connected: Tensor, teacher_map: Tensor, margin: float = 
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import activation_boundary
+    >>> from pckd_nb.methods.terms.maps import activation_boundary
     >>> student = torch.tensor([-2.0, 0.0, 0.0, 2.0]).reshape(1, 4, 1, 1)
     >>> teacher = torch.tensor([-1.0, -1.0, 1.0, 1.0]).reshape(1, 4, 1, 1)
     >>> activation_boundary(student, teacher).item()  # two entries are on the boundary
@@ -491,7 +491,7 @@ class Paraphraser(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import Paraphraser
+    >>> from pckd_nb.methods.terms.maps import Paraphraser
     >>> paraphraser, x = Paraphraser(6), torch.rand(2, 6, 8, 8)
     >>> tuple(paraphraser.encoder(x).shape), tuple(paraphraser(x).shape)
     ((2, 3, 8, 8), (2, 6, 8, 8))
@@ -537,7 +537,7 @@ class Translator(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import Translator
+    >>> from pckd_nb.methods.terms.maps import Translator
     >>> tuple(Translator(4, 8)(torch.rand(2, 4, 8, 8)).shape)
     (2, 4, 8, 8)
     """
@@ -600,7 +600,7 @@ def factor_transfer(student_factor: Tensor, teacher_factor: Tensor) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import factor_transfer
+    >>> from pckd_nb.methods.terms.maps import factor_transfer
     >>> x = torch.rand(2, 3, 4, 4)
     >>> factor_transfer(x, -x).item()  # the sign does not matter
     0.0
@@ -646,7 +646,7 @@ def first_singular_vector(teacher_map: Tensor, reference: Tensor | None = None) 
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import first_singular_vector
+    >>> from pckd_nb.methods.terms.maps import first_singular_vector
     >>> x = torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1).expand(1, 2, 4, 4)
     >>> [round(value, 4) for value in first_singular_vector(x)[0].tolist()]
     [0.6, 0.8]
@@ -688,7 +688,7 @@ def matching_singular_vector(student_map: Tensor, teacher_vector: Tensor) -> Ten
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import first_singular_vector, matching_singular_vector
+    >>> from pckd_nb.methods.terms.maps import first_singular_vector, matching_singular_vector
     >>> x = torch.rand(2, 3, 4, 4)
     >>> vector = first_singular_vector(x)
     >>> torch.allclose(matching_singular_vector(x, vector), vector)
@@ -761,7 +761,7 @@ def kdsvd_losses(
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import kdsvd_losses
+    >>> from pckd_nb.methods.terms.maps import kdsvd_losses
     >>> maps = [torch.rand(2, 4, 8, 8), torch.rand(2, 6, 4, 4), torch.rand(2, 8, 4, 4)]
     >>> bool((kdsvd_losses(maps, maps) < 1e-9).all())
     True
@@ -803,7 +803,7 @@ class SRRLConnector(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import SRRLConnector
+    >>> from pckd_nb.methods.terms.maps import SRRLConnector
     >>> connector = SRRLConnector(4, 8)
     >>> tuple(connector(torch.rand(2, 4, 6, 6)).shape), tuple(connector(torch.rand(2, 4)).shape)
     ((2, 8, 6, 6), (2, 8))
@@ -889,7 +889,7 @@ def srrl_losses(
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import srrl_losses
+    >>> from pckd_nb.methods.terms.maps import srrl_losses
     >>> features, layer = torch.rand(2, 8), torch.nn.Linear(8, 5)
     >>> [round(term.item(), 6) for term in srrl_losses(features, features, layer(features), layer.weight, layer.bias)]
     [0.0, 0.0]
@@ -928,7 +928,7 @@ def reused_logits(features: Tensor, teacher_weight: Tensor, teacher_bias: Tensor
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import reused_logits
+    >>> from pckd_nb.methods.terms.maps import reused_logits
     >>> reused_logits(torch.ones(1, 2, 4, 4), torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([0.0, 1.0])).tolist()
     [[3.0, 8.0]]
     """
@@ -968,7 +968,7 @@ class SimKDProjector(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import SimKDProjector
+    >>> from pckd_nb.methods.terms.maps import SimKDProjector
     >>> tuple(SimKDProjector((5, 8, 8), (10, 4, 4))(torch.rand(2, 5, 8, 8)).shape)
     (2, 10, 4, 4)
     """
@@ -1040,7 +1040,7 @@ def simkd_loss(projected: Tensor, teacher_map: Tensor) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import simkd_loss
+    >>> from pckd_nb.methods.terms.maps import simkd_loss
     >>> simkd_loss(torch.zeros(2, 3, 4, 4), torch.full((2, 3, 8, 8), 2.0)).item()
     4.0
     """
@@ -1065,7 +1065,7 @@ class OFDConnector(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import OFDConnector
+    >>> from pckd_nb.methods.terms.maps import OFDConnector
     >>> tuple(OFDConnector(4, 8)(torch.rand(2, 4, 6, 6)).shape)
     (2, 8, 6, 6)
     """
@@ -1130,7 +1130,7 @@ def ofd_margin(scale: Tensor, shift: Tensor) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import ofd_margin
+    >>> from pckd_nb.methods.terms.maps import ofd_margin
     >>> margin = ofd_margin(torch.tensor([1.0, -1.0, 1.0]), torch.tensor([0.0, 0.0, 9.0]))
     >>> [round(value, 4) for value in margin.tolist()]  # −√(2/π) twice. The third channel is almost never negative.
     [-0.7979, -0.7979, -3.0]
@@ -1189,7 +1189,7 @@ def ofd_loss(connected: Tensor, teacher_map: Tensor, margin: Tensor) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import ofd_loss
+    >>> from pckd_nb.methods.terms.maps import ofd_loss
     >>> student = torch.tensor([-5.0, 1.0, 1.0]).reshape(1, 1, 1, 3)
     >>> teacher = torch.tensor([-1.0, -1.0, 3.0]).reshape(1, 1, 1, 3)
     >>> ofd_loss(student, teacher, torch.tensor([-0.5])).item()  # 0 + 1.5² + 2²
@@ -1242,7 +1242,7 @@ def class_activation_maps(last_map: Tensor, classifier_weight: Tensor) -> Tensor
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import class_activation_maps
+    >>> from pckd_nb.methods.terms.maps import class_activation_maps
     >>> x, layer = torch.rand(2, 8, 4, 4), torch.nn.Linear(8, 5, bias=False)
     >>> cam = class_activation_maps(x, layer.weight)
     >>> torch.allclose(cam.mean((2, 3)), layer(x.mean((2, 3))), atol=1e-6)
@@ -1312,7 +1312,7 @@ def catkd_loss(student_cam: Tensor, teacher_cam: Tensor, resolution: int = 2, no
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import catkd_loss
+    >>> from pckd_nb.methods.terms.maps import catkd_loss
     >>> cam = torch.rand(2, 5, 8, 8)
     >>> catkd_loss(3 * cam, cam, normalize=True).item() < 1e-9  # only the shape of a map matters
     True
@@ -1378,7 +1378,7 @@ def wkdf_losses(regressed: Tensor, teacher_map: Tensor, grid: int = 1) -> tuple[
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.maps import wkdf_losses
+    >>> from pckd_nb.methods.terms.maps import wkdf_losses
     >>> x = torch.rand(2, 3, 4, 4)
     >>> [round(term.item(), 4) for term in wkdf_losses(x + 1, x)]  # 3 channels, each with the mean 1 larger
     [3.0, 0.0]

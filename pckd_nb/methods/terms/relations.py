@@ -5,7 +5,7 @@ In the shapes, B is the number of images in the batch and D the number of values
 Examples
 --------
 >>> import torch
->>> from pckd_nb.methods import relations
+>>> from pckd_nb.methods.terms import relations
 >>> x = torch.rand(4, 128)
 >>> relations.neighbour_congruence(x, x).item()
 0.0
@@ -13,7 +13,7 @@ Examples
 
 from torch import Tensor
 
-from ..tensor_checks import check_same_shape
+from ...tensor_checks import check_same_shape
 from .numerics import full_precision
 
 
@@ -59,7 +59,7 @@ def neighbour_congruence(student_embedding: Tensor, teacher_embedding: Tensor) -
     Examples
     --------
     >>> import torch
-    >>> from pckd_nb.methods.relations import neighbour_congruence
+    >>> from pckd_nb.methods.terms.relations import neighbour_congruence
     >>> student, teacher = torch.tensor([[1.0], [2.0], [3.0]]), torch.zeros(3, 1)
     >>> neighbour_congruence(student, teacher).item()  # (1·2 + 2·3) / 2
     4.0
