@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..losses import distillation_kl
+from ...losses import distillation_kl
 from ...tensor_checks import as_number, check_labels, check_same_shape, check_temperature, check_whole_number
 from .numerics import full_precision, safe_sqrt, unit_vectors
 

@@ -1,0 +1,229 @@
+"""Baselines that compare logits."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...models import Classifier, Output
+from ...tensor_checks import check_labels, check_same_shape, check_temperature
+from ...validation import NotNegative, check
+from ..base import Batch, Temperature
+from ..terms import logits as terms
+from .base import Baseline, Shapes, torchdistill, torchdistill_outputs
+
+
+class DIST(Baseline):
+    r"""Distillation from a stronger teacher: correlation between the probabilities of student and teacher.
+
+    .. math::
+
+        \mathrm{term} = \tau^2 \left( 1 - \frac{1}{B} \sum_i \rho_i \right)
+            + \tau^2 \left( 1 - \frac{1}{C} \sum_c \rho_c \right)
+
+    ρ is the Pearson correlation between the probabilities of student and teacher, which are softmax(z/τ). ρ_i is
+    computed over the classes of sample i, and ρ_c over the samples for class c. The paper gives both parts the
+    weight 2. Here this is the default of `weight`. As in the authors' code, 1e-8 is added to the product of the norms in
+    ρ. torchdistill adds it to the norms, so its gradients differ at τ = 1 for sharp probabilities.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    temperature : float, in [1e-6, 1e6]
+        τ.
+    views : int, from 1 to 4
+        See `Baseline`.
+
+    References
+    ----------
+    Huang et al., arXiv 2205.10536.
+    """
+
+    description = "stronger teacher, arXiv 2205.10536; weight 2 on both relations, τ = 4 on CIFAR-100"
+
+    def __init__(self, weight: float = 2, temperature: float = 4, views: int = 1):
+        super().__init__(weight, views)
+        self.temperature = temperature
+        self.check()
+
+    def check(self) -> None:
+        """Check the settings, see `Method.check`."""
+        super().check()
+        check(Temperature, temperature=self.temperature)
+
+    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        """Return the sum of both parts."""
+        return sum(
+            terms.dist_relations(student.logits, teacher.logits, self.temperature), start=student.logits.new_zeros(())
+        )
+
+
+class LSKD(Baseline):
+    r"""Logit standardisation: KD between standardised logits.
+
+    .. math::
+
+        \mathrm{term} = \frac{T^2}{B} \sum_i \mathrm{KL}\left(
+            \mathrm{softmax}(\hat{z}_{t,i} / T) \,\middle\|\, \mathrm{softmax}(\hat{z}_{s,i} / T)
+        \right)
+
+    ẑ is a row of logits, shifted to mean 0 and scaled to standard deviation 1. The standard deviation is that of
+    `torch.std`, with the divisor C − 1. The cross-entropy has the weight 0.1, as in the authors' comparison with KD.
+    torchdistill multiplies by T² only if it receives the labels, so this class multiplies by T².
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    temperature : float, in [1e-6, 1e6]
+        T.
+    cross_entropy_weight : float
+        Weight of the cross-entropy, at least 0.
+    views : int, from 1 to 4
+        See `Baseline`.
+
+    References
+    ----------
+    Sun et al., arXiv 2403.01427.
+    """
+
+    description = (
+        "logit standardisation, arXiv 2403.01427; weight 9, T = 2, cross-entropy 0.1; by pair T = 2 to 4 and weight 1 "
+        "to 12 (names of the authors' logs)"
+    )
+
+    def __init__(self, weight: float = 9, temperature: float = 2, cross_entropy_weight: float = 0.1, views: int = 1):
+        super().__init__(weight, views)
+        self.temperature, self.cross_entropy_weight = temperature, cross_entropy_weight
+        self.loss_class = torchdistill("losses").LogitStdKDLoss
+        self.check()
+
+    def check(self) -> None:
+        """Check the settings, see `Method.check`."""
+        super().check()
+        check(NotNegative, cross_entropy_weight=self.cross_entropy_weight)
+        check(Temperature, temperature=self.temperature)
+
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Create the loss."""
+        self.loss = self.loss_class("0", "output", "0", "output", self.temperature, alpha=0)
+
+    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        """Return the divergence, times T²."""
+        divergence = self.loss(torchdistill_outputs(student.logits), torchdistill_outputs(teacher.logits))
+        return self.temperature**2 * divergence
+
+
+class DKD(Baseline):
+    r"""Decoupled distillation: KD in two parts, each with its own weight.
+
+    .. math::
+
+        \mathrm{term} = \overline{\alpha \, L_{\mathrm{target}} + \beta \, L_{\mathrm{others}}}
+
+    The bar is the mean of the batch. `decoupled_kl` computes the two parts, and p is the teacher's probability of the
+    label. In KD, the second part has the weight 1 − p. Here it has the weight β, which is the same for all samples. The
+    weight of the term grows linearly over the first `warmup_epochs`.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    alpha, beta : float
+        α and β, at least 0.
+    temperature : float, in [1e-6, 1e6]
+        T.
+    warmup_epochs : int
+        Number of epochs, at least 1.
+    views : int, from 1 to 4
+        See `Baseline`.
+
+    References
+    ----------
+    Zhao et al., arXiv 2203.08679.
+    """
+
+    description = (
+        "decoupled, arXiv 2203.08679; weight 1, α = 1, T = 4; β = 2, 6 or 8 by pair (mdistiller), otherwise 2; 20 epochs of "
+        "warm-up"
+    )
+
+    def __init__(
+        self,
+        weight: float = 1,
+        alpha: float = 1,
+        beta: float = 2,
+        temperature: float = 4,
+        warmup_epochs: int = 20,
+        views: int = 1,
+    ):
+        super().__init__(weight, views)
+        self.alpha, self.beta, self.temperature, self.warmup_epochs = alpha, beta, temperature, warmup_epochs
+        self.check()
+
+    def check(self) -> None:
+        """Check the settings, see `Method.check`."""
+        super().check()
+        check(NotNegative, alpha=self.alpha, beta=self.beta)
+        check(Temperature, temperature=self.temperature)
+
+    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        """Return the mean over the batch."""
+        target, others = decoupled_kl(student.logits, teacher.logits, batch.labels, self.temperature)
+        return (self.alpha * target + self.beta * others).mean()
+
+
+def decoupled_kl(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    r"""Return the distillation loss in two parts.
+
+    .. math::
+
+        T^2 \cdot \mathrm{KL}(\mathrm{teacher} \,\|\, \mathrm{student})
+            = L_{\mathrm{target}} + (1 - p) \, L_{\mathrm{others}}
+
+    p is the teacher's probability of the label. All probabilities are softmax(z/T) of logits z. The first part compares
+    two probabilities: the class of the label, and any other class. The second part compares the probabilities of the
+    other classes, which are scaled to the sum 1. Both parts contain the factor T².
+
+    Parameters
+    ----------
+    student, teacher : Tensor of shape (B, C)
+        Logits.
+    labels : int Tensor of shape (B,)
+    temperature : float, in [1e-6, 1e6]
+        T.
+
+    Returns
+    -------
+    target, others : Tensor of shape (B,)
+        In nats, at least 0.
+
+    Raises
+    ------
+    TypeError
+        If logits or labels are not tensors, or if `temperature` is not a number.
+    ValueError
+        If shapes, dtypes or devices do not match, if a label is not a class, or if `temperature` is outside its range.
+
+    References
+    ----------
+    Zhao et al., arXiv 2203.08679.
+    """
+    check_same_shape("logits", student, teacher)
+    check_labels(labels, student, num_classes=student.shape[1])
+    check_temperature("temperature", temperature)
+    is_label = F.one_hot(labels.long(), student.shape[1]).bool()
+
+    def log_probabilities(logits: Tensor) -> tuple[Tensor, Tensor]:
+        log_p = (logits / temperature).log_softmax(1)
+        log_p_others = log_p.masked_fill(is_label, -math.inf).logsumexp(1)
+        label_or_other = torch.stack([log_p[is_label], log_p_others], 1)
+        return label_or_other, log_p[~is_label].unflatten(0, (len(labels), -1)).log_softmax(1)
+
+    pairs = zip(log_probabilities(student), log_probabilities(teacher), strict=True)
+    target, others = (F.kl_div(s, t, reduction="none", log_target=True).sum(1) for s, t in pairs)
+    return temperature**2 * target, temperature**2 * others

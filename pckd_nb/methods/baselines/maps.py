@@ -1,0 +1,336 @@
+"""Baselines that compare feature maps."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...models import Classifier, Output
+from ..base import Batch
+from ..terms import maps as terms
+from .base import Baseline, Layers, Shapes, last_pairs, torchdistill, torchdistill_outputs, torchdistill_pairs
+
+
+class FitNet(Baseline):
+    r"""FitNet: mean squared error between one feature map of the student and one of the teacher.
+
+    .. math::
+
+        \mathrm{term} = \mathrm{mean}\left( \left( r(F_s) - F_t \right)^2 \right)
+
+    F is the feature map of the second stage. The regressor r is `terms.maps.Regressor`, a convolution with BatchNorm
+    and ReLU that is trained with the student. It brings the student's map to the size of the teacher's map, if the sizes
+    allow it. Otherwise, the teacher's map is pooled to the student's size. The paper trains in two stages. Here, as in
+    the comparison in the CRD paper, everything is trained in one stage.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    layers, teacher_layers : sequence of str, optional
+        See `Method`.
+    views : int, from 1 to 4
+        See `Baseline`.
+
+    References
+    ----------
+    Romero et al., arXiv 1412.6550. The weight is from Tian et al. (CRD), arXiv 1910.10699.
+    """
+
+    description = "hints, arXiv 1412.6550; weight 100 (CRD's comparison, arXiv 1910.10699)"
+    needs_maps = True
+
+    def __init__(self, weight: float = 100, layers: Layers = None, teacher_layers: Layers = None, views: int = 1):
+        super().__init__(weight, views)
+        self.layers, self.teacher_layers = layers, teacher_layers
+        Baseline.check(self)
+
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Create the regressor."""
+        self.stage = min(1, len(student_shapes) - 1)  # the second stage, if there is one
+        self.regressor = terms.Regressor(student_shapes[self.stage], teacher_shapes[self.stage])
+
+    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        """Return the mean squared error."""
+        student_maps, teacher_maps = last_pairs(student.maps, teacher.maps)
+        return terms.hint_loss(self.regressor(student_maps[self.stage]), teacher_maps[self.stage])
+
+
+class AT(Baseline):
+    r"""Attention transfer: mean squared difference of attention maps, summed over the pairs of feature maps.
+
+    .. math::
+
+        \mathrm{term} = \sum_{\mathrm{pairs}} \mathrm{mean}\left( (a_s - a_t)^2 \right)
+
+    The attention map a of an image is the mean over channels of F², flattened to a vector and divided by its length.
+    This is the loss in the authors' code, and the published weight belongs to it. The paper has a different equation:
+    the length of the vector a_s − a_t instead of the mean of its squares.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    layers, teacher_layers : sequence of str, optional
+        See `Method`.
+    views : int, from 1 to 4
+        See `Baseline`.
+
+    References
+    ----------
+    Zagoruyko and Komodakis, arXiv 1612.03928. The weight is from Tian et al. (CRD), arXiv 1910.10699.
+    """
+
+    description = "attention transfer, arXiv 1612.03928; weight 1000 (CRD's comparison, arXiv 1910.10699)"
+    needs_maps = True
+
+    def __init__(self, weight: float = 1000, layers: Layers = None, teacher_layers: Layers = None, views: int = 1):
+        super().__init__(weight, views)
+        self.layers, self.teacher_layers = layers, teacher_layers
+        Baseline.check(self)
+        self.loss_class = torchdistill("losses").ATLoss
+
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Create the loss for all pairs of maps."""
+        self.loss = self.loss_class(torchdistill_pairs(len(student_shapes)), mode="code")
+
+    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        """Return the sum over the pairs."""
+        pairs = [terms.pool_to_smaller(*maps) for maps in zip(*last_pairs(student.maps, teacher.maps), strict=True)]
+        return self.loss(*(torchdistill_outputs(*maps) for maps in zip(*pairs, strict=True)))
+
+
+class SP(Baseline):
+    r"""Similarity-preserving distillation: squared difference of two B×B similarity matrices, divided by B².
+
+    .. math::
+
+        \mathrm{term} = \frac{1}{B^2} \sum_{i,j} \left( G_{s,ij} - G_{t,ij} \right)^2
+
+    G_ij is the inner product of the last feature maps of samples i and j. As in the paper, every row of G is divided by
+    its L2 norm. torchdistill 1.1 divides by the L1 norm by mistake. With the L1 norm, the loss is about B times
+    smaller, and the published weight does not fit.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    layers, teacher_layers : sequence of str, optional
+        See `Method`.
+    views : int, from 1 to 4
+        See `Baseline`.
+
+    References
+    ----------
+    Tung and Mori, arXiv 1907.09682. The weight is from Tian et al. (CRD), arXiv 1910.10699.
+    """
+
+    description = "similarity-preserving, arXiv 1907.09682; weight 3000 (CRD's comparison, arXiv 1910.10699)"
+    needs_maps = True
+
+    def __init__(self, weight: float = 3000, layers: Layers = None, teacher_layers: Layers = None, views: int = 1):
+        super().__init__(weight, views)
+        self.layers, self.teacher_layers = layers, teacher_layers
+        Baseline.check(self)
+        self.loss = torchdistill("losses").SPKDLoss("0", "0", reduction="batchmean")
+        self.loss.matmul_and_normalize = similarity_matrix  # torchdistill passes dim=1 of F.normalize as p=1
+
+    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        """Return the loss of the last maps."""
+        return self.loss(torchdistill_outputs(student.maps[-1]), torchdistill_outputs(teacher.maps[-1]))
+
+
+class VID(Baseline):
+    r"""Variational information distillation: negative log-likelihood of the teacher's feature maps.
+
+    .. math::
+
+        \mathrm{term} = \sum_{\mathrm{pairs}} \mathrm{mean}\left(
+            \frac{(\mu - F_t)^2}{2 \sigma^2} + \frac{1}{2} \log \sigma^2
+        \right)
+
+    The likelihood is a Gaussian with mean μ and variance σ². A regressor of three 1×1 convolutions computes μ from the
+    student's map. σ² is learned, one value per channel. The term can be negative. The constant ½·log 2π is left out, as
+    in other implementations.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    layers, teacher_layers : sequence of str, optional
+        See `Method`.
+    views : int, from 1 to 4
+        See `Baseline`.
+
+    References
+    ----------
+    Ahn et al., arXiv 1904.05835. The weight is from Tian et al. (CRD), arXiv 1910.10699.
+    """
+
+    description = "variational information, arXiv 1904.05835; weight 1 (CRD's comparison, arXiv 1910.10699)"
+    needs_maps = True
+
+    def __init__(self, weight: float = 1, layers: Layers = None, teacher_layers: Layers = None, views: int = 1):
+        super().__init__(weight, views)
+        self.layers, self.teacher_layers = layers, teacher_layers
+        Baseline.check(self)
+        self.loss_class, self.regressor_class = torchdistill("losses").VIDLoss, torchdistill("models").Regressor4VID
+
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Create one regressor per pair of maps."""
+        self.loss = self.loss_class(torchdistill_pairs(len(student_shapes)))
+        shapes = zip(student_shapes, teacher_shapes, strict=True)
+        channels = ((student_shape[0], teacher_shape[0], teacher_shape[0]) for student_shape, teacher_shape in shapes)
+        regressors = (self.regressor_class(*sizes, eps=1e-5, init_pred_var=5.0) for sizes in channels)
+        self.regressors = nn.ModuleList(regressors).float()
+
+    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        """Return the sum over the pairs."""
+        pairs = [terms.pool_to_smaller(*maps) for maps in zip(*last_pairs(student.maps, teacher.maps), strict=True)]
+        student_maps, teacher_maps = zip(*pairs, strict=True)
+        predictions = [regressor(x) for regressor, x in zip(self.regressors, student_maps, strict=True)]
+        return self.loss(torchdistill_outputs(*predictions), torchdistill_outputs(*teacher_maps))
+
+
+class ReviewKD(Baseline):
+    """Knowledge review: every feature map of the teacher is compared with several maps of the student.
+
+    The student's maps are visited from the last to the first. An attention module fuses each of them with the deeper
+    ones. The result is compared with the teacher's map at several resolutions. The penultimate features are used as the
+    deepest map, with one pixel. The weight grows linearly over the first `warmup_epochs`.
+
+    As in the authors' code, the maps of the student are the outputs of its stages, and those of the teacher are taken
+    before the last ReLU of a stage. In a wide ResNet, they are taken after the BatchNorm that follows the stage.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    warmup_epochs : int
+        Number of epochs, at least 1.
+    layers, teacher_layers : sequence of str, optional
+        See `Method`.
+    views : int, from 1 to 4
+        See `Baseline`.
+
+    References
+    ----------
+    Chen et al., arXiv 2104.09044.
+    """
+
+    description = "knowledge review, arXiv 2104.09044; weight 0.6 to 8 by pair (authors' code), otherwise 0.6; 20 epochs of warm-up"
+    needs_maps = True
+    teacher_maps = "preactivations"
+
+    def __init__(
+        self,
+        weight: float = 0.6,
+        warmup_epochs: int = 20,
+        layers: Layers = None,
+        teacher_layers: Layers = None,
+        views: int = 1,
+    ):
+        super().__init__(weight, views)
+        self.layers, self.teacher_layers = layers, teacher_layers
+        Baseline.check(self)
+        self.warmup_epochs = warmup_epochs
+        self.check()
+        self.loss = torchdistill("losses").HierarchicalContextLoss("0", "output", "0", "output")
+
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Create one fusion module per pair of maps, and one for the features."""
+        inputs = [shape[0] for shape in student_shapes] + [student.feature_width]
+        outputs = [shape[0] for shape in teacher_shapes] + [teacher.feature_width]
+        middle, deepest = min(512, inputs[-1]), len(inputs) - 1
+        sizes = enumerate(zip(inputs, outputs, strict=True))
+        self.fusions = nn.ModuleList(AttentionFusion(a, middle, b, fuses=i < deepest) for i, (a, b) in sizes)
+
+    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        """Return the sum over all maps."""
+        student_maps, teacher_maps = last_pairs(student.maps, teacher.maps)
+        student_maps = [*student_maps, student.features[:, :, None, None]]
+        teacher_maps = [*teacher_maps, teacher.features[:, :, None, None]]
+        total, fused = student.features.new_zeros(()), None
+        for fusion, x, y in zip(reversed(self.fusions), reversed(student_maps), reversed(teacher_maps), strict=True):
+            output, fused = fusion(x, fused, y.shape[2:])
+            total = total + self.loss(torchdistill_outputs((output, fused)), torchdistill_outputs(y))
+        return total
+
+
+class AttentionFusion(nn.Module):
+    r"""Fuse a map of the student with the deeper ones, and change it to the shape of the teacher's map.
+
+    .. math::
+
+        x = \mathrm{BN}(\mathrm{conv}_{1 \times 1}(F_s)), \qquad
+        \mathrm{fused} = a_1 x + a_2 y, \qquad
+        \mathrm{output} = \mathrm{BN}(\mathrm{conv}_{3 \times 3}(\mathrm{fused}))
+
+    y is the fused map of the deeper level, resized to the size of x. The attention maps a₁ and a₂ are the sigmoid of a
+    1×1 convolution of x and y. The fused map is resized to the size of the teacher's map before the 3×3 convolution.
+
+    Parameters
+    ----------
+    in_channels : int
+        Channels of the student's map.
+    middle_channels : int
+        Channels of the fused map.
+    out_channels : int
+        Channels of the teacher's map.
+    fuses : bool
+        False for the deepest map, where the fused map is x.
+
+    References
+    ----------
+    Chen et al., arXiv 2104.09044, with the authors' initial weights.
+    """
+
+    def __init__(self, in_channels: int, middle_channels: int, out_channels: int, fuses: bool):
+        super().__init__()
+        first = nn.Conv2d(in_channels, middle_channels, 1, bias=False)
+        last = nn.Conv2d(middle_channels, out_channels, 3, padding=1, bias=False)
+        for conv in (first, last):
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+        self.first = nn.Sequential(first, nn.BatchNorm2d(middle_channels))
+        self.last = nn.Sequential(last, nn.BatchNorm2d(out_channels))
+        self.attention = nn.Sequential(nn.Conv2d(2 * middle_channels, 2, 1), nn.Sigmoid()) if fuses else None
+
+    def forward(self, student_map: Tensor, deeper: Tensor | None, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return the output and the fused map.
+
+        Parameters
+        ----------
+        student_map : Tensor of shape (B, C, H, W)
+        deeper : Tensor of shape (B, middle channels, H', W'), or None
+            The fused map of the deeper level. None for the deepest map.
+        size : (int, int)
+            Height and width of the teacher's map.
+
+        Returns
+        -------
+        output : Tensor of shape (B, out channels, *size)
+        fused : Tensor of shape (B, middle channels, *size)
+        """
+        fused = self.first(student_map)
+        if self.attention is not None and deeper is not None:
+            deeper = F.interpolate(deeper, fused.shape[2:])
+            attention = self.attention(torch.cat([fused, deeper], 1))
+            fused = fused * attention[:, :1] + deeper * attention[:, 1:]
+        if fused.shape[2:] != size:
+            fused = F.interpolate(fused, tuple(size))
+        return self.last(fused), fused
+
+
+def similarity_matrix(maps: Tensor) -> Tensor:
+    """Return the inner products of all pairs of samples, (B, B), with every row divided by its L2 norm."""
+    flat = maps.flatten(1)
+    return F.normalize(flat @ flat.T, dim=1)
