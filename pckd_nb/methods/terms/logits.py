@@ -86,7 +86,8 @@ def dist_relations(student_logits: Tensor, teacher_logits: Tensor, temperature: 
     second one the images for each class. The term of the method is β·L_inter + γ·L_intra with β = γ = 1. The total is
     CE + 2·term, with τ = 4 for CIFAR-100 and τ = 1 for ImageNet.
 
-    The trap: both terms contain τ². A copy of the authors' loss for segmentation has no temperature at all.
+    The traps: both terms contain τ². A copy of the authors' loss for segmentation has no temperature at all. And the
+    1e-8 in `pearson_correlation` makes the gradient very large where the student's probabilities are all equal.
 
     Parameters
     ----------

@@ -90,6 +90,6 @@ def _first_tensor(value: Any) -> Tensor | None:
 def _at_least_float32(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
-    if isinstance(value, list | tuple):
+    if type(value) in (list, tuple):
         return type(value)(map(_at_least_float32, value))
     return value
