@@ -96,7 +96,10 @@ PAIRS = (
 )  # fmt: skip
 
 METHODS = ("supervised", "kd", "pckd")  # `methods.METHODS` builds them
-BASELINES = ("FitNet", "AT", "SP", "CC", "VID", "RKD", "PKT", "ReviewKD", "DIST", "LSKD", "DKD")  # `methods.BASELINES`
+BASELINES = (  # `methods.BASELINES`
+    "FitNet", "AT", "NST", "SP", "CC", "VID", "RKD", "PKT", "KDSVD", "CRD", "SRRL", "ReviewKD", "WKDF",
+    "DKD", "DIST", "LSKD", "WTTM", "SKD",
+)  # fmt: skip
 NOT_IMPLEMENTED: dict[str, str] = {  # baselines that this package does not have, and why
     "FT": "it first trains a paraphraser of the teacher, in a separate stage",
     "FSP": "it first trains the student on the flow matrices only, in a separate stage",

@@ -44,6 +44,24 @@ class Batch(NamedTuple):
     targets: Tensor | None = None
 
 
+class TrainingInfo(NamedTuple):
+    """What a method may need to know before a training starts.
+
+    Parameters
+    ----------
+    labels : int Tensor of shape (n,)
+        Classes of all training images, on the CPU.
+    epochs : int
+        Number of epochs.
+    seed : int
+        Seed of the training.
+    """
+
+    labels: Tensor
+    epochs: int
+    seed: int
+
+
 class Terms(NamedTuple):
     """The objective of one batch and the values to record.
 
@@ -261,6 +279,14 @@ class Method(ShortHelpModule):
             Name → value.
         """
         return {}
+
+    def prepare_training(self, info: TrainingInfo) -> None:
+        """Take what is known before the training starts. It is called before `bind`.
+
+        Parameters
+        ----------
+        info : TrainingInfo
+        """
 
     def _bind(self, student: Classifier, teacher: Classifier | None = None, *example: Tensor) -> object:
         """Create the modules that are trained with the student.

@@ -12,7 +12,7 @@ from torch import nn
 
 from .. import views
 from ..data import Dataset
-from ..methods import Method
+from ..methods import Method, TrainingInfo
 from ..models import Classifier
 from ..recipes import Recipe
 from ..runs import Run
@@ -74,6 +74,8 @@ class Task:
             If a head has BatchNorm and a batch has only one image.
         """
         example = torch.zeros(1, self.data.channels, *self.data.size)
+        if hasattr(self.method, "prepare_training"):  # a method of the user may not have it
+            self.method.prepare_training(TrainingInfo(self.data.train.labels.cpu(), self.recipe.epochs, self.seed))
         self.method.bind(self.student, self.teacher, *([example] if self.method.needs_maps else []))
         if self.smallest_batch * self.method.views == 1 and has_batchnorm(self.method):
             raise ValueError(

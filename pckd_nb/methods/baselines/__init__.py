@@ -27,14 +27,18 @@ from typing import Any
 
 from ...catalogue import NOT_IMPLEMENTED
 from .base import Baseline
-from .features import CC, PKT, RKD
-from .logits import DIST, DKD, LSKD, decoupled_kl
-from .maps import AT, SP, VID, FitNet, ReviewKD
+from .features import CC, CRD, PKT, RKD, SRRL
+from .logits import DIST, DKD, LSKD, SKD, WTTM, decoupled_kl
+from .maps import AT, KDSVD, NST, SP, VID, WKDF, FitNet, ReviewKD
 
 __all__ = ["BASELINES", "BASELINE_CLASSES", "Baseline", "baseline", "decoupled_kl"]
 
 BASELINE_CLASSES: dict[str, type[Baseline]] = {
-    cls.__name__: cls for cls in (FitNet, AT, SP, CC, VID, RKD, PKT, ReviewKD, DIST, LSKD, DKD)
+    cls.__name__: cls
+    for cls in (
+        *(FitNet, AT, NST, SP, CC, VID, RKD, PKT, KDSVD, CRD, SRRL, ReviewKD, WKDF),
+        *(DKD, DIST, LSKD, WTTM, SKD),
+    )
 }
 
 # Name → paper and published weight. `catalogue` has only the names, and NOT_IMPLEMENTED.

@@ -135,7 +135,11 @@ class Baseline(Method):
             Shapes of the feature maps. The two sequences have the same length.
         """
 
-    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+    def weight_in(self, epoch: int) -> float:
+        """Return the weight of the term in an epoch, counted from 1."""
+        return self.weight * min(1, epoch / self.warmup_epochs)
+
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
         """Return the term that is added to the cross-entropy.
 
         Parameters
@@ -144,6 +148,8 @@ class Baseline(Method):
             V·B rows, with feature maps if `needs_maps` is True. The teacher's output has no gradient.
         batch : Batch
             With V·B labels and positions, one per row.
+        epoch : int
+            Counted from 1.
 
         Returns
         -------
@@ -180,9 +186,8 @@ class Baseline(Method):
         require_teacher(self, teacher)
         terms = {"cross_entropy": classification_loss(student, batch, cross_entropy)}
         rows = Batch(batch.labels.repeat(self.views), batch.index.repeat(self.views))
-        terms[self.title.lower()] = term = self.term(student, teacher.detach(), rows)
-        weight = self.weight * min(1, epoch / self.warmup_epochs)
-        total = self.cross_entropy_weight * terms["cross_entropy"] + weight * term
+        terms[self.title.lower()] = term = self.term(student, teacher.detach(), rows, epoch)
+        total = self.cross_entropy_weight * terms["cross_entropy"] + self.weight_in(epoch) * term
         return Terms(total, terms, *equal_weights(cross_entropy))
 
 

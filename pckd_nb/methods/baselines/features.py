@@ -2,10 +2,13 @@
 
 from torch import Tensor, nn
 
+from ... import losses
 from ...models import Classifier, Output
-from ...validation import NotNegative, check
-from ..base import Batch
+from ...validation import Count, Fraction, NotNegative, check, plain
+from ..base import Batch, Temperature, TrainingInfo
+from ..terms import contrast
 from ..terms import relations as terms
+from ..terms.maps import SRRLConnector, srrl_losses
 from .base import Baseline, Shapes, torchdistill, torchdistill_outputs
 
 
@@ -48,7 +51,7 @@ class CC(Baseline):
         self.embed_student = nn.Linear(student.feature_width, 128)
         self.embed_teacher = nn.Linear(teacher.feature_width, 128)
 
-    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
         """Return the distance."""
         embeddings = self.embed_student(student.features), self.embed_teacher(teacher.features)
         return terms.neighbour_congruence(*embeddings)
@@ -96,7 +99,7 @@ class RKD(Baseline):
         """Create the loss."""
         self.loss = self.loss_class("0", "0", self.distance, self.angle, reduction="mean")
 
-    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
         """Return the weighted sum of both losses."""
         return self.loss(torchdistill_outputs(student.features), torchdistill_outputs(teacher.features))
 
@@ -130,6 +133,135 @@ class PKT(Baseline):
         super().__init__(weight, views)
         self.loss = torchdistill("losses").PKTLoss("0", "output", "0", "output")
 
-    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
         """Return the divergence."""
         return self.loss(torchdistill_outputs(student.features), torchdistill_outputs(teacher.features))
+
+
+class SRRL(Baseline):
+    r"""Softmax regression representation learning: the teacher's last layer judges the features of the student.
+
+    .. math::
+
+        \mathrm{term} = \mathrm{mean}\left( (g_s - f_t)^2 \right)
+            + \mathrm{mean}\left( (W_t g_s + b_t - z_t)^2 \right) + w_{\mathrm{KD}} \, \overline{L_{\mathrm{KD}}}
+
+    g_s are the features of the student after `terms.maps.SRRLConnector`, which is trained with the student. W_t and b_t
+    are the last layer of the teacher, which does not change. This is the form for CIFAR-100 of SimKD's repository. The
+    authors published the method for ImageNet, with the connector before the pooling and without L_KD.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    kd_weight : float
+        w_KD, at least 0.
+    temperature : float, in [1e-6, 1e6]
+        T of L_KD.
+    views : int, from 1 to 4
+        See `Baseline`.
+
+    References
+    ----------
+    Yang et al., "Knowledge Distillation via Softmax Regression Representation Learning", ICLR 2021. The weights are
+    from the code of Chen et al. (SimKD), arXiv 2203.14001.
+    """
+
+    description = "softmax regression, ICLR 2021; weight 1, KD 1 with T = 4 (SimKD's comparison, arXiv 2203.14001)"
+
+    def __init__(self, weight: float = 1, kd_weight: float = 1, temperature: float = 4, views: int = 1):
+        super().__init__(weight, views)
+        self.kd_weight, self.temperature = kd_weight, temperature
+        self.check()
+
+    def check(self) -> None:
+        """Check the settings, see `Method.check`."""
+        super().check()
+        check(NotNegative, kd_weight=self.kd_weight)
+        check(Temperature, temperature=self.temperature)
+
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Create the connector."""
+        self.connector = SRRLConnector(student.feature_width, teacher.feature_width)
+
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
+        """Return the sum of the parts."""
+        connected = self.connector(student.features)
+        feature, classifier = srrl_losses(connected, teacher.features, teacher.logits, teacher.centers, teacher.bias)
+        if not self.kd_weight:
+            return feature + classifier
+        kd = losses.distillation_kl(student.logits, teacher.logits, self.temperature).mean()
+        return feature + classifier + self.kd_weight * kd
+
+
+class CRD(Baseline):
+    """Contrastive representation distillation: an image has the same neighbours for student and teacher.
+
+    The features of both networks are mapped to 128 values. Each image is compared with a memory of the other network's
+    values: with its own row, and with rows of images of other classes. `terms.contrast.CRD` has the equations. In every
+    epoch, each image gets new negatives. They depend only on seed, epoch and image.
+
+    The memories need 1 KB per training image. They are saved with checkpoints and with the run.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    negatives : int, at least 1
+        Images of other classes per image. If there are fewer, they are drawn with replacement.
+    temperature : float, in [1e-6, 1e6]
+    momentum : float, in [0, 1)
+        How much of its old value a row of the memory keeps.
+    views : int, from 1 to 4
+        See `Baseline`.
+
+    References
+    ----------
+    Tian, Krishnan and Isola, arXiv 1910.10699.
+    """
+
+    description = "contrastive representations, arXiv 1910.10699; weight 0.8, 16,384 negatives, temperature 0.07"
+
+    def __init__(
+        self,
+        weight: float = 0.8,
+        negatives: int = 16_384,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+        views: int = 1,
+    ):
+        super().__init__(weight, views)
+        self.negatives, self.temperature, self.momentum = plain(negatives), temperature, momentum
+        self._training: TrainingInfo | None = None
+        self.check()
+
+    def check(self) -> None:
+        """Check the settings, see `Method.check`."""
+        super().check()
+        check(Count, negatives=self.negatives)
+        check(Temperature, temperature=self.temperature)
+        check(Fraction, momentum=self.momentum)
+
+    def prepare_training(self, info: TrainingInfo) -> None:
+        """Keep the labels of all training images, to draw images of other classes."""
+        self._training = info
+
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Create the linear layers and the memories."""
+        if self._training is None:
+            raise ValueError("CRD needs the labels of all training images: call prepare_training(info) before bind")
+        sizes = student.feature_width, teacher.feature_width, len(self._training.labels)
+        self.contrast = contrast.CRD(*sizes, temperature=self.temperature, momentum=self.momentum)
+
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
+        """Return the sum of both losses. In train mode, also update the memories."""
+        assert self._training is not None
+        labels, seed = self._training.labels, self._training.seed
+        negatives = contrast.draw_negatives(labels, batch.index, self.negatives, seed, epoch, 0)
+        features = student.features, teacher.features
+        of_student, of_teacher = self.contrast(*features, batch.index, negatives.to(batch.index.device))
+        return of_student + of_teacher

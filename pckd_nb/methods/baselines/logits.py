@@ -24,8 +24,8 @@ class DIST(Baseline):
 
     ρ is the Pearson correlation between the probabilities of student and teacher, which are softmax(z/τ). ρ_i is
     computed over the classes of sample i, and ρ_c over the samples for class c. The paper gives both parts the
-    weight 2. Here this is the default of `weight`. As in the authors' code, 1e-8 is added to the product of the norms in
-    ρ. torchdistill adds it to the norms, so its gradients differ at τ = 1 for sharp probabilities.
+    weight 2. Here this is the default of `weight`. As in the authors' code, 1e-8 is added to the product of the norms
+    in ρ. torchdistill adds it to each norm, so its gradients differ at τ = 1 for sharp probabilities.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class DIST(Baseline):
         super().check()
         check(Temperature, temperature=self.temperature)
 
-    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
         """Return the sum of both parts."""
         return sum(
             terms.dist_relations(student.logits, teacher.logits, self.temperature), start=student.logits.new_zeros(())
@@ -112,7 +112,7 @@ class LSKD(Baseline):
         """Create the loss."""
         self.loss = self.loss_class("0", "output", "0", "output", self.temperature, alpha=0)
 
-    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
         """Return the divergence, times T²."""
         divergence = self.loss(torchdistill_outputs(student.logits), torchdistill_outputs(teacher.logits))
         return self.temperature**2 * divergence
@@ -148,8 +148,8 @@ class DKD(Baseline):
     """
 
     description = (
-        "decoupled, arXiv 2203.08679; weight 1, α = 1, T = 4; β = 2, 6 or 8 by pair (mdistiller), otherwise 2; 20 epochs of "
-        "warm-up"
+        "decoupled, arXiv 2203.08679; weight 1, α = 1, T = 4; β = 2, 6 or 8 by pair (mdistiller), otherwise 2; 20 "
+        "epochs of warm-up"
     )
 
     def __init__(
@@ -171,10 +171,111 @@ class DKD(Baseline):
         check(NotNegative, alpha=self.alpha, beta=self.beta)
         check(Temperature, temperature=self.temperature)
 
-    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
         """Return the mean over the batch."""
         target, others = decoupled_kl(student.logits, teacher.logits, batch.labels, self.temperature)
         return (self.alpha * target + self.beta * others).mean()
+
+
+class WTTM(Baseline):
+    r"""Weighted transformed teacher matching: KD with a power transform of the teacher's probabilities.
+
+    .. math::
+
+        \mathrm{term} = \frac{1}{B} \sum_i u_i \, \mathrm{KL}\left(
+            q_i \,\middle\|\, \mathrm{softmax}(z_{s,i})
+        \right), \qquad q_i = \frac{p_i^{\gamma}}{u_i}, \qquad u_i = \sum_c p_{i,c}^{\gamma}
+
+    p is softmax(z_t). The student has no temperature.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    exponent : float, in [1e-6, 1e6]
+        γ.
+    views : int, from 1 to 4
+        See `Baseline`.
+
+    References
+    ----------
+    Zheng and Yang, arXiv 2402.11148.
+    """
+
+    description = (
+        "transformed teacher matching, arXiv 2402.11148; weight 4, γ = 0.2, the authors' example for WTTM with CRD; the "
+        "values for every pair are only in the paper"
+    )
+
+    def __init__(self, weight: float = 4, exponent: float = 0.2, views: int = 1):
+        super().__init__(weight, views)
+        self.exponent = exponent
+        self.check()
+
+    def check(self) -> None:
+        """Check the settings, see `Method.check`."""
+        super().check()
+        check(Temperature, exponent=self.exponent)
+
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
+        """Return the mean over the batch."""
+        return terms.wttm(student.logits, teacher.logits, self.exponent)
+
+
+class SKD(Baseline):
+    r"""Streamlined distillation: KD, and the directions of the logits of a batch.
+
+    .. math::
+
+        \mathrm{term} = q \, \overline{L_{\mathrm{KD}}} + q' \, L_{\mathrm{direction}}
+
+    `terms.logits.skd` defines the parts. q and q' are shares of images and classes, about ½. The loss compares the images
+    of a batch, so it depends on the batch size.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    temperature : float, in [1e-6, 1e6]
+        T of L_KD.
+    tikhonov : float, in [1e-6, 1e6]
+        λ, which is added to the diagonal of a covariance matrix.
+    cross_entropy_weight : float
+        Weight of the cross-entropy, at least 0.
+    views : int, from 1 to 4
+        See `Baseline`.
+
+    References
+    ----------
+    Jeong, Lee and Choi, "Streamlined Knowledge Distillation", CVPR 2026.
+    """
+
+    description = (
+        "streamlined, CVPR 2026; weight 0.9, T = 4, λ = 0.1, cross-entropy 0.1 (the defaults of the authors' code)"
+    )
+
+    def __init__(
+        self,
+        weight: float = 0.9,
+        temperature: float = 4,
+        tikhonov: float = 0.1,
+        cross_entropy_weight: float = 0.1,
+        views: int = 1,
+    ):
+        super().__init__(weight, views)
+        self.temperature, self.tikhonov, self.cross_entropy_weight = temperature, tikhonov, cross_entropy_weight
+        self.check()
+
+    def check(self) -> None:
+        """Check the settings, see `Method.check`."""
+        super().check()
+        check(NotNegative, cross_entropy_weight=self.cross_entropy_weight)
+        check(Temperature, temperature=self.temperature, tikhonov=self.tikhonov)
+
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
+        """Return the sum of both parts."""
+        kd, direction = terms.skd(student.logits, teacher.logits, self.temperature, self.tikhonov)
+        return kd + direction
 
 
 def decoupled_kl(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...models import Classifier, Output
-from ..base import Batch
+from ...validation import Count, NotNegative, check, plain
+from ..base import Batch, TrainingInfo
 from ..terms import maps as terms
+from ..terms.logits import weight_in_epoch
 from .base import Baseline, Layers, Shapes, last_pairs, torchdistill, torchdistill_outputs, torchdistill_pairs
 
 
@@ -20,9 +22,9 @@ class FitNet(Baseline):
         \mathrm{term} = \mathrm{mean}\left( \left( r(F_s) - F_t \right)^2 \right)
 
     F is the feature map of the second stage. The regressor r is `terms.maps.Regressor`, a convolution with BatchNorm
-    and ReLU that is trained with the student. It brings the student's map to the size of the teacher's map, if the sizes
-    allow it. Otherwise, the teacher's map is pooled to the student's size. The paper trains in two stages. Here, as in
-    the comparison in the CRD paper, everything is trained in one stage.
+    and ReLU that is trained with the student. It brings the student's map to the size of the teacher's map, if the
+    sizes allow it. Otherwise, the teacher's map is pooled to the student's size. The paper trains in two stages. Here,
+    as in the comparison in the CRD paper, everything is trained in one stage.
 
     Parameters
     ----------
@@ -53,7 +55,7 @@ class FitNet(Baseline):
         self.stage = min(1, len(student_shapes) - 1)  # the second stage, if there is one
         self.regressor = terms.Regressor(student_shapes[self.stage], teacher_shapes[self.stage])
 
-    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
         """Return the mean squared error."""
         student_maps, teacher_maps = last_pairs(student.maps, teacher.maps)
         return terms.hint_loss(self.regressor(student_maps[self.stage]), teacher_maps[self.stage])
@@ -99,7 +101,7 @@ class AT(Baseline):
         """Create the loss for all pairs of maps."""
         self.loss = self.loss_class(torchdistill_pairs(len(student_shapes)), mode="code")
 
-    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
         """Return the sum over the pairs."""
         pairs = [terms.pool_to_smaller(*maps) for maps in zip(*last_pairs(student.maps, teacher.maps), strict=True)]
         return self.loss(*(torchdistill_outputs(*maps) for maps in zip(*pairs, strict=True)))
@@ -140,7 +142,7 @@ class SP(Baseline):
         self.loss = torchdistill("losses").SPKDLoss("0", "0", reduction="batchmean")
         self.loss.matmul_and_normalize = similarity_matrix  # torchdistill passes dim=1 of F.normalize as p=1
 
-    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
         """Return the loss of the last maps."""
         return self.loss(torchdistill_outputs(student.maps[-1]), torchdistill_outputs(teacher.maps[-1]))
 
@@ -191,7 +193,7 @@ class VID(Baseline):
         regressors = (self.regressor_class(*sizes, eps=1e-5, init_pred_var=5.0) for sizes in channels)
         self.regressors = nn.ModuleList(regressors).float()
 
-    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
         """Return the sum over the pairs."""
         pairs = [terms.pool_to_smaller(*maps) for maps in zip(*last_pairs(student.maps, teacher.maps), strict=True)]
         student_maps, teacher_maps = zip(*pairs, strict=True)
@@ -225,7 +227,10 @@ class ReviewKD(Baseline):
     Chen et al., arXiv 2104.09044.
     """
 
-    description = "knowledge review, arXiv 2104.09044; weight 0.6 to 8 by pair (authors' code), otherwise 0.6; 20 epochs of warm-up"
+    description = (
+        "knowledge review, arXiv 2104.09044; weight 0.6 to 8 by pair (authors' code), otherwise 0.6; 20 epochs of "
+        "warm-up"
+    )
     needs_maps = True
     teacher_maps = "preactivations"
 
@@ -254,7 +259,7 @@ class ReviewKD(Baseline):
         sizes = enumerate(zip(inputs, outputs, strict=True))
         self.fusions = nn.ModuleList(AttentionFusion(a, middle, b, fuses=i < deepest) for i, (a, b) in sizes)
 
-    def term(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
         """Return the sum over all maps."""
         student_maps, teacher_maps = last_pairs(student.maps, teacher.maps)
         student_maps = [*student_maps, student.features[:, :, None, None]]
@@ -264,6 +269,172 @@ class ReviewKD(Baseline):
             output, fused = fusion(x, fused, y.shape[2:])
             total = total + self.loss(torchdistill_outputs((output, fused)), torchdistill_outputs(y))
         return total
+
+
+class NST(Baseline):
+    r"""Neuron selectivity transfer: the channels of student and teacher react to the same positions.
+
+    .. math::
+
+        \mathrm{term} = \sum_{\mathrm{pairs}} \left( \overline{k(x_t, x_t')} + \overline{k(x_s, x_s')}
+            - 2 \, \overline{k(x_s, x_t)} \right), \qquad k(x, y) = (x \cdot y)^2
+
+    x is one channel of a feature map, flattened and divided by its length, see `terms.maps.neuron_selectivity`.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    layers, teacher_layers : sequence of str, optional
+        See `Method`.
+    views : int, from 1 to 4
+        See `Baseline`.
+
+    References
+    ----------
+    Huang and Wang, arXiv 1707.01219. The weight is from Tian et al. (CRD), arXiv 1910.10699.
+    """
+
+    description = "neuron selectivity, arXiv 1707.01219; weight 50 (CRD's comparison, arXiv 1910.10699)"
+    needs_maps = True
+
+    def __init__(self, weight: float = 50, layers: Layers = None, teacher_layers: Layers = None, views: int = 1):
+        super().__init__(weight, views)
+        self.layers, self.teacher_layers = layers, teacher_layers
+        Baseline.check(self)
+
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
+        """Return the sum over the pairs of maps."""
+        pairs = zip(*last_pairs(student.maps, teacher.maps), strict=True)
+        return torch.stack([terms.neuron_selectivity(*maps) for maps in pairs]).sum()
+
+
+class KDSVD(Baseline):
+    r"""Distillation of singular vectors: how the main direction of a feature map changes from stage to stage.
+
+    .. math::
+
+        \mathrm{term} = \sum_i \frac{1}{B} \sum \left( D_{s,i} - D_{t,i} \right)^2, \qquad
+        D_i[c, d] = \exp\left( -\frac{(v_i[c] - v_{i-1}[d])^2}{8} \right)
+
+    v_i is the first singular vector of the map of stage i, see `terms.maps.kdsvd_losses`. The maps of both networks need
+    the same numbers of channels, and at least two stages. No weight is published for this form. mdistiller has the
+    weight 1 for another form.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    layers, teacher_layers : sequence of str, optional
+        See `Method`.
+    views : int, from 1 to 4
+        See `Baseline`.
+
+    References
+    ----------
+    Lee, Kim and Song, "Self-supervised Knowledge Distillation Using Singular Value Decomposition", ECCV 2018.
+    """
+
+    description = "singular vectors, ECCV 2018; weight 1 (mdistiller, for another form of the loss)"
+    needs_maps = True
+
+    def __init__(self, weight: float = 1, layers: Layers = None, teacher_layers: Layers = None, views: int = 1):
+        super().__init__(weight, views)
+        self.layers, self.teacher_layers = layers, teacher_layers
+        Baseline.check(self)
+
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Check the numbers of channels."""
+        channels, teacher_channels = ([shape[0] for shape in shapes] for shapes in (student_shapes, teacher_shapes))
+        if channels != teacher_channels or len(channels) < 2:
+            raise ValueError(
+                f"KDSVD needs two or more feature maps with the same numbers of channels, the student has {channels}, "
+                f"the teacher {teacher_channels}: choose networks of the same width"
+            )
+
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
+        """Return the sum over the pairs of neighbouring stages."""
+        return terms.kdsvd_losses(*last_pairs(student.maps, teacher.maps)).sum()
+
+
+class WKDF(Baseline):
+    r"""Wasserstein distance of features: differences of means and standard deviations of the last feature maps.
+
+    .. math::
+
+        \mathrm{term} = \rho \, L_{\mathrm{mean}} + L_{\mathrm{deviation}}
+
+    The map is cut into g×g cells. Both parts sum the squared differences over channels and cells, see
+    `terms.maps.wkdf_losses`. The student's map passes `terms.maps.Regressor` first, which is trained with the student.
+    After 150 of 240 epochs, the weight falls to 0 along a half cosine. With other numbers of epochs, it falls after the
+    same share of them.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    grid : int, at least 1
+        g.
+    mean_ratio : float
+        ρ, at least 0.
+    layers, teacher_layers : sequence of str, optional
+        See `Method`.
+    views : int, from 1 to 4
+        See `Baseline`.
+
+    References
+    ----------
+    Lv, Yang and Li, arXiv 2412.08139.
+    """
+
+    title = "WKD-F"
+    description = (
+        "Wasserstein distance of features, arXiv 2412.08139; weight 0.08, 1×1 cells, ρ = 4, the authors' values for "
+        "resnet32x4 → resnet8x4; 0.3, 4×4 and 3 for wrn_40_2 → ShuffleV1"
+    )
+    needs_maps = True
+
+    def __init__(
+        self,
+        weight: float = 0.08,
+        grid: int = 1,
+        mean_ratio: float = 4,
+        layers: Layers = None,
+        teacher_layers: Layers = None,
+        views: int = 1,
+    ):
+        super().__init__(weight, views)
+        self.grid, self.mean_ratio = plain(grid), mean_ratio
+        self.layers, self.teacher_layers = layers, teacher_layers
+        self.epochs = 240
+        self.check()
+
+    def check(self) -> None:
+        """Check the settings, see `Method.check`."""
+        super().check()
+        check(Count, grid=self.grid)
+        check(NotNegative, mean_ratio=self.mean_ratio)
+
+    def prepare_training(self, info: TrainingInfo) -> None:
+        """Keep the number of epochs."""
+        self.epochs = info.epochs
+
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Create the regressor."""
+        self.regressor = terms.Regressor(student_shapes[-1], teacher_shapes[-1])
+
+    def weight_in(self, epoch: int) -> float:
+        """Return the weight of the term in an epoch, counted from 1."""
+        return weight_in_epoch(self.weight, epoch, self.epochs, self.epochs * 150 // 240)
+
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
+        """Return the weighted sum of both parts."""
+        mean, deviation = terms.wkdf_losses(self.regressor(student.maps[-1]), teacher.maps[-1], self.grid)
+        return self.mean_ratio * mean + deviation
 
 
 class AttentionFusion(nn.Module):
