@@ -3,7 +3,7 @@
 An arm of an experiment is one method with its settings, such as "pckd-beta_cc=0.02".
 
 This module does not import torch, so the command line can show help and errors at once. Other modules create the
-objects with these names. Tests check that both sides have the same names.
+objects with these names. Tests check that they have the same names.
 """
 
 import difflib
@@ -85,8 +85,8 @@ NETWORKS = {  # `models.MODELS` builds them
 }
 LIBRARIES = ("torchvision", "timm")  # their networks have names of the form LIBRARY:NAME
 
-# (teacher, student): seven pairs of one family from the paper (CIFAR-100), six pairs of two families that many papers
-# use since CRD (arXiv 1910.10699), and the pair for ImageNet
+# (teacher, student). For CIFAR-100: the paper's seven pairs, with one architecture family per pair; then six pairs with
+# two families per pair, which many papers use since CRD (arXiv 1910.10699). For ImageNet: the last pair.
 PAIRS = (
     ("wrn_40_2", "wrn_16_2"), ("wrn_40_2", "wrn_40_1"), ("resnet56", "resnet20"), ("resnet110", "resnet20"),
     ("resnet110", "resnet32"), ("resnet32x4", "resnet8x4"), ("vgg13", "vgg8"),
@@ -103,7 +103,7 @@ NOT_IMPLEMENTED: dict[str, str] = {  # baselines that this package does not have
     "AB": "it first trains the student on the activation boundaries only, in a separate stage",
     "SSKD": "it first trains a self-supervised head of the teacher, and makes its own rotated copies of the images",
     "CRD": "its memory bank needs the labels of all training images in bind(), and 16,384 images of other classes for "
-    "every image of a batch; the training loop gives a method neither of them",
+    "every image of a batch; the training loop does not pass them to a method",
 }
 REGISTERED: set[str] = set()  # names that `methods.register_method` has added
 RECIPES = ("classroom", "cifar100_paper", "imagenet_paper")  # `recipes.RECIPES` has their settings

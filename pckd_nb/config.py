@@ -142,17 +142,17 @@ class DataConfig(Section):
     image_size : [height, width]
         In pixels.
     mean, std : list of float
-        Pixel constants, one per channel, for pixels in [0, 1].
+        One number per channel, for pixels in [0, 1].
     normalisation : str
-        Where the pixel constants come from.
+        Where mean and std come from.
     classes : list of str
     groups : dict
         Superclasses, as in `Dataset.groups`.
     files : FileFingerprints, optional
         Only if images are read from files during training.
     repaired : list of dict
-        One entry for each time that the run was resumed after image files had changed: the "fingerprint" of the data
-        before the change, and in "files" at least how many files changed.
+        One entry for each time that the run was resumed after image files had changed. "fingerprint" is that of the
+        data before the change. "files" is a lower bound of the number of changed files.
     """
 
     name: str

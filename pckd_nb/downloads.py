@@ -48,7 +48,7 @@ def check_md5(path: Path, expected: str, remedy: str = "delete it to download it
     expected : str
         32 hexadecimal digits.
     remedy : str
-        What the error tells the user to do.
+        End of the error message, such as what the user should do.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def check_md5(path: Path, expected: str, remedy: str = "delete it to download it
 def download(url: str, path: Path, check: Callable[[Path], None], max_bytes: int | None = None) -> None:
     """Download a file. `path` exists only after the whole file was downloaded and checked.
 
-    A broken connection is tried three times in all. If anything fails, nothing is kept.
+    If the connection breaks, the download is tried again, up to three times in all. A failed download leaves no file.
 
     Parameters
     ----------

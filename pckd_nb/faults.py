@@ -141,8 +141,8 @@ def safe_gradients(model: nn.Module, example: Tensor, precision: str, device: to
 def zero_padding_gradients(model: nn.Module, example: Tensor) -> list[RemovableHandle]:
     """Set the gradient of convolution weights to 0 if they are only multiplied by padding.
 
-    For example, on a feature map of one pixel a 3×3 kernel uses only its center. The gradient of the other weights is
-    0, but the bfloat16 convolution of torch on CPUs returns whatever was in memory before.
+    For example, a 3×3 kernel with stride 2 uses only its center on a feature map of one pixel. The gradient of the
+    other weights is 0, but the bfloat16 convolution of torch on CPUs returns whatever was in memory before.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def zero_padding_gradients(model: nn.Module, example: Tensor) -> list[RemovableH
     found: dict[nn.Conv2d, Tensor] = {}  # layer → mask of the weights that are multiplied by pixels
 
     def record_mask(layer: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
-        if isinstance(layer.padding, tuple):  # "same" does not allow a stride, "valid" means no padding
+        if isinstance(layer.padding, tuple):  # "valid" is no padding; the bug needs a stride, which "same" forbids
             axes = zip(inputs[0].shape[2:], layer.kernel_size, layer.stride, layer.padding, layer.dilation, strict=True)
             rows, columns = (meets_pixels(*axis) for axis in axes)
             found[layer] = found.get(layer, torch.tensor(False)) | (rows[:, None] & columns)

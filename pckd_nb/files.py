@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 LOCK = ".lock"
 LEFTOVERS = re.compile(r"\..*\.tmp|\.lock")  # files of `write` and `locked` that a killed process may leave behind
-HELD_LOCKS: dict[Path, os.stat_result] = {}  # the folders that this process has locked
+HELD_LOCKS: dict[Path, os.stat_result] = {}  # folder that this process has locked → its file .lock
 
 
 def write(path: Path, writer: Callable[[Path], Any], backup: Path | None = None) -> None:
@@ -139,7 +139,7 @@ def check_writable(folder: Path) -> None:
 
 
 def is_gone(folder: Path) -> bool:
-    """Return whether a folder was removed, or was locked by this process and then replaced by another one."""
+    """Return whether a folder was removed, or was replaced by another one after this process had locked it."""
     try:
         now = os.stat(folder / LOCK if folder in HELD_LOCKS else folder)
     except FileNotFoundError:

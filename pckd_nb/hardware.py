@@ -59,9 +59,9 @@ def share_cores() -> None:
 
     The number of threads is reduced to the number of cores that this process may use, for example in a container.
 
-    If torch was imported before this package, it is too late for `limit_openmp_spinning`. But GNU OpenMP also
-    waits for a shorter time if it has more threads than cores. So a second pool of threads is started here, which then
-    sleeps.
+    If torch was imported before this package, it is too late for `limit_openmp_spinning`. But idle threads of GNU
+    OpenMP also sleep early if there are more threads than cores. So a second pool of threads is started here, which
+    then sleeps.
     """
     import joblib
     import torch
@@ -113,7 +113,7 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 
 
 def computes_in_int8(device: torch.device) -> bool:
-    """Return whether int8 convolutions are faster than other ones. Measured: on x86 processors with AVX2 they are."""
+    """Return whether int8 convolutions are the fastest ones. In our measurements they are on processors with AVX2."""
     return device.type == "cpu" and bool(cpu_features().get("avx2"))
 
 

@@ -32,7 +32,7 @@ IGNORED_CLASS_ATTRIBUTES = {
     "__static_attributes__",
     "_abc_impl",
 }
-# `methods.base` stores the settings of a method in these attributes. The settings themselves are attributes, too.
+# Attributes in which `methods.base` records how a method was created. The settings themselves are other attributes.
 METHOD_RECORDS = {"_chosen", "_defaults", "_initial_modules", "_initial_values", "_setting_names"}
 IGNORED_MODULE_ATTRIBUTES = set(vars(nn.Module())) | METHOD_RECORDS
 
@@ -224,7 +224,7 @@ class Fingerprint:
             self.add_object(value)
 
     def add_module(self, value: ModuleType) -> None:
-        """Add the name of a module, and its file if it is not part of an installed package."""
+        """Add the name of a Python module, and its file if it is not part of an installed package."""
         file = getattr(value, "__file__", None)
         self.add_text(value.__name__)
         if file and not _in_installed_package(value.__name__, file):

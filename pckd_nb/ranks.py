@@ -35,7 +35,7 @@ def local_part(index: Tensor, fabric: "Fabric") -> Tensor:
     Parameters
     ----------
     index : Tensor of shape (B,)
-        The batch.
+        Positions of the images of the whole batch.
     fabric : Fabric
 
     Returns

@@ -51,11 +51,11 @@ def test_pixel_values_are_far_from_rounding_boundaries(seed):
     scene = shapes._random_scene(rng, labels, np.clip(level + rng.uniform(-0.2, 0.2, (count, 4)), 0, 1))
     float32_scene = {key: values if key == "label" else values.astype(np.float32) for key, values in scene.items()}
     state = rng.bit_generator.state
-    float64_levels = shapes._grey_levels(scene, rng)
+    float64_levels = shapes._float_pixels(scene, rng)
     again = np.random.default_rng()
     again.bit_generator.state = state
     errors = []
-    for (start, exact), (_, rounded) in zip(float64_levels, shapes._grey_levels(float32_scene, again), strict=True):
+    for (start, exact), (_, rounded) in zip(float64_levels, shapes._float_pixels(float32_scene, again), strict=True):
         assert exact.dtype == np.float64 and rounded.dtype == np.float32
         errors.append(np.abs(exact - rounded))
         margin = np.where((exact > -1) & (exact < 256), np.abs(exact + 0.5 - (exact + 0.5).round()), 1)

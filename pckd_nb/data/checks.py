@@ -93,7 +93,7 @@ def count_shared_images(train: Split | Streamed, other: Split | Streamed) -> int
     elif isinstance(train, Streamed) and isinstance(other, Streamed) and len(train) + len(other) < MAX_COMPARED_FILES:
         try:
             train_hashes, other_hashes = _file_hashes(train, other)
-        except OSError:  # the file is read again later, and that error says which file it is
+        except OSError:  # reading this file later raises an error that names it
             return 0
     else:
         return 0
@@ -102,7 +102,7 @@ def count_shared_images(train: Split | Streamed, other: Split | Streamed) -> int
 
 
 def _file_hashes(*splits: Streamed) -> list[list[bytes]]:
-    """Return the hashes of all files whose size in bytes occurs in every split. Other files cannot be equal."""
+    """Return the hashes of the files of two splits. Skip files whose size occurs in only one split."""
     files = [{path: path.stat().st_size for path in map(split.path, range(len(split)))} for split in splits]
     common = set.intersection(*(set(sizes.values()) for sizes in files))
     return [_hashes(path.read_bytes() for path, size in sizes.items() if size in common) for sizes in files]

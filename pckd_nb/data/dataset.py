@@ -124,6 +124,8 @@ class Dataset:
     def with_validation(self, share: float, seed: int = 0) -> Dataset:
         """Return the same data set, with some training images moved to a new validation split.
 
+        Error messages call the arguments `val` and `val_seed`, as in `load_dataset`.
+
         Parameters
         ----------
         share : float, in (0, 1)

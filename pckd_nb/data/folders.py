@@ -252,7 +252,7 @@ def _images_in(
 
 
 def _is_utf8(name: str) -> bool:
-    """Return whether a file name can be encoded as UTF-8. Python represents other bytes by surrogates."""
+    """Return whether a file name is in UTF-8. In other names, Python puts surrogates in place of the invalid bytes."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 

@@ -58,8 +58,8 @@ def load_dataset(
     root : path, optional
         Folder for downloads and caches. Default: `downloads.default_root()`.
     train_size, test_size : int, optional
-        Number of images, at least one per class. Default: all images. For shapes100, 10,000 and 2,000. A smaller
-        number takes a random sample with about the same number of images per class.
+        Number of images, at least one per class. A random sample has about the same number of images per class.
+        Default: all images, but 10,000 and 2,000 for shapes100.
     image_size : int, optional
         Height and width in pixels, at least 8, to which images are resized. Only for stl10 and tinyimagenet (default
         32), imagenet (default 224) and folders (default: see `folders.read_folder`).
@@ -67,7 +67,7 @@ def load_dataset(
         Number of processes that read images that do not fit into memory. 0 means that the main process reads them.
         Default: one per CPU core, at most 8.
     seed : int
-        Decides which images are drawn or sampled.
+        Seed of the random sample, and of the images that shapes100 generates.
     val : float, in [0, 1)
         Share of the training images that become a validation split. See `Dataset.with_validation`. A folder may have
         its own validation images in PATH/val/CLASS/ instead.
@@ -156,7 +156,7 @@ def _call_own_function(name: str, **options: int | None) -> Dataset:
 def rebuild(
     info: Mapping[str, Any], root: str | Path | None = None, name: str | None = None, **changes: Any
 ) -> Dataset:
-    """Load the data set of a run again, or another data set for the network of the run.
+    """Load the data set of a run again, or another data set with the image size of the run.
 
     Parameters
     ----------
@@ -194,8 +194,8 @@ def rebuild(
     options = {**info["options"], **changes}
     if unknown := options.keys() - REBUILD_OPTIONS - {"workers"}:
         raise ValueError(
-            f"{recorded} is your own data set, with option {min(unknown)!r}, and cannot be loaded by its name: "
-            "pass the data set itself"
+            f"{recorded} cannot be loaded by its name, because load_dataset has no option {min(unknown)!r}: if it is "
+            "your own, pass the data set itself"
         )
     if not str(recorded).startswith(PATH_PREFIXES) and recorded not in DATASETS:
         raise ValueError(f"unknown data set {recorded!r}: if it is your own, pass the data set itself")
@@ -266,7 +266,7 @@ def image_size_option(image_size: Sequence[int], name: str) -> dict[str, int]:
 def _read_splits(
     name: str, root: Path, image_size: int | None, workers: int | None
 ) -> tuple[dict[str, Split | Streamed], tuple[str, ...]]:
-    """Read the splits and the class names of a data set. It is not for shapes100."""
+    """Read the splits and the class names of any data set except shapes100."""
     train: Split | Streamed
     test: Split | Streamed
     if isinstance(name, str) and name.startswith("folder:"):

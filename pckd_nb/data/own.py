@@ -110,7 +110,7 @@ def from_torch(
         All images have the same size. Do not use random transforms: pass them to `distill` as `augment`.
     classes : sequence of str, optional
         Default: `train.classes` if it exists, else as in `from_arrays`. If a split has its own `classes`, its labels
-        are positions there.
+        are positions in that list.
     name, mean, std, default_views
         As in `from_arrays`. Default of name: the class name of `train`.
 
@@ -140,7 +140,7 @@ def from_torch(
     for split_name, dataset in given.items():  # a comprehension would change the stack level of the warning
         images[split_name], labels[split_name] = _read_all(split_name, dataset)
     labels = {
-        split_name: _names_of_numbers(split_name, values, names[split_name]) for split_name, values in labels.items()
+        split_name: _to_class_names(split_name, values, names[split_name]) for split_name, values in labels.items()
     }
     class_names = _class_names(labels, classes)
     if classes is None and names["train"] is not None:
@@ -171,8 +171,8 @@ def from_table(
     workers : int, optional
         Number of processes that read images that do not fit into memory.
     classes : sequence of str, optional
-        Default: the values in the class column, sorted. If the class column contains numbers that are not in `classes`,
-        its numbers are positions in `classes`, from 0.
+        Default: the values in the class column, sorted. If that column has only numbers, and not all of them are names
+        in `classes`, they are positions in `classes`, from 0.
     name, mean, std, default_views
         As in `from_arrays`. Default of name: the name of the CSV file, or "table".
 
@@ -315,7 +315,7 @@ def _table_labels(labels: list[int] | list[str], classes: Sequence[str] | None) 
 
 
 def _torch_class_names(split_name: str, dataset: Any) -> tuple[str, ...] | None:
-    """Return `dataset.classes`, also of data sets inside a Subset or a ConcatDataset, or None if there is none."""
+    """Return the class names of a torch data set, or None. Search inside Subset and ConcatDataset, too."""
     names = getattr(dataset, "classes", None)
     if isinstance(names, Iterable) and not isinstance(names, str | Mapping | Set):
         return tuple(map(str, names))
@@ -331,8 +331,8 @@ def _torch_class_names(split_name: str, dataset: Any) -> tuple[str, ...] | None:
     return next(iter(found), None)
 
 
-def _names_of_numbers(split_name: str, labels: list[Any], names: Sequence[str] | None) -> list[Any]:
-    """Convert label numbers to the names that the torch data set has for them. `names` may be None."""
+def _to_class_names(split_name: str, labels: list[Any], names: Sequence[str] | None) -> list[Any]:
+    """Convert label numbers to class names. Return `labels` if they are names already, or if `names` is None."""
     if names is None or isinstance(labels[0], str):
         return labels
     if not 0 <= min(labels) <= max(labels) < len(names):

@@ -9,8 +9,8 @@ object's radius. A pattern gives the share of the second colour at each point of
 evaluated on a grid of coordinates, for many images at once.
 
 The same arguments give the same images on every processor. Sines and exponentials may differ in their last bit between
-processors. Therefore all values are computed in float64 and rounded to whole grey levels only at the end. A test checks
-that no value is so close to the middle between two grey levels that the last bit matters.
+processors. Therefore all values are computed in float64, and converted to uint8 only at the end. A test checks that no
+value is so close to a rounding boundary that the last bit matters.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import numpy as np
 
 SIZE = 32
 VERSION = 2  # part of the name of cache files: increase it when the pixels change
-# Fingerprints in recorded runs: images drawn by version 1 → the same images drawn by this version. Version 1 computed
-# in float32, so the fingerprint depended on the processor: AVX-512 or AVX2. Pixels differ by at most one grey level.
-# The data sets have 4,000 + 2,000 and 10,000 + 2,000 images, both with seed 0.
+# Fingerprint of a data set drawn by version 1, as in old runs → fingerprint of the same data set drawn by this version.
+# Version 1 computed in float32. So its fingerprint depended on the processor, AVX-512 or AVX2, and its pixel values
+# differ by at most 1. The data sets have 4,000 + 2,000 and 10,000 + 2,000 images, both with seed 0.
 REDRAWN_FINGERPRINTS = {
     "7df00250d5541187": "efb409a6a50bc353",
     "e3a696808d8c88b8": "efb409a6a50bc353",
@@ -43,7 +43,7 @@ CLASSES = tuple(f"{pattern} {shape}" for shape in SHAPES for pattern in PATTERNS
 def generate(
     count: int, seed: int | Sequence[int], difficulty: float | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw images in random order, with about the same number of images per class.
+    """Generate images in random order, with about the same number of images per class.
 
     The same arguments give exactly the same images.
 
@@ -89,13 +89,13 @@ def generate(
         severity = np.full((count, 4), difficulty)
     scene = _random_scene(rng, labels, severity)
     images = np.empty((count, 3, SIZE, SIZE), np.uint8)
-    for start, values in _grey_levels(scene, rng):
+    for start, values in _float_pixels(scene, rng):
         images[start : start + CHUNK_SIZE] = np.clip(values + 0.5, 0, 255)
     return images, labels.astype(np.int64), severity.mean(1).astype(np.float32)
 
 
-def _grey_levels(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the position of the first image of each chunk, and the pixels of the chunk before they are rounded."""
+def _float_pixels(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the position of the first image of each chunk, and the pixels of the chunk as floats of about 0 to 255."""
     for start in range(0, len(scene["label"]), CHUNK_SIZE):
         chunk = slice(start, start + CHUNK_SIZE)
         picture = _draw_scenes({key: values[chunk] for key, values in scene.items()})
@@ -106,11 +106,11 @@ def _grey_levels(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[int, 
 # -------------------------------------------------------------------------------------------------- the scene
 
 
-Scene = dict[str, np.ndarray]  # property → one row per image; all properties except "label" have one float dtype
+Scene = dict[str, np.ndarray]  # property → one row per image; all properties except "label" have the same float dtype
 
 
 def _random_scene(rng: np.random.Generator, labels: np.ndarray, severity: np.ndarray) -> Scene:
-    """Draw the random properties of all images, except the noise of each pixel.
+    """Sample the random properties of all images, except the noise of each pixel.
 
     Lengths are in pixels, but those of the pattern and of the covers are in units of the object's radius. Angles are in
     radians.
@@ -275,8 +275,8 @@ def _fold_into_wedge(x: np.ndarray, y: np.ndarray, parts: int) -> tuple[np.ndarr
     return r * np.cos(angle), r * np.sin(angle)
 
 
-def _box(x: np.ndarray, y: np.ndarray, width: float, height: float) -> np.ndarray:
-    return np.maximum(np.abs(x) - width, np.abs(y) - height)
+def _box(x: np.ndarray, y: np.ndarray, half_width: float, half_height: float) -> np.ndarray:
+    return np.maximum(np.abs(x) - half_width, np.abs(y) - half_height)
 
 
 def _triangle(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -541,7 +541,7 @@ class _Reader(torch.utils.data.Dataset):
             if self.augment:
                 images = self.augment(images, index)
                 if is_worker and isinstance(images, Tensor):
-                    _move_to_shared_memory(images)  # here, because DataLoader would hide an error
+                    _move_to_shared_memory(images)  # otherwise DataLoader moves them, and hides an error
             return images
         except Exception as error:  # the user's augment can raise any exception
             return _picklable(error)

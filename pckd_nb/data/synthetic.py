@@ -14,7 +14,7 @@ from .split import Split
 
 
 def read_shapes100(root: Path, train_size: int, test_size: int, seed: int) -> tuple[Split, Split]:
-    """Read shapes100 from its cache files. Draw the images first if there are none.
+    """Read shapes100 from its cache files. Generate the images first if there are none.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ def read_shapes100(root: Path, train_size: int, test_size: int, seed: int) -> tu
     train_size, test_size : int
         Number of images.
     seed : int
-        Decides which images are drawn.
+        Seed of the generated images.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def _double_size(images: np.ndarray) -> np.ndarray:
         after = np.take(images, [*range(1, images.shape[axis]), images.shape[axis] - 1], axis)
         pair = np.stack([3 * images + before, 3 * images + after], axis + 1)
         images = pair.reshape(*images.shape[:axis], -1, *images.shape[axis + 1 :])
-    # Values are 0 to 16, times 4 per axis: divide by 16 · 16. As in NumPy's rint, a half is rounded to the even level.
+    # Values were 0 to 16, and each axis multiplied them by 4. Scale 0 to 16 · 16 to 0 to 255, and round half to even.
     level, rest = np.divmod(255 * images, 16 * 16)
     enlarged: np.ndarray = level + ((rest > 128) | ((rest == 128) & (level % 2 == 1)))
     return enlarged.astype(np.uint8)
