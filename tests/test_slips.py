@@ -274,7 +274,8 @@ def test_a_student_with_weights_for_other_pixels_is_warned_of(data):
     network = pckd.create_model("resnet8", data)
     pckd.fit(network, data, epochs=1, **QUIET)
     other = dataclasses.replace(data, mean=(0.9,), std=(0.05,))
-    with pytest.warns(UserWarning, match="student's initial weights were trained on digits, with another image size"):
+    message = "the student's initial weights were trained on digits, with another image size"
+    with pytest.warns(UserWarning, match=message):
         pckd.fit(network, other, epochs=1, **QUIET)
     assert network.trained_on.mean == (0.9,)
 
