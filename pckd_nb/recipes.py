@@ -51,13 +51,13 @@ class Recipe:
     network_lr : dict
         Name of a network → its learning rate, for networks that need another one than `lr`.
     optimizer : "sgd", "adamw" or callable
-        With a name, it uses `lr`, `momentum` and `weight_decay` of this recipe. A callable takes a list of parameters
+        "sgd" and "adamw" use `lr`, `momentum` and `weight_decay` of this recipe. A callable takes a list of parameters
         and returns a torch.optim.Optimizer.
     schedule : "step", "cosine", "constant" or callable
         A callable takes the optimizer and the number of steps, and returns a scheduler of torch.optim.lr_scheduler. Its
         `step` is called after every training step.
     warmup_epochs : float
-        Number of epochs in which the learning rate increases linearly. Only for a schedule with a name.
+        Number of epochs in which the learning rate increases linearly. Only for "step", "cosine" and "constant".
     clip_norm : float, optional
         Gradients are scaled so that their total norm is at most this value.
     ema : float, in [0, 1), optional

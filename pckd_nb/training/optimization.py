@@ -151,7 +151,7 @@ class Optimization:
     Raises
     ------
     TypeError
-        If the recipe's optimizer or schedule is a callable and returns something else.
+        If a callable given as optimizer or schedule does not return an optimizer or scheduler of torch.
     """
 
     def __init__(self, student: Classifier, method: Method, recipe: Recipe, steps_per_epoch: int, fabric: Fabric):

@@ -217,7 +217,7 @@ class Teacher:
     def choose_form(self, cache: str | Path | None, gigabytes: float, key: dict[str, Any]) -> dict[str, Any]:
         """Open the cache if there is one, and choose the form of the network.
 
-        If the cache already has features, the form that computed them is used.
+        If the cache already has features, no form is chosen. The entries then describe the form that computed them.
 
         Parameters
         ----------
@@ -448,7 +448,7 @@ def _int8(model: Classifier, calibration: Tensor) -> FeatureFunction | None:
             for images in calibration.split(64):
                 observed(images)
             quantized = convert_fx(observed)
-            rounded, exact = quantized(calibration), model.features(calibration)  # features
+            rounded, exact = quantized(calibration), model.features(calibration)
             centered = rounded - rounded.mean(0)
             scale = (centered * (exact - exact.mean(0))).sum(0) / centered.square().sum(0).clamp_min(1e-12)
             shift = exact.mean(0) - scale * rounded.mean(0)
