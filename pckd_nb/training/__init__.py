@@ -189,7 +189,7 @@ def distill(
     OSError
         If the run folder cannot be written.
     FileExistsError
-        If the run folder exists, and neither `resume` nor `overwrite` is set.
+        If `out` contains a run and neither `resume` nor `overwrite` is set, or if it contains something else.
     BlockingIOError
         If another process trains in the run folder.
     ConnectionError
@@ -252,7 +252,8 @@ def distill(
         # 4. Move everything to the training device.
         configure_process(fabric.device)
         example = torch.zeros(1, *task.data.train.shape)
-        stack.enter_context(faults.safe_gradients(task.student, example, precision, fabric.device))  # for a torch bug
+        # `safe_gradients` works around a torch bug.
+        stack.enter_context(faults.safe_gradients(task.student, example, precision, fabric.device))
         task = task.to(fabric.device)
         frozen_teacher = stack.enter_context(Teacher.of(task, fabric, exact_teacher)) if task.teacher else None
         builtin = [*([LogMetrics(loggers)] if loggers else []), KeepBest(), ShowProgress(progress), SaveCheckpoints()]

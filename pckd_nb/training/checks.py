@@ -180,7 +180,7 @@ def check_parameters(model: Classifier, role: str) -> None:
 
 
 def check_batches(task: Task, processes: int) -> None:
-    """Check that every process gets enough images of every batch and of every held-out split.
+    """Check that every process gets an image of every batch and held-out split, and BatchNorm at least two rows.
 
     Parameters
     ----------

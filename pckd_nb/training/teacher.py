@@ -23,7 +23,7 @@ from .task import Task
 from .teacher_cache import TeacherCache
 
 MAX_LOGITS_ERROR = 0.02  # maximum relative error of the logits against float32
-CHECK_IMAGES = 256  # number of images to check a form, and of other images to calibrate it
+CHECK_IMAGES = 256  # maximum number of training images to check a form of the teacher, see `FrozenTeacher`
 
 FeatureFunction = Callable[[Tensor], Tensor]  # from network input to features
 
@@ -217,7 +217,7 @@ class Teacher:
     def choose_form(self, cache: str | Path | None, gigabytes: float, key: dict[str, Any]) -> dict[str, Any]:
         """Open the cache if there is one, and choose the form of the network.
 
-        If the cache already has features, no form is chosen. The entries then describe the form that computed them.
+        If the cache already records a form, no form is chosen. The entries then describe the recorded form.
 
         Parameters
         ----------
@@ -384,7 +384,7 @@ def fast_forms(
 
 
 def _calibration_and_check_images(data: Dataset, rotations: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return two sets of at most 256 training images as network input, evenly spaced and in all rotations."""
+    """Return two sets of at most 256 training images as network input, each in one of the rotations."""
     count = min(2 * CHECK_IMAGES, len(data.train))
     index = torch.linspace(0, len(data.train) - 1, count).round().long()
     images = torch.cat(list(data.train.to(device).read(index.split(32))))
