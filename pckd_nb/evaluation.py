@@ -279,6 +279,6 @@ def make_fabric(
 
 
 def pixel_statistics(data: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return mean and std of a data set as tensors of shape (C,)."""
+    """Return mean and std of a data set as tensors of shape (channels,)."""
     mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in (data.mean, data.std))
     return mean, std

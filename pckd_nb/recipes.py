@@ -220,7 +220,8 @@ RECIPES = {
             batch_size=32,
             milestones=(0.5, 0.65, 0.8, 0.9),
             lr_decay=0.3,
-            # warmup_epochs is a setting of two baselines. They were published with 20 epochs of warm-up in 240.
+            # This warmup_epochs is a setting of two baselines, not the field of Recipe. They were published with 20
+            # epochs of warm-up in 240.
             method={"beta_cc": 0.005, "warmup_epochs": 1},
             final_threshold=PUBLISHED_FINAL_THRESHOLD,
         ),
