@@ -76,7 +76,7 @@ DIFFERENCES: dict[str, list[tuple]] = {
 
 
 def tables(runs: list[pckd.Run], others: Mapping[str, list[pckd.Run]]) -> dict[str, str]:
-    """Return the tables of the page in Markdown, by the name of their place.
+    """Return the tables of the page in Markdown, each with the name that marks its place in the page, see `fill`.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def differences(runs: list[pckd.Run]) -> dict[str, str]:
 def by_teacher(runs_by_teacher: list[list[pckd.Run]]) -> pd.DataFrame:
     """Return rows of `comparison_table` for the same students of shapes100 under several teachers.
 
-    Only arms that at least two teachers have are shown. If three teachers have an arm, a further row has the mean
+    Only arms that at least two teachers have are shown. If at least three have it, a further row has the mean
     difference to KD, with an interval over the teachers.
 
     Parameters

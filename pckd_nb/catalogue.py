@@ -116,7 +116,7 @@ def check_dataset(name: str) -> None:
     Parameters
     ----------
     name : str
-        A key of `DATASETS`, or `imagenet:PATH` or `folder:PATH`.
+        A key of `DATASETS`, `imagenet:PATH`, `folder:PATH`, or the name of a plugin: `module:NAME` or `file.py:NAME`.
 
     Raises
     ------
@@ -221,7 +221,7 @@ def check_network(name: str) -> None:
     Parameters
     ----------
     name : str
-        A key of `NETWORKS`, or `torchvision:NAME` or `timm:NAME`.
+        A key of `NETWORKS`, `torchvision:NAME`, `timm:NAME`, or a plugin as in `check_dataset`.
 
     Raises
     ------
@@ -288,7 +288,7 @@ def find_method(name: str) -> str:
     Parameters
     ----------
     name : str
-        A name in `METHODS` or `BASELINES`, in upper or lower case.
+        A name in `METHODS`, `BASELINES` or `REGISTERED`, in upper or lower case, or a plugin as in `check_dataset`.
 
     Returns
     -------
@@ -334,8 +334,6 @@ def check_strategy(name: str) -> None:
 
 def read_arm(text: str) -> tuple[str, dict[str, Any]]:
     """Return the method and the settings of an arm.
-
-    An arm is one method with its settings, written as one text.
 
     Parameters
     ----------
