@@ -27,7 +27,8 @@ EQUAL_WIDTH = "resnet8"  # this student has as many features as the recorded tea
 NAMES = {"shapes100": "shapes100", "fashion_mnist": "Fashion-MNIST", "folder:cifar10": "CIFAR-10"}
 TUNED = "β_fa = 5, β_ca = 100, views = 1"  # chosen on seed 0
 VARIANTS_BY_TEACHER = ("", TUNED)
-SEEDS_BY_TEACHER = 3  # all teachers have students of seeds 0, 1 and 2
+SEEDS_PER_TEACHER = 3  # all teachers have students of seeds 0, 1 and 2
+MIN_TEACHERS_FOR_MEAN = 3
 
 
 class Arm(NamedTuple):
@@ -75,7 +76,7 @@ DIFFERENCES: dict[str, list[tuple]] = {
 
 
 def tables(runs: list[pckd.Run], others: Mapping[str, list[pckd.Run]]) -> dict[str, str]:
-    """Return the tables of the page in Markdown, by the name of their place.
+    """Return the tables of the page in Markdown, each with the name that marks its place in the page, see `fill`.
 
     Parameters
     ----------
@@ -133,31 +134,31 @@ def differences(runs: list[pckd.Run]) -> dict[str, str]:
     return found
 
 
-def by_teacher(grids: list[list[pckd.Run]]) -> pd.DataFrame:
+def by_teacher(runs_by_teacher: list[list[pckd.Run]]) -> pd.DataFrame:
     """Return rows of `comparison_table` for the same students of shapes100 under several teachers.
 
-    Only arms that at least two teachers have are shown. If three teachers have an arm, a further row has the mean
+    Only arms that at least two teachers have are shown. If at least three have it, a further row has the mean
     difference to KD, with an interval over the teachers.
 
     Parameters
     ----------
-    grids : list of list of Run
+    runs_by_teacher : list of list of Run
         For each teacher its own run and those of its students.
     """
     found = []
-    for runs in grids:
+    for runs in runs_by_teacher:
         teacher = next(run for run in runs if run.path and run.path.parts[-2:] == ("teachers", "shapes100"))
         settings = teacher.settings
         label = f"seed {settings['seed']}, {settings['data']['train_images']:,} images: {teacher.accuracy:.1f} %"
         students = [run for run in runs if (run.settings["teacher"] or {}).get("fingerprint") == teacher.fingerprint]
-        rows = comparison_table([run for run in students if run.settings["seed"] < SEEDS_BY_TEACHER])
+        rows = comparison_table([run for run in students if run.settings["seed"] < SEEDS_PER_TEACHER])
         rows = rows[rows["method"].isin(["KD", "PCKD"]) & rows["variant"].isin(VARIANTS_BY_TEACHER)]
         found.append(rows.assign(teacher=label))
     table = pd.concat(found).query("method == 'PCKD' or variant == ''")
     arm = ["epochs", "method", "variant"]
     table = table[table.groupby(arm)["teacher"].transform("size") > 1].sort_values("epochs", kind="stable")
     for (epochs, method, variant), rows in table[table["method"] != "KD"].groupby(arm):
-        if len(rows) >= SEEDS_BY_TEACHER:
+        if len(rows) >= MIN_TEACHERS_FOR_MEAN:
             one = summarise(rows["minus_kd"].tolist())
             mean = {"teacher": f"mean of the {len(rows)} teachers", "epochs": epochs, "method": method}
             mean |= {"variant": variant, "minus_kd": one.mean, "minus_kd_low": one.low, "minus_kd_high": one.high}

@@ -121,7 +121,7 @@ def check_dataset(name: str) -> None:
     Parameters
     ----------
     name : str
-        A key of `DATASETS`, or `imagenet:PATH` or `folder:PATH`.
+        A key of `DATASETS`, `imagenet:PATH`, `folder:PATH`, or the name of a plugin: `module:NAME` or `file.py:NAME`.
 
     Raises
     ------
@@ -226,7 +226,7 @@ def check_network(name: str) -> None:
     Parameters
     ----------
     name : str
-        A key of `NETWORKS`, or `torchvision:NAME` or `timm:NAME`.
+        A key of `NETWORKS`, `torchvision:NAME`, `timm:NAME`, or a plugin as in `check_dataset`.
 
     Raises
     ------
@@ -293,7 +293,7 @@ def find_method(name: str) -> str:
     Parameters
     ----------
     name : str
-        A name in `METHODS` or `BASELINES`, in upper or lower case.
+        A name in `METHODS`, `BASELINES` or `REGISTERED`, in upper or lower case, or a plugin as in `check_dataset`.
 
     Returns
     -------
@@ -339,8 +339,6 @@ def check_strategy(name: str) -> None:
 
 def read_arm(text: str) -> tuple[str, dict[str, Any]]:
     """Return the method and the settings of an arm.
-
-    An arm is one method with its settings, written as one text.
 
     Parameters
     ----------

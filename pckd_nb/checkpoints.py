@@ -329,7 +329,7 @@ def _broken_entry(archive: zipfile.ZipFile) -> str | None:
 
 
 def training_data_of(source: str | Path) -> TrainingData | None:
-    """Return the training data that a run folder, or its student.safetensors, records for its network.
+    """Return the description of the training data that a run folder, or its student.safetensors, contains.
 
     Parameters
     ----------
@@ -469,10 +469,10 @@ def _unwrapped(names: Iterable[str]) -> list[str]:
 
 
 def _select_network(state: Mapping[str, Tensor], names: Iterable[str], origin: str) -> dict[str, Tensor]:
-    """Find the prefix with which `state` has all names of a network. Return the weights of the network, without prefix.
+    """Find the prefix that `state` puts before the names of a network. Return the weights of the network without it.
 
     For example, a file can have "teacher.fc.weight" and "student.fc.weight" for the name "fc.weight". A prefix of the
-    student is preferred. If there is no prefix with which all names are found, all of `state` is returned.
+    student is preferred. If no prefix gives all names, all of `state` is returned, under the names of `_unwrapped`.
     `load_weights` then reports what is missing or unexpected.
     """
     first, *others = [name for name in names if not name.endswith("num_batches_tracked")] or [""]

@@ -79,8 +79,8 @@ def live_epochs(epochs: int, minimum: int = 1) -> int:
     -------
     int
         On a slow machine, `epochs` divided by how many times slower it is (see `hardware.slowness`), but at least
-        `minimum`. Otherwise `epochs`. Always `epochs` if the environment variable PCKD_ALL_EPOCHS is set, as it is when
-        the notebooks are stored.
+        `minimum`. Otherwise `epochs`. If the environment variable PCKD_ALL_EPOCHS is set, always `epochs`.
+        `notebooks.store` sets it.
     """
     if os.environ.get("PCKD_ALL_EPOCHS"):
         return epochs

@@ -134,7 +134,7 @@ class Plan:
         }
 
 
-# Students that are trained for fewer epochs are further from their final accuracy.
+# The smaller sizes train for fewer epochs, so their students are less accurate.
 SIZES = {
     "small": Plan(epochs=4, recorded_teacher=True),
     "medium": Plan(epochs=6, recorded_teacher=True),

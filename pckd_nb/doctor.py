@@ -49,7 +49,7 @@ def _teacher(device: torch.device) -> str:
     names = {"folded": "float32 with BatchNorm folded"}
     forms = ", else ".join(names.get(form, form) for form in fast_forms(device, needs_maps=False))
     limit = f"at most {100 * MAX_LOGITS_ERROR:.0f} %"
-    return f"{forms}: the first whose logits differ from the original network by {limit}; 32-true keeps the original"
+    return f"{forms}: the first form with a logits error of {limit}; with precision 32-true the original network"
 
 
 def _compile(device: torch.device) -> str:

@@ -78,8 +78,8 @@ def predict(
     """Return the features and logits of a network for all images of a split.
 
     The network is in eval mode, and the images are neither augmented nor rotated. If the network was trained with
-    another normalisation or image size, the images are converted first, see `models.match_input`. The
-    classes of the training and of `data` must be the same. If only their names differ, write first
+    another normalisation or image size, the images are converted first, see `models.match_input`. `data` must
+    have the classes that the network was trained on. If only their names differ, first write
     `model.trained_on = model.trained_on.without_classes()`.
 
     Parameters
@@ -103,7 +103,7 @@ def predict(
     ------
     ValueError
         If there is no such split, if the network cannot take the images, if it was trained on other classes, or if
-        `make_fabric` raises it.
+        `accelerator` or `precision` cannot be used.
 
     Examples
     --------
@@ -211,7 +211,7 @@ def evaluate(model: Network, data: Dataset | str, split: str = "test", **options
     Raises
     ------
     ValueError
-        If `predict` raises it.
+        As in `predict`.
 
     Examples
     --------
@@ -239,7 +239,7 @@ def make_fabric(
     -------
     fabric : Fabric
     precision : str
-        The precision that "auto" stands for on this machine.
+        The precision that is used. If "auto" was given, the default of this machine.
 
     Raises
     ------
@@ -279,6 +279,6 @@ def make_fabric(
 
 
 def pixel_statistics(data: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return mean and std of a data set as tensors of shape (C,)."""
+    """Return mean and std of a data set as tensors of shape (channels,)."""
     mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in (data.mean, data.std))
     return mean, std

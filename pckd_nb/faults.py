@@ -165,7 +165,7 @@ def zero_padding_gradients(model: nn.Module, example: Tensor) -> list[RemovableH
     found: dict[nn.Conv2d, Tensor] = {}  # layer → mask of the weights that are multiplied by pixels
 
     def record_mask(layer: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
-        if isinstance(layer.padding, tuple):  # "valid" is no padding; the bug needs a stride, which "same" forbids
+        if isinstance(layer.padding, tuple):  # not "valid": no padding; not "same": no stride, which the bug needs
             axes = zip(inputs[0].shape[2:], layer.kernel_size, layer.stride, layer.padding, layer.dilation, strict=True)
             rows, columns = (meets_pixels(*axis) for axis in axes)
             found[layer] = found.get(layer, torch.tensor(False)) | (rows[:, None] & columns)

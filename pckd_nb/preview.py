@@ -197,7 +197,7 @@ def preview(cross_entropy: Tensor, difficulty: Tensor, threshold: float) -> Tens
     Raises
     ------
     TypeError
-        If an argument is not a tensor, or if `threshold` is not a number.
+        If `cross_entropy` or `difficulty` is not a tensor, or if `threshold` is not a number.
     ValueError
         If a tensor does not have one floating-point value per sample, if the lengths differ, or if `threshold` is
         negative.

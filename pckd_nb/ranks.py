@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Fabric's all_gather with gradients calls this function. Its replacement in torch 2.14 is still private.
+# Fabric's all_gather with gradients calls a deprecated function. Its replacement in torch 2.14 is still private.
 warnings.filterwarnings("ignore", message=r"torch\.distributed\.nn\.functional\.all_gather is deprecated")
 
 STEPS_BETWEEN_CHECKS = 16  # communication makes a GPU wait for the other ranks
@@ -49,8 +49,9 @@ def local_part(index: Tensor, fabric: "Fabric") -> Tensor:
 def gather_rows(rows: Tensor, count: int, fabric: "Fabric") -> Tensor:
     """Gather the rows of all ranks, so that each rank has those of the whole batch.
 
-    Gradients flow back to the rank of each row, summed over the ranks. DistributedDataParallel then averages the
-    gradients over the ranks. So a loss that each rank computes from all rows counts once.
+    In the backward pass, the gradient of each row is summed over the ranks, and goes to the rank that computed the row.
+    DistributedDataParallel then averages the gradients of the weights over the ranks. So a loss that each rank computes
+    from all rows counts once.
 
     Parameters
     ----------
@@ -150,7 +151,7 @@ def any_rank(flag: bool, step: int, fabric: "Fabric") -> bool:
 
 
 def share_buffers(model: nn.Module, fabric: "Fabric") -> None:
-    """Copy buffers, such as running means of BatchNorm, from rank 0 to all ranks. Each rank computes its own."""
+    """Replace the buffers of all ranks, such as running means of BatchNorm, with those of rank 0."""
     if fabric.world_size > 1:
         for buffer in model.buffers():
             distributed.broadcast(buffer, 0)

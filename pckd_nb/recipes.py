@@ -51,13 +51,13 @@ class Recipe:
     network_lr : dict
         Name of a network → its learning rate, for networks that need another one than `lr`.
     optimizer : "sgd", "adamw" or callable
-        With a name, it uses `lr`, `momentum` and `weight_decay` of this recipe. A callable takes a list of parameters
+        "sgd" and "adamw" use `lr`, `momentum` and `weight_decay` of this recipe. A callable takes a list of parameters
         and returns a torch.optim.Optimizer.
     schedule : "step", "cosine", "constant" or callable
         A callable takes the optimizer and the number of steps, and returns a scheduler of torch.optim.lr_scheduler. Its
         `step` is called after every training step.
     warmup_epochs : float
-        Number of epochs in which the learning rate increases linearly. Only for a schedule with a name.
+        Number of epochs in which the learning rate increases linearly. Only for "step", "cosine" and "constant".
     clip_norm : float, optional
         Gradients are scaled so that their total norm is at most this value.
     ema : float, in [0, 1), optional
@@ -226,7 +226,8 @@ RECIPES = {
             batch_size=32,
             milestones=(0.5, 0.65, 0.8, 0.9),
             lr_decay=0.3,
-            # warmup_epochs is a setting of two baselines. They were published with 20 epochs of warm-up in 240.
+            # This warmup_epochs is a setting of two baselines, not the field of Recipe. They were published with 20
+            # epochs of warm-up in 240.
             method={"beta_cc": 0.005, "warmup_epochs": 1},
             final_threshold=PUBLISHED_FINAL_THRESHOLD,
         ),

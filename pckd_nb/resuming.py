@@ -94,9 +94,10 @@ def check_flags(*, resume: bool, overwrite: bool) -> None:
 
 
 def start_run(folder: Path, settings: dict[str, Any]) -> None:
-    """Write the run.json of a new run and remove the files of the run that was there before.
+    """Remove the files of the run that was there before, and write the run.json of a new run.
 
-    The order of these steps matters. If the process is killed in between, the old run or the new run.json is intact.
+    The checkpoints are removed first, so that the new run can never be resumed from an old checkpoint. run.json is
+    replaced next, and the other files are removed last. So the folder counts as a run at any time.
 
     Parameters
     ----------
@@ -159,8 +160,8 @@ def check_run_has_same_settings(folder: Path, settings: dict[str, Any]) -> list[
     Returns
     -------
     list of dict
-        All changes of image files since the run was started, for the entry "repaired" of the data in run.json. If there
-        is a new one, a warning is given.
+        All changes of image files since the run was started, for the entry "repaired" of the data in run.json. A change
+        that run.json does not have yet gives a warning.
 
     Raises
     ------
@@ -177,7 +178,7 @@ def check_run_has_same_settings(folder: Path, settings: dict[str, Any]) -> list[
         if changed is None:
             reason = " (other file names, labels, classes or image size)"
         elif (total := changed + sum(repair["files"] for repair in repaired)) > limit:
-            reason = f" ({total} or more image files changed; up to {limit} may be repaired)"
+            reason = f" ({total} or more image files changed; at most {limit} may change)"
         else:
             repaired.append({"fingerprint": old_data["fingerprint"], "files": changed})
             settings = {**settings, "data": {**new_data, "fingerprint": old_data["fingerprint"]}}
@@ -216,7 +217,7 @@ def check_run_has_same_settings(folder: Path, settings: dict[str, Any]) -> list[
             values[f"{setting} of the {role}"] = (config[network] or {}).get(setting)
         if teacher:  # older versions derived "exact" from the precision
             values["exact teacher"] = teacher.get("exact", config["precision"] == "32-true")
-        values["first weights"] = student["start"]
+        values["initial weights"] = student["start"]
         data = data_fingerprint(config) if finished else config["data"]["fingerprint"]
         rest = {"data": data, "seed": config["seed"], "precision": config["precision"]}
         rest["compile"] = config.get("compile", False)
@@ -238,7 +239,7 @@ def check_run_has_same_settings(folder: Path, settings: dict[str, Any]) -> list[
 def _count_changed_files(before: Mapping[str, Any], now: Mapping[str, Any]) -> int | None:
     """Return a lower bound of the number of files whose size has changed.
 
-    Return None if names, labels, classes or image size have changed, or the version of the functions that read files.
+    Return None if something else has changed: names, labels, classes, image size, or the way in which files are read.
     """
     if any(before[name] != now[name] for name in ("reading", "names")):
         return None

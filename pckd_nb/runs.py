@@ -5,10 +5,10 @@ A run folder contains these files::
     run.json              all settings and where each one came from, seed, versions, fingerprints, status
     history.csv           one row per epoch: learning rate, loss terms, accuracies, and the threshold and mean weight of
                           the preview, see `preview`
-    timing.csv            seconds per epoch, in a file of its own because no other file differs between repetitions
+    timing.csv            seconds per epoch; the only file that differs if the same training is repeated
     samples.npz           cross-entropy and difficulty of every training image in every epoch (float16), and labels
-    student.safetensors   weights of the student, the method's heads and the best epoch, with prefixes "method." and
-                          "best." for the last two
+    student.safetensors   weights of the student, of the method's heads (their names begin with "method."), and of the
+                          student after its best epoch ("best.")
     checkpoint.pt         everything that resuming needs; removed when the run is finished
     previous.pt           the checkpoint before it, in case checkpoint.pt cannot be read; removed as well
     gallery.npz           at most 100 training images, from easy to hard
@@ -415,7 +415,7 @@ def load_run(path: str | Path, tables_only: bool = False) -> Run:
     Raises
     ------
     FileNotFoundError
-        If there is no run in the folder, or if one of its files is missing.
+        If there is no run in the folder, or if history.csv or timing.csv is missing.
     ValueError
         If a file is damaged.
 

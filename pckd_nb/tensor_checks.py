@@ -1,7 +1,7 @@
 """Checks of tensors and numbers that the functions of `losses`, `preview`, `views` and `methods` receive.
 
-All checks look at types, shapes, dtypes and devices only. They do not read the values of a tensor, because the program
-would have to wait for the GPU to read them. The one exception is the range of labels on a CPU.
+Tensors are checked by type, shape, dtype and device. Their values are not read, because the program would have to wait
+for the GPU. There are two exceptions: the range of labels on a CPU, and a tensor that is given as a number.
 
 Settings, such as the learning rate of a recipe, are checked in `validation`.
 """

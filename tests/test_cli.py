@@ -107,7 +107,7 @@ def test_init_starts_from_another_runs_weights(run, teacher, refused):
     assert run(*arguments, "--init", teacher)[0] == 0
     start = pckd.load_run("runs/more").settings["model"]["start"]
     assert start == pckd.load_run(teacher).fingerprint
-    refused("first weights", *arguments, "--resume")
+    refused("initial weights", *arguments, "--resume")
     refused("another network", *arguments[:-4], "--model", "resnet14", "--init", teacher, "--out", "x")
     refused("'nowhere': there is no such", *arguments, "--init", "nowhere", "--overwrite")
 

@@ -274,7 +274,8 @@ def test_a_student_with_weights_for_other_pixels_is_warned_of(data):
     network = pckd.create_model("resnet8", data)
     pckd.fit(network, data, epochs=1, **QUIET)
     other = dataclasses.replace(data, mean=(0.9,), std=(0.05,))
-    with pytest.warns(UserWarning, match="the student's first weights were trained on digits, with another image size"):
+    message = "the student's initial weights were trained on digits, with another image size"
+    with pytest.warns(UserWarning, match=message):
         pckd.fit(network, other, epochs=1, **QUIET)
     assert network.trained_on.mean == (0.9,)
 
@@ -336,7 +337,7 @@ EXACT = dict(accelerator="cpu", precision="32-true")
 OTHER = dict(mean=(0.9,), std=(0.05,))
 
 
-@pytest.mark.filterwarnings("ignore:.*trained on images of 16×16 pixels", "ignore:.*first weights were trained on")
+@pytest.mark.filterwarnings("ignore:.*trained on images of 16×16 pixels", "ignore:.*initial weights were trained on")
 def test_wrappers_of_wrappers_are_read_as_they_were_saved(data, tmp_path):
     network, _ = lessons(data)
     other, third = (dataclasses.replace(data, **pixels) for pixels in (OTHER, dict(mean=(0.2,), std=(0.7,))))

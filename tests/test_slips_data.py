@@ -94,7 +94,7 @@ def test_a_training_goes_on_after_the_file_that_stopped_it_was_repaired(streamed
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("sizes", "(3 or more image files changed; up to 2 may be repaired)"),
+        ("sizes", "(3 or more image files changed; at most 2 may change)"),
         ("name", "(other file names, labels, classes or image size)"),
         ("label", "(other file names, labels, classes or image size)"),
     ],
@@ -121,7 +121,7 @@ def test_repairs_of_several_resumes_add_up(streamed, tmp_path):
     settings = runs.read_settings(tmp_path / "run")
     settings["data"]["repaired"] = [{"fingerprint": "0" * 16, "files": 2}]
     runs.write_settings(tmp_path / "run", settings)
-    with pytest.raises(ValueError, match="3 or more image files changed; up to 2 may be repaired"):
+    with pytest.raises(ValueError, match="3 or more image files changed; at most 2 may change"):
         train(streamed, tmp_path / "run", resume=True, callbacks=[DamageAfterOneEpoch(path)])
 
 

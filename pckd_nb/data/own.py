@@ -171,8 +171,8 @@ def from_table(
     workers : int, optional
         Number of processes that read images that do not fit into memory.
     classes : sequence of str, optional
-        Default: the values in the class column, sorted. If that column has only numbers, and not all of them are names
-        in `classes`, they are positions in `classes`, from 0.
+        Default: the values in the class column, sorted. With `classes`, the column can have names or positions in
+        `classes`, from 0. A column of numbers has names if all of them are in `classes`, otherwise positions.
     name, mean, std, default_views
         As in `from_arrays`. Default of name: the name of the CSV file, or "table".
 

@@ -23,8 +23,8 @@ import numpy as np
 SIZE = 32
 VERSION = 2  # part of the name of cache files: increase it when the pixels change
 # Fingerprint of a data set drawn by version 1, as in old runs → fingerprint of the same data set drawn by this version.
-# Version 1 computed in float32. So its fingerprint depended on the processor, AVX-512 or AVX2, and its pixel values
-# differ by at most 1. The data sets have 4,000 + 2,000 and 10,000 + 2,000 images, both with seed 0.
+# Version 1 computed in float32, so its fingerprint depended on the processor, AVX-512 or AVX2. Its pixel values differ
+# from today's by at most 1. The data sets have 4,000 + 2,000 and 10,000 + 2,000 images, both with seed 0.
 REDRAWN_FINGERPRINTS = {
     "7df00250d5541187": "efb409a6a50bc353",
     "e3a696808d8c88b8": "efb409a6a50bc353",
@@ -112,8 +112,8 @@ Scene = dict[str, np.ndarray]  # property → one row per image; all properties 
 def _random_scene(rng: np.random.Generator, labels: np.ndarray, severity: np.ndarray) -> Scene:
     """Sample the random properties of all images, except the noise of each pixel.
 
-    Lengths are in pixels, but those of the pattern and of the covers are in units of the object's radius. Angles are in
-    radians.
+    Lengths are in pixels, but those of the pattern and of the covering discs are in units of the object's radius.
+    Angles are in radians.
     """
     n = len(labels)
     lost_contrast, noise, occlusion, smallness = severity.T

@@ -388,8 +388,6 @@ def resize_and_crop(image: Image.Image, side: int, bits: int = 16) -> Image.Imag
 def load_upright(image: Image.Image, bits: int = 16) -> Image.Image:
     """Load the pixels of an image, rotate it as its EXIF data say, and convert it to RGB.
 
-    All image files are read by this function.
-
     Parameters
     ----------
     image : PIL.Image.Image

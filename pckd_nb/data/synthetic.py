@@ -62,7 +62,7 @@ def _read_or_draw(cache: Path, count: int, seed: tuple[int, int]) -> Split:
 def read_digits() -> tuple[Split, Split, tuple[str, ...]]:
     """Read the digits of scikit-learn, 1,797 images of 8×8 pixels. They are enlarged to 16×16 pixels.
 
-    The networks halve the image size twice, so 8×8 pixels would be too few.
+    The networks halve the image size at least twice, so 8×8 pixels would be too few.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def _double_size(images: np.ndarray) -> np.ndarray:
         after = np.take(images, [*range(1, images.shape[axis]), images.shape[axis] - 1], axis)
         pair = np.stack([3 * images + before, 3 * images + after], axis + 1)
         images = pair.reshape(*images.shape[:axis], -1, *images.shape[axis + 1 :])
-    # Values were 0 to 16, and each axis multiplied them by 4. Scale 0 to 16 · 16 to 0 to 255, and round half to even.
+    # Values were at most 16, and each axis multiplied them by 4. Scale the new maximum 256 to 255. Round half to even.
     level, rest = np.divmod(255 * images, 16 * 16)
     enlarged: np.ndarray = level + ((rest > 128) | ((rest == 128) & (level % 2 == 1)))
     return enlarged.astype(np.uint8)

@@ -186,8 +186,8 @@ class Method(ShortHelpModule):
     The arguments of its `__init__` are its settings. It stores them in attributes of the same names. run.json records
     them, and a recipe may replace those that the caller did not choose.
 
-    Any other nn.Module with `bind` and `forward` can be used too. Its attributes are recorded. A recipe does not change
-    them, unless its `__init__` is decorated with `remember_arguments`.
+    Any other nn.Module with `bind` and `forward` can be used too. Its attributes are recorded. A recipe can change them
+    only if the `__init__` of the module is decorated with `remember_arguments`.
 
     Attributes
     ----------

@@ -95,7 +95,7 @@ class Preprocessed(Classifier):
 
     @trained_on.setter
     def trained_on(self, data: TrainingData | None) -> None:
-        if data:  # images given to this object; `model` was trained on the converted images
+        if data:  # `data` describes the images before `convert_input`; `model` was trained on the converted ones
             self.input_format = {name: getattr(data, name) for name in self.input_format}
         self.model.trained_on = data and data.model_copy(update=self.training_format)
 

@@ -83,7 +83,7 @@ class TrainingData(BaseModel):
 
     @classmethod
     def of(cls, data: DataLike) -> TrainingData:
-        """Return the training data of a network that is trained on `data`."""
+        """Return the description of `data`, for a network that is trained on it."""
         return cls(name=data.name, classes=data.classes, mean=data.mean, std=data.std, image_size=data.size)
 
     def without_classes(self) -> TrainingData:

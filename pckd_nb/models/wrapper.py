@@ -108,9 +108,10 @@ def as_classifier(module: nn.Module, head: str | None = None, example: Tensor | 
     module : nn.Module
         A network of torchvision, of timm or your own. A `Classifier` is returned as it is.
     head : str, optional
-        Name of the last layer, as in `module.named_modules()`. Default: the last nn.Linear in `named_modules()`.
+        Name of the last layer, as in `module.named_modules()`. Not needed if `example` is given, or if only one layer
+        could be the last one.
     example : Tensor of shape (N, C, H, W), optional
-        Images. If several layers could be the last one, the network runs once on them to find it.
+        Images. If `head` is not given, the network runs once on these images to find its last layer.
 
     Returns
     -------

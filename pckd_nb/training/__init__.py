@@ -128,13 +128,13 @@ def distill(
         A data set, or the name of one, such as "digits".
     method : Method, nn.Module, class or str
         Computes the loss, such as `PCKD()`. Training uses a copy. Settings that you pass to the method are kept. The
-        others come from the recipe or from the data set, or have their defaults. If you give a class or a name such as
-        "pckd", you pass no settings.
+        others come from the recipe or from the data set, or have their defaults. You can also pass a class or a name:
+        "pckd" means `PCKD()`.
     recipe : Recipe or str
         How to train: epochs, batch size, learning rate, augmentation and more. Or the name of a recipe.
     seed : int, at least 0
-        The order of the images, their augmentation, and the initial weights depend on it. These are the weights of the
-        method's heads (its own layers, such as a projector), and of a student that is given by name.
+        It determines the order of the images, their augmentation, the initial weights of the method's heads (its own
+        layers, such as a projector), and the initial weights of a student that is given by name.
     out : path, optional
         The run folder. None keeps the run in memory.
     resume : bool
@@ -152,8 +152,8 @@ def distill(
         "cpu", "cuda" or another name of Lightning Fabric. "auto" uses a GPU if there is one.
     precision : str
         "32-true", "bf16-mixed" or another name of Lightning Fabric. "auto" is bf16-mixed if the hardware computes in
-        bfloat16, otherwise 32-true. The teacher may run at a lower precision, if this changes its logits by at most
-        2 %. Pass "32-true" to run the teacher in float32 as well. "auto" never does this.
+        bfloat16, otherwise 32-true. In both cases the teacher may run at a lower precision, if this changes its logits
+        by at most 2 %. Pass "32-true" to run student and teacher in float32.
     devices : int, optional
         Number of processes per machine, see `ranks`. Every process gets a part of each batch. The programs torchrun and
         srun start a script in several processes. None means the number that they have started, otherwise 1. If you do
@@ -189,7 +189,7 @@ def distill(
     OSError
         If the run folder cannot be written.
     FileExistsError
-        If the run folder exists, and neither `resume` nor `overwrite` is set.
+        If `out` contains a run and neither `resume` nor `overwrite` is set, or if it contains something else.
     BlockingIOError
         If another process trains in the run folder.
     ConnectionError
@@ -252,7 +252,8 @@ def distill(
         # 4. Move everything to the training device.
         configure_process(fabric.device)
         example = torch.zeros(1, *task.data.train.shape)
-        stack.enter_context(faults.safe_gradients(task.student, example, precision, fabric.device))  # for a torch bug
+        # `safe_gradients` works around a torch bug.
+        stack.enter_context(faults.safe_gradients(task.student, example, precision, fabric.device))
         task = task.to(fabric.device)
         frozen_teacher = stack.enter_context(Teacher.of(task, fabric, exact_teacher)) if task.teacher else None
         builtin = [*([LogMetrics(loggers)] if loggers else []), KeepBest(), ShowProgress(progress), SaveCheckpoints()]

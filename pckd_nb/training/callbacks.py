@@ -1,7 +1,7 @@
 """Callbacks: what happens during training besides the training steps, such as early stopping and checkpoints.
 
-A callback is any object that has at least one of the methods of `Callback`. Every method receives the `Trainer`. If
-training uses several processes, the callbacks run in each of them.
+A callback is any object that has at least one of the methods of `Callback`. If training uses several processes, the
+callbacks run in each of them.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ MAX_SAVING_SHARE = 0.05  # maximum share of the training time that is spent on w
 class Callback:
     """Base class of callbacks. Override the methods that you need; here they do nothing.
 
-    Every method receives the `Trainer`. `trainer.recorder` has the current `epoch` and `step`, and the rows of
-    history.csv in `history`. Set `trainer.should_stop = True` to interrupt the run after this step, so that it can be
-    resumed. Set `trainer.finished_early = "a reason"` to finish the run after this epoch. run.json records the reason.
+    `trainer` is the `Trainer`. Its `recorder` has the current `epoch` and `step`, and the rows of history.csv in
+    `history`. In `on_epoch_end`, `epoch` is already the next one. Set `trainer.should_stop = True` to interrupt the run
+    after this step, so that it can be resumed. Set `trainer.finished_early = "a reason"` to finish the run after this
+    epoch. run.json records the reason.
 
     run.json records the public attributes of a callback, and a resumed run must have the same ones. If a value changes
     during training, begin its name with an underscore. To save it in checkpoints, override `state_dict` and
@@ -64,13 +65,13 @@ class Callback:
         """Run before the first step of an epoch, or before its remaining steps after a resume."""
 
     def on_step_end(self, trainer: Trainer) -> None:
-        """Run after every step. The recorder already has its values."""
+        """Run after every step. The recorder already has the values of this step."""
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         """Run after every complete epoch. `trainer.recorder.history[-1]` is its row of history.csv."""
 
     def on_save(self, trainer: Trainer, run: Run) -> None:
-        """Run before the run folder is written, also during training. Changes of `run` are saved."""
+        """Change `run` before it is saved or returned. This happens at the end, and sometimes during training."""
 
     def on_run_end(self, trainer: Trainer, run: Run) -> None:
         """Run after the last step, also if the run was interrupted."""

@@ -99,8 +99,8 @@ def check_task(task: Task, processes: int) -> None:
     initial_data = task.student.trained_on
     if initial_data and input_differs(initial_data, data):
         warnings.warn(
-            f"the student's first weights were trained on {initial_data.name}, with another image size, pixel mean or "
-            f"pixel standard deviation than {data.name} has",
+            f"the student's initial weights were trained on {initial_data.name}, with another image size, pixel mean "
+            f"or pixel standard deviation than {data.name} has",
             stacklevel=3,
         )
     if task.teacher and task.teacher_run:
@@ -180,7 +180,7 @@ def check_parameters(model: Classifier, role: str) -> None:
 
 
 def check_batches(task: Task, processes: int) -> None:
-    """Check that every process gets enough images of every batch and of every held-out split.
+    """Check that every process gets an image of every batch and held-out split, and BatchNorm at least two rows.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ def check_batches(task: Task, processes: int) -> None:
 
 
 def check_teacher_accuracy(teacher: Classifier, run: Run, data: Dataset) -> None:
-    """Warn if a teacher is less accurate on `data` than on the data that it was trained on.
+    """Warn if the test accuracy of a teacher is lower on `data` than in its own run.
 
     At most 256 test images are evaluated, so their accuracy varies by chance. Differences of less than three standard
     deviations of this accuracy are ignored, and also differences of less than one percentage point.

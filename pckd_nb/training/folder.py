@@ -127,8 +127,8 @@ def load_finished_run(folder: Path, config: RunConfig) -> Run | None:
     ----------
     folder : Path
     config : RunConfig
-        Settings of the training that is about to start. If image files have changed since the run was started, its
-        entry `data.repaired` is set, see `resuming.check_run_has_same_settings`.
+        Settings of the training that is about to start. If image files have changed since the run was started, this
+        function records the changes in `config.data.repaired`, see `resuming.check_run_has_same_settings`.
 
     Returns
     -------

@@ -151,7 +151,7 @@ class Optimization:
     Raises
     ------
     TypeError
-        If the recipe's optimizer or schedule is a callable and returns something else.
+        If a callable given as optimizer or schedule does not return an optimizer or scheduler of torch.
     """
 
     def __init__(self, student: Classifier, method: Method, recipe: Recipe, steps_per_epoch: int, fabric: Fabric):
@@ -248,10 +248,12 @@ def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> Optimizer:
 def make_schedule(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int, total_steps: int) -> LRScheduler:
     r"""Create the learning-rate schedule of a recipe. Its `step` is called after every training step.
 
-    The schedules of this package start with a linear warm-up. In its :math:`w` steps the learning rate of step
-    :math:`s`, counted from 0, is also multiplied by
+    The schedules of this package start with a linear warm-up of :math:`w` steps. In step :math:`s` of the warm-up, the
+    learning rate is also multiplied by
 
     .. math:: \frac{s + 1}{w}
+
+    where :math:`s` is counted from 0.
 
     Parameters
     ----------

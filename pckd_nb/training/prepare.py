@@ -114,7 +114,7 @@ def make_run_config(
     compile : bool or "auto"
         As in `distill`.
     callbacks : sequence of Callback
-        The callbacks of the caller, without those of this package.
+        The argument of `distill`, without the callbacks that `distill` adds.
     out : path, optional
         The run folder.
 

@@ -24,7 +24,7 @@ from .task import Task
 from .teacher_cache import TeacherCache
 
 MAX_LOGITS_ERROR = 0.02  # maximum relative error of the logits against float32
-CHECK_IMAGES = 256  # number of images to check a form, and of other images to calibrate it
+CHECK_IMAGES = 256  # maximum number of training images to check a form of the teacher, see `FrozenTeacher`
 
 FeatureFunction = Callable[[Tensor], Tensor]  # from network input to features
 
@@ -222,7 +222,7 @@ class Teacher:
     def choose_form(self, cache: str | Path | None, gigabytes: float, key: dict[str, Any]) -> dict[str, Any]:
         """Open the cache if there is one, and choose the form of the network.
 
-        If the cache already has features, the form that computed them is used.
+        If the cache already records a form, no form is chosen. The entries then describe the recorded form.
 
         Parameters
         ----------
@@ -390,7 +390,7 @@ def fast_forms(
 
 
 def _calibration_and_check_images(data: Dataset, rotations: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return two sets of at most 256 training images as network input, evenly spaced and in all rotations."""
+    """Return two sets of at most 256 training images as network input, each in one of the rotations."""
     count = min(2 * CHECK_IMAGES, len(data.train))
     index = torch.linspace(0, len(data.train) - 1, count).round().long()
     images = torch.cat(list(data.train.to(device).read(index.split(32))))
@@ -454,7 +454,7 @@ def _int8(model: Classifier, calibration: Tensor) -> FeatureFunction | None:
             for images in calibration.split(64):
                 observed(images)
             quantized = convert_fx(observed)
-            rounded, exact = quantized(calibration), model.features(calibration)  # features
+            rounded, exact = quantized(calibration), model.features(calibration)
             centered = rounded - rounded.mean(0)
             scale = (centered * (exact - exact.mean(0))).sum(0) / centered.square().sum(0).clamp_min(1e-12)
             shift = exact.mean(0) - scale * rounded.mean(0)

@@ -86,14 +86,15 @@ class Learner(nn.Module):
         correct : bool Tensor of shape (B,)
             Whether the student classified each image correctly.
         terms : Terms
-            The total loss, its terms, and values of every image.
+            The total loss, its terms, and one cross-entropy, difficulty and preview weight per image.
 
         Raises
         ------
         TypeError
             If the method returns something else than `Terms`.
         """
-        with self.fabric.autocast():  # once per step: it caches 16-bit copies of the weights, which every step changes
+        # Autocast caches 16-bit copies of the weights. Every step changes the weights, and so needs a new context.
+        with self.fabric.autocast():
             output = self.student_forward(x).float()  # the loss is computed in float32
         output = ranks.gather(output, len(batch.labels), self.fabric)
         upright_logits = output.logits[: len(batch.labels)]  # the first view is the image without rotation
@@ -300,7 +301,7 @@ class Trainer:
         correct : bool Tensor of shape (B,)
             Whether the student classified each image correctly.
         terms : Terms
-            The total loss, its terms, and values of every image.
+            The total loss, its terms, and one cross-entropy, difficulty and preview weight per image.
         """
         # Each step has a seed of its own, so that dropout and MixUp get the same random numbers in a resumed run.
         views.seed_everything(views.step_seed(self.seed, epoch, step, self.fabric.global_rank))
