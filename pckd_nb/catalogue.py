@@ -105,8 +105,6 @@ NOT_IMPLEMENTED: dict[str, str] = {  # baselines that this package does not have
     "FSP": "it first trains the student on the flow matrices only, in a separate stage",
     "AB": "it first trains the student on the activation boundaries only, in a separate stage",
     "SSKD": "it first trains a self-supervised head of the teacher, and makes its own rotated copies of the images",
-    "CRD": "its memory bank needs the labels of all training images in bind(), and 16,384 images of other classes for "
-    "every image of a batch; the training loop does not pass them to a method",
 }
 REGISTERED: set[str] = set()  # names that `methods.register_method` has added
 RECIPES = ("classroom", "cifar100_paper", "imagenet_paper")  # `recipes.RECIPES` has their settings

@@ -47,8 +47,8 @@ from .baselines import BASELINE_CLASSES, BASELINES, baseline
 from .pckd import PCKD
 
 __all__ = [
-    "BASELINES", "KD", "METHODS", "Method", "NOT_IMPLEMENTED", "PCKD", "Batch", "Supervised", "Terms", "TrainingInfo", "baseline",
-    "classification_loss", "default_settings", "make", "register_method", "remember_arguments", "resolve_settings",
+    "BASELINES", "KD", "METHODS", "Method", "NOT_IMPLEMENTED", "PCKD", "Batch", "Supervised", "Terms", "TrainingInfo",
+    "baseline", "classification_loss", "default_settings", "make", "register_method", "remember_arguments", "resolve_settings",
     "setting_names", "upright_cross_entropy",
 ]  # fmt: skip
 

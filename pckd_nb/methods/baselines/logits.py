@@ -203,8 +203,8 @@ class WTTM(Baseline):
     """
 
     description = (
-        "transformed teacher matching, arXiv 2402.11148; weight 4, γ = 0.2, the authors' example for WTTM with CRD; the "
-        "values for every pair are only in the paper"
+        "transformed teacher matching, arXiv 2402.11148; weight 4, γ = 0.2, the authors' example for WTTM with CRD; "
+        "the values for every pair are only in the paper"
     )
 
     def __init__(self, weight: float = 4, exponent: float = 0.2, views: int = 1):
@@ -229,8 +229,8 @@ class SKD(Baseline):
 
         \mathrm{term} = q \, \overline{L_{\mathrm{KD}}} + q' \, L_{\mathrm{direction}}
 
-    `terms.logits.skd` defines the parts. q and q' are shares of images and classes, about ½. The loss compares the images
-    of a batch, so it depends on the batch size.
+    `terms.logits.skd` defines the parts. q and q' are shares of images and classes, about ½. The loss compares the
+    images of a batch, so it depends on the batch size.
 
     Parameters
     ----------

@@ -317,9 +317,9 @@ class KDSVD(Baseline):
         \mathrm{term} = \sum_i \frac{1}{B} \sum \left( D_{s,i} - D_{t,i} \right)^2, \qquad
         D_i[c, d] = \exp\left( -\frac{(v_i[c] - v_{i-1}[d])^2}{8} \right)
 
-    v_i is the first singular vector of the map of stage i, see `terms.maps.kdsvd_losses`. The maps of both networks need
-    the same numbers of channels, and at least two stages. No weight is published for this form. mdistiller has the
-    weight 1 for another form.
+    v_i is the first singular vector of the map of stage i, see `terms.maps.kdsvd_losses`. The maps of both networks
+    need the same numbers of channels, and at least two stages. No weight is published for this form. mdistiller has
+    the weight 1 for another form.
 
     Parameters
     ----------
