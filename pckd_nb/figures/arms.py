@@ -24,7 +24,7 @@ from .canvas import check_runs, is_teacher
 
 # Factor of a sweep → the letter of its panel in the paper's figure 5, and its default in the paper.
 FACTORS = {"beta_cc": ("a", 0.05), "beta_fa": ("b", 20), "beta_ca": ("c", 1), "epsilon": ("d", 1.005)}
-# Settings in the recipe that `study_key` leaves out: only the methods of `baselines` use them, and older runs have none.
+# Settings in the recipe that `study_key` leaves out. Only methods of `baselines` use them, and older runs lack them.
 BASELINE_SETTINGS = {"warmup_epochs"}
 METHODS = ("supervised", "KD", "PCKD")  # titles of the three main methods
 
@@ -449,7 +449,7 @@ def comparison_table(runs: Run | Sequence[Run]) -> pd.DataFrame:
     -------
     DataFrame
         - data, train_images, teacher, student, method, variant, epochs: what was trained.
-        - teraflops: 10¹² floating-point operations of one training, from `training_flops`. NaN for networks of your own.
+        - teraflops: 10¹² operations of one training, counted by `training_flops`. NaN for a network of your own.
         - n: number of seeds.
         - mean, sd, low, high: top-1 accuracy in percent, with the 95 % confidence interval of the mean.
         - minus_kd, minus_kd_sd, minus_kd_low, minus_kd_high: difference from KD without options in percentage

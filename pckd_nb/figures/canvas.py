@@ -226,7 +226,7 @@ def use_plain_log_labels(figure: Figure) -> None:
 def caption(runs: Run | Sequence[Run], networks: int | None = None) -> str:
     """Return a text that says how the networks of a figure were trained.
 
-    It names the data sets and their sizes, epochs, seeds and hardware, and the fingerprints (checksums) of the networks.
+    It names the data sets and their sizes, epochs, seeds, hardware, and the fingerprints (checksums) of the networks.
 
     Parameters
     ----------
