@@ -229,7 +229,7 @@ CAPTIONS = {
         "The grey band marks the published default. If the recipe has another default, a tick label marks it. Values "
         "of ε are converted to 240 epochs, ε^(epochs/240), so that equal values mean equal thresholds at the end of "
         "training. Horizontal lines show the mean of KD and of supervised training with the same seeds. A line outside "
-        "the range of the axis is not visible. The panels have different scales. Values are spaced evenly, not to scale."
+        "the axis is not visible. The panels have different scales. Values are evenly spaced, not to scale."
     ),
     "06_feature_map": (
         "t-SNE of test features (dots) and category centers (stars), by method. The percentage under a map is the "
