@@ -46,8 +46,8 @@ def contrast_batch(batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     """Return a toy batch: score vectors of three categories with three images each.
 
     A score vector u holds the products of an embedding with the category centers. Here it has only two numbers instead
-    of one per category, so that it can be drawn. Each category has its own point. Its vectors lie around this point. Those
-    of the student have twice the standard deviation of those of the teacher.
+    of one per category, so that it can be drawn. Each category has its own point, and its vectors lie around it. The
+    student's vectors have twice the standard deviation of the teacher's.
 
     Parameters
     ----------
