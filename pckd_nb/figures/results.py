@@ -283,9 +283,9 @@ def _draw_points(ax: Axes, points: Mapping[int, RunsBySeed] | Mapping[float, Run
 def budget(runs: Run | Sequence[Run]) -> Drawing:
     """Draw accuracy against the training budget: by epochs (left) and by compute (right).
 
-    The figure shows supervised training, KD and PCKD without options, and arms with options that were trained for
-    several numbers of epochs. Each point shows the mean ± standard deviation over all its seeds, and one dot per seed.
-    Compute is measured by `figures.arms.training_flops`.
+    The figure shows supervised training, KD and PCKD with default settings, and methods with other settings that were
+    trained for several numbers of epochs. Each point shows the mean ± standard deviation over all its seeds, and one
+    dot per seed. Compute is measured by `figures.arms.training_flops`.
 
     Parameters
     ----------
