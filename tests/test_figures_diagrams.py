@@ -274,7 +274,7 @@ def test_what_a_run_lacks_is_one_line(runs, run):
         (lambda: figures.motivation(bare), "PCKD resnet8 has no samples"),
         (lambda: figures.motivation(dataclasses.replace(run, history=pd.DataFrame())), "no complete epoch"),
         (lambda: figures.motivation(runs[0]), "supervised resnet8 was not trained with a strategy"),
-        (lambda: figures.motivation(with_strategy(run, "my_own")), "was not trained with a strategy of `preview`"),
+        (lambda: figures.motivation(with_strategy(run, "my_own")), "not trained with a strategy of `pckd_nb.preview`"),
         (lambda: figures.feature_weight_matrix(bare), "no embedding"),
         (lambda: figures.feature_weight_matrix(run, classes=[0]), "classes must be 2 to 12"),
         (lambda: figures.feature_weight_matrix(run, classes=[0, 3]), "below 3"),

@@ -198,6 +198,18 @@ def test_trajectories_are_those_of_their_kinds():
         assert [tuple(c) for c in frames] == [tuple(patch_color(line)) for line in lines]
 
 
+@pytest.mark.parametrize("threshold", [True, False])
+def test_legends_of_trajectories_are_in_the_panels_of_their_lines(threshold):
+    figure = figures.trajectories(sampled(threshold=threshold))
+    found = {}
+    for ax in figure.axes:
+        if ax.get_legend():
+            found[ax.get_ylabel()] = entries = [text.get_text() for text in ax.get_legend().get_texts()]
+            assert set(entries) <= {artist.get_label() for artist in [*ax.lines, *ax.collections]}
+    of_samples = {"cross-entropy (nats)": ["middle half of all samples", "median of all samples"]}
+    assert found == of_samples | ({"difficulty γ": ["threshold ε_t"]} if threshold else {})
+
+
 def patch_color(line):
     from matplotlib.colors import to_rgba
 

@@ -1,7 +1,8 @@
 """Difficulty of training samples.
 
-The difficulty γ of a sample is its cross-entropy divided by the mean cross-entropy of its batch. The images of
-shapes100 are generated, so their *known difficulty* is stored with them. It is a number from 0 to 1.
+The difficulty γ of a sample is its cross-entropy divided by the mean cross-entropy of its batch. Each image of
+shapes100 is generated with a difficulty from 0 (easy) to 1 (hard), which is stored with it. This is its *known
+difficulty*.
 """
 
 import numpy as np

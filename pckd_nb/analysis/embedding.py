@@ -42,8 +42,8 @@ def directions(vectors: np.ndarray) -> np.ndarray:
 
     .. math:: \frac{x_i - \bar{x}}{\|x_i - \bar{x}\|}
 
-    Features are never negative, so their mean lies far from the origin. The mean of class centers lies close to it.
-    Features and centers can be compared only after the mean of each is subtracted.
+    Features after a ReLU are never negative, so their mean lies far from the origin. The mean of class centers lies
+    close to it. Features and centers can be compared only after the mean of each is subtracted.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ def _cached_map(
 
 
 def tsne_map(points: np.ndarray, seed: int = 0, perplexity: float = 30) -> np.ndarray:
-    """Compute a t-SNE map of points, without converting them first. The result does not depend on the number of cores.
+    """Compute a t-SNE map of points as they are. The result does not depend on the number of cores.
 
     Parameters
     ----------

@@ -72,8 +72,8 @@ def center_cka(a: np.ndarray, b: np.ndarray) -> float:
 
     .. math:: \frac{\|A^T B\|_F^2}{\|A^T A\|_F \, \|B^T B\|_F}
 
-    A and B are the centers minus their mean. CKA does not change if the feature space is rotated, and the networks may
-    have different widths D. This is also true of `center_agreement`. But CKA gives more weight to long centers.
+    A and B are the centers minus their mean. As with `center_agreement`, rotating a feature space changes nothing, and
+    the networks may have different widths D. But in CKA, centers with a large norm count more.
 
     Parameters
     ----------

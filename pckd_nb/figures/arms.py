@@ -1,11 +1,12 @@
-"""Group runs for comparison, and compute the numbers that figures draw for them.
+"""Group runs for comparison, and compute the numbers that figures show.
 
 - An *arm* is a set of runs that differ only in their seed.
-- A *study* is a set of runs that may be compared: they use the same data, student, teacher and recipe. They may differ
-  in the method and in the number of epochs.
+- A *study* is a set of runs that may be compared. They use the same data, student and teacher. They also use the same
+  recipe, apart from the number of epochs. They may differ in the method.
 - A *sweep* is a set of PCKD runs in which one setting, the *factor*, has several values.
 - A *budget* is a number of epochs. Runs of one method with several budgets show how accuracy depends on it.
-- A method is *without options* if the user chose none of its settings. Then they come from the recipe or are defaults.
+- A method is *without options* if the user chose none of its settings. Its settings then come from the recipe or are
+  defaults.
 """
 
 import json
@@ -23,8 +24,9 @@ from .canvas import check_runs, is_teacher
 
 # Factor of a sweep → the letter of its panel in the paper's figure 5, and its default in the paper.
 FACTORS = {"beta_cc": ("a", 0.05), "beta_fa": ("b", 20), "beta_ca": ("c", 1), "epsilon": ("d", 1.005)}
-BASELINE_SETTINGS = {"warmup_epochs"}  # only baselines read these recipe settings; older records lack them
-METHODS = ("supervised", "KD", "PCKD")  # titles of the methods
+# Settings in the recipe that `study_key` leaves out. Only methods of `baselines` use them, and older runs lack them.
+BASELINE_SETTINGS = {"warmup_epochs"}
+METHODS = ("supervised", "KD", "PCKD")  # titles of the three main methods
 
 RunsBySeed = dict[int, Run]
 
@@ -35,7 +37,7 @@ class Arm(NamedTuple):
     Parameters
     ----------
     study : hashable
-        The `study_key` of the runs.
+        The `study_key` of the runs. Together with `teacher`, it identifies their study.
     teacher : str or None
         Name of the teacher's network.
     student : str or None
@@ -80,7 +82,7 @@ def group_by_arm(runs: Iterable[Run]) -> dict[Arm, RunsBySeed]:
 def study_key(run: Run) -> Hashable:
     """Return a key that is equal for runs with the same data, student and recipe.
 
-    The method and the number of epochs do not change the key.
+    Teacher, method and number of epochs do not change the key.
 
     Parameters
     ----------
@@ -113,7 +115,7 @@ def teacher_name(run: Run) -> str | None:
 
 
 def group_by_study(runs: list[Run]) -> list[list[Run]]:
-    """Group runs that may be compared: same data, student, teacher and recipe, any number of epochs.
+    """Group runs by study: same data, student, teacher and recipe, any number of epochs.
 
     A student that was trained without a teacher is added to every study with the same data, student and recipe,
     whatever the teacher is. Runs of teachers are left out.
@@ -141,7 +143,8 @@ def group_by_study(runs: list[Run]) -> list[list[Run]]:
 def comparable_runs(run: Run, runs: Iterable[Run], title: str) -> RunsBySeed:
     """Return the runs of another method that `run` may be compared with.
 
-    These runs have the same data, student, teacher, recipe and number of epochs as `run`, and are without options.
+    These runs have the same data, student, teacher, recipe and number of epochs as `run`, and are without options. If
+    `run` has no teacher, their teacher may be any.
 
     Parameters
     ----------
@@ -154,7 +157,7 @@ def comparable_runs(run: Run, runs: Iterable[Run], title: str) -> RunsBySeed:
     Returns
     -------
     dict of int to Run
-        One run per seed. Empty if no run matches, or if the matching runs have different teachers.
+        One run per seed. Empty if no run matches, or if matching runs have several teachers.
     """
     epochs = run.settings["recipe"]["epochs"]
     by_teacher: dict[str | None, list[Run]] = {}
@@ -270,7 +273,7 @@ class Sweep(NamedTuple):
     references : dict of str to dict of int to Run
         "KD" or "supervised" → seed → run.
     default : dict of str to float
-        Factor → its value in PCKD without options. The runs with this value are the same for all factors.
+        Factor → its value in PCKD without options. At this value, all factors have the same runs.
     """
 
     points: dict[str, dict[float, RunsBySeed]]
@@ -294,8 +297,8 @@ def find_sweep(runs: Run | Sequence[Run], factors: Iterable[str] = FACTORS) -> S
     Returns
     -------
     Sweep
-        The values of ε are converted to 240 epochs: ε^(epochs/240). So equal values mean the same threshold in the last
-        epoch, for every number of epochs.
+        Values of ε are converted to ε^(epochs/240). The threshold of the last epoch is ε^epochs. So equal converted
+        values mean equal last thresholds, for every number of epochs.
 
     Raises
     ------
@@ -345,7 +348,7 @@ def _sweep_in(runs: list[Run], factors: Iterable[str]) -> Sweep:
 
 
 def _axis_value(factor: str, value: float, epochs: int) -> float:
-    """Return a factor's value on the axis. ε is converted to 240 epochs, with the same threshold in the last epoch."""
+    """Return a factor's value on the axis. ε is converted to 240 epochs, see `find_sweep`."""
     return round(value ** (epochs / 240), 6) if factor == "epsilon" else value
 
 
@@ -382,7 +385,7 @@ def find_budgets(runs: Run | Sequence[Run]) -> dict[str, dict[int, RunsBySeed]]:
             best = found
     if max(map(len, best.values()), default=0) < 2:
         raise ValueError(
-            "the runs contain no budgets; train one method on the same data with different numbers of epochs"
+            "no method was trained with several numbers of epochs; train one on the same data with different epochs"
         )
     return best
 
@@ -446,7 +449,7 @@ def comparison_table(runs: Run | Sequence[Run]) -> pd.DataFrame:
     -------
     DataFrame
         - data, train_images, teacher, student, method, variant, epochs: what was trained.
-        - teraflops: compute of one training, in 10¹² operations of `training_flops`. NaN for a network of your own.
+        - teraflops: 10¹² operations of one training, counted by `training_flops`. NaN for a network of your own.
         - n: number of seeds.
         - mean, sd, low, high: top-1 accuracy in percent, with the 95 % confidence interval of the mean.
         - minus_kd, minus_kd_sd, minus_kd_low, minus_kd_high: difference from KD without options in percentage
@@ -522,7 +525,7 @@ def measured_gains(runs: list[Run]) -> list[list[tuple[str, RunsBySeed, RunsBySe
 
 
 def _is_sweep_point(seeds: RunsBySeed) -> bool:
-    """Return whether the user chose another value for a factor than 0. With 0, the arm is an ablation instead."""
+    """Return whether the user set a factor to a value other than 0. An arm with the value 0 is an ablation."""
     chosen = next(iter(seeds.values())).chosen_settings
     return any(name in FACTORS and value != 0 for name, value in chosen.items())
 

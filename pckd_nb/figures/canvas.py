@@ -64,9 +64,9 @@ def font_families() -> list[str]:
 def style() -> Iterator[None]:
     """Use the matplotlib settings of this package inside a `with` block.
 
-    Text is never read as a formula, because the name of a class may contain "$". The default labels of log axes are
-    formulas. So log axes of the pyplot figures that are made in the block get plain labels instead. The font is DejaVu
-    Sans. Other installed fonts draw the characters that it does not have.
+    Text is never read as a formula, because the name of a class may contain "$". Matplotlib labels log axes with
+    formulas. At the end of the block, these labels are replaced in all pyplot figures that were made in it. The font is
+    DejaVu Sans. Other installed fonts draw the characters that it does not have.
 
     Examples
     --------
@@ -226,7 +226,7 @@ def use_plain_log_labels(figure: Figure) -> None:
 def caption(runs: Run | Sequence[Run], networks: int | None = None) -> str:
     """Return a text that says how the networks of a figure were trained.
 
-    It names the data sets and their sizes, the epochs, seeds and hardware, and the fingerprints of the networks.
+    It names the data sets and their sizes, epochs, seeds, hardware, and the fingerprints (checksums) of the networks.
 
     Parameters
     ----------
@@ -344,18 +344,18 @@ def is_teacher(run: Run, runs: Sequence[Run]) -> bool:
     -------
     bool
     """
-    taught = [other for other in runs if (other.settings["teacher"] or {}).get("fingerprint") == run.fingerprint]
-    students = [other for other in taught if other.settings["model"]["name"] == run.settings["model"]["name"]]
-    if not students:
-        return bool(taught)
-    same = [other for other in runs if other.fingerprint == run.fingerprint]
-    if folder := teacher_folder(students[0]):
-        named = [other for other in same if other.path and other.path.resolve() == folder.resolve()]
-        if named:
-            return run is named[0]
+    students = [other for other in runs if (other.settings["teacher"] or {}).get("fingerprint") == run.fingerprint]
+    same_network = [other for other in students if other.settings["model"]["name"] == run.settings["model"]["name"]]
+    if not same_network:
+        return bool(students)
+    same_weights = [other for other in runs if other.fingerprint == run.fingerprint]
+    if folder := teacher_folder(same_network[0]):
+        in_folder = [other for other in same_weights if other.path and other.path.resolve() == folder.resolve()]
+        if in_folder:
+            return run is in_folder[0]
         if (folder / "run.json").is_file():
             return False  # the teacher is not among `runs`
-    return len(same) < 2 or run is same[0]
+    return len(same_weights) < 2 or run is same_weights[0]
 
 
 def teacher_folder(student: Run) -> Path | None:
@@ -421,7 +421,7 @@ def run_color(run: Run, runs: Sequence[Run]) -> str:
 
 
 def line_styles(runs: list[Run]) -> list[dict[str, Any]]:
-    """Return the line style of each run. Each method has a colour, and runs of one method have different dashes.
+    """Return the line style of each run: one colour per method, and different dashes for its different labels.
 
     Parameters
     ----------
@@ -454,7 +454,8 @@ def add_legend(figure: Figure, runs: list[Run]) -> None:
         Seeds of the same method share an entry.
     """
     entries = {line["label"]: Line2D([], [], **line) for line in line_styles(runs)}
-    columns = int(72 * figure.get_figwidth() / (5 * max(map(len, entries)) + 45))  # in points
+    entry_width = 5 * max(map(len, entries)) + 45  # in points, estimated
+    columns = int(72 * figure.get_figwidth() / entry_width)
     figure.legend(handles=entries.values(), loc="outside upper left", ncols=max(1, min(len(entries), columns, 5)))
 
 

@@ -4,9 +4,10 @@ A function of `FIGURES` takes the `runs.table` of many runs, selects those that 
 caption is in `CAPTIONS`. The files contain nothing that changes from call to call, such as a date. So the same runs
 give the same bytes.
 
-A *distilled run* is the run of a student that was trained with a teacher. The *main comparison* is the largest set of
-runs with the same data, student, teacher and number of epochs. The *main PCKD run* is its run of PCKD without options
-that has the lowest seed.
+- A *distilled run* is the run of a student that was trained with a teacher.
+- The *main comparison* is the largest set of runs with the same data, student, teacher and number of epochs.
+- The *main PCKD run* is the PCKD run of the main comparison without options (see `figures.arms`) and with the lowest
+  seed.
 """
 
 import re
@@ -35,8 +36,7 @@ def draw_all(
     """Draw every figure that the runs of a folder have data for.
 
     Each figure becomes two files: `NAME.png`, with 160 dots per inch, and its caption `NAME.txt`. Most figures show one
-    data set, which is the one with the most students that had a teacher. The same figure for another data set is named
-    `NAME_DATA`.
+    data set: the one with the most distilled runs. The same figure for another data set is named `NAME_DATA`.
 
     The metadata of a PNG file has its name as Title, the fingerprints of its runs as Runs, and the version of this
     package as Software.
@@ -77,13 +77,13 @@ def draw_all(
             raise ValueError(f"no name of a figure begins with '{start}'; known: {', '.join(FIGURES)}")
     written: list[Path] = []
     missing: list[str] = []
-    for file_name, name, rows, required in todo:
+    for file_name, name, rows, report in todo:
         if only and not file_name.startswith(tuple(only)):
             continue
         try:
             figure = FIGURES[name](rows)
         except ValueError as error:
-            if required:
+            if report:
                 missing.append(f"{file_name} is left out: {error}")
                 say(missing[-1])
             continue
@@ -201,8 +201,8 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Drawing]] = {
 CAPTIONS = {
     "01_motivation": (
         "Why PCKD. (a) The parts of a network that each family of methods uses. Only PCKD uses the category centers in "
-        "the last layer. (b) What the preview strategy does. In each epoch, more samples get full weight. "
-        "Hard samples get a small weight, but never zero."
+        "the last layer. (b) What the preview strategy does. From epoch to epoch, more samples get full "
+        "weight. Hard samples get a small weight, but never zero."
     ),
     "02_framework": (
         "The framework of PCKD. Four views of an image go through the frozen teacher and the student. Each loss is "
@@ -214,8 +214,8 @@ CAPTIONS = {
         "Each column of the weight matrix (a row of fc.weight in PyTorch) is the center of a category."
     ),
     "04_difficulty": (
-        "Training images of each data set, ordered by their difficulty γ in the last epoch. The easiest images are on "
-        "the left, the hardest on the right. γ = 1 is the average of a batch."
+        "Training images of each data set, ordered by their difficulty γ in the last epoch. γ is the cross-entropy of "
+        "an image, divided by the mean of its batch. The easiest images are on the left, the hardest on the right."
     ),
     "04_difficulty_truth": (
         "Does the difficulty score γ measure real difficulty? The figure shows γ in the last epoch against the "
@@ -223,12 +223,13 @@ CAPTIONS = {
         "hard for the network."
     ),
     "05_sweeps": (
-        "Top-1 accuracy against (a) β_cc, (b) β_fa, (c) β_ca and (d) ε. One setting is changed at a time, and all "
-        "others have their default values. Shown are mean ± standard deviation, and one dot per seed. The grey band "
-        "marks the published default. If the recipe has another default, a tick label marks it. Values of ε are "
-        "converted to 240 epochs, ε^(epochs/240), so that equal values mean equal thresholds at the end of training. "
-        "Horizontal lines show the mean of KD and of supervised training with the same seeds. A line outside the range "
-        "of the axis is not visible. The panels have different scales. Values are spaced evenly, not to scale."
+        "Top-1 accuracy against (a) β_cc, (b) β_fa, (c) β_ca and (d) ε. These are the weights of center contrast, "
+        "feature alignment and center alignment, and the base of the preview threshold. One setting is changed at a "
+        "time, and all others have their default values. Shown are mean ± standard deviation, and one dot per seed. "
+        "The grey band marks the published default. If the recipe has another default, a tick label marks it. Values "
+        "of ε are converted to 240 epochs, ε^(epochs/240), so that equal values mean equal thresholds at the end of "
+        "training. Horizontal lines show the mean of KD and of supervised training with the same seeds. A line outside "
+        "the axis is not visible. The panels have different scales. Values are evenly spaced, not to scale."
     ),
     "06_feature_map": (
         "t-SNE of test features (dots) and category centers (stars), by method. The percentage under a map is the "
@@ -242,7 +243,7 @@ CAPTIONS = {
     ),
     "07_weights": (
         "How much the samples count, by strategy and epoch: the mean weight v, and the share of samples with full "
-        'weight. The strategy "constant" gives every sample the mean weight of preview in that epoch. A comparison '
+        'weight. The strategy "constant" gives every sample of a batch the mean weight of preview. A comparison '
         "with preview shows whether it matters which samples get the small weights."
     ),
     "07_trajectories": (
@@ -262,18 +263,18 @@ CAPTIONS = {
         "When is PCKD better at equal cost? Top-1 accuracy (mean ± standard deviation, one dot per seed) against the "
         "training budget. Left: by epochs, so methods are compared at equal epochs. Right: by the floating-point "
         "operations of both networks, so the higher line is better at equal compute. The operations are epochs × "
-        "images × views × (three forward passes of the student, because a backward pass costs about two, and one of "
-        "the teacher). The method's heads and losses and the training of the teacher are not counted. Measured seconds "
-        "are not shown. They would mislead, because the machine was shared and teacher outputs were cached."
+        "images × views × (3 forward passes of the student + 1 of the teacher). The backward pass of the student "
+        "counts as two forward passes. The method's heads and losses and the training of the teacher are not counted. "
+        "Measured seconds are not shown. They depend on the machine, and on whether teacher outputs were cached."
     ),
     "10_published": (
         "How much accuracy each method adds to the student trained without a teacher, in percentage points of top-1. "
         "Left, open dots on grey: as published for CIFAR-100 and 240 epochs, one dot per pair of networks. Right, "
-        "filled dots on white: measured here, one dot per seed, minus the student without a teacher of the same seed. "
+        "filled dots on white: measured here, minus the accuracy without a teacher at the same seed, one dot per seed. "
         "The band is the 95 % confidence interval of the mean, for three seeds or more. Data, networks and epochs "
         "differ between left and right. So compare only the sign and the order of the differences, not their size. "
-        "Published results are left out if the accuracy of the student alone was not published. These are the results "
-        "for ImageNet, and for a teacher and a student from different network families."
+        "The published results for ImageNet and for pairs from different network families are left out, because the "
+        "accuracy of the student without a teacher was not published for them."
     ),
     "11_learning_curves": (
         "Accuracy and every loss term by epoch and method: the mean over seeds, and a band of one standard deviation "

@@ -68,12 +68,12 @@ def motivation(run: Run) -> Drawing:
     runs = check_runs(run, whole_epoch=True)
     strategy = run.method_settings.get("strategy")
     if "threshold" not in run.history or strategy not in preview.STRATEGIES:
-        raise ValueError(f"the run {run.title} was not trained with a strategy of `preview`; use a PCKD run")
+        raise ValueError(f"the run {run.title} was not trained with a strategy of `pckd_nb.preview`; use a PCKD run")
     require_parts(run, "samples")
     last = len(run.history)
     epochs = np.unique([1, (1 + last) // 2, last])
-    limits = run.history["threshold"].to_numpy()
-    right = max(4, float(np.quantile(run.difficulty[epochs - 1].astype(np.float32), 0.995)), 1.2 * limits.max())
+    thresholds = run.history["threshold"].to_numpy()
+    x_max = max(4, float(np.quantile(run.difficulty[epochs - 1].astype(np.float32), 0.995)), 1.2 * thresholds.max())
     note = (
         "(b) γ: cross-entropy of an image, divided by the mean of its batch. Easy: γ ≤ εₜ. Hard: γ > εₜ. The last bar "
         "also counts all larger γ."
@@ -87,7 +87,7 @@ def motivation(run: Run) -> Drawing:
         last_ax: Axes | None = None
         for column, epoch in enumerate(epochs):
             last_ax = ax = figure.add_subplot(grid[1:, column], sharey=last_ax)
-            _draw_epoch(ax, run, strategy, epoch, right)
+            _draw_epoch(ax, run, strategy, epoch, x_max)
             ax.tick_params(labelleft=column == 0)
             ax.set_ylabel("share of images (%)" if column == 0 else "")
         weight = ax.twinx()
@@ -99,8 +99,8 @@ def motivation(run: Run) -> Drawing:
         weight.spines["right"].set_visible(False)
 
         above, below = (figure.add_subplot(grid[row, 3]) for row in (1, 2))
-        above.plot(run.history["epoch"], limits, color=DARK_GRAY)
-        above.plot(epochs, limits[epochs - 1], "o", color=DARK_GRAY, markersize=4)
+        above.plot(run.history["epoch"], thresholds, color=DARK_GRAY)
+        above.plot(epochs, thresholds[epochs - 1], "o", color=DARK_GRAY, markersize=4)
         above.set(title="threshold εₜ", ylabel="γ")
         above.set_ylim(bottom=0)
         below.plot(run.history["epoch"], run.history["mean_weight"], color=run_color(run, runs), label="mean")
@@ -140,7 +140,7 @@ def framework(run: Run | None = None) -> Drawing:
     """
     runs = [] if run is None or check_runs(run)[0].gallery is None else check_runs(run)
     note = (
-        "Under each loss: its rows. B images give N = 4 B rows. C classes, D features. g, A: trained layers. "
+        "Each loss names the rows it uses. B images give N = 4 B rows. C classes, D features. g, A: trained layers. "
         "eₛ, eₜ: Aₛ fₛ, Aₜ fₛ scaled to length 1."
     )
     note += " The image is from a run on" if runs else " The image was generated like those of shapes100."
@@ -234,7 +234,7 @@ def framework(run: Run | None = None) -> Drawing:
 
 
 def feature_weight_matrix(run: Run, classes: Sequence[int] | None = None, samples: int = 8) -> Drawing:
-    r"""Draw features times weights = logits with the numbers of a run; each weight column is a category center.
+    r"""Draw features × weights = logits for a run, where each column of weights is a category center.
 
     .. math:: Z = X W^T
 
@@ -342,7 +342,7 @@ def feature_weight_matrix(run: Run, classes: Sequence[int] | None = None, sample
         _outline(ax, (left_z + one * cell_x, y), (cell_x, cell_y), DARK_GREEN, 2)
         explanation = (
             "Rows of X: features of test images.\nColumns of Wᵀ (rows of fc.weight): category centers.\n"
-            "Cells of Z: how well an image matches a center.\nFrames: the center of the image's own class."
+            "Cells of Z: how well an image matches a center.\nFrames in Z: each image's own class."
         )
         ax.text(-10.5, 22.5, explanation, va="top", fontsize=FONT_SIZE, linespacing=1.4)
     return figure
@@ -351,36 +351,36 @@ def feature_weight_matrix(run: Run, classes: Sequence[int] | None = None, sample
 WEIGHT_AXIS_MAX = 1.56  # leaves space for three lines of text above v = 1
 
 
-def _draw_epoch(ax: Axes, run: Run, strategy: str, epoch: int, right: float) -> None:
+def _draw_epoch(ax: Axes, run: Run, strategy: str, epoch: int, x_max: float) -> None:
     """Draw the histogram of γ in one epoch, in percent of images, and the weight v against γ."""
     gamma, ce = (values[epoch - 1].astype(np.float32) for values in (run.difficulty, run.cross_entropy))
-    limit = float(run.history["threshold"].iloc[epoch - 1])
-    parts = gamma[gamma <= limit], gamma[gamma > limit]
+    threshold = float(run.history["threshold"].iloc[epoch - 1])
+    parts = gamma[gamma <= threshold], gamma[gamma > threshold]
     percent = [np.full(len(part), 100 / len(gamma)) for part in parts]
     colors = [to_rgba(TRAINED_COLOR, 0.4), to_rgba(PREVIEW_COLOR, 0.5)]
-    bars: dict[str, Any] = dict(bins=24, range=(0, right), weights=percent, color=colors)
-    ax.hist([part.clip(0, right) for part in parts], stacked=True, **bars)
-    ax.set(xlim=(0, right), xlabel="difficulty γ", title=f"epoch {epoch}")
+    bars: dict[str, Any] = dict(bins=24, range=(0, x_max), weights=percent, color=colors)
+    ax.hist([part.clip(0, x_max) for part in parts], stacked=True, **bars)
+    ax.set(xlim=(0, x_max), xlabel="difficulty γ", title=f"epoch {epoch}")
     ax.tick_params(labelsize=FONT_SIZE)
     weight = ax.twinx()
-    v = preview.STRATEGIES[strategy](torch.from_numpy(ce), torch.from_numpy(gamma), limit).numpy()
+    v = preview.STRATEGIES[strategy](torch.from_numpy(ce), torch.from_numpy(gamma), threshold).numpy()
     order = gamma.argsort(kind="stable")
     falls = bool((np.diff(v[order]) <= 0).all())  # not for focal, whose weights depend on the cross-entropy
-    weight.plot(gamma[order].clip(0, right), v[order], "-" if falls else ".", color=run_color(run, [run]), markersize=2)
+    weight.plot(gamma[order].clip(0, x_max), v[order], "-" if falls else ".", color=run_color(run, [run]), markersize=2)
     weight.set(ylim=(0, WEIGHT_AXIS_MAX))
     weight.axis("off")
-    weight.axvline(limit, color=DARK_GRAY, linewidth=1, linestyle=":")
-    far = limit > 0.6 * right
+    weight.axvline(threshold, color=DARK_GRAY, linewidth=1, linestyle=":")
+    far = threshold > 0.6 * x_max
     text_style: dict[str, Any] = dict(
         ha="right" if far else "left", va="center", fontsize=FONT_SIZE, textcoords="offset points"
     )
     easy = round(100 * len(parts[0]) / len(gamma))
     for y, text, color, font in (
-        (1.46, f"εₜ = {limit:.2f}", DARK_GRAY, "normal"),
+        (1.46, f"εₜ = {threshold:.2f}", DARK_GRAY, "normal"),
         (1.31, f"easy {easy} %", DARK_GREEN, "bold"),
         (1.16, f"hard {100 - easy} %", DARK_ORANGE, "bold"),
     ):
-        weight.annotate(text, (limit, y), (-5 if far else 5, 0), color=color, fontweight=font, **text_style)
+        weight.annotate(text, (threshold, y), (-5 if far else 5, 0), color=color, fontweight=font, **text_style)
 
 
 def _draw_distilled_parts(ax: Axes, picture: np.ndarray) -> None:

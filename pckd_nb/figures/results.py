@@ -283,9 +283,9 @@ def _draw_points(ax: Axes, points: Mapping[int, RunsBySeed] | Mapping[float, Run
 def budget(runs: Run | Sequence[Run]) -> Drawing:
     """Draw accuracy against the training budget: by epochs (left) and by compute (right).
 
-    The figure shows supervised training, KD and PCKD without options, and arms with options that were trained for
-    several numbers of epochs. Each point shows the mean ± standard deviation over all its seeds, and one dot per seed.
-    Compute is measured by `figures.arms.training_flops`.
+    The figure shows supervised training, KD and PCKD with default settings, and methods with other settings that were
+    trained for several numbers of epochs. Each point shows the mean ± standard deviation over all its seeds, and one
+    dot per seed. Compute is measured by `figures.arms.training_flops`.
 
     Parameters
     ----------
@@ -350,8 +350,8 @@ def published_table(folder: str | Path | None = None) -> pd.DataFrame:
     Parameters
     ----------
     folder : str or Path, optional
-        Folder with the files of the repository's `data/paper`. By default, that folder. An installed package does not
-        contain it.
+        Folder with the published results. By default, `data/paper` of the repository, which an installed package does
+        not contain.
 
     Returns
     -------
@@ -399,9 +399,9 @@ def published_gains(published: pd.DataFrame) -> pd.DataFrame:
 def published_and_measured(runs: Run | Sequence[Run], published: str | Path | None = None) -> Drawing:
     """Draw the gain over a student trained without a teacher: as published (left) and as measured here (right).
 
-    A dot on the left is a pair of networks. A dot on the right is a seed, compared with the student of the same seed.
-    For three seeds or more, a band shows the 95 % confidence interval of the mean. Points of a sweep are left out, see
-    `sweeps`.
+    A dot on the left is a pair of networks. A dot on the right is a seed: the accuracy with a teacher minus that
+    without one. For three seeds or more, a band shows the 95 % confidence interval of the mean. Points of a sweep are
+    left out, see `sweeps`.
 
     Data, networks and numbers of epochs differ between left and right. So compare only the order and the sign of the
     gains, not their size.
@@ -419,7 +419,7 @@ def published_and_measured(runs: Run | Sequence[Run], published: str | Path | No
     Raises
     ------
     ValueError
-        If no run with a teacher has a supervised run of the same student and seed, if a run has no complete epoch, or
+        If no run with a teacher has a supervised run with the same student and seed, if a run has no complete epoch, or
         if a file with published results is missing.
     """
     gains = published_gains(published_table(published))

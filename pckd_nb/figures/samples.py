@@ -62,17 +62,17 @@ def difficulty_gallery(run: Run, rows: int = 4, columns: int = 10) -> Drawing:
     shown = np.unique(np.linspace(0, len(gallery["images"]) - 1, rows * columns).round().astype(int))
     names = ["\n".join(textwrap.wrap(classes[c], 14)[:2]) for c in gallery["labels"]]
     # The height of a row with its text. The height of an image is 1.
-    height = 1.52 if any("\n" in names[i] for i in shown) else 1.4
-    lines = -(-len(shown) // columns)
-    with new_figure(runs, columns * 0.96, lines * height * 0.89 + 0.6) as figure:
+    row_height = 1.52 if any("\n" in names[i] for i in shown) else 1.4
+    row_count = -(-len(shown) // columns)
+    with new_figure(runs, columns * 0.96, row_count * row_height * 0.89 + 0.6) as figure:
         ax = figure.subplots()
         for place, i in enumerate(shown):
-            x, y = place % columns * 1.08, place // columns * height
+            x, y = place % columns * 1.08, place // columns * row_height
             draw_thumbnail(ax, gallery["images"][i], x, y)
             ax.text(x + 0.5, y + 1.05, f"γ = {gallery['difficulty'][i]:.2f}", ha="center", va="top", fontweight="bold",
                     fontsize=8)  # fmt: skip
             ax.text(x + 0.5, y + 1.2, names[i], ha="center", va="top", fontsize=6.8, linespacing=1.15)
-        ax.set(xlim=(-0.02, columns * 1.08 - 0.06), ylim=(lines * height, -0.02), aspect="equal")
+        ax.set(xlim=(-0.02, columns * 1.08 - 0.06), ylim=(row_count * row_height, -0.02), aspect="equal")
         ax.axis("off")
         epoch = len(run.history)
         ax.set_title(f"Training images from easy to hard: γ of {run.title} in epoch {epoch} (1 = average)")
@@ -110,11 +110,11 @@ def difficulty_galleries(runs: Run | Sequence[Run], rows: int = 2, columns: int 
     if rows < 1 or columns < 2:
         raise ValueError(f"rows must be at least 1 and columns at least 2, got rows={rows} and columns={columns}")
     left = 2.1  # where the thumbnails start; a thumbnail has width 1
-    lines = [1.3 if run.ground_truth is None else 1.48 for run in runs]  # a thumbnail and the text under it
-    tops = np.cumsum([0.45, *(rows * line + 0.25 for line in lines)])
+    row_heights = [1.3 if run.ground_truth is None else 1.48 for run in runs]  # a thumbnail and the text under it
+    tops = np.cumsum([0.45, *(rows * row_height + 0.25 for row_height in row_heights)])
     right = left + 1.08 * columns
     note = "γ: difficulty in the last epoch (1 = average of the batch)."
-    if max(lines) > 1.3:
+    if max(row_heights) > 1.3:
         note += (
             " known: the difficulty with which the image was generated, from 0 to 1. ρ: Spearman correlation over all "
             "training images."
@@ -129,11 +129,11 @@ def difficulty_galleries(runs: Run | Sequence[Run], rows: int = 2, columns: int 
         )
         ax.text(left, 0.17, "easy", va="center", fontweight="bold", fontsize=8)
         ax.text(right - 0.08, 0.17, "hard", va="center", ha="right", fontweight="bold", fontsize=8)
-        for run, top, line in zip(runs, tops, lines, strict=False):
+        for run, top, row_height in zip(runs, tops, row_heights, strict=False):
             gallery = run.gallery
             shown = np.unique(np.linspace(0, len(gallery["images"]) - 1, rows * columns).round().astype(int))
             for place, i in enumerate(shown):
-                x, y = left + place // rows * 1.08, top + place % rows * line
+                x, y = left + place // rows * 1.08, top + place % rows * row_height
                 draw_thumbnail(ax, gallery["images"][i], x, y)
                 style: dict[str, Any] = dict(ha="center", va="top", fontsize=SMALL_FONT)
                 ax.text(x + 0.5, y + 1.05, f"γ {_format_gamma(float(gallery['difficulty'][i]))}", **style)
@@ -185,7 +185,7 @@ def weights_over_epochs(runs: Run | Sequence[Run]) -> Drawing:
     for name, run in zip(names, runs, strict=True):
         if name not in line_styles:
             line_style: dict[str, Any] = {"color": spare[len(line_styles) % len(spare)], "linewidth": 1.8, "zorder": 3}
-            # Lines may overlap. The dashes of three lines in a row are shifted, so that all of them can be seen.
+            # Lines may overlap. The dashes of every three lines start at different places, so that all can be seen.
             line_style |= {"linestyle": (3 * (len(line_styles) % 3), (5, 4)), "label": name}
             if (
                 run.settings["method"]["title"] == "PCKD" and not run.variant
@@ -230,7 +230,7 @@ def trajectories(run: Run, each: int = 3) -> Drawing:
 
     The kinds are learned early, learned late and never learned. Samples in the run's gallery are preferred, because
     their images can be shown. The chosen samples have evenly spaced ranks of mean cross-entropy. The frame of an image
-    has the colour of its lines. Grey shows the median and the middle half of all samples, and the dotted line the
+    has the colour of its lines. Grey shows the median and the middle half of all samples. The dotted line is the
     threshold ε_t.
 
     Parameters
@@ -298,10 +298,11 @@ def trajectories(run: Run, each: int = 3) -> Drawing:
         axes[2, 0].yaxis.set_major_locator(FixedLocator([0, 0.5, 1, 2, 5, 10, 20, 50, 100]))
         axes[2, 0].yaxis.set_major_formatter("{x:g}")
         axes[2, 0].yaxis.set_minor_locator(FixedLocator([]))
-        axes[1, 0].legend(  # the curves of samples that are learned early leave space there
-            *axes[2, 0].get_legend_handles_labels(), loc="upper right", fontsize=SMALL_FONT, handlelength=1.5,
-            labelspacing=0.3, borderaxespad=0.1,
-        )  # fmt: skip
+        # The curves of samples that are learned early leave space for the legends.
+        look: dict[str, Any] = dict(fontsize=SMALL_FONT, handlelength=1.5, labelspacing=0.3, borderaxespad=0.1)
+        axes[1, 0].legend(loc="upper right", **look)
+        if "threshold" in run.history:
+            axes[2, 0].legend(handles=[axes[2, 0].lines[-1]], loc="upper left", **look)
     return figure
 
 
@@ -357,7 +358,7 @@ def preview_weights(run: Run) -> Drawing:
     runs = check_runs(run, whole_epoch=True)
     name = run.method_settings.get("strategy")
     if "threshold" not in run.history or name not in preview.STRATEGIES:
-        raise ValueError(f"the run {run.title} was not trained with a strategy of `preview`; use a PCKD run")
+        raise ValueError(f"the run {run.title} was not trained with a strategy of `pckd_nb.preview`; use a PCKD run")
     require_parts(run, "samples")
     color, history = run_color(run, runs), run.history
     with new_figure(runs, 9.6, 4.4) as figure:
@@ -371,30 +372,30 @@ def preview_weights(run: Run) -> Drawing:
         ax.plot(
             history["epoch"], history["full_weight_share"], color=DARK_GRAY, dashes=(2, 2), label="share with v = 1"
         )
-        ax.set(title="preview weights v", ylabel="mean, share", ylim=(0, 1.03))
+        ax.set(title="weights v", ylabel="mean, share", ylim=(0, 1.03))
         ax.legend(loc="lower right", bbox_to_anchor=(1.02, 0))
         label_epoch_axis(ax)
 
         last = len(history)
         gammas = run.difficulty[[0, last - 1]].astype(np.float32)
-        right = max(4, float(np.quantile(gammas, 0.995)), 1.2 * float(history["threshold"].max()))
+        x_max = max(4, float(np.quantile(gammas, 0.995)), 1.2 * float(history["threshold"].max()))
         for column, epoch, gamma in zip((1, 2), (1, last), gammas, strict=True):
             row = epoch - 1
-            limit = float(history["threshold"][row])
-            above, below = (figure.add_subplot(grid[line, column]) for line in (0, 1))
-            above.hist(gamma.clip(0, right), bins=40, range=(0, right), color=LIGHT_GRAY)
+            threshold = float(history["threshold"][row])
+            above, below = (figure.add_subplot(grid[grid_row, column]) for grid_row in (0, 1))
+            above.hist(gamma.clip(0, x_max), bins=40, range=(0, x_max), color=LIGHT_GRAY)
             above.set(title=f"epoch {epoch}: difficulty γ", ylabel="training images")
             ce = run.cross_entropy[row].astype(np.float32)
-            weights = preview.STRATEGIES[name](torch.from_numpy(ce), torch.from_numpy(gamma), limit).numpy()
-            below.plot(gamma.clip(0, right), weights, ".", color=color, markersize=3, alpha=0.5, rasterized=True)
+            weights = preview.STRATEGIES[name](torch.from_numpy(ce), torch.from_numpy(gamma), threshold).numpy()
+            below.plot(gamma.clip(0, x_max), weights, ".", color=color, markersize=3, alpha=0.5, rasterized=True)
             below.set(title=f"epoch {epoch}: weights v", ylabel="v", ylim=(-0.03, 1.06))
             for ax in (above, below):
-                ax.axvline(limit, color=DARK_GRAY, linewidth=1, linestyle=":")
-                ax.set(xlim=(0, right), xlabel="γ")
-            side, shift = ("right", -4) if limit > 0.6 * right else ("left", 4)
+                ax.axvline(threshold, color=DARK_GRAY, linewidth=1, linestyle=":")
+                ax.set(xlim=(0, x_max), xlabel="γ")
+            side, shift = ("right", -4) if threshold > 0.6 * x_max else ("left", 4)
             place: dict[str, Any] = dict(xycoords=("data", "axes fraction"), textcoords="offset points")
-            above.annotate(f"ε_t = {limit:.2f}", (limit, 0.9), (shift, 0), ha=side, **place)
-        figure.suptitle(f"{run.title}: hard samples get small weights", x=0.01, ha="left", fontweight="bold")
+            above.annotate(f"ε_t = {threshold:.2f}", (threshold, 0.9), (shift, 0), ha=side, **place)
+        figure.suptitle(f"{run.title}: weights of the strategy {name}", x=0.01, ha="left", fontweight="bold")
     return figure
 
 

@@ -1,4 +1,7 @@
-"""Figures of the feature space: t-SNE maps, similarities of category centers, and correlations of logits."""
+"""Figures of the feature space: t-SNE maps, similarities of category centers, and correlations of logits.
+
+A *grouping* sorts the classes of a data set into groups. For example, shapes100 can be grouped by shape and by pattern.
+"""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -82,14 +85,14 @@ def feature_map(runs: Run | Sequence[Run], classes: Sequence[int] | None = None,
 
 
 def center_map(runs: Run | Sequence[Run], seed: int = 0) -> Drawing:
-    """Draw a t-SNE map of all category centers, with one column per run and one row per grouping of the classes.
+    """Draw a t-SNE map of all category centers, with one column per run and one row per grouping, such as by shape.
 
     The map shows whether related categories lie together. The text under a panel says how many of the 3 nearest centers
     are in the same group on average, and how many would be by chance. Nearest means the largest cosine similarity in
     the full feature space.
 
     A map of fewer than 30 centers says little. Then the figure shows the cosine similarities of all centers, ordered by
-    group. If the classes have no groups, the text under a panel names the most similar pair.
+    group. If the data has no grouping, the text under a panel names the most similar pair.
 
     Parameters
     ----------
@@ -105,8 +108,8 @@ def center_map(runs: Run | Sequence[Run], seed: int = 0) -> Drawing:
     Raises
     ------
     ValueError
-        If a run has no embedding, if the runs are of different data, if 30 classes or more have no groups, or if fewer
-        than 4 classes have groups.
+        If a run has no embedding, if the runs are of different data, if there are 30 classes or more without a
+        grouping, or if there are fewer than 4 classes with a grouping.
     """
     runs = check_embeddings(runs)
     info = runs[0].settings["data"]
@@ -172,7 +175,7 @@ def logit_correlation(runs: Sequence[Run]) -> Drawing:
     """Draw the correlation of all pairs of logits for each network, and the difference between student and teacher.
 
     The correlation is over test images. The logits are features · centers, without the bias. The bias is the same for
-    all images, so it does not change a correlation. Classes are ordered by their first grouping.
+    all images, so it does not change a correlation. Classes of a group are next to each other.
 
     Parameters
     ----------
@@ -194,7 +197,7 @@ def logit_correlation(runs: Sequence[Run]) -> Drawing:
     differences = [matrix - matrices[0] for matrix in matrices[1:]]
     sizes = np.concatenate([np.abs(matrix).ravel() for matrix in differences])
     largest = max(0.1, np.ceil(10 * np.quantile(sizes, 0.99)) / 10)
-    note = "r: correlation over all pairs of classes."
+    note = "r: correlation of student and teacher over all pairs of classes."
     with _two_rows(runs, "Correlation of logits over test images", note) as (figure, axes, corner):
         for ax, run, matrix in zip(axes[0], runs, matrices, strict=True):
             image = _draw_matrix(ax, matrix, run, names=run is teacher)
@@ -214,11 +217,11 @@ def center_geometry(runs: Sequence[Run]) -> Drawing:
     """Draw the cosine similarities of all pairs of category centers, and compare the students with the teacher.
 
     The figure shows whether students arrange the categories like the teacher. The upper row shows the similarities as
-    matrices, with classes ordered by their first grouping. The lower row plots the student's similarity against the
+    matrices, with the classes of a group next to each other. The lower row plots the student's similarity against the
     teacher's, one point per pair. The colour of a point says what the two classes share.
 
-    The networks may have different widths, because similarities are compared and not centers. r is the correlation over
-    all pairs, see `analysis.center_agreement`. CKA is explained in `analysis.center_cka`.
+    The networks may have different widths, because similarities are compared and not centers. r is explained in
+    `analysis.center_agreement`, and CKA in `analysis.center_cka`.
 
     Parameters
     ----------
@@ -242,14 +245,14 @@ def center_geometry(runs: Sequence[Run]) -> Drawing:
     agreements = [(analysis.center_agreement(c, centers[0]), analysis.center_cka(c, centers[0])) for c in centers[1:]]
     groups = teacher.settings["data"]["groups"]
     first, second = np.triu_indices(len(centers[0]), 1)
-    shared = np.zeros(len(first), int)  # the number of the grouping that both classes of a pair share, or 0
+    shared = np.zeros(len(first), int)  # number of the grouping that puts a pair into one group, or 0
     for number, class_groups in enumerate(groups.values(), 1):
         shared[np.array(class_groups)[first] == np.array(class_groups)[second]] = number
     colors = [LIGHT_GRAY if groups else DARK_GRAY, *CLASS_COLORS]
     size = 3 if len(first) > 1000 else 14
     pairs = [similarity[first, second] for similarity in similarities]
     low, high = min(p.min() for p in pairs) - 0.05, max(p.max() for p in pairs) + 0.05
-    note = "r: correlation over all pairs of classes. CKA: linear CKA of the centers."
+    note = "r: correlation of student and teacher over all pairs of classes. CKA: linear CKA of the centers."
     with _two_rows(runs, "Similarity of category centers", note) as (figure, axes, corner):
         for ax, run, similarity in zip(axes[0], runs, similarities, strict=True):
             image = _draw_matrix(ax, similarity, run, names=run is teacher)
@@ -324,9 +327,9 @@ def _two_rows(runs: list[Run], title: str, note: str) -> Iterator[tuple[Drawing,
         yield figure, axes, axes[1, 0]
 
 
-def _panel_size(runs: list[Run], names: int = 10, margin: float = 1) -> float:
+def _panel_size(runs: list[Run], label_count: int = 10, margin: float = 1) -> float:
     """Return the width of a square panel in inches, such that all panels fit on a page next to a margin."""
-    return max(min(2.4, (PAGE_WIDTH - margin) / len(runs)), 1.3, 0.13 * names)
+    return max(min(2.4, (PAGE_WIDTH - margin) / len(runs)), 1.3, 0.13 * label_count)
 
 
 def _draw_frame(ax: Axes) -> None:

@@ -20,7 +20,6 @@ Examples
 'Toy batch 1, τ = 4, β = 0.05: L_CC is ...'
 """
 
-from ..deprecation import renamed
 from .centers import DATA_WITHOUT_DOWNLOAD, MAX_MAP_POINTS, NEAREST_CENTERS, PERPLEXITIES, center_explorer, center_state
 from .contrast import ARROW_SCALE, BATCH_COUNT, TEMPERATURES, contrast_batch, contrast_explorer, contrast_state
 from .difficulty import (
@@ -43,5 +42,3 @@ __all__ = [
     "MAX_MAP_POINTS", "NEAREST_CENTERS", "PERPLEXITIES", "PIXELATED_CSS", "REFERENCE_DASHES", "SMALL_FONT",
     "SORT_ORDERS", "TEMPERATURES",
 ]  # fmt: skip
-
-__getattr__ = renamed(__name__)

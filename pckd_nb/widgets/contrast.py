@@ -45,9 +45,9 @@ def contrast_explorer() -> Explorer:
 def contrast_batch(batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return a toy batch: score vectors of three categories with three images each.
 
-    A score vector u holds the products of an embedding with the category centers. Here it has two numbers, so that it
-    can be drawn. Each category has a direction. The teacher's vectors lie close to the direction of their category. The
-    student's vectors lie twice as far away on average.
+    A score vector u holds the products of an embedding with the category centers. Here it has only two numbers instead
+    of one per category, so that it can be drawn. Each category has its own point, and its vectors lie around it. The
+    student's vectors have twice the standard deviation of the teacher's.
 
     Parameters
     ----------

@@ -258,7 +258,7 @@ def _page_count(run: Run, category: int | None) -> int:
 
 
 def _of_category(run: Run, category: int | None) -> np.ndarray:
-    """Return a mask of the gallery's images that belong to a category, or to any category for None."""
+    """Return a mask of the gallery's images that belong to a category. With None, all images belong."""
     labels = run.gallery["labels"]
     if category is None:
         return np.ones(len(labels), bool)

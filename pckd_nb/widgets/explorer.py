@@ -127,8 +127,8 @@ def control_values(controls: Mapping[str, Any]) -> dict[str, Any]:
 def new_widget_figure(runs: list[Run], height: float, note: str = "") -> Iterator[Drawing]:
     """Open an empty figure in the style of this package, and add its caption at the end of a `with` block.
 
-    It avoids slow parts of matplotlib: pyplot, layout engines, which draw twice, and automatic positions of titles,
-    which measure every tick.
+    It avoids slow parts of matplotlib: pyplot, layout engines (they draw twice) and automatic positions of titles (they
+    measure every tick).
 
     Parameters
     ----------
@@ -272,24 +272,24 @@ def thumbnails(
     """
     rows = rows or -(-len(images) // columns)
     high, wide = images[0].shape[1:]
-    step, drop = round(1.15 * wide), round(height * high)  # in pixels
+    cell_width, cell_height = round(1.15 * wide), round(height * high)  # in pixels
     sheet = np.full(
-        (rows * drop, columns * step, 3), 255, np.uint8
+        (rows * cell_height, columns * cell_width, 3), 255, np.uint8
     )  # drawing one large image is faster than drawing twenty
     spots = []
     for place, (image, text) in enumerate(zip(images, texts, strict=True)):
         row, column = divmod(place, columns)
-        top, left = row * drop, column * step
+        top, left = row * cell_height, column * cell_width
         sheet[top : top + high, left : left + wide] = as_rgb(image)
         spots.append((left / wide, top / high))
         ax.text(left / wide + 0.5, top / high + 1.06, text, ha="center", va="top", fontsize=7, linespacing=1.2)
-    ax.imshow(sheet, extent=(0, columns * step / wide, rows * drop / high, 0), interpolation="nearest")
+    ax.imshow(sheet, extent=(0, columns * cell_width / wide, rows * cell_height / high, 0), interpolation="nearest")
     if frames is not None:
         squares = [Rectangle(spot, 1, 1) for spot in spots]
         ax.add_collection(
             PatchCollection(squares, facecolor="none", edgecolor=frames, linestyle=dashes, linewidth=2, zorder=3)
         )
-    ax.set(xlim=(-0.05, columns * step / wide - 0.1), ylim=(rows * height, -0.05), aspect="equal", anchor="NW")
+    ax.set(xlim=(-0.05, columns * cell_width / wide - 0.1), ylim=(rows * height, -0.05), aspect="equal", anchor="NW")
     ax.axis("off")
 
 

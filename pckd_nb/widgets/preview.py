@@ -91,12 +91,12 @@ def preview_state(run: Run, epsilon: float, epoch: int, strategy: str = "preview
     check_epoch(run, epoch)
     if strategy not in preview.STRATEGIES:
         raise ValueError(f"unknown strategy '{strategy}'; known: {', '.join(preview.STRATEGIES)}")
-    limit = preview.threshold(epoch, epsilon)
+    threshold = preview.threshold(epoch, epsilon)
     ce, gamma = (values[epoch - 1].astype(np.float32) for values in (run.cross_entropy, run.difficulty))
-    weigh = preview.STRATEGIES[strategy]
-    weight = weigh(torch.from_numpy(ce), torch.from_numpy(gamma), limit).numpy()
+    strategy_function = preview.STRATEGIES[strategy]
+    weight = strategy_function(torch.from_numpy(ce), torch.from_numpy(gamma), threshold).numpy()
     full, mean = int((weight == 1).sum()), float(weight.mean())
-    right = max(4, float(np.quantile(gamma, 0.995)), 1.1 * min(limit, 10))
+    x_max = max(4, float(np.quantile(gamma, 0.995)), 1.1 * min(threshold, 10))
 
     index = run.gallery["index"][np.argsort(gamma[run.gallery["index"]], kind="stable")]
     shown = index[np.unique(np.linspace(0, len(index) - 1, 24).round().astype(int))]
@@ -115,28 +115,28 @@ def preview_state(run: Run, epsilon: float, epoch: int, strategy: str = "preview
         ):  # its weight depends on the cross-entropy, so samples with equal γ may have different weights
             above.plot(gamma, weight, ".", color=COLORS["PCKD"], markersize=2)
         else:
-            grid = np.union1d(np.linspace(0, right, 400), [limit, np.nextafter(limit, np.inf)])
+            grid = np.union1d(np.linspace(0, x_max, 400), [threshold, np.nextafter(threshold, np.inf)])
             at = torch.from_numpy(grid)
-            curve = weigh(at, at, limit).numpy() if strategy != "constant" else np.full(len(grid), mean)
+            curve = strategy_function(at, at, threshold).numpy() if strategy != "constant" else np.full(len(grid), mean)
             above.plot(grid, curve, color=COLORS["PCKD"])
         above.set_title(f"weight v, strategy {strategy}")
         above.set(ylim=(-0.04, 1.08), ylabel="v", yticks=(0, 0.5, 1))
-        bins = np.linspace(0, right, 41)
-        clipped = np.minimum(gamma, right)
+        bins = np.linspace(0, x_max, 41)
+        clipped = np.minimum(gamma, x_max)
         for weights, color, label in ((None, LIGHT_GRAY, "all"), (weight, COLORS["PCKD"], "weighted by v")):
             below.stairs(np.histogram(clipped, bins, weights=weights)[0], bins, fill=True, color=color, label=label)
         below.set_title("difficulty γ of all training images")
-        below.set(ylabel="training images", xlabel=f"γ (1 = average of the batch; last bar: {right:.1f} or more)")
+        below.set(ylabel="training images", xlabel=f"γ (1 = average of the batch; last bar: {x_max:.1f} or more)")
         below.legend(loc="upper right", fontsize=7.5)
-        ticks = np.asarray(MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, right))
+        ticks = np.asarray(MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, x_max))
         for ax in (above, below):
-            ax.set_xticks(ticks[ticks <= right])  # set explicitly, because finding ticks is slow
-            ax.set_xlim(0, right)
-            if limit < right:
-                ax.axvline(limit, color=DARK_GRAY, linewidth=1, linestyle=":")
-        if limit < right:
-            side, shift = ("right", -4) if limit > 0.6 * right else ("left", 4)
-            above.annotate(f"ε_t = {limit:.2f}", (limit, 0.5), (shift, 0), textcoords="offset points", ha=side)
+            ax.set_xticks(ticks[ticks <= x_max])  # set explicitly, because finding ticks is slow
+            ax.set_xlim(0, x_max)
+            if threshold < x_max:
+                ax.axvline(threshold, color=DARK_GRAY, linewidth=1, linestyle=":")
+        if threshold < x_max:
+            side, shift = ("right", -4) if threshold > 0.6 * x_max else ("left", 4)
+            above.annotate(f"ε_t = {threshold:.2f}", (threshold, 0.5), (shift, 0), textcoords="offset points", ha=side)
         ax = figure.add_axes((0.52, 0.14, 0.47, 0.78))
         frames = [COLORS["PCKD"] if v == 1 else HARD_COLOR for v in weight[shown]]
         dashes = ["-" if v == 1 else "--" for v in weight[shown]]
@@ -150,7 +150,7 @@ def preview_state(run: Run, epsilon: float, epoch: int, strategy: str = "preview
         ax.legend(handles=marks, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=2, fontsize=8)
     figure.alt = (
         f"Epoch {epoch} of {len(run.history)}, ε = {epsilon:.4g}, strategy {strategy}: the threshold ε_t is "
-        f"{limit:.2f}. {full:,} of {len(gamma):,} training images ({100 * full / len(gamma):.0f} %) count fully "
+        f"{threshold:.2f}. {full:,} of {len(gamma):,} training images ({100 * full / len(gamma):.0f} %) count fully "
         f"(v = 1); the mean weight is {mean:.2f}. Of the {len(shown)} images shown, {reduced} "
         f"count{'s' * (reduced == 1)} less."
     )
