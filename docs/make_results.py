@@ -28,6 +28,7 @@ NAMES = {"shapes100": "shapes100", "fashion_mnist": "Fashion-MNIST", "folder:cif
 TUNED = "β_fa = 5, β_ca = 100, views = 1"  # chosen on seed 0
 VARIANTS_BY_TEACHER = ("", TUNED)
 SEEDS_BY_TEACHER = 3  # all teachers have students of seeds 0, 1 and 2
+TEACHERS_FOR_A_MEAN = 3
 
 
 class Arm(NamedTuple):
@@ -75,7 +76,7 @@ DIFFERENCES: dict[str, list[tuple]] = {
 
 
 def tables(runs: list[pckd.Run], others: Mapping[str, list[pckd.Run]]) -> dict[str, str]:
-    """Return the tables of the page in Markdown, by the name of their place.
+    """Return the tables of the page in Markdown, by the name of their marker; see `fill`.
 
     Parameters
     ----------
@@ -92,17 +93,17 @@ def tables(runs: list[pckd.Run], others: Mapping[str, list[pckd.Run]]) -> dict[s
     equal_width = students["student"] == EQUAL_WIDTH
     students, unequal = students[equal_width], students[~equal_width]
     plain = students["variant"] == ""
-    usual = students.groupby("data")["epochs"].transform(lambda epochs: epochs.mode()[0]) == students["epochs"]
+    usual_epochs = students.groupby("data")["epochs"].transform(lambda epochs: epochs.mode()[0]) == students["epochs"]
     ablation = students["variant"].str.fullmatch(ABLATION)
     other_weights = students["variant"].str.fullmatch(OTHER_WEIGHTS) & ~ablation
     shapes, epochs = students["data"] == "shapes100", students.groupby(["data", "method", "variant"])["epochs"]
-    several = epochs.transform("nunique") > 1
+    several_epochs = epochs.transform("nunique") > 1
     return {
-        "measured": markdown(students[usual & (plain | students["variant"].eq("strategy = uniform"))], "data"),
-        "ablation": markdown(students[usual & shapes & (plain | ablation)]),
-        "other_weights": markdown(students[usual & shapes & other_weights]),
+        "measured": markdown(students[usual_epochs & (plain | students["variant"].eq("strategy = uniform"))], "data"),
+        "ablation": markdown(students[usual_epochs & shapes & (plain | ablation)]),
+        "other_weights": markdown(students[usual_epochs & shapes & other_weights]),
         "budget": markdown(
-            students[shapes & (plain | several)].sort_values("epochs", kind="stable"), "epochs", "compute"
+            students[shapes & (plain | several_epochs)].sort_values("epochs", kind="stable"), "epochs", "compute"
         ),
         "unequal": markdown(unequal, "data", "student"),
         "teachers": markdown(by_teacher([runs, *others.values()]), "teacher", "epochs"),
@@ -134,7 +135,7 @@ def differences(runs: list[pckd.Run]) -> dict[str, str]:
 
 
 def by_teacher(grids: list[list[pckd.Run]]) -> pd.DataFrame:
-    """Return rows of `comparison_table` for the same students of shapes100 under several teachers.
+    """Return rows of `comparison_table` that show the same arms with several teachers, on shapes100.
 
     Only arms that at least two teachers have are shown. If three teachers have an arm, a further row has the mean
     difference to KD, with an interval over the teachers.
@@ -157,7 +158,7 @@ def by_teacher(grids: list[list[pckd.Run]]) -> pd.DataFrame:
     arm = ["epochs", "method", "variant"]
     table = table[table.groupby(arm)["teacher"].transform("size") > 1].sort_values("epochs", kind="stable")
     for (epochs, method, variant), rows in table[table["method"] != "KD"].groupby(arm):
-        if len(rows) >= SEEDS_BY_TEACHER:
+        if len(rows) >= TEACHERS_FOR_A_MEAN:
             one = summarise(rows["minus_kd"].tolist())
             mean = {"teacher": f"mean of the {len(rows)} teachers", "epochs": epochs, "method": method}
             mean |= {"variant": variant, "minus_kd": one.mean, "minus_kd_low": one.low, "minus_kd_high": one.high}
@@ -196,23 +197,23 @@ def rows_of(lines: list[list[str]]) -> str:
 
 
 def fill(text: str, tables: dict[str, str]) -> str:
-    """Return `text` with every table in its place, between `<!-- NAME -->` and `<!-- end -->`.
+    """Return `text` with every table between its markers, `<!-- NAME -->` and `<!-- end -->`.
 
     Raises
     ------
     ValueError
-        If the text has no place for a table.
+        If the text has no marker for a table.
     """
     for name, table in tables.items():
-        place = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-        if not re.search(place, text, re.S):
-            raise ValueError(f"the page has no place <!-- {name} --> … <!-- end -->")
-        text = re.sub(place, partial(_filled, table), text, flags=re.S)
+        markers = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        if not re.search(markers, text, re.S):
+            raise ValueError(f"the page has no markers <!-- {name} --> … <!-- end -->")
+        text = re.sub(markers, partial(_filled, table), text, flags=re.S)
     return text
 
 
-def _filled(table: str, place: re.Match) -> str:
-    return f"{place[1]}\n{table}\n\n{place[2]}"
+def _filled(table: str, markers: re.Match) -> str:
+    return f"{markers[1]}\n{table}\n\n{markers[2]}"
 
 
 def main() -> None:
