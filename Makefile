@@ -52,7 +52,7 @@ figures: .venv/.installed
 	$(BIN)/python -m pckd_nb figures --runs data/runs --out figures
 	$(BIN)/python docs/make_results.py
 
-# Build the site from notebooks, docstrings and recorded runs: build/site/html/index.html. It needs no network.
+# Build the site from notebooks, docstrings and recorded runs: build/site/html/index.html. The build needs no network.
 site: .venv/.installed-site
 	$(BIN)/python docs/make_site.py
 
