@@ -33,8 +33,8 @@ you need only to change the package.
 INTERNALS_PAGE = """Internals
 =========
 
-These modules and names are not on the public pages. They are sorted by the floors of the :doc:`code tour
-</code_tour>`, which shows how they work together.
+These modules and names are not on the public pages. Their order is that of the floors of the house in the
+:doc:`code tour </code_tour>`, which shows how they work together.
 """
 
 
