@@ -115,7 +115,7 @@ class Arm:
     def drop_defaults(self, recipe: Recipe, data: Dataset) -> "Arm":
         """Return a copy of this arm without the settings that equal the defaults.
 
-        Two arms that train the same then have the same name, so a point that several sweeps share is trained only once.
+        Arms with the same training then have the same name, so a point that several sweeps share is trained only once.
         An arm that cannot be built without its settings is returned unchanged.
 
         Parameters
@@ -260,7 +260,7 @@ def resolve_settings(method: methods.Method, recipe: Recipe, data: Dataset) -> d
 
 
 def effective_settings(arm: Arm, recipe: Recipe, data: Dataset) -> tuple[dict[str, Any], Recipe]:
-    """Return all settings that an arm trains with. Two arms with equal settings train the same.
+    """Return all settings that an arm trains with. Equal settings mean the same training.
 
     Parameters
     ----------
