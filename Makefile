@@ -1,4 +1,4 @@
-# Everything happens in .venv; PYTHON chooses what it is made with. Needs Python 3.10 or newer, and make.
+# Every target installs what it needs into .venv. PYTHON is the interpreter that creates .venv: Python 3.10 or newer.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -10,7 +10,7 @@ demo: .venv/.installed
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow"
 
-# What `make test` leaves out. What is timed runs by itself: two processes that both use all cores slow each other down.
+# Run the tests that `make test` leaves out. Tests that measure time run alone, so that nothing slows them down.
 test-slow: .venv/.installed-dev
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "slow and not alone"
 	$(BIN)/python -m pytest -q -m alone
@@ -25,43 +25,43 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
 
-# Known vulnerabilities of all that is installed; asks PyPI's advisory service.
+# List the known vulnerabilities of all installed packages. This asks PyPI's advisory service.
 audit: .venv/.installed-audit
 	mkdir -p build
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+[^ ]*//' > build/audit.txt
 	$(BIN)/pip-audit --strict --no-deps --disable-pip -r build/audit.txt
 
-# The share of lines that the tests run, those in subprocesses left out.
+# Measure which lines of the package the tests run. Lines that only run in subprocesses are not counted.
 coverage: .venv/.installed-dev
 	$(BIN)/python -m pytest -q -n auto -m "not alone" --cov pckd_nb --cov-report term-missing:skip-covered --cov-fail-under 95
 
-# Every operator and constant of losses.py and preview.py changed, one at a time: a test has to fail.
+# Change every operator and constant of losses.py and preview.py, one at a time. Each time, a test has to fail.
 mutants: .venv/.installed-dev
 	$(BIN)/python -m tests.mutants
 
-# Store the notebooks as executed on the demo's runs.
+# Run all notebooks on the runs of the demo, and store their outputs.
 notebooks: demo
 	$(BIN)/python -c "from pckd_nb.notebooks import store_all; store_all('runs/demo')"
 
-# The notebooks without solutions and outputs, for a class.
+# Write the notebooks without solutions and outputs, for a class.
 student-notebooks: .venv/.installed
 	$(BIN)/python -c "from pckd_nb.notebooks import write_student_versions; write_student_versions('build/student')"
 
-# Every figure, and the tables of docs/results.md, from the recorded runs.
+# Draw every figure, and write the tables of docs/results.md, from the recorded runs.
 figures: .venv/.installed
 	$(BIN)/python -m pckd_nb figures --runs data/runs --out figures
 	$(BIN)/python docs/make_results.py
 
-# The site, from notebooks, docstrings and recorded runs: build/site/html/index.html. Asks no other host for anything.
+# Build the site from notebooks, docstrings and recorded runs: build/site/html/index.html. The build needs no network.
 site: .venv/.installed-site
 	$(BIN)/python docs/make_site.py
 
-# Speed, measured side by side on this machine: benchmarks/report.md. Leave the machine alone meanwhile. 20 minutes on
-# two slow CPU cores; `python -m benchmarks --full` trains the teachers and takes some hours there.
+# Measure the speed of the package and of a plain training loop, and write benchmarks/report.md. Run nothing else
+# meanwhile. It takes 20 minutes on two slow CPU cores. `python -m benchmarks --full` takes some hours there.
 bench: .venv/.installed-dev
 	$(BIN)/python -m benchmarks
 
-# For whoever has a GPU: checks and speed on it, in eight minutes at most: benchmarks/gpu.md.
+# Check and time the package on a GPU, in at most eight minutes, and write benchmarks/gpu.md.
 gpu-check: .venv/.installed-dev
 	$(BIN)/python -m benchmarks gpu
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.contrast_memory NAME BATCH DEVICE
 
-In an older process, the loss could use memory that was freed before, and the measured peak would be too low. The
-command prints the GiB that forward and backward pass need at most, without their input, as JSON.
+A process that has done other work has freed memory. The loss could use it again, and the measured peak would be too
+low. The command prints the peak memory of forward and backward pass in GiB, without their input, as JSON.
 """
 
 import json

@@ -108,7 +108,7 @@ def speed(settings: Settings, pair: str) -> Result:
         found = steps.measure_pair(settings, pair, batch_size, Path(folder), peak, bandwidth)
     live, cached = (found["ratios"][f"{name}_over_plain"]["value"] for name in ("live", "cached"))
     sentence = (
-        f"{live:.2f} times as fast as the plain loop with a live teacher, {cached:.2f} times with the teacher cache"
+        f"with a live teacher {live:.2f} times as fast as the plain loop, with the teacher cache {cached:.2f} times"
     )
     return Result(PASSED, sentence, details={**found, "peaks_flops": peak, "bytes_per_second": bandwidth})
 
@@ -139,7 +139,8 @@ def supervise(
     names : list of str
         The parts, the most important first.
     command : callable
-        Returns the command that runs these parts, and appends to this file as `run_parts` does.
+        Gets names of parts and a file. Returns the command that runs these parts and writes the file, as `run_parts`
+        does.
     deadline : float
         At this value of `time.monotonic`, the process is ended, and the remaining parts are skipped.
     **popen_args

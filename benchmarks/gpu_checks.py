@@ -34,8 +34,8 @@ ROOT = Path(__file__).parents[1]
 VIEWS = 4
 LAUNCHER_VARIABLES = {"RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 # Tolerances: the largest allowed difference of a tensor, relative to its largest value.
-# Losses and gradients in the same dtype on two devices, which may add numbers in another order. On a CPU, float32
-# differs from float64 by up to 1e-6.
+# Losses and gradients in the same dtype on two devices, which may add the numbers in different orders. On a CPU,
+# float32 differs from float64 by up to 1e-6.
 FULL_PRECISION_TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
 # Losses of 16-bit inputs, compared with float32. Their gradients are rounded to 16 bits, too.
 HALF_PRECISION_TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -155,7 +155,7 @@ class Case:
     learned: tuple[Tensor, ...]
     fixed: tuple[Tensor, ...] = ()
 
-    def gradients(self, device: str, dtype: torch.dtype, cast: torch.dtype | None = None) -> list[Tensor]:
+    def loss_and_gradients(self, device: str, dtype: torch.dtype, cast: torch.dtype | None = None) -> list[Tensor]:
         """Return the loss of every row, the gradients of the inputs, and those of the parameters if it has any.
 
         Parameters
@@ -259,7 +259,7 @@ def losses_agree(sizes: Sizes, dtype: torch.dtype) -> str:
     worst = 0.0
     with full_float32():
         for name, case in cases(sizes).items():
-            found, expected = case.gradients(sizes.device, dtype), case.gradients("cpu", dtype)
+            found, expected = case.loss_and_gradients(sizes.device, dtype), case.loss_and_gradients("cpu", dtype)
             require(found[0].device.type == sizes.device, f"{name} was not computed on {sizes.device}")
             error = max(differences(found, expected))
             require(
@@ -288,8 +288,8 @@ def losses_half(sizes: Sizes) -> str:
             for name, case in cases(sizes).items():
                 if isinstance(case.function, nn.Module):
                     continue  # its heads run under autocast, which the check `autocast` tests
-                found = case.gradients(sizes.device, dtype)
-                expected = case.gradients("cpu", dtype, cast=torch.float32)
+                found = case.loss_and_gradients(sizes.device, dtype)
+                expected = case.loss_and_gradients("cpu", dtype, cast=torch.float32)
                 if name != "preview weights":  # these keep the dtype of their input
                     require(found[0].dtype == torch.float32, f"{name} of {dtype} was computed in {found[0].dtype}")
                 error = max(differences(found, expected))

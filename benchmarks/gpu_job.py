@@ -86,7 +86,7 @@ def train_ranks(device: str, processes: int) -> Outcome:
     device : str
         "cuda" or "cpu".
     processes : int
-        Number of processes of the training to compare with. The batches are large enough for them.
+        Number of processes of the parallel training. The batch size depends on it, also in a single process.
 
     Returns
     -------

@@ -31,7 +31,7 @@ from .work import PackageLoop, load_shapes, make_trainer
 
 ROOT = Path(__file__).parents[1]
 VIEWS, CLASSES = 4, 100
-MIN_CROPPED_SIDE = 100  # pixels; larger images are cropped at random, as those of ImageNet
+MIN_CROPPED_SIDE = 100  # pixels; from this size on, images are cropped at random, like those of ImageNet
 CONTRASTS = {"pckd_nb": losses.category_center_contrast, "plain": reference.contrast}
 IMPORTS = {"pckd_nb": "import pckd_nb", "torch": "import torch"}
 # The package imports torch when it is first needed, so the first use of a name is timed as well.
@@ -96,7 +96,7 @@ def folders(settings: Settings) -> tuple[dict[str, float], dict[str, Any]]:
 
 
 def write_folder(folder: Path, side: int, count: int) -> None:
-    """Write smooth random images into two class folders, of `side` pixels, or larger ones if they are to be cropped."""
+    """Write smooth random images into two class folders: `side` pixels wide and high, or larger if they get cropped."""
     rng = np.random.default_rng(0)
     size = (side, side) if side < MIN_CROPPED_SIDE else (282, 256)
     for number in range(count):

@@ -1,4 +1,4 @@
-"""PCKD as research code is often written, to compare the speed with: plain loops, float32, one image at a time.
+"""PCKD as research code is often written: plain loops, float32, one image at a time. pckd_nb is compared with it.
 
 Rows are in the order of the samples: image 0 in all its rotations, then image 1, and so on. Networks and objective are
 those of pckd_nb. A test checks that both compute the same loss.
@@ -95,7 +95,7 @@ class PlainLoop:
         Networks that only this loop uses.
     data : Dataset
     method : PCKD
-        Its weights and other numbers are used, and the initial weights of its heads. It must be bound to the networks.
+        Gives the loss weights, temperature, ε, and initial parameters of the heads. It must be bound to the networks.
     recipe : Recipe
         Learning rate, momentum, weight decay and batch size.
     device : torch.device

@@ -199,7 +199,7 @@ def pair_flops(vectors: int, categories: int, rows: int = _LogSumExpOverOthers.B
 
 
 def head_parameters(job: Job) -> int:
-    """Return the number of parameters of g, A_s and A_t, which are trained with the student."""
+    """Return the number of parameters of the projector and the embeddings, which are trained with the student."""
     student_dim, teacher_dim, hidden = job.student.width, job.teacher.width, job.hidden
     projector = (student_dim + 1) * hidden + 2 * hidden + (hidden + 1) * teacher_dim
     return projector + (student_dim + 1) * (student_dim + teacher_dim)
@@ -213,7 +213,7 @@ def received(job: Job) -> dict[str, float]:
     dict
         - gathered: features and logits of the student in float32, and features of the teacher in 16 bits,
         - back: the gradients of the student's features and logits,
-        - weights: the gradients of the weights in float32, which are sent twice,
+        - weights: the gradients of the weights in float32, once to add them up and once to share the sums,
         - BatchNorm: the statistics of SyncBatchNorm, forward and backward, and the running means of the first rank.
     """
     outputs = 4 * job.rows * (job.student.width + job.categories)
@@ -278,7 +278,7 @@ def teacher_cache(job: Job) -> int:
     return 2 * job.train_images * job.views * job.teacher.width
 
 
-# Time in seconds, with the assumed speeds. Of the communication, only the number of messages counts, not their size.
+# Time in seconds, with the assumed speeds. The time of communication depends only on the number of messages.
 
 
 def seconds(job: Job, assumed: Assumed = Assumed()) -> dict[str, float]:

@@ -52,11 +52,11 @@ def measure_pair(
     A sample is an image with all its views.
     """
     teacher, student = settings.pairs[pair]
-    work = Pair(settings, teacher, student, batch_size, folder)
-    live, cached, eager = work.live(), work.cached(), work.live(compile=False)
-    plain = work.plain(live)
-    floors = {"bare": BareLoop(live), "bare, eager": BareLoop(eager)}
-    loops: dict[str, Any] = {"plain": plain, "live": live, "cached": cached, **floors}
+    loops_of_pair = Pair(settings, teacher, student, batch_size, folder)
+    live, cached, eager = loops_of_pair.live(), loops_of_pair.cached(), loops_of_pair.live(compile=False)
+    plain = loops_of_pair.plain(live)
+    bare_loops = {"bare": BareLoop(live), "bare, eager": BareLoop(eager)}
+    loops: dict[str, Any] = {"plain": plain, "live": live, "cached": cached, **bare_loops}
     # compile without caches, as on a machine that has never compiled this network
     with torch._inductor.config.patch(force_disable_caches=True):
         first_step_seconds = Variant(loops["bare"].step).seconds()
@@ -68,10 +68,10 @@ def measure_pair(
 
     config = live.trainer.config.dump()
     compiled, teacher_info = config["compile"], config["teacher"]
-    count, shape = live.trainer.method.views, (work.data.channels, *work.data.size)
+    view_count, shape = live.trainer.method.views, (loops_of_pair.data.channels, *loops_of_pair.data.size)
     forward: dict[str, int] = {
-        "teacher": count * count_flops(work.teacher, shape),
-        "student": count * count_flops(work.student, shape),
+        "teacher": view_count * count_flops(loops_of_pair.teacher, shape),
+        "student": view_count * count_flops(loops_of_pair.student, shape),
     }
     fast = BFLOAT16 if config["precision"] == "bf16-mixed" else FLOAT32
     lines: dict[str, dict[str, Any]] = {}
@@ -101,7 +101,7 @@ def measure_pair(
         "student": student,
         "teacher_epochs": settings.teacher_epochs.get(teacher, 0),
         "batch_size": batch_size,
-        "views": count,
+        "views": view_count,
         "compiled": compiled,
         "teacher_form": teacher_info["form"],
         "teacher_logits_error": teacher_info["logits_error"],
@@ -121,7 +121,7 @@ def measure_pair(
                 if name in work_and_peak
             },
             "data": piece_that_copies(
-                shares["live"]["data"] * step, batch_size * bytes_per_image(shape, count), bandwidth
+                shares["live"]["data"] * step, batch_size * bytes_per_image(shape, view_count), bandwidth
             ),
         },
     }
@@ -146,9 +146,9 @@ def piece_that_copies(seconds: float, moved: float, bandwidth: float) -> dict[st
     return {"seconds": seconds, "bytes": moved, "peak": "memory", "share_of_peak": moved / seconds / bandwidth}
 
 
-def bytes_per_image(shape: tuple[int, int, int], count: int) -> int:
-    """Return the bytes that data loading reads and writes per image: 8-bit pixels, and `count` views in float32."""
-    return math.prod(shape) * (1 + 4 * count)
+def bytes_per_image(shape: tuple[int, int, int], view_count: int) -> int:
+    """Return the bytes that data loading reads and writes per image: 8-bit pixels, and all views in float32."""
+    return math.prod(shape) * (1 + 4 * view_count)
 
 
 def loss_flops(loop: PackageLoop) -> int:

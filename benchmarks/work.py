@@ -182,7 +182,7 @@ class BareLoop:
 
 
 class OtherProcess:
-    """A training loop in a process of its own, which the settings of pckd_nb for its own process do not affect."""
+    """A training loop in a process of its own, so that the process-wide settings of pckd_nb do not affect it."""
 
     def __init__(self, make: Callable[..., Any], *arguments: Any):
         context = multiprocessing.get_context("spawn")

@@ -1,4 +1,4 @@
-"""The API pages of the site: the public names by task, then all other modules by floor."""
+"""The API pages of the site: the public names by task, and all other names by the floors of the code tour."""
 
 import importlib
 import inspect
@@ -33,7 +33,8 @@ you need only to change the package.
 INTERNALS_PAGE = """Internals
 =========
 
-These are all modules without a public page, by floor. The :doc:`code tour </code_tour>` shows how they work together.
+These modules and names are not on the public pages. Their order is that of the floors of the house in the
+:doc:`code tour </code_tour>`, which shows how they work together.
 """
 
 
@@ -59,7 +60,7 @@ def defined_in(module: ModuleType, inside: bool = False) -> list[str]:
     ----------
     module : module
     inside : bool
-        Whether those of the modules inside a package count too.
+        Whether to include the modules inside a package.
     """
     found = {}
     for name, value in vars(module).items():
@@ -118,8 +119,8 @@ def documented() -> dict[int, str]:
 
 @cache
 def internal_modules() -> list[str]:
-    """Return the modules that have a page under Internals, from the top floor to the ground."""
-    everything = [name for _, modules in tour.floors().values() for top in modules for name in modules_of(top)]
+    """Return the modules that have a page under Internals, in the order of the floors."""
+    everything = [name for _, modules in tour.floors().values() for module in modules for name in modules_of(module)]
     return [name for name in everything if name not in public_modules() or internal_names(name)]
 
 
@@ -157,10 +158,10 @@ def pages() -> Iterator[tuple[str, str]]:
         for name in modules:
             shown = f".. automodule:: pckd_nb.{name}\n   :members: {', '.join(public_names(name))}\n"
             yield f"{name}.rst", f"{title(name, '=')}\n{shown}"
-    for floor, (about, tops) in tour.floors().items():
-        members = [name for top in tops for name in modules_of(top) if name in internal_modules()]
+    for floor, (floor_name, floor_modules) in tour.floors().items():
+        members = [name for module in floor_modules for name in modules_of(module) if name in internal_modules()]
         rows = [(f":doc:`{name}`", summary(import_module(name))) for name in members]
-        internals += f"\n{title(f'{floor} · {about}', '-')}\n{table(rows)}\n{contents(members)}"
+        internals += f"\n{title(f'{floor} · {floor_name}', '-')}\n{table(rows)}\n{contents(members)}"
         for name in members:
             yield f"internals/{name}.rst", f"{title(name, '=')}\n{internal_page(name)}"
     yield "index.rst", f"{public}\n{contents(['internals/index'])}"

@@ -26,7 +26,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx.ex
 default_role = "py:obj"
 nitpicky = True
 nitpick_ignore_regex = [("py:obj", ".*")]
-# Other libraries' pages would have to be fetched.
+# Names of other libraries get no links and no warnings: their lists of pages would have to be downloaded.
 libraries = ["builtins", "collections", "contextlib", "matplotlib", "nbformat", "numpy", "pandas", "pathlib", "t"]
 libraries += ["Fabric", "PIL", "ipywidgets", "jupyter_client", "lightning", "lightning_fabric", "torch", "torchvision"]
 libraries += ["pydantic", "pydantic_core", "tqdm", "typer", "types", "typing"]
@@ -89,7 +89,7 @@ html_theme_options = {
 
 
 def link(app: Sphinx, env: BuildEnvironment, node: Any, content: Any) -> Any:
-    """Return a link from single backticks to an object that is documented under another name than is written there."""
+    """Return a link for a name in single backticks, if the object has a longer or another name on the site."""
     found = api.target(node.get("py:module"), node["reftarget"]) if node.get("reftype") == "obj" else None
     entry = found and env.domains.python_domain.objects.get(found)
     if not found or not entry or app.builder is None:
@@ -123,7 +123,7 @@ def skip(app: Sphinx, what: str, name: str, thing: Any, skipped: bool, options: 
 
 
 def link_source_to_entry(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
-    """Let the [docs] links of a source page lead to the entry, also where it has the name of the public module."""
+    """Let the [docs] links of a source page lead to the object's entry, also if this is in another module's page."""
     if not page.startswith("_modules/"):
         return
     module, objects = page.removeprefix("_modules/").replace("/", "."), app.env.domains.python_domain.objects

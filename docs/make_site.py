@@ -71,7 +71,7 @@ def lay_out(source: Path, only: list[str] | None = None) -> None:
 
 
 def place(file: Path, source: Path) -> Path:
-    """Return the path in the site's sources of a file of the repository."""
+    """Return where a file of the repository is copied to in the sources of the site."""
     return source / file.relative_to(DOCS if file.is_relative_to(DOCS) else ROOT)
 
 
@@ -233,14 +233,14 @@ def gallery(figures: Path) -> str:
     text, names = "", sorted(collection.FIGURES, key=len, reverse=True)
     heading = None
     for picture in sorted(figures.glob("*.png")):
-        says, about = (figures / f"{picture.stem}.txt").read_text("utf-8").strip().split("\n\n")
+        description, origin = (figures / f"{picture.stem}.txt").read_text("utf-8").strip().split("\n\n")
         name = next(name for name in names if picture.stem == name or picture.stem.startswith(f"{name}_"))
         if name != heading:
             heading = name
-            text += f"\n## {name[3:].replace('_', ' ').capitalize()}\n\n{escaped(says)}\n"
+            text += f"\n## {name[3:].replace('_', ' ').capitalize()}\n\n{escaped(description)}\n"
         data = picture.stem.removeprefix(name).lstrip("_")
-        alt = says + (f" On {DATA.get(data, data)}." if data else "")
-        text += f"\n```{{figure}} figures/{picture.name}\n:alt: {alt}\n\n{escaped(about)}\n```\n"
+        alt = description + (f" On {DATA.get(data, data)}." if data else "")
+        text += f"\n```{{figure}} figures/{picture.name}\n:alt: {alt}\n\n{escaped(origin)}\n```\n"
     return text
 
 

@@ -30,7 +30,7 @@ def linked(text: str) -> str:
 
 
 def picture() -> str:
-    """Return the house as SVG, for the page itself: text has the colour of the page's text, light or dark."""
+    """Return a drawing of the floors as a house, in SVG. Inside the page, its text gets the page's text color."""
     top, shapes = 54, ""
     for accent, (number, (name, modules)) in zip(ACCENTS, floors().items(), strict=True):
         lines = textwrap.wrap(" ".join(modules), COLUMNS)

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import inspect
 import math
+import re
 import sys
 
 import numpy as np
@@ -13,10 +14,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import pckd_nb as pckd
-from pckd_nb import methods, views
+from pckd_nb import catalogue, methods, views
 from pckd_nb.evaluation import make_fabric
-from pckd_nb.methods import Batch, baseline
-from pckd_nb.methods.baselines import decoupled_kl
+from pckd_nb.methods import Batch, TrainingInfo, baseline
+from pckd_nb.methods.baselines import BASELINE_CLASSES, decoupled_kl
 from pckd_nb.models import FeatureMaps
 from pckd_nb.training.teacher import FrozenTeacher
 
@@ -24,7 +25,9 @@ from .conftest import make_data
 from .test_wrapper import count_hooks
 
 QUIET = {"progress": False, "precision": "32-true", "accelerator": "cpu"}
-WITH_MAPS = ("FitNet", "AT", "SP", "VID", "ReviewKD")
+WITH_MAPS = ("FitNet", "AT", "NST", "SP", "VID", "KDSVD", "ReviewKD", "WKDF")
+SETTINGS = {"CRD": {"negatives": 3}}  # the published number takes long
+LABELS = (0, 1, 1, 3, 2)
 
 
 def make_output(seed: int, width: int = 6, channels: tuple[int, ...] = (3, 4), sizes=(8, 4), rows: int = 5, classes=4):
@@ -55,9 +58,10 @@ class FakeNetwork(pckd.models.Classifier):
         return x.mean((1, 2, 3))[:, None].expand(-1, self.feature_width)
 
 
-def compute_term(name: str, student: pckd.Output, teacher: pckd.Output, labels=(0, 1, 1, 3, 2), **settings):
+def compute_term(name: str, student: pckd.Output, teacher: pckd.Output, labels=LABELS, **settings):
     """Return the bound method and its term for fixed outputs. Seed 0 initialises the method's trainable parts."""
-    method = baseline(name, **settings)
+    method = baseline(name, **(SETTINGS.get(name, {}) | settings))
+    method.prepare_training(TrainingInfo(torch.tensor(labels), epochs=1000, seed=0))
     torch.manual_seed(0)
     with torch.random.fork_rng():
         networks = FakeNetwork(student), FakeNetwork(teacher)
@@ -65,7 +69,8 @@ def compute_term(name: str, student: pckd.Output, teacher: pckd.Output, labels=(
             network(torch.zeros(1, 1, 16, 16))
     method.bind(*networks, *[torch.zeros(1, 1, 16, 16)] * method.needs_maps).double()
     labels = torch.tensor(labels)
-    return method, method(student, teacher, Batch(labels, labels), epoch=1000).terms[name.lower()]
+    batch = Batch(labels, torch.arange(len(labels)))
+    return method, method(student, teacher, batch, epoch=1000).terms[method.title.lower()]
 
 
 def softmax(logits, temperature):
@@ -80,7 +85,7 @@ def arrays(*tensors):
 def test_fitnet_by_hand():
     student, teacher = make_output(0), make_output(1, 9, (5, 7))
     method, found = compute_term("FitNet", student, teacher)
-    x, target, weight, bias = arrays(student.maps[0], teacher.maps[0], *list(method.regressor[0].parameters()))
+    x, target, weight, bias = arrays(student.maps[1], teacher.maps[1], *list(method.regressor.conv.parameters()))
     y = np.einsum("nchw,dc->ndhw", x, weight[:, :, 0, 0]) + bias[:, None, None]
     y = (y - y.mean((0, 2, 3), keepdims=True)) / np.sqrt(y.var((0, 2, 3), keepdims=True) + 1e-5)
     assert found.item() == pytest.approx(((np.maximum(y, 0) - target) ** 2).mean(), rel=1e-9)
@@ -116,13 +121,14 @@ def test_sp_by_hand_with_the_norm_of_the_paper():
 def test_cc_by_hand():
     student, teacher = make_output(0), make_output(1, 9)
     method, found = compute_term("CC", student, teacher)
-    kernels = []
+    embeddings = []
     for output, embed in ((student, method.embed_student), (teacher, method.embed_teacher)):
         x, weight, bias = arrays(output.features, embed.weight, embed.bias)
         assert weight.shape[0] == 128
-        inner = (x @ weight.T + bias) @ (x @ weight.T + bias).T
-        kernels.append(math.exp(-0.8) * (1 + 0.8 * inner + 0.8**2 / 2 * inner**2))
-    assert found.item() == pytest.approx(np.linalg.norm(kernels[0] - kernels[1]) / 25, rel=1e-9)
+        embeddings.append(x @ weight.T + bias)
+    differences = np.abs(embeddings[0] - embeddings[1])
+    expected = np.mean([differences[i] @ differences[i + 1] for i in range(4)])
+    assert found.item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_vid_by_hand():
@@ -171,17 +177,40 @@ def test_reviewkd_has_the_fusion_layers_of_the_paper():
     student, teacher = make_output(0), make_output(1, 9, (5, 7))
     method, found = compute_term("ReviewKD", student, teacher)
     assert found.item() == pytest.approx(4.7749699800932355, rel=1e-5)  # with the weights that seed 0 gives
-    fused = [fusion.conv2[0].weight.shape[:2] for fusion in method.fusions]
+    fused = [fusion.last[0].weight.shape[:2] for fusion in method.fusions]
     assert fused == [(5, 6), (7, 6), (9, 6)]  # the teacher's channels, and the student's width as the hidden size
-    assert [fusion.attention_conv is None for fusion in method.fusions] == [False, False, True]
+    assert [fusion.attention is None for fusion in method.fusions] == [False, False, True]
+
+
+def test_reviewkd_fuses_before_it_changes_the_size_of_the_map():
+    """The student's map is 2×2 and the teacher's 4×4, as in the pairs with ShuffleNets."""
+    student, teacher = make_output(0, channels=(4,), sizes=(2,)), make_output(1, 9, (5,), (4,))
+    method, found = compute_term("ReviewKD", student, teacher)
+    fusion, deepest = method.fusions
+    deep, y = (
+        deepest.last(deepest.first(student.features[:, :, None, None])),
+        deepest.first(student.features[:, :, None, None]),
+    )
+    x, y = fusion.first(student.maps[0]), y.expand(-1, -1, 2, 2)
+    attention = fusion.attention(torch.cat([x, y], 1))
+    fused = x * attention[:, :1] + y * attention[:, 1:]
+    output = fusion.last(fused.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    target, total, weights = teacher.maps[0], 0, 0
+    for size, weight in ((4, 1), (2, 1 / 2), (1, 1 / 4)):
+        total = (
+            total + weight * (F.adaptive_avg_pool2d(output, size) - F.adaptive_avg_pool2d(target, size)).square().mean()
+        )
+        weights += weight
+    expected = total / weights + (deep[:, :, 0, 0] - teacher.features).square().mean()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_reviewkd_by_hand_on_one_pixel():
     """With one map and the pooled features, the loss is a sum of squares at two scales, weighted 1 and ½."""
     student, teacher = make_output(0, channels=(4,), sizes=(2,)), make_output(1, 9, (5,), (2,))
     method, found = compute_term("ReviewKD", student, teacher)
-    deep, deep_fused = method.fusions[1](student.features[:, :, None, None])
-    map, _ = method.fusions[0](student.maps[0], deep_fused, 2)
+    deep, deep_fused = method.fusions[1](student.features[:, :, None, None], None, (1, 1))
+    map, _ = method.fusions[0](student.maps[0], deep_fused, (2, 2))
     student_map, student_features = arrays(map, deep[:, :, 0, 0])
     teacher_map, teacher_features = arrays(teacher.maps[0], teacher.features)
     means = student_map.mean((2, 3)) - teacher_map.mean((2, 3))
@@ -240,12 +269,13 @@ def test_dkd_is_finite_for_two_classes_and_extreme_logits():
 @pytest.mark.parametrize("name", methods.BASELINES)
 def test_gradients_of_the_term_reach_the_student_but_not_the_teacher(name):
     """Gradients flow through features or logits, or through each compared map, and reach all parts of the method."""
-    student, teacher = make_output(0), make_output(1, 9, (5, 7))
+    student, teacher = make_output(0), make_output(1, 9, (3, 4) if name == "KDSVD" else (5, 7))
     method, term = compute_term(name, student, teacher)
     tensors = [student.features, *student.maps]
     gradients = torch.autograd.grad(term, tensors, allow_unused=True, retain_graph=True)
     reached = [gradient is not None and gradient.abs().sum() > 0 for gradient in gradients]
-    expected = {"FitNet": [0, 1, 0], "AT": [0, 1, 1], "SP": [0, 0, 1], "VID": [0, 1, 1], "ReviewKD": [1, 1, 1]}
+    expected = {name: [0, 1, 1] for name in WITH_MAPS}
+    expected |= {"FitNet": [0, 0, 1], "SP": [0, 0, 1], "WKDF": [0, 0, 1], "ReviewKD": [1, 1, 1]}
     assert reached == [bool(has_gradient) for has_gradient in expected.get(name, [1, 0, 0])]
     assert method.needs_maps == (name in WITH_MAPS)
     term.backward()
@@ -257,18 +287,21 @@ def test_gradients_of_the_term_reach_the_student_but_not_the_teacher(name):
 @pytest.mark.parametrize("name", methods.BASELINES)
 def test_a_student_of_different_width_trains(name, data):
     """After two steps all values are finite, all weights changed, no hook is left, and run.json has the settings."""
-    student, teacher = pckd.create_model("resnet8", data, seed=2), pckd.create_model("wrn_16_2", data, seed=1)
+    teacher_name = "resnet14" if name == "KDSVD" else "wrn_16_2"  # KDSVD needs equal widths
+    student, teacher = pckd.create_model("resnet8", data, seed=2), pckd.create_model(teacher_name, data, seed=1)
     before = copy.deepcopy(student.state_dict())
     recipe = pckd.get_recipe("classroom", epochs=1, batch_size=24)
-    run = pckd.distill(student, teacher, data, baseline(name), recipe, **QUIET)
-    assert list(run.history.columns[3:5]) == ["cross_entropy", name.lower()]
+    method = baseline(name, **({"cross_entropy_weight": 1} if name == "WKDF" else SETTINGS.get(name, {})))
+    run = pckd.distill(student, teacher, data, method, recipe, **QUIET)
+    assert list(run.history.columns[3:5]) == ["cross_entropy", method.title.lower()]
     assert np.isfinite(run.history.to_numpy(float)).all() and np.isfinite(run.cross_entropy).all()
     assert not any(torch.equal(before[key], weight) for key, weight in student.named_parameters())
     assert count_hooks(student) == count_hooks(teacher) == 0
     info = run.settings["method"]
-    parameters = inspect.signature(type(baseline(name))).parameters
-    assert info["title"] == info["name"] == name
+    parameters = inspect.signature(type(method)).parameters
+    assert info["title"].replace("-", "") == info["name"] == name
     published = {key: {"value": parameter.default, "from": "default"} for key, parameter in parameters.items()}
+    published |= {key: {"value": value, "from": "argument"} for key, value in SETTINGS.get(name, {}).items()}
     if "warmup_epochs" in published:  # the only setting that a short recipe shortens
         published["warmup_epochs"] = {"value": 1, "from": "recipe"}
     assert info["settings"] == published
@@ -345,10 +378,54 @@ def test_published_weights_are_the_defaults():
     weights = {name: baseline(name).weight for name in methods.BASELINES}
     assert weights == {
         "FitNet": 100, "AT": 1000, "SP": 3000, "CC": 0.02, "VID": 1, "RKD": 1, "PKT": 30_000, "ReviewKD": 0.6,
-        "DIST": 2, "LSKD": 9, "DKD": 1,
+        "DIST": 2, "LSKD": 9, "DKD": 1, "NST": 50, "KDSVD": 1, "CRD": 0.8, "SRRL": 1, "WKDF": 0.08, "WTTM": 4, "SKD": 0.9,
     }  # fmt: skip
     for name, description in methods.BASELINES.items():
-        assert "arXiv" in description and f"weight {weights[name]}" in description
+        assert (
+            re.search(r"arXiv \d{4}\.\d{5}|(CVPR|ECCV) \d{4}", description) and f"weight {weights[name]}" in description
+        )
+
+
+def test_settings_are_those_that_were_published_for_the_pair():
+    """DKD, ReviewKD and LSKD were published with other settings for other pairs, see `methods.published`."""
+    thirteen = catalogue.PAIRS[:13]
+    betas = {pair: methods.make("DKD").published_settings(*pair).get("beta") for pair in thirteen}
+    assert set(betas.values()) == {2, 6, 8, None}
+    assert betas["resnet56", "resnet20"] == 2 and betas["resnet32x4", "resnet8x4"] == 8
+    for name, pairs in methods.published.PUBLISHED_SETTINGS.items():
+        assert set(pairs) <= set(thirteen)
+        for pair, settings in pairs.items():
+            assert settings.keys() <= inspect.signature(BASELINE_CLASSES[name]).parameters.keys() - {"self"}
+            assert baseline(name).published_settings(*pair) == settings
+    assert not baseline("AT").published_settings("resnet56", "resnet20")
+
+    class Mine(BASELINE_CLASSES["DKD"]):
+        pass
+
+    assert Mine().published_settings("vgg13", "vgg8") == {"beta": 6}
+    assert Mine().published_settings(None, "vgg8") == {}
+
+
+def test_published_settings_replace_defaults_but_not_what_was_chosen(tmp_path):
+    data = make_data(train=8, test=4, size=8)
+    student, teacher = (pckd.create_model(name, data, seed=0) for name in ("vgg8", "vgg13"))
+    recipe = pckd.get_recipe("classroom", epochs=1, batch_size=8)
+
+    def settings(method, recipe=recipe):
+        run = pckd.distill(copy.deepcopy(student), teacher, data, method, recipe, out=tmp_path / "run", overwrite=True,
+                           **QUIET)  # fmt: skip
+        return pckd.load_run(tmp_path / "run").settings["method"]["settings"], run
+
+    found, _ = settings(baseline("DKD"))
+    assert found["beta"] == {"value": 6, "from": "published for vgg13 → vgg8"}
+    assert found["alpha"] == {"value": 1, "from": "default"}
+    assert settings(baseline("DKD", beta=2))[0]["beta"] == {"value": 2, "from": "argument"}
+    chosen = dataclasses.replace(recipe, method={"beta": 3})
+    assert settings(baseline("DKD"), chosen)[0]["beta"] == {"value": 3, "from": "recipe"}
+    found, run = settings(baseline("LSKD"))
+    assert (found["temperature"]["value"], found["weight"]["value"]) == (3, 9)
+    first = run.history.iloc[0]
+    assert first["total"] == pytest.approx(0.1 * first["cross_entropy"] + 9 * first["lskd"], rel=1e-5)
 
 
 def test_baseline_finds_names_and_refuses_bad_settings():
@@ -356,7 +433,7 @@ def test_baseline_finds_names_and_refuses_bad_settings():
     for call, match in [
         (lambda: baseline("KDD"), "unknown baseline 'KDD'; known: FitNet, AT"),
         (lambda: baseline("ft"), "FT is not implemented: it first trains a paraphraser"),
-        (lambda: baseline("CRD"), "CRD is not implemented: its memory bank"),
+        (lambda: baseline("SSKD"), "SSKD is not implemented: it first trains a self-supervised head"),
         (lambda: baseline("AT", beta=3), "AT has no setting 'beta'; its settings: weight"),
         (lambda: baseline("AT", weight=-1), "weight must be at least 0"),
         (lambda: baseline("DIST", temperature=0), "temperature must be greater than 0"),
@@ -365,7 +442,7 @@ def test_baseline_finds_names_and_refuses_bad_settings():
             call()
     with pytest.raises(TypeError, match="warmup_epochs must be a whole number, got 0.5"):
         baseline("DKD", warmup_epochs=0.5)
-    assert set(methods.NOT_IMPLEMENTED) == {"FT", "FSP", "AB", "SSKD", "CRD"}
+    assert set(methods.NOT_IMPLEMENTED) == {"FT", "FSP", "AB", "SSKD"}
     assert not methods.NOT_IMPLEMENTED.keys() & methods.BASELINES.keys()
 
 
@@ -390,8 +467,14 @@ def test_incompatible_networks_are_refused(data):
         split: dataclasses.replace(part, images=part.images[:, :, :4])
         for split, part in (("train", data.train), ("test", data.test))
     }
-    with pytest.raises(ValueError, match="square feature maps, the teacher's are 4×8"):
-        pckd.distill(student, teacher, dataclasses.replace(data, **half), baseline("ReviewKD"), **QUIET)
+    with pytest.raises(
+        ValueError, match=r"same numbers of channels, the student has \[16, 32, 64\], the teacher \[32, "
+    ):
+        baseline("KDSVD").bind(student, pckd.create_model("wrn_16_2", data), torch.zeros(1, 1, 8, 8))
+    with pytest.raises(ValueError, match=r"CRD needs the labels of all training images: call prepare_training\(info\)"):
+        baseline("CRD").bind(student, teacher)
+    run = pckd.distill(student, teacher, dataclasses.replace(data, **half), baseline("ReviewKD"), epochs=1, **QUIET)
+    assert run.finished  # maps need not be square
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_arms_are_parsed_and_checked():
     catalogue.check_arm("kd-strategy=whatever")  # KD has no strategy; the method itself raises that error
     for text, says in (("pckd-strategy=easy", "unknown strategy 'easy'; known: preview"), ("p c", "is not an arm"),
                        ("pkd", "unknown method 'pkd'; known: supervised"),
-                       ("crd", "CRD is not implemented: its memory"),
+                       ("fsp", "FSP is not implemented: it first trains"),
                        ("kd-lr=1-lr=2", "contains a setting twice")):  # fmt: skip
         with pytest.raises(ValueError, match=says):
             catalogue.check_arm(text)

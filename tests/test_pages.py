@@ -11,7 +11,7 @@ from torchvision import datasets
 import pckd_nb as pckd
 
 ROOT = Path(__file__).parents[1]
-README_WORDS = 700  # without code, addresses and equations: about two screens
+README_WORDS = 450  # without code, addresses and equations: at most two and a half screens
 
 
 def code_blocks(page: str) -> list[str]:

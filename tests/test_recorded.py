@@ -118,7 +118,7 @@ def test_the_results_page_follows_them(runs, others):
     make_results = load_script(ROOT / "docs" / "make_results.py")
     page = make_results.PAGE.read_text("utf-8")
     assert make_results.fill(page, make_results.tables(runs, others)) == page, "run python docs/make_results.py"
-    with pytest.raises(ValueError, match="no place <!-- other -->"):
+    with pytest.raises(ValueError, match="no markers <!-- other -->"):
         make_results.fill(page, {"other": ""})
 
 

@@ -450,8 +450,10 @@ def test_renamed_classes_can_be_allowed_on_the_command_line(run, trained, refuse
         for name in "abc":
             (tmp_path / "named" / part / f"class_{name}").parent.mkdir(exist_ok=True)
             (tmp_path / "abc" / part / name).rename(tmp_path / "named" / part / f"class_{name}")
-    says = "class 0 is 'a' in the training data and 'class_a' in the given data"
-    refused(says, "evaluate", trained, "--data", "folder:named")
+    says = "class 0 is 'a' in the training data and 'class_a' in the given data; if only the names differ, "
+    refused(f"{says}add --same-classes$", "evaluate", trained, "--data", "folder:named")
+    distill = ["distill", "--data", "folder:named", "--student", "resnet8", *SHORT, "--out", "x", "--teacher", trained]
+    assert run(*distill)[2][0].endswith(f"{says}give the classes the same names in both data sets")
     assert measured(run("evaluate", trained, "--data", "folder:named", "--same-classes")[1]) == expected
 
 

@@ -276,7 +276,7 @@ def error_message(error: Exception) -> str:
     Returns
     -------
     str
-        The message, without the error number of an OSError. If there is none, the name of the error's class.
+        The message, without the error number of an OSError. If the message is empty, the name of the error's class.
     """
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
@@ -294,8 +294,8 @@ def printable_line(text: str) -> str:
     Returns
     -------
     str
-        Without line breaks. Control characters are shown as escape sequences. Of a text with more than 600 characters
-        the middle is left out.
+        Line breaks are removed, and control characters are shown as escape sequences. If the text has more than 600
+        characters, its middle is left out.
     """
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
     return text if len(text) <= 600 else f"{text[:400]} … {text[-150:]}"

@@ -21,6 +21,8 @@ from . import grids as grids
 from . import drawing as drawing
 # isort: on
 
+ALLOW_RENAMED_CLASSES = "set trained_on to trained_on.without_classes()"  # in a message of `TrainingData.check_classes`
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command of the command line.
@@ -63,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         if hasattr(error, "format_message"):  # an error of click
             return print_error(f"{error.format_message()} (see --help)", 2)
-        message = use_option_names(error_message(error))
+        message = use_option_names(error_message(error), arguments[0])
         if isinstance(error, ValueError | OSError):
             return print_error(message, 2)
         if isinstance(error, FloatingPointError):
@@ -71,13 +73,15 @@ def main(arguments: list[str] | None = None) -> int:
         return print_error(f"{type(error).__name__}: {message} (add --debug to see where)", 1)
 
 
-def use_option_names(message: str) -> str:
-    """Replace names of Python arguments in an error message by the options of the command line.
+def use_option_names(message: str, command: str = "") -> str:
+    """Replace names of Python arguments and attributes in an error message by the options of the command line.
 
     Parameters
     ----------
     message : str
         Such as "resume=True continues the run". An argument is replaced only if some command has that option.
+    command : str
+        Name of the command that failed.
 
     Returns
     -------
@@ -85,7 +89,11 @@ def use_option_names(message: str) -> str:
         Such as "--resume continues the run".
     """
     commands: Any = typer.main.get_command(app)
-    options = {parameter.name for command in commands.commands.values() for parameter in command.params}
+    options_of = {name: {parameter.name for parameter in found.params} for name, found in commands.commands.items()}
+    options = set().union(*options_of.values())
+    has_option = "same_classes" in options_of.get(command, ())
+    advice = "add --same-classes" if has_option else "give the classes the same names in both data sets"
+    message = message.replace(ALLOW_RENAMED_CLASSES, advice)
 
     def option(found: re.Match[str]) -> str:
         name, value = found.groups()

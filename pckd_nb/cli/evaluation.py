@@ -165,8 +165,8 @@ def transfer(
     chosen = [load_run(folder) for folder in run_folders]
     for run in chosen:
         run.model()  # if the weights cannot be used, it raises an error now, before the images are read
-    name, sizes = data
-    dataset = load_dataset(name, **sizes)
+    name, dataset_options = data
+    dataset = load_dataset(name, **dataset_options)
     table = transfer_table(chosen, dataset, accelerator=accelerator, precision=precision)
     print(f"linear probe on {len(dataset.train):,} training and {len(dataset.test):,} test images of {dataset.name}:")
     print_table([tuple(table.columns), *(tuple(map(cell_text, row)) for row in table.itertuples(index=False))])

@@ -1,4 +1,7 @@
-"""Commands that train and compare a grid of runs."""
+"""Commands that train and compare a grid of runs.
+
+An arm is a method with its settings. A point is one run: an arm with one seed and one teacher-student pair.
+"""
 
 import sys
 from functools import partial
@@ -54,9 +57,9 @@ def sweep(
     factor: Annotated[
         list[str],
         in_method(
-            help="A setting and its values, as NAME=VALUE,VALUE. beta_cc, beta_fa, beta_ca and epsilon_240 "
-            "have default values, so NAME is enough. epsilon_240 is the epsilon of a training of 240 epochs. Repeat "
-            "the option for several settings."
+            help="A setting and the values to compare, as NAME=VALUE,VALUE. For beta_cc, beta_fa, beta_ca and "
+            "epsilon_240, NAME alone compares five values. epsilon_240 is the epsilon for 240 epochs, and is converted "
+            "to your number of epochs. Repeat the option for several settings."
         ),
     ],
     grid: GridOptions,
@@ -67,7 +70,7 @@ def sweep(
 ) -> None:
     """Compare several values of a setting.
 
-    If there are several settings, each of them is varied alone. The run with the default values is trained only once.
+    If there are several settings, only one of them is varied at a time. Runs that are the same are trained only once.
     """
     check_names(arms=[method, *drop_none(reference=reference).values()])
     factors = []
@@ -145,8 +148,7 @@ def print_comparison(compared: "pd.DataFrame", reference: str) -> None:
     reference : str
         The arm that all others are compared with.
     """
-    print("\ntop-1 accuracy in percent: mean and standard deviation (sd) over seeds, 95 % interval from low to high;")
-    print(
-        f"difference to {reference}, paired by seed, 95 % interval from d_low to d_high, pairs: number of paired seeds:"
-    )
+    print("\nmean: top-1 accuracy in percent over seeds, with standard deviation sd and 95 % interval from low to high")
+    print(f"difference: mean difference to {reference} with the same seeds, with 95 % interval from d_low to d_high")
+    print("pairs: number of seeds in the difference")
     print_table([tuple(compared.columns), *(tuple(map(cell_text, row)) for row in compared.itertuples(index=False))])

@@ -218,8 +218,8 @@ def data_options(
         If there is no data set of this name.
     """
     catalogue.check_dataset(data)
-    sizes = dict(train_size=train_size, test_size=test_size, image_size=image_size, workers=workers)
-    return data, drop_none(**sizes, root=root)
+    sizes = dict(train_size=train_size, test_size=test_size, image_size=image_size)
+    return data, drop_none(**sizes, workers=workers, root=root)
 
 
 DataOptions = Annotated[tuple[str, dict[str, Any]], Depends(data_options)]
@@ -276,7 +276,7 @@ def training_options(
     if strategy not in ("auto", "ddp"):
         message = f"--strategy must be auto or ddp, got {strategy}"
         if strategy in catalogue.STRATEGIES:
-            message += "; the strategy that weights samples belongs to the method, as in --method pckd-strategy=uniform"
+            message += "; to choose how PCKD weights the images, use --method pckd-strategy=uniform"
         raise ValueError(message)
     if logger not in (None, *LOGGERS):
         raise ValueError(f"--logger must be one of {', '.join(LOGGERS)}, got {logger}")
@@ -292,18 +292,18 @@ TrainingOptions = Annotated[dict[str, Any], Depends(training_options)]
 
 @dataclass
 class GridRequest:
-    """The options of the command line that describe a grid, without its arms.
+    """The options of the command line that describe a grid, without the methods to compare.
 
     Parameters
     ----------
     settings : dict
         Arguments of `experiments.Grid`.
     jobs : int
-        Number of points trained at the same time; see `experiments.run_grid`.
+        Number of runs trained at the same time; see `experiments.run_grid`.
     shard : (int, int)
         (i, n) trains only the i-th of n parts; see `experiments.run_grid`.
     dry_run : bool
-        Whether to list the points without training them.
+        Whether to list the runs without training them.
     """
 
     settings: dict[str, Any]
@@ -362,7 +362,7 @@ def grid_options(
         raise ValueError(f"--teacher-cache-gb must be 0 or more, got {teacher_cache_gb}")
     check_names(networks=student)
     options: dict[str, Any] = dict(accelerator=accelerator, precision=precision, **drop_none(compile=compile))
-    name, sizes = data
+    name, dataset_options = data
     cache = (teacher_cache or out / "teacher_cache") if teacher_cache_gb else None
     if cache:
         options["teacher_cache_gb"] = teacher_cache_gb
@@ -372,7 +372,7 @@ def grid_options(
         seeds=parse_seeds(seeds),
         out=out,
         recipe=recipe,
-        data_options={**sizes, **({"val": val} if val else {})},
+        data_options={**dataset_options, **({"val": val} if val else {})},
         options=options,
         teacher_cache=cache,
     )

@@ -1,4 +1,4 @@
-"""Load the runs and networks that the options of a command name."""
+"""Load the runs and networks that are given on the command line."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

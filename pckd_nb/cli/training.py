@@ -42,11 +42,11 @@ def train(
     from .. import training
     from ..data import load_dataset
 
-    name, sizes = data
+    name, dataset_options = data
     check_run_folder(name, options, init)
-    dataset = load_dataset(name, **sizes)
+    dataset = load_dataset(name, **dataset_options)
     print_image_counts(dataset, options)
-    network = make_network(model, dataset, options["seed"], init, sizes.get("root"))
+    network = make_network(model, dataset, options["seed"], init, dataset_options.get("root"))
     print_result(training.fit(network, dataset, recipe, **distill_arguments(options)), options)
 
 
@@ -93,10 +93,10 @@ def distill(
     settings = drop_none(beta_kd=beta_kd, beta_fa=beta_fa, beta_ca=beta_ca, beta_cc=beta_cc, temperature=temperature,
                      epsilon=epsilon, views=views)  # fmt: skip
     check_names(networks=[student, teacher_model], arms=[method])
-    pixels: dict[str, Any] = drop_none(size=teacher_image_size)
+    preprocessing: dict[str, Any] = drop_none(size=teacher_image_size)
     if teacher_normalisation is not None:
-        pixels["mean"], pixels["std"] = catalogue.read_normalisation(teacher_normalisation)
-    if pixels and teacher_model is None:
+        preprocessing["mean"], preprocessing["std"] = catalogue.read_normalisation(teacher_normalisation)
+    if preprocessing and teacher_model is None:
         raise ValueError(
             "--teacher-normalisation and --teacher-image-size are only for a checkpoint: a run folder has its own"
         )
@@ -111,19 +111,19 @@ def distill(
     method_object, recipe = arm.build(recipe)
     if method_object.uses_teacher and teacher is None:
         raise ValueError(f"method {method} needs --teacher, the run folder of a trained network")
-    name, sizes = data
+    name, dataset_options = data
     check_run_folder(name, options, init, teacher)
     if teacher_cache:
         files.check_writable(teacher_cache)
     teacher_run = load_run_unless_checkpoint(teacher_model, teacher, "--teacher-model") if teacher else None
-    dataset = load_dataset(name, **sizes)
+    dataset = load_dataset(name, **dataset_options)
     print_image_counts(dataset, options)
     teacher_source: Classifier | Run | None = teacher_run
     if teacher and teacher_model:
-        teacher_source = make_network(teacher_model, dataset, options["seed"], teacher, sizes.get("root"))
-        if pixels:
-            teacher_source = with_preprocessing(teacher_source, dataset, **pixels)
-    network = make_network(student, dataset, options["seed"], init, sizes.get("root"))
+        teacher_source = make_network(teacher_model, dataset, options["seed"], teacher, dataset_options.get("root"))
+        if preprocessing:
+            teacher_source = with_preprocessing(teacher_source, dataset, **preprocessing)
+    network = make_network(student, dataset, options["seed"], init, dataset_options.get("root"))
     if not teacher_cache_gb > 0:
         raise ValueError(f"--teacher-cache-gb must be more than 0, got {teacher_cache_gb}")
     options.update(drop_none(teacher_cache=teacher_cache), teacher_cache_gb=teacher_cache_gb)

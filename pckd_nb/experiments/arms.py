@@ -120,7 +120,7 @@ class Arm:
     def drop_defaults(self, recipe: Recipe, data: Dataset, pairs: Sequence[Pair] = (NO_PAIR,)) -> "Arm":
         """Return a copy of this arm without the settings that equal the defaults.
 
-        Two arms that train the same then have the same name, so a point that several sweeps share is trained only once.
+        Arms with the same training then have the same name, so a point that several sweeps share is trained only once.
         An arm that cannot be built without its settings is returned unchanged.
 
         Parameters
@@ -272,7 +272,7 @@ def resolve_settings(
 
 
 def effective_settings(arm: Arm, recipe: Recipe, data: Dataset, pair: Pair = NO_PAIR) -> tuple[dict[str, Any], Recipe]:
-    """Return all settings that an arm trains with. Two arms with equal settings train the same.
+    """Return all settings that an arm trains with. Equal settings mean the same training.
 
     Parameters
     ----------

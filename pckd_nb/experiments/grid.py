@@ -126,9 +126,9 @@ class Grid:
             raise TypeError("arms must be a list of arms: parse_arm(TEXT) returns one")
         if not isinstance(self.seeds, Sequence) or isinstance(self.seeds, str):
             raise TypeError(f"seeds must be a list of whole numbers, got {type(self.seeds).__name__}")
-        teachers = tuple((user_path(teacher, "teacher"), student) for teacher, student in self.pairs)
+        pairs = tuple((user_path(teacher, "teacher"), student) for teacher, student in self.pairs)
         cache = None if self.teacher_cache is None else user_path(self.teacher_cache, "teacher_cache")
-        for name, value in {"out": user_path(self.out, "out"), "teacher_cache": cache, "pairs": teachers}.items():
+        for name, value in {"out": user_path(self.out, "out"), "teacher_cache": cache, "pairs": pairs}.items():
             object.__setattr__(self, name, value)
         seeds = dict.fromkeys(checked(Seed, "seed", seed) for seed in self.seeds)
         for arm in self.arms:

@@ -48,8 +48,8 @@ from .pckd import PCKD
 
 __all__ = [
     "BASELINES", "KD", "METHODS", "Method", "NOT_IMPLEMENTED", "PCKD", "Batch", "Supervised", "Terms", "TrainingInfo",
-    "baseline", "classification_loss", "default_settings", "make", "register_method", "remember_arguments", "resolve_settings",
-    "setting_names", "upright_cross_entropy",
+    "baseline", "classification_loss", "default_settings", "make", "register_method", "remember_arguments",
+    "resolve_settings", "setting_names", "upright_cross_entropy",
 ]  # fmt: skip
 
 METHODS: dict[str, Callable[..., Method]] = {"supervised": Supervised, "kd": KD, "pckd": PCKD}
