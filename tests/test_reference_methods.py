@@ -331,8 +331,8 @@ TERMS = {
     "MLKD": (lambda s, t: sum(logits.mlkd(s, s.flip(0), t, t.flip(0))), FLAT),
     "TTM": (lambda s, t: logits.ttm(s, t, 1.0), FLAT),
     "WTTM": (lambda s, t: logits.wttm(s, t, 1.0), FLAT),
-    "WKD-L target": (lambda s, t: logits.wkd_target(s, t, LABELS), FLAT),
-    "WKD-L": (lambda s, t: logits.wkd_transport(s, t, LABELS, COSTS.to(s.dtype)), FLAT),
+    "WKD-L target": (lambda s, t: logits.wkd_target(s, t, LABELS.to(s.device)), FLAT),
+    "WKD-L": (lambda s, t: logits.wkd_transport(s, t, LABELS.to(s.device), COSTS.to(s)), FLAT),
     "SKD": (lambda s, t: sum(logits.skd(s, t)), FLAT),
     "CC": (relations.neighbour_congruence, FLAT),
     "FitNet": (maps.hint_loss, MAP),
@@ -341,12 +341,12 @@ TERMS = {
     "AB": (maps.activation_boundary, MAP),
     "FT": (maps.factor_transfer, MAP),
     "KDSVD": (lambda s, t: maps.kdsvd_losses([s, s[:, 1:]], [t, t[:, 1:]]).sum(), MAP),
-    "SRRL": (lambda s, t: sum(maps.srrl_losses(s, t, t[:, :, 0, 0], torch.eye(4, dtype=s.dtype), None)), MAP),
+    "SRRL": (lambda s, t: sum(maps.srrl_losses(s, t, t[:, :, 0, 0], torch.eye(4).to(s), None)), MAP),
     "SimKD": (maps.simkd_loss, MAP),
-    "OFD": (lambda s, t: maps.ofd_loss(s, t, torch.full((4,), -0.1, dtype=s.dtype)), MAP),
+    "OFD": (lambda s, t: maps.ofd_loss(s, t, torch.full((4,), -0.1).to(s)), MAP),
     "CAT-KD": (lambda s, t: maps.catkd_loss(s, t, 4, normalize=True), MAP),
     "WKD-F": (lambda s, t: sum(maps.wkdf_losses(s, t, 2)), MAP),
-    "SSKD": (lambda s, t: sum(rotations.sskd_losses(s, t, s[:, 1:], t[:, 1:], LABELS[:2])), VIEWS),
+    "SSKD": (lambda s, t: sum(rotations.sskd_losses(s, t, s[:, 1:], t[:, 1:], LABELS[:2].to(s.device))), VIEWS),
     "HSAKD": (lambda s, t: sum(rotations.hsakd_losses(s, t, [s], [t])[1]), VIEWS),
 }
 NOT_ZERO = {"WKD-L target", "WKD-L", "AB", "SRRL"}  # for student = teacher
@@ -393,12 +393,18 @@ class TestEveryTerm:
 
     def test_half_precision_and_autocast_compute_in_float32(self, name):
         term, (student, teacher) = TERMS[name][0], (x.detach().bfloat16() for x in pair(name))
-        if name not in ("WKD-L", "SRRL", "OFD"):  # they have other arguments here
+        if name not in ("WKD-L", "SRRL", "OFD"):  # they have other arguments, which are rounded too
             assert torch.equal(term(student, teacher), term(student.float(), teacher.float()))
         student, teacher = student.float(), teacher.float()
         with torch.autocast("cpu", torch.bfloat16):
             inside = term(student, teacher)
         assert inside.dtype == torch.float32 and torch.equal(inside, term(student, teacher))
+
+    def test_it_mixes_no_devices_and_does_not_wait_for_values(self, name):
+        student, teacher = (x.detach().to("meta") for x in pair(name))  # a device without values
+        loss = TERMS[name][0](student.requires_grad_(), teacher)
+        loss.backward()
+        assert loss.device.type == student.grad.device.type == "meta"
 
     @pytest.mark.parametrize("value", [torch.nan, torch.inf])
     def test_a_value_that_is_not_finite_is_not_hidden(self, name, value):
@@ -535,6 +541,10 @@ class TestCRD:
         sum(crd(student.requires_grad_(), teacher.requires_grad_(), index, negatives)).backward()
         assert teacher.grad is None and student.grad.abs().max() > 0
         assert all(parameter.grad.abs().max() > 0 for parameter in crd.parameters())
+
+    def test_it_does_not_wait_for_values(self):
+        crd, batch = self.module().to("meta"), self.batch([1, 2])
+        assert sum(crd(*(tensor.to("meta") for tensor in batch))).device.type == "meta"
 
     def test_features_of_zeros_have_finite_gradients(self):
         crd, (student, teacher, index, negatives) = self.module(), self.batch([1, 2])

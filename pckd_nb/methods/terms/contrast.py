@@ -129,7 +129,10 @@ class CRD(nn.Module):
     - The embedding of the student is compared with the memory of the teacher, and that of the teacher with the memory
       of the student.
     - The positive is also a row of the memory, not an embedding of this batch. The rows are updated after the scores.
-    - The scores of a batch need B×n values. The authors' code copies B·(1 + K) rows of each memory instead.
+    - If the sampler repeats an image in a batch, its row of the memory has two new values. See `update`.
+
+    The scores of a batch with all n images are computed first, and K + 1 of them are used. The authors' code copies
+    B·(K + 1) rows of the memory instead, which needs more memory for the published K.
 
     With several processes, every process must have the same memories. Collect the embeddings and indices of all
     processes before `update`, and make the constants the same after the first batch.

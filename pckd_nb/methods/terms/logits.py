@@ -691,8 +691,8 @@ def wkd_transport(
     cost matrix without the row and the column of the label. Sinkhorn is `sinkhorn_costs`.
 
     The total is CE + `wkd_target` + weight·L_transport. The weight is 600 with T = 8 for resnet32x4 → resnet8x4, and
-    200 with T = 6 for wrn_40_2 → ShuffleV1. It decreases in the last epochs, see `weight_in_epoch`. Nothing was
-    published for resnet56 → resnet20.
+    200 with T = 6 for wrn_40_2 → ShuffleV1. Together with WKD-F it is 200 with T = 8, and 60 with T = 4. The weight
+    decreases in the last epochs, see `weight_in_epoch`. Nothing was published for resnet56 → resnet20.
 
     Parameters
     ----------

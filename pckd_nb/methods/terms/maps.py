@@ -771,10 +771,8 @@ def kdsvd_losses(
         raise ValueError(f"KDSVD compares two or more maps of both networks, got {counts}")
     for student_map, teacher_map in zip(student_maps, teacher_maps, strict=True):
         _check_maps(student_map, teacher_map)
-    teacher = [
-        first_singular_vector(x, reference)
-        for x, reference in zip(teacher_maps, references or [None] * len(teacher_maps), strict=True)
-    ]
+    signs: Sequence[Tensor | None] = [None] * len(teacher_maps) if references is None else references
+    teacher = [first_singular_vector(x, reference) for x, reference in zip(teacher_maps, signs, strict=True)]
     student = [matching_singular_vector(x, v) for x, v in zip(student_maps, teacher, strict=True)]
 
     def relations(vectors: list[Tensor]) -> list[Tensor]:

@@ -3,6 +3,7 @@
 The functions here keep loss terms and their gradients finite at 0, and keep them in full precision inside autocast.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
@@ -38,7 +39,9 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
         found = next((tensor for arg in (*args, *kwargs.values()) if (tensor := _first_tensor(arg)) is not None), None)
         if found is None:  # the function reports the wrong type
             return function(*args, **kwargs)
-        with torch.autocast(found.device.type, enabled=False):
+        kind = found.device.type
+        has_autocast = torch.amp.is_autocast_available(kind)
+        with torch.autocast(kind, enabled=False) if has_autocast else contextlib.nullcontext():
             return function(*map(_at_least_float32, args), **{k: _at_least_float32(v) for k, v in kwargs.items()})
 
     return in_full_precision

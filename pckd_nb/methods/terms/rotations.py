@@ -184,7 +184,7 @@ def rows_to_keep(ranks: Tensor, ratio: float) -> Tensor:
     rows = len(ranks)
     wrong = (ranks > 0).sum()
     kept_of_wrong = torch.tensor([int(ratio * number) for number in range(rows + 1)], device=ranks.device)
-    kept = rows - wrong + kept_of_wrong[wrong]  # a table, because the program would have to wait for int(wrong)
+    kept = rows - wrong + kept_of_wrong[wrong[None]]  # a table: the program would have to wait for int(wrong)
     position = ranks.sort(stable=True).indices.argsort()  # the place of every row in the order of ranks
     return position < kept
 
