@@ -128,7 +128,7 @@ def test_part_of_a_data_set(tmp_path):
     assert torch.equal(part.test.labels.sort().values, torch.arange(10))
     known = {bytes(image.numpy()) for image in whole.train.images}
     assert all(bytes(image.numpy()) in known for image in part.train.images)
-    assert len({bytes(image.numpy()) for image in part.train.images}) == 205, "nothing is taken twice"
+    assert len({bytes(image.numpy()) for image in part.train.images}) == 205, "no image is taken twice"
     assert load_dataset("digits", tmp_path, **part.options).fingerprint == part.fingerprint
     assert load_dataset("digits", tmp_path, train_size=205, seed=3).fingerprint != part.fingerprint
     everything = load_dataset("digits", tmp_path, train_size=1347, test_size=450, seed=5)
@@ -227,7 +227,7 @@ def test_unknown_name_lists_all(name):
 
 def test_default_root(monkeypatch, tmp_path):
     monkeypatch.delenv("PCKD_DATA", raising=False)
-    monkeypatch.chdir(tmp_path)  # a notebook runs in notebooks/, a command anywhere
+    monkeypatch.chdir(tmp_path)  # the default must not depend on the current folder
     assert downloads.default_root() == Path(__file__).parents[1] / "data" / "downloads"
     monkeypatch.setattr(downloads, "__file__", str(tmp_path / "site-packages" / "pckd_nb" / "downloads.py"))
     assert downloads.default_root().absolute() == tmp_path / "data" / "downloads"
@@ -337,15 +337,15 @@ def test_error_after_a_failed_download_explains_the_manual_download(tmp_path, na
 def test_download_with_a_wrong_checksum_is_refused_and_deleted(tmp_path, monkeypatch, name):
     requested = []
 
-    def another(url, path, most):
-        requested.append((url, most))
+    def save_login_page(url, path, max_bytes):
+        requested.append((url, max_bytes))
         Path(path).write_bytes(b"a login page")
 
-    monkeypatch.setattr(downloads, "_download_with_retries", another)
+    monkeypatch.setattr(downloads, "_download_with_retries", save_login_page)
     with pytest.raises(ConnectionError, match=f"could not download {name} .*is damaged: its md5 is") as error:
         load_dataset(name, tmp_path)
-    ((url, most),) = requested
-    assert url.startswith("https://") and most > 5000 and url in message_of(error)
+    ((url, max_bytes),) = requested
+    assert url.startswith("https://") and max_bytes > 5000 and url in message_of(error)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -410,7 +410,7 @@ def stl10_archive(root: Path, monkeypatch) -> Path:
     md5s = {}
     for part, count in (("train", 20), ("test", 10), ("unlabeled", 2)):
         pixels = rng.integers(0, 9, (count, 3, 96, 96), dtype=np.uint8)
-        pixels[:, 0, :48] = 250  # stored column by column: the left half
+        pixels[:, 0, :48] = 250  # files store column by column, so this is the left half
         contents = {f"{part}_X.bin": pixels, f"{part}_y.bin": np.arange(count, dtype=np.uint8) % 10 + 1}
         for name, content in contents.items():
             (tree / name).write_bytes(content.tobytes())
@@ -431,7 +431,7 @@ def test_stl10(tmp_path, monkeypatch):
     assert data.train.labels.tolist() == [*range(10), *range(10)]
     assert data.classes[0] == "airplane" and data.classes[9] == "truck"
     assert data.normalisation == "computed on the training images"
-    assert data.train.images[:, 0, :, :12].min() > 200, "the left half is bright: rows are rows"
+    assert data.train.images[:, 0, :, :12].min() > 200, "rows and columns are not swapped"
     assert data.train.images[:, 0, :, 20:].max() < 60 and data.train.images[:, 1:].max() < 9
     assert data.train.images[:, 1:].float().std() < 2, "scaling with antialiasing removes most noise"
 
@@ -660,7 +660,7 @@ def test_images_with_16_bits_are_scaled_to_8_bits(tree):
 
 
 def test_image_type_is_read_from_the_content_and_no_program_is_started(tree, tmp_path, monkeypatch):
-    """Pillow would hand PostScript to Ghostscript, whatever the file is called."""
+    """Pillow would pass PostScript to Ghostscript, whatever the file name."""
     canary, programs = tmp_path / "canary", tmp_path / "programs"
     programs.mkdir()
     (programs / "gs").write_text(f"#!/bin/sh\ntouch {canary}\n")

@@ -345,7 +345,7 @@ def test_callbacks_are_called_in_order_and_see_the_history_on_disk(data, tmp_pat
     train(data, callbacks=[Listener()], out=tmp_path / "run", epochs=3)
     epoch = ["epoch", *["step"] * 3, "epoch end"]
     assert calls == ["run", *epoch * 3, "end True", "teardown"]
-    assert rows == [0, 1, 2]  # this callback comes before the one that writes
+    assert rows == [0, 1, 2]  # this callback runs before the one that writes the file
 
 
 def test_history_is_on_disk_after_every_epoch(data, tmp_path):

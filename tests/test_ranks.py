@@ -313,7 +313,7 @@ def test_killed_rank_ends_the_job_with_one_line_and_the_run_resumes(launcher, vi
     assert job.returncode != 0
     printed = [line for line in errors.splitlines() if line.startswith("pckd-nb")]
     gone = "another process of this training has ended: start the training again with --resume"
-    if launcher == "torchrun":  # prints itself who was killed, and may end the other process before it prints
+    if launcher == "torchrun":  # torchrun reports the kill itself, maybe before the other process can print
         assert "SIGKILL" in errors and set(printed) <= {f"pckd-nb, process {1 - victim}: {gone}"}
     else:
         assert printed == [f"pckd-nb, process {1 - victim}: {gone}"]

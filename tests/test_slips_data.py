@@ -354,7 +354,7 @@ def test_all_images_with_more_than_8_bits_are_scaled_equally(tmp_path, monkeypat
     for limit in (10**9, 0):
         monkeypatch.setattr(folders, "memory_limit", lambda limit=limit: limit)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # these are the same images in both parts
+            warnings.simplefilter("ignore")  # both parts have the same images
             data = load_dataset(f"folder:{tmp_path}", image_size=8, workers=0)
         images = torch.cat(list(data.test.read([torch.arange(2)])))
         assert images.amax((1, 2, 3)).tolist() == images.amin((1, 2, 3)).tolist() == (expected or values)
@@ -442,7 +442,7 @@ def test_a_refused_download_leaves_no_folder(tmp_path, monkeypatch):
     root.mkdir(parents=True)
     with pytest.raises(OSError):
         downloads.download("https://localhost:9/nothing.zip", root / "nothing.zip", lambda path: None)
-    assert root.is_dir(), "it was there before"
+    assert root.is_dir(), "an existing folder is kept"
 
 
 # ------------------------------------------------------------------------------------------ messages of one line

@@ -53,7 +53,7 @@ def workspace(tmp_path_factory):
         return Workspace(tmp_path_factory.mktemp("sweep"))
 
 
-NOT_PATHS = {"a number": 5, "bytes": b"x", "nothing": "", "a null": "a\0b", "no such home": "~nobody9/x"}
+NOT_PATHS = {"a number": 5, "bytes": b"x", "empty": "", "a null": "a\0b", "no such home": "~nobody9/x"}
 FILES = {"a missing one": "nowhere", "an empty file": "empty.file", "text": "notes.txt", "a picture": "picture.png"}
 WRONG_VALUES = {  # kind of argument → wrong values by name
     "run folder": {**NOT_PATHS, **FILES, "an empty folder": "empty", "weights": "weights.pth", "None": None},
@@ -61,17 +61,17 @@ WRONG_VALUES = {  # kind of argument → wrong values by name
     "table": {**NOT_PATHS, **FILES, "a folder": "empty", "a list": [1], "a dict": {"path": 1}, "None": None},
     "folder to read": {**NOT_PATHS},
     "folder to write": {**NOT_PATHS, "a file": "notes.txt", "below a file": "notes.txt/x"},
-    "network": {"None": None, "a number": 5, "nothing": "", "no name": "rsnet8", "a class": nn.Linear,
+    "network": {"None": None, "a number": 5, "empty": "", "unknown name": "rsnet8", "a class": nn.Linear,
                 "no last layer": nn.Identity(), "a tensor": IMAGES, "a missing folder": "runs/nowhere",
                 "a file": "notes.txt"},
     "module": {"None": None, "a number": 5, "a name": "resnet8", "a class": nn.Linear, "no last layer": nn.Identity()},
-    "data": {"None": None, "a number": 5, "nothing": "", "no name": "digit", "a class": Dataset, "a list": [IMAGES],
+    "data": {"None": None, "a number": 5, "empty": "", "unknown name": "digit", "a class": Dataset, "a list": [IMAGES],
              "a tensor": IMAGES, "a folder that is not there": "folder:nowhere", "a path": "empty"},
-    "method": {"None": None, "a number": 5, "nothing": "", "no name": "pckdd", "a network": nn.Identity(),
+    "method": {"None": None, "a number": 5, "empty": "", "unknown name": "pckdd", "a network": nn.Identity(),
                "a list": ["kd"]},
-    "recipe": {"None": None, "a number": 5, "nothing": "", "no name": "class"},
-    "name of a network": {"None": None, "a number": 5, "nothing": "", "no name": "rsnet8", "a class": nn.Linear},
-    "split": {"None": None, "a number": 5, "nothing": "", "no name": "valid"},
+    "recipe": {"None": None, "a number": 5, "empty": "", "unknown name": "class"},
+    "name of a network": {"None": None, "a number": 5, "empty": "", "unknown name": "rsnet8", "a class": nn.Linear},
+    "split": {"None": None, "a number": 5, "empty": "", "unknown name": "valid"},
     "count": {"text": "5", "half": 1.5, "negative": -1, "nan": float("nan"), "a list": [5], "an array": np.ones(2)},
     "share": {"text": "0.1", "negative": -0.1, "one": 1, "nan": float("nan"), "percent": 10, "a list": [0.1]},
     "flag": {"text": "yes", "a number": 5, "None": None},
@@ -79,9 +79,9 @@ WRONG_VALUES = {  # kind of argument → wrong values by name
     "pixels": {"text": "8", "zero": 0, "half": 8.5, "negative": -8, "a list": [8, 8, 8]},
     "size of a file": {"too large": 10**9},
     "sum of a file": {"too short": "abc", "another": "0" * 64},
-    "choice": {"a number": 5, "nothing": "", "no name": "gpux"},
+    "choice": {"a number": 5, "empty": "", "unknown name": "gpux"},
     "list": {"a number": 5, "text": "x", "of numbers": [5]},
-    "layer": {"a number": 5, "nothing": "", "no name": "layer9"},
+    "layer": {"a number": 5, "empty": "", "unknown name": "layer9"},
     "text": {"a number": 5, "a list": ["x"], "a class": Dataset},
     "example": {"a number": 5, "text": "x", "of another size": IMAGES[:1, :, :4]},
     "positive": {"text": "5", "negative": -1, "zero": 0, "nan": float("nan"), "a list": [5]},
