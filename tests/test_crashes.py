@@ -43,9 +43,9 @@ def test_kill_before_any_line_that_writes_leaves_a_usable_folder(scenario, tmp_p
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def expected(tmp_path_factory):
     """The files of an uninterrupted training from the command line."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
+    folder = tmp_path_factory.mktemp("expected") / "run"
     assert run(*TRAIN, "--out", folder) == (0, [])
     return {name: (folder / name).read_bytes() for name in crashes.COMPARED}
 
@@ -63,11 +63,11 @@ def end(process, output: Path) -> tuple[int, list[str]]:
     return process.exitcode, [line for line in lines if line.strip() and "step" not in line]
 
 
-def assert_resume_ends_with(whole: dict[str, bytes], folder: Path) -> None:
+def assert_resume_ends_with(expected: dict[str, bytes], folder: Path) -> None:
     assert resuming.has_checkpoint(folder)
     status, errors = run(*TRAIN, "--out", folder, "--resume")
     assert status == 0 and not errors, errors
-    assert {name: (folder / name).read_bytes() for name in whole} == whole
+    assert {name: (folder / name).read_bytes() for name in expected} == expected
     assert set(os.listdir(folder)) == crashes.FINISHED_FILES
 
 
@@ -78,13 +78,13 @@ FAILING_WRITES += [("history.csv", 2), ("samples.npz", 3), ("gallery.npz", 1), (
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name, time", FAILING_WRITES)
-def test_full_disk_gives_one_line_and_keeps_the_last_checkpoint(name, time, whole, tmp_path):
+def test_full_disk_gives_one_line_and_keeps_the_last_checkpoint(name, time, expected, tmp_path):
     folder = tmp_path / "run"
     status, errors = run(*TRAIN, "--out", folder, event=crashes.disk_full, name=name, time=time)
     assert status == 2 and len(errors) == 1
     assert errors[0].startswith(f"pckd-nb: {folder / name}: File too large; the last checkpoint is unchanged, --resume")
     assert not list(folder.glob(".*"))
-    assert_resume_ends_with(whole, folder)
+    assert_resume_ends_with(expected, folder)
 
 
 @pytest.mark.parametrize("time", [1, 2])
@@ -107,7 +107,7 @@ def open_folder():
             path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def test_folder_that_becomes_read_only_gives_one_line(whole, open_folder):
+def test_folder_that_becomes_read_only_gives_one_line(expected, open_folder):
     folder = open_folder / "run"
     status, errors = run(*TRAIN, "--out", folder, event=crashes.read_only, name="checkpoint.pt", time=5)
     assert status == 2 and len(errors) == 1
@@ -115,11 +115,11 @@ def test_folder_that_becomes_read_only_gives_one_line(whole, open_folder):
         f"pckd-nb: {folder / 'checkpoint.pt'}: Permission denied; the last checkpoint is unchanged"
     )
     folder.chmod(0o755)
-    assert_resume_ends_with(whole, folder)
+    assert_resume_ends_with(expected, folder)
 
 
 @pytest.mark.parametrize("event", ["removed", "renamed", "replaced"])
-def test_folder_that_disappears_gives_one_line(event, whole, tmp_path):
+def test_folder_that_disappears_gives_one_line(event, expected, tmp_path):
     folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     status, errors = run(*TRAIN, "--out", folder, event=getattr(crashes, event), name="checkpoint.pt", time=5)
     assert status == 2 and len(errors) == 1
@@ -133,10 +133,10 @@ def test_folder_that_disappears_gives_one_line(event, whole, tmp_path):
     else:
         assert not folder.exists()
     if event != "removed":
-        assert_resume_ends_with(whole, elsewhere)
+        assert_resume_ends_with(expected, elsewhere)
 
 
-def test_second_process_is_refused_and_the_first_continues(whole, tmp_path, capsys):
+def test_second_process_is_refused_and_the_first_continues(expected, tmp_path, capsys):
     folder = tmp_path / "run"
     first, pipe = crashes.start([*TRAIN, "--out", folder], tmp_path / "output", crashes.pause, "checkpoint.pt", 4)
     assert pipe.recv() == "there"
@@ -149,18 +149,18 @@ def test_second_process_is_refused_and_the_first_continues(whole, tmp_path, caps
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     pipe.send("go on")
     assert end(first, tmp_path / "output") == (0, [])
-    assert {name: (folder / name).read_bytes() for name in whole} == whole
+    assert {name: (folder / name).read_bytes() for name in expected} == expected
     assert set(os.listdir(folder)) == crashes.FINISHED_FILES
 
 
-def test_second_process_may_resume_after_the_first_was_killed(whole, tmp_path):
+def test_second_process_may_resume_after_the_first_was_killed(expected, tmp_path):
     folder = tmp_path / "run"
     first, pipe = crashes.start([*TRAIN, "--out", folder], tmp_path / "output", crashes.pause, "checkpoint.pt", 4)
     assert pipe.recv() == "there"
     os.kill(first.pid, signal.SIGKILL)
     first.join()
     assert (folder / ".lock").exists()
-    assert_resume_ends_with(whole, folder)
+    assert_resume_ends_with(expected, folder)
 
 
 def test_workers_that_outlive_a_killed_process_do_not_keep_its_lock(tmp_path):
@@ -186,7 +186,7 @@ def test_workers_that_outlive_a_killed_process_do_not_keep_its_lock(tmp_path):
 
 
 @pytest.mark.parametrize("step", [4, 6, 9])
-def test_ctrl_c_saves_and_resume_ends_in_exactly_the_same_files(step, whole, tmp_path):
+def test_ctrl_c_saves_and_resume_ends_in_exactly_the_same_files(step, expected, tmp_path):
     """Interrupt while a checkpoint is written, within an epoch or at its end. After the last step, the run finishes."""
     folder, output = tmp_path / "run", tmp_path / "output"
     name = "checkpoint.pt" if step < 9 else "samples.npz"
@@ -199,17 +199,17 @@ def test_ctrl_c_saves_and_resume_ends_in_exactly_the_same_files(step, whole, tmp
     assert not errors
     printed = output.with_suffix(".out").read_text().splitlines()
     if step == 9:
-        assert status == 0 and {name: (folder / name).read_bytes() for name in whole} == whole
+        assert status == 0 and {name: (folder / name).read_bytes() for name in expected} == expected
     else:
         assert status == 130
         done = (step + 1) // 3  # the current step is still finished
-        expected = (
+        message = (
             f"interrupted after {done} whole epoch{'s' * (done != 1)}; "
             "the same command with --resume continues the training"
         )
-        assert [line for line in printed if "resume" in line] == [expected]
+        assert [line for line in printed if "resume" in line] == [message]
         assert runs.read_settings(folder)["status"] == "interrupted"
-        assert_resume_ends_with(whole, folder)
+        assert_resume_ends_with(expected, folder)
 
 
 def student_teacher_data():
@@ -264,10 +264,10 @@ def resume_run(folder, recipe):
     return pckd.distill(*student_teacher_data(), pckd.KD(), recipe, out=folder, resume=True, **QUIET)
 
 
-def assert_same(run, whole):
-    assert run.finished and run.fingerprint == whole.fingerprint and run.history.equals(whole.history)
-    assert run.cross_entropy.tobytes() == whole.cross_entropy.tobytes()
-    assert run.difficulty.tobytes() == whole.difficulty.tobytes()
+def assert_same(run, expected):
+    assert run.finished and run.fingerprint == expected.fingerprint and run.history.equals(expected.history)
+    assert run.cross_entropy.tobytes() == expected.cross_entropy.tobytes()
+    assert run.difficulty.tobytes() == expected.difficulty.tobytes()
 
 
 def flip_one_bit(path: Path) -> None:
@@ -286,7 +286,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_previous_checkpoint_is_used_if_the_last_one_is_damaged(damage, stopped_run, recipe, monkeypatch):
-    folder, whole = stopped_run
+    folder, expected = stopped_run
     steps, step = [], training.Trainer.step
     monkeypatch.setattr(training.Trainer, "step", lambda self, *how: steps.append(1) or step(self, *how))
     DAMAGE[damage](folder / "checkpoint.pt")
@@ -295,7 +295,7 @@ def test_previous_checkpoint_is_used_if_the_last_one_is_damaged(damage, stopped_
     ) as warned:
         run = resume_run(folder, recipe)
     assert len(warned) == 1 and "\n" not in str(warned[0].message)
-    assert_same(run, whole)
+    assert_same(run, expected)
     assert len(steps) == 6  # of twelve, so it did not start again
 
 
@@ -317,15 +317,15 @@ def test_flipped_bytes_are_detected_or_harmless(tmp_path):
     for number in (1, 2):
         resuming.write_checkpoint(tmp_path, crashes.state(number))
     path, previous = tmp_path / "checkpoint.pt", (tmp_path / "previous.pt").read_bytes()
-    whole, used = path.read_bytes(), []
+    content, used = path.read_bytes(), []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for place in range(0, len(whole), 11):
-            path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        for place in range(0, len(content), 11):
+            path.write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
             (tmp_path / "previous.pt").write_bytes(previous)
-            kept = resuming.read_checkpoint(tmp_path)
-            used.append(kept["number"])
-            assert torch.equal(kept["weights"], crashes.state(kept["number"])["weights"])
+            checkpoint = resuming.read_checkpoint(tmp_path)
+            used.append(checkpoint["number"])
+            assert torch.equal(checkpoint["weights"], crashes.state(checkpoint["number"])["weights"])
     assert set(used) == {1, 2} and used.count(1) > len(used) / 2
 
 
@@ -374,7 +374,7 @@ def make_gradient_not_finite(terms, batch):
 def test_non_finite_loss_is_located_and_the_last_good_checkpoint_is_kept(
     what, saving, recipe, save_always, tmp_path, monkeypatch
 ):
-    whole = pckd.distill(*student_teacher_data(), pckd.KD(), recipe, **QUIET)
+    expected = pckd.distill(*student_teacher_data(), pckd.KD(), recipe, **QUIET)
     folder, step = tmp_path / "run", 8  # the second step of the third epoch
     if saving != "always":
         monkeypatch.setattr(resuming, "write_checkpoint", only_after_epochs(resuming.write_checkpoint))
@@ -396,7 +396,7 @@ def test_non_finite_loss_is_located_and_the_last_good_checkpoint_is_kept(
     state = resuming.read_checkpoint(folder)
     assert all(weight.isfinite().all() for weight in state["student"].values())
     assert (state["recorder"]["epoch"], state["recorder"]["step"]) == ((3, 1) if saving == "always" else (3, 0))
-    assert_same(resume_run(folder, recipe), whole)
+    assert_same(resume_run(folder, recipe), expected)
 
 
 def only_after_epochs(write):

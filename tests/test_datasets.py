@@ -120,7 +120,7 @@ def test_digits(tmp_path):
     assert data.std == pytest.approx((pixels.std(correction=0).item(),), rel=1e-9)
 
 
-def test_part_of_a_data_set(tmp_path):
+def test_train_and_test_size_select_a_part(tmp_path):
     whole = load_dataset("digits", tmp_path)
     part = load_dataset("digits", tmp_path, train_size=205, test_size=10, seed=2)
     counts = part.train.labels.bincount()
@@ -878,8 +878,8 @@ def test_damaged_imagenet_archives(imagenet, tmp_path, monkeypatch, part):
     archive.write_bytes(archive.read_bytes()[:-1000])
     with pytest.raises(OSError, match="is damaged: its md5") as error:
         load_dataset("imagenet", tmp_path)
-    for said in (str(archive), expected, tv_utils.calculate_md5(archive)):
-        assert said in message_of(error)
+    for text in (str(archive), expected, tv_utils.calculate_md5(archive)):
+        assert text in message_of(error)
     archive.unlink()
     with pytest.raises(FileNotFoundError, match=f"by hand.*{archive.name}"):
         load_dataset("imagenet", tmp_path)

@@ -231,11 +231,11 @@ PLUGS = {
 @pytest.mark.parametrize("plug", PLUGS)
 def test_recipe_option_changes_the_training_and_resume_reproduces_it_exactly(plug, data, tmp_path):
     options = PLUGS[plug]
-    whole = train(data, **options)
-    assert whole.fingerprint != train(data).fingerprint
+    uninterrupted = train(data, **options)
+    assert uninterrupted.fingerprint != train(data).fingerprint
     train_and_stop(data, tmp_path / "run", **options)
     resumed = train(data, out=tmp_path / "run", resume=True, **options)
-    assert_same_run(resumed, whole)
+    assert_same_run(resumed, uninterrupted)
     train_and_stop(data, tmp_path / "other", **options)
     with pytest.raises(ValueError, match="was started with"):
         train(data, out=tmp_path / "other", resume=True)
@@ -362,13 +362,13 @@ def test_history_is_on_disk_after_every_epoch(data, tmp_path):
 
 def test_resume_refuses_other_callbacks_and_restores_their_state(data, tmp_path):
     options = dict(val=0.25, epochs=6, callbacks=[pckd.EarlyStopping("test_cross_entropy", 1, min_delta=1e3)])
-    whole = train(data, **options)
-    assert len(whole.history) == 2 and whole.finished
+    uninterrupted = train(data, **options)
+    assert len(uninterrupted.history) == 2 and uninterrupted.finished
     train_and_stop(data, tmp_path / "run", step=4, **options)
     with pytest.raises(ValueError, match="was started with callbacks"):
         train(data, out=tmp_path / "run", resume=True, **{**options, "callbacks": []})
     resumed = train(data, out=tmp_path / "run", resume=True, **options)
-    assert resumed.history.equals(whole.history) and resumed.fingerprint == whole.fingerprint
+    assert resumed.history.equals(uninterrupted.history) and resumed.fingerprint == uninterrupted.fingerprint
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -417,12 +417,12 @@ def test_options_of_a_custom_data_set_are_recorded_and_the_run_can_be_loaded(dat
 
 
 def test_images_too_large_for_the_device_stay_on_the_cpu(data, monkeypatch):
-    whole = train(data)
+    expected = train(data)
     monkeypatch.setattr(split, "device_memory_limit", lambda device: data.train.images.nbytes - 1)
     moved = data.train.to("meta")
     assert moved.images.device.type == "cpu" and moved.labels.device.type == "meta"
     assert data.test.to("meta").images.device.type == "meta"
-    assert_same_run(train(data), whole)
+    assert_same_run(train(data), expected)
     (batch,) = data.train.to("cpu").read([torch.arange(3)])
     assert torch.equal(batch, data.train.images[:3])
 
@@ -793,13 +793,13 @@ def test_resume_restores_averaged_weights_of_any_network(data, tmp_path):
     def averaged(**options):
         return pckd.fit(net(1), data, ema=0.9, **SHORT, **options)
 
-    whole = averaged()
+    uninterrupted = averaged()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             callbacks.StopOnSignal, "on_step_end", lambda self, trainer: setattr(trainer, "should_stop", True)
         )
         assert not averaged(out=tmp_path / "run").finished
-    assert_same_run(averaged(out=tmp_path / "run", resume=True), whole)
+    assert_same_run(averaged(out=tmp_path / "run", resume=True), uninterrupted)
 
 
 def mix_with_numpy(x, labels):
@@ -811,10 +811,10 @@ def mix_with_numpy(x, labels):
 def test_numpy_random_state_is_seeded_and_restored(data, tmp_path):
     np.random.seed(5)
     expected = np.random.RandomState(5).rand()
-    whole = train(data, mix=mix_with_numpy)
+    uninterrupted = train(data, mix=mix_with_numpy)
     assert np.random.rand() == expected
     train_and_stop(data, tmp_path / "run", mix=mix_with_numpy)
-    assert_same_run(train(data, out=tmp_path / "run", resume=True, mix=mix_with_numpy), whole)
+    assert_same_run(train(data, out=tmp_path / "run", resume=True, mix=mix_with_numpy), uninterrupted)
 
 
 def test_csv_log_is_complete_after_a_resume(data, tmp_path):

@@ -533,8 +533,8 @@ def test_site_escapes_captions(tmp_path, monkeypatch):
 
     name = sorted(make_site.collection.FIGURES)[0]
     (tmp_path / f"{name}_data.png").write_bytes(b"")
-    says = f"Accuracy of {SCRIPT} & {NAMES[2]}."
-    (tmp_path / f"{name}_data.txt").write_text(f"{says}\n\nFrom {PICTURE}, 3 seeds.\n", "utf-8")
+    caption = f"Accuracy of {SCRIPT} & {NAMES[2]}."
+    (tmp_path / f"{name}_data.txt").write_text(f"{caption}\n\nFrom {PICTURE}, 3 seeds.\n", "utf-8")
     text = make_site.gallery(tmp_path)
     page = publish_string(text, parser=Parser(), writer=Writer(), settings_overrides={"report_level": 5}).decode()
     assert raw_tags(page.partition("<body")[2]) == [] and page.count("&lt;script&gt;") >= 1 and "&lt;img" in page
@@ -545,12 +545,12 @@ def test_site_escapes_captions(tmp_path, monkeypatch):
 UNPLUGGED = """
 import socket, sys
 
-asked = []
+attempts = []
 
 def refuse(what):
     def call(*arguments, **_):
-        asked.append((what, arguments))
-        raise OSError(f"the network was asked for: {what} {arguments}")
+        attempts.append((what, arguments))
+        raise OSError(f"the network was used: {what} {arguments}")
     return call
 
 def local(call):  # processes on the same machine may communicate
@@ -593,9 +593,9 @@ for command in commands:
         command = [*command, "--accelerator", "cpu"]
     assert main(command) == 0, command
 assert any(name.endswith(".png") for name in os.listdir("figures"))
-assert asked == [], asked
+assert attempts == [], attempts
 assert main(["evaluate", "https://example.org/x.pth", "--model", "resnet8", "--data", "digits"]) == 2  # uses it
-assert asked and any("example.org" in str(arguments) for _, arguments in asked), asked
+assert attempts and any("example.org" in str(arguments) for _, arguments in attempts), attempts
 print("unplugged")
 """
 
