@@ -51,7 +51,7 @@ def same(model: nn.Module, state=STATE) -> bool:
 
 
 def refusal(source, error=ValueError, model=None, **options) -> str:
-    """The message with which loading `source` fails, after which the network must be as it was."""
+    """Return the message with which loading `source` fails. Check that the network is unchanged."""
     model = network() if model is None else model
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(error) as caught:
@@ -98,7 +98,7 @@ FILES = {
     },
     "Lightning of torch.compile": {"state_dict": prefixed("model._orig_mod.")},
     "torch.compile of DataParallel": prefixed("_orig_mod.module."),
-    "a prefix of one's own": prefixed("encoder."),
+    "custom prefix": prefixed("encoder."),
     "AveragedModel": {"model_ema": {"n_averaged": torch.tensor(3), **prefixed("module.")}},
     **{f"under {place!r}": {"epoch": 3, place: STATE} for place in WEIGHT_KEYS},
 }
@@ -106,36 +106,36 @@ FILES = {
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize("name", FILES)
-def test_every_format_gives_the_weights(name, legacy, tmp_path):
+def test_weights_are_loaded_from_every_format(name, legacy, tmp_path):
     model = network()
     assert load_checkpoint(model, saved(FILES[name], tmp_path / "file.pth", legacy)) is model
     assert same(model)
 
 
 @pytest.mark.parametrize("prefix", ["model.", "module.net.", "student."])
-def test_prefixes_in_safetensors(prefix, tmp_path):
+def test_prefixes_are_removed_in_safetensors(prefix, tmp_path):
     save_file(prefixed(prefix), tmp_path / "file.safetensors")
     assert same(load_checkpoint(network(), tmp_path / "file.safetensors"))
 
 
-def test_a_network_that_is_in_a_file_twice_is_refused(tmp_path):
+def test_file_with_the_network_twice_is_refused(tmp_path):
     state = {**prefixed("model."), **prefixed("net.", network(3).state_dict())}
     assert "has the network 2 times, 'model.' and 'net.': save only one" in refusal(saved(state, tmp_path / "file.pth"))
-    single = nn.Sequential(nn.Linear(2, 2))  # a weight of a longer name ends the same, and is not a prefix
+    single = nn.Sequential(nn.Linear(2, 2))  # a longer name with the same end is not a prefix
     state = {"10.weight": torch.ones(2, 2), "10.bias": torch.ones(2)}
     assert "'0.weight' is missing" in refusal(saved(state, tmp_path / "file.pth"), model=single)
 
 
-# what torchvision's own files are called in, and how it would load them
+# network → function that turns the name of a weight into the one in torchvision's own files
 OLD_NAMES = {
     "densenet121": lambda name: re.sub(r"(denselayer\d+\.(?:norm|relu|conv))([12]\.)", r"\1.\2", name),
     "vit_b_16,image_size=32": lambda name: name.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."),
-    "mnasnet0_5": lambda name: name,  # asks for the version of the module, which a plain dict lacks
+    "mnasnet0_5": lambda name: name,  # torchvision needs the version of the module, which a plain dict does not have
 }
 
 
 @pytest.mark.parametrize("name", OLD_NAMES)
-def test_old_names_in_files_of_torchvision(name, tmp_path):
+def test_old_names_in_torchvision_files_are_translated(name, tmp_path):
     state = pckd.create_model(f"torchvision:{name}", num_classes=3, seed=1).state_dict()
     old = {OLD_NAMES[name](key): value for key, value in state.items()}
     assert name == "mnasnet0_5" or old.keys() != state.keys()
@@ -164,7 +164,7 @@ def test_auxiliary_heads_are_left_out_or_loaded(name, heads, tmp_path):
     assert refusal(file, model=other).endswith(": the file has 3 classes, the network 5")
 
 
-def test_a_folder_of_the_hugging_face_hub(tmp_path):
+def test_hugging_face_folder_is_loaded(tmp_path):
     assert "no run.json, model.safetensors or pytorch_model.bin; give" in refusal(tmp_path, FileNotFoundError)
     saved(STATE, tmp_path / "pytorch_model.bin")
     model = load_checkpoint(network(), tmp_path)
@@ -175,7 +175,7 @@ def test_a_folder_of_the_hugging_face_hub(tmp_path):
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize("protocol", [4, 5])
-def test_a_newer_pickle_protocol_is_named(protocol, legacy, tmp_path):
+def test_error_names_a_pickle_protocol_that_is_too_new(protocol, legacy, tmp_path):
     file = tmp_path / "file.pth"
     torch.save({"model": STATE}, file, pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy)
     assert (
@@ -185,14 +185,14 @@ def test_a_newer_pickle_protocol_is_named(protocol, legacy, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
-def test_an_archive_is_to_be_unpacked(mode, tmp_path):
+def test_error_for_an_archive_says_to_unpack_it(mode, tmp_path):
     with tarfile.open(tmp_path / "teachers.tar.gz", mode) as archive:
         archive.add(saved(STATE, tmp_path / "file.pth"), "file.pth")
     message = refusal(tmp_path / "teachers.tar.gz")
     assert message.endswith("teachers.tar.gz' is an archive: unpack it and give the file of weights inside")
 
 
-def test_a_pointer_of_git_lfs_is_not_the_weights(tmp_path):
+def test_git_lfs_pointer_is_refused(tmp_path):
     (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n")
     assert "is only a Git LFS pointer to the weights: get the file with git lfs pull" in refusal(
         tmp_path / "model.safetensors"
@@ -200,7 +200,7 @@ def test_a_pointer_of_git_lfs_is_not_the_weights(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "torchvision:densenet121", "timm:test_resnet"])
-def test_a_wrapped_network_says_how_many_classes_a_file_has(name, tmp_path):
+def test_error_gives_the_number_of_classes_in_the_file(name, tmp_path):
     many = saved(pckd.create_model(name, num_classes=12).state_dict(), tmp_path / "file.pth")
     model = pckd.create_model(name, num_classes=5)
     for each in (model, nn.DataParallel(model)):
@@ -208,7 +208,7 @@ def test_a_wrapped_network_says_how_many_classes_a_file_has(name, tmp_path):
 
 
 @pytest.mark.parametrize("model, source", [("resnet8", "file.pth"), (network(), None), (type(network()), "file.pth")])
-def test_arguments_of_another_type_are_named(model, source):
+def test_arguments_of_the_wrong_type_are_refused(model, source):
     with pytest.raises(
         TypeError, match="model must be a network, got|source must be a path or an address, got NoneType"
     ):
@@ -216,7 +216,7 @@ def test_arguments_of_another_type_are_named(model, source):
 
 
 @pytest.mark.parametrize("name", ["numpy.core.multiarray", "numpy._core.multiarray"])
-def test_numpy_numbers_of_any_version(name, tmp_path):
+def test_numpy_scalars_of_any_numpy_version_are_accepted(name, tmp_path):
     content = io.BytesIO()
     torch.save({"model": STATE, "acc": np.float64(1)}, content, _use_new_zipfile_serialization=False)
     data = content.getvalue().replace(b"numpy._core.multiarray", name.encode())
@@ -225,7 +225,7 @@ def test_numpy_numbers_of_any_version(name, tmp_path):
     assert same(load_checkpoint(network(), tmp_path / "file.pth"))
 
 
-def test_safetensors_with_and_without_heads(tmp_path):
+def test_safetensors_with_and_without_method_weights_are_loaded(tmp_path):
     save_file(STATE, tmp_path / "plain.safetensors")
     save_file({**STATE, "method.projector.weight": torch.ones(2)}, tmp_path / "student.safetensors")
     for file in ("plain.safetensors", "student.safetensors"):
@@ -234,7 +234,7 @@ def test_safetensors_with_and_without_heads(tmp_path):
         assert same(load_checkpoint(network(), str(tmp_path / "renamed.pth")))
 
 
-def test_a_run_folder_and_its_file(data, recipe, tmp_path):
+def test_run_folder_and_its_weights_file_are_loaded(data, recipe, tmp_path):
     run = pckd.fit(pckd.create_model("resnet8", data, seed=1), data, recipe, out=tmp_path / "run", progress=False)
     for source in (run.path, run.path / "student.safetensors"):
         assert same(load_checkpoint(pckd.create_model("resnet8", data), source), run.student_state)
@@ -245,20 +245,20 @@ def test_a_run_folder_and_its_file(data, recipe, tmp_path):
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
-def test_a_wrapped_model_takes_any_of_them(wrap, prefix, tmp_path):
+def test_wrapped_model_accepts_any_prefix(wrap, prefix, tmp_path):
     model = network()
     load_checkpoint(wrap(model), saved(prefixed(prefix), tmp_path / "file.pth"))
     assert same(model)
 
 
-def test_a_network_with_a_module_called_module_or_student(tmp_path):
+def test_submodules_called_module_or_student_are_not_prefixes(tmp_path):
     for names in (("module", "head"), ("student", "teacher"), ("method", "fc")):
         model = nn.ModuleDict({name: nn.Linear(2, 2) for name in names})
         state = {name: torch.rand_like(value) for name, value in model.state_dict().items()}
         assert same(load_checkpoint(model, saved(state, tmp_path / "file.pth")), state)
 
 
-def test_old_files_lack_counters_of_batches(tmp_path):
+def test_files_without_batch_counters_are_loaded(tmp_path):
     old = {name: value for name, value in STATE.items() if not name.endswith("num_batches_tracked")}
     model = network()
     model.bn1.num_batches_tracked += 3
@@ -266,7 +266,7 @@ def test_old_files_lack_counters_of_batches(tmp_path):
     assert model.bn1.num_batches_tracked == 3 and torch.equal(model.fc.weight, STATE["fc.weight"])
 
 
-def test_half_precision_and_compressed_archives(tmp_path):
+def test_half_precision_and_compressed_files_are_loaded(tmp_path):
     half = {name: value.half() if value.is_floating_point() else value for name, value in STATE.items()}
     model = load_checkpoint(network(), saved(half, tmp_path / "half.pth"))
     assert model.fc.weight.dtype == torch.float32
@@ -299,11 +299,11 @@ def attacks(marker: Path) -> dict[str, Evil]:
     }
 
 
-@pytest.mark.skipif(os.name != "posix", reason="the names of the attacks are of Linux and macOS")
+@pytest.mark.skipif(os.name != "posix", reason="the names of the functions are those of Linux and macOS")
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-@pytest.mark.parametrize("called", attacks(Path("x")))
-def test_code_is_refused_by_name_and_not_run(called, legacy, tmp_path):
-    evil = attacks(tmp_path / "marker")[called]
+@pytest.mark.parametrize("function", attacks(Path("x")))
+def test_code_in_a_checkpoint_is_named_and_not_run(function, legacy, tmp_path):
+    evil = attacks(tmp_path / "marker")[function]
     for place, content in {
         "alone": evil,
         "beside": {"model": STATE, "best_acc": evil},
@@ -313,7 +313,7 @@ def test_code_is_refused_by_name_and_not_run(called, legacy, tmp_path):
     }.items():
         message = refusal(saved(content, tmp_path / f"{place}.pth", legacy))
         assert (
-            f"was refused: it is a pickle file that would call '{called}', and code in a checkpoint is never run"
+            f"was refused: it is a pickle file that would call '{function}', and code in a checkpoint is never run"
             in message
         )
         assert "ask its author for a safetensors file" in message
@@ -321,34 +321,34 @@ def test_code_is_refused_by_name_and_not_run(called, legacy, tmp_path):
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize("called", attacks(Path("x")))
-def test_a_bare_pickle_is_refused_and_not_run(called, protocol, tmp_path):
-    (tmp_path / "file.pth").write_bytes(pickle.dumps(attacks(tmp_path / "marker")[called], protocol))
+@pytest.mark.parametrize("function", attacks(Path("x")))
+def test_plain_pickle_file_is_refused_and_not_run(function, protocol, tmp_path):
+    (tmp_path / "file.pth").write_bytes(pickle.dumps(attacks(tmp_path / "marker")[function], protocol))
     message = refusal(tmp_path / "file.pth")
     assert "refused: it is a pickle file" in message if protocol >= 2 else "is not a file of weights" in message
     assert not (tmp_path / "marker").exists()
 
 
-def test_a_whole_pickled_network_is_refused(tmp_path):
+def test_pickled_network_is_refused(tmp_path):
     message = refusal(saved({"model": network()}, tmp_path / "file.pth"))
     assert "would call 'pckd_nb.models.resnet.ResNet'" in message
     assert message.endswith("or save only model.state_dict() if you have the network")
 
 
-def test_a_name_made_to_garble_the_terminal_is_escaped(tmp_path):
+def test_control_characters_in_names_are_escaped(tmp_path):
     (tmp_path / "file.pth").write_bytes(b"\x80\x02c\x1b[2Jevil\r\x0b\nname\rOK\n)R.")
     assert r"call '\x1b[2Jevil\r\x0b.name\rOK'" in refusal(tmp_path / "file.pth")
     assert "has no weights: expected" in refusal(saved({"bad\nname": torch.ones(1)}, tmp_path / "file.pth"))
 
 
-def test_a_torchscript_program_is_refused(tmp_path):
+def test_torchscript_file_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "file.pt", "w") as file:
         file.writestr("file/constants.pkl", b"")
         file.writestr("file/data.pkl", b"")
     assert "TorchScript program, and code in a checkpoint is never run" in refusal(tmp_path / "file.pt")
 
 
-def test_broken_files_are_told_apart(tmp_path):
+def test_errors_distinguish_kinds_of_broken_files(tmp_path):
     file = tmp_path / "file.pth"
 
     def message(content: bytes, name: str = "file.pth") -> str:
@@ -389,12 +389,12 @@ def test_broken_files_are_told_apart(tmp_path):
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_any_damage_gives_one_line_or_loads(legacy, tmp_path):
+def test_randomly_damaged_file_is_refused_in_one_line_or_loaded(legacy, tmp_path):
     file = saved({"model": STATE, "opt": OPTIONS}, tmp_path / "file.pth", legacy)
     whole, random = file.read_bytes(), np.random.default_rng(0)
     for _ in range(100):
         damaged = bytearray(whole)
-        for position in random.integers(-5000, 5000, 6):  # what describes the weights is at the ends of the file
+        for position in random.integers(-5000, 5000, 6):  # the descriptions of the weights are at both ends of the file
             damaged[position] = random.integers(256)
         file.write_bytes(damaged)
         try:
@@ -416,14 +416,14 @@ def test_any_damage_gives_one_line_or_loads(legacy, tmp_path):
         (argparse.Namespace(model=STATE), "found something else (IgnoredObject)"),
     ],
 )
-def test_what_was_found_instead_of_weights_is_named(content, found, tmp_path):
+def test_error_names_what_was_found_instead_of_weights(content, found, tmp_path):
     places = "'model', 'state_dict', 'model_state_dict', 'net', 'network', 'student', 'weights', 'params', "
     places += "'state_dict_ema', 'model_ema' or 'ema'"
     message = refusal(saved(content, tmp_path / "file.pth"))
     assert f"has no weights: expected a dict of names and tensors, or one under {places}, {found}" in message
 
 
-def test_weights_of_another_network_are_named(tmp_path):
+def test_errors_for_weights_of_another_network_name_the_difference(tmp_path):
     file = tmp_path / "file.pth"
 
     def message(**changed) -> str:
@@ -457,11 +457,11 @@ def test_weights_of_another_network_are_named(tmp_path):
     [torch.ones(10, dtype=torch.int8), torch.ones(10).to_sparse(), torch.ones(10, device="meta")],
     ids=["integers", "sparse", "meta"],
 )
-def test_weights_that_are_no_plain_numbers_change_nothing(weight, tmp_path):
+def test_weights_of_unsupported_types_are_refused(weight, tmp_path):
     assert "'fc.bias' is " in refusal(saved({**STATE, "fc.bias": weight}, tmp_path / "file.pth"))
 
 
-def test_sum_and_size_of_a_local_file(tmp_path):
+def test_checksum_and_size_of_a_local_file_are_checked(tmp_path):
     file = saved(STATE, tmp_path / "file.pth")
     data = file.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
@@ -485,7 +485,7 @@ def content() -> bytes:
 
 
 def failure(error, url, root, **options) -> str:
-    """The message with which a download fails, after which nothing is there that was not before."""
+    """Return the message with which a download fails. Check that it leaves no new file."""
     before = {path for path in root.rglob("*") if not path.is_dir()}
     with pytest.raises(error) as caught:
         fetch(url, root=root, **options)
@@ -493,11 +493,11 @@ def failure(error, url, root, **options) -> str:
     return str(caught.value)
 
 
-def test_downloaded_once_and_loaded(server, content, tmp_path, monkeypatch):
+def test_checkpoint_is_downloaded_once_and_loaded(server, content, tmp_path, monkeypatch):
     (handler,) = pooch.get_logger().handlers
-    said = io.StringIO()
-    monkeypatch.setattr(handler, "stream", said)
-    pooch.get_logger().setLevel("INFO")  # as it comes, whatever an earlier test left
+    log = io.StringIO()
+    monkeypatch.setattr(handler, "stream", log)
+    pooch.get_logger().setLevel("INFO")  # the default level, in case an earlier test changed it
     server.files["/a/ckpt_epoch_240.pth"] = content
     url, digest = f"{server.address}/a/ckpt_epoch_240.pth", hashlib.sha256(content).hexdigest()
     for options in ({}, {"sha256": digest}, {"size": len(content)}, {"sha256": digest.upper(), "size": len(content)}):
@@ -505,13 +505,13 @@ def test_downloaded_once_and_loaded(server, content, tmp_path, monkeypatch):
     assert server.requests == ["/a/ckpt_epoch_240.pth"]
     (file,) = (tmp_path / "checkpoints").iterdir()
     assert file.name.endswith("-ckpt_epoch_240.pth") and file.read_bytes() == content
-    assert not said.getvalue(), "the library's advice is not for those who use ours"
+    assert not log.getvalue(), "pooch must not print its own advice"
 
     monkeypatch.setenv("PCKD_DATA", str(tmp_path / "elsewhere"))
     assert fetch(url) == tmp_path / "elsewhere" / "checkpoints" / file.name and len(server.requests) == 2
 
 
-def test_names_of_different_addresses_differ(server, tmp_path):
+def test_different_addresses_get_different_files(server, tmp_path):
     paths = ["/a/ckpt_epoch_240.pth", "/b/ckpt_epoch_240.pth", "/", "/a/b%20c%2F..%2Fd.pth", "/" + 300 * "x" + ".pth"]
     server.files = {path: path.encode() for path in paths}
     files = {fetch(server.address + path, root=tmp_path): path for path in paths}
@@ -520,7 +520,7 @@ def test_names_of_different_addresses_differ(server, tmp_path):
     assert all(file.read_bytes() == path.encode() for file, path in files.items())
 
 
-def test_a_wrong_sum_or_size_keeps_nothing(server, content, tmp_path):
+def test_download_with_a_wrong_checksum_or_size_is_deleted(server, content, tmp_path):
     server.files["/x.pth"] = content
     url, digest = f"{server.address}/x.pth", hashlib.sha256(content).hexdigest()
     message = failure(OSError, url, tmp_path, sha256="0" * 64)
@@ -535,7 +535,7 @@ def test_a_wrong_sum_or_size_keeps_nothing(server, content, tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0, 100])
-def test_a_download_that_was_cut_is_fetched_again(server, content, tmp_path, keep):
+def test_incomplete_download_is_deleted_and_fetched_again(server, content, tmp_path, keep):
     server.files["/x.pth"] = content[:keep]  # a server that states no length
     url = f"{server.address}/x.pth"
     with pytest.raises(ValueError, match="the downloaded file was deleted"):
@@ -545,7 +545,7 @@ def test_a_download_that_was_cut_is_fetched_again(server, content, tmp_path, kee
     assert same(load_checkpoint(network(), url, root=tmp_path)) and len(server.requests) == 2
 
 
-def test_a_download_can_be_read_by_those_whom_the_umask_allows(server, content, tmp_path):
+def test_permissions_of_a_download_follow_the_umask(server, content, tmp_path):
     server.files["/x.pth"] = content
     before = os.umask(0o027)
     try:
@@ -554,7 +554,7 @@ def test_a_download_can_be_read_by_those_whom_the_umask_allows(server, content, 
         os.umask(before)
 
 
-def test_a_stale_file_is_fetched_again_once(server, content, tmp_path):
+def test_outdated_file_is_fetched_again_once(server, content, tmp_path):
     server.files["/x.pth"] = b"before"
     url, digest = f"{server.address}/x.pth", hashlib.sha256(content).hexdigest()
     assert fetch(url, root=tmp_path).read_bytes() == b"before"
@@ -567,7 +567,7 @@ def test_a_stale_file_is_fetched_again_once(server, content, tmp_path):
     assert len(server.requests) == 4
 
 
-def test_a_broken_connection_is_tried_again(server, content, tmp_path):
+def test_broken_connection_is_retried(server, content, tmp_path):
     server.files["/x.pth"], server.broken = content, 2
     assert fetch(f"{server.address}/x.pth", root=tmp_path).read_bytes() == content and len(server.requests) == 3
     server.files["/y.pth"], server.broken = content, 9
@@ -575,7 +575,7 @@ def test_a_broken_connection_is_tried_again(server, content, tmp_path):
     assert "could not download" in message and "in 3 tries" in message and len(server.requests) == 6
 
 
-def test_no_server_and_no_file(server, tmp_path):
+def test_errors_for_missing_server_and_file(server, tmp_path):
     url = server.address + "/none.pth"
     assert failure(OSError, url, tmp_path) == f"could not download '{url}': the server answered 404 Not Found"
     server.files["/none.pth"] = 403
@@ -585,27 +585,27 @@ def test_no_server_and_no_file(server, tmp_path):
     assert "in 3 tries" in failure(OSError, url, tmp_path)
 
 
-def test_a_web_page_is_not_kept(server, tmp_path):
+def test_downloaded_web_page_is_refused(server, tmp_path):
     server.files["/x.pth"] = b"\n<!DOCTYPE html><html>Sign in</html>"
     assert "gave a web page" in failure(OSError, f"{server.address}/x.pth", tmp_path)
     assert "gave a web page" in refusal(f"{server.address}/x.pth", OSError, root=tmp_path, sha256="0" * 64)
 
 
-def test_a_damaged_download_names_address_and_file(server, tmp_path):
+def test_error_for_a_damaged_download_names_address_and_file(server, tmp_path):
     server.files["/x.pth"] = b"damaged"
     message = refusal(f"{server.address}/x.pth", root=tmp_path)
     assert f"'{server.address}/x.pth' (kept as '{tmp_path}" in message and "is not a file of weights" in message
 
 
-def test_only_https_is_fetched(server, content, tmp_path, monkeypatch):
+def test_only_https_addresses_are_fetched(server, content, tmp_path, monkeypatch):
     import requests
 
-    def called(*_, **__):
+    def fail(*_, **__):
         raise AssertionError("a request was made")
 
     addresses = ["http://example.org/x.pth", "ftp://example.org/x", "file:///etc/passwd", "http://127.0.0.1@evil.org/x"]
     with monkeypatch.context() as patched:
-        patched.setattr(requests, "get", called)
+        patched.setattr(requests, "get", fail)
         for url in (*addresses, "http://127.0.0.1.evil.org/x", "https:///x"):
             assert "use an https address, or download it by hand and give the file" in failure(
                 ValueError, url, tmp_path

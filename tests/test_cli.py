@@ -1,4 +1,4 @@
-"""The command line as its users meet it. `run` calls it in this process; a few tests start a real one."""
+"""The command line. The fixture `run` calls it in this process. A few tests start a separate one."""
 
 import os
 import re
@@ -22,7 +22,10 @@ SMALL = ["--data", "digits", "--train-size", "60", "--test-size", "40", "--epoch
 
 @pytest.fixture
 def run(capsys, tmp_path, monkeypatch):
-    """Call the command line inside the temporary folder: (exit status, stdout, lines of stderr but progress bars)."""
+    """A function that runs a command in the temporary folder.
+
+    It returns exit status, stdout and the lines of stderr without progress bars.
+    """
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> tuple[int, str, list[str]]:
@@ -36,7 +39,7 @@ def run(capsys, tmp_path, monkeypatch):
 
 @pytest.fixture
 def refused(run, tmp_path):
-    """The call fails with one line that matches, and leaves the folder as it was."""
+    """A function that checks that a command fails with one matching line and leaves the folder unchanged."""
 
     def check(match: str, *arguments: str) -> None:
         def files() -> dict[Path, int]:
@@ -70,7 +73,7 @@ def make_photos(root: Path, classes=("cat", "dog"), images=4) -> Path:
     return root
 
 
-def test_the_documented_form(run, teacher):
+def test_documented_commands_work(run, teacher):
     common = ["distill", *SMALL, "--teacher", teacher, "--student", "resnet8", "--seed", "0"]
     status, out, err = run(*common, "--method", "pckd", "--out", "runs/pckd")
     assert status == 0 and not err
@@ -89,7 +92,7 @@ def test_the_documented_form(run, teacher):
     assert run("distill", *SMALL, "--method", "supervised", "--student", "resnet8", "--out", "runs/alone")[0] == 0
 
 
-def test_a_folder_of_images_trains_and_evaluates(run, tmp_path):
+def test_folder_of_images_can_be_trained_on_and_evaluated(run, tmp_path):
     make_photos(tmp_path / "photos")
     data = f"folder:{tmp_path / 'photos'}"
     arguments = ["train", "--data", data, "--model", "resnet8", "--epochs", "1", "--batch-size", "4", "--out", "run"]
@@ -112,7 +115,7 @@ def test_init_starts_from_another_runs_weights(run, teacher, refused):
     refused("'nowhere': there is no such", *arguments, "--init", "nowhere", "--overwrite")
 
 
-def test_published_checkpoints_teach_and_are_held_to_their_word(run, teacher, refused):
+def test_checkpoints_can_be_teachers_and_checked_against_an_expected_accuracy(run, teacher, refused):
     state = pckd.load_run(teacher).student_state
     torch.save({"epoch": 240, "model": {f"module.{name}": value for name, value in state.items()}}, "teacher.pth")
     accuracy = pckd.load_run(teacher).accuracy
@@ -125,8 +128,8 @@ def test_published_checkpoints_teach_and_are_held_to_their_word(run, teacher, re
     assert status == 0 and "resnet8 from teacher.pth on 450 test images" in out
     distill = ["distill", *SMALL, "--student", "resnet8", "--method", "kd"]
     assert run(*distill, "--teacher", "teacher.pth", "--teacher-model", "resnet8", "--out", "kd")[0] == 0
-    about = pckd.load_run("kd").settings["teacher"]
-    assert about["weights_from"] == "teacher.pth" and about["fingerprint"] == pckd.load_run(teacher).fingerprint
+    info = pckd.load_run("kd").settings["teacher"]
+    assert info["weights_from"] == "teacher.pth" and info["fingerprint"] == pckd.load_run(teacher).fingerprint
     assert run("train", *SMALL, "--model", "resnet8", "--init", "teacher.pth", "--out", "more")[0] == 0
     refused("is not a run folder.*--teacher-model", *distill, "--teacher", "teacher.pth", "--out", "x")
     refused("is not a run folder.*--model", "evaluate", "teacher.pth")
@@ -159,7 +162,7 @@ def make_imagenet(root: Path) -> None:
                 Image.fromarray(pixels).save(root / "imagenet" / split / name / f"{number}.JPEG")
 
 
-def test_images_that_stay_in_their_files(run, tmp_path):
+def test_imagenet_is_streamed_from_its_files(run, tmp_path):
     make_imagenet(tmp_path)
     arguments = ["train", "--data", "imagenet", "--root", ".", "--image-size", "32", "--workers", "2", "--model"]
     arguments += [
@@ -180,7 +183,7 @@ def test_images_that_stay_in_their_files(run, tmp_path):
     assert "9 test images" in run("evaluate", "run", "--root", ".", "--workers", "0")[1]
 
 
-def test_lists(run):
+def test_models_and_datasets_are_listed(run):
     status, out, _ = run("models")
     assert status == 0 and all(name in out for name in pckd.models.MODELS) and "278,324" in out
     line = next(line for line in out.splitlines() if line.startswith("vgg13"))
@@ -196,7 +199,7 @@ def test_help(command, run):
     assert run()[0] == 0
 
 
-def test_unknown_names(refused, teacher):
+def test_unknown_names_are_refused(refused, teacher):
     refused("'digit'.*digits", "train", "--data", "digit", "--model", "resnet8", "--out", "x")
     refused("'resnet9'.*resnet8", "train", "--data", "digits", "--model", "resnet9", "--out", "x")
     distill = ["distill", *SMALL, "--teacher", teacher, "--student", "resnet8", "--out", "x"]
@@ -207,8 +210,8 @@ def test_unknown_names(refused, teacher):
     refused("devices must be at least 1, got 0", *distill, "--devices", "0")
     refused("unknown recipe 'short'.*classroom", *distill, "--recipe", "short")
     refused("method kd has no setting 'beta_cc'.*temperature", *distill, "--method", "kd", "--beta-cc", "1")
-    says = "precision must be one of auto, 32-true, bf16-mixed, 16-mixed, got '8-bit'"
-    refused(says, *distill, "--precision", "8-bit")
+    message = "precision must be one of auto, 32-true, bf16-mixed, 16-mixed, got '8-bit'"
+    refused(message, *distill, "--precision", "8-bit")
     refused("No such command 'trian'", "trian")
     refused("No such option.*--modle", "train", "--modle", "resnet8")
     refused("pckd-nb: train needs --out ", "train", "--data", "digits", "--model", "resnet8")
@@ -227,11 +230,11 @@ def test_unknown_names(refused, teacher):
         ("--beta-cc", "x", "beta-cc"),
     ],
 )
-def test_bad_numbers(option, value, match, refused, teacher):
+def test_invalid_numbers_are_refused(option, value, match, refused, teacher):
     refused(match, "distill", *SMALL, "--teacher", teacher, "--student", "resnet8", "--out", "x", option, value)
 
 
-def test_bad_folders_of_images(refused, tmp_path):
+def test_invalid_image_folders_are_refused(refused, tmp_path):
     def train(match, folder):
         refused(match, "train", "--data", f"folder:{folder}", "--model", "resnet8", "--epochs", "1", "--out", "x")
 
@@ -247,7 +250,7 @@ def test_bad_folders_of_images(refused, tmp_path):
     train("cow", "stranger")
 
 
-def test_run_folders(refused, run, teacher, tmp_path):
+def test_invalid_run_folders_are_refused(refused, run, teacher, tmp_path):
     distill = ["distill", *SMALL, "--student", "resnet8", "--method", "kd"]
     refused("needs --teacher", *distill, "--out", "x")
     refused("'nowhere' is not a run: there is no such folder", *distill, "--teacher", "nowhere", "--out", "x")
@@ -259,7 +262,7 @@ def test_run_folders(refused, run, teacher, tmp_path):
     refused("split must be", "evaluate", teacher, "--split", "both")
 
 
-def test_teachers_that_do_not_fit(refused, run, teacher, tmp_path):
+def test_teachers_for_other_data_or_networks_are_refused(refused, run, teacher, tmp_path):
     other = tmp_path / "other"
     make_photos(tmp_path / "photos")
     photos = ["--data", f"folder:{tmp_path / 'photos'}", "--epochs", "1", "--batch-size", "4"]
@@ -272,7 +275,7 @@ def test_teachers_that_do_not_fit(refused, run, teacher, tmp_path):
     refused(r"another network: 'layer1\.1\.conv1\.weight' is missing", *distill, "--teacher", other)
 
 
-def test_errors_of_our_own_making_are_one_line_too_and_debug_shows_them(refused, monkeypatch, capsys):
+def test_internal_errors_are_one_line_and_debug_shows_the_traceback(refused, monkeypatch, capsys):
     def broken(*_, **__):
         raise ZeroDivisionError("oh\nno")
 
@@ -283,31 +286,31 @@ def test_errors_of_our_own_making_are_one_line_too_and_debug_shows_them(refused,
 
 
 def interrupt(folder: Path, *arguments: str) -> str:
-    """Start a real process that writes to `folder`, press Ctrl-C in its terminal when it trains; what it said."""
+    """Start a command in a separate process and interrupt it during the training. Return what it printed."""
     command = [sys.executable, "-m", "pckd_nb", *arguments, "--out", str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as many threads as the tests themselves: the same bits
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in the tests, for exactly the same results
     pipes = dict(stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with subprocess.Popen(command, start_new_session=True, env=environment, **pipes) as process:
         deadline = time.monotonic() + 300
         while not (folder / "run.json").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(1)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to every process of the group
+        os.killpg(process.pid, signal.SIGINT)  # a terminal also sends it to every process of the group
         out, err = process.communicate(timeout=300)
     assert process.returncode == 130 and "Traceback" not in err, err
-    with pytest.raises(ProcessLookupError):  # no worker is left
+    with pytest.raises(ProcessLookupError):  # no worker process is left
         os.killpg(process.pid, 0)
     assert "--resume" in out
     assert pckd.load_run(folder).settings["status"] == "interrupted"
     return out
 
 
-def test_ctrl_c_in_a_real_process_saves_and_resumes(tmp_path):
+def test_ctrl_c_saves_the_run(tmp_path):
     interrupt(tmp_path / "run", "train", *SMALL, "--epochs", "2000", "--model", "resnet8")
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_workers_read_ends_as_if_nothing_had_happened(run, tmp_path):
+def test_run_interrupted_while_workers_read_resumes_to_the_same_files(run, tmp_path):
     make_imagenet(tmp_path)
     arguments = ["train", "--data", f"imagenet:{tmp_path / 'imagenet'}", "--image-size", "32", "--workers", "1"]
     arguments += ["--model", "resnet8", "--epochs", "24", "--batch-size", "9"]
@@ -319,7 +322,7 @@ def test_ctrl_c_while_workers_read_ends_as_if_nothing_had_happened(run, tmp_path
 
 
 @pytest.mark.parametrize("unbuffered", ["", "-u"])
-def test_a_closed_pipe_is_no_accident(unbuffered):
+def test_closed_pipe_gives_no_error_message(unbuffered):
     shell = f"{sys.executable} {unbuffered} -m pckd_nb datasets | true; exit ${{PIPESTATUS[0]}}"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(["bash", "-c", shell], env=environment, capture_output=True, text=True, timeout=300)

@@ -1,4 +1,4 @@
-"""compare, ablate, sweep and figures as their users meet them; `run` and `refused` are those of test_cli."""
+"""The commands compare, ablate, sweep and figures."""
 
 import pandas as pd
 import pytest
@@ -34,13 +34,13 @@ def test_compare_prints_a_table_with_intervals(run, teacher):  # noqa: F811
     assert status == 0 and "6 runs, 6 finished, 0 to train" in out and "estimated" not in out
 
 
-def test_a_grid_can_hold_out_a_validation_split(run, teacher):  # noqa: F811
+def test_grid_can_use_a_validation_split(run, teacher):  # noqa: F811
     status, _, _ = run("compare", *grid(teacher, "--methods", "supervised", "--val", "0.2", "--epochs", "1"))
     table = pd.read_csv("grid/results.csv")
     assert status == 0 and table["val_top1"].between(0, 100).all() and len(table) == 2
 
 
-def test_a_dry_run_only_counts(run, teacher, tmp_path):  # noqa: F811
+def test_dry_run_only_counts_runs(run, teacher, tmp_path):  # noqa: F811
     status, out, _ = run("sweep", *grid(teacher, "--factor", "beta_fa=0,20", "--factor", "views=1,2", "--dry-run"))
     assert status == 0
     assert out.count("to train  ") == 2 * 3 and "pckd-views=2 seed 1" in out and "views=1" not in out
@@ -51,27 +51,27 @@ def test_a_dry_run_only_counts(run, teacher, tmp_path):  # noqa: F811
     assert status == 0 and out.count("to train  ") == 3 and "3 runs, 3 to train" in out
 
 
-def test_the_reference_is_found_under_any_of_its_names(run, teacher):  # noqa: F811
+def test_reference_may_be_given_by_any_of_its_names(run, teacher):  # noqa: F811
     arms = ["--methods", "kd,supervised", "--seeds", "0", "--epochs", "1"]
     for name in ("kd", "KD", "kd-temperature=4", "kd-epochs=1"):
-        status, out, said = run("compare", *grid(teacher, *arms, "--reference", name))
-        assert status == 0 and out.splitlines()[-1].split()[-1] == "1" and not said
-    status, out, said = run("compare", *grid(teacher, *arms, "--reference", "pckd"))
-    assert status == 0 and "note: no differences are shown, because --reference pckd is not one of kd, " in said[0]
-    status, out, said = run("sweep", *grid(teacher, "--factor", "temperature=2", "--method", "kd", "--dry-run"))
-    assert status == 0 and not said
+        status, out, err = run("compare", *grid(teacher, *arms, "--reference", name))
+        assert status == 0 and out.splitlines()[-1].split()[-1] == "1" and not err
+    status, out, err = run("compare", *grid(teacher, *arms, "--reference", "pckd"))
+    assert status == 0 and "note: no differences are shown, because --reference pckd is not one of kd, " in err[0]
+    status, out, err = run("sweep", *grid(teacher, "--factor", "temperature=2", "--method", "kd", "--dry-run"))
+    assert status == 0 and not err
 
 
 @pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
-def test_a_point_whose_loss_is_not_finite_does_not_stop_the_others(teacher, jobs, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_run_with_a_non_finite_loss_does_not_stop_the_others(teacher, jobs, tmp_path, monkeypatch, capsys):  # noqa: F811
     monkeypatch.chdir(tmp_path)
     arms = "kd-lr=1e30,kd,kd-temperature=2"
     for found in ("0", "2"):
         more = ["--methods", arms, "--seeds", "0", "--jobs", jobs]
         status = cli.main(["compare", *map(str, grid(teacher, *more))])
-        out, said = capsys.readouterr()
+        out, err = capsys.readouterr()
         assert status == 1 and f"3 runs, {found} finished" in out
-        last = said.splitlines()[-1]
+        last = err.splitlines()[-1]
         assert (
             "1 of 3 runs failed, all others were trained; first error: resnet" in last
             and "kd-lr=1e+30 seed 0: " in last
@@ -80,9 +80,9 @@ def test_a_point_whose_loss_is_not_finite_does_not_stop_the_others(teacher, jobs
         assert pd.read_csv("grid/results.csv")["arm"].tolist() == ["kd", "kd-temperature=2"]
 
 
-def test_ablations_are_counted(run, teacher):  # noqa: F811
+def test_dry_run_of_ablate_counts_runs(run, teacher):  # noqa: F811
     status, out, _ = run("ablate", *grid(teacher, "--dry-run"))
-    assert status == 0 and "22 runs, 22 to train" in out  # of 12 arms one is digits' default: a single view
+    assert status == 0 and "22 runs, 22 to train" in out  # one of the 12 arms is the default for digits
 
 
 @pytest.mark.parametrize(
@@ -106,13 +106,13 @@ def test_ablations_are_counted(run, teacher):  # noqa: F811
         ("'p c' is not an arm", "compare", ["--reference", "p c"]),
     ],
 )
-def test_what_is_refused(refused, teacher, match, command, more):  # noqa: F811
+def test_invalid_options_are_refused(refused, teacher, match, command, more):  # noqa: F811
     refused(match, command, *grid(teacher, *more))
 
 
-def test_figures_need_runs(refused):  # noqa: F811
+def test_figures_need_finished_runs(refused):  # noqa: F811
     refused("no finished run below 'nowhere'", "figures", "--runs", "nowhere")
 
 
-def test_seeds():
+def test_seeds_are_parsed():
     assert parse_seeds("0,1,5-7") == [0, 1, 5, 6, 7]

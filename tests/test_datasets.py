@@ -1,4 +1,4 @@
-"""Loading: right tensors, honest sizes, and errors that say what to do. Nothing here touches the network."""
+"""Loading data sets: correct tensors and sizes, and errors that say what to do. Nothing here uses the network."""
 
 import dataclasses
 import gzip
@@ -31,7 +31,7 @@ from pckd_nb.deprecation import RENAMED
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
-    """Any attempt to reach the network fails like a cable pulled out."""
+    """Let every attempt to use the network fail, as without a connection."""
 
     def no_network(*args, **kwargs):
         raise requests.ConnectionError("no route to host")
@@ -75,7 +75,7 @@ def test_shapes100_splits_are_independent(tmp_path):
     assert other_seed.fingerprint != one.fingerprint
 
 
-def test_cache_is_used_and_a_damaged_one_is_replaced(tmp_path, monkeypatch):
+def test_cache_is_used_and_replaced_if_damaged(tmp_path, monkeypatch):
     def load():
         return load_dataset("shapes100", tmp_path, train_size=100, test_size=100)
 
@@ -97,7 +97,7 @@ def test_cache_is_used_and_a_damaged_one_is_replaced(tmp_path, monkeypatch):
         drawn.clear()
 
 
-def test_shapes100_without_a_place_for_the_cache(tmp_path):
+def test_shapes100_works_without_a_writable_cache_folder(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     data = load_dataset("shapes100", tmp_path / "file" / "root", train_size=100, test_size=100)
     assert len(data.train) == 100
@@ -120,7 +120,7 @@ def test_digits(tmp_path):
     assert data.std == pytest.approx((pixels.std(correction=0).item(),), rel=1e-9)
 
 
-def test_part_of_a_data_set(tmp_path):
+def test_train_and_test_size_select_a_part(tmp_path):
     whole = load_dataset("digits", tmp_path)
     part = load_dataset("digits", tmp_path, train_size=205, test_size=10, seed=2)
     counts = part.train.labels.bincount()
@@ -128,7 +128,7 @@ def test_part_of_a_data_set(tmp_path):
     assert torch.equal(part.test.labels.sort().values, torch.arange(10))
     known = {bytes(image.numpy()) for image in whole.train.images}
     assert all(bytes(image.numpy()) in known for image in part.train.images)
-    assert len({bytes(image.numpy()) for image in part.train.images}) == 205, "nothing is taken twice"
+    assert len({bytes(image.numpy()) for image in part.train.images}) == 205, "no image is taken twice"
     assert load_dataset("digits", tmp_path, **part.options).fingerprint == part.fingerprint
     assert load_dataset("digits", tmp_path, train_size=205, seed=3).fingerprint != part.fingerprint
     everything = load_dataset("digits", tmp_path, train_size=1347, test_size=450, seed=5)
@@ -137,7 +137,7 @@ def test_part_of_a_data_set(tmp_path):
 
 @pytest.mark.parametrize("name", ["digits", "shapes100"])
 @pytest.mark.parametrize("size", [0, -5, 9, 2.5, "many"])
-def test_impossible_sizes(tmp_path, name, size):
+def test_invalid_sizes_are_refused(tmp_path, name, size):
     for which in ("train_size", "test_size"):
         kind = ValueError if type(size) is int else TypeError
         with pytest.raises(kind, match=f"{which} must be .*got {size!r}") as error:
@@ -145,18 +145,18 @@ def test_impossible_sizes(tmp_path, name, size):
         assert message_of(error)
 
 
-def test_more_than_there_is(tmp_path):
+def test_train_size_above_the_number_of_images_is_refused(tmp_path):
     with pytest.raises(ValueError, match="train_size must be at most 1347, the number of images, got 1348"):
         load_dataset("digits", tmp_path, train_size=1348)
 
 
 @pytest.mark.parametrize("seed", [-1, 0.5, None])
-def test_impossible_seed(tmp_path, seed):
+def test_invalid_seed_is_refused(tmp_path, seed):
     with pytest.raises(ValueError if seed == -1 else TypeError, match=f"seed must be .*got {seed}"):
         load_dataset("digits", tmp_path, seed=seed)
 
 
-def test_fingerprint_sees_pixels_labels_and_names(tmp_path):
+def test_fingerprint_depends_on_pixels_labels_and_names(tmp_path):
     data = load_dataset("digits", tmp_path)
     assert len(data.fingerprint) == 16 and int(data.fingerprint, 16) >= 0
     assert data.to("cpu").fingerprint == data.fingerprint
@@ -194,20 +194,20 @@ def test_a_split_in_memory_is_read_by_index(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["shapes100", "digits", "cifar100", "fashion_mnist"])
-def test_image_size_of_what_is_no_photograph(tmp_path, name):
+def test_data_sets_with_a_fixed_image_size_refuse_another(tmp_path, name):
     with pytest.raises(ValueError, match=f"image_size of {name} must be .*, got 64") as error:
         load_dataset(name, tmp_path, image_size=64)
     assert message_of(error) and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("wrong", [{"image_size": 7}, {"image_size": 32.0}, {"workers": -1}, {"workers": "all"}])
-def test_impossible_image_size_or_workers(tmp_path, wrong):
+def test_invalid_image_size_or_workers_are_refused(tmp_path, wrong):
     (name, value), *_ = wrong.items()
     with pytest.raises(ValueError if type(value) is int else TypeError, match=f"{name} must be .*got {value!r}"):
         load_dataset(f"folder:{tmp_path}", **wrong)
 
 
-def test_own_image_size_is_no_error(tmp_path):
+def test_image_size_of_the_data_set_itself_is_accepted(tmp_path):
     assert load_dataset("digits", tmp_path, image_size=16).options["image_size"] == 16
 
 
@@ -227,7 +227,7 @@ def test_unknown_name_lists_all(name):
 
 def test_default_root(monkeypatch, tmp_path):
     monkeypatch.delenv("PCKD_DATA", raising=False)
-    monkeypatch.chdir(tmp_path)  # a notebook runs in notebooks/, a command anywhere
+    monkeypatch.chdir(tmp_path)  # the default must not depend on the current folder
     assert downloads.default_root() == Path(__file__).parents[1] / "data" / "downloads"
     monkeypatch.setattr(downloads, "__file__", str(tmp_path / "site-packages" / "pckd_nb" / "downloads.py"))
     assert downloads.default_root().absolute() == tmp_path / "data" / "downloads"
@@ -236,7 +236,7 @@ def test_default_root(monkeypatch, tmp_path):
     assert len(list(tmp_path.glob("*.npz"))) == 2
 
 
-# --------------------------------------------------------------------- downloads: archives of the true format
+# --------------------------------------------------------------------- downloads: archives in the original format
 
 
 def cifar_archive(root: Path, source: type, monkeypatch, num_classes: int, per_batch: int) -> Path:
@@ -294,7 +294,7 @@ def test_cifar100_superclasses():
     assert {k: coarse[k] for k in expected} == expected
 
 
-def test_damaged_archive_is_named_and_kept(tmp_path, monkeypatch):
+def test_error_names_a_damaged_archive_and_keeps_it(tmp_path, monkeypatch):
     archive = cifar_archive(tmp_path, tvd.CIFAR10, monkeypatch, num_classes=10, per_batch=20)
     archive.write_bytes(archive.read_bytes()[:-100])
     with pytest.raises(OSError, match="damaged") as error:
@@ -304,7 +304,7 @@ def test_damaged_archive_is_named_and_kept(tmp_path, monkeypatch):
     assert archive.is_file()
 
 
-def test_damaged_unpacked_file(tmp_path, monkeypatch):
+def test_damaged_unpacked_file_is_unpacked_again_or_refused(tmp_path, monkeypatch):
     archive = cifar_archive(tmp_path, tvd.CIFAR10, monkeypatch, num_classes=10, per_batch=20)
     fingerprint = load_dataset("cifar10", tmp_path).fingerprint
     batch = tmp_path / tvd.CIFAR10.base_folder / "data_batch_3"
@@ -326,7 +326,7 @@ def test_damaged_unpacked_file(tmp_path, monkeypatch):
         ("tinyimagenet", "tiny-imagenet-200.zip"),
     ],
 )
-def test_failed_download_says_what_to_do_by_hand(tmp_path, name, file):
+def test_error_after_a_failed_download_explains_the_manual_download(tmp_path, name, file):
     with pytest.raises(ConnectionError, match=f"could not download {name}") as error:
         load_dataset(name, tmp_path)
     text = message_of(error)
@@ -334,18 +334,18 @@ def test_failed_download_says_what_to_do_by_hand(tmp_path, name, file):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion_mnist", "stl10", "tinyimagenet"])
-def test_a_download_of_something_else_is_refused_and_not_kept(tmp_path, monkeypatch, name):
-    asked = []
+def test_download_with_a_wrong_checksum_is_refused_and_deleted(tmp_path, monkeypatch, name):
+    requested = []
 
-    def another(url, path, most):
-        asked.append((url, most))
+    def save_login_page(url, path, max_bytes):
+        requested.append((url, max_bytes))
         Path(path).write_bytes(b"a login page")
 
-    monkeypatch.setattr(downloads, "_download_with_retries", another)
+    monkeypatch.setattr(downloads, "_download_with_retries", save_login_page)
     with pytest.raises(ConnectionError, match=f"could not download {name} .*is damaged: its md5 is") as error:
         load_dataset(name, tmp_path)
-    ((url, most),) = asked
-    assert url.startswith("https://") and most > 5000 and url in message_of(error)
+    ((url, max_bytes),) = requested
+    assert url.startswith("https://") and max_bytes > 5000 and url in message_of(error)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -354,7 +354,7 @@ def idx(array: np.ndarray) -> bytes:
 
 
 def fashion_tree(root: Path, monkeypatch) -> Path:
-    """The four files of Fashion-MNIST, small: two packed, two unpacked. torchvision takes both."""
+    """Write small versions of the four files of Fashion-MNIST, two compressed and two not. torchvision accepts both."""
     rng = np.random.default_rng(0)
     raw = root / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
@@ -410,7 +410,7 @@ def stl10_archive(root: Path, monkeypatch) -> Path:
     md5s = {}
     for part, count in (("train", 20), ("test", 10), ("unlabeled", 2)):
         pixels = rng.integers(0, 9, (count, 3, 96, 96), dtype=np.uint8)
-        pixels[:, 0, :48] = 250  # stored column by column: the left half
+        pixels[:, 0, :48] = 250  # files store column by column, so this is the left half
         contents = {f"{part}_X.bin": pixels, f"{part}_y.bin": np.arange(count, dtype=np.uint8) % 10 + 1}
         for name, content in contents.items():
             (tree / name).write_bytes(content.tobytes())
@@ -431,9 +431,9 @@ def test_stl10(tmp_path, monkeypatch):
     assert data.train.labels.tolist() == [*range(10), *range(10)]
     assert data.classes[0] == "airplane" and data.classes[9] == "truck"
     assert data.normalisation == "computed on the training images"
-    assert data.train.images[:, 0, :, :12].min() > 200, "the left half is bright: rows are rows"
+    assert data.train.images[:, 0, :, :12].min() > 200, "rows and columns are not swapped"
     assert data.train.images[:, 0, :, 20:].max() < 60 and data.train.images[:, 1:].max() < 9
-    assert data.train.images[:, 1:].float().std() < 2, "scaled with antialiasing: of noise little is left"
+    assert data.train.images[:, 1:].float().std() < 2, "scaling with antialiasing removes most noise"
 
     archive.unlink()
     (tmp_path / "stl10_binary" / "unlabeled_X.bin").unlink()
@@ -476,7 +476,7 @@ def jpeg(pixels: np.ndarray, mode: str = "RGB") -> bytes:
 
 
 def tiny_imagenet_archive(root: Path, monkeypatch, per_class: int = 12) -> dict[str, bytes]:
-    """Write a small archive in the format of TinyImageNet-200, md5 and all; returns its photographs by file name."""
+    """Write a small archive in the format of TinyImageNet-200 and register its md5. Return its images by file name."""
     rng = np.random.default_rng(0)
     photographs, annotations = {}, []
     for row, wnid in enumerate([*WORDS] * per_class):
@@ -558,7 +558,7 @@ def test_folder(tree):
     assert part.train.labels.tolist() == [0, 1]
 
 
-def test_folder_takes_every_kind_of_image_and_ignores_the_rest(tree):
+def test_folder_reads_all_image_formats_and_ignores_other_files(tree):
     cat = tree / "train" / "cat"
     for name in ("c.JPG", "d.jpeg", "e.bmp", "f.webp"):
         write_image(cat / name)
@@ -579,7 +579,7 @@ def test_folder_takes_every_kind_of_image_and_ignores_the_rest(tree):
     ("sizes", "side"),
     [([(8, 8), (8, 8), (20, 10)], 8), ([(64, 64)] * 2, 64), ([(65, 65)] * 2, 32), ([(9, 8)] * 2, 32)],
 )
-def test_folder_of_other_sizes(tmp_path, sizes, side):
+def test_image_size_of_a_folder_with_other_sizes(tmp_path, sizes, side):
     for k, size in enumerate(sizes):
         write_image(tmp_path / "train" / f"class{k % 2}" / f"{k}.png", size)
     write_image(tmp_path / "test" / "class1" / "wide.png", (300, 7))
@@ -587,7 +587,7 @@ def test_folder_of_other_sizes(tmp_path, sizes, side):
     assert data.size == (side, side) and data.test.labels.tolist() == [1], "a class may lack test images"
 
 
-def test_folder_cuts_the_middle_and_keeps_the_aspect(tree):
+def test_folder_crops_the_center_and_keeps_the_aspect_ratio(tree):
     wide = np.zeros((16, 32, 3), np.uint8)
     wide[:, 8:24] = 255  # the middle square is white
     Image.fromarray(wide).save(tree / "test" / "ant" / "a.png")
@@ -642,14 +642,14 @@ def test_truncated_jpeg(tree):
         load_dataset(f"folder:{tree}")
 
 
-def test_folder_in_another_size(tree):
+def test_folder_with_another_image_size(tree):
     data = load_dataset(f"folder:{tree}", image_size=12)
     assert data.size == (12, 12) and data.train.labels.tolist() == [0, 1, 1]
     assert load_dataset(f"folder:{tree}", **data.options).fingerprint == data.fingerprint
     assert load_dataset(f"folder:{tree}").fingerprint != data.fingerprint
 
 
-def test_more_than_eight_bits_are_not_cut_off(tree):
+def test_images_with_16_bits_are_scaled_to_8_bits(tree):
     deep = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
     Image.fromarray(deep).save(tree / "train" / "cat" / "deep.png")
     image = load_dataset(f"folder:{tree}").train.images[-1]
@@ -659,8 +659,8 @@ def test_more_than_eight_bits_are_not_cut_off(tree):
         load_dataset(f"folder:{tree}")
 
 
-def test_images_are_what_they_hold_and_start_no_other_program(tree, tmp_path, monkeypatch):
-    """Pillow would hand PostScript to Ghostscript, whatever the file is called."""
+def test_image_type_is_read_from_the_content_and_no_program_is_started(tree, tmp_path, monkeypatch):
+    """Pillow would pass PostScript to Ghostscript, whatever the file name."""
     canary, programs = tmp_path / "canary", tmp_path / "programs"
     programs.mkdir()
     (programs / "gs").write_text(f"#!/bin/sh\ntouch {canary}\n")
@@ -671,11 +671,11 @@ def test_images_are_what_they_hold_and_start_no_other_program(tree, tmp_path, mo
     with pytest.raises(OSError, match="photo.jpg \\(it is not an image\\)"):
         load_dataset(f"folder:{tree}")
     assert not canary.exists()
-    write_image(tree / "as.gif").rename(photo)  # a name that is only wrong does no harm
+    write_image(tree / "as.gif").rename(photo)  # a wrong extension alone is accepted
     assert len(load_dataset(f"folder:{tree}").train) == 4
 
 
-def test_an_image_that_scaled_would_fill_the_memory_is_refused(tree):
+def test_extremely_long_image_is_refused(tree):
     write_image(tree / "train" / "cat" / "line.png", size=(1, 200_000))
     with pytest.raises(
         OSError, match="line.png .*1×200000 pixels, one side is more than 100 times as long as the other"
@@ -683,7 +683,7 @@ def test_an_image_that_scaled_would_fill_the_memory_is_refused(tree):
         load_dataset(f"folder:{tree}")
 
 
-def test_whatever_a_reader_raises_names_the_file(tree, monkeypatch):
+def test_any_error_while_reading_an_image_names_the_file(tree, monkeypatch):
     def fails(*_, **__):
         raise RuntimeError("Failed to decode\nimage")
 
@@ -692,11 +692,11 @@ def test_whatever_a_reader_raises_names_the_file(tree, monkeypatch):
         load_dataset(f"folder:{tree}")
 
 
-def test_folders_whose_names_are_not_utf8_are_named(tree):
+def test_folder_name_that_is_not_utf8_is_refused(tree):
     try:
         (tree / "train" / os.fsdecode(b"caf\xe9")).mkdir()
     except OSError:
-        pytest.skip("the file system takes UTF-8 alone")
+        pytest.skip("the file system only accepts UTF-8")
     write_image(tree / "train" / os.fsdecode(b"caf\xe9") / "a.png")
     with pytest.raises(ValueError, match=r"the name of the folder 'caf\\udce9' is not in UTF-8: rename the folder"):
         load_dataset(f"folder:{tree}")
@@ -707,7 +707,7 @@ def test_grey_cmyk_and_transparent_images(tree):
     for name, mode in (("c.png", "L"), ("d.jpg", "CMYK"), ("e.png", "LA"), ("f.png", "RGBA"), ("g.png", "1")):
         write_image(cat / name, mode=mode)
     images = load_dataset(f"folder:{tree}").train.images
-    middle = images[3:, :, 4, 4].tolist()  # after those of `tree`
+    middle = images[3:, :, 4, 4].tolist()  # the first three are those of `tree`
     for row in (0, 2):
         assert middle[row] == pytest.approx([88] * 3, abs=2), "grey"
     for row in (1, 3):
@@ -718,7 +718,7 @@ def test_grey_cmyk_and_transparent_images(tree):
 # ------------------------------------------------------------------------------- too big for memory, and ImageNet
 
 
-def test_a_folder_too_big_for_memory_is_streamed_and_the_same(tree, monkeypatch):
+def test_folder_too_big_for_memory_is_streamed_with_the_same_values(tree, monkeypatch):
     cat = tree / "train" / "cat"
     write_image(cat / "wide.jpg", (40, 9), mode="CMYK")
     write_image(cat / "grey.png", (7, 7), mode="L")
@@ -739,7 +739,7 @@ def test_a_folder_too_big_for_memory_is_streamed_and_the_same(tree, monkeypatch)
     assert data.mean == whole.mean and data.std == whole.std
     assert data.normalisation == "computed on 5 of the training images, evenly spread"
     assert data.options == whole.options and data.train.workers == 0
-    assert isinstance(load_dataset(name, train_size=2).train, Split), "a part may fit again"
+    assert isinstance(load_dataset(name, train_size=2).train, Split), "a part may fit into memory"
 
 
 def test_fingerprint_of_a_streamed_folder(tree, monkeypatch):
@@ -801,7 +801,7 @@ def test_imagenet(imagenet, tmp_path):
             assert colour == pytest.approx([60 * label, 40 * int(name[-6])], abs=6)
 
 
-def test_imagenet_with_a_test_folder_and_errors(imagenet, tmp_path):
+def test_imagenet_with_a_test_folder_and_with_missing_folders(imagenet, tmp_path):
     (imagenet / "val").rename(imagenet / "test")
     assert len(load_dataset("imagenet", tmp_path).test) == 8
     write_image(imagenet / "test" / "n05" / "a.JPEG")
@@ -823,7 +823,7 @@ def test_imagenet_with_a_test_folder_and_errors(imagenet, tmp_path):
 
 
 def imagenet_archives(root: Path, monkeypatch) -> dict[str, Path]:
-    """The tree of `imagenet` as the three archives ImageNet comes in, md5s and all."""
+    """Pack the folders of `imagenet` into the three archives of ImageNet and register their md5 sums."""
 
     def pack(archive: Path, files: dict[str, bytes], mode: str = "w") -> Path:
         with tarfile.open(archive, mode) as tar:
@@ -878,8 +878,8 @@ def test_damaged_imagenet_archives(imagenet, tmp_path, monkeypatch, part):
     archive.write_bytes(archive.read_bytes()[:-1000])
     with pytest.raises(OSError, match="is damaged: its md5") as error:
         load_dataset("imagenet", tmp_path)
-    for said in (str(archive), expected, tv_utils.calculate_md5(archive)):
-        assert said in message_of(error)
+    for text in (str(archive), expected, tv_utils.calculate_md5(archive)):
+        assert text in message_of(error)
     archive.unlink()
     with pytest.raises(FileNotFoundError, match=f"by hand.*{archive.name}"):
         load_dataset("imagenet", tmp_path)
@@ -917,7 +917,7 @@ class NewSplit(Split):
         super().update_hash(digest)
 
 
-def test_a_subclass_may_define_the_old_method():
+def test_subclass_may_define_a_method_under_its_old_name():
     data = load_dataset("digits", train_size=20, test_size=10)
     train = [kind(data.train.images, data.train.labels) for kind in (OldSplit, NewSplit)]
     with pytest.warns(DeprecationWarning, match="OldSplit.feed is now called update_hash: rename it"):

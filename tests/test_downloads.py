@@ -1,4 +1,4 @@
-"""Downloads and archives: https alone, checked before anything reads them, nothing outside the folder."""
+"""Downloads and archives: only https, checked before they are read, and nothing is written outside the folder."""
 
 import gzip
 import io
@@ -43,7 +43,7 @@ def files(folder: Path) -> list[str]:
 # ------------------------------------------------------------------------------------------------------ addresses
 
 
-def test_a_file_gets_its_name_when_it_is_whole_and_found_right(server, tmp_path):
+def test_download_gets_its_name_only_after_its_check(server, tmp_path):
     server.files = {"/x": b"content"}
     seen = []
     download(f"{server.address}/x", tmp_path / "below" / "x", lambda file: seen.append((file.name, file.read_bytes())))
@@ -56,18 +56,18 @@ def test_a_file_gets_its_name_when_it_is_whole_and_found_right(server, tmp_path)
     assert files(tmp_path) == ["below/x"]
 
 
-@pytest.mark.parametrize("most, taken", [(7, True), (6, False), (0, False)])
-def test_no_more_bytes_are_taken_than_expected(server, tmp_path, most, taken):
+@pytest.mark.parametrize("max_bytes, accepted", [(7, True), (6, False), (0, False)])
+def test_download_larger_than_expected_is_refused(server, tmp_path, max_bytes, accepted):
     server.files = {"/x": b"content"}
-    get = partial(download, f"{server.address}/x", tmp_path / "x", lambda _: None, most)
-    if taken:
-        get()
+    download_file = partial(download, f"{server.address}/x", tmp_path / "x", lambda _: None, max_bytes)
+    if accepted:
+        download_file()
     else:
-        assert f"more than the expected {most} bytes: it was not kept" in refused(OSError, get)
-    assert files(tmp_path) == ["x"] * taken
+        assert f"more than the expected {max_bytes} bytes: it was not kept" in refused(OSError, download_file)
+    assert files(tmp_path) == ["x"] * accepted
 
 
-def test_an_endless_answer_is_left_in_the_middle(server, tmp_path):
+def test_download_stops_at_the_maximum_size(server, tmp_path):
     server.files = {"/x": ({"Content-Length": "9000000"}, bytes(9_000_000))}
     written = []
     with pytest.MonkeyPatch.context() as patch:
@@ -79,7 +79,7 @@ def test_an_endless_answer_is_left_in_the_middle(server, tmp_path):
     assert sum(written) < 300_000 and len(server.requests) == 1 and files(tmp_path) == []
 
 
-def test_a_packed_file_stays_packed_whatever_the_server_says_of_it(server, tmp_path):
+def test_content_encoding_does_not_decompress_a_download(server, tmp_path):
     packed = gzip.compress(b"content" * 1000)
     server.files = {"/x.gz": ({"Content-Encoding": "gzip"}, packed)}
     download(f"{server.address}/x.gz", tmp_path / "x.gz", lambda _: None)
@@ -90,18 +90,18 @@ ELSEWHERE = ["http://example.org/x", "ftp://example.org/x", "file:///etc/passwd"
 
 
 @pytest.mark.parametrize("target", ELSEWHERE)
-def test_no_address_and_no_redirection_leads_out_of_https(server, tmp_path, target):
-    asked = []
+def test_addresses_and_redirections_without_https_are_refused(server, tmp_path, target):
+    requested = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(downloads, "_download_with_retries", lambda *arguments: asked.append(arguments))
+        patch.setattr(downloads, "_download_with_retries", lambda *arguments: requested.append(arguments))
         assert "use an https address" in refused(ValueError, download, target, tmp_path / "x", lambda _: None)
     server.files = {"/x": "/y", "/y": target}
     message = refused(ValueError, download, f"{server.address}/x", tmp_path / "x", lambda _: None)
     assert "can't be downloaded: use an https address" in message
-    assert asked == [] and server.requests == ["/x", "/y"] and files(tmp_path) == []
+    assert requested == [] and server.requests == ["/x", "/y"] and files(tmp_path) == []
 
 
-def test_what_is_no_address_is_called_so(server, tmp_path):
+def test_invalid_address_is_refused(server, tmp_path):
     assert "'https://[' is not an address" in refused(ValueError, download, "https://[", tmp_path / "x", lambda _: None)
     assert files(tmp_path) == []
 
@@ -112,12 +112,12 @@ def test_what_is_no_address_is_called_so(server, tmp_path):
         ("https://example.org/a", "https://example.com/b", True),
         ("https://example.org/a", "/b", True),
         ("https://example.org/a", "http://example.org/a", False),
-        ("https://example.org/a", "http://127.0.0.1/a", False),  # a server elsewhere has nothing to ask of this machine
+        ("https://example.org/a", "http://127.0.0.1/a", False),  # another server must not send requests to this machine
         ("https://example.org/a", "http://localhost:8888/api", False),
         ("http://127.0.0.1/a", "http://localhost/b", True),
     ],
 )
-def test_where_a_redirection_may_lead(start, target, fetched):
+def test_allowed_redirections(start, target, fetched):
     raw = SimpleNamespace(headers={"Content-Encoding": "gzip"})
     answer = SimpleNamespace(is_redirect=True, url=start, headers={"location": target}, raw=raw)
     if fetched:
@@ -127,7 +127,7 @@ def test_where_a_redirection_may_lead(start, target, fetched):
         assert "can't be downloaded" in refused(ValueError, downloads._check_response, answer)
 
 
-def test_every_address_of_a_data_set_is_https_and_has_a_sum_and_a_size():
+def test_addresses_of_data_sets_use_https_and_have_checksum_and_size():
     sums = {source.filename: source.tgz_md5 for source in (tvd.CIFAR10, tvd.CIFAR100, tvd.STL10)}
     sums |= {"tiny-imagenet-200.zip": published._TINY_IMAGENET_MD5, **dict(tvd.FashionMNIST.resources)}
     assert published._SOURCES.keys() == sums.keys()
@@ -137,14 +137,14 @@ def test_every_address_of_a_data_set_is_https_and_has_a_sum_and_a_size():
         assert len(sums[file]) == 32 and int(sums[file], 16)
 
 
-def from_here(server, monkeypatch) -> None:
-    """Let every data set be fetched from the server on this machine."""
+def use_local_server(server, monkeypatch) -> None:
+    """Download all data sets from the server on this machine."""
     here = {file: (f"{server.address}/{file}", size) for file, (_, size) in published._SOURCES.items()}
     monkeypatch.setattr(published, "_SOURCES", here)
 
 
-def test_a_data_set_is_fetched_checked_and_unpacked(server, tmp_path, monkeypatch):
-    from_here(server, monkeypatch)
+def test_data_set_is_downloaded_checked_and_unpacked(server, tmp_path, monkeypatch):
+    use_local_server(server, monkeypatch)
     archive = cifar_archive(tmp_path / "there", tvd.CIFAR10, monkeypatch, num_classes=10, per_batch=20)
     server.files = {f"/{archive.name}": archive.read_bytes()}
     data = load_dataset("cifar10", tmp_path / "here")
@@ -156,8 +156,8 @@ def test_a_data_set_is_fetched_checked_and_unpacked(server, tmp_path, monkeypatc
     assert files(tmp_path / "here") == sorted([archive.name, *(f"{base}/{name}" for name in names)])
 
 
-def test_fashion_mnist_is_fetched_file_by_file(server, tmp_path, monkeypatch):
-    from_here(server, monkeypatch)
+def test_fashion_mnist_is_downloaded_file_by_file(server, tmp_path, monkeypatch):
+    use_local_server(server, monkeypatch)
     raw = fashion_tree(tmp_path / "there", monkeypatch)
     for name, _ in tvd.FashionMNIST.resources:
         if not (raw / name).is_file():
@@ -167,7 +167,7 @@ def test_fashion_mnist_is_fetched_file_by_file(server, tmp_path, monkeypatch):
     server.files = {f"/{name}": (raw / name).read_bytes() for name, _ in sums}
     assert len(load_dataset("fashion_mnist", tmp_path / "here").train) == 40
     assert len(server.requests) == 4
-    # a folder that torchvision of old would have unpickled is not looked at
+    # old versions of torchvision unpickle this folder, but the package does not read it
     old = tmp_path / "here" / "FashionMNIST" / "processed"
     old.mkdir()
     for name in ("training.pt", "test.pt"):
@@ -176,7 +176,7 @@ def test_fashion_mnist_is_fetched_file_by_file(server, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "answer, said",
+    "answer, expected",
     [
         (b"another archive", "is damaged: its md5 is"),
         (bytes(300_000), "more than the expected 200,000 bytes"),
@@ -185,12 +185,12 @@ def test_fashion_mnist_is_fetched_file_by_file(server, tmp_path, monkeypatch):
     ],
     ids=["wrong sum", "too long", "http", "not there"],
 )
-def test_a_download_that_is_not_the_data_set_leaves_nothing(server, tmp_path, monkeypatch, answer, said):
+def test_wrong_download_leaves_no_files(server, tmp_path, monkeypatch, answer, expected):
     url = f"{server.address}/cifar-10-python.tar.gz"
     monkeypatch.setattr(published, "_SOURCES", {"cifar-10-python.tar.gz": (url, 200_000)})
     server.files = {"/cifar-10-python.tar.gz": answer}
     message = refused(ConnectionError, load_dataset, "cifar10", tmp_path)
-    assert said in message and f"or put cifar-10-python.tar.gz (md5 {tvd.CIFAR10.tgz_md5}) from {url}" in message
+    assert expected in message and f"or put cifar-10-python.tar.gz (md5 {tvd.CIFAR10.tgz_md5}) from {url}" in message
     assert files(tmp_path) == []
 
 
@@ -204,7 +204,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "", mode: int
 
 
 def tar(path: Path, *members: tarfile.TarInfo, content: bytes = b"let in", mode: str = "w:gz") -> Path:
-    """An archive of one good file, then the members, regular ones with the content."""
+    """Write an archive with one good file and the given members. Regular files have `content`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, mode) as archive:
         for info in (member("base/good"), *members):
@@ -229,7 +229,7 @@ MALICIOUS = {
 
 
 @pytest.mark.parametrize("kind", MALICIOUS)
-def test_a_malicious_archive_is_refused_and_leaves_nothing(kind, tmp_path):
+def test_malicious_archive_is_refused_and_leaves_no_files(kind, tmp_path):
     archive = tar(tmp_path / "archive.tar.gz", *MALICIOUS[kind])
     (tmp_path / "folder").mkdir()
     message = refused(OSError, unpack, archive, tmp_path / "folder")
@@ -237,7 +237,7 @@ def test_a_malicious_archive_is_refused_and_leaves_nothing(kind, tmp_path):
     assert files(tmp_path) == ["archive.tar.gz"] and list((tmp_path / "folder").iterdir()) == []
 
 
-def test_full_paths_and_modes_are_tamed(tmp_path):
+def test_absolute_paths_and_special_modes_are_made_safe(tmp_path):
     archive = tar(tmp_path / "archive.tar", member(f"/{tmp_path}/let_in"), member("root", mode=0o6777), mode="w")
     unpack(archive, tmp_path / "folder")
     inside = (tmp_path / "folder" / str(tmp_path).lstrip("/") / "let_in").relative_to(tmp_path).as_posix()
@@ -245,7 +245,7 @@ def test_full_paths_and_modes_are_tamed(tmp_path):
     assert (tmp_path / "folder" / "root").stat().st_mode & 0o7022 == 0
 
 
-def test_damaged_archives(tmp_path):
+def test_damaged_archives_are_refused(tmp_path):
     whole = tar(tmp_path / "archive.tar.gz", content=np.random.default_rng(0).bytes(50_000)).read_bytes()
     for damaged in (b"", b"no archive", whole[:200], whole[: len(whole) // 2]):
         (tmp_path / "archive.tar.gz").write_bytes(damaged)
@@ -254,7 +254,7 @@ def test_damaged_archives(tmp_path):
         assert files(tmp_path) == ["archive.tar.gz"]
 
 
-def test_where_python_has_no_data_filter_nothing_is_unpacked(tmp_path, monkeypatch):
+def test_python_without_data_filter_unpacks_nothing(tmp_path, monkeypatch):
     archive = tar(tmp_path / "archive.tar.gz")
     monkeypatch.delattr(tarfile, "data_filter")
     assert "can't unpack archives safely: install Python 3.10.12, 3.11.4 or newer" in refused(
@@ -263,7 +263,7 @@ def test_where_python_has_no_data_filter_nothing_is_unpacked(tmp_path, monkeypat
     assert files(tmp_path) == ["archive.tar.gz"]
 
 
-def test_the_sum_is_looked_at_before_an_archive_is_opened(tmp_path, monkeypatch):
+def test_checksum_is_compared_before_an_archive_is_opened(tmp_path, monkeypatch):
     def opened(*_, **__):
         raise AssertionError("it was opened")
 
@@ -275,14 +275,14 @@ def test_the_sum_is_looked_at_before_an_archive_is_opened(tmp_path, monkeypatch)
         assert "is damaged: its md5 is" in refused(OSError, load_dataset, name, tmp_path)
 
 
-def test_a_data_set_with_the_right_sum_is_still_unpacked_with_care(tmp_path, monkeypatch):
+def test_malicious_archive_with_the_right_checksum_is_refused(tmp_path, monkeypatch):
     archive = tar(tmp_path / tvd.CIFAR10.filename, member("../escaped"))
     monkeypatch.setattr(tvd.CIFAR10, "tgz_md5", downloads.md5_of(archive))
     assert "was not unpacked" in refused(OSError, load_dataset, "cifar10", tmp_path)
     assert files(tmp_path) == [tvd.CIFAR10.filename] and not (tmp_path.parent / "escaped").exists()
 
 
-def test_a_pickle_in_a_data_set_with_the_right_sum_still_calls_nothing(tmp_path, monkeypatch):
+def test_pickle_with_the_right_checksum_runs_no_code(tmp_path, monkeypatch):
     archive = cifar_archive(tmp_path, tvd.CIFAR10, monkeypatch, num_classes=10, per_batch=20)
     load_dataset("cifar10", tmp_path)
     batch = tmp_path / tvd.CIFAR10.base_folder / "test_batch"
@@ -297,7 +297,7 @@ def test_a_pickle_in_a_data_set_with_the_right_sum_still_calls_nothing(tmp_path,
 
 @pytest.mark.parametrize("kind", ["out of the folder", "a link to a file outside", "a character device"])
 @pytest.mark.parametrize("part", ["train", "train, a class in it", "val", "devkit"])
-def test_malicious_archives_of_imagenet(imagenet, tmp_path, monkeypatch, part, kind):  # noqa: F811
+def test_malicious_imagenet_archives_are_refused(imagenet, tmp_path, monkeypatch, part, kind):  # noqa: F811
     archives = imagenet_archives(imagenet, monkeypatch)
     name, _, within = part.partition(", ")
     tar(archives[name], *MALICIOUS[kind], mode="w:gz" if name == "devkit" else "w")
@@ -311,7 +311,7 @@ def test_malicious_archives_of_imagenet(imagenet, tmp_path, monkeypatch, part, k
     monkeypatch.setitem(meta, name, (archives[name].name, downloads.md5_of(archives[name])))
     before, of_tarfile = files(tmp_path), vars(tarfile.TarFile)["extraction_filter"]
     assert "could not be unpacked" in refused(OSError, load_dataset, "imagenet", tmp_path)
-    photographs = re.compile(r"imagenet/train/n0\d/n0\d_\d\.JPEG" if name == "val" else "$")  # of the good archive
+    photographs = re.compile(r"imagenet/train/n0\d/n0\d_\d\.JPEG" if name == "val" else "$")  # from the good archive
     after = [file for file in files(tmp_path) if not photographs.match(file)]
     assert after in (before, sorted([*before, f"{imagenet.name}/meta.bin"]))
     assert {path.name for path in imagenet.iterdir() if path.is_dir()} <= {"train", "val"} - {name}

@@ -1,4 +1,4 @@
-"""Grids of runs, on 60 digits: what is trained, skipped, resumed, refused and counted."""
+"""Grids of runs on 60 digits: which runs are trained, skipped, resumed, refused and counted."""
 
 import os
 import signal
@@ -49,8 +49,8 @@ def make_grid(teacher, out, arms="supervised,kd", seeds=(0, 1), epochs=1, studen
 
 
 def quiet(grid, **options):
-    said = []
-    return run_grid(grid, progress=False, print_fn=said.append, **options), said
+    lines = []
+    return run_grid(grid, progress=False, print_fn=lines.append, **options), lines
 
 
 # ------------------------------------------------------------------------------------------------------ arms
@@ -59,19 +59,19 @@ def quiet(grid, **options):
 @pytest.mark.parametrize(
     "text", ["kd", "AT", "pckd-strategy=uniform", "pckd-beta_cc=0.002-views=1", "kd-epochs=40", "pckd-beta_cc=1e-05"]
 )
-def test_an_arm_is_written_as_it_is_read(text):
+def test_arm_is_parsed_and_printed_as_the_same_text(text):
     assert str(parse_arm(text)) == text
     assert parse_arm(str(parse_arm(text))) == parse_arm(text)
 
 
-def test_settings_are_numbers_where_they_can_be():
+def test_numeric_settings_are_parsed_as_numbers():
     assert parse_arm("PCKD-views=1-beta_cc=0.5-strategy=focal") == Arm(
         "pckd", (("views", 1), ("beta_cc", 0.5), ("strategy", "focal"))
     )
 
 
 @pytest.mark.parametrize("text", ["", "p c", "pckd-", "-views=1", "pckd/..", "pckd-views=1-views=2"])
-def test_what_is_no_arm(text):
+def test_invalid_arms_are_refused(text):
     with pytest.raises(ValueError, match="is not an arm|twice"):
         parse_arm(text)
 
@@ -88,19 +88,19 @@ def test_what_is_no_arm(text):
         ("nonsense", "unknown method 'nonsense'"),
     ],
 )
-def test_an_arm_that_cannot_be_built(text, message):
+def test_arm_with_an_invalid_setting_cannot_be_built(text, message):
     with pytest.raises(ValueError, match=message):
         parse_arm(text).build(pckd.get_recipe("classroom"))
 
 
-def test_an_arm_changes_method_and_recipe():
+def test_arm_changes_method_and_recipe():
     method, recipe = parse_arm("pckd-beta_cc=0.25-epochs=40-epsilon_240=1.01").build(pckd.get_recipe("classroom"))
     assert (method.beta_cc, recipe.epochs) == (0.25, 40)
     assert method.epsilon == pytest.approx(1.01**6) and method.epsilon**40 == pytest.approx(1.01**240)
     assert "beta_fa" not in method.explicit
 
 
-def test_settings_that_change_nothing_fall_out_of_the_name(data):
+def test_drop_defaults_removes_settings_without_effect(data):
     recipe = pckd.get_recipe("classroom")
 
     def short(text):
@@ -118,22 +118,22 @@ def test_old_names_work_with_a_warning(teacher, tmp_path, data):
     assert arm == Arm("pckd").with_setting("views", 1)
     with pytest.warns(DeprecationWarning, match="Arm.without_defaults is now called drop_defaults"):
         assert arm.without_defaults(recipe, data) == arm.drop_defaults(recipe, data) == Arm("pckd")
-    said = []
+    lines = []
     with pytest.warns(DeprecationWarning, match="argument say of run_grid is now called print_fn"):
-        run_grid(grid, progress=False, say=said.append)
-    assert said[0] == "1 run, 0 finished, 1 to train"
+        run_grid(grid, progress=False, say=lines.append)
+    assert lines[0] == "1 run, 0 finished, 1 to train"
     with pytest.raises(TypeError, match="unexpected keyword argument 'say'"):
-        run_grid(grid, say=said.append, print_fn=said.append)
+        run_grid(grid, say=lines.append, print_fn=lines.append)
 
 
-def test_ablations_take_every_term_and_strategy_away_once():
+def test_ablation_arms_remove_each_term_and_strategy_once():
     names = [str(arm) for arm in experiments.ablation_arms()]
     assert len(names) == len(set(names)) == 12
     assert {f"pckd-beta_{term}=0" for term in ("kd", "fa", "ca", "cc")} < set(names)
     assert {f"pckd-strategy={name}" for name in pckd.preview.STRATEGIES if name != "preview"} < set(names)
 
 
-def test_sweeps():
+def test_sweep_arms_have_one_arm_per_value():
     assert [str(arm) for arm in experiments.sweep_arms("views", [1, 4])] == ["pckd-views=1", "pckd-views=4"]
     assert len(experiments.sweep_arms("beta_cc")) == 5
     with pytest.raises(ValueError, match="factor lr needs values, as in lr=VALUE,VALUE; only beta_cc"):
@@ -143,11 +143,11 @@ def test_sweeps():
 # ------------------------------------------------------------------------------------------------------ grids
 
 
-def test_a_grid_is_trained_once(teacher, tmp_path):
+def test_finished_runs_of_a_grid_are_not_trained_again(teacher, tmp_path):
     grid = make_grid(teacher, tmp_path, teacher_cache=tmp_path / "cache")
-    table, said = quiet(grid)
-    assert said[0] == "4 runs, 0 finished, 4 to train" and said[1].startswith("estimated time: ")
-    assert [line.split("]")[0] for line in said[2:]] == ["[1/4", "[2/4", "[3/4", "[4/4"]
+    table, lines = quiet(grid)
+    assert lines[0] == "4 runs, 0 finished, 4 to train" and lines[1].startswith("estimated time: ")
+    assert [line.split("]")[0] for line in lines[2:]] == ["[1/4", "[2/4", "[3/4", "[4/4"]
     folders = [tmp_path / "resnet14-resnet8" / arm / f"seed{seed}" for seed in (0, 1) for arm in ("supervised", "kd")]
     assert [point.folder for point in grid.points()] == folders
     assert table["top1"].tolist() == [pckd.load_run(folder).accuracy for folder in folders]
@@ -156,12 +156,12 @@ def test_a_grid_is_trained_once(teacher, tmp_path):
     weights = [folder / "student.safetensors" for folder in folders]
     before = [file.stat().st_mtime_ns for file in weights]
 
-    again, said = quiet(make_grid(teacher, tmp_path, teacher_cache=tmp_path / "cache"))
-    assert again.equals(table) and said == ["4 runs, 4 finished, 0 to train"]
+    again, lines = quiet(make_grid(teacher, tmp_path, teacher_cache=tmp_path / "cache"))
+    assert again.equals(table) and lines == ["4 runs, 4 finished, 0 to train"]
     assert [file.stat().st_mtime_ns for file in weights] == before
 
 
-def test_a_point_is_the_run_that_distill_makes(teacher, tmp_path, data):
+def test_grid_trains_the_same_run_as_distill(teacher, tmp_path, data):
     grid = make_grid(teacher, tmp_path / "grid", "pckd-beta_cc=0.02", [3])
     quiet(grid)
     student = pckd.create_model("resnet8", data, seed=3)
@@ -173,24 +173,24 @@ def test_a_point_is_the_run_that_distill_makes(teacher, tmp_path, data):
 
 
 @pytest.mark.slow
-def test_shards_make_the_same_table(teacher, tmp_path):
+def test_shards_give_the_same_table(teacher, tmp_path):
     whole, _ = quiet(make_grid(teacher, tmp_path / "whole", seeds=(0, 1, 2)))
     grid = make_grid(teacher, tmp_path / "parts", seeds=(0, 1, 2))
-    first, said = quiet(grid, shard=(1, 2))
-    assert len(first) == 3 and said[0].startswith("shard 1 of 2: 3 runs") and "other shards" in said[-1]
+    first, lines = quiet(grid, shard=(1, 2))
+    assert len(first) == 3 and lines[0].startswith("shard 1 of 2: 3 runs") and "other shards" in lines[-1]
     second, _ = quiet(grid, shard=(2, 2))
     assert second.equals(whole)
     assert (tmp_path / "parts" / "results.csv").read_bytes() == (tmp_path / "whole" / "results.csv").read_bytes()
 
 
-def test_shards_have_the_same_work(teacher, tmp_path):
+def test_shards_have_about_the_same_work(teacher, tmp_path):
     grid = make_grid(teacher, tmp_path, "supervised,kd,pckd,pckd-views=4")
     place = {point: i for i, point in enumerate(grid.points())}
     for count in (1, 2, 3, 9):
         parts = experiments.split_into_shards(grid, count)
         assert len(parts) == count and sorted(place[point] for part in parts for point in part) == list(range(8))
         assert all(part == sorted(part, key=place.get) for part in parts)
-    one, other = experiments.split_into_shards(grid, 2)  # two seeds: each part has every arm once
+    one, other = experiments.split_into_shards(grid, 2)  # two seeds, so each shard has every arm once
     assert {point.arm for point in one} == {point.arm for point in other} == set(grid.arms)
     work = [
         sum(projection.training_flops(grid, point) for point in part) for part in experiments.split_into_shards(grid, 3)
@@ -199,7 +199,7 @@ def test_shards_have_the_same_work(teacher, tmp_path):
 
 
 @pytest.mark.parametrize("shard", [(0, 2), (3, 2), (1, 0)])
-def test_impossible_shards_and_jobs(teacher, tmp_path, shard):
+def test_invalid_shards_and_jobs_are_refused(teacher, tmp_path, shard):
     with pytest.raises(ValueError, match="shard must be"):
         quiet(make_grid(teacher, tmp_path), shard=shard)
     with pytest.raises(ValueError, match="jobs must be"):
@@ -208,14 +208,14 @@ def test_impossible_shards_and_jobs(teacher, tmp_path, shard):
 
 
 @pytest.mark.slow
-def test_processes_make_the_same_table(teacher, tmp_path, monkeypatch):
+def test_several_processes_give_the_same_table(teacher, tmp_path, monkeypatch):
     one, _ = quiet(make_grid(teacher, tmp_path / "one"))
     monkeypatch.setattr(Grid, "train", lambda *_: pytest.fail("trained in this process"))
     two, _ = quiet(make_grid(teacher, tmp_path / "two"), jobs=2)
     assert two.equals(one)
 
 
-def test_the_same_folder_for_another_grid_is_refused(teacher, tmp_path):
+def test_folder_of_another_grid_is_refused(teacher, tmp_path):
     quiet(make_grid(teacher, tmp_path, "kd", [0]))
     with pytest.raises(ValueError, match="was started with epochs 1, not 2"):
         quiet(make_grid(teacher, tmp_path, "kd", [0], epochs=2))
@@ -230,7 +230,7 @@ def test_records_without_weights_count_as_finished(teacher, tmp_path):
         quiet(make_grid(teacher, tmp_path, "kd", [0], epochs=2))
 
 
-def test_what_cannot_act_is_refused(teacher, wide_teacher, tmp_path):
+def test_settings_without_effect_are_refused(teacher, wide_teacher, tmp_path):
     with pytest.raises(ValueError, match="'pckd-beta_ca=5' has no effect: .* width 64, the teacher's 256"):
         make_grid(wide_teacher, tmp_path, "kd,pckd-beta_ca=5")
     with pytest.raises(ValueError, match="has no effect: strategy uniform has no threshold"):
@@ -239,7 +239,7 @@ def test_what_cannot_act_is_refused(teacher, wide_teacher, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_grid_of_nothing_and_of_twins(teacher, tmp_path):
+def test_empty_grid_is_refused_and_duplicate_runs_are_merged(teacher, tmp_path):
     with pytest.raises(ValueError, match="needs at least one seed"):
         make_grid(teacher, tmp_path, seeds=())
     with pytest.raises(ValueError, match="two teachers of one grid give pairs of the same name, 'resnet14-resnet8'"):
@@ -247,22 +247,22 @@ def test_a_grid_of_nothing_and_of_twins(teacher, tmp_path):
     assert len(make_grid(teacher, tmp_path, "pckd,pckd-views=1,pckd-beta_cc=0.005", (1, 1)).points()) == 1
 
 
-def test_the_estimate_counts_steps(teacher, tmp_path, monkeypatch):
+def test_estimated_time_is_proportional_to_the_steps(teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(projection, "_measure_step_seconds", lambda grid, point: {"kd": 2, "pckd": 5}[point.arm.method])
     grid = make_grid(teacher, tmp_path, "kd,pckd,kd-epochs=3", [0])
     kd, pckd_, longer = grid.points()
     assert experiments.estimate_seconds(grid, [kd]) == 2 * 3  # 60 images in batches of 20
     assert experiments.estimate_seconds(grid, [kd, pckd_, longer], jobs=2) == (6 + 15 + 18) / 2
-    seconds = grid.train(kd).seconds  # once there is a finished point, it counts instead
+    seconds = grid.train(kd).seconds  # from now on, the finished run is the basis of the estimate
     assert experiments.estimate_seconds(grid, [longer]) == pytest.approx(3 * seconds)
 
 
-def test_durations_are_said_in_the_largest_unit_that_fits_twice():
-    said = [experiments.format_duration(seconds) for seconds in (4.4, 119, 120, 7199, 7200)]
-    assert said == ["4 seconds", "119 seconds", "2.0 minutes", "120.0 minutes", "2.0 hours"]
+def test_durations_use_the_largest_unit_that_fits_twice():
+    lines = [experiments.format_duration(seconds) for seconds in (4.4, 119, 120, 7199, 7200)]
+    assert lines == ["4 seconds", "119 seconds", "2.0 minutes", "120.0 minutes", "2.0 hours"]
 
 
-def test_a_step_is_measured_without_a_trace(teacher, tmp_path):
+def test_measuring_a_step_writes_no_files(teacher, tmp_path):
     grid = make_grid(teacher, tmp_path, "pckd", [0])
     assert 0 < projection._measure_step_seconds(grid, grid.points()[0]) < time_limit(20)
     assert not list(tmp_path.iterdir())
@@ -271,7 +271,7 @@ def test_a_step_is_measured_without_a_trace(teacher, tmp_path):
 # ------------------------------------------------------------------------------------------------- statistics
 
 
-def test_the_comparison_is_paired_by_seed():
+def test_comparison_is_paired_by_seed():
     top1 = {"kd": [60.0, 70.0, 65.0], "pckd": [61.0, 72.0, 68.0], "supervised": [50.0, 55.0]}
     rows = [("p", arm, seed, value) for arm, values in top1.items() for seed, value in enumerate(values)]
     rows += [("q", "pckd", 0, 10.0)]
@@ -294,7 +294,7 @@ def command(teacher, out, *more, sizes=("--train-size", "60", "--test-size", "30
     return [sys.executable, "-m", "pckd_nb", *map(str, words), *more]
 
 
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # with another number the last bits differ
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # with other numbers of threads, the last bits of results differ
 
 
 def start(words):
@@ -313,7 +313,7 @@ def wait_for(condition, process, seconds=300):
 @pytest.mark.slow
 @pytest.mark.parametrize("jobs", ["1", "2"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
-def test_a_grid_that_was_cut_goes_on_where_it_was(tmp_path, jobs, number):
+def test_interrupted_grid_continues_without_repeating_finished_runs(tmp_path, jobs, number):
     sizes = "--train-size", "600", "--test-size", "30"
     data = pckd.load_dataset("digits", train_size=600, test_size=30)
     teacher = train_teacher("resnet14", data, tmp_path / "teacher")
@@ -324,14 +324,14 @@ def test_a_grid_that_was_cut_goes_on_where_it_was(tmp_path, jobs, number):
     time.sleep(0.3)
     process.send_signal(number)
     assert process.wait(60) == (-number if number == signal.SIGKILL else 130)
-    process.communicate(timeout=300)  # until its processes, which hold its pipes, have ended with it
+    process.communicate(timeout=300)  # wait until its child processes, which hold its pipes, have ended
     finished = {file: file.stat().st_mtime_ns for file, state in states(out).items() if state == "finished"}
     assert finished
 
     again = start(command(teacher, out, *more, "--jobs", jobs, sizes=sizes))
-    said, complained = again.communicate(timeout=300)
-    assert again.returncode == 0 and "4 runs" in said and "Traceback" not in complained, complained
-    assert finished == {file: file.stat().st_mtime_ns for file in finished}, "what was finished is written again"
+    output, errors = again.communicate(timeout=300)
+    assert again.returncode == 0 and "4 runs" in output and "Traceback" not in errors, errors
+    assert finished == {file: file.stat().st_mtime_ns for file in finished}, "finished runs must not be written again"
     assert len(pd.read_csv(out / "results.csv")) == 4
     whole = start(command(teacher, tmp_path / "whole", *more, sizes=sizes))
     assert whole.wait(300) == 0

@@ -1,4 +1,4 @@
-"""Ways around faults of torch: the same values as torch gives, and nothing left behind."""
+"""Workarounds for faults of torch give the same values and restore the previous state."""
 
 import copy
 import os
@@ -24,10 +24,10 @@ STRIDED = [
     nn.ConvTranspose2d(12, 3, 1, stride=2, output_padding=1),
     nn.ConvTranspose2d(12, 7, 1, stride=(1, 3), bias=False),
 ]
-SOUND = [
+SAFE = [
     nn.Conv2d(3, 8, 1),  # no stride
-    nn.Conv2d(3, 8, 3, stride=2, padding=1),  # no 1×1 convolution
-    nn.Conv2d(16, 8, 1, stride=2),  # a register is full
+    nn.Conv2d(3, 8, 3, stride=2, padding=1),  # not a 1×1 convolution
+    nn.Conv2d(16, 8, 1, stride=2),  # enough channels to fill a register
     nn.Conv2d(4, 8, 1, stride=2, groups=2),
     nn.Conv2d(3, 8, 1, stride=2, padding=1),
     nn.ConvTranspose2d(3, 16, 1, stride=2),
@@ -36,7 +36,7 @@ SOUND = [
 
 
 @pytest.mark.parametrize("layer", STRIDED, ids=str)
-def test_strided_pointwise_convolutions_give_the_same_values(layer):
+def test_strided_pointwise_convolutions_give_the_same_values_and_gradients(layer):
     torch.manual_seed(0)
     exact, layer = copy.deepcopy(layer).double(), copy.deepcopy(layer)
     x = torch.randn(4, layer.in_channels, 9, 8, dtype=torch.float64, requires_grad=True)
@@ -53,7 +53,7 @@ def test_strided_pointwise_convolutions_give_the_same_values(layer):
         assert torch.allclose(mine.double(), theirs, atol=1e-3)
 
 
-@pytest.mark.parametrize("layer", SOUND, ids=str)
+@pytest.mark.parametrize("layer", SAFE, ids=str)
 def test_other_convolutions_are_left_alone(layer):
     x = torch.randn(2, layer.in_channels, 8, 8)
     with faults.safe_strides(nn.Sequential(layer)) as mode:  # the padded layer enters it, but is left alone
@@ -82,14 +82,14 @@ def test_arguments_can_be_given_by_name():
         assert mode.has_replaced and torch.allclose(found, function(**arguments), atol=1e-6)
 
 
-def test_sixteen_bit_values_stay_so():
+def test_bfloat16_is_kept():
     for layer in STRIDED:
         x = torch.randn(2, layer.in_channels, 8, 9)
         with faults.SafeStrides() as mode, torch.autocast("cpu", torch.bfloat16):
             assert layer(x).dtype == torch.bfloat16 and mode.has_replaced
 
 
-def test_an_error_leaves_nothing_behind():
+def test_error_restores_the_previous_state():
     layer = nn.Conv2d(3, 8, 1, stride=2)
     before = vars(layer).keys()
     with pytest.raises(ZeroDivisionError), faults.safe_strides(layer):
@@ -102,26 +102,26 @@ def test_an_error_leaves_nothing_behind():
     assert torch.overrides._len_torch_function_stack() == 0
 
 
-def active(steps: faults.SafeTrainingSteps, forward=lambda: None) -> bool:
+def is_active(steps: faults.SafeTrainingSteps, forward=lambda: None) -> bool:
     with steps:
         forward()
         return torch.overrides._len_torch_function_stack() == 1
 
 
-def test_only_networks_that_need_it_train_in_the_block_after_the_first_step():
-    sound, weight = nn.Conv2d(16, 8, 1, stride=2), torch.randn(8, 3, 1, 1)
+def test_only_networks_that_need_it_use_the_workaround_after_the_first_step():
+    safe, weight = nn.Conv2d(16, 8, 1, stride=2), torch.randn(8, 3, 1, 1)
     call = lambda: F.conv2d(torch.randn(2, 3, 8, 8), weight, stride=2)  # noqa: E731
     for steps, first, later in [
-        (faults.SafeTrainingSteps(sound, CPU), True, False),
-        (faults.SafeTrainingSteps(sound, CPU, compiles=True), False, False),
-        (faults.SafeTrainingSteps(sound, torch.device("cuda")), False, False),
+        (faults.SafeTrainingSteps(safe, CPU), True, False),
+        (faults.SafeTrainingSteps(safe, CPU, compiles=True), False, False),
+        (faults.SafeTrainingSteps(safe, torch.device("cuda")), False, False),
         (faults.SafeTrainingSteps(nn.Sequential(STRIDED[0]), CPU), True, True),
         (faults.SafeTrainingSteps(nn.Sequential(STRIDED[0]), CPU, compiles=True), True, True),
         (faults.SafeTrainingSteps(nn.Sequential(STRIDED[0]), torch.device("cuda")), False, False),
     ]:
-        assert [active(steps) for _ in range(3)] == [first, later, later]
-    steps = faults.SafeTrainingSteps(sound, CPU)  # the first step finds the function call
-    assert [active(steps, call) for _ in range(3)] == [True, True, True]
+        assert [is_active(steps) for _ in range(3)] == [first, later, later]
+    steps = faults.SafeTrainingSteps(safe, CPU)  # the first step finds the function call
+    assert [is_active(steps, call) for _ in range(3)] == [True, True, True]
 
 
 TRAINING = '''
@@ -187,14 +187,14 @@ networks = {
     "rows": network(nn.Conv2d(5, 8, 1, stride=(2, 1)), 5),
     "columns": network(nn.Conv2d(2, 48, 1, stride=(1, 4), bias=False), 2),
     "seven": network(nn.Conv2d(7, 48, 1, stride=2, dilation=2), 7),
-    "fifteen": network(nn.Conv2d(15, 48, 1, stride=2), 15),  # with AVX-512
+    "fifteen": network(nn.Conv2d(15, 48, 1, stride=2), 15),  # crashes with AVX-512
     "subclass": network(Standardised(3, 48, 1, stride=2), 3),
     "function": network(Function(3, 48), 3),
     "transposed": network(nn.ConvTranspose2d(48, 3, 1, stride=2, output_padding=1), 48),
     "wrapped": wrapped(3, 48, 1, stride=2),
 }
 for name, student in networks.items():
-    student(torch.zeros(2, 3, SIZE, SIZE))  # the width of the last layer
+    student(torch.zeros(2, 3, SIZE, SIZE))  # sets the width of the last layer
     print(name, flush=True)
     pckd.fit(student, data, recipe, precision="32-true", accelerator="cpu", progress=False, callbacks=[Check()])
 
@@ -209,13 +209,13 @@ exact.zero_grad()
 exact(x.double().contiguous()).logits.square().sum().backward()
 for weight, other in zip(student.parameters(), exact.parameters()):
     assert torch.allclose(weight.grad.double(), other.grad, rtol=1e-3, atol=1e-4)
-print("sound")
+print("safe")
 '''
 
 
 @pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_networks_with_strided_pointwise_convolutions_train_soundly(threads):
-    """In a subprocess. Without the guard one thread corrupts memory, and two hang or compute wrong gradients."""
+def test_networks_with_strided_pointwise_convolutions_train_correctly(threads):
+    """In a subprocess: without the workaround, one thread corrupts memory, and two hang or compute wrong gradients."""
     checks = {"LD_PRELOAD": "libc_malloc_debug.so.0", "MALLOC_CHECK_": "3"} if sys.platform == "linux" else {}
     environment = {**os.environ, **checks, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(
@@ -223,4 +223,4 @@ def test_networks_with_strided_pointwise_convolutions_train_soundly(threads):
         env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout, done.stderr[-2000:])
-    assert done.stdout.split()[-1] == "sound"
+    assert done.stdout.split()[-1] == "safe"

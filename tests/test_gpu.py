@@ -1,4 +1,4 @@
-"""`make gpu-check`: its checks on a GPU where there is one, and on the CPU whether the command itself works."""
+"""The checks of `make gpu-check` on a GPU if there is one, and the command itself on the CPU."""
 
 import json
 import os
@@ -26,7 +26,7 @@ QUICK = [
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: `make gpu-check` on a machine with one")
 @pytest.mark.parametrize("name", gpu_checks.CHECKS)
-def test_on_the_gpu(name):
+def test_check_passes_on_the_gpu(name):
     result = gpu.check(name, gpu_checks.Sizes())
     if result.status == gpu.SKIPPED:
         pytest.skip(result.found)
@@ -34,7 +34,7 @@ def test_on_the_gpu(name):
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_a_quick_check_passes_on_the_cpu(name):
+def test_quick_check_passes_on_the_cpu(name):
     assert gpu.check(name, TOY).status == gpu.PASSED
 
 
@@ -47,8 +47,8 @@ def test_every_loss_is_among_the_cases():
 
 @pytest.mark.parametrize("name", ["feature_alignment", "category_center_contrast", "distillation_kl"])
 @pytest.mark.parametrize("where", ["value", "gradient"])
-def test_a_loss_that_is_wrong_on_the_device_is_found(name, where, monkeypatch):
-    """Wrong by one part in a thousand, in the first of the two calls: the device's."""
+def test_wrong_loss_on_the_device_is_detected(name, where, monkeypatch):
+    """The first of two calls is the one on the device. Its result is changed by one part in a thousand."""
     right, calls = getattr(losses, name), []
 
     def wrong(*arguments):
@@ -66,7 +66,7 @@ def test_a_loss_that_is_wrong_on_the_device_is_found(name, where, monkeypatch):
         assert result.status == gpu.FAILED and result.found.startswith(f"{name}: off by 1.0e-03")
 
 
-def test_gradients_that_are_not_finite_are_found(monkeypatch):
+def test_non_finite_gradients_are_detected(monkeypatch):
     step = gpu_checks.Networks.step
 
     def overflowing(networks, dtype, *arguments):
@@ -80,7 +80,7 @@ def test_gradients_that_are_not_finite_are_found(monkeypatch):
     assert result == Result(gpu.FAILED, "gradients in torch.float16 are not finite")
 
 
-def test_a_training_that_does_not_use_channels_last_is_found(monkeypatch):
+def test_training_without_channels_last_is_detected(monkeypatch):
     monkeypatch.setattr(views, "rotate", lambda images, views: images.repeat(views, 1, 1, 1).contiguous())
     monkeypatch.setattr(torch.nn.Conv2d, "forward", lambda layer, x: layer._conv_forward(x, layer.weight, None) + 0)
     plain = torch.nn.Module.to
@@ -93,7 +93,7 @@ def test_a_training_that_does_not_use_channels_last_is_found(monkeypatch):
     assert result.status == gpu.FAILED and "did not use channels_last" in result.found
 
 
-def test_memory_beyond_the_bound_is_found(monkeypatch):
+def test_memory_above_the_limit_is_detected(monkeypatch):
     monkeypatch.setattr(gpu_checks.pieces, "contrast_memory", lambda *arguments: 0.6)
     result = gpu.check("memory of the contrast", TOY)
     assert result == Result(gpu.FAILED, "batch 16 needs 0.600 GiB, allowed 0.5")
@@ -101,12 +101,12 @@ def test_memory_beyond_the_bound_is_found(monkeypatch):
     assert gpu.check("memory of the contrast", TOY).status == gpu.SKIPPED
 
 
-def test_a_job_that_fails_says_why():
+def test_failed_job_reports_its_error():
     with pytest.raises(gpu_checks.CheckFailedError, match="code 1: ValueError: no luck"):
         gpu_checks.run_job([sys.executable, "-c", "raise ValueError('no luck')"])
 
 
-def test_bits_that_change_in_a_resume_are_found(monkeypatch):
+def test_resume_with_different_results_is_detected(monkeypatch):
     def job(command):
         out = Path(command[command.index("resume") + 1])
         end = {"state": {"weight": torch.ones(2), "count": torch.tensor(3)}, "steps": torch.ones(2, 3)}
@@ -130,7 +130,7 @@ def test_batches_are_large_enough_for_every_process(tmp_path):
 
 @pytest.mark.slow
 def test_one_process_under_torchrun_uses_a_process_group():
-    """As on a machine with one GPU."""
+    """This happens on a machine with one GPU."""
     result = gpu_checks.ranks(gpu_checks.Sizes(**{**vars(TOY), "processes": 1}))
     assert result.startswith("1 process, gloo: weights off by")
 
@@ -138,7 +138,7 @@ def test_one_process_under_torchrun_uses_a_process_group():
 # The command
 
 
-def test_without_a_gpu_the_command_says_so_in_one_line(monkeypatch, capsys):
+def test_command_without_a_gpu_prints_one_line(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("sys.argv", ["benchmarks", "gpu"])
     with pytest.raises(SystemExit) as exit:
@@ -148,22 +148,22 @@ def test_without_a_gpu_the_command_says_so_in_one_line(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("out", [[], ["--out", str(FOLDER)], ["--out", str(FOLDER / ".." / "benchmarks")]])
-def test_a_dry_run_never_writes_where_the_report_of_a_gpu_belongs(out, capsys):
+def test_dry_run_does_not_write_in_the_folder_of_the_gpu_report(out, capsys):
     with pytest.raises(SystemExit) as exit:
         gpu.main(["--dry-run", *out])
     assert exit.value.code == 2 and "--dry-run needs --out FOLDER" in capsys.readouterr().err
     assert not (FOLDER / "gpu.md").exists() or "dry run" not in (FOLDER / "gpu.md").read_text()
 
 
-def test_nothing_claims_to_be_of_a_gpu_that_was_not_seen():
-    """A report in the repository is of a GPU, with all that it says."""
+def test_report_in_the_repository_is_from_a_gpu():
+    """It is not from a dry run, and its text matches its data."""
     if (FOLDER / "gpu.md").exists():
         found = json.loads((FOLDER / "gpu.json").read_text())
         assert not found["dry_run"] and found["gpu"]["gpu"]
         assert (FOLDER / "gpu.md").read_text() == gpu.render(found)
 
 
-def test_without_time_everything_is_skipped(tmp_path, capsys):
+def test_all_parts_are_skipped_if_there_is_no_time(tmp_path, capsys):
     assert gpu.main(["--dry-run", "--out", str(tmp_path), "--minutes", "0.05"]) == 0
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert list(found["parts"]) == list(gpu.parts(True, tmp_path))
@@ -173,7 +173,7 @@ def test_without_time_everything_is_skipped(tmp_path, capsys):
 
 
 def script(body: str):
-    """A command for `supervise` that appends lines to the file, by this code: `begin(name)` and `end(name)`."""
+    """Return a command for `supervise`. body: the code per part, which calls begin(name) and end(name)."""
     code = (
         "import json, os, sys, time\n"
         "names, file = json.loads(sys.argv[1]), open(sys.argv[2], 'a')\n"
@@ -187,7 +187,7 @@ def script(body: str):
     return lambda names, file: [sys.executable, "-c", code, json.dumps(names), str(file)]
 
 
-def test_where_time_runs_out_the_last_parts_are_skipped():
+def test_last_parts_are_skipped_if_time_runs_out():
     command = script("begin(name); time.sleep(600 * (name == 'b')); end(name)")
     started = time.monotonic()
     found = dict(gpu.supervise(["a", "b", "c"], command, started + 4))
@@ -196,19 +196,19 @@ def test_where_time_runs_out_the_last_parts_are_skipped():
     assert found == {"a": Result(gpu.PASSED, "well", 1.0), "b": skipped, "c": skipped}
 
 
-def test_a_part_that_ends_its_process_fails_and_the_others_go_on():
+def test_part_that_ends_its_process_fails_and_the_others_continue():
     command = script("begin(name); name == 'b' and os._exit(7); end(name)")
     found = dict(gpu.supervise(["a", "b", "c"], command, time.monotonic() + 120))
     passed = Result(gpu.PASSED, "well", 1.0)
     assert found == {"a": passed, "b": Result(gpu.FAILED, "its process ended with code 7"), "c": passed}
 
 
-def test_a_process_that_never_begins_fails_all_parts_at_once():
+def test_process_that_does_not_start_fails_all_parts():
     found = dict(gpu.supervise(["a", "b"], script("os._exit(3)"), time.monotonic() + 120))
     assert {result.status for result in found.values()} == {gpu.FAILED}
 
 
-def test_a_part_that_raises_fails(tmp_path, monkeypatch):
+def test_part_that_raises_fails(tmp_path, monkeypatch):
     def broken():
         raise RuntimeError("out of order\nmore")
 
@@ -219,7 +219,7 @@ def test_a_part_that_raises_fails(tmp_path, monkeypatch):
     assert lines[1]["found"] == "RuntimeError: out of order"
 
 
-def test_a_failed_part_is_the_exit_code(tmp_path, monkeypatch):
+def test_failed_part_gives_exit_code_1(tmp_path, monkeypatch):
     results = [("a", Result(gpu.PASSED, "well")), ("b", Result(gpu.FAILED, "off by | 3"))]
     monkeypatch.setattr(gpu, "supervise", lambda *arguments, **how: iter(results))
     assert gpu.main(["--dry-run", "--out", str(tmp_path)]) == 1
@@ -227,11 +227,11 @@ def test_a_failed_part_is_the_exit_code(tmp_path, monkeypatch):
     assert "1 passed, 1 failed, 0 skipped." in text and "| b | **failed** | 0.0 | off by \\| 3 |" in text
 
 
-def test_the_report_of_a_gpu_names_it(tmp_path, monkeypatch):
+def test_report_names_the_gpu(tmp_path, monkeypatch):
     results = [("a", Result(gpu.PASSED, "well"))]
     monkeypatch.setattr(gpu, "supervise", lambda *arguments, **how: iter(results))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(gpu, "environment", lambda device: gpu_environment_of_a_cpu())
+    monkeypatch.setattr(gpu, "environment", lambda device: cpu_environment())
     about = {
         "gpu": "Imagined X1", "gpus": 2, "gpu_memory_gib": 80.0, "driver": "1.2", "cuda": "13.0", "cudnn": 9,
         "nccl": "2",
@@ -243,15 +243,15 @@ def test_the_report_of_a_gpu_names_it(tmp_path, monkeypatch):
     assert "| driver | 1.2 |" in text and "No GPU" not in text
 
 
-def gpu_environment_of_a_cpu():
+def cpu_environment():
     from benchmarks.measure import environment
 
     return environment(torch.device("cpu"))
 
 
 @pytest.mark.slow
-def test_the_dry_run(tmp_path, capfd):
-    """All parts on the CPU, in one go."""
+def test_dry_run(tmp_path, capfd):
+    """All parts run on the CPU."""
     before = {file: file.stat().st_mtime for file in FOLDER.glob("gpu.*") if file.suffix != ".py"}
     assert gpu.main(["--dry-run", "--out", str(tmp_path), "--minutes", "15"]) == 0, capfd.readouterr()
     assert before == {file: file.stat().st_mtime for file in FOLDER.glob("gpu.*") if file.suffix != ".py"}

@@ -1,4 +1,4 @@
-"""Long runs keep their memory, and what watches over it would see a leak."""
+"""The memory of long runs does not grow, and the check would detect a leak."""
 
 import gc
 import json
@@ -20,21 +20,23 @@ from pckd_nb import training
 
 from .conftest import make_data
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="what a process holds is read from /proc")
-LONG, SHORT = 30, 10
+pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads the memory of a process from /proc")
+LONG_EPOCHS, SHORT_EPOCHS = 30, 10
 
 
-class KeepsMuch(pckd.PCKD):
-    """Leaks 4 MiB a step, more than what earlier trainings of the process have freed."""
+class LeaksMuch(pckd.PCKD):
+    """Leaks 4 MiB per step, more than earlier trainings of the process have freed."""
 
     def forward(self, *args):
         self.__dict__.setdefault("kept", []).append(torch.ones(2**20))
         return super().forward(*args)
 
 
-class KeepsLittle(pckd.PCKD):
-    """Leaks as code easily does, the losses with their graphs, which the backward pass has emptied: too little to be
-    seen in memory. And an open file a step."""
+class LeaksLittle(pckd.PCKD):
+    """Leaks one open file per step, and the losses with their graphs.
+
+    The backward pass has emptied these graphs, so the leak is too small to show in the memory.
+    """
 
     def forward(self, *args):
         terms = super().forward(*args)
@@ -42,16 +44,16 @@ class KeepsLittle(pckd.PCKD):
         return terms
 
 
-METHODS = {"sound": pckd.PCKD, "much": KeepsMuch, "little": KeepsLittle}
+METHODS = {"sound": pckd.PCKD, "much": LeaksMuch, "little": LeaksLittle}
 
 
-def trainings() -> dict[str, list[memory.Row]]:
-    """The rows of a training by each method, the sound one first; a checkpoint is written after every epoch."""
+def record_trainings() -> dict[str, list[memory.Row]]:
+    """Return the recorded rows of one training per method. A checkpoint is written after every epoch."""
     data = make_data()
     found = {}
     for name, method in METHODS.items():
-        gc.collect()  # copies of the last training's teacher, which torch.fx makes, go with the garbage alone
-        recipe = pckd.get_recipe("classroom", epochs=LONG if name == "sound" else SHORT, batch_size=16)
+        gc.collect()  # frees the copies of the last teacher that torch.fx makes
+        recipe = pckd.get_recipe("classroom", epochs=LONG_EPOCHS if name == "sound" else SHORT_EPOCHS, batch_size=16)
         networks = pckd.create_model("resnet8", data, seed=0), pckd.create_model("resnet14", data, seed=1)
         options = {"accelerator": "cpu", "progress": False}
         with (
@@ -66,34 +68,34 @@ def trainings() -> dict[str, list[memory.Row]]:
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, list[memory.Row]]:
-    code = "import json; from tests.test_memory import trainings; print(json.dumps(trainings()))"
+    code = "import json; from tests.test_memory import record_trainings; print(json.dumps(record_trainings()))"
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout)
 
 
 def rises(rows: list[memory.Row], field: str) -> bool:
-    """Whether a field is larger in all late epochs than in some early one, the first two not counted."""
+    """Whether a field is larger in all late epochs than in some early epoch after the warm-up."""
     late = len(rows) // 2
     return min(row[field] for row in rows[late:]) > min(row[field] for row in rows[memory.WARMUP_EPOCHS : late])
 
 
 @pytest.mark.slow
-def test_a_long_run_keeps_its_memory(rows):
+def test_memory_does_not_grow_in_a_long_run(rows):
     sound = rows["sound"]
-    assert [row["epoch"] for row in sound] == list(range(1, LONG + 1))
+    assert [row["epoch"] for row in sound] == list(range(1, LONG_EPOCHS + 1))
     assert memory.growth(sound) <= 2
     assert not rises(sound, "tensors") and not rises(sound, "files")
 
 
 @pytest.mark.slow
-def test_a_leak_is_seen(rows):
+def test_leaks_are_detected(rows):
     assert memory.growth(rows["much"]) > 2
     assert rises(rows["much"], "tensors") and not rises(rows["much"], "files")
     assert rises(rows["little"], "tensors") and rises(rows["little"], "files")
 
 
-def test_growth_is_from_the_second_epoch_to_the_highest_later():
+def test_growth_is_measured_from_the_second_epoch_to_the_later_maximum():
     def growth(*resident: float) -> float:
         return memory.growth([{"resident_mib": value} for value in resident])
 
@@ -103,7 +105,7 @@ def test_growth_is_from_the_second_epoch_to_the_highest_later():
         growth(100, 100)
 
 
-def test_watching_ends_with_its_block():
+def test_recording_ends_with_its_block():
     before = training.Trainer.end_epoch
     with memory.record_usage():
         assert training.Trainer.end_epoch is not before
@@ -111,7 +113,7 @@ def test_watching_ends_with_its_block():
 
 
 @pytest.mark.slow
-def test_the_part_and_its_report(tmp_path):
+def test_memory_part_and_its_report(tmp_path):
     settings = Settings(
         accelerator="cpu", root=tmp_path, memory_epochs={"shapes100": 3}, memory_networks=("resnet8", "resnet8"),
         memory_train_size=100, memory_teacher_epochs=1,

@@ -1,4 +1,4 @@
-"""What users put into a training: it acts, is recorded, is held on resume, and a bad one is refused in one line."""
+"""Parts that users plug into a training: they take effect, are recorded, and must stay the same on resume."""
 
 import dataclasses
 import re
@@ -37,8 +37,8 @@ def train(data, method="kd", **options):
     return pckd.distill(*networks(data), data, method, **{**SHORT, **options})
 
 
-def cut(data, folder, method="kd", step=3, **options):
-    """The same training, stopped after a step."""
+def train_and_stop(data, folder, method="kd", step=3, **options):
+    """Like `train`, but stop after `step` steps."""
 
     class Stop(pckd.Callback):
         done = 0
@@ -58,7 +58,7 @@ def cut(data, folder, method="kd", step=3, **options):
 # ---------------------------------------------------------------------------------------------- methods
 
 
-def test_an_attribute_set_after_construction_acts_and_is_recorded(data):
+def test_attributes_set_after_construction_take_effect_and_are_recorded(data):
     method = pckd.PCKD()
     method.beta_kd = 7
     run = train(data, method)
@@ -76,25 +76,25 @@ class Decorated(pckd.PCKD):
         self.gamma = gamma
 
 
-class Own(pckd.PCKD):
+class Undecorated(pckd.PCKD):
     def __init__(self, gamma=1.0, beta_fa=3, **settings):
         super().__init__(beta_fa=beta_fa, beta_kd=2, **settings)
         self.gamma = gamma
 
 
-@pytest.mark.parametrize("make", [Decorated, Own])
-def test_a_subclass_takes_from_recipe_and_data_what_it_leaves_open(make):
+@pytest.mark.parametrize("make", [Decorated, Undecorated])
+def test_recipe_and_data_set_settings_that_a_subclass_leaves_open(make):
     method, settings = methods.resolve_settings(make(gamma=5), {"beta_cc": 0.01, "beta_fa": 9}, {"views": 1})
     assert (method.gamma, method.beta_cc, method.views, method.beta_fa) == (5, 0.01, 1, 9)
     assert settings["gamma"] == {"value": 5, "from": "argument"}
     assert settings["beta_cc"]["from"] == "recipe" and settings["views"]["from"] == "data set"
-    if make is Own:
+    if make is Undecorated:
         assert settings["beta_kd"] == {"value": 2, "from": "argument"}
-        held, _ = methods.resolve_settings(make(beta_fa=4), {"beta_fa": 9}, {})
-        assert held.beta_fa == 4
+        explicit, _ = methods.resolve_settings(make(beta_fa=4), {"beta_fa": 9}, {})
+        assert explicit.beta_fa == 4
 
 
-def test_a_recipe_that_sets_what_a_method_does_not_keep_is_refused():
+def test_recipe_setting_that_a_method_does_not_store_is_refused():
     class Forgetful(pckd.KD):
         def __init__(self, sharpness=1.0):
             super().__init__()
@@ -105,7 +105,7 @@ def test_a_recipe_that_sets_what_a_method_does_not_keep_is_refused():
         methods.resolve_settings(Forgetful(), {"sharpness": 2}, {})
 
 
-def test_settings_of_a_plain_module_are_held_on_resume(data, tmp_path):
+def test_resume_refuses_changed_settings_of_a_plain_module(data, tmp_path):
     options = dict(out=tmp_path / "run", resume=True, **SHORT)
     first = pckd.distill(networks(data)[0], None, data, ThreeLines(1.0), **options)
     assert first.method_settings == {"scale": 1.0}
@@ -113,7 +113,7 @@ def test_settings_of_a_plain_module_are_held_on_resume(data, tmp_path):
         pckd.distill(networks(data)[0], None, data, ThreeLines(9.0), **options)
 
 
-def test_a_sweep_over_an_own_setting_has_an_arm_per_value(data):
+def test_sweep_over_a_custom_setting_has_one_arm_per_value(data):
     name = "three_lines"
     if name not in methods.METHODS:
         methods.register_method(name, ThreeLines)
@@ -124,7 +124,7 @@ def test_a_sweep_over_an_own_setting_has_an_arm_per_value(data):
         methods.register_method(name, ThreeLines)
 
 
-def test_two_functions_of_one_name_are_two_strategies(data, tmp_path):
+def test_functions_with_the_same_name_are_different_strategies(data, tmp_path):
     first, second = (lambda ce, gamma, t, c=c: torch.full_like(gamma, c) for c in (0.5, 0.25))
     run = train(data, pckd.PCKD(strategy=first), out=tmp_path / "run")
     assert run.method_settings["strategy"] != provenance.describe(second)
@@ -143,7 +143,7 @@ def times(k):
     return lambda x: k * x
 
 
-def test_descriptions_tell_apart_what_acts_differently(monkeypatch):
+def test_objects_that_behave_differently_have_different_descriptions(monkeypatch):
     describe = provenance.describe
     around = [partial(lambda k, x: k * x, k) for k in (1, 2)] + [times(k) for k in (1, 2)]
     different = [
@@ -162,7 +162,7 @@ def test_descriptions_tell_apart_what_acts_differently(monkeypatch):
     assert describe(pckd.PCKD(temperature=4)) == describe(pckd.PCKD()), "4 is the default"
 
 
-def test_code_of_an_own_method_is_held_on_resume(data, tmp_path):
+def test_resume_refuses_changed_code_of_a_custom_method(data, tmp_path):
     def make(factor):
         class Mine(pckd.KD):
             def forward(self, student, teacher, batch, epoch):
@@ -177,39 +177,39 @@ def test_code_of_an_own_method_is_held_on_resume(data, tmp_path):
         train(data, make(2), out=tmp_path / "run", resume=True)
 
 
-def test_what_cannot_be_copied_is_named(data):
+def test_method_that_cannot_be_copied_is_refused(data):
     method = pckd.KD()
     method.lock = (x for x in ())
     with pytest.raises(TypeError, match="method KD can't be copied for this training: .*generator"):
         train(data, method)
 
 
-def test_a_method_shows_its_settings():
+def test_repr_of_a_method_shows_its_settings():
     assert repr(pckd.KD(temperature=2)) == "KD(temperature=2)" and repr(pckd.Supervised()) == "Supervised()"
 
 
-def test_a_tracking_library_gets_every_row(data, tmp_path, monkeypatch):
-    told = []
+def test_tracking_logger_logs_every_epoch(data, tmp_path, monkeypatch):
+    calls = []
     fake = SimpleNamespace(
-        init=lambda **options: told.append(options),
-        log=lambda row, step: told.append((step, sorted(row)[:1], row["test_top1"])),
-        finish=lambda: told.append("end"),
+        init=lambda **options: calls.append(options),
+        log=lambda row, step: calls.append((step, sorted(row)[:1], row["test_top1"])),
+        finish=lambda: calls.append("end"),
     )
     monkeypatch.setitem(sys.modules, "trackio", fake)
     run = train(data, loggers=[pckd.training.TrackingLogger("trackio", project="mine")])
-    rows = [(step, told[step][1], score) for step, score in zip((1, 2), run.history["test_top1"], strict=True)]
-    assert told == [{"project": "mine"}, *rows, "end"]
+    rows = [(step, calls[step][1], score) for step, score in zip((1, 2), run.history["test_top1"], strict=True)]
+    assert calls == [{"project": "mine"}, *rows, "end"]
     with pytest.raises(ValueError, match="no_such_tracker is not installed: pip install no_such_tracker"):
         pckd.training.TrackingLogger("no_such_tracker")
 
 
-def test_temperatures_of_the_contrast_are_settings(data):
+def test_contrast_temperatures_are_settings(data):
     assert train(data, pckd.PCKD(contrast_temperature=1.0)).fingerprint != train(data, "pckd").fingerprint
     with pytest.raises(ValueError, match="base_temperature must be greater than 0"):
         pckd.PCKD(base_temperature=0)
 
 
-# ---------------------------------------------------------------------------------------------- the recipe's plugs
+# ---------------------------------------------------------------------------------------------- parts of a recipe
 
 PLUGS = {
     "adamw": dict(optimizer="adamw", lr=1e-3),
@@ -229,21 +229,21 @@ PLUGS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("plug", PLUGS)
-def test_a_plug_acts_is_recorded_and_a_cut_run_goes_on_to_the_same_bits(plug, data, tmp_path):
+def test_recipe_option_changes_the_training_and_resume_reproduces_it_exactly(plug, data, tmp_path):
     options = PLUGS[plug]
-    whole = train(data, **options)
-    assert whole.fingerprint != train(data).fingerprint
-    cut(data, tmp_path / "run", **options)
+    uninterrupted = train(data, **options)
+    assert uninterrupted.fingerprint != train(data).fingerprint
+    train_and_stop(data, tmp_path / "run", **options)
     resumed = train(data, out=tmp_path / "run", resume=True, **options)
-    assert_same_run(resumed, whole)
-    cut(data, tmp_path / "other", **options)
+    assert_same_run(resumed, uninterrupted)
+    train_and_stop(data, tmp_path / "other", **options)
     with pytest.raises(ValueError, match="was started with"):
         train(data, out=tmp_path / "other", resume=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("plug", [name for name in PLUGS if name not in ("mixup", "cutmix")])
-def test_the_teacher_cache_gives_the_same_bits(plug, data, tmp_path):
+def test_teacher_cache_does_not_change_the_results(plug, data, tmp_path):
     plain = train(data, **PLUGS[plug])
     for _ in range(2):
         assert_same_run(train(data, teacher_cache=tmp_path / "cache", **PLUGS[plug]), plain)
@@ -256,7 +256,7 @@ def test_mixed_images_are_not_cached(data, tmp_path):
     assert run.fingerprint == train(data, mix="mixup").fingerprint and not (tmp_path / "cache").exists()
 
 
-def test_augmentation_depends_on_seed_epoch_and_index_alone():
+def test_augmentation_depends_only_on_seed_epoch_and_index():
     images = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8)
     index = torch.tensor([4, 9, 2, 7, 0, 5])
     torch.manual_seed(3)
@@ -293,7 +293,7 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone():
         ({"warmup": 3}, ValueError, "a recipe has no field 'warmup'"),
     ],
 )  # fmt: skip
-def test_a_bad_plug_fails_in_one_line_and_leaves_nothing(options, error, words, data, tmp_path):
+def test_invalid_option_fails_with_one_line_and_writes_nothing(options, error, words, data, tmp_path):
     with pytest.raises(error, match=words) as caught:
         train(data, out=tmp_path / "run", **options)
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
@@ -310,7 +310,7 @@ def test_a_bad_plug_fails_in_one_line_and_leaves_nothing(options, error, words, 
         (lambda s, t, d: (s, t, d, 3), r"method must be an nn.Module such as PCKD\(\), got int"),
     ],
 )
-def test_an_argument_of_another_kind_is_named(arguments, words, data):
+def test_argument_of_the_wrong_type_is_named(arguments, words, data):
     with pytest.raises(TypeError, match=words):
         pckd.distill(*arguments(*networks(data), data), **SHORT)
 
@@ -318,34 +318,34 @@ def test_an_argument_of_another_kind_is_named(arguments, words, data):
 # ---------------------------------------------------------------------------------------------- callbacks
 
 
-def test_callbacks_are_told_of_everything_in_order_and_see_history_on_disk(data, tmp_path):
-    told, rows = [], []
+def test_callbacks_are_called_in_order_and_see_the_history_on_disk(data, tmp_path):
+    calls, rows = [], []
 
     class Listener:
         def on_run_start(self, trainer):
-            told.append("run")
+            calls.append("run")
 
         def on_epoch_start(self, trainer):
-            told.append("epoch")
+            calls.append("epoch")
 
         def on_step_end(self, trainer):
-            told.append("step")
+            calls.append("step")
 
         def on_epoch_end(self, trainer):
-            told.append("epoch end")
+            calls.append("epoch end")
             file = tmp_path / "run" / "history.csv"
             rows.append(len(file.read_text().splitlines()) - 1 if file.exists() else 0)
 
         def on_run_end(self, trainer, run):
-            told.append(f"end {run.finished}")
+            calls.append(f"end {run.finished}")
 
         def teardown(self, trainer):
-            told.append("teardown")
+            calls.append("teardown")
 
     train(data, callbacks=[Listener()], out=tmp_path / "run", epochs=3)
     epoch = ["epoch", *["step"] * 3, "epoch end"]
-    assert told == ["run", *epoch * 3, "end True", "teardown"]
-    assert rows == [0, 1, 2]  # this callback comes before the one that writes
+    assert calls == ["run", *epoch * 3, "end True", "teardown"]
+    assert rows == [0, 1, 2]  # this callback runs before the one that writes the file
 
 
 def test_history_is_on_disk_after_every_epoch(data, tmp_path):
@@ -360,29 +360,29 @@ def test_history_is_on_disk_after_every_epoch(data, tmp_path):
     assert seen == [1, 2, 3]
 
 
-def test_callbacks_are_held_on_resume_and_keep_their_state(data, tmp_path):
+def test_resume_refuses_other_callbacks_and_restores_their_state(data, tmp_path):
     options = dict(val=0.25, epochs=6, callbacks=[pckd.EarlyStopping("test_cross_entropy", 1, min_delta=1e3)])
-    whole = train(data, **options)
-    assert len(whole.history) == 2 and whole.finished
-    cut(data, tmp_path / "run", step=4, **options)
+    uninterrupted = train(data, **options)
+    assert len(uninterrupted.history) == 2 and uninterrupted.finished
+    train_and_stop(data, tmp_path / "run", step=4, **options)
     with pytest.raises(ValueError, match="was started with callbacks"):
         train(data, out=tmp_path / "run", resume=True, **{**options, "callbacks": []})
     resumed = train(data, out=tmp_path / "run", resume=True, **options)
-    assert resumed.history.equals(whole.history) and resumed.fingerprint == whole.fingerprint
+    assert resumed.history.equals(uninterrupted.history) and resumed.fingerprint == uninterrupted.fingerprint
 
 
 # ---------------------------------------------------------------------------------------------- data
 
 
 class Noisy(Split):
-    """Augmentation in a split of one's own."""
+    """A custom split that augments its images."""
 
     def read(self, batches, *, seed=None, epoch=None):
         for images in super().read(batches, seed=seed, epoch=epoch):
             yield images if epoch is None else 255 - images
 
 
-def test_a_split_of_ones_own_acts_and_is_no_other_data(data, tmp_path):
+def test_custom_split_keeps_its_type_and_has_its_own_fingerprint(data, tmp_path):
     own = dataclasses.replace(data, train=Noisy(data.train.images, data.train.labels))
     assert type(own.to("cpu").train) is type(own.train.take(np.arange(5))) is Noisy
     assert own.fingerprint != data.fingerprint
@@ -391,7 +391,7 @@ def test_a_split_of_ones_own_acts_and_is_no_other_data(data, tmp_path):
     assert live.history.equals(cached.history)
 
 
-def test_labels_are_made_int64_and_counted():
+def test_labels_are_converted_to_int64_and_checked():
     images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
     for labels in (torch.arange(4, dtype=torch.int32), np.arange(4), [0, 1, 2, 3]):
         assert Split(images, labels).labels.dtype == torch.int64
@@ -403,7 +403,7 @@ def test_labels_are_made_int64_and_counted():
         Split(images.float(), torch.arange(4))
 
 
-def test_options_of_own_data_are_recorded_and_the_run_can_be_loaded(data, tmp_path):
+def test_options_of_a_custom_data_set_are_recorded_and_the_run_can_be_loaded(data, tmp_path):
     own = dataclasses.replace(data, options={"fold": 3})
     train(own, out=tmp_path / "run")
     run = pckd.load_run(tmp_path / "run")
@@ -416,18 +416,18 @@ def test_options_of_own_data_are_recorded_and_the_run_can_be_loaded(data, tmp_pa
         dataclasses.replace(data, options={"root": "/"})
 
 
-def test_images_that_do_not_fit_on_the_device_stay_where_they_are(data, monkeypatch):
-    whole = train(data)
+def test_images_too_large_for_the_device_stay_on_the_cpu(data, monkeypatch):
+    expected = train(data)
     monkeypatch.setattr(split, "device_memory_limit", lambda device: data.train.images.nbytes - 1)
     moved = data.train.to("meta")
     assert moved.images.device.type == "cpu" and moved.labels.device.type == "meta"
     assert data.test.to("meta").images.device.type == "meta"
-    assert_same_run(train(data), whole)
+    assert_same_run(train(data), expected)
     (batch,) = data.train.to("cpu").read([torch.arange(3)])
     assert torch.equal(batch, data.train.images[:3])
 
 
-def test_a_validation_split_is_stratified_and_takes_nothing_from_the_test_images():
+def test_validation_split_is_stratified_and_comes_from_the_training_images():
     data = make_data(train=60).with_validation(0.2)
     assert data.val.labels.bincount().tolist() == [4, 4, 4] and data.train.labels.bincount().tolist() == [16, 16, 16]
     assert data.fingerprint != make_data(train=60).fingerprint
@@ -437,7 +437,7 @@ def test_a_validation_split_is_stratified_and_takes_nothing_from_the_test_images
         data.with_validation(0.2)
 
 
-def test_data_from_arrays_in_every_layout():
+def test_from_arrays_accepts_every_layout():
     pixels = np.random.default_rng(0).integers(0, 256, (6, 10, 12, 3), np.uint8)
     labels = ["cat", "dog", "cat", "dog", "cat", "dog"]
     data = Dataset.from_arrays((pixels, labels), (torch.from_numpy(pixels).permute(0, 3, 1, 2), labels))
@@ -451,7 +451,7 @@ def test_data_from_arrays_in_every_layout():
         Dataset.from_arrays((pixels, ["bird"] * 6), (pixels, labels), classes=["cat", "dog"])
 
 
-def test_a_torch_dataset_that_cannot_be_used_is_named():
+def test_unusable_torch_dataset_is_refused():
     from torch.utils.data import TensorDataset
 
     good = TensorDataset(torch.rand(4, 1, 8, 8), torch.arange(4))
@@ -472,7 +472,7 @@ def test_a_torch_dataset_that_cannot_be_used_is_named():
 # ---------------------------------------------------------------------------------------------- teachers
 
 
-def test_a_teacher_is_fed_as_it_learned(data, tmp_path):
+def test_teacher_sees_images_preprocessed_as_in_its_own_training(data, tmp_path):
     teacher = pckd.create_model("resnet14", data, seed=1)
     run = pckd.fit(teacher, data, epochs=6, batch_size=8, out=tmp_path / "teacher", **QUIET)
     other = dataclasses.replace(data, mean=(0.1,), std=(0.9,))
@@ -492,7 +492,7 @@ def test_a_teacher_is_fed_as_it_learned(data, tmp_path):
     assert pckd.evaluate(small, large, precision="32-true").top1 == pytest.approx(run.accuracy, abs=5)
 
 
-def test_a_teacher_that_falls_from_its_record_is_said_to(data, tmp_path):
+def test_teacher_less_accurate_than_in_its_own_run_gives_a_warning(data, tmp_path):
     run = pckd.fit(pckd.create_model("resnet14", data, seed=1), data, epochs=6, batch_size=8, **QUIET)
     wrong = Split(data.test.images, (data.test.labels + 1) % 3)
     with pytest.warns(
@@ -504,10 +504,10 @@ def test_a_teacher_that_falls_from_its_record_is_said_to(data, tmp_path):
         pckd.distill(pckd.create_model("resnet8", data), run, data, "kd", **SHORT)
 
 
-# ---------------------------------------------------------------------------------------------- what is shown
+# ---------------------------------------------------------------------------------------------- representations
 
 
-def test_a_run_shows_what_it_is(data):
+def test_repr_and_html_of_a_run(data):
     run = train(data)
     assert re.fullmatch(
         r"Run\('KD resnet8' on 'tiny', seed 0, finished, 2 of 2 epochs, test top-1 [\d.]+ %\)", repr(run)
@@ -518,7 +518,7 @@ def test_a_run_shows_what_it_is(data):
     assert "<script>" not in run._repr_html_()
 
 
-def test_data_sets_and_networks_show_what_they_are(data):
+def test_html_of_data_sets_and_networks(data):
     renamed = dataclasses.replace(data, name="<script>")
     page = renamed._repr_html_()
     assert all(words in page for words in ("train images", "test images", data.fingerprint, data.normalisation))
@@ -531,29 +531,29 @@ def test_data_sets_and_networks_show_what_they_are(data):
 # ---------------------------------------------------------------------------------------------- losses, grids
 
 
-def test_the_contrast_asks_nothing_of_a_gpu():
-    """A tensor on "meta" has no values: whatever has to wait for them fails there."""
+def test_contrast_does_not_wait_for_values_from_the_device():
+    """A tensor on "meta" has no values, so code that waits for them fails."""
     scores, labels = torch.empty(8, 5, device="meta"), torch.empty(8, dtype=torch.int64, device="meta")
     assert losses.category_center_contrast_plain(scores, scores, labels).shape == (8,)
-    sums, counts = losses._sum_over_positives(torch.cat([scores, scores]), labels)  # what the other one shares with it
+    sums, counts = losses._sum_over_positives(torch.cat([scores, scores]), labels)  # the blocked version uses it too
     assert sums.shape == counts.shape == (16,)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), MemoryError("no room")])
-def test_an_error_in_one_point_leaves_the_others(error, data, tmp_path, monkeypatch):
+def test_error_in_one_run_of_a_grid_does_not_stop_the_others(error, data, tmp_path, monkeypatch):
     pckd.fit(pckd.create_model("resnet14", data, seed=1), data, out=tmp_path / "teacher", **SHORT)
     monkeypatch.setattr(grids, "load_dataset", lambda *_, **__: data)
     recipe = pckd.get_recipe("classroom", epochs=1, batch_size=16)
     arms = [experiments.parse_arm(text) for text in ("supervised", "kd")]
     grid = experiments.Grid("tiny", [(tmp_path / "teacher", "resnet8")], arms, [0], tmp_path / "grid", recipe)
     monkeypatch.setattr(pckd.KD, "forward", lambda *_: (_ for _ in ()).throw(error))
-    said = []
+    messages = []
     with pytest.raises(RuntimeError, match=f"1 of 2 runs failed, all others were trained; first error: .*{error}"):
-        experiments.run_grid(grid, progress=False, print_fn=said.append)
-    assert experiments.results(grid)["arm"].tolist() == ["supervised"] and str(error) in said[-2]
+        experiments.run_grid(grid, progress=False, print_fn=messages.append)
+    assert experiments.results(grid)["arm"].tolist() == ["supervised"] and str(error) in messages[-2]
 
 
-def test_names_of_ones_own_that_cannot_be_found(tmp_path, monkeypatch):
+def test_custom_names_that_cannot_be_loaded_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text("def network(num_classes): ...\nclass Method: ...\n")
     (tmp_path / "bad.py").write_text("1 / 0")
@@ -577,7 +577,7 @@ def test_names_of_ones_own_that_cannot_be_found(tmp_path, monkeypatch):
     assert len(pckd.load_dataset("data_2.py:make", val=0.34).val) == 3
 
 
-# ---------------------------------------------------------------------------------------------- a stranger's findings
+# ---------------------------------------------------------------------------------------------- reported problems
 
 
 class Brighter(nn.Module):
@@ -627,7 +627,7 @@ AUGMENTS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", AUGMENTS)
-def test_the_teacher_cache_tells_augmentations_apart(kind, data, tmp_path):
+def test_teacher_cache_distinguishes_augmentations(kind, data, tmp_path):
     make = AUGMENTS[kind]
     for step in (40, 90):
         cached = train(data, augment=make(step), teacher_cache=tmp_path / "cache")
@@ -637,7 +637,7 @@ def test_the_teacher_cache_tells_augmentations_apart(kind, data, tmp_path):
         train(data, augment=make(90), out=tmp_path / "run", resume=True)
 
 
-def test_what_a_function_uses_counts(monkeypatch):
+def test_description_of_a_function_includes_what_it_uses(monkeypatch):
     before = provenance.describe(by_global)
     monkeypatch.setattr(f"{__name__}.OFFSET", torch.tensor(5))
     assert provenance.describe(by_global) != before
@@ -653,7 +653,7 @@ def test_an_augmentation_that_cannot_be_recorded_is_not_cached(data, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_file_of_ones_own_counts_by_what_is_in_it(data, tmp_path, monkeypatch):
+def test_description_of_a_custom_file_depends_on_its_content(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = []
     for step in (3, 30):
@@ -676,7 +676,7 @@ def net(k, tanh=False):
     return pckd.as_classifier(Net())
 
 
-def test_a_teacher_of_ones_own_counts_by_its_code_and_attributes(data, tmp_path):
+def test_custom_teacher_is_identified_by_its_code_and_attributes(data, tmp_path):
     def distil(teacher, **options):
         return pckd.distill(networks(data)[0], teacher, data, pckd.KD(), **SHORT, **options)
 
@@ -688,7 +688,7 @@ def test_a_teacher_of_ones_own_counts_by_its_code_and_attributes(data, tmp_path)
         distil(net(9), out=tmp_path / "run", resume=True)
 
 
-def test_a_student_with_preprocessing_is_loaded_with_it(data, tmp_path):
+def test_loaded_student_keeps_its_preprocessing(data, tmp_path):
     student = pckd.with_preprocessing(pckd.create_model("resnet8", data, seed=0), data, mean=[0.9], std=[0.1], size=12)
     run = pckd.fit(student, data, out=tmp_path / "run", epochs=4, batch_size=8, **QUIET)
     loaded = pckd.load_run(tmp_path / "run").model()
@@ -710,7 +710,7 @@ class ByClass(pckd.PCKD):
     beta_fa, views = 5, 1
 
 
-def test_what_a_subclass_sets_itself_is_kept():
+def test_settings_made_by_a_subclass_override_recipe_and_data_set():
     method, settings = methods.resolve_settings(SetsAfterwards(), {"beta_cc": 0.01, "epsilon": 1.8}, {"views": 4})
     assert (method.views, method.epsilon, method.beta_cc) == (1, 1.1, 0.5)
     assert settings["beta_cc"] == {"value": 0.5, "from": "argument"}
@@ -719,16 +719,16 @@ def test_what_a_subclass_sets_itself_is_kept():
     assert methods.resolve_settings(ByClass(beta_fa=2), {}, {})[0].beta_fa == 2
 
 
-def test_every_attribute_that_acts_is_recorded(data):
+def test_attributes_that_have_an_effect_are_recorded(data):
     plain = pckd.KD()
     plain.views = 2
     attention = methods.baseline("AT")
     attention.warmup_epochs, attention.cross_entropy_weight = 50, 0.5
     for method, names in ((plain, {"views"}), (attention, {"warmup_epochs", "cross_entropy_weight"})):
         _, settings = methods.resolve_settings(method, {}, {})
-        assert {name for name, about in settings.items() if about["from"] == "attribute"} == names
+        assert {name for name, info in settings.items() if info["from"] == "attribute"} == names
     assert not [
-        about for about in methods.resolve_settings(pckd.PCKD(), {}, {})[1].values() if about["from"] == "attribute"
+        info for info in methods.resolve_settings(pckd.PCKD(), {}, {})[1].values() if info["from"] == "attribute"
     ]
 
 
@@ -738,13 +738,13 @@ class WithPart(pckd.KD):
         self.part = Brighter(1)
 
 
-def test_parts_of_a_method_count():
+def test_submodules_of_a_method_are_recorded():
     one, other = WithPart(), WithPart()
     other.part._step = 2
     assert methods.resolve_settings(one, {}, {})[1] != methods.resolve_settings(other, {}, {})[1]
 
 
-def test_a_setting_that_a_recipe_has_too_is_the_methods():
+def test_setting_shared_with_the_recipe_applies_to_the_method():
     recipe = pckd.get_recipe("classroom")
     method, same_recipe = experiments.parse_arm("DKD-warmup_epochs=5").build(recipe)
     assert method.warmup_epochs == 5 and same_recipe == recipe
@@ -752,7 +752,7 @@ def test_a_setting_that_a_recipe_has_too_is_the_methods():
     assert changed.warmup_epochs == 1
 
 
-def test_what_would_be_ignored_is_refused(data):
+def test_settings_that_would_be_ignored_are_refused(data):
     with pytest.raises(ValueError, match="your own optimizer does not receive lr"):
         train(data, optimizer=torch.optim.Adam, lr=0.5)
     assert train(data, optimizer=torch.optim.Adam).settings["recipe"]["lr"] is None
@@ -762,13 +762,13 @@ def test_what_would_be_ignored_is_refused(data):
         methods.baseline("AT", layers=["layer1"], teacher_layers=["layer1", "layer2"])
 
 
-def test_numpys_numbers_are_numbers_in_a_recipe(data, tmp_path):
+def test_recipe_accepts_numpy_numbers(data, tmp_path):
     recipe = pckd.get_recipe("classroom", epochs=np.int64(2), batch_size=16, lr=np.logspace(-2, -1, 2)[0])
-    cut(data, tmp_path / "run", lr=np.float64(0.01))
+    train_and_stop(data, tmp_path / "run", lr=np.float64(0.01))
     assert recipe.lr == 0.01 and train(data, out=tmp_path / "run", resume=True, lr=0.01).finished
 
 
-class Slow(lr_scheduler.LRScheduler):
+class NumpySchedule(lr_scheduler.LRScheduler):
     def __init__(self, optimizer, steps):
         self.table = np.linspace(1, 0, steps + 1)
         super().__init__(optimizer)
@@ -777,64 +777,64 @@ class Slow(lr_scheduler.LRScheduler):
         return [base * float(self.table[self.last_epoch]) for base in self.base_lrs]
 
 
-def test_a_schedule_that_no_checkpoint_can_keep_is_refused_before_the_first_step(data, tmp_path):
-    assert train(data, schedule=Slow).finished
+def test_schedule_that_a_checkpoint_cannot_store_is_refused_before_the_first_step(data, tmp_path):
+    assert train(data, schedule=NumpySchedule).finished
     with pytest.raises(
         TypeError, match="the state_dict of optimizer and schedule may contain only tensors and plain numbers"
     ):
-        train(data, schedule=Slow, out=tmp_path / "run")
+        train(data, schedule=NumpySchedule, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     plateau = partial(lambda optimizer, steps: lr_scheduler.ReduceLROnPlateau(optimizer))
     with pytest.raises(TypeError, match="can't be ReduceLROnPlateau"):
         train(data, schedule=plateau)
 
 
-def test_averaged_weights_of_any_network_go_on(data, tmp_path):
+def test_resume_restores_averaged_weights_of_any_network(data, tmp_path):
     def averaged(**options):
         return pckd.fit(net(1), data, ema=0.9, **SHORT, **options)
 
-    whole = averaged()
+    uninterrupted = averaged()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             callbacks.StopOnSignal, "on_step_end", lambda self, trainer: setattr(trainer, "should_stop", True)
         )
         assert not averaged(out=tmp_path / "run").finished
-    assert_same_run(averaged(out=tmp_path / "run", resume=True), whole)
+    assert_same_run(averaged(out=tmp_path / "run", resume=True), uninterrupted)
 
 
-def by_numpy(x, labels):
+def mix_with_numpy(x, labels):
     shares = torch.tensor(np.random.beta(1, 1), dtype=x.dtype)
     targets = nn.functional.one_hot(labels, 3).float()
     return shares * x + (1 - shares) * x.roll(1, 0), shares * targets + (1 - shares) * targets.roll(1, 0)
 
 
-def test_numpys_random_numbers_are_seeded_and_given_back(data, tmp_path):
+def test_numpy_random_state_is_seeded_and_restored(data, tmp_path):
     np.random.seed(5)
     expected = np.random.RandomState(5).rand()
-    whole = train(data, mix=by_numpy)
+    uninterrupted = train(data, mix=mix_with_numpy)
     assert np.random.rand() == expected
-    cut(data, tmp_path / "run", mix=by_numpy)
-    assert_same_run(train(data, out=tmp_path / "run", resume=True, mix=by_numpy), whole)
+    train_and_stop(data, tmp_path / "run", mix=mix_with_numpy)
+    assert_same_run(train(data, out=tmp_path / "run", resume=True, mix=mix_with_numpy), uninterrupted)
 
 
-def test_a_log_is_whole_after_a_resume(data, tmp_path):
+def test_csv_log_is_complete_after_a_resume(data, tmp_path):
     from lightning_fabric.loggers import CSVLogger
 
     def logger():
         return [CSVLogger(tmp_path / "logs", name="kd", version="")]
 
-    cut(data, tmp_path / "run", step=8, epochs=3, loggers=logger())
+    train_and_stop(data, tmp_path / "run", step=8, epochs=3, loggers=logger())
     train(data, out=tmp_path / "run", resume=True, epochs=3, loggers=logger())
-    assert pd_rows(tmp_path / "logs" / "kd" / "metrics.csv") == 3
+    assert count_csv_rows(tmp_path / "logs" / "kd" / "metrics.csv") == 3
 
 
-def pd_rows(path):
+def count_csv_rows(path):
     import pandas as pd
 
     return len(pd.read_csv(path))
 
 
-def test_numbers_of_two_torch_datasets_mean_their_own_names():
+def test_labels_of_two_torch_datasets_are_matched_by_class_name():
     class Named(list):
         classes: list
 
@@ -859,12 +859,12 @@ def test_numbers_of_two_torch_datasets_mean_their_own_names():
         ),
     ],
 )
-def test_data_that_cannot_be_right(change, words, data):
+def test_inconsistent_data_is_refused(change, words, data):
     with pytest.raises(ValueError, match=words):
         dataclasses.replace(data, **change)
 
 
-def test_beginners_slips(data):
+def test_common_mistakes_have_clear_errors(data):
     class Loss(pckd.KD):
         def forward(self, student, teacher, batch, epoch):
             return student.logits.sum()
@@ -879,7 +879,7 @@ def test_beginners_slips(data):
         train(data, augment=v2.RandAugment)
 
 
-def test_two_methods_of_one_name_in_a_grid(data, tmp_path, monkeypatch):
+def test_grid_refuses_two_methods_with_the_same_name(data, tmp_path, monkeypatch):
     pckd.fit(pckd.create_model("resnet14", data, seed=1), data, out=tmp_path / "teacher", **SHORT)
     monkeypatch.setattr(grids, "load_dataset", lambda *_, **__: data)
     for folder in ("p1", "p2"):
@@ -890,7 +890,7 @@ def test_two_methods_of_one_name_in_a_grid(data, tmp_path, monkeypatch):
         experiments.Grid("tiny", [(tmp_path / "teacher", "resnet8")], arms, [0], tmp_path / "grid")
 
 
-def test_an_error_in_a_teardown_hides_no_other(data):
+def test_error_in_teardown_does_not_hide_the_first_error(data):
     class Bad(pckd.Callback):
         def on_step_end(self, trainer):
             raise KeyError("the first")
@@ -905,7 +905,7 @@ def test_an_error_in_a_teardown_hides_no_other(data):
         train(data, callbacks=[Bad()])
 
 
-def test_a_subclass_has_its_own_title_and_a_run_its_own_weights(data):
+def test_subclass_has_its_own_title_and_run_its_own_weights(data):
     class Mine(pckd.PCKD):
         pass
 
@@ -917,7 +917,7 @@ def test_a_subclass_has_its_own_title_and_a_run_its_own_weights(data):
     assert all(torch.equal(run.student_state[name], value) for name, value in before.items())
 
 
-def test_the_best_epoch_by_validation_is_kept_beside_the_last(data, tmp_path):
+def test_run_keeps_the_best_and_the_last_epoch(data, tmp_path):
     options = dict(val=0.25, epochs=5, lr=0.3)
     run = train(data, out=tmp_path / "run", **options)
     scores = run.history["val_top1"]
@@ -928,8 +928,8 @@ def test_the_best_epoch_by_validation_is_kept_beside_the_last(data, tmp_path):
         top1 = pckd.evaluate(loaded.model(which), held_out, "val", precision="32-true").top1
         assert top1 == scores.iloc[place]
     assert loaded.student_state.keys() == run.student_state.keys() == loaded.best_state.keys()
-    cut(data, tmp_path / "cut", step=8, **options)
-    resumed = train(data, out=tmp_path / "cut", resume=True, **options)
+    train_and_stop(data, tmp_path / "stopped", step=8, **options)
+    resumed = train(data, out=tmp_path / "stopped", resume=True, **options)
     assert resumed.settings["best"] == run.settings["best"]
     assert all(torch.equal(resumed.best_state[name], value) for name, value in run.best_state.items())
     with pytest.raises(
@@ -939,8 +939,8 @@ def test_the_best_epoch_by_validation_is_kept_beside_the_last(data, tmp_path):
     assert pckd.load_checkpoint(networks(data)[0], tmp_path / "run").weights_from
 
 
-class HalfOnCpu:
-    """What Fabric gives for 16-mixed on a CUDA device, here on the CPU."""
+class Float16OnCpu:
+    """What Fabric provides for 16-mixed on a CUDA device, but on the CPU."""
 
     def __init__(self, scale):
         from lightning_fabric.plugins.precision.amp import MixedPrecision
@@ -951,12 +951,12 @@ class HalfOnCpu:
         self.scaler = scaler
 
 
-def test_scaled_gradients_give_the_same_steps_and_the_scale_is_kept():
+def test_gradient_scaling_does_not_change_the_steps_and_the_scale_is_restored():
     recipe = pckd.get_recipe("classroom", epochs=1, clip_norm=0.1)
     weights, states = [], []
     for scale in (1.0, 1024.0):
         torch.manual_seed(0)
-        student, fabric = nn.Linear(4, 2), HalfOnCpu(scale)
+        student, fabric = nn.Linear(4, 2), Float16OnCpu(scale)
         steps = Optimization(student, nn.Module(), recipe, 5, fabric)
         for number in range(3):
             steps.zero_grad()
@@ -966,13 +966,13 @@ def test_scaled_gradients_give_the_same_steps_and_the_scale_is_kept():
         weights.append(student.weight.detach().clone())
         states.append(steps.state()["scaler"])
     assert torch.allclose(*weights, rtol=1e-5) and states[1]["scale"] > 1024
-    other = HalfOnCpu(2.0)
+    other = Float16OnCpu(2.0)
     again = Optimization(student, nn.Module(), recipe, 5, other)
     again.load(steps.state())
     assert other.scaler.get_scale() == states[1]["scale"] and again.lr == steps.lr
 
 
 def test_float16_needs_a_cuda_device(data):
-    says = "precision 16-mixed needs a CUDA device: use auto, 32-true or bf16-mixed instead"
-    with pytest.raises(ValueError, match=says):
+    message = "precision 16-mixed needs a CUDA device: use auto, 32-true or bf16-mixed instead"
+    with pytest.raises(ValueError, match=message):
         train(data, precision="16-mixed", accelerator="cpu")

@@ -1,4 +1,4 @@
-"""Nothing unpickled, nothing escaped, nothing let in: files made to do harm, names made to be HTML, and no network."""
+"""Safety: malicious files run no code, names are escaped in HTML, and nothing uses the network unasked."""
 
 import ast
 import dataclasses
@@ -33,19 +33,19 @@ ROOT = Path(__file__).parents[1]
 STATE = pckd.create_model("resnet8", num_classes=10, in_channels=1, seed=1).state_dict()
 
 
-def command(*arguments: object) -> str:
+def shell(*arguments: object) -> str:
     return " ".join(map(str, arguments))
 
 
 def touch(canary: Path) -> Evil:
-    return Evil(os.system, command("touch", canary))
+    return Evil(os.system, shell("touch", canary))
 
 
 # ---------------------------------------------------------------------------------------------------- checkpoints
 
 
 class EvilDict(OrderedDict):
-    """A dict that brings a call along, as a subclass may."""
+    """A dict whose pickle contains a call."""
 
     def __reduce__(self):
         return os.system, (self.shell,)
@@ -53,19 +53,19 @@ class EvilDict(OrderedDict):
 
 def evil_dict(canary: Path) -> EvilDict:
     evil = EvilDict(STATE)
-    evil.shell = command("touch", canary)
+    evil.shell = shell("touch", canary)
     return evil
 
 
 def torch_zip(file: Path, pickled: bytes, **entries: bytes) -> None:
-    """A file as torch.save writes it, around a pickle of ours."""
+    """Write a file like torch.save, but with the given pickle."""
     with zipfile.ZipFile(file, "w") as archive:
         for name, content in {"data.pkl": pickled, "version": b"3\n", "byteorder": b"little", **entries}.items():
             archive.writestr(f"archive/{name}", content)
 
 
 def persistent(evil: object) -> bytes:
-    """A pickle whose tensor has its storage under a persistent id that is a call."""
+    """Return a pickle whose tensor refers to its storage by a persistent id with a call."""
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, value):
@@ -76,14 +76,14 @@ def persistent(evil: object) -> bytes:
     return buffer.getvalue()
 
 
-def called(module: str, name: str, argument: str) -> bytes:
-    """The opcodes of module.name(argument), written by hand."""
+def pickled_call(module: str, name: str, argument: str) -> bytes:
+    """Return a pickle, written by hand, that calls module.name(argument)."""
     text = argument.encode()
     return f"\x80\x02c{module}\n{name}\n".encode("latin1") + b"X" + struct.pack("<I", len(text)) + text + b"\x85R."
 
 
-def tar_of_old(file: Path, evil: object) -> None:
-    """What torch.save wrote before 2017: a tar of pickles."""
+def old_tar(file: Path, evil: object) -> None:
+    """Write a tar of pickles, as torch.save did before 2017."""
     with tarfile.open(file, "w") as archive:
         for name in ("sys_info", "pickle", "tensors", "storages"):
             content = pickle.dumps(evil, 2)
@@ -92,15 +92,15 @@ def tar_of_old(file: Path, evil: object) -> None:
             archive.addfile(info, io.BytesIO(content))
 
 
-def bomb(file: Path) -> None:
-    """100 MB of zeros, packed a thousandfold."""
+def zip_bomb(file: Path) -> None:
+    """Write 100 MB of zeros, compressed to a thousandth."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({}, 2))
         archive.writestr("archive/data/0", bytes(100_000_000))
 
 
-def claiming(file: Path, size: int) -> None:
-    """A zip archive whose directory says that its weights are so large."""
+def false_size(file: Path, size: int) -> None:
+    """Write a zip archive whose directory gives `size` as the size of its weights."""
     torch.save(STATE, file)
     content = bytearray(file.read_bytes())
     entry = content.rindex(b"PK\1\2")
@@ -113,40 +113,40 @@ def safetensors(file: Path, header: object, data: bytes = bytes(80), length: int
     file.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
 
 
-def about(dtype: str = "F32", shape: tuple[int, ...] = (10,), start: int = 0, end: int = 40) -> dict[str, object]:
+def entry(dtype: str = "F32", shape: tuple[int, ...] = (10,), start: int = 0, end: int = 40) -> dict[str, object]:
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
 
 
-def photographs(file: Path) -> None:
+def photo_zip(file: Path) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("../../photo.jpg", b"")
 
 
-def cut(file: Path) -> None:
+def truncated(file: Path) -> None:
     torch.save(STATE, file)
     file.write_bytes(file.read_bytes()[:-1000])
 
 
-def laughs(depth: int = 60) -> list:
-    """A list of two of the list before, and so on: small as a pickle, endless to whoever walks through it."""
+def doubled_lists(depth: int = 60) -> list:
+    """Return a list that contains the same list twice, and so on. It is small as a pickle, but has 2^depth leaves."""
     value: list = ["ha"]
     for _ in range(depth):
         value = [value, value]
     return value
 
 
-def nested(depth: int = 5000) -> bytes:
+def nested_lists(depth: int = 5000) -> bytes:
     return b"\x80\x02" + b"]" * depth + b"a" * (depth - 1) + b"."
 
 
-def changed(**weights: torch.Tensor) -> dict[str, torch.Tensor]:
+def state_with(**weights: torch.Tensor) -> dict[str, torch.Tensor]:
     return {**STATE, **{name.replace("__", "."): value for name, value in weights.items()}}
 
 
-NO_MORE = {name: value for name, value in STATE.items() if name != "fc.bias"}
+WITHOUT_BIAS = {name: value for name, value in STATE.items() if name != "fc.bias"}
 HUGE = torch.zeros(1).expand(2**40)
 
-# what → (writes the file, part of the one line)
+# case → (function that writes the file, part of the message)
 CHECKPOINTS = {
     "os.system": (lambda f, c: torch.save(touch(c), f), "would call 'posix.system'"),
     "os.system, legacy": (
@@ -154,7 +154,10 @@ CHECKPOINTS = {
         "would call 'posix.system'",
     ),
     "os.system in a bare pickle": (lambda f, c: f.write_bytes(pickle.dumps(touch(c))), "it is a pickle"),
-    "os.system in a pickle of old": (lambda f, c: f.write_bytes(pickle.dumps(touch(c), 0)), "is not a file of weights"),
+    "os.system in a pickle of protocol 0": (
+        lambda f, c: f.write_bytes(pickle.dumps(touch(c), 0)),
+        "is not a file of weights",
+    ),
     "in a persistent id": (lambda f, c: torch_zip(f, persistent(touch(c))), "would call 'posix.system'"),
     "in a subclass of dict": (lambda f, c: torch.save({"model": evil_dict(c)}, f), "would call 'posix.system'"),
     "in an array of objects": (
@@ -162,55 +165,55 @@ CHECKPOINTS = {
         "would call 'posix.system'",
     ),
     "builtins.exec by hand": (
-        lambda f, c: torch_zip(f, called("builtins", "exec", f"open({str(c)!r}, 'w')")),
+        lambda f, c: torch_zip(f, pickled_call("builtins", "exec", f"open({str(c)!r}, 'w')")),
         "would call 'exec'",
     ),
     "builtins of Python 2": (
-        lambda f, c: torch_zip(f, called("__builtin__", "eval", f"open({str(c)!r}, 'w')")),
+        lambda f, c: torch_zip(f, pickled_call("__builtin__", "eval", f"open({str(c)!r}, 'w')")),
         "would call",
     ),
-    "code": (lambda f, c: torch_zip(f, called("types", "CodeType", "")), "would call 'types.CodeType'"),
-    "an import": (lambda f, c: torch_zip(f, called("importlib", "import_module", "antigravity")), "would call"),
+    "code": (lambda f, c: torch_zip(f, pickled_call("types", "CodeType", "")), "would call 'types.CodeType'"),
+    "an import": (lambda f, c: torch_zip(f, pickled_call("importlib", "import_module", "antigravity")), "would call"),
     "getattr": (lambda f, c: torch.save(Evil(getattr, [], "append"), f), "would call"),
     "torch.load": (lambda f, c: torch.save(Evil(torch.load, str(c)), f), "would call 'torch.serialization.load'"),
-    "a file of torch's first year": (lambda f, c: tar_of_old(f, touch(c)), "is not a file of weights"),
+    "a file of the first PyTorch versions": (lambda f, c: old_tar(f, touch(c)), "is not a file of weights"),
     "a TorchScript program": (lambda f, c: torch_zip(f, b"", **{"constants.pkl": b""}), "a TorchScript program"),
-    "cut short": (lambda f, c: cut(f), "incomplete or damaged"),
-    "a bomb": (lambda f, c: bomb(f), "would unpack to 100,000,0"),
-    "claims 4 GB": (lambda f, c: claiming(f, 2**32 - 2), "would unpack to 4,29"),
-    "a view of 4 TB": (lambda f, c: torch.save(changed(fc__bias=HUGE), f), "has shape (1099511627776,)"),
-    "endless to walk through": (lambda f, c: torch.save(laughs(), f), "has no weights: expected"),
-    "nested a thousandfold": (lambda f, c: torch_zip(f, nested()), "has no weights: expected"),
-    "safetensors, endless header": (lambda f, c: safetensors(f, {}, length=2**60), "as safetensors failed, "),
+    "cut short": (lambda f, c: truncated(f), "incomplete or damaged"),
+    "a bomb": (lambda f, c: zip_bomb(f), "would unpack to 100,000,0"),
+    "claims 4 GB": (lambda f, c: false_size(f, 2**32 - 2), "would unpack to 4,29"),
+    "a view of 4 TB": (lambda f, c: torch.save(state_with(fc__bias=HUGE), f), "has shape (1099511627776,)"),
+    "exponentially nested lists": (lambda f, c: torch.save(doubled_lists(), f), "has no weights: expected"),
+    "deeply nested": (lambda f, c: torch_zip(f, nested_lists()), "has no weights: expected"),
+    "safetensors, huge header": (lambda f, c: safetensors(f, {}, length=2**60), "as safetensors failed, "),
     "safetensors, header past the end": (lambda f, c: safetensors(f, {}, length=10**6), "as safetensors failed, "),
     "safetensors, overlapping": (
-        lambda f, c: safetensors(f, {"a": about(), "b": about(start=20, end=60)}),
+        lambda f, c: safetensors(f, {"a": entry(), "b": entry(start=20, end=60)}),
         "as safetensors failed, ",
     ),
-    "safetensors, past the end": (lambda f, c: safetensors(f, {"a": about(end=10**9)}), "as safetensors failed, "),
-    "safetensors, unknown kind": (lambda f, c: safetensors(f, {"a": about("EVIL")}), "as safetensors failed, "),
-    "safetensors, too short": (lambda f, c: safetensors(f, {"a": about("F64")}), "as safetensors failed, "),
-    "safetensors, endless shape": (
-        lambda f, c: safetensors(f, {"a": about(shape=(2**62, 2**62))}),
+    "safetensors, past the end": (lambda f, c: safetensors(f, {"a": entry(end=10**9)}), "as safetensors failed, "),
+    "safetensors, unknown dtype": (lambda f, c: safetensors(f, {"a": entry("EVIL")}), "as safetensors failed, "),
+    "safetensors, too short": (lambda f, c: safetensors(f, {"a": entry("F64")}), "as safetensors failed, "),
+    "safetensors, huge shape": (
+        lambda f, c: safetensors(f, {"a": entry(shape=(2**62, 2**62))}),
         "as safetensors failed, ",
     ),
     "safetensors of integers": (
-        lambda f, c: save_file(changed(fc__bias=torch.ones(10, dtype=torch.int8)), f),
+        lambda f, c: save_file(state_with(fc__bias=torch.ones(10, dtype=torch.int8)), f),
         "'fc.bias' is torch.int8",
     ),
     "not finite": (
-        lambda f, c: torch.save(changed(fc__bias=torch.full((10,), torch.nan)), f),
+        lambda f, c: torch.save(state_with(fc__bias=torch.full((10,), torch.nan)), f),
         "'fc.bias' has values that are not finite",
     ),
-    "another shape": (lambda f, c: torch.save(changed(fc__bias=torch.ones(11)), f), "'fc.bias' has shape (11,)"),
-    "another name": (lambda f, c: torch.save(changed(evil=torch.ones(1)), f), "'evil' does not exist in this one"),
-    "one too few": (lambda f, c: torch.save(NO_MORE, f), "'fc.bias' is missing"),
+    "another shape": (lambda f, c: torch.save(state_with(fc__bias=torch.ones(11)), f), "'fc.bias' has shape (11,)"),
+    "another name": (lambda f, c: torch.save(state_with(evil=torch.ones(1)), f), "'evil' does not exist in this one"),
+    "one weight missing": (lambda f, c: torch.save(WITHOUT_BIAS, f), "'fc.bias' is missing"),
     "no names": (lambda f, c: torch.save({0: torch.ones(1)}, f), "has no weights: expected"),
-    "a zip of photographs": (lambda f, c: photographs(f), "a zip archive, but not a PyTorch file"),
+    "a zip of photographs": (lambda f, c: photo_zip(f), "a zip archive, but not a PyTorch file"),
     "a text": (lambda f, c: f.write_text("weights"), "is not a file of weights"),
     "a web page": (lambda f, c: f.write_text("<!doctype html>Sign in"), "is a web page"),
-    "nothing": (lambda f, c: f.write_bytes(b""), "is empty"),
-    "not there": (lambda f, c: None, None),
+    "empty": (lambda f, c: f.write_bytes(b""), "is empty"),
+    "missing": (lambda f, c: None, None),
     "a folder": (lambda f, c: f.mkdir(), "is not a run"),
     "a link to itself": (lambda f, c: f.symlink_to(f), None),
     "a named pipe": (lambda f, c: os.mkfifo(f), None),
@@ -227,23 +230,23 @@ def one_line(capsys) -> str:
 
 @pytest.mark.skipif(os.name != "posix", reason="the calls are those of Linux and macOS")
 @pytest.mark.parametrize("what", CHECKPOINTS)
-def test_a_checkpoint_made_to_do_harm_gets_one_line_and_runs_nothing(what, tmp_path, capsys):
-    write, said = CHECKPOINTS[what]
+def test_malicious_checkpoint_gives_one_line_and_runs_no_code(what, tmp_path, capsys):
+    write, message = CHECKPOINTS[what]
     file, canary = tmp_path / "file.pth", tmp_path / "canary"
     write(file, canary)
     options = ["--model", "resnet8", "--data", "digits", "--test-size", "10", "--accelerator", "cpu"]
     assert main(["evaluate", str(file), *options]) == 2
     line = one_line(capsys)
-    assert "file.pth" in line and (said or "there is no such file") in line
+    assert "file.pth" in line and (message or "there is no such file") in line
     assert not canary.exists()
 
 
-def test_the_calls_would_have_done_harm(tmp_path):
-    """What is refused above is what Python's own unpickling runs."""
+def test_malicious_pickles_would_run_code(tmp_path):
+    """Python's own unpickling runs what is refused above."""
     for number, pickled in enumerate((pickle.dumps(touch(tmp_path / "0")), pickle.dumps(evil_dict(tmp_path / "1")))):
         pickle.loads(pickled)
         assert (tmp_path / str(number)).exists()
-    pickle.loads(called("builtins", "exec", f"open({str(tmp_path / '2')!r}, 'w')"))
+    pickle.loads(pickled_call("builtins", "exec", f"open({str(tmp_path / '2')!r}, 'w')"))
     assert (tmp_path / "2").exists()
 
 
@@ -251,7 +254,7 @@ def test_the_calls_would_have_done_harm(tmp_path):
     "option",
     ["checkpoint_path=file.pth", "pretrained=True", "pretrained_cfg_overlay={'file': 'file.pth'}", "cache_dir=here"],
 )
-def test_no_library_loads_weights_on_the_word_of_a_name(option, tmp_path, monkeypatch):
+def test_options_in_timm_names_load_no_weights(option, tmp_path, monkeypatch):
     pytest.importorskip("timm")
     monkeypatch.chdir(tmp_path)
     torch.save(touch(tmp_path / "canary"), tmp_path / "file.pth")
@@ -261,7 +264,7 @@ def test_no_library_loads_weights_on_the_word_of_a_name(option, tmp_path, monkey
 
 
 @pytest.mark.parametrize("option", ["weights=DEFAULT", "weights='IMAGENET1K_V1'", "weights_backbone=DEFAULT"])
-def test_nor_does_torchvision(option):
+def test_options_in_torchvision_names_load_no_weights(option):
     with pytest.raises(ValueError, match="is not an option: create_model gives random weights"):
         pckd.create_model(f"torchvision:resnet18,{option}", num_classes=10)
 
@@ -271,7 +274,7 @@ def test_nor_does_torchvision(option):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run of one epoch, on digits."""
+    """A run of one epoch on digits."""
     folder = tmp_path_factory.mktemp("run") / "run"
     data = pckd.load_dataset("digits", train_size=40, test_size=20)
     recipe = pckd.get_recipe("classroom", epochs=1, batch_size=20)
@@ -279,13 +282,13 @@ def finished(tmp_path_factory):
     return folder
 
 
-def settings(folder: Path, change) -> None:
+def edit_settings(folder: Path, change) -> None:
     content = json.loads((folder / "run.json").read_text("utf-8"))
     change(content)
     (folder / "run.json").write_text(json.dumps(content), "utf-8")
 
 
-def npz(folder: Path, name: str, **arrays: np.ndarray) -> None:
+def edit_npz(folder: Path, name: str, **arrays: np.ndarray) -> None:
     with np.load(folder / f"{name}.npz") as file:
         arrays = {**file, **arrays}
     np.savez(folder / f"{name}.npz", **arrays)
@@ -296,7 +299,7 @@ def array_of_objects(canary: Path) -> np.ndarray:
 
 
 def huge_array(folder: Path) -> None:
-    """An array whose header says that it has 8 EB."""
+    """Write an array whose header gives its size as 8 EB."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (2**60,)})
     with zipfile.ZipFile(folder / "samples.npz", "w") as file:
@@ -304,22 +307,22 @@ def huge_array(folder: Path) -> None:
 
 
 RUNS = {
-    "samples.npz with objects": lambda f, c: npz(f, "samples", labels=array_of_objects(c)),
-    "gallery.npz with objects": lambda f, c: npz(f, "gallery", images=array_of_objects(c)),
-    "embedding.npz with objects": lambda f, c: npz(f, "embedding", centers=array_of_objects(c)),
+    "samples.npz with objects": lambda f, c: edit_npz(f, "samples", labels=array_of_objects(c)),
+    "gallery.npz with objects": lambda f, c: edit_npz(f, "gallery", images=array_of_objects(c)),
+    "embedding.npz with objects": lambda f, c: edit_npz(f, "embedding", centers=array_of_objects(c)),
     "samples.npz is a pickle": lambda f, c: (f / "samples.npz").write_bytes(pickle.dumps(touch(c))),
     "samples.npz is one array": lambda f, c: np.save((f / "samples.npz").open("wb"), np.ones(3)),
-    "samples.npz with too much": lambda f, c: npz(f, "samples", path=np.ones(3)),
+    "samples.npz with an extra array": lambda f, c: edit_npz(f, "samples", path=np.ones(3)),
     "samples.npz of 8 EB": lambda f, c: huge_array(f),
-    "samples.npz of other samples": lambda f, c: npz(f, "samples", labels=np.zeros(3, np.int64)),
-    "samples.npz with labels of no class": lambda f, c: npz(f, "samples", labels=np.full(40, 99)),
-    "samples.npz in one dimension": lambda f, c: npz(f, "samples", difficulty=np.ones(3, np.float16)),
-    "gallery.npz with words": lambda f, c: npz(f, "gallery", images=np.array(["<script>"])),
-    "gallery.npz with too few": lambda f, c: npz(f, "gallery", labels=np.zeros(1, np.int64)),
-    "embedding.npz with words": lambda f, c: npz(f, "embedding", features=np.array(["word"])),
+    "samples.npz of other samples": lambda f, c: edit_npz(f, "samples", labels=np.zeros(3, np.int64)),
+    "samples.npz with invalid labels": lambda f, c: edit_npz(f, "samples", labels=np.full(40, 99)),
+    "samples.npz in one dimension": lambda f, c: edit_npz(f, "samples", difficulty=np.ones(3, np.float16)),
+    "gallery.npz with words": lambda f, c: edit_npz(f, "gallery", images=np.array(["<script>"])),
+    "gallery.npz with too few": lambda f, c: edit_npz(f, "gallery", labels=np.zeros(1, np.int64)),
+    "embedding.npz with words": lambda f, c: edit_npz(f, "embedding", features=np.array(["word"])),
     "student.safetensors is a pickle": lambda f, c: torch.save(touch(c), f / "student.safetensors"),
     "student.safetensors overlapping": lambda f, c: safetensors(
-        f / "student.safetensors", {"a": about(), "b": about(start=20, end=60)}
+        f / "student.safetensors", {"a": entry(), "b": entry(start=20, end=60)}
     ),
     "student.safetensors of another network": lambda f, c: save_file(
         {"fc.bias": torch.ones(3)}, f / "student.safetensors"
@@ -328,46 +331,46 @@ RUNS = {
     "history.csv without columns": lambda f, c: (f / "history.csv").write_text("a,b\n1,2\n"),
     "history.csv is binary": lambda f, c: (f / "history.csv").write_bytes(b"\xff\xfe\x00" * 99),
     "timing.csv is empty": lambda f, c: (f / "timing.csv").write_bytes(b""),
-    "run.json is nothing": lambda f, c: (f / "run.json").write_bytes(b""),
+    "run.json is empty": lambda f, c: (f / "run.json").write_bytes(b""),
     "run.json is a list": lambda f, c: (f / "run.json").write_text("[1]"),
     "run.json is a number": lambda f, c: (f / "run.json").write_text("1e999"),
     "run.json is binary": lambda f, c: (f / "run.json").write_bytes(b"\xff\x00"),
-    "run.json nested a thousandfold": lambda f, c: (f / "run.json").write_text('{"a":' * 200_000),
-    "run.json nested and whole": lambda f, c: (f / "run.json").write_text("[" * 200_000 + "]" * 200_000),
+    "run.json deeply nested": lambda f, c: (f / "run.json").write_text('{"a":' * 200_000),
+    "run.json deeply nested and complete": lambda f, c: (f / "run.json").write_text("[" * 200_000 + "]" * 200_000),
     "run.json with a number of a million digits": lambda f, c: (f / "run.json").write_text(
         f'{{"format": {"9" * 1_000_000}}}'
     ),
     "run.json with one key": lambda f, c: (f / "run.json").write_text('{"format": 1}'),
-    "run.json of another format": lambda f, c: settings(f, lambda about: about.update(format=["evil"] * 9999)),
-    "no model": lambda f, c: settings(f, lambda about: about.update(model=None)),
-    "no status": lambda f, c: settings(f, lambda about: about.pop("status")),
-    "classes that are no names": lambda f, c: settings(f, lambda about: about["data"].update(classes=[{}] * 10)),
-    "endless classes": lambda f, c: settings(f, lambda about: about["model"].update(num_classes=10**12)),
-    "endless channels": lambda f, c: settings(f, lambda about: about["model"].update(in_channels=10**9)),
-    "less than no channel": lambda f, c: settings(f, lambda about: about["model"].update(in_channels=-1)),
-    "an unknown network": lambda f, c: settings(f, lambda about: about["model"].update(name="os.system")),
-    "a network that loads a file": lambda f, c: settings(
-        f, lambda about: about["model"].update(name=f"timm:test_resnet,checkpoint_path={evil_file(f, c)}")
+    "run.json of another format": lambda f, c: edit_settings(f, lambda info: info.update(format=["evil"] * 9999)),
+    "no model": lambda f, c: edit_settings(f, lambda info: info.update(model=None)),
+    "no status": lambda f, c: edit_settings(f, lambda info: info.pop("status")),
+    "classes that are not names": lambda f, c: edit_settings(f, lambda info: info["data"].update(classes=[{}] * 10)),
+    "too many classes": lambda f, c: edit_settings(f, lambda info: info["model"].update(num_classes=10**12)),
+    "too many channels": lambda f, c: edit_settings(f, lambda info: info["model"].update(in_channels=10**9)),
+    "negative channels": lambda f, c: edit_settings(f, lambda info: info["model"].update(in_channels=-1)),
+    "an unknown network": lambda f, c: edit_settings(f, lambda info: info["model"].update(name="os.system")),
+    "a network that loads a file": lambda f, c: edit_settings(
+        f, lambda info: info["model"].update(name=f"timm:test_resnet,checkpoint_path={evil_file(f, c)}")
     ),
-    "another data set than there is": lambda f, c: settings(f, lambda about: about["data"].update(name="../../etc")),
-    "no name of the model": lambda f, c: settings(f, lambda about: about["model"].pop("name")),
-    "no hardware": lambda f, c: settings(f, lambda about: about.pop("hardware")),
-    "no fingerprint": lambda f, c: settings(f, lambda about: about.pop("fingerprint")),
-    "no size of images": lambda f, c: settings(f, lambda about: about["data"].pop("image_size")),
-    "an empty size of images": lambda f, c: settings(f, lambda about: about["data"].update(image_size=[])),
-    "a teacher without fingerprint": lambda f, c: settings(f, lambda about: about.update(teacher={"name": "x"})),
-    "data of another folder": lambda f, c: settings(f, lambda about: about["data"]["options"].update(root=str(c))),
-    "data by option of another kind": lambda f, c: settings(
-        f, lambda about: about["data"]["options"].update(train_size="all")
+    "an unknown data set": lambda f, c: edit_settings(f, lambda info: info["data"].update(name="../../etc")),
+    "no model name": lambda f, c: edit_settings(f, lambda info: info["model"].pop("name")),
+    "no hardware": lambda f, c: edit_settings(f, lambda info: info.pop("hardware")),
+    "no fingerprint": lambda f, c: edit_settings(f, lambda info: info.pop("fingerprint")),
+    "no image size": lambda f, c: edit_settings(f, lambda info: info["data"].pop("image_size")),
+    "an empty image size": lambda f, c: edit_settings(f, lambda info: info["data"].update(image_size=[])),
+    "a teacher without fingerprint": lambda f, c: edit_settings(f, lambda info: info.update(teacher={"name": "x"})),
+    "data of another folder": lambda f, c: edit_settings(f, lambda info: info["data"]["options"].update(root=str(c))),
+    "data option of the wrong type": lambda f, c: edit_settings(
+        f, lambda info: info["data"]["options"].update(train_size="all")
     ),
-    "settings that are none": lambda f, c: settings(f, lambda about: about["method"].update(settings={"T": 4})),
+    "invalid settings": lambda f, c: edit_settings(f, lambda info: info["method"].update(settings={"T": 4})),
 }
 
 
-SAID = {  # where that is something else than the folder's name
+MESSAGES = {  # parts of messages that do not name the folder
     "an unknown network": "unknown model 'os.system'",
     "a network that loads a file": "is not an option",
-    "another data set than there is": "unknown data set '../../etc'",
+    "an unknown data set": "unknown data set '../../etc'",
 }
 
 
@@ -377,21 +380,21 @@ def evil_file(folder: Path, canary: Path) -> Path:
 
 
 @pytest.mark.parametrize("what", RUNS)
-def test_a_run_folder_made_to_do_harm_gets_one_line_and_runs_nothing(what, finished, tmp_path, capsys):
+def test_malicious_run_folder_gives_one_line_and_runs_no_code(what, finished, tmp_path, capsys):
     folder, canary = tmp_path / "run", tmp_path / "canary"
     shutil.copytree(finished, folder)
     RUNS[what](folder, canary)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert main(["evaluate", str(folder), "--accelerator", "cpu"]) == 2
-    assert SAID.get(what, str(folder)) in one_line(capsys) and not canary.exists()
-    if what != "another data set than there is":  # of which a student does not hear
+    assert MESSAGES.get(what, str(folder)) in one_line(capsys) and not canary.exists()
+    if what != "an unknown data set":  # the model does not need it
         with pytest.raises(ValueError) as caught:
             pckd.load_run(folder).model()
         assert str(caught.value).isprintable()
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()} and not canary.exists()
 
 
-def test_the_run_is_fine_where_nothing_was_done_to_it(finished, capsys):
+def test_unchanged_run_folder_can_be_evaluated(finished, capsys):
     assert main(["evaluate", str(finished), "--accelerator", "cpu"]) == 0
     assert "top-1" in capsys.readouterr().out
 
@@ -401,20 +404,20 @@ RESUMED = {
     "os.system beside the weights": lambda f, c: torch.save({"student": STATE, "recorder": touch(c)}, f),
     "legacy": lambda f, c: torch.save({"student": touch(c)}, f, _use_new_zipfile_serialization=False),
     "a bare pickle": lambda f, c: f.write_bytes(pickle.dumps(touch(c))),
-    "exec by hand": lambda f, c: torch_zip(f, called("builtins", "exec", f"open({str(c)!r}, 'w')")),
+    "exec by hand": lambda f, c: torch_zip(f, pickled_call("builtins", "exec", f"open({str(c)!r}, 'w')")),
     "a list": lambda f, c: torch.save([1], f),
     "weights alone": lambda f, c: torch.save({"student": STATE}, f),
-    "nothing": lambda f, c: f.write_bytes(b""),
+    "empty": lambda f, c: f.write_bytes(b""),
     "a text": lambda f, c: f.write_text("weights"),
-    "nested a thousandfold": lambda f, c: torch_zip(f, nested()),
+    "deeply nested": lambda f, c: torch_zip(f, nested_lists()),
 }
 
 
 @pytest.mark.parametrize("what", RESUMED)
-def test_training_does_not_go_on_from_a_checkpoint_made_to_do_harm(what, finished, tmp_path):
+def test_resume_refuses_a_malicious_checkpoint(what, finished, tmp_path):
     folder, canary = tmp_path / "run", tmp_path / "canary"
     shutil.copytree(finished, folder)
-    settings(folder, lambda about: about.update(status="interrupted"))
+    edit_settings(folder, lambda info: info.update(status="interrupted"))
     RESUMED[what](folder / "checkpoint.pt", canary)
     data = pckd.load_dataset("digits", train_size=40, test_size=20)
     recipe = pckd.get_recipe("classroom", epochs=1, batch_size=20)
@@ -423,7 +426,7 @@ def test_training_does_not_go_on_from_a_checkpoint_made_to_do_harm(what, finishe
         ValueError, match="checkpoint.* can't be (read|used): .*; start again with overwrite=True"
     ) as caught:
         pckd.fit(student, data, recipe, out=folder, resume=True, accelerator="cpu", progress=False)
-    assert str(caught.value).isprintable() and "trust" not in str(caught.value)  # torch's advice how to unpickle it
+    assert str(caught.value).isprintable() and "trust" not in str(caught.value)  # torch would advise to unpickle it
     assert not canary.exists() and (folder / "checkpoint.pt").exists()
 
 
@@ -434,8 +437,8 @@ NAMES = (SCRIPT, PICTURE, "'\"><b>&amp;")
 
 
 @pytest.fixture(scope="module")
-def nasty(tmp_path_factory):
-    """A run whose classes and folder have names made to be HTML."""
+def html_run(tmp_path_factory):
+    """A run whose classes and folder have names that are HTML."""
     from .conftest import make_data
 
     data = dataclasses.replace(make_data(), classes=NAMES, groups={SCRIPT: (PICTURE,) * 3})
@@ -446,32 +449,32 @@ def nasty(tmp_path_factory):
 
 
 def raw_tags(page: str) -> list[str]:
-    """The tags of ours that a browser would take for tags."""
+    """Return the tags of our names that a browser would interpret."""
     return re.findall(r"<script>alert|<img src=x|<b>&", page)
 
 
-def values(widget) -> list[str]:
-    """All text that a widget and those in it hand to the browser as HTML."""
+def html_values(widget) -> list[str]:
+    """Return all HTML text of a widget and its children."""
     own = [widget.value] if type(widget).__name__.startswith("HTML") else []
     options = [
         getattr(widget, name) for name in ("description_allow_html", "tooltip_allow_html") if hasattr(widget, name)
     ]
-    assert not any(options), f"{widget} takes its label for HTML"
-    return own + [text for child in getattr(widget, "children", ()) for text in values(child)]
+    assert not any(options), f"{widget} treats its label as HTML"
+    return own + [text for child in getattr(widget, "children", ()) for text in html_values(child)]
 
 
-def test_widgets_hand_no_name_to_the_browser_as_html(nasty):
-    for explorer in (widgets.difficulty_browser(nasty), widgets.preview_explorer(nasty)):
+def test_widgets_escape_names(html_run):
+    for explorer in (widgets.difficulty_browser(html_run), widgets.preview_explorer(html_run)):
         for control in explorer.controls.values():
             for option in list(getattr(control, "options", ()))[:4]:
                 control.value = option[1] if isinstance(option, tuple) else option
-                texts = values(explorer)
+                texts = html_values(explorer)
                 assert texts and raw_tags("".join(texts)) == []
-    assert "&lt;" in "".join(values(widgets.difficulty_browser(nasty)))
+    assert "&lt;" in "".join(html_values(widgets.difficulty_browser(html_run)))
 
 
-def test_only_escaped_text_becomes_html_in_the_package_and_the_notebooks():
-    """ipywidgets.HTML begins empty; its value is an f-string of tags and `escape`d names. Nothing else makes HTML."""
+def test_package_and_notebooks_make_html_only_from_escaped_text():
+    """ipywidgets.HTML starts empty. Its value is an f-string of tags and `escape`d names. Nothing else makes HTML."""
     code = {file: file.read_text("utf-8") for file in (ROOT / "pckd_nb").rglob("*.py")}
     for file in (ROOT / "notebooks").glob("*.ipynb"):
         cells = nbformat.read(file, as_version=4).cells
@@ -488,7 +491,7 @@ def test_only_escaped_text_becomes_html_in_the_package_and_the_notebooks():
     assert makers.keys() >= {"explorer", "difficulty", "runs", "html", "dataset", "output"}
     for name, text in makers.items():
         if re.search(r"return table\(", text) and "</" not in text:
-            continue  # made by `html.table`
+            continue  # `html.table` makes the tags
         strings = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.JoinedStr)]
         tags = [node for node in strings if "<" in ast.unparse(node)[:6]]
         assert tags, f"{name} makes HTML in a way that this test does not see"
@@ -498,11 +501,11 @@ def test_only_escaped_text_becomes_html_in_the_package_and_the_notebooks():
 
 
 @pytest.mark.slow
-def test_the_report_escapes_names_in_every_kind_of_output(nasty, tmp_path, monkeypatch):
+def test_report_escapes_names_in_every_kind_of_output(html_run, tmp_path, monkeypatch):
     from pckd_nb import demo
 
     sources = [
-        f"import pandas as pd, pckd_nb as pckd\nrun = pckd.load_run({str(nasty.path)!r})",
+        f"import pandas as pd, pckd_nb as pckd\nrun = pckd.load_run({str(html_run.path)!r})",
         "names = run.settings['data']['classes']",
         "print(names, run.path)",
         "names",
@@ -520,7 +523,7 @@ def test_the_report_escapes_names_in_every_kind_of_output(nasty, tmp_path, monke
     assert page.count("&lt;script&gt;alert(1)") >= 5 and "Traceback" not in page and "image/png" in page
 
 
-def test_the_site_escapes_captions(tmp_path, monkeypatch):
+def test_site_escapes_captions(tmp_path, monkeypatch):
     pytest.importorskip("myst_parser")
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     import make_site
@@ -530,8 +533,8 @@ def test_the_site_escapes_captions(tmp_path, monkeypatch):
 
     name = sorted(make_site.collection.FIGURES)[0]
     (tmp_path / f"{name}_data.png").write_bytes(b"")
-    says = f"Accuracy of {SCRIPT} & {NAMES[2]}."
-    (tmp_path / f"{name}_data.txt").write_text(f"{says}\n\nFrom {PICTURE}, 3 seeds.\n", "utf-8")
+    caption = f"Accuracy of {SCRIPT} & {NAMES[2]}."
+    (tmp_path / f"{name}_data.txt").write_text(f"{caption}\n\nFrom {PICTURE}, 3 seeds.\n", "utf-8")
     text = make_site.gallery(tmp_path)
     page = publish_string(text, parser=Parser(), writer=Writer(), settings_overrides={"report_level": 5}).decode()
     assert raw_tags(page.partition("<body")[2]) == [] and page.count("&lt;script&gt;") >= 1 and "&lt;img" in page
@@ -542,15 +545,15 @@ def test_the_site_escapes_captions(tmp_path, monkeypatch):
 UNPLUGGED = """
 import socket, sys
 
-asked = []
+attempts = []
 
 def refuse(what):
     def call(*arguments, **_):
-        asked.append((what, arguments))
-        raise OSError(f"the network was asked for: {what} {arguments}")
+        attempts.append((what, arguments))
+        raise OSError(f"the network was used: {what} {arguments}")
     return call
 
-def local(call):  # processes of one machine may talk to each other without any network
+def local(call):  # processes on the same machine may communicate
     def checked(self, address):
         if self.family != getattr(socket, "AF_UNIX", None):
             refuse("connect")(address)
@@ -590,15 +593,15 @@ for command in commands:
         command = [*command, "--accelerator", "cpu"]
     assert main(command) == 0, command
 assert any(name.endswith(".png") for name in os.listdir("figures"))
-assert asked == [], asked
-assert main(["evaluate", "https://example.org/x.pth", "--model", "resnet8", "--data", "digits"]) == 2  # asked for
-assert asked and any("example.org" in str(arguments) for _, arguments in asked), asked
+assert attempts == [], attempts
+assert main(["evaluate", "https://example.org/x.pth", "--model", "resnet8", "--data", "digits"]) == 2  # uses it
+assert attempts and any("example.org" in str(arguments) for _, arguments in attempts), attempts
 print("unplugged")
 """
 
 
 @pytest.mark.slow
-def test_the_main_job_asks_no_network(tmp_path):
+def test_main_commands_work_without_a_network(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     environment |= {"PCKD_DATA": str(tmp_path / "data"), "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])

@@ -1,4 +1,4 @@
-"""What goes wrong with images and labels of one's own: each case is read as it should be, or is refused in one line."""
+"""Mistakes in custom images and labels: each case is read correctly or refused with a message of one line."""
 
 import json
 import multiprocessing
@@ -31,14 +31,14 @@ from .test_datasets import tree, write_image  # noqa: F401
 
 
 @pytest.fixture(autouse=True)
-def few_cores():
-    """On a machine with one core DataLoader warns of two workers."""
+def ignore_worker_warnings():
+    """Ignore that DataLoader warns of two workers on a machine with one core."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         yield
 
 
-# ------------------------------------------------------------------------------------ a repaired file, and other data
+# ------------------------------------------------------------------------------------ repaired and changed files
 
 
 @pytest.fixture
@@ -71,8 +71,8 @@ class DamageAfterOneEpoch(pckd.Callback):
             self._path.write_bytes(b"damaged")
 
 
-def stopped_by(path: Path, folder: Path, out: Path) -> str:
-    """Train until a damaged file stops the training, and repair the file. Returns the fingerprint before."""
+def train_until_damaged(path: Path, folder: Path, out: Path) -> str:
+    """Train until a damaged file stops the training, then repair the file. Return the run's data fingerprint."""
     whole = path.read_bytes()
     callback = DamageAfterOneEpoch(path)
     with pytest.raises(OSError, match=f"cannot read the image .*{path.name}"):
@@ -81,9 +81,9 @@ def stopped_by(path: Path, folder: Path, out: Path) -> str:
     return str(runs.read_settings(out)["data"]["fingerprint"])
 
 
-def test_a_training_goes_on_after_the_file_that_stopped_it_was_repaired(streamed, tmp_path):
+def test_training_resumes_after_a_damaged_file_was_repaired(streamed, tmp_path):
     path = streamed / "train" / "class1" / "005.png"
-    before = stopped_by(path, streamed, tmp_path / "run")
+    before = train_until_damaged(path, streamed, tmp_path / "run")
     with pytest.warns(UserWarning, match="1 or more image files changed since .*run.json records this"):
         run = train(streamed, tmp_path / "run", resume=True, callbacks=[DamageAfterOneEpoch(path)])
     assert run.finished and len(run.history) == 3
@@ -99,9 +99,9 @@ def test_a_training_goes_on_after_the_file_that_stopped_it_was_repaired(streamed
         ("label", "(other file names, labels, classes or image size)"),
     ],
 )
-def test_other_data_is_still_refused(streamed, tmp_path, change, reason):
+def test_resume_still_refuses_other_data(streamed, tmp_path, change, reason):
     path = streamed / "train" / "class1" / "005.png"
-    stopped_by(path, streamed, tmp_path / "run")
+    train_until_damaged(path, streamed, tmp_path / "run")
     if change == "sizes":
         for other in ("001.png", "003.png"):
             (path.parent / other).write_bytes((path.parent / other).read_bytes() + b"more")
@@ -117,7 +117,7 @@ def test_other_data_is_still_refused(streamed, tmp_path, change, reason):
 
 def test_repairs_of_several_resumes_add_up(streamed, tmp_path):
     path = streamed / "train" / "class1" / "005.png"
-    stopped_by(path, streamed, tmp_path / "run")
+    train_until_damaged(path, streamed, tmp_path / "run")
     settings = runs.read_settings(tmp_path / "run")
     settings["data"]["repaired"] = [{"fingerprint": "0" * 16, "files": 2}]
     runs.write_settings(tmp_path / "run", settings)
@@ -125,9 +125,9 @@ def test_repairs_of_several_resumes_add_up(streamed, tmp_path):
         train(streamed, tmp_path / "run", resume=True, callbacks=[DamageAfterOneEpoch(path)])
 
 
-def test_a_run_begun_with_the_earlier_way_of_reading_is_not_resumed(streamed, tmp_path):
+def test_run_from_a_version_that_read_images_differently_is_not_resumed(streamed, tmp_path):
     path = streamed / "train" / "class1" / "005.png"
-    stopped_by(path, streamed, tmp_path / "run")
+    train_until_damaged(path, streamed, tmp_path / "run")
     path.write_bytes(path.read_bytes().removesuffix(b"repaired"))
     settings = runs.read_settings(tmp_path / "run")
     del settings["data"]["files"]  # as in a run.json of the earlier version
@@ -140,7 +140,7 @@ def test_a_run_begun_with_the_earlier_way_of_reading_is_not_resumed(streamed, tm
         assert train(streamed, tmp_path / "run", resume=True, callbacks=[DamageAfterOneEpoch(path)]).finished
 
 
-def test_images_in_memory_have_no_file_prints(tree):  # noqa: F811
+def test_images_in_memory_have_no_file_fingerprints(tree):  # noqa: F811
     assert file_fingerprints(load_dataset(f"folder:{tree}")) is None
 
 
@@ -157,16 +157,16 @@ def with_workers(tree: Path, monkeypatch) -> Streamed:  # noqa: F811
 def kill_workers() -> None:
     for worker in multiprocessing.active_children():
         os.kill(worker.pid, signal.SIGKILL)
-    time.sleep(0.5)  # in which DataLoader learns of it, by a signal
+    time.sleep(0.5)  # until the signal reaches DataLoader
 
 
-def slowly(images: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+def return_slowly(images: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
     time.sleep(0.05)
     return images
 
 
 @pytest.mark.parametrize("augment", [None, partial(views.Augmentation(0, 0, False), epoch=1)])
-def test_full_shared_memory_is_named_with_a_remedy(tree, monkeypatch, augment):  # noqa: F811
+def test_error_for_full_shared_memory_suggests_a_remedy(tree, monkeypatch, augment):  # noqa: F811
     def fail(_):
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
 
@@ -181,7 +181,7 @@ def test_full_shared_memory_is_named_with_a_remedy(tree, monkeypatch, augment): 
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
-def test_shared_memory_too_small_for_the_queues_of_the_workers(tree, monkeypatch):  # noqa: F811
+def test_error_when_shared_memory_is_too_small_for_the_worker_queues(tree, monkeypatch):  # noqa: F811
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
@@ -191,9 +191,9 @@ def test_shared_memory_too_small_for_the_queues_of_the_workers(tree, monkeypatch
         list(train.read([torch.tensor([0, 1])]))
 
 
-def test_a_killed_worker_is_named_with_a_remedy(tree, monkeypatch):  # noqa: F811
+def test_error_for_a_killed_worker_suggests_a_remedy(tree, monkeypatch):  # noqa: F811
     train = with_workers(tree, monkeypatch)
-    images = train.read(torch.arange(3).repeat(20).split(1), augment=slowly)
+    images = train.read(torch.arange(3).repeat(20).split(1), augment=return_slowly)
     next(images)
     for worker in multiprocessing.active_children():
         os.kill(worker.pid, signal.SIGKILL)
@@ -207,7 +207,7 @@ def test_a_killed_worker_is_named_with_a_remedy(tree, monkeypatch):  # noqa: F81
     )
 
 
-def test_a_worker_killed_while_the_network_computes(tree, monkeypatch):  # noqa: F811
+def test_worker_killed_during_the_forward_pass_gives_the_same_error(tree, monkeypatch):  # noqa: F811
     monkeypatch.setattr(folders, "memory_limit", lambda: 0)
     data = load_dataset(f"folder:{tree}", workers=0)
     data = streaming.dataclasses.replace(data, test=streaming.dataclasses.replace(data.test, workers=2))
@@ -218,7 +218,7 @@ def test_a_worker_killed_while_the_network_computes(tree, monkeypatch):  # noqa:
         predict(model, data, accelerator="cpu")
 
 
-def test_other_errors_are_not_taken_for_those_of_workers():
+def test_other_errors_are_not_reported_as_worker_errors():
     with pytest.raises(RuntimeError, match="^mat1 and mat2"), streaming.explain_worker_errors():
         torch.zeros(2, 3) @ torch.zeros(2, 3)
 
@@ -232,7 +232,7 @@ def test_extensions_are_those_of_torchvision():
     assert folders.EXTENSIONS == IMG_EXTENSIONS
 
 
-def test_every_image_that_torchvision_reads_is_read_and_the_rest_is_counted(tree, capsys):  # noqa: F811
+def test_folder_reads_the_images_torchvision_reads_and_reports_skipped_files(tree, capsys):  # noqa: F811
     cat = tree / "train" / "cat"
     for name in ("c.tif", "d.TIFF", "e.ppm", "f.pgm", "inner/g.png", "inner/deeper/h.webp"):
         write_image(cat / name, mode="L" if name == "f.pgm" else "RGB")
@@ -268,63 +268,69 @@ def test_every_image_that_torchvision_reads_is_read_and_the_rest_is_counted(tree
     assert "note: skipped in" in printed.err and "broken links (3)" in printed.err
 
 
-def test_a_class_of_skipped_files_alone_says_so(tree):  # noqa: F811
+def test_error_for_a_class_with_only_skipped_files_lists_them(tree):  # noqa: F811
     (tree / "train" / "dog").mkdir()
     (tree / "train" / "dog" / "a.png").symlink_to("nowhere.png")
     with pytest.raises(ValueError, match="dog has no images: .*; skipped: broken links .1., such as a.png"):
         load_dataset(f"folder:{tree}")
 
 
-# ------------------------------------------------------------------------------------------- what a file shows
+# --------------------------------------------------------------------------------------- how an image is displayed
 
 
 ARROW = np.zeros((8, 8, 3), np.uint8)
 ARROW[:4, :4], ARROW[:4, 4:], ARROW[4:, :4] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
 
 
-def turned(path: Path, orientation: int = 6) -> None:
+def save_turned(path: Path, orientation: int = 6) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     lossless = {"lossless": True} if path.suffix == ".webp" else {"quality": 100} if path.suffix == ".jpg" else {}
     Image.fromarray(np.rot90(ARROW, 1).copy()).save(path, exif=exif, **lossless)
 
 
-def transparent(path: Path) -> None:
+def save_transparent(path: Path) -> None:
     pixels = np.dstack([ARROW, np.full((8, 8), 255, np.uint8)])
     pixels[4:, 4:] = 70, 80, 90, 0  # hidden colours
     Image.fromarray(pixels).save(path)
 
 
-def palette(path: Path) -> None:
+def save_palette(path: Path) -> None:
     image = Image.fromarray(ARROW).quantize(8)
     image.save(path, transparency=image.getpixel((7, 7)))
 
 
-def deep(path: Path, bits: int) -> None:
+def save_levels(path: Path, bits: int) -> None:
     Image.fromarray((np.arange(64).reshape(8, 8) * 2 ** (bits - 6)).astype(np.uint16)).save(path)
 
 
 UPRIGHT = ARROW.astype(int)
 ON_WHITE = np.where((np.arange(8) >= 4)[:, None, None] & (np.arange(8) >= 4)[None, :, None], 255, UPRIGHT)
 LEVELS = np.repeat(4 * np.arange(64).reshape(8, 8, 1), 3, 2)
-SHOWN = {
-    "turned.jpg": (turned, UPRIGHT, 12), "turned.png": (turned, UPRIGHT, 0), "turned.tif": (turned, UPRIGHT, 0),
-    "turned.webp": (turned, UPRIGHT, 0), "alpha.png": (transparent, ON_WHITE, 0), "palette.png": (palette, ON_WHITE, 5),
-    "8 bits.png": (partial(deep, bits=8), LEVELS, 0), "12 bits.png": (partial(deep, bits=12), LEVELS, 0),
-    "16 bits.png": (partial(deep, bits=16), LEVELS, 0), "12 bits.tif": (partial(deep, bits=12), LEVELS, 0),
-}  # fmt: skip
+DISPLAYED = {
+    "turned.jpg": (save_turned, UPRIGHT, 12),
+    "turned.png": (save_turned, UPRIGHT, 0),
+    "turned.tif": (save_turned, UPRIGHT, 0),
+    "turned.webp": (save_turned, UPRIGHT, 0),
+    "alpha.png": (save_transparent, ON_WHITE, 0),
+    "palette.png": (save_palette, ON_WHITE, 5),
+    "8 bits.png": (partial(save_levels, bits=8), LEVELS, 0),
+    "12 bits.png": (partial(save_levels, bits=12), LEVELS, 0),
+    "16 bits.png": (partial(save_levels, bits=16), LEVELS, 0),
+    "12 bits.tif": (partial(save_levels, bits=12), LEVELS, 0),
+}
 
 
-@pytest.mark.parametrize("name", SHOWN)
-def test_an_image_is_what_it_shows_from_memory_and_from_its_file(tree, monkeypatch, name):  # noqa: F811
-    write, expected, near = SHOWN[name]
+@pytest.mark.parametrize("name", DISPLAYED)
+def test_images_are_read_as_displayed_in_memory_and_streamed(tree, monkeypatch, name):  # noqa: F811
+    write, expected, tolerance = DISPLAYED[name]
     write(tree / "test" / "cat" / name)
     write(tree / "train" / "cat" / name)
     place = [path.name for path in sorted((tree / "test" / "cat").iterdir())].index(name) + 1
     data = load_dataset(f"folder:{tree}", image_size=8)
     found = data.test.images[place].permute(1, 2, 0).numpy().astype(int)
     middle = np.ix_([1, 2, 5, 6], [1, 2, 5, 6]) if name.endswith("jpg") else ...  # JPEG blurs the colours at edges
-    assert abs(found - expected)[middle].max() <= near
+    assert abs(found - expected)[middle].max() <= tolerance
     monkeypatch.setattr(folders, "memory_limit", lambda: 0)
     streamed = load_dataset(f"folder:{tree}", image_size=8, workers=0)
     for split in ("train", "test"):
@@ -340,7 +346,7 @@ def write_grey(path: Path, value: int) -> None:
 
 
 @pytest.mark.parametrize(("largest", "expected"), [(4095, [62, 255]), (65535, [3, 255]), (255, None)])
-def test_all_deep_images_of_a_data_set_are_scaled_alike(tmp_path, monkeypatch, largest, expected):
+def test_all_images_with_more_than_8_bits_are_scaled_equally(tmp_path, monkeypatch, largest, expected):
     values = [1000 if expected else 100, largest]
     for part in ("train", "test"):
         for name, value in zip("ab", values, strict=True):
@@ -348,13 +354,13 @@ def test_all_deep_images_of_a_data_set_are_scaled_alike(tmp_path, monkeypatch, l
     for limit in (10**9, 0):
         monkeypatch.setattr(folders, "memory_limit", lambda limit=limit: limit)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # these are the same images in both parts
+            warnings.simplefilter("ignore")  # both parts have the same images
             data = load_dataset(f"folder:{tmp_path}", image_size=8, workers=0)
         images = torch.cat(list(data.test.read([torch.arange(2)])))
         assert images.amax((1, 2, 3)).tolist() == images.amin((1, 2, 3)).tolist() == (expected or values)
 
 
-def test_an_image_of_more_bits_than_the_sampled_ones_is_refused(tmp_path, monkeypatch):
+def test_image_with_more_bits_than_the_sampled_images_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(streaming, "DEPTH_SAMPLE_SIZE", 2)
     for part in ("train", "test"):
         for name in "ab":
@@ -365,7 +371,7 @@ def test_an_image_of_more_bits_than_the_sampled_ones_is_refused(tmp_path, monkey
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_orientation(tmp_path, orientation):
+def test_every_exif_orientation_is_turned_upright(tmp_path, orientation):
     stored = {1: ARROW, 2: ARROW[:, ::-1], 3: ARROW[::-1, ::-1], 4: ARROW[::-1], 5: ARROW.transpose(1, 0, 2),
               6: np.rot90(ARROW, 1), 7: np.rot90(ARROW, 2).transpose(1, 0, 2), 8: np.rot90(ARROW, -1)}  # fmt: skip
     exif = Image.Exif()
@@ -374,12 +380,12 @@ def test_every_orientation(tmp_path, orientation):
     assert np.array_equal(streaming.read_image(tmp_path / "a.png", partial(streaming.resize_and_crop, side=8)), ARROW)
 
 
-def test_damaged_exif_data_do_not_hide_the_image(tmp_path):
+def test_image_with_damaged_exif_data_is_read(tmp_path):
     Image.fromarray(ARROW).save(tmp_path / "a.png", exif=b"Exif\0\0MM\0*\xff\xff")
     assert np.array_equal(streaming.read_image(tmp_path / "a.png", partial(streaming.resize_and_crop, side=8)), ARROW)
 
 
-def test_pictures_of_a_torch_data_set_show_no_hidden_colours():
+def test_transparent_images_of_a_torch_data_set_are_put_on_white():
     pixels = np.dstack([ARROW, np.full((8, 8), 255, np.uint8)])
     pixels[4:, 4:] = 70, 80, 90, 0
     pairs = [(Image.fromarray(pixels), 0), (Image.fromarray(pixels), 1)]
@@ -391,12 +397,12 @@ def test_pictures_of_a_torch_data_set_show_no_hidden_colours():
 
 
 @pytest.mark.parametrize("place", ["train", "train/new", "test/cat/run"])
-def test_a_run_is_not_written_among_the_images(tree, data, teacher, capsys, monkeypatch, place):  # noqa: F811
+def test_output_folder_among_the_images_is_refused(tree, data, teacher, capsys, monkeypatch, place):  # noqa: F811
     before = sorted(tree.rglob("*"))
     arguments = ["--data", f"folder:{tree}", "--model", "resnet8", "--out", str(tree / place)]
     assert main(["train", *arguments]) == 2
-    said = f"pckd-nb: '{tree / place}' is among the images of folder:{tree}, in '{tree / place.split('/')[0]}'"
-    assert capsys.readouterr().err.strip() == f"{said}: choose a folder elsewhere"
+    message = f"pckd-nb: '{tree / place}' is among the images of folder:{tree}, in '{tree / place.split('/')[0]}'"
+    assert capsys.readouterr().err.strip() == f"{message}: choose a folder elsewhere"
     loaded = load_dataset(f"folder:{tree}")
     student = pckd.create_model("resnet8", loaded, seed=0)
     for option in ("out", "teacher_cache"):
@@ -408,7 +414,7 @@ def test_a_run_is_not_written_among_the_images(tree, data, teacher, capsys, monk
     assert sorted(tree.rglob("*")) == before
 
 
-def test_a_folder_beside_the_images_is_fine(tree):  # noqa: F811
+def test_output_folder_beside_the_images_is_accepted(tree):  # noqa: F811
     pckd.catalogue.check_outside_images(tree / "training", f"folder:{tree}")
     pckd.catalogue.check_outside_images(tree / "train", "digits")
 
@@ -436,13 +442,13 @@ def test_a_refused_download_leaves_no_folder(tmp_path, monkeypatch):
     root.mkdir(parents=True)
     with pytest.raises(OSError):
         downloads.download("https://localhost:9/nothing.zip", root / "nothing.zip", lambda path: None)
-    assert root.is_dir(), "it was there before"
+    assert root.is_dir(), "an existing folder is kept"
 
 
-# ------------------------------------------------------------------------------------------------------ one line each
+# ------------------------------------------------------------------------------------------ messages of one line
 
 
-def test_numbers_of_numpy_are_printed_as_plain_ones(data):
+def test_errors_print_numpy_numbers_as_plain_numbers(data):
     pair = np.zeros((2, 8, 8), np.uint8), [0, 1]
     with pytest.raises(ValueError, match=r"std.0 must be greater than 0, got -1\.0$"):
         Dataset.from_arrays(pair, pair, mean=[0.5], std=[np.float64(-1)])
@@ -454,13 +460,13 @@ def test_numbers_of_numpy_are_printed_as_plain_ones(data):
     assert pckd.with_preprocessing(model, data, size=np.array([8, 8])) is model
 
 
-def test_classes_of_a_figure_are_printed_as_plain_numbers(data, recipe):
+def test_error_prints_numpy_classes_as_plain_numbers(data, recipe):
     run = pckd.fit(pckd.create_model("resnet8", data, seed=0), data, recipe, progress=False, accelerator="cpu")
     with pytest.raises(ValueError, match=r"got \[0\]$"):
         feature_weight_matrix(run, classes=np.array([0], np.int16))
 
 
-def test_neighbours_of_one_sample():
+def test_neighbourhood_purity_needs_two_samples():
     with pytest.raises(ValueError, match="^features must have 2 rows or more, one per sample, got 1$"):
         neighbourhood_purity(np.ones((1, 3)), [0], k=1)
 
@@ -502,7 +508,7 @@ BAD_LABELS = {
 
 
 @pytest.mark.parametrize("what", GOOD_LABELS)
-def test_labels_of_many_kinds_work(what):
+def test_labels_of_many_types_are_accepted(what):
     pair = IMAGES, GOOD_LABELS[what]
     data = Dataset.from_arrays(pair, pair)
     assert data.train.labels.tolist() == NUMBERS and data.train.labels.dtype == torch.int64
@@ -522,7 +528,7 @@ NAMES_AND_NUMBERS = "labels of train are names, but labels of test are numbers: 
 NUMBERS_AND_NAMES = "labels of test are names, but labels of train are numbers: pass all names as classes"
 
 
-def test_names_in_one_split_and_numbers_in_the_other():
+def test_names_in_one_split_and_numbers_in_the_other_need_classes():
     with pytest.raises(TypeError, match=f"^{NAMES_AND_NUMBERS}$"):
         Dataset.from_arrays((IMAGES, [*"abcabc"]), (IMAGES, NUMBERS))
     data = Dataset.from_arrays((IMAGES, [*"abcabc"]), (IMAGES, NUMBERS), classes=["a", "b", "c"])
@@ -554,7 +560,7 @@ def test_wrong_images_are_refused_in_one_line(what):
 
 
 @pytest.mark.parametrize("images", [IMAGES[:, ::-1], torch.from_numpy(IMAGES).to_sparse(), IMAGES.astype(">f4") / 255])
-def test_unusual_layouts_in_memory_work(images):
+def test_unusual_memory_layouts_are_accepted(images):
     data = Dataset.from_arrays((images, NUMBERS), (IMAGES, NUMBERS))
     expected = images.to_dense() if isinstance(images, torch.Tensor) else torch.from_numpy(images.astype(np.float64))
     scale = 255 if expected.max() <= 1 else 1
@@ -562,7 +568,7 @@ def test_unusual_layouts_in_memory_work(images):
 
 
 class Items(list):
-    """A data set for torch whose length may be wrong."""
+    """A torch data set whose length may be wrong."""
 
     length = 6
 
@@ -619,13 +625,13 @@ def test_wrong_arguments_of_a_table_are_refused_in_one_line(tree, monkeypatch, o
 
 
 @pytest.mark.parametrize("root", [5, b"x", ["x"]])
-def test_a_root_that_is_no_path(root):
+def test_root_that_is_not_a_path_is_refused(root):
     with pytest.raises(TypeError, match=f"^root must be a path, got {type(root).__name__}$"):
         load_dataset("digits", root)
 
 
 @pytest.mark.parametrize("labels", [None, np.array([None, None])])
-def test_labels_of_a_split_that_are_no_numbers(labels):
+def test_split_labels_that_are_not_numbers_are_refused(labels):
     with pytest.raises(TypeError, match="^labels must be whole numbers of shape .N,., got"):
         Split(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), labels)
 
@@ -635,7 +641,7 @@ def test_labels_of_a_split_that_are_no_numbers(labels):
 
 @pytest.fixture
 def abc(tmp_path) -> Path:
-    """Six training images of each of a, b and c, four test images of each, and a second test folder without a."""
+    """Six training and four test images of each class, a, b and c, and a second test folder without class a."""
     random = np.random.default_rng(0)
     for part, count, names in (("train", 6, "abc"), ("test", 4, "abc"), ("test_bc", 4, "bc")):
         for name in names:
@@ -660,7 +666,7 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("what", WRAPPED)
-def test_names_of_classes_are_found_within_parts_of_a_torch_data_set(abc, what):
+def test_class_names_are_found_inside_wrapped_torch_data_sets(abc, what):
     images = torch_folder(abc / "train")
     chosen = WRAPPED[what](images)
     data = Dataset.from_torch(chosen, torch_folder(abc / "test"))
@@ -672,7 +678,7 @@ def test_names_of_classes_are_found_within_parts_of_a_torch_data_set(abc, what):
     assert swapped.val.labels.tolist() == data.train.labels.tolist()
 
 
-def test_data_sets_with_other_names_are_not_put_together(abc):
+def test_combined_data_sets_with_different_classes_are_refused(abc):
     mixed = ConcatDataset([torch_folder(abc / "train"), torch_folder(abc / "test_bc")])
     with pytest.raises(ValueError) as error:
         Dataset.from_torch(mixed, torch_folder(abc / "test"))
@@ -681,7 +687,7 @@ def test_data_sets_with_other_names_are_not_put_together(abc):
     )
 
 
-def test_names_in_one_torch_data_set_and_numbers_in_the_other(abc):
+def test_torch_data_sets_with_names_and_numbers_need_classes(abc):
     named, numbers = torch_folder(abc / "train"), [(torch.full((3, 8, 8), 9 * n, dtype=torch.uint8), n) for n in (2, 1)]
     with pytest.raises(TypeError, match=f"^{NAMES_AND_NUMBERS}$"):
         Dataset.from_torch(named, numbers)
@@ -692,7 +698,7 @@ def test_names_in_one_torch_data_set_and_numbers_in_the_other(abc):
 
 
 @pytest.mark.parametrize("labels", [[0, 3], [-1, 1]])
-def test_a_label_without_a_name(abc, labels):
+def test_label_without_a_class_name_is_refused(abc, labels):
     class Wrong(TensorDataset):
         classes = ["a", "b", "c"]
 
@@ -703,7 +709,7 @@ def test_a_label_without_a_name(abc, labels):
     assert str(error.value) == f"labels of test must be from 0 to 2, because it has 3 classes, got {found}"
 
 
-def test_numbers_and_numbers_as_text_are_not_mixed():
+def test_numbers_and_numbers_as_text_are_refused_together():
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8)
     numbers = np.arange(40) % 12
     with pytest.raises(TypeError, match=f"^{NUMBERS_AND_NAMES}$"):
@@ -713,7 +719,7 @@ def test_numbers_and_numbers_as_text_are_not_mixed():
 NOT_TRAINED = "test has classes that are not in train: c"
 
 
-def test_classes_that_only_test_has_are_refused(abc):
+def test_classes_missing_from_train_are_refused(abc):
     pair = IMAGES, [*"abcabc"]
     for name, labels in (("test", NUMBERS), ("val", [0, 2, 2, 2, 2, 2])):
         parts = {"test": pair, name: (IMAGES, ["abc"[number] for number in labels])}
@@ -735,7 +741,7 @@ def test_classes_that_only_test_has_are_refused(abc):
         Dataset.from_table(pd.DataFrame(rows, columns=["path", "class", "split"]), root=abc)
 
 
-def test_numbers_that_leave_a_class_without_training_images_are_pointed_out():
+def test_class_without_training_images_gives_a_warning():
     images = np.random.default_rng(0).integers(0, 256, (9, 8, 8), np.uint8)
     with pytest.warns(UserWarning) as caught:
         data = Dataset.from_arrays((images[:6], [1, 2, 3] * 2), (images[6:], [1, 2, 3]))
@@ -750,7 +756,7 @@ def test_numbers_that_leave_a_class_without_training_images_are_pointed_out():
 
 
 def write_table(folder: Path, classes: list, paths: list[str] | None = None, **options) -> Path:
-    """A table in which train and test have an image of every class, of a colour of its own."""
+    """Write a table with one training and one test image per class. Each image has its own colour."""
     rows, colour = [], 0
     for part in ("train", "test"):
         for number, label in enumerate(classes):
@@ -764,18 +770,18 @@ def write_table(folder: Path, classes: list, paths: list[str] | None = None, **o
 
 
 CLASSES_IN_A_TABLE = {  # as written in the file → names of the classes
-    "zeros before": (["002", "001", "010"], ("001", "002", "010")),
+    "leading zeros": (["002", "001", "010"], ("001", "002", "010")),
     "zip codes": (["80331", "20095", "10115"], ("10115", "20095", "80331")),
     "numbers from 1": (["1", "2", "3"], ("1", "2", "3")),
     "numbers from 0": ([*map(str, range(12))], tuple(map(str, range(12)))),
-    "what pandas takes for missing": (["NA", "None", "null", "nan"], ("NA", "None", "nan", "null")),
-    "what pandas takes for truth": (["True", "False"], ("False", "True")),
+    "missing values for pandas": (["NA", "None", "null", "nan"], ("NA", "None", "nan", "null")),
+    "booleans for pandas": (["True", "False"], ("False", "True")),
     "numbers and names": (["10", "9", "b"], ("10", "9", "b")),
 }
 
 
 @pytest.mark.parametrize("what", CLASSES_IN_A_TABLE)
-def test_classes_of_a_table_are_called_as_its_file_says(tmp_path, what):
+def test_class_names_of_a_table_are_kept_as_written(tmp_path, what):
     written, classes = CLASSES_IN_A_TABLE[what]
     data = Dataset.from_table(write_table(tmp_path, written), image_size=8)
     assert data.classes == classes
@@ -788,14 +794,14 @@ def test_classes_of_a_table_are_called_as_its_file_says(tmp_path, what):
     [([10115, 80331, 20095], ("10115", "20095", "80331")), ([1, 2, 3], ("1", "2", "3")), ([0, 2, 10], ("0", "2", "10")),
      ([0, 1, 2], ("0", "1", "2"))],
 )  # fmt: skip
-def test_numbers_in_a_data_frame_are_names_too(tmp_path, written, classes):
+def test_numbers_in_a_data_frame_are_class_names(tmp_path, written, classes):
     rows = pd.read_csv(write_table(tmp_path, written), dtype={"path": str})
     assert rows["class"].dtype == np.int64
     data = Dataset.from_table(rows, root=tmp_path, image_size=8)
     assert data.classes == classes and data.test.labels.tolist() == [classes.index(str(label)) for label in written]
 
 
-def test_numbers_in_a_table_are_positions_in_other_names_of_classes(tmp_path):
+def test_numbers_in_a_table_are_positions_if_classes_are_given(tmp_path):
     table = write_table(tmp_path, [1, 0])
     for given in (table, pd.read_csv(table)):
         data = Dataset.from_table(given, root=tmp_path, image_size=8, classes=["cat", "dog"])
@@ -803,7 +809,7 @@ def test_numbers_in_a_table_are_positions_in_other_names_of_classes(tmp_path):
     assert Dataset.from_table(table, image_size=8, classes=["1", "0"]).train.labels.tolist() == [0, 1]
 
 
-def test_images_called_by_numbers(tmp_path):
+def test_image_names_may_be_numbers(tmp_path):
     table = write_table(tmp_path, ["a", "b"], ["000", "001", "002", "003"])
     assert Dataset.from_table(table, image_size=8).test.ids.tolist() == [b"002", b"003"]
     rows = pd.read_csv(write_table(tmp_path, ["a", "b"], ["0", "1", "2", "3"]))
@@ -813,7 +819,7 @@ def test_images_called_by_numbers(tmp_path):
 
 @pytest.mark.parametrize("empty", ["", " "])
 @pytest.mark.parametrize("column", ["path", "class", "split"])
-def test_empty_cells_of_a_table(tmp_path, column, empty):
+def test_empty_cells_of_a_table_are_refused(tmp_path, column, empty):
     table = write_table(tmp_path, ["a", "b"])
     rows = pd.read_csv(table, dtype=str)
     rows.loc[1, column] = empty
@@ -827,7 +833,7 @@ def test_empty_cells_of_a_table(tmp_path, column, empty):
     assert str(error.value) == f"the table {message}"
 
 
-def spreadsheet(path: Path) -> None:
+def write_spreadsheet(path: Path) -> None:
     import zipfile
 
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -838,14 +844,14 @@ NO_TABLE = {
     "cp1252": lambda path: path.write_bytes("path,class,split\na,Bär,train\n".encode("cp1252")),
     "UTF-16": lambda path: path.write_bytes("path,class,split\na,Bär,train\n".encode("utf-16")),
     "image": lambda path: Image.new("RGB", (64, 64), (200, 0, 0)).save(path, format="PNG"),
-    "spreadsheet": spreadsheet,
+    "spreadsheet": write_spreadsheet,
     "empty": lambda path: path.touch(),
     "ragged": lambda path: path.write_text("path,class,split\n" + "a,b\n" * 3 + '"a,b,c,d\n'),
 }
 
 
 @pytest.mark.parametrize("what", NO_TABLE)
-def test_files_that_are_no_table_are_named_with_a_remedy(tmp_path, what):
+def test_error_for_a_file_that_is_not_a_table_suggests_a_remedy(tmp_path, what):
     path = tmp_path / "birds.csv"
     NO_TABLE[what](path)
     with pytest.raises(ValueError) as error:
@@ -865,7 +871,7 @@ def test_files_that_are_no_table_are_named_with_a_remedy(tmp_path, what):
         (pd.DataFrame({"file": []}), ValueError, "the table has no column 'path', its columns are file"),
     ],
 )  # fmt: skip
-def test_what_is_no_table_is_refused_in_one_line(given, kind, message):
+def test_wrong_tables_are_refused_in_one_line(given, kind, message):
     with pytest.raises(kind) as error:
         Dataset.from_table(given)
     assert str(error.value).endswith(message) and "\n" not in str(error.value)
@@ -887,7 +893,7 @@ def test_sizes_of_a_table_are_checked(tmp_path, option, kind, message):
     assert str(error.value) == message
 
 
-def test_a_comma_at_the_end_of_each_row_shifts_no_column(tmp_path):
+def test_trailing_commas_do_not_shift_columns(tmp_path):
     table = write_table(tmp_path, ["a", "b"])
     header, *rows = table.read_text().splitlines()
     table.write_text("\n".join([header, *(f"{row}," for row in rows)]))
@@ -902,10 +908,10 @@ def test_class_names_that_differ_in_spaces_are_refused(tmp_path, other):
     assert str(error.value) == f"the classes {ascii(one)} and {ascii(two)} look the same: rename one of them"
 
 
-# ------------------------------------------------------------------------------------------- splits that are none
+# ------------------------------------------------------------------------------------------- invalid splits
 
 
-def test_labels_in_one_column():
+def test_labels_of_shape_n_1_are_accepted():
     column = np.array(NUMBERS)[:, None]
     for labels in (column, torch.from_numpy(column), column.tolist(), pd.DataFrame({"class": NUMBERS})):
         assert Dataset.from_arrays((IMAGES, labels), (IMAGES, labels)).train.labels.tolist() == NUMBERS
@@ -919,7 +925,7 @@ def test_labels_in_one_column():
 
 
 @pytest.mark.parametrize("given", ["images/train", {"a": 1}, b"images", [{"image": 1, "label": 0}]])
-def test_what_is_no_torch_data_set_is_refused_in_one_line(given):
+def test_objects_that_are_not_torch_data_sets_are_refused_in_one_line(given):
     good = Items(zip(PICTURES, NUMBERS, strict=True))
     with pytest.raises(TypeError) as error:
         Dataset.from_torch(given, good)
@@ -929,7 +935,7 @@ def test_what_is_no_torch_data_set_is_refused_in_one_line(given):
     assert str(error.value) == (no_pair if kind == "list" else no_data_set)
 
 
-def test_a_torch_data_set_without_an_item_says_which():
+def test_error_names_the_missing_item_of_a_torch_data_set():
     class Keys(Items):
         def __getitem__(self, row):
             return {"first": (PICTURES[0], 0)}[row]
@@ -942,7 +948,7 @@ SCALES = [((123, 117, 104), (58, 57, 57)), ((0.5, 0.5, 0.5), (58.0, 57.0, 57.0))
 
 
 @pytest.mark.parametrize(("mean", "std"), SCALES)
-def test_mean_and_std_of_other_pixels_are_refused(mean, std):
+def test_mean_and_std_outside_the_pixel_range_are_refused(mean, std):
     images = np.zeros((3, 8, 8, 3), np.uint8)
     message = r"^mean must be in \[0, 1\] and std at most 1, got .*: if pixels are in \[0, 255\], divide both by 255$"
     with pytest.raises(ValueError, match=message):
@@ -954,7 +960,7 @@ def test_mean_and_std_of_other_pixels_are_refused(mean, std):
         pckd.catalogue.read_normalisation("/".join(",".join(map(str, part)) for part in (mean, std)))
 
 
-# ---------------------------------------------------------------------------------------- validation, and shared images
+# ---------------------------------------------------------------------------------------- validation and shared images
 
 
 def test_a_validation_folder_is_the_validation_split(abc, capsys):
@@ -981,7 +987,7 @@ def test_a_validation_folder_is_the_validation_split(abc, capsys):
         load_dataset(name)
 
 
-def test_a_validation_folder_too_big_for_memory(abc, monkeypatch):
+def test_splits_too_big_for_memory_together_are_streamed(abc, monkeypatch):
     (abc / "test_bc").rename(abc / "val")
     whole = load_dataset(f"folder:{abc}")
     monkeypatch.setattr(folders, "memory_limit", lambda: len(whole.train.images.ravel()) * 30 / 18)
@@ -992,7 +998,7 @@ def test_a_validation_folder_too_big_for_memory(abc, monkeypatch):
 
 
 @pytest.mark.parametrize("limit", [0, 10**9])
-def test_images_that_are_in_two_splits_are_counted(abc, monkeypatch, limit):
+def test_images_in_two_splits_give_a_warning(abc, monkeypatch, limit):
     monkeypatch.setattr(folders, "memory_limit", lambda: limit)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -1021,7 +1027,7 @@ def test_many_streamed_files_are_not_compared(abc, monkeypatch):
         load_dataset(f"folder:{abc}", workers=0)
 
 
-def test_shared_images_of_own_data_are_counted(abc):
+def test_shared_images_of_custom_data_give_a_warning(abc):
     images = np.random.default_rng(0).integers(0, 256, (12, 8, 8), np.uint8)
     labels = [0, 1, 2] * 4
     folder = torch_folder(abc / "train")
@@ -1049,7 +1055,7 @@ def test_a_test_folder_that_is_the_training_folder_is_refused(tree):  # noqa: F8
     )
 
 
-def test_test_images_of_one_class_are_pointed_out(abc):
+def test_test_images_of_only_one_class_give_a_warning(abc):
     for name in "bc":
         (abc / "test" / name).rename(abc / f"no {name}")
     message = "^test has images of only one class, 'a': check its labels$"
@@ -1060,18 +1066,18 @@ def test_test_images_of_one_class_are_pointed_out(abc):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (PermissionError(13, "Permission denied", "x"), "Permission denied): get permission to read it"),
         (OSError(5, "Input/output error", "x"), "Input/output error): check the disk"),
         (OSError("image file is truncated"), "image file is truncated): replace it"),
     ],
 )
-def test_a_file_that_is_not_read_is_not_called_damaged(tree, monkeypatch, error, said):  # noqa: F811
+def test_error_says_why_a_file_could_not_be_read(tree, monkeypatch, error, message):  # noqa: F811
     def fail(path):
         raise error
 
     monkeypatch.setattr(Path, "read_bytes", fail)
     with pytest.raises(OSError) as caught:
         load_dataset(f"folder:{tree}", image_size=8)
-    assert str(caught.value) == f"cannot read the image {tree / 'train' / 'ant' / 'a.png'} ({said}"
+    assert str(caught.value) == f"cannot read the image {tree / 'train' / 'ant' / 'a.png'} ({message}"

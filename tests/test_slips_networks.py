@@ -1,4 +1,4 @@
-"""Slips of a beginner with networks, methods and data: strings and plain modules work, the rest is one line."""
+"""Beginners' use of networks, methods and data: names and plain modules work, mistakes give an error of one line."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def plain() -> nn.Module:
 
 @pytest.fixture
 def folder(data, tmp_path) -> Path:
-    """A run of resnet8."""
+    """A run folder of resnet8."""
     return pckd.fit(pckd.create_model("resnet8", data, seed=1), data, out=tmp_path / "teacher", **SHORT).path
 
 
@@ -35,7 +35,7 @@ GIVEN = {
 
 
 @pytest.mark.parametrize("what", GIVEN)
-def test_a_teacher_is_the_same_however_it_is_given(what, data, folder):
+def test_teacher_may_be_given_in_several_forms(what, data, folder):
     run = pckd.distill(pckd.create_model("resnet8", data, seed=2), GIVEN[what](folder), data, "kd", **SHORT)
     expected = pckd.load_run(folder)
     assert run.settings["teacher"]["fingerprint"] == expected.fingerprint
@@ -44,7 +44,7 @@ def test_a_teacher_is_the_same_however_it_is_given(what, data, folder):
     )
 
 
-def test_a_plain_module_is_trained_in_place_and_teaches(data):
+def test_plain_module_is_trained_in_place_and_can_be_a_teacher(data):
     module = plain()
     before = module[1].weight.clone()
     run = pckd.fit(module, data, **SHORT)
@@ -57,25 +57,25 @@ def test_a_plain_module_is_trained_in_place_and_teaches(data):
     assert scores == pckd.evaluate(pckd.as_classifier(student), data, accelerator="cpu")
 
 
-def test_a_student_by_its_name_starts_from_the_seed(data):
+def test_student_given_by_name_is_initialized_from_the_seed(data):
     run = pckd.fit("resnet8", data, seed=3, **SHORT)
     model = pckd.create_model("resnet8", data, seed=3)
     assert run.fingerprint == pckd.fit(model, data, seed=3, **SHORT).fingerprint
 
 
-def test_a_student_by_its_folder_goes_on_from_its_weights(data, folder):
+def test_student_given_by_run_folder_starts_from_its_weights(data, folder):
     run = pckd.fit(folder, data, **SHORT)
     assert run.settings["model"]["start"] == pckd.load_run(folder).fingerprint
 
 
 @pytest.mark.parametrize("method", ["pckd", "PCKD", pckd.PCKD, pckd.PCKD()])
-def test_a_method_by_name_class_or_object(method, data, teacher):
+def test_method_may_be_given_by_name_class_or_object(method, data, teacher):
     run = pckd.distill("resnet8", teacher, data, method, **SHORT)
     assert run.title == "PCKD resnet8"
     assert run.method_settings == pckd.distill("resnet8", teacher, data, pckd.PCKD(), **SHORT).method_settings
 
 
-def test_data_by_name():
+def test_data_set_may_be_given_by_name():
     digits = pckd.load_dataset("digits")
     model = pckd.create_model("resnet8", digits)
     short = {**SHORT, "epochs": 1, "batch_size": 256}
@@ -84,14 +84,14 @@ def test_data_by_name():
     assert pckd.evaluate(model, "digits", accelerator="cpu").top1 == pytest.approx(run.accuracy)
 
 
-def test_transfer_takes_folders(data, folder):
+def test_transfer_accepts_run_folders(data, folder):
     run = pckd.load_run(folder)
     assert pckd.transfer(folder, data, accelerator="cpu") == pckd.transfer(run, data, accelerator="cpu")
     table = pckd.transfer_table([str(folder)], data, accelerator="cpu")
     assert list(table["method"]) == ["supervised", "untrained"]
 
 
-REFUSED = {  # what is given for a network → the error, and what it says
+REFUSED = {  # what is given instead of a network: how to make it, the error, and part of its message
     "class": (lambda path: nn.Linear, TypeError, r"got type: write Linear\(...\), not Linear"),
     "function": (lambda path: plain, TypeError, r"got function: write plain\(...\), not plain"),
     "state dict": (lambda path: plain().state_dict(), TypeError, "got OrderedDict: create_model"),
@@ -111,7 +111,7 @@ REFUSED = {  # what is given for a network → the error, and what it says
         FileNotFoundError,
         "none' is not a run: there is no such folder",
     ),
-    "no run": (lambda path: path, ValueError, "not a run folder"),
+    "not a run": (lambda path: path, ValueError, "not a run folder"),
     "misspelled": (lambda path: "resnet2", ValueError, "unknown model 'resnet2'; nearest known: resnet"),
 }
 UNTRAINED = (
@@ -124,9 +124,9 @@ UNTRAINED = (
 @pytest.mark.parametrize(
     "what, use",
     [(what, use) for what in REFUSED for use in ("student", "teacher", "fit", "evaluate")]
-    + [("untrained", "teacher"), ("untrained", "evaluate")],  # a student begins untrained
+    + [("untrained", "teacher"), ("untrained", "evaluate")],  # a student may be untrained
 )
-def test_what_is_not_a_network_is_named_in_one_line(what, use, data, teacher, tmp_path):
+def test_objects_that_are_not_networks_are_refused_in_one_line(what, use, data, teacher, tmp_path):
     torch.save(teacher.state_dict(), tmp_path / "x.pth")
     make, error, words = UNTRAINED if what == "untrained" else REFUSED[what]
     given, out = make(tmp_path), tmp_path / "run"
@@ -146,7 +146,7 @@ def test_what_is_not_a_network_is_named_in_one_line(what, use, data, teacher, tm
 OTHERS = {
     "a method's class with settings": (
         lambda data: pckd.distill("resnet8", "x", data, nn.Linear, **SHORT), TypeError, r"write Linear\(...\), not"),
-    "no method": (lambda data: pckd.distill("resnet8", "x", data, dict), TypeError, r"method must be an object"),
+    "not a method": (lambda data: pckd.distill("resnet8", "x", data, dict), TypeError, r"method must be an object"),
     "data of evaluate": (lambda data: pckd.evaluate(plain(), [1]), TypeError, "data must be a Dataset or the name of"),
     "run of transfer": (
         lambda data: pckd.transfer(3, data), TypeError, "run must be a Run or the folder of one, got int: load_run"),
@@ -158,14 +158,14 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("slip", OTHERS)
-def test_other_slips_are_named_in_one_line(slip, data):
+def test_other_mistakes_are_refused_in_one_line(slip, data):
     call, error, words = OTHERS[slip]
     with pytest.raises(error, match=words) as caught:
         call(data)
     assert "\n" not in str(caught.value)
 
 
-def test_preprocessing_takes_a_plain_module(data):
+def test_preprocessing_accepts_a_plain_module(data):
     shown = pckd.with_preprocessing(plain(), data, mean=[0.4], std=[0.2])
     assert shown(torch.zeros(2, 1, 8, 8)).logits.shape == (2, 3)
 
@@ -173,7 +173,7 @@ def test_preprocessing_takes_a_plain_module(data):
 # ------------------------------------------------------------------------- arguments and options in messages
 
 
-def test_no_message_of_the_python_api_names_an_option():
+def test_python_api_names_no_command_line_options():
     package = Path(pckd.__file__).parent
     files = [file for file in package.rglob("*.py") if "cli" not in file.relative_to(package).parts]
     named = [
@@ -185,7 +185,7 @@ def test_no_message_of_the_python_api_names_an_option():
     assert len(files) > 80 and named == []
 
 
-def test_each_caller_reads_its_own_words(data, folder, capsys, monkeypatch):
+def test_messages_name_arguments_in_python_and_options_on_the_command_line(data, folder, capsys, monkeypatch):
     with pytest.raises(FileExistsError, match="exists: resume=True continues the run, overwrite=True replaces it"):
         pckd.fit("resnet8", data, out=folder, **SHORT)
     assert cli.main(["train", "--data", "digits", "--model", "resnet8", "--out", str(folder)]) == 2
@@ -204,11 +204,11 @@ def test_each_caller_reads_its_own_words(data, folder, capsys, monkeypatch):
         ("name it by head=…, transform_input=True", "name it by head=…, transform_input=True"),
     ],
 )
-def test_arguments_become_options(message, shown):
+def test_arguments_in_messages_become_options(message, shown):
     assert use_option_names(message) == shown
 
 
-def test_a_grid_names_its_arguments(monkeypatch):
+def test_error_of_a_grid_names_its_arguments(monkeypatch):
     monkeypatch.setattr(experiments.execution.ranks, "launched_processes", lambda: (2, 1))
     with pytest.raises(
         ValueError, match="without torchrun or srun; jobs=… or shard=… train several runs at the same time"

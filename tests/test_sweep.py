@@ -1,8 +1,8 @@
-"""The sweep: every argument of the Python API, with the slips that users make most.
+"""Every argument of the Python API refuses the most common wrong values.
 
-`ENTRIES` says how an argument is called and what kind it is, `SLIPS` which wrong values a kind gets. Each of them must
-be refused by one line that names the argument or the value, and must leave nothing behind. A new argument of a public
-function has to be added: `test_every_argument_is_swept` fails without it. The command line has its own table, `BAD` in
+`ENTRIES` gives the kind of each argument and how to call the function, `WRONG_VALUES` the wrong values of each kind.
+The call must fail with one line that names the argument or the value, and must write nothing. Add new arguments of
+public functions: `test_every_argument_is_tested` fails without them. The command line has its own table, `BAD` in
 test_properties_cli.py.
 """
 
@@ -26,8 +26,8 @@ QUIET = dict(epochs=1, batch_size=8, progress=False, accelerator="cpu", precisio
 IMAGES, LABELS = torch.zeros(12, 1, 8, 8), torch.arange(12) % 3
 
 
-class Place:
-    """A folder with what users mistake for something else, and the right values of all arguments."""
+class Workspace:
+    """A folder with files that users confuse, and valid values of all arguments."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -47,31 +47,31 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def workspace(tmp_path_factory):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return Place(tmp_path_factory.mktemp("sweep"))
+        return Workspace(tmp_path_factory.mktemp("sweep"))
 
 
-NOT_PATHS = {"a number": 5, "bytes": b"x", "nothing": "", "a null": "a\0b", "no such home": "~nobody9/x"}
+NOT_PATHS = {"a number": 5, "bytes": b"x", "empty": "", "a null": "a\0b", "no such home": "~nobody9/x"}
 FILES = {"a missing one": "nowhere", "an empty file": "empty.file", "text": "notes.txt", "a picture": "picture.png"}
-SLIPS = {  # kind of argument → wrong values, by name
+WRONG_VALUES = {  # kind of argument → wrong values by name
     "run folder": {**NOT_PATHS, **FILES, "an empty folder": "empty", "weights": "weights.pth", "None": None},
     "file of weights": {**NOT_PATHS, **FILES, "an empty folder": "empty", "an address": "ftp://x/y", "None": None},
     "table": {**NOT_PATHS, **FILES, "a folder": "empty", "a list": [1], "a dict": {"path": 1}, "None": None},
     "folder to read": {**NOT_PATHS},
     "folder to write": {**NOT_PATHS, "a file": "notes.txt", "below a file": "notes.txt/x"},
-    "network": {"None": None, "a number": 5, "nothing": "", "no name": "rsnet8", "a class": nn.Linear,
+    "network": {"None": None, "a number": 5, "empty": "", "unknown name": "rsnet8", "a class": nn.Linear,
                 "no last layer": nn.Identity(), "a tensor": IMAGES, "a missing folder": "runs/nowhere",
                 "a file": "notes.txt"},
     "module": {"None": None, "a number": 5, "a name": "resnet8", "a class": nn.Linear, "no last layer": nn.Identity()},
-    "data": {"None": None, "a number": 5, "nothing": "", "no name": "digit", "a class": Dataset, "a list": [IMAGES],
+    "data": {"None": None, "a number": 5, "empty": "", "unknown name": "digit", "a class": Dataset, "a list": [IMAGES],
              "a tensor": IMAGES, "a folder that is not there": "folder:nowhere", "a path": "empty"},
-    "method": {"None": None, "a number": 5, "nothing": "", "no name": "pckdd", "a network": nn.Identity(),
+    "method": {"None": None, "a number": 5, "empty": "", "unknown name": "pckdd", "a network": nn.Identity(),
                "a list": ["kd"]},
-    "recipe": {"None": None, "a number": 5, "nothing": "", "no name": "class"},
-    "name of a network": {"None": None, "a number": 5, "nothing": "", "no name": "rsnet8", "a class": nn.Linear},
-    "split": {"None": None, "a number": 5, "nothing": "", "no name": "valid"},
+    "recipe": {"None": None, "a number": 5, "empty": "", "unknown name": "class"},
+    "name of a network": {"None": None, "a number": 5, "empty": "", "unknown name": "rsnet8", "a class": nn.Linear},
+    "split": {"None": None, "a number": 5, "empty": "", "unknown name": "valid"},
     "count": {"text": "5", "half": 1.5, "negative": -1, "nan": float("nan"), "a list": [5], "an array": np.ones(2)},
     "share": {"text": "0.1", "negative": -0.1, "one": 1, "nan": float("nan"), "percent": 10, "a list": [0.1]},
     "flag": {"text": "yes", "a number": 5, "None": None},
@@ -79,9 +79,9 @@ SLIPS = {  # kind of argument → wrong values, by name
     "pixels": {"text": "8", "zero": 0, "half": 8.5, "negative": -8, "a list": [8, 8, 8]},
     "size of a file": {"too large": 10**9},
     "sum of a file": {"too short": "abc", "another": "0" * 64},
-    "choice": {"a number": 5, "nothing": "", "no name": "gpux"},
+    "choice": {"a number": 5, "empty": "", "unknown name": "gpux"},
     "list": {"a number": 5, "text": "x", "of numbers": [5]},
-    "layer": {"a number": 5, "nothing": "", "no name": "layer9"},
+    "layer": {"a number": 5, "empty": "", "unknown name": "layer9"},
     "text": {"a number": 5, "a list": ["x"], "a class": Dataset},
     "example": {"a number": 5, "text": "x", "of another size": IMAGES[:1, :, :4]},
     "positive": {"text": "5", "negative": -1, "zero": 0, "nan": float("nan"), "a list": [5]},
@@ -95,7 +95,7 @@ SLIPS = {  # kind of argument → wrong values, by name
 }  # fmt: skip
 
 OUT = "new/out"
-ENTRIES = {  # function, argument → kind, call with the place and a value
+ENTRIES = {  # function, argument → kind, function that makes the call with a value
     ("load_run", "path"): ("run folder", lambda p, x: pckd.load_run(x)),
     ("load_run", "tables_only"): ("flag", lambda p, x: pckd.load_run("run", tables_only=x)),
     ("load_runs", "folder"): ("run folder", lambda p, x: runs.load_runs(x)),
@@ -227,24 +227,24 @@ ENTRIES = {  # function, argument → kind, call with the place and a value
     ("Run.save", "folder"): ("folder to write", lambda p, x: dataclasses.replace(p.run).save(x)),
 }  # fmt: skip
 
-WORDS = {  # that messages use for an argument
+WORDS = {  # kind of argument → other words that messages use for it
     "arrays": ("images", "labels", "image"), "torch data set": ("images", "labels"), "share": ("val",),
     "module": ("network", "weights"), "size of a file": ("bytes",), "list": ("labels",), "data": ("nowhere",),
     "run folder": ("folder", "teacher"),
 }  # fmt: skip
-ACCEPTED = {  # values that are valid there
-    ("create_model", "data", "None"),  # with a complaint about num_classes, which is not given
+ACCEPTED = {  # function, argument, value that is valid for it
+    ("create_model", "data", "None"),  # refused because num_classes is missing
     ("transfer", "model", "None"), ("from_arrays", "val", "None"), ("from_torch", "val", "None"),
 }  # fmt: skip
 
-NOT_SWEPT = {  # with the reason
+NOT_TESTED = {  # function, argument → reason
     ("fetch", "size"): "compared after a download, see test_checkpoints.py",
-    ("predict", "fabric"): "an object of Lightning's, made by make_fabric",
+    ("predict", "fabric"): "a Lightning object, made by make_fabric",
     ("Grid", "data_options"): "arguments of load_dataset",
     ("Grid", "options"): "arguments of distill",
     ("draw_all", "say"): "a function",
 }
-SWEPT = [
+TESTED_FUNCTIONS = [
     pckd.as_classifier, pckd.create_model, pckd.distill, pckd.evaluate, pckd.fit, pckd.get_recipe, pckd.load_checkpoint,
     pckd.load_dataset, pckd.load_run, pckd.predict, pckd.transfer, pckd.transfer_table, pckd.with_preprocessing,
     Dataset.with_validation, Dataset.from_arrays, Dataset.from_torch, Dataset.from_table, runs.load_runs,
@@ -260,8 +260,10 @@ def plain_network():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Linear(5, 3))
 
 
-def distill(place, **changes):
-    arguments = dict(student=place.network, teacher=place.run, data=place.data, method="kd", out=OUT, **QUIET)
+def distill(workspace, **changes):
+    arguments = dict(
+        student=workspace.network, teacher=workspace.run, data=workspace.data, method="kd", out=OUT, **QUIET
+    )
     return pckd.distill(**{**arguments, **changes})
 
 
@@ -272,34 +274,34 @@ def grid(**changes):
 
 def cases():
     for (function, argument), (kind, _) in ENTRIES.items():
-        for slip in SLIPS[kind]:
-            if (function, argument, slip) not in ACCEPTED:
-                yield pytest.param(function, argument, slip, id=f"{function}, {argument}, {slip}")
+        for wrong in WRONG_VALUES[kind]:
+            if (function, argument, wrong) not in ACCEPTED:
+                yield pytest.param(function, argument, wrong, id=f"{function}, {argument}, {wrong}")
 
 
-@pytest.mark.parametrize(("function", "argument", "slip"), cases())
-def test_a_slip_is_refused_in_one_line(function, argument, slip, place, monkeypatch):
-    monkeypatch.chdir(place.folder)
-    monkeypatch.setenv("PCKD_DATA", str(place.folder / "data"))
+@pytest.mark.parametrize(("function", "argument", "wrong"), cases())
+def test_wrong_value_is_refused_in_one_line(function, argument, wrong, workspace, monkeypatch):
+    monkeypatch.chdir(workspace.folder)
+    monkeypatch.setenv("PCKD_DATA", str(workspace.folder / "data"))
     kind, call = ENTRIES[function, argument]
-    value = SLIPS[kind][slip]
-    before = sorted(path for path in place.folder.rglob("*") if path.name != ".lock")
+    value = WRONG_VALUES[kind][wrong]
+    before = sorted(path for path in workspace.folder.rglob("*") if path.name != ".lock")
     with warnings.catch_warnings(), pytest.raises((ValueError, TypeError, OSError)) as caught:
         warnings.simplefilter("ignore")
-        call(place, value)
+        call(workspace, value)
     message = str(caught.value)
     assert message and len(message) < 700 and message.isprintable(), message
     given = {repr(value)[:20], str(value)[:20], Path(str(value)).name, getattr(value, "__name__", "?")} - {""}
     named = {argument, argument.rstrip("s"), kind, *WORDS.get(kind, ())} | given
     assert any(name in message for name in named), f"{message!r} names none of {named}"
-    assert sorted(path for path in place.folder.rglob("*") if path.name != ".lock") == before
+    assert sorted(path for path in workspace.folder.rglob("*") if path.name != ".lock") == before
 
 
-def test_every_argument_is_swept():
-    for function in SWEPT:
+def test_every_argument_is_tested():
+    for function in TESTED_FUNCTIONS:
         name = function.__name__
         for argument, parameter in inspect.signature(function).parameters.items():
             if argument != "self" and parameter.kind is not parameter.VAR_KEYWORD:
-                assert (name, argument) in ENTRIES.keys() | NOT_SWEPT.keys(), f"{name}({argument}) is not in ENTRIES"
+                assert (name, argument) in ENTRIES.keys() | NOT_TESTED.keys(), f"{name}({argument}) is not in ENTRIES"
     public = {name for name in pckd.__all__ if inspect.isfunction(getattr(pckd, name))}
-    assert public <= {function.__name__ for function in SWEPT}
+    assert public <= {function.__name__ for function in TESTED_FUNCTIONS}

@@ -14,13 +14,13 @@ from pckd_nb import runs
 from pckd_nb.methods import Batch
 from pckd_nb.models import as_classifier, with_preprocessing
 
-from .test_plugs import QUIET, SHORT, cut, networks, train
+from .test_plugs import QUIET, SHORT, networks, train, train_and_stop
 
 
 def test_loggers_added_on_resume_keep_the_best_epoch(data, tmp_path):
     options = dict(val=0.25, epochs=4)
     whole = train(data, **options)
-    cut(data, tmp_path / "run", step=4, **options)
+    train_and_stop(data, tmp_path / "run", step=4, **options)
     resumed = train(data, out=tmp_path / "run", resume=True, loggers=[CSVLogger(tmp_path / "logs")], **options)
     assert resumed.settings["best"] == whole.settings["best"] and resumed.finished
 
@@ -48,7 +48,7 @@ def test_an_interrupted_early_stop_can_be_resumed(data, tmp_path):
         def on_step_end(self, trainer):
             trainer.finished_early = "enough"
 
-    cut(data, tmp_path / "run", step=2, epochs=5, callbacks=[StopEarly()])
+    train_and_stop(data, tmp_path / "run", step=2, epochs=5, callbacks=[StopEarly()])
     run = train(data, out=tmp_path / "run", resume=True, epochs=5, callbacks=[StopEarly()])
     assert run.finished and len(run.history) == 1 and run.settings["finished_early"] == "enough"
 
@@ -67,7 +67,7 @@ def test_invalid_options_of_custom_data_give_a_one_line_error(data):
 
 
 def test_an_interrupted_run_without_its_checkpoint_is_not_restarted(data, tmp_path):
-    cut(data, tmp_path / "run", step=2)
+    train_and_stop(data, tmp_path / "run", step=2)
     before = (tmp_path / "run" / "student.safetensors").read_bytes()
     (tmp_path / "run" / "checkpoint.pt").unlink()
     with pytest.raises(
@@ -141,7 +141,7 @@ def test_resume_and_overwrite_need_a_run_folder(data):
 
 
 def test_a_checkpoint_with_a_wrong_recorder_is_refused(data, tmp_path):
-    cut(data, tmp_path / "run", step=2)
+    train_and_stop(data, tmp_path / "run", step=2)
     path = tmp_path / "run" / "checkpoint.pt"
     state = torch.load(path, weights_only=True)
     state["recorder"]["cross_entropy"] = 5

@@ -1,4 +1,4 @@
-"""Twelve wishes of people who use this package, each with public names only and in a few lines."""
+"""Twelve common uses of the package. Each needs only public names and a few lines."""
 
 from functools import partial
 
@@ -67,7 +67,7 @@ def test_tensorboard(data, tmp_path):
     assert list((tmp_path / "kd").rglob("events.out.tfevents*"))
 
 
-def test_averaged_weights(data):
+def test_weight_averaging(data):
     averaged = pckd.distill(*networks(data), data, pckd.KD(), ema=0.9, **QUIET)
     plain = pckd.distill(*networks(data), data, pckd.KD(), **QUIET)
     assert averaged.fingerprint != plain.fingerprint
@@ -81,7 +81,7 @@ def test_label_smoothing_and_clipping(data):
     assert sharp.history["cross_entropy"].iloc[1] == pytest.approx(sharp.history["cross_entropy"].iloc[0], rel=0.02)
 
 
-class Warmer(pckd.PCKD):
+class ScaledPCKD(pckd.PCKD):
     def __init__(self, gamma=1.0, **settings):
         super().__init__(**settings)
         self.gamma = gamma
@@ -92,9 +92,9 @@ class Warmer(pckd.PCKD):
 
 
 def test_a_subclass_of_pckd_with_its_own_arguments(data):
-    run = pckd.distill(*networks(data), data, Warmer(gamma=5, beta_fa=2), **QUIET)
+    run = pckd.distill(*networks(data), data, ScaledPCKD(gamma=5, beta_fa=2), **QUIET)
     assert run.method_settings["gamma"] == 5 and run.method_settings["beta_fa"] == 2
-    assert run.method_settings["beta_cc"] == 0.005  # of the recipe
+    assert run.method_settings["beta_cc"] == 0.005  # from the recipe
     assert run.history["total"].iloc[0] > 4 * run.history["cross_entropy"].iloc[0]
 
 
@@ -107,7 +107,7 @@ class Doubled(pckd.KD):
 """
 
 
-def test_an_own_method_on_the_command_line_and_in_compare(tmp_path, monkeypatch):
+def test_custom_method_on_the_command_line_and_in_compare(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(METHOD)
     small = ["--data=digits", "--train-size=40", "--test-size=20", "--epochs=1", "--accelerator=cpu"]
@@ -120,7 +120,7 @@ def test_an_own_method_on_the_command_line_and_in_compare(tmp_path, monkeypatch)
     assert pd.read_csv("grid/results.csv")["arm"].tolist() == ["kd", "Doubled-beta_kd=2"]
 
 
-def test_a_vit_teacher_with_its_own_normalisation_for_a_cnn_student(data):
+def test_vit_teacher_with_its_own_normalisation_and_cnn_student(data):
     pytest.importorskip("timm")
     teacher = pckd.create_model("timm:vit_tiny_patch16_224,img_size=32,patch_size=8", data, seed=0)
     teacher = pckd.with_preprocessing(teacher, data, size=32, mean=[0.5] * data.channels, std=[0.5] * data.channels)
