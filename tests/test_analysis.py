@@ -40,8 +40,8 @@ def test_maps_use_exact_neighbours_for_any_number_of_points():
     features, centers = random.random((1000, 8)), random.random((5, 8))
     together = np.concatenate([analysis.directions(features), analysis.directions(centers)])
     exact, approximate = (
-        np.asarray(openTSNE.TSNE(perplexity=20, neighbors=how, random_state=0, n_jobs=1).fit(together))
-        for how in ("exact", "auto")
+        np.asarray(openTSNE.TSNE(perplexity=20, neighbors=method, random_state=0, n_jobs=1).fit(together))
+        for method in ("exact", "auto")
     )
     found = np.concatenate(analysis.embed(features, centers, perplexity=20))
     assert np.array_equal(found, exact.astype("float32")) and not np.allclose(found, approximate)

@@ -244,8 +244,8 @@ def test_a_report_names_the_processor_and_its_features(monkeypatch):
     monkeypatch.setattr(
         measure.hardware, "cpu_features", lambda: {"avx2": True, "avx512_f": True, "avx512_vnni": False}
     )
-    about = {**environment(torch.device("cpu")), "cpu": "EPYC", "cpu_cores": 2, "torch_threads": 1}
-    (line,) = report.processors({"data": {"environment": about}, "tsne": {"environment": about}})
+    machine = {**environment(torch.device("cpu")), "cpu": "EPYC", "cpu_cores": 2, "torch_threads": 1}
+    (line,) = report.processors({"data": {"environment": machine}, "tsne": {"environment": machine}})
     supported = "AVX2 yes, AVX-512 yes, bfloat16 no, VNNI no"
     assert line == f"Processor: EPYC, 2 cores, 1 thread. It supports: {supported}."
 

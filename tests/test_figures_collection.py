@@ -85,23 +85,24 @@ def test_png_metadata_has_title_runs_and_version(drawn, folder):
     for path in drawn[0]:
         if path.suffix == ".png":
             with Image.open(path) as picture:
-                about = picture.text
+                metadata = picture.text
                 assert picture.info["dpi"] == pytest.approx((160, 160), abs=0.1)
-            assert set(about) == {"Title", "Runs", "Software"}  # and no date
-            assert about["Title"] == path.stem
-            assert about["Software"] == f"pckd_nb {pckd.__version__}"
-            assert about["Runs"] and set(about["Runs"].split()) <= fingerprints
+            assert set(metadata) == {"Title", "Runs", "Software"}  # and no date
+            assert metadata["Title"] == path.stem
+            assert metadata["Software"] == f"pckd_nb {pckd.__version__}"
+            assert metadata["Runs"] and set(metadata["Runs"].split()) <= fingerprints
 
 
 def test_a_caption_describes_the_figure_and_its_runs(drawn, folder):
     (path,) = [path for path in drawn[0] if path.name == "05_sweeps.txt"]
-    shows, about = path.read_text(encoding="utf-8").strip().split("\n\n")
-    assert shows.startswith("Top-1 accuracy against (a) β_cc") and "\n" not in shows and "  " not in shows
-    assert "tiny, 60 training and 40 test images of 8×8 pixels; 2 epochs; seeds 0, 1" in about
-    assert about.endswith(f"Drawn by pckd_nb {pckd.__version__}.")
+    description, training = path.read_text(encoding="utf-8").strip().split("\n\n")
+    assert description.startswith("Top-1 accuracy against (a) β_cc")
+    assert "\n" not in description and "  " not in description
+    assert "tiny, 60 training and 40 test images of 8×8 pixels; 2 epochs; seeds 0, 1" in training
+    assert training.endswith(f"Drawn by pckd_nb {pckd.__version__}.")
     for run in records.load_runs(folder / "tiny" / "resnet14-resnet8" / "pckd"):
         on_sweep = len(run.history) == 2 and "strategy" not in run.variant
-        assert (run.fingerprint[:8] in about) == on_sweep
+        assert (run.fingerprint[:8] in training) == on_sweep
     assert list(CAPTIONS) == list(FIGURES) and all(len(text) > 80 for text in CAPTIONS.values())
 
 

@@ -74,7 +74,7 @@ def visible_texts(figure):
             texts.append(ax._left_title)
             for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
                 if not axis.get_visible():
-                    continue  # an axis of a twin
+                    continue  # hidden axis of twin axes
                 texts.append(axis.label)
                 inside = [low <= place <= high for place in axis.get_majorticklocs()]
                 texts += [label for label, shown in zip(axis.get_ticklabels(), inside, strict=False) if shown]
@@ -167,7 +167,7 @@ def test_captions_name_the_run_or_data_set_that_was_drawn(run, drawn):
         assert (run.fingerprint[:8] in text) == ("without" not in name)
     assert "shapes100" in drawn["framework without a run"]._supxlabel.get_text()
     bare = dataclasses.replace(run, gallery=None)
-    assert run.fingerprint[:8] not in figures.framework(bare)._supxlabel.get_text()  # nothing of the run is shown
+    assert run.fingerprint[:8] not in figures.framework(bare)._supxlabel.get_text()  # the run is not shown
 
 
 def test_motivation_shows_threshold_and_weights_of_the_history(run, drawn):

@@ -40,21 +40,21 @@ def variant_of(run, top1, seed=0, epochs=None, parts=None, **settings):
 
     parts: changes to other parts of run.json.
     """
-    known = copy.deepcopy(run.settings)
-    known["seed"] = seed
+    changed = copy.deepcopy(run.settings)
+    changed["seed"] = seed
     history = run.history
     if epochs:
-        known["recipe"]["epochs"] = epochs
-        if "epsilon" in known["method"]["settings"]:
-            known["method"]["settings"]["epsilon"]["value"] = (1.005**240) ** (1 / epochs)
+        changed["recipe"]["epochs"] = epochs
+        if "epsilon" in changed["method"]["settings"]:
+            changed["method"]["settings"]["epsilon"]["value"] = (1.005**240) ** (1 / epochs)
         history = pd.concat([history] * epochs, ignore_index=True)[:epochs].assign(epoch=range(1, epochs + 1))
     for name, value in settings.items():
-        known["method"]["settings"][name] = {"value": value, "from": "argument"}
+        changed["method"]["settings"][name] = {"value": value, "from": "argument"}
     for part, changes in (parts or {}).items():
-        known[part] = {**known[part], **changes}
-    known["fingerprint"] = f"{abs(hash((json.dumps(known, sort_keys=True), top1))):016x}"[:16]
+        changed[part] = {**changed[part], **changes}
+    changed["fingerprint"] = f"{abs(hash((json.dumps(changed, sort_keys=True), top1))):016x}"[:16]
     history = history.assign(test_top1=[*history["test_top1"][:-1], top1])
-    return dataclasses.replace(run, settings=known, history=history)
+    return dataclasses.replace(run, settings=changed, history=history)
 
 
 @pytest.fixture(scope="module")

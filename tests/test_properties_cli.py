@@ -200,7 +200,7 @@ def test_every_option_has_invalid_values():
 
 def try_invalid_values(command: str, refused, teacher: Path, count: int) -> int:  # noqa: F811
     """Replace a valid value by an invalid one, `count` times. Return how many different ones were tried."""
-    options = [about.opts[0] for about in COMMANDS[command].params if about.opts[0] in BAD]
+    options = [parameter.opts[0] for parameter in COMMANDS[command].params if parameter.opts[0] in BAD]
     tried = set()
 
     @examples(count)
@@ -215,7 +215,9 @@ def try_invalid_values(command: str, refused, teacher: Path, count: int) -> int:
     return len(tried)
 
 
-WITH_OPTIONS = [name for name, about in COMMANDS.items() if any(one.opts[0] in BAD for one in about.params)]
+WITH_OPTIONS = [
+    name for name, command in COMMANDS.items() if any(parameter.opts[0] in BAD for parameter in command.params)
+]
 
 
 @pytest.mark.parametrize("command", WITH_OPTIONS)

@@ -150,14 +150,14 @@ def test_explorers_leave_pyplot_and_rcparams_unchanged(make):
 def test_without_widget_support_the_first_picture_is_shown(explorers):
     formatter = InteractiveShell.instance().display_formatter
     for name, explorer in explorers.items():
-        bundle, about = formatter.format(explorer)
+        bundle, metadata = formatter.format(explorer)
         assert bundle[VIEW]["model_id"] == explorer.model_id
         picture = base64.b64decode(bundle["image/png"])
         assert picture.startswith(b"\x89PNG") and len(bundle["text/plain"]) > 60
-        assert about["image/png"]["alt"] == bundle["text/plain"]
+        assert metadata["image/png"]["alt"] == bundle["text/plain"]
         if name != "browser":  # it shows its page instead of the picture of one sample
             assert picture == explorer.png and bundle["text/plain"] == explorer.alt
-    output = nbformat.v4.new_output("display_data", data=bundle, metadata=about)
+    output = nbformat.v4.new_output("display_data", data=bundle, metadata=metadata)
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("explorer", outputs=[output])])
     page, _ = HTMLExporter().from_notebook_node(book)
     assert f"data:image/png;base64,{bundle['image/png'][:60]}" in page and VIEW not in page

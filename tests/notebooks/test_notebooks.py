@@ -99,7 +99,7 @@ def test_one_seed_is_not_called_a_difference():
 
 
 def test_epsilon_is_named_by_its_value_in_the_sweep():
-    """With four digits, 1.0025 would be shown as 1.002, which is no value of the sweep."""
+    """With four digits, 1.0025 would be shown as 1.002, which is not a value of the sweep."""
     assert "ε₂₄₀ = {group['epsilon'].iloc[0] ** (classroom.epochs / 240):g}" in source_of("09")
     assert {f"{(value ** (240 / 10)) ** (10 / 240):g}" for value in SWEEPS["epsilon_240"]} == {
         "1", "1.0025", "1.005", "1.01", "1.015"
