@@ -17,57 +17,15 @@ COMMANDS = typer.main.get_command(cli.app).commands
 
 # What users type, paste, or pass in a wrong variable.
 WEIRD = [
-    "",
-    " ",
-    "nan",
-    "-inf",
-    "1e999",
-    "0x10",
-    "-1",
-    "--",
-    "é",
-    "two\nlines",
-    "x" * 5000,
-    "\x1b[31mred",
-    "💥",
-    "None",
-]
-WEIRD += [
-    "notes.txt",
-    "mine",
-    "empty",
-    "../..",
-    "/",
-    ".",
-    "/dev/null",
-    "a,b",
-    "a=b",
-    "a-b=c",
-    "\u2028",
-    "%s{}",
-    "\x00",
+    "", " ", "nan", "-inf", "1e999", "0x10", "-1", "--", "é", "two\nlines", "x" * 5000, "\x1b[31mred", "💥", "None",
+    "notes.txt", "mine", "empty", "../..", "/", ".", "/dev/null", "a,b", "a=b", "a-b=c", "\u2028", "%s{}", "\x00",
     "<b>",
-]
+]  # fmt: skip
 text = st.sampled_from(WEIRD) | st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 NOT_A_NUMBER = [
-    " ",
-    "x",
-    "nan",
-    "0x10",
-    "1e999",
-    "--",
-    "é",
-    "1\n2",
-    "1 2",
-    "+-1",
-    "None",
-    "1,5",
-    "x" * 5000,
-    "-1",
-    "-inf",
-    "💥",
+    " ", "x", "nan", "0x10", "1e999", "--", "é", "1\n2", "1 2", "+-1", "None", "1,5", "x" * 5000, "-1", "-inf", "💥",
     "\x00",
-]
+]  # fmt: skip
 bad_whole = st.sampled_from([*NOT_A_NUMBER, "", "1.5", "1e3", "9" * 5000, "-" + "9" * 30, "½", "-9223372036854775809"])
 bad_float = st.sampled_from([*NOT_A_NUMBER, "", "inf", "9" * 400, "-0.1", "-1e-300"])
 
