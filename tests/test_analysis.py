@@ -116,7 +116,7 @@ def test_difficulty_vs_truth_uses_the_last_complete_epoch():
         analysis.difficulty_vs_truth(fake_run(gamma, None, epochs=2))
 
 
-def test_kinds_of_samples():
+def test_kinds_of_samples_follow_their_definitions():
     low, high = 0.1, 3.0
     # of eight epochs, the last two thirds start with the third, the first half ends with the fourth,
     # and the last quarter starts with the seventh

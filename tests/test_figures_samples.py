@@ -112,7 +112,7 @@ def test_galleries_have_one_band_of_thumbnails_per_data_set():
     ]
 
 
-def test_a_band_reads_from_easy_on_the_left_to_hard_on_the_right():
+def test_a_band_is_sorted_from_easy_on_the_left_to_hard_on_the_right():
     run = run_with_samples()
     ax = figures.difficulty_galleries(run, rows=2, columns=4).axes[0]
     shown = np.linspace(0, 19, 8).round().astype(int)

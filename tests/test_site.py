@@ -364,7 +364,7 @@ def test_old_names_are_listed_in_a_table(monkeypatch):
     assert "| `runs.having` | `runs.require_parts` |\n" in make_site.renamed()
 
 
-def test_functions_of_the_code_tour_become_links_and_its_floors_a_picture():
+def test_the_code_tour_links_functions_and_draws_its_floors():
     tour = load_docs_module("tour")
     row = "| 11 | `training/trainer.py` | `Learner.forward` | Runs the `student`. |"
     link = "{py:obj}`Learner.forward <pckd_nb.training.trainer.Learner.forward>`"

@@ -242,7 +242,7 @@ def test_invalid_arguments_are_refused(runs, sweep, call, message):
         call(runs, sweep)
 
 
-def test_one_epoch_and_coloured_images_are_enough(run):
+def test_explorers_accept_one_epoch_and_colour_images(run):
     one = dataclasses.replace(
         run,
         history=run.history[:1],

@@ -79,6 +79,6 @@ def test_trajectory_shows_the_chosen_sample_and_the_median(run):
     assert "not in the\ngallery" in all_texts(widgets.sample_trajectory(without(run, "gallery"), 7))
 
 
-def test_two_epochs_are_enough(run):
+def test_the_difficulty_browser_accepts_two_epochs(run):
     kept = {name: getattr(run, name)[:2] for name in ("history", "cross_entropy", "difficulty")}
     assert "in epoch 2" in widgets.difficulty_browser(dataclasses.replace(run, **kept)).alt

@@ -98,7 +98,7 @@ def test_one_seed_is_not_called_a_difference():
     assert "one seed shows no difference between methods" in source_of("11")
 
 
-def test_epsilon_is_named_by_its_value_in_the_sweep():
+def test_notebook_09_shows_epsilon_as_in_the_sweep():
     """With four digits, 1.0025 would be shown as 1.002, which is not a value of the sweep."""
     assert "ε₂₄₀ = {group['epsilon'].iloc[0] ** (classroom.epochs / 240):g}" in source_of("09")
     assert {f"{(value ** (240 / 10)) ** (10 / 240):g}" for value in SWEEPS["epsilon_240"]} == {
