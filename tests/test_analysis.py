@@ -11,14 +11,14 @@ from pckd_nb import analysis
 
 @pytest.fixture
 def clusters():
-    """Features (90, 8) in three well separated positive clusters, and their centers (3, 8), far from the features."""
+    """Positive features (90, 8) in three well separated clusters, and centers (3, 8) that are far from the features."""
     random = np.random.default_rng(0)
     centers = np.eye(3, 8)
     labels = np.repeat([0, 1, 2], 30)
     return 5 + 4 * centers[labels] + 0.3 * random.random((90, 8)), centers, labels
 
 
-def test_a_center_lands_in_its_class(clusters):
+def test_each_center_is_placed_within_its_class(clusters):
     features, centers, labels = clusters
     xy, xy_centers = analysis.embed(features.astype(np.float16), centers, perplexity=20)
     assert xy.shape == (90, 2) and xy_centers.shape == (3, 2)
@@ -34,20 +34,20 @@ def test_the_same_seed_gives_the_same_map(clusters):
 
 
 @pytest.mark.slow
-def test_the_neighbours_behind_a_map_are_exact_however_many_points():
-    """openTSNE's own choice beyond 1000 points is approximate, and differs with the number of cores."""
+def test_maps_use_exact_neighbours_for_any_number_of_points():
+    """openTSNE's default for more than 1000 points is approximate and depends on the number of cores."""
     random = np.random.default_rng(0)
     features, centers = random.random((1000, 8)), random.random((5, 8))
     together = np.concatenate([analysis.directions(features), analysis.directions(centers)])
-    exact, own = (
-        np.asarray(openTSNE.TSNE(perplexity=20, neighbors=how, random_state=0, n_jobs=1).fit(together))
-        for how in ("exact", "auto")
+    exact, approximate = (
+        np.asarray(openTSNE.TSNE(perplexity=20, neighbors=method, random_state=0, n_jobs=1).fit(together))
+        for method in ("exact", "auto")
     )
     found = np.concatenate(analysis.embed(features, centers, perplexity=20))
-    assert np.array_equal(found, exact.astype("float32")) and not np.allclose(found, own)
+    assert np.array_equal(found, exact.astype("float32")) and not np.allclose(found, approximate)
 
 
-def test_centers_alone_have_a_map_from_30_on():
+def test_embed_centers_requires_30_centers():
     centers = 10 * np.repeat(np.eye(4, 8), 10, axis=0) + np.random.default_rng(0).random((40, 8))
     xy = analysis.embed_centers(centers, seed=1)
     assert xy.shape == (40, 2) and np.array_equal(xy, analysis.embed_centers(centers, seed=1))
@@ -57,7 +57,7 @@ def test_centers_alone_have_a_map_from_30_on():
 
 
 @pytest.mark.parametrize("perplexity", [31, 93, 0])
-def test_perplexity_must_suit_the_points(clusters, perplexity):
+def test_perplexity_must_be_below_a_third_of_the_points(clusters, perplexity):
     features, centers, _ = clusters  # 93 points
     with pytest.raises(ValueError, match="third of the 93 points"):
         analysis.embed(features, centers, perplexity=perplexity)
@@ -82,7 +82,7 @@ def test_purity_does_not_count_a_sample_as_its_own_neighbour():
     assert analysis.neighbourhood_purity(features, labels, k=1) == 0
 
 
-def test_chance_purity_is_that_of_shuffled_labels(clusters):
+def test_chance_purity_matches_shuffled_labels(clusters):
     features, _, labels = clusters
     assert analysis.chance_purity([0, 0, 0]) == 1 and analysis.chance_purity(["a", "b"]) == 0
     assert analysis.chance_purity(np.repeat(range(10), 10)) == pytest.approx(9 / 99)
@@ -104,10 +104,10 @@ def fake_run(gamma, truth, epochs):
     )
 
 
-def test_difficulty_vs_truth_reads_the_last_whole_epoch():
+def test_difficulty_vs_truth_uses_the_last_complete_epoch():
     truth = np.linspace(0, 1, 20, dtype=np.float16)
     rising, falling = np.arange(20.0), -np.arange(20.0)
-    gamma = np.stack([falling, rising**3, np.full(20, np.nan)]).astype(np.float16)  # the third epoch was cut
+    gamma = np.stack([falling, rising**3, np.full(20, np.nan)]).astype(np.float16)  # the third epoch is incomplete
     assert analysis.difficulty_vs_truth(fake_run(gamma, truth, epochs=2)) == pytest.approx(1)
     assert analysis.difficulty_vs_truth(fake_run(gamma, truth, epochs=1)) == pytest.approx(-1)
     with pytest.raises(ValueError, match="no complete epoch"):
@@ -116,9 +116,10 @@ def test_difficulty_vs_truth_reads_the_last_whole_epoch():
         analysis.difficulty_vs_truth(fake_run(gamma, None, epochs=2))
 
 
-def test_kinds_of_samples():
+def test_kinds_of_samples_follow_their_definitions():
     low, high = 0.1, 3.0
-    # thirds of eight epochs: from the third on; halves: up to the fourth; quarters: from the seventh on
+    # of eight epochs, the last two thirds start with the third, the first half ends with the fourth,
+    # and the last quarter starts with the seventh
     ce = {
         "learned early": [[low] * 8, [high, high] + [low] * 6],
         "learned late": [[high] * 4 + [low] * 4, [high] * 4 + [low, high, low, low]],
@@ -127,7 +128,7 @@ def test_kinds_of_samples():
     }
     kinds = [kind for kind, rows in ce.items() for _ in rows]
     table = np.array([row for rows in ce.values() for row in rows], np.float16).T
-    table = np.vstack([table, np.full((2, len(kinds)), np.nan)])  # two epochs were not reached
+    table = np.vstack([table, np.full((2, len(kinds)), np.nan)])  # two epochs that training did not reach
     run = SimpleNamespace(title="KD resnet8", cross_entropy=table, history=pd.DataFrame({"epoch": range(1, 9)}))
     found = analysis.kinds_of_samples(run)
     assert tuple(found) == analysis.SAMPLE_KINDS
@@ -137,14 +138,14 @@ def test_kinds_of_samples():
 
 
 @pytest.mark.parametrize("epochs", range(2, 13))
-def test_a_sample_is_of_one_kind_at_most(epochs):
-    got = np.array(np.meshgrid(*[[0.1, 3.0]] * epochs)).reshape(epochs, -1)  # every course there is
-    run = SimpleNamespace(title="KD", cross_entropy=got, history=pd.DataFrame({"epoch": range(1, epochs + 1)}))
+def test_a_sample_has_at_most_one_kind(epochs):
+    trajectories = np.array(np.meshgrid(*[[0.1, 3.0]] * epochs)).reshape(epochs, -1)  # all possible trajectories
+    run = SimpleNamespace(title="KD", cross_entropy=trajectories, history=pd.DataFrame({"epoch": range(1, epochs + 1)}))
     found = np.concatenate(list(analysis.kinds_of_samples(run).values()))
     assert len(found) == len(set(found)) > 2
 
 
-def test_kinds_of_samples_need_epochs_and_samples():
+def test_kinds_of_samples_require_epochs_and_samples():
     run = SimpleNamespace(title="KD", cross_entropy=np.zeros((3, 4)), history=pd.DataFrame({"epoch": [1]}))
     with pytest.raises(ValueError, match="the run KD has 1 complete epoch"):
         analysis.kinds_of_samples(run)
@@ -154,7 +155,7 @@ def test_kinds_of_samples_need_epochs_and_samples():
         )
 
 
-def test_center_similarity_is_cosine_seen_from_the_mean():
+def test_center_similarity_is_the_cosine_of_centered_vectors():
     centers = np.array([[1.0, 0], [-1, 0], [0, 2], [0, -2]])
     expected = [[1, -1, 0, 0], [-1, 1, 0, 0], [0, 0, 1, -1], [0, 0, -1, 1]]
     assert np.allclose(analysis.center_similarity(centers), expected)
@@ -186,14 +187,14 @@ def test_center_cka_ignores_rotation_shift_and_width():
         analysis.center_cka(centers, centers[:59])
 
 
-def test_logit_correlation_is_that_of_the_logits_with_their_bias():
+def test_logit_correlation_matches_numpy_on_logits_with_bias():
     random = np.random.default_rng(0)
     features, centers, bias = random.random((50, 6)), random.normal(size=(4, 6)), random.normal(size=4)
     expected = np.corrcoef(features @ centers.T + bias, rowvar=False)
     assert np.allclose(analysis.logit_correlation(features, centers), expected)
 
 
-def test_a_logit_that_does_not_vary_has_no_correlation():
+def test_a_constant_logit_has_zero_correlation():
     features = np.random.default_rng(0).random((50, 6)).astype(np.float16)
     found = analysis.logit_correlation(features, np.vstack([np.eye(2, 6), np.zeros((1, 6)), -np.eye(1, 6)]))
     assert found[2].tolist() == [0, 0, 1, 0] and found[0, 3] == pytest.approx(-1)
@@ -219,19 +220,19 @@ def test_summaries_agree_with_scipy():
     assert str(found) == f"{found.mean:.1f} ± {found.sd:.1f} [{found.low:.1f}, {found.high:.1f}]"
 
 
-def test_one_measurement_has_no_spread():
+def test_a_single_value_has_no_spread():
     found = analysis.summarise([70.0])
     assert found.mean == 70 and found.count == 1 and np.isnan([found.sd, found.low, found.high]).all()
     assert str(found) == "70.0 (one seed)"
 
 
 @pytest.mark.parametrize("values", [[], [1.0, np.nan]])
-def test_nothing_to_summarise(values):
+def test_summarise_requires_finite_values(values):
     with pytest.raises(ValueError, match="non-empty list of finite numbers"):
         analysis.summarise(values)
 
 
-def test_pairs_share_their_seeds():
+def test_paired_difference_uses_common_seeds():
     a, b = {0: 70.0, 1: 60.0, 2: 80.0, 7: 0.0}, {0: 69.0, 1: 59.5, 2: 78.5, 8: 100.0}
     assert analysis.paired_difference(a, b) == analysis.summarise([1.0, 0.5, 1.5])
     with pytest.raises(ValueError, match="no seed in common"):

@@ -13,7 +13,7 @@ from benchmarks.settings import PLANNED, SETTINGS_OF_PART, Settings
 from pckd_nb import losses, views
 from pckd_nb.methods import Batch
 
-pytestmark = pytest.mark.filterwarnings("ignore:the teacher in")  # these learned too little for a cheap form
+pytestmark = pytest.mark.filterwarnings("ignore:the teacher in")  # their logits differ too much in int8
 FOLDER = Path(bench.__file__).parent
 
 
@@ -38,7 +38,7 @@ def pair(settings, tmp_path) -> work.Pair:
 
 
 @pytest.mark.parametrize("epoch", [1, 200])
-def test_the_plain_loop_has_the_loss_of_the_package(pair, epoch):
+def test_the_plain_loop_computes_the_loss_of_the_package(pair, epoch):
     method = pckd.PCKD()
     method.bind(pair.student, pair.teacher)
     student, teacher = pair.student.train(), pair.teacher.eval()
@@ -54,19 +54,19 @@ def test_the_plain_loop_has_the_loss_of_the_package(pair, epoch):
     assert 0 < (ours.weight == 1).sum() < len(index) or epoch == 200
 
 
-def test_the_plain_contrast_is_the_contrast():
+def test_the_plain_contrast_matches_the_package():
     u_s, u_t = torch.randn(2, 24, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     labels = torch.arange(24) % 5
     theirs = reference.contrast(u_s, u_t, labels)
     torch.testing.assert_close(theirs, losses.category_center_contrast_plain(u_s, u_t, labels), rtol=1e-6, atol=1e-6)
 
 
-def test_one_view_after_the_other_of_an_image():
+def test_the_four_views_of_an_image_follow_each_other():
     images = torch.arange(2 * 3 * 16.0).view(2, 3, 4, 4)
     assert torch.equal(reference.four_views(images)[1::4], views.rotate(images)[2:4])
 
 
-def test_interleave_takes_turns_and_counts_no_warm_up():
+def test_interleave_alternates_variants_and_ignores_warm_up():
     calls = []
     variants = {
         "a": Variant(lambda: calls.append("a"), calls=2),
@@ -77,7 +77,7 @@ def test_interleave_takes_turns_and_counts_no_warm_up():
     assert [len(times) for times in seconds.values()] == [3, 3]
 
 
-def test_no_round_starts_that_would_end_too_late(monkeypatch):
+def test_interleave_starts_no_round_that_would_end_too_late(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(measure, "timer", lambda: now[0])
     variants = {"a": Variant(lambda: now.__setitem__(0, now[0] + 2))}
@@ -85,7 +85,7 @@ def test_no_round_starts_that_would_end_too_late(monkeypatch):
         assert interleave(variants, repetitions=9, seconds=seconds) == {"a": rounds * [2]}
 
 
-def test_a_stopwatch_leaves_what_it_watched_as_it_was():
+def test_a_stopwatch_restores_the_watched_method():
     network, watch = torch.nn.Linear(2, 2), Stopwatch()
     with watch.watch([("network", network, "forward")]):
         network(torch.zeros(1, 2))
@@ -103,8 +103,8 @@ def run(parts: list[str], settings: Settings, folder: Path) -> dict:
 
 
 @pytest.mark.slow
-def test_quick_parts(settings, tmp_path, monkeypatch):
-    monkeypatch.delitem(pieces.CONTRASTS, "plain")  # a process less
+def test_quick_parts_appear_in_the_report(settings, tmp_path, monkeypatch):
+    monkeypatch.delitem(pieces.CONTRASTS, "plain")  # saves a process
     monkeypatch.setattr(pieces, "IMPORTS", {"pckd_nb": "import json", "torch": "import csv"})
     monkeypatch.setattr(pieces, "FIRST_USE", {"first use": "import json"})
     found = run(["data", "folders", "contrast", "import"], settings, tmp_path)
@@ -119,7 +119,7 @@ def test_quick_parts(settings, tmp_path, monkeypatch):
     assert "| import | 20" in text and text.count("Processor: ") == 1
 
 
-def test_maps(settings, tmp_path):
+def test_the_tsne_part_compares_two_libraries(settings, tmp_path):
     pytest.importorskip("openTSNE")
     found = run(["tsne"], settings, tmp_path)
     libraries = found["parts"]["tsne"]["details"]["libraries"]
@@ -128,18 +128,18 @@ def test_maps(settings, tmp_path):
 
 
 @pytest.mark.slow
-def test_training_parts(settings, tmp_path):
+def test_training_parts_appear_in_the_report(settings, tmp_path):
     found = run(["steps", "sweep"], settings, tmp_path)
     assert {f"{pair}_{kind}_ratio" for pair in ("wrn", "resnet") for kind in ("live", "cached")} <= found.keys()
     assert {"step_over_bare", "step_over_bare_resnet", "sweep_over_single_runs"} <= found.keys()
     for shares in found["parts"]["steps"]["details"]["pairs"]["wrn"]["10"]["profile"].values():
         assert sum(shares.values()) == pytest.approx(1) and shares["student forward"] > 0 and shares["backward"] > 0
-    assert_pieces(found["parts"]["steps"]["details"], "wrn", "10")
+    check_pieces(found["parts"]["steps"]["details"], "wrn", "10")
     assert "The teacher was trained for 1 epoch." in (tmp_path / "report.md").read_text()
 
 
-def assert_pieces(details, pair, batch):
-    """Each piece's share of the peak is its work over its time, and the pieces are a part of the step."""
+def check_pieces(details, pair, batch):
+    """Check the seconds of each piece of a step and its share of the peak."""
     found = details["pairs"][pair][batch]
     step = found["lines"]["live"]["seconds_per_step"]["median"]
     assert set(found["pieces"]) == {"teacher", "student forward", "loss terms", "backward", "data"}
@@ -158,16 +158,16 @@ def test_a_profile_names_every_call_of_a_step(pair):
     assert all(share > 0 for share in shares.values())
 
 
-def test_accuracy_goes_on_where_it_was_interrupted(settings, tmp_path, monkeypatch):
+def test_accuracy_continues_after_an_interruption(settings, tmp_path, monkeypatch):
     seeds = []
 
-    def interrupted(settings, seed):
+    def accuracy_or_interrupt(settings, seed):
         seeds.append(seed)
         if len(seeds) == 2:
             raise KeyboardInterrupt
         return {"fast": 60 + seed, "plain": 59.0, "teacher_fast": 70.0, "teacher_float32": 70.1}
 
-    monkeypatch.setattr(studies, "accuracy_of_seed", interrupted)
+    monkeypatch.setattr(studies, "accuracy_of_seed", accuracy_or_interrupt)
     with pytest.raises(KeyboardInterrupt):
         bench.measure("accuracy", settings, tmp_path, environment(settings.device))
     found = run(["accuracy"], settings, tmp_path)
@@ -180,13 +180,13 @@ def test_accuracy_goes_on_where_it_was_interrupted(settings, tmp_path, monkeypat
     assert all(0 <= value <= 100 for value in row.values())
 
 
-def test_the_report_is_made_of_its_json():
+def test_the_stored_report_matches_its_json():
     if not (FOLDER / "report.json").exists():
         pytest.skip("nothing measured yet")
     assert (FOLDER / "report.md").read_text() == report.render(json.loads((FOLDER / "report.json").read_text()))
 
 
-def test_twenty_minutes_are_planned():
+def test_at_most_20_minutes_are_planned():
     assert PLANNED.keys() == SETTINGS_OF_PART.keys() == bench.PARTS.keys()
     assert sum(PLANNED.values()) <= 20 * 60
     assert Settings().planned == PLANNED and not Settings().full().planned
@@ -194,7 +194,7 @@ def test_twenty_minutes_are_planned():
 
 
 @pytest.mark.parametrize("name", ["resnet14", "wrn_16_1"])
-def test_a_teacher_for_timing_says_nearly_the_same_in_bfloat16(name, settings):
+def test_a_teacher_for_timing_has_nearly_the_same_logits_in_bfloat16(name, settings):
     settings = dataclasses.replace(settings, teacher_epochs={}, teacher_train_size=200)
     teacher = work.make_teacher(settings, name)
     assert not teacher.training
@@ -204,31 +204,31 @@ def test_a_teacher_for_timing_says_nearly_the_same_in_bfloat16(name, settings):
     with torch.no_grad():
         logits = teacher(x).logits
         with torch.autocast("cpu", torch.bfloat16):
-            rough = teacher(x).logits.float()
-    error = (rough - logits).norm() / logits.norm()
+            low_precision = teacher(x).logits.float()
+    error = (low_precision - logits).norm() / logits.norm()
     assert 0 < error < 0.02 / 2
-    # a nearest-class-mean classifier of features that keep their variety
+    # its head classifies by the nearest class mean, and its features still vary
     right = (logits.argmax(1) == data.train.labels[:64]).float().mean()
     assert right > 0.1 and logits.std(0).min() > 1e-3
     again = work.make_teacher(settings, name)
     assert all(torch.equal(x, again.state_dict()[key]) for key, x in teacher.state_dict().items())
 
 
-def of_a_processor(bfloat16: bool | None, precision: str = "float32") -> dict:
-    """A report of training steps alone, as far as the bars need it."""
-    able = {} if bfloat16 is None else {"capabilities": {"AVX2": True, "bfloat16": bfloat16}}
+def report_for_processor(bfloat16: bool | None, precision: str = "float32") -> dict:
+    """Return a report of training steps only, with what the targets need."""
+    capabilities = {} if bfloat16 is None else {"capabilities": {"AVX2": True, "bfloat16": bfloat16}}
     details = {"pairs": {"wrn": {"64": {"lines": {"live": {"precision": precision}}}}}}
-    part = {"environment": {"device": "cpu", **able}, "details": details}
+    part = {"environment": {"device": "cpu", **capabilities}, "details": details}
     measured = {"wrn_live_ratio": 1.6, "resnet_live_ratio": 2.65, "resnet_cached_ratio": 2.8, "import_over_torch": 1.2}
     return {**measured, "parts": {"steps": part}}
 
 
-def test_targets_depend_on_what_the_processor_can_do():
+def test_targets_depend_on_the_features_of_the_processor():
     for found, native in (
-        (of_a_processor(True), True),
-        (of_a_processor(False), False),
-        (of_a_processor(None, "bfloat16"), True),
-        (of_a_processor(None, "float32"), False),
+        (report_for_processor(True), True),
+        (report_for_processor(False), False),
+        (report_for_processor(None, "bfloat16"), True),
+        (report_for_processor(None, "float32"), False),
     ):
         rows = {line.split(" | ")[0][2:]: line for line in report.targets(found).splitlines() if line.startswith("| ")}
         row = {target.key: rows[target.description] for target in report.TARGETS}
@@ -240,12 +240,12 @@ def test_targets_depend_on_what_the_processor_can_do():
         assert row["import_over_torch"].endswith("| ≤ 1.1 | **not met** |")
 
 
-def test_a_report_names_the_processor_and_what_it_can_do(monkeypatch):
+def test_a_report_names_the_processor_and_its_features(monkeypatch):
     monkeypatch.setattr(
         measure.hardware, "cpu_features", lambda: {"avx2": True, "avx512_f": True, "avx512_vnni": False}
     )
-    about = {**environment(torch.device("cpu")), "cpu": "EPYC", "cpu_cores": 2, "torch_threads": 1}
-    (line,) = report.processors({"data": {"environment": about}, "tsne": {"environment": about}})
+    machine = {**environment(torch.device("cpu")), "cpu": "EPYC", "cpu_cores": 2, "torch_threads": 1}
+    (line,) = report.processors({"data": {"environment": machine}, "tsne": {"environment": machine}})
     supported = "AVX2 yes, AVX-512 yes, bfloat16 no, VNNI no"
     assert line == f"Processor: EPYC, 2 cores, 1 thread. It supports: {supported}."
 
@@ -256,7 +256,7 @@ def test_an_int8_teacher_is_compared_with_the_fastest_product():
     assert {form: steps.teacher_peak(form, peak) for form in forms} == forms
 
 
-def test_no_minute_is_spent_on_emulated_products(settings, monkeypatch):
+def test_bfloat16_is_only_measured_if_the_processor_supports_it(settings, monkeypatch):
     for native in (True, False):
         monkeypatch.setattr(steps.hardware, "computes_in_bfloat16", lambda device, native=native: native)
         assert ("bfloat16" in steps.peaks(settings)) == native

@@ -48,8 +48,8 @@ from .conftest import time_limit
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 OUT = Path(os.environ.get("PCKD_SCREENSHOTS") or notebooks.REPOSITORY / "build" / "browser")
-NOTEBOOK_SECONDS = 90  # for all cells, drawn on the page meanwhile, on the machine for which times are stated
-# For a widget to answer, on the machine for which times are stated; for drawing alone see tests/test_widgets.py.
+NOTEBOOK_SECONDS = 90  # for all cells, on the machine for which the documentation states times
+# For a widget to answer, on the same machine. tests/test_widgets.py limits the time for drawing alone.
 SECONDS = 2
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
@@ -64,8 +64,8 @@ WIDGETS = {
 }
 
 
-class Book:
-    """A notebook, all of whose cells were run in the browser."""
+class OpenNotebook:
+    """A notebook in the browser. All of its cells have run."""
 
     def __init__(self, name, page, wrong, seconds, limit):
         self.name, self.page, self.wrong, self.seconds, self.limit = name, page, wrong, seconds, limit
@@ -76,7 +76,7 @@ class Book:
 
     @property
     def picture(self):
-        """The large one, which stands last."""
+        """The large picture, which is the last one."""
         return self.widget.locator("img").last
 
     @property
@@ -90,13 +90,13 @@ class Book:
     def control(self, label):
         return self.widget.locator(f".widget-inline-hbox:has(.widget-label:text-is('{label}'))")
 
-    def shoot(self, name):
+    def screenshot(self, name):
         self.widget.screenshot(path=OUT / f"{self.name}_{name}.png")
 
 
 @pytest.fixture(scope="module")
 def answers():
-    """Seconds that answers took, by notebook and what was done."""
+    """The seconds until the widgets answered, by notebook and action."""
     OUT.mkdir(parents=True, exist_ok=True)
     found = defaultdict(dict)
     yield found
@@ -111,50 +111,50 @@ def chromium(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def opened(request, chromium, answers, tmp_path_factory):
-    """A notebook of the course without its stored outputs, run; without demo runs, so that it trains its own."""
+    """A notebook of the course, run from scratch. It finds no demo runs, so it trains its own."""
     home, name = tmp_path_factory.mktemp(request.param), request.param
     folder = home / "notebooks"
     folder.mkdir()
-    book, _ = ClearOutputPreprocessor().preprocess(nbformat.read(notebooks.FOLDER / f"{name}.ipynb", 4), {})
-    nbformat.write(book, folder / f"{name}.ipynb")
+    notebook, _ = ClearOutputPreprocessor().preprocess(nbformat.read(notebooks.FOLDER / f"{name}.ipynb", 4), {})
+    nbformat.write(notebook, folder / f"{name}.ipynb")
     with (
         browser.jupyterlab(folder, home / "lab", PCKD_RUNS=str(home / "none"), PCKD_DATA=str(home / "data")) as address,
         browser.opened_notebook(chromium, address, f"{name}.ipynb") as (page, wrong),
     ):
         limit, started = time_limit(NOTEBOOK_SECONDS, own_process=True), time.monotonic()
         browser.run_all(page)
-        book = Book(name, page, wrong, time.monotonic() - started, limit)
+        notebook = OpenNotebook(name, page, wrong, time.monotonic() - started, limit)
         browser.screenshot_notebook(page, OUT / f"{name}.png")
         if name in WIDGETS:
-            book.shoot("widget")
-        yield book
+            notebook.screenshot("widget")
+        yield notebook
         if name in WIDGETS:
-            book.shoot("widget_left")
+            notebook.screenshot("widget_left")
 
 
 @pytest.fixture
-def book(opened):
+def notebook(opened):
     yield opened
     assert not opened.wrong
 
 
 @pytest.fixture
-def timed(book, answers, capsys):
-    """Do something to a widget several times, and note how long it took to answer."""
+def timed(notebook, answers, capsys):
+    """A function that uses a widget several times and records how long it took to answer."""
     limit = time_limit(SECONDS, own_process=True)
 
-    def time_it(what, acts):
-        seconds = [seconds_to_answer(book.page, book.widget, act) for act in acts]
-        book.page.wait_for_function(browser.READY)  # the kernel is idle: the sentence, sent after the picture, is there
-        answers[book.name][what] = [round(value, 3) for value in seconds]
+    def measure(what, acts):
+        seconds = [seconds_to_answer(notebook.page, notebook.widget, act) for act in acts]
+        notebook.page.wait_for_function(browser.READY)  # once the kernel is idle, the sentence has arrived, too
+        answers[notebook.name][what] = [round(value, 3) for value in seconds]
         with capsys.disabled():
-            print(f"\n{book.name}, {what}: {median(seconds):.2f} s", end="")
+            print(f"\n{notebook.name}, {what}: {median(seconds):.2f} s", end="")
         assert median(seconds) < limit
 
-    return time_it
+    return measure
 
 
-# Of a closed list JupyterLab takes the arrow keys for itself, and goes to the next cell.
+# Choose the next option. On a closed list, JupyterLab uses the arrow keys to change cells, so open it first.
 NEXT = ("Space", "ArrowDown", "Enter")
 
 
@@ -162,167 +162,174 @@ def in_notebook(*names):
     return pytest.mark.parametrize("opened", names, indirect=True)
 
 
-def settled(book):
-    """The widget's sentence, once it has stopped changing."""
+def settled_sentence(notebook):
+    """Return the widget's sentence when it no longer changes."""
     before = None
-    while before != (before := book.sentence):
-        book.page.wait_for_timeout(1000 * SECONDS)
+    while before != (before := notebook.sentence):
+        notebook.page.wait_for_timeout(1000 * SECONDS)
     return before
 
 
 @in_notebook(START, *WIDGETS)
-def test_every_cell_runs(book):
-    cells = code_cells(book.page)
+def test_every_cell_runs(notebook):
+    cells = code_cells(notebook.page)
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
-    assert book.seconds < book.limit
+    assert notebook.seconds < notebook.limit
 
 
 @in_notebook(START, *WIDGETS)
-def test_every_picture_is_there_and_says_what_it_shows(book):
-    drawn = [out for cell in code_cells(book.page) for out in cell["outputs"] if "image/png" in out.get("data", {})]
-    pictures = book.page.locator(".jp-OutputArea-output img").all()
+def test_every_picture_is_loaded_and_has_alternative_text(notebook):
+    drawn = [out for cell in code_cells(notebook.page) for out in cell["outputs"] if "image/png" in out.get("data", {})]
+    pictures = notebook.page.locator(".jp-OutputArea-output img").all()
     assert len(pictures) >= len(drawn) >= 4
     for picture in pictures:
         assert picture.evaluate("async image => { await image.decode(); return image.naturalWidth; }") >= 28
-    # JupyterLab draws the image/png of an output itself, and leaves out its alternative text: what is ours has one
-    ours = book.page.locator(".jp-OutputArea-output img:not(.jp-RenderedImage img)").all()
+    # JupyterLab shows an output's image/png without its alternative text. The other pictures have one.
+    ours = notebook.page.locator(".jp-OutputArea-output img:not(.jp-RenderedImage img)").all()
     assert all(len(picture.get_attribute("alt")) > 15 for picture in ours)
-    assert bool(ours) == (book.name in WIDGETS)
+    assert bool(ours) == (notebook.name in WIDGETS)
 
 
 @in_notebook(*WIDGETS)
-def test_every_control_has_a_label_in_sight_and_tab_reaches_it(book):
-    found = controls(book.widget)
+def test_every_control_has_a_visible_label_and_can_be_reached_with_tab(notebook):
+    found = controls(notebook.widget)
     assert len(found) >= 2
     assert not [one for one in found if not one["label"] or one["cut"] or one["cutOptions"] or one["empty"]]
     labels = [control["label"] for control in found]
-    stops = tab_stops(book.page, book.widget)
+    stops = tab_stops(notebook.page, notebook.widget)
     assert [stop for place, stop in enumerate(stops) if stop not in stops[:place]] == labels
 
 
 @in_notebook(CONTRAST, SWEEPS)
-def test_the_picture_follows_every_control(book, timed):
-    seen = {pixels(book.picture)}
-    for control in controls(book.widget):
-        of_list = book.control(control["label"]).locator("select")
+def test_the_picture_follows_every_control(notebook, timed):
+    seen = {pixels(notebook.picture)}
+    for control in controls(notebook.widget):
+        of_list = notebook.control(control["label"]).locator("select")
         is_list = of_list.count() > 0
-        (of_list if is_list else book.control(control["label"]).locator(".noUi-handle")).focus()
-        timed(control["label"], [lambda keys=NEXT if is_list else ("ArrowLeft",): book.press(*keys)])
-        assert pixels(book.picture) not in seen
-        seen.add(pixels(book.picture))
+        (of_list if is_list else notebook.control(control["label"]).locator(".noUi-handle")).focus()
+        timed(control["label"], [lambda keys=NEXT if is_list else ("ArrowLeft",): notebook.press(*keys)])
+        assert pixels(notebook.picture) not in seen
+        seen.add(pixels(notebook.picture))
 
 
 @in_notebook(PREVIEW)
-def test_the_threshold_follows_its_slider_by_keyboard(book, timed):
-    slider = book.control("ε")
-    readout, before = slider.locator(".widget-readout"), pixels(book.picture)
+def test_the_threshold_follows_its_slider_by_keyboard(notebook, timed):
+    slider = notebook.control("ε")
+    readout, before = slider.locator(".widget-readout"), pixels(notebook.picture)
     began = float(readout.inner_text())
     slider.locator(".noUi-handle").focus()
-    timed("ε, arrow keys", [lambda: book.press("ArrowRight")] * 5)
-    assert began < float(readout.inner_text()) == pytest.approx(shown_epsilon(book), abs=1e-3)
-    assert pixels(book.picture) != before
-    book.press(*["ArrowLeft"] * 12)  # as a key held down: what counts is where it ends
-    settled(book)
-    assert began > float(readout.inner_text()) == pytest.approx(shown_epsilon(book), abs=1e-3)
+    timed("ε, arrow keys", [lambda: notebook.press("ArrowRight")] * 5)
+    assert began < float(readout.inner_text()) == pytest.approx(shown_epsilon(notebook), abs=1e-3)
+    assert pixels(notebook.picture) != before
+    notebook.press(*["ArrowLeft"] * 12)  # like a key that is held down: only the final value counts
+    settled_sentence(notebook)
+    assert began > float(readout.inner_text()) == pytest.approx(shown_epsilon(notebook), abs=1e-3)
 
 
-def shown_epsilon(book):
-    return float(re.search(r"ε = ([\d.]+)", settled(book))[1])
+def shown_epsilon(notebook):
+    return float(re.search(r"ε = ([\d.]+)", settled_sentence(notebook))[1])
 
 
 @in_notebook(PREVIEW)
-def test_strategy_and_epoch_follow_the_keyboard(book, timed):
-    seen = {pixels(book.picture)}
-    book.control("strategy").locator("select").focus()
+def test_strategy_and_epoch_follow_the_keyboard(notebook, timed):
+    seen = {pixels(notebook.picture)}
+    notebook.control("strategy").locator("select").focus()
     for strategy in ("uniform", "constant", "curriculum", "focal"):
-        timed(f"strategy {strategy}", [lambda: book.press(*NEXT)])
-        assert f"strategy {strategy}:" in book.sentence
-        seen.add(pixels(book.picture))
-    book.control("epoch").locator(".noUi-handle").focus()
-    timed("epoch", [lambda: book.press("Home")])
-    assert book.sentence.startswith("Epoch 1 of 10,")
-    assert len(seen | {pixels(book.picture)}) == 6
+        timed(f"strategy {strategy}", [lambda: notebook.press(*NEXT)])
+        assert f"strategy {strategy}:" in notebook.sentence
+        seen.add(pixels(notebook.picture))
+    notebook.control("epoch").locator(".noUi-handle").focus()
+    timed("epoch", [lambda: notebook.press("Home")])
+    assert notebook.sentence.startswith("Epoch 1 of 10,")
+    assert len(seen | {pixels(notebook.picture)}) == 6
 
 
 @in_notebook(CENTERS)
-def test_a_category_and_one_of_its_images_are_found_on_the_map(book, timed):
-    seen = {pixels(book.picture)}
-    book.control("category").locator("select").focus()
-    timed("category", [lambda: book.press(*NEXT)] * 3)
-    category = chosen(book.control("category").locator("select"))
-    assert f"Marked: the center of {category}." in book.sentence
-    seen.add(pixels(book.picture))
+def test_the_map_marks_the_chosen_category_and_image(notebook, timed):
+    seen = {pixels(notebook.picture)}
+    notebook.control("category").locator("select").focus()
+    timed("category", [lambda: notebook.press(*NEXT)] * 3)
+    category = selected_text(notebook.control("category").locator("select"))
+    assert f"Marked: the center of {category}." in notebook.sentence
+    seen.add(pixels(notebook.picture))
 
-    images = book.control("show").locator("select")
+    images = notebook.control("show").locator("select")
     timed("image, chosen", [lambda: images.select_option(index=1)])
-    of_first = book.sentence
-    assert re.search(rf"Marked: test image \d+, {category}, predicted as ", of_first)
-    seen.add(pixels(book.picture))
+    first_sentence = notebook.sentence
+    assert re.search(rf"Marked: test image \d+, {category}, predicted as ", first_sentence)
+    seen.add(pixels(notebook.picture))
     images.focus()
-    timed("image, keys", [lambda: book.press(*NEXT)])
-    of_second = book.sentence
-    assert of_second != of_first
-    seen.add(pixels(book.picture))
+    timed("image, keys", [lambda: notebook.press(*NEXT)])
+    second_sentence = notebook.sentence
+    assert second_sentence != first_sentence
+    seen.add(pixels(notebook.picture))
 
-    book.control("perplexity").locator("select").focus()
-    timed("perplexity", [lambda: book.press(*NEXT)])
-    assert book.sentence != of_second and nearest(book.sentence) == nearest(of_second)
-    assert len(seen | {pixels(book.picture)}) == 5
+    notebook.control("perplexity").locator("select").focus()
+    timed("perplexity", [lambda: notebook.press(*NEXT)])
+    assert notebook.sentence != second_sentence
+    assert nearest_centers(notebook.sentence) == nearest_centers(second_sentence)
+    assert len(seen | {pixels(notebook.picture)}) == 5
 
 
-def nearest(sentence):
+def nearest_centers(sentence):
     return sentence.partition("Nearest centers by cosine in the full space:")[2]
 
 
 @in_notebook(DIFFICULTY)
-def test_a_thumbnail_shows_its_trajectory_by_click_and_by_key(book, timed):
-    seen = {pixels(book.picture)}
-    thumbnails = book.widget.locator("button:visible")
+def test_a_thumbnail_shows_its_trajectory_by_click_and_by_key(notebook, timed):
+    seen = {pixels(notebook.picture)}
+    thumbnails = notebook.widget.locator("button:visible")
     for place, act in ((1, "click"), (2, "Enter"), (3, "Space")):
         thumbnail = thumbnails.nth(place)
         if act == "click":
             timed("thumbnail, click", [thumbnail.click])
         else:
-            book.press("Tab")
-            timed(f"thumbnail, {act}", [lambda act=act: book.press(act)])
+            notebook.press("Tab")
+            timed(f"thumbnail, {act}", [lambda act=act: notebook.press(act)])
         sample = re.match(r"sample (\d+):", thumbnail.inner_text())[1]
-        assert re.search(rf"\b{sample}\b", book.sentence)
-        seen.add(pixels(book.picture))
+        assert re.search(rf"\b{sample}\b", notebook.sentence)
+        seen.add(pixels(notebook.picture))
     assert len(seen) == 4
 
 
 @in_notebook(DIFFICULTY)
-def test_pages_are_turned_by_keyboard(book, timed):
-    thumbnails, words = book.widget.locator("button:visible"), book.widget.get_by_role("status").first
-    first = thumbnails.all_inner_texts(), [pixels(image) for image in book.widget.locator("img:visible").all()[:-1]]
+def test_the_keyboard_changes_the_page(notebook, timed):
+    thumbnails, words = notebook.widget.locator("button:visible"), notebook.widget.get_by_role("status").first
+
+    def shown():
+        images = notebook.widget.locator("img:visible").all()[:-1]
+        return thumbnails.all_inner_texts(), [pixels(image) for image in images]
+
+    first = shown()
     assert words.inner_text().startswith("Images 1 to 12 of ")
-    book.control("page").locator("select").focus()
-    timed("page", [lambda: book.press(*NEXT)])
-    second = thumbnails.all_inner_texts(), [pixels(image) for image in book.widget.locator("img:visible").all()[:-1]]
+    notebook.control("page").locator("select").focus()
+    timed("page", [lambda: notebook.press(*NEXT)])
+    second = shown()
     assert words.inner_text().startswith("Images 13 to 24 of ")
     assert [len(part) for part in (*first, *second)] == [12] * 4
     assert not set(first[0]) & set(second[0]) and not set(first[1]) & set(second[1])
 
 
 @in_notebook(DIFFICULTY)
-def test_one_category_is_chosen_and_all_are_again(book, timed):
-    category, words = book.control("category").locator("select"), book.widget.get_by_role("status").first
-    everything = chosen(category)
+def test_the_keyboard_chooses_one_category_and_then_all(notebook, timed):
+    category, words = notebook.control("category").locator("select"), notebook.widget.get_by_role("status").first
+    all_categories = selected_text(category)
     category.focus()
-    timed("category", [lambda: book.press(*NEXT)])
-    assert f" of {chosen(category).rpartition(' (')[0]} in the gallery, " in words.inner_text()
-    timed("all categories", [lambda: book.press("Home")])
-    assert chosen(category) == everything and " of the 100 training images in the gallery, " in words.inner_text()
+    timed("category", [lambda: notebook.press(*NEXT)])
+    assert f" of {selected_text(category).rpartition(' (')[0]} in the gallery, " in words.inner_text()
+    timed("all categories", [lambda: notebook.press("Home")])
+    assert selected_text(category) == all_categories
+    assert " of the 100 training images in the gallery, " in words.inner_text()
 
 
-def chosen(list_):
-    """What a list says is chosen in it."""
+def selected_text(list_):
+    """Return the text of the selected option of a list."""
     return list_.evaluate("list => list.selectedOptions[0]?.text ?? ''").replace("\xa0", " ")
 
 
-# The helpers themselves.
+# Tests of the helpers.
 
 WRONG = """
 import ipywidgets
@@ -331,8 +338,8 @@ button = ipywidgets.Button(description="press")
 button.on_click(lambda _: 1 / 0)
 display(button, HTML("<img alt='' src='http://example.org/picture.png'>"), Javascript("console.error('said so')"))
 """
-# Stands in for jupyterlab, and does not end when asked.
-STUBBORN = """
+# A stand-in for jupyterlab that ignores SIGTERM.
+HANGING_SERVER = """
 import signal, time
 def main():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -350,7 +357,7 @@ with browser.jupyterlab(home, home / "lab") as address:
 """
 
 
-def test_what_goes_wrong_in_a_notebook_is_seen(chromium, tmp_path):
+def test_errors_in_a_notebook_are_collected(chromium, tmp_path):
     folder = tmp_path / "notebooks"
     folder.mkdir()
     cells = [new_code_cell(text) for text in ("import sys\nprint(sys.executable)", WRONG, "1 / 0")]
@@ -383,15 +390,15 @@ def test_no_server_is_left_behind_by_a_killed_test_run(tmp_path):
     assert killed.returncode == -signal.SIGKILL
     port = int(re.search(r"127\.0\.0\.1:(\d+)/", killed.stdout)[1])
     until = time.monotonic() + browser.WAIT_SECONDS
-    while listens(port) and time.monotonic() < until:
+    while is_listening(port) and time.monotonic() < until:
         time.sleep(0.2)
-    assert not listens(port)
+    assert not is_listening(port)
 
 
-def test_a_server_that_does_not_end_says_where_it_hangs_and_leaves(tmp_path):
+def test_a_hanging_server_logs_its_stack_and_exits(tmp_path):
     (tmp_path / "jupyterlab").mkdir()
     (tmp_path / "jupyterlab" / "__init__.py").touch()
-    (tmp_path / "jupyterlab" / "labapp.py").write_text(STUBBORN)
+    (tmp_path / "jupyterlab" / "labapp.py").write_text(HANGING_SERVER)
     code = browser.SERVER.replace(f"later({browser.END_SECONDS},", "later(1,")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -402,7 +409,7 @@ def test_a_server_that_does_not_end_says_where_it_hangs_and_leaves(tmp_path):
 
 
 def test_a_server_exits_without_waiting_for_threads_of_libraries(tmp_path):
-    """As a thread that never ends keeps Python from exiting, after main() is over."""
+    """A thread that never ends would otherwise keep Python from exiting after main()."""
     (tmp_path / "jupyterlab").mkdir()
     (tmp_path / "jupyterlab" / "__init__.py").touch()
     lines = "import threading, time\ndef main():\n    threading.Thread(target=time.sleep, args=[600]).start()\n"
@@ -421,7 +428,7 @@ def test_a_server_that_never_exits_is_killed_with_a_warning(tmp_path):
     assert server.returncode == -signal.SIGKILL
 
 
-def listens(port):
+def is_listening(port):
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
 

@@ -6,7 +6,7 @@ from pckd_nb import course
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected", "said"),
+    ("answer", "expected", "printed"),
     [
         (None, 1, "No answer yet."),
         (..., 1, "No answer yet."),
@@ -27,12 +27,12 @@ from pckd_nb import course
         ("hard", "easy", "Not yet. Halve it."),
     ],
 )
-def test_answers(capsys, answer, expected, said):
+def test_check_compares_an_answer_with_the_expected_value(capsys, answer, expected, printed):
     course.check(answer, expected, "Halve it.")
-    assert capsys.readouterr().out == said + "\n"
+    assert capsys.readouterr().out == printed + "\n"
 
 
-def test_recorded_runs():
+def test_recorded_runs_are_found_by_name():
     run = course.recorded("teachers/shapes100")
     assert run.finished and run.model().name == run.settings["model"]["name"]
     assert run.fingerprint in {found.fingerprint for found in course.recorded_runs("teachers")}
@@ -40,13 +40,13 @@ def test_recorded_runs():
         course.recorded("teachers/nobody")
 
 
-def test_without_a_clone(monkeypatch, tmp_path):
+def test_recorded_runs_need_a_clone(monkeypatch, tmp_path):
     monkeypatch.setattr(course, "RECORDED", tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="come with a clone"):
         course.recorded("teachers/shapes100")
 
 
-def test_the_old_name_of_the_minimum_warns(monkeypatch):
+def test_the_old_argument_least_works_with_a_warning(monkeypatch):
     monkeypatch.setattr(course.hardware, "slowness", lambda: 50)
     with pytest.warns(DeprecationWarning, match="argument least of live_epochs is now called minimum"):
         assert course.live_epochs(10, least=3) == 3
@@ -59,12 +59,12 @@ def test_the_old_name_of_the_minimum_warns(monkeypatch):
 def test_a_slow_machine_trains_fewer_epochs_live_and_says_so(monkeypatch, capsys, slowness, epochs, minimum, expected):
     monkeypatch.setattr(course.hardware, "slowness", lambda: slowness)
     assert course.live_epochs(epochs, minimum) == expected
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     if expected == epochs:
-        assert said == ""
+        assert printed == ""
     else:
         assert (
-            f" {slowness:.1f} times slower " in said
-            and f": {expected} epoch{'s' * (expected != 1)} instead of {epochs}." in said
+            f" {slowness:.1f} times slower " in printed
+            and f": {expected} epoch{'s' * (expected != 1)} instead of {epochs}." in printed
         )
-        assert said.count("\n") == 1
+        assert printed.count("\n") == 1

@@ -10,19 +10,15 @@ import torch
 import pckd_nb as pckd
 from pckd_nb import cli, demo, doctor, hardware, training
 
+from .test_notebooks import make_notebook
+
 TINY = demo.Plan(train_size=200, test_size=100, epochs=1, teacher_epochs=1)
 STEP_SECONDS = {"teacher": 0.04, "supervised": 0.02, "kd": 0.03, "pckd": 0.1}
 
 
-def make_notebook(path, *cells):
-    cells = [nbformat.v4.new_code_cell(source) for source in cells]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder of a tiny demo, its report and what was printed; made with a notebook of three lines."""
+    """The folder and the report of a tiny demo with a small notebook."""
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PCKD_DATA", str(folder / "data"))
@@ -38,7 +34,7 @@ def finished(tmp_path_factory):
 
 
 class Resources(HTMLParser):
-    """What a page loads: (tag, address)."""
+    """Collects what a page loads: (tag, address)."""
 
     def __init__(self, page):
         super().__init__()
@@ -61,7 +57,7 @@ def test_the_demo_leaves_four_finished_runs_and_a_report(finished):
     assert report == folder / "runs" / "report.html" and report.is_file()
 
 
-def test_the_report_needs_nothing_but_itself(finished):
+def test_the_report_loads_nothing_from_elsewhere(finished):
     page = finished[1].read_text(encoding="utf-8")
     loaded = Resources(page).loaded
     assert any(tag == "img" for tag, _ in loaded)
@@ -70,7 +66,7 @@ def test_the_report_needs_nothing_but_itself(finished):
         assert words not in page, words
 
 
-def test_the_report_is_of_these_runs_and_escapes_what_was_printed(finished):
+def test_the_report_escapes_printed_text_and_shows_no_error(finished):
     page = finished[1].read_text(encoding="utf-8")
     assert "<script>alert" not in page and "&lt;script&gt;alert" in page
     assert "Traceback" not in page
@@ -82,7 +78,7 @@ def test_the_notebook_runs_in_this_interpreter_and_is_not_changed(finished):
     assert all(not cell.outputs for cell in nbformat.read(folder / "small.ipynb", 4).cells)
 
 
-def test_a_second_demo_keeps_what_is_finished_and_overwrite_does_not(finished, monkeypatch, tmp_path, capsys):
+def test_a_second_demo_keeps_finished_runs_unless_overwrite_is_set(finished, monkeypatch, tmp_path, capsys):
     folder, _ = finished
     monkeypatch.setenv("PCKD_DATA", str(folder / "data"))
     monkeypatch.setattr(demo, "NOTEBOOK", tmp_path / "missing.ipynb")
@@ -97,7 +93,7 @@ def test_a_second_demo_keeps_what_is_finished_and_overwrite_does_not(finished, m
 
     interrupted = pckd.load_run(folder / "runs" / "teacher")
     interrupted.settings["status"] = "interrupted"
-    monkeypatch.setattr(demo, "measure_steps", lambda plan: STEP_SECONDS)  # itself calls distill
+    monkeypatch.setattr(demo, "measure_steps", lambda plan: STEP_SECONDS)  # it would call distill
     monkeypatch.setattr(training, "distill", lambda *_, out, overwrite, **__: started.append(overwrite) or interrupted)
     with pytest.raises(KeyboardInterrupt):
         demo.run_demo(folder / "runs", overwrite=True, plan=TINY)
@@ -105,7 +101,7 @@ def test_a_second_demo_keeps_what_is_finished_and_overwrite_does_not(finished, m
     assert "start the same command again to continue" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_no_run_is_refused_before_anything_starts(tmp_path):
+def test_a_folder_that_is_not_a_run_is_refused_before_anything_starts(tmp_path):
     (tmp_path / "kd").mkdir()
     (tmp_path / "kd" / "precious.txt").write_text("")
     with pytest.raises(FileExistsError, match="not a run"):
@@ -127,7 +123,7 @@ def test_the_comparison_is_aligned(finished):
     assert lines[2].index("83,892") + len("83,892") == lines[0].index("parameters") + len("parameters")
 
 
-def test_find_runs_looks_above_and_wants_all_four_finished(finished, tmp_path, monkeypatch):
+def test_find_runs_searches_parent_folders_for_four_finished_runs(finished, tmp_path, monkeypatch):
     monkeypatch.delenv("PCKD_RUNS", raising=False)
     monkeypatch.setattr(demo, "REPOSITORY", tmp_path / "elsewhere")
     below = tmp_path / "notebooks"
@@ -146,12 +142,12 @@ def test_find_runs_looks_above_and_wants_all_four_finished(finished, tmp_path, m
     assert demo.find_runs() is None
 
 
-# ---------------------------------------------------------------------------------------------------- its size
+# Sizes
 
 
 @pytest.fixture(params=[True, False], ids=["recorded teacher", "no recorded runs"])
 def record(request, monkeypatch, tmp_path):
-    """Whether the recorded runs are at hand."""
+    """Whether the recorded runs are available."""
     if not request.param:
         monkeypatch.setattr(demo, "RECORDED", tmp_path / "nowhere")
     return request.param
@@ -167,7 +163,7 @@ def test_a_larger_size_takes_longer(record):
     )
 
 
-def test_the_largest_size_that_fits_is_chosen_and_the_smallest_where_none_does(record):
+def test_the_largest_size_that_fits_is_chosen_or_else_the_smallest(record):
     sizes = list(demo.SIZES)
     for number, (name, plan) in enumerate(demo.SIZES.items()):
         just = 60 * demo.MAX_MINUTES / demo.estimate_seconds(plan, STEP_SECONDS)
@@ -177,7 +173,7 @@ def test_the_largest_size_that_fits_is_chosen_and_the_smallest_where_none_does(r
     assert demo.choose_size(dict.fromkeys(STEP_SECONDS, 1e-6)) == sizes[-1]
 
 
-def test_steps_of_all_stages_are_measured_without_a_trace(monkeypatch, tmp_path):
+def test_measuring_steps_of_all_stages_leaves_no_files(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PCKD_DATA", str(tmp_path / "data"))
     small = pckd.get_recipe("classroom", epochs=1, batch_size=32)
@@ -188,7 +184,7 @@ def test_steps_of_all_stages_are_measured_without_a_trace(monkeypatch, tmp_path)
     assert not list(tmp_path.rglob("run.json"))
 
 
-def test_a_step_is_timed_without_the_first_two(monkeypatch):
+def test_the_step_timer_skips_the_first_two_steps(monkeypatch):
     times = iter([0, 100, 200, 201, 202, 203, 209])
     monkeypatch.setattr(demo.time, "perf_counter", lambda: float(next(times)))
     timer = demo.StepTimer()
@@ -199,7 +195,7 @@ def test_a_step_is_timed_without_the_first_two(monkeypatch):
 
 @pytest.fixture
 def sizes(monkeypatch, finished, tmp_path):
-    """The tiny demo is of size medium, and full is the size that this machine would get."""
+    """Make `finished` a demo of size medium, while this machine would get full. Return the plans that are measured."""
     monkeypatch.setenv("PCKD_DATA", str(finished[0] / "data"))
     monkeypatch.setattr(demo, "NOTEBOOK", tmp_path / "missing.ipynb")
     small, full = (dataclasses.replace(TINY, epochs=epochs) for epochs in (2, 3))
@@ -218,7 +214,7 @@ def test_a_finished_demo_is_not_measured_again(sizes, finished, capsys):
     assert sizes == []
 
 
-def test_a_size_that_was_begun_is_kept(sizes, finished, tmp_path, capsys):
+def test_an_unfinished_demo_keeps_its_size(sizes, finished, tmp_path, capsys):
     out = tmp_path / "runs"
     shutil.copytree(finished[0] / "runs", out)
     shutil.rmtree(out / "pckd")
@@ -249,7 +245,7 @@ def test_the_recorded_teacher_is_copied_and_another_one_is_kept(finished, tmp_pa
     assert demo.copy_recorded_teacher(record, folder, overwrite=True).fingerprint == record.fingerprint
 
 
-def test_an_unknown_size_is_one_line(tmp_path, monkeypatch, capsys):
+def test_an_unknown_size_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["demo", "--size", "tiny"]) == 2
     out, err = capsys.readouterr()
@@ -257,55 +253,56 @@ def test_an_unknown_size_is_one_line(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-# ------------------------------------------------------------------------------------------------- the doctor
+# The doctor
 
 
 @pytest.fixture
-def examined(monkeypatch, capsys):
-    """What `pckd-nb doctor` says on a processor that can do these things, by the first word of a line."""
+def doctor_report(monkeypatch, capsys):
+    """A function that runs `pckd-nb doctor` on a processor with some features, and returns its lines by first word."""
     monkeypatch.setattr(demo, "measure_steps", lambda plan=None: STEP_SECONDS)
-    monkeypatch.setattr(doctor, "_load", lambda: "1.0")  # which changes from one call to the next
+    monkeypatch.setattr(doctor, "_load", lambda: "1.0")  # the real one changes between calls
     monkeypatch.setattr(doctor, "make_fabric", lambda: [torch.nn.Parameter(torch.zeros(1))])  # has a device, the CPU
 
-    def examine(*able):
-        monkeypatch.setattr(hardware, "cpu_features", lambda: dict.fromkeys(able, True))
+    def run_doctor(*features):
+        monkeypatch.setattr(hardware, "cpu_features", lambda: dict.fromkeys(features, True))
         assert cli.main(["doctor"]) == 0
         out, err = capsys.readouterr()
         assert not err
         assert out.splitlines() == list(doctor.report_lines())
         return {line.split()[0]: line.partition(" ")[2].strip() for line in out.splitlines()}
 
-    return examine
+    return run_doctor
 
 
-def test_the_doctor_says_what_training_chooses(examined):
-    found = examined("avx2")
+def test_the_doctor_says_what_training_chooses(doctor_report):
+    found = doctor_report("avx2")
     assert {"machine", "cores", "precision", "teacher", "compile", "threads", "demo", *demo.SIZES} <= found.keys()
     assert f"torch {torch.__version__}" in found["machine"] and "AVX2" in found["machine"]
     assert found["precision"].startswith("32-true") and found["teacher"].startswith("int8, else float32")
     assert found["compile"].startswith("off")
-    found = examined("avx2", "avx512_f", "avx512_bf16")
+    found = doctor_report("avx2", "avx512_f", "avx512_bf16")
     assert found["precision"].startswith("bf16-mixed") and found["compile"].startswith(
         "only for students of more than 4e+08"
     )
     assert found["teacher"].startswith("int8, else bfloat16, else float32")
-    assert examined()["teacher"].startswith("float32")
+    assert doctor_report()["teacher"].startswith("float32")
 
 
-def test_the_doctor_says_how_threads_wait(examined, monkeypatch):
+def test_the_doctor_says_how_threads_wait(doctor_report, monkeypatch):
     for name in hardware.WAIT_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    assert examined("avx2")["threads"].startswith(
+    assert doctor_report("avx2")["threads"].startswith(
         "1; how long idle threads stay active before they sleep: the default of OpenMP"
     )
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     assert (
-        examined("avx2")["threads"] == "1; how long idle threads stay active before they sleep: OMP_WAIT_POLICY=passive"
+        doctor_report("avx2")["threads"]
+        == "1; how long idle threads stay active before they sleep: OMP_WAIT_POLICY=passive"
     )
 
 
-def test_the_doctor_says_how_long_each_size_of_the_demo_takes(examined):
-    found = examined("avx2")
+def test_the_doctor_says_how_long_each_size_of_the_demo_takes(doctor_report):
+    found = doctor_report("avx2")
     marks = ["← chosen size" in found[size] for size in demo.SIZES]
     assert marks == [size == demo.choose_size(STEP_SECONDS) for size in demo.SIZES]
     for size, plan in demo.SIZES.items():

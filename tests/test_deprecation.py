@@ -1,4 +1,4 @@
-"""Old public names work with a warning, and only they."""
+"""Old public names work with a warning."""
 
 import importlib
 import sys
@@ -24,7 +24,7 @@ def test_an_old_name_warns_and_gives_the_new_object(module, old, new):
 
 
 @pytest.mark.parametrize("name", RENAMED)
-def test_a_module_with_old_names_knows_no_others(name):
+def test_a_module_with_old_names_refuses_unknown_names(name):
     with pytest.raises(AttributeError, match=f"^module 'pckd_nb.{name}' has no attribute 'nonsense'$"):
         _ = importlib.import_module(f"pckd_nb.{name}").nonsense
 

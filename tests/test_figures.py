@@ -18,7 +18,7 @@ from .conftest import make_data
 
 @pytest.fixture(scope="module")
 def runs():
-    """A teacher and three students, two epochs on tiny images of known difficulty."""
+    """A teacher and three students, trained for two epochs on tiny images of known difficulty."""
     data = make_data(train=60, test=30)
     recipe = pckd.get_recipe("classroom", epochs=2, batch_size=20)
     teacher = pckd.fit(pckd.create_model("resnet14", data, seed=0), data, recipe, progress=False)
@@ -45,7 +45,7 @@ def drawn(runs):
     return draw_all(runs)
 
 
-def texts(figure):
+def all_texts(figure):
     found = figure.findobj(mpl.text.Text)
     return [text.get_text() for text in found if text.get_text()]
 
@@ -54,7 +54,7 @@ def with_history(run, **columns):
     return dataclasses.replace(run, history=run.history.assign(**columns))
 
 
-def test_every_figure_is_drawn_and_none_of_its_texts_is_cut(drawn):
+def test_no_text_of_a_figure_is_cut_off(drawn):
     for name, figure in drawn.items():
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
@@ -66,14 +66,14 @@ def test_every_figure_is_drawn_and_none_of_its_texts_is_cut(drawn):
                 assert page.y0 - 1 <= box.y0 and box.y1 <= page.y1 + 1, f"{name}: {text}"
 
 
-def test_nothing_leaks_into_pyplot_or_its_settings(runs):
+def test_drawing_leaves_pyplot_and_rcparams_unchanged(runs):
     before = dict(mpl.rcParams)
     figures.accuracy(runs)
     assert plt.get_fignums() == []
     assert dict(mpl.rcParams) == before
 
 
-def test_log_axes_have_labels_that_are_no_formulas(runs):
+def test_log_axes_have_plain_text_labels(runs):
     def labels(figure):
         FigureCanvasAgg(figure).draw()
         axes = [axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]
@@ -89,7 +89,7 @@ def test_log_axes_have_labels_that_are_no_formulas(runs):
     x, y = labels(figure)
     assert {"1", "10", "100", "1,000"} <= x and {"10⁻⁶", "10⁻⁵", "0.0001"} <= y
     assert {"−10", "0", "10"} <= {label.get_text() for label in inside.get_yticklabels()}
-    assert not any("$" in text for text in texts(figure))
+    assert not any("$" in text for text in all_texts(figure))
 
     first = plt.figure()
     with figures.style():
@@ -97,15 +97,15 @@ def test_log_axes_have_labels_that_are_no_formulas(runs):
         ax.plot([1, 2, 5], [1, 1e6, 3e6])
         ax.set(xscale="log", yscale="log")
     x, y = labels(figure)
-    assert {"1", "2", "4"} <= x and "10⁶" in y and not any("$" in text for text in texts(figure))
+    assert {"1", "2", "4"} <= x and "10⁶" in y and not any("$" in text for text in all_texts(figure))
     assert plt.gcf() is figure
     plt.close(figure)
     plt.close(first)
 
 
-def test_every_figure_tells_data_seed_and_networks(drawn, runs):
+def test_every_figure_names_its_data_seed_and_networks(drawn, runs):
     for figure in drawn.values():
-        written = " ".join(texts(figure)).replace("\n", " ")
+        written = " ".join(all_texts(figure)).replace("\n", " ")
         assert "tiny, 60 training and 30 test images of 8×8 pixels; 2 epochs; seed 0" in written
         assert pckd.runs.fingerprint(runs[3].student_state)[:8] in written
 
@@ -121,17 +121,17 @@ def test_learning_curves_have_a_panel_for_every_term_and_accuracy(drawn, runs):
     assert all(ax.get_xlabel() == "epoch" and ax.get_ylabel() for ax in panels.values())
 
 
-def test_learning_curves_of_one_run_and_of_a_term_of_ones_own(runs):
+def test_learning_curves_accept_one_run_and_custom_terms(runs):
     assert len(figures.learning_curves(runs[1]).axes) == 3  # its objective is its only term
-    own = with_history(runs[1], my_term=[2.0, 1.0])
-    titles = [ax.get_title(loc="left") for ax in figures.learning_curves(own).axes]
+    custom = with_history(runs[1], my_term=[2.0, 1.0])
+    titles = [ax.get_title(loc="left") for ax in figures.learning_curves(custom).axes]
     assert titles[-1] == "my_term"
 
 
 def test_accuracy_shows_numbers_and_the_spread_over_seeds(runs):
     again = with_history(runs[1], test_top1=[0.0, runs[1].accuracy - 10])
     again.settings = {**again.settings, "seed": 1}
-    written = texts(figures.accuracy([*runs, again]))
+    written = all_texts(figures.accuracy([*runs, again]))
     assert f"{runs[3].accuracy:.1f}" in written
     assert f"{runs[1].accuracy - 5:.1f} ± {10 / 2**0.5:.1f}  (2 seeds)" in written
     assert {"teacher resnet14", "supervised resnet8", "KD resnet8", "PCKD resnet8"} <= set(written)
@@ -139,12 +139,12 @@ def test_accuracy_shows_numbers_and_the_spread_over_seeds(runs):
     assert note.startswith("± and whiskers: standard deviation over seeds. One dot per seed. ") and "seeds 0, 1" in note
 
 
-def test_the_teacher_has_its_own_colour_only_beside_its_students(runs):
+def test_the_teacher_has_its_own_colour_only_next_to_its_students(runs):
     assert run_color(runs[0], runs) == figures.COLORS["teacher"]
     assert run_color(runs[0], runs[:1]) == figures.COLORS["supervised"]
 
 
-def test_a_lone_student_with_the_teachers_weights_is_no_second_teacher(runs, tmp_path):
+def test_a_student_with_the_teachers_weights_is_not_taken_for_a_teacher(runs, tmp_path):
     data, recipe = make_data(train=60, test=30), pckd.get_recipe("classroom", epochs=1, batch_size=20)
 
     def network():
@@ -152,17 +152,17 @@ def test_a_lone_student_with_the_teachers_weights_is_no_second_teacher(runs, tmp
 
     teacher = pckd.fit(network(), data, recipe, seed=0, progress=False)
     methods = {"a_supervised": pckd.Supervised(), "kd": pckd.KD()}
-    alone, taught = (
+    supervised, distilled = (
         pckd.distill(network(), teacher, data, method, recipe, seed=0, progress=False) for method in methods.values()
     )
-    assert alone.fingerprint == teacher.fingerprint
-    three = [teacher, alone, taught]
+    assert supervised.fingerprint == teacher.fingerprint
+    three = [teacher, supervised, distilled]
     names = ["teacher resnet8", "supervised resnet8", "KD resnet8"]
     assert [line["label"] for line in line_styles(three)] == names
-    assert len(figures.center_geometry(three).axes) > 0  # it asks for exactly one teacher
+    assert len(figures.center_geometry(three).axes) > 0  # it requires exactly one teacher
 
-    teacher.save(tmp_path / "z_teacher")  # in a folder the lone student comes first
-    taught.settings["teacher"]["run"] = "../z_teacher"
+    teacher.save(tmp_path / "z_teacher")  # the supervised student is loaded first
+    distilled.settings["teacher"]["run"] = "../z_teacher"
     for name, run in zip(methods, three[1:], strict=True):
         run.save(tmp_path / name)
     loaded = pckd.runs.load_runs(tmp_path)
@@ -172,18 +172,18 @@ def test_a_lone_student_with_the_teachers_weights_is_no_second_teacher(runs, tmp
 
 
 @pytest.fixture
-def told_of_no_glyph(monkeypatch):
+def no_glyph_warning_yet(monkeypatch):
     monkeypatch.setattr(canvas_module, "_words_without_glyphs", [])
 
 
-def named(run, classes):
+def with_classes(run, classes):
     return dataclasses.replace(run, settings={**run.settings, "data": {**run.settings["data"], "classes": classes}})
 
 
 @pytest.mark.filterwarnings("error")
-def test_what_the_font_lacks_is_drawn_in_the_users_fonts(runs, told_of_no_glyph, caplog):
-    """STIXGeneral comes with matplotlib, and has U+20DD, which DejaVu Sans lacks."""
-    run = named(runs[3], ["\u20dd", "b", "c"])
+def test_characters_missing_from_the_font_are_drawn_in_the_users_fonts(runs, no_glyph_warning_yet, caplog):
+    """STIXGeneral comes with matplotlib and has U+20DD, which DejaVu Sans lacks."""
+    run = with_classes(runs[3], ["\u20dd", "b", "c"])
     with mpl.rc_context({"font.family": ["serif", "no such font"], "font.serif": ["STIXGeneral"]}):
         with figures.style():
             assert mpl.rcParams["font.family"][:2] == ["DejaVu Sans", "STIXGeneral"]
@@ -193,37 +193,37 @@ def test_what_the_font_lacks_is_drawn_in_the_users_fonts(runs, told_of_no_glyph,
     assert not caplog.records
 
 
-def test_fonts_are_those_that_are_installed_cjk_ones_last(monkeypatch):
+def test_only_installed_fonts_are_used_and_cjk_fonts_come_last(monkeypatch):
     monkeypatch.setattr(canvas_module, "CJK_FONTS", ("no such font", "STIXGeneral"))
     with mpl.rc_context({"font.family": "monospace", "font.monospace": ["no such font", "cmtt10"]}):
         assert canvas_module.font_families() == ["DejaVu Sans", "cmtt10", "STIXGeneral"]
 
 
-def test_names_that_no_font_can_draw_are_said_once(runs, told_of_no_glyph):
-    """U+10FFFD is for private use: no font has it."""
-    run = named(runs[3], ["\U0010fffd one", "\U0010fffd two", "three"])
-    with pytest.warns(UserWarning) as said:
+def test_names_that_no_font_can_draw_give_one_warning(runs, no_glyph_warning_yet):
+    """U+10FFFD is for private use, so no font has it."""
+    run = with_classes(runs[3], ["\U0010fffd one", "\U0010fffd two", "three"])
+    with pytest.warns(UserWarning) as warned:
         for draw in (figures.feature_map, figures.feature_weight_matrix):
             figure = draw(run)
             FigureCanvasAgg(figure).draw()
             figure.get_tightbbox()
-    (message,) = (str(warning.message) for warning in said)
+    (message,) = (str(warning.message) for warning in warned)
     assert message.startswith("no installed font can draw '\U0010fffd one', '\U0010fffd two': install one that can")
     assert "fonts-noto-cjk" in message and "\n" not in message and "three" not in message
 
 
-def test_two_networks_of_a_method_differ_in_dashes(runs):
+def test_two_networks_with_the_same_method_have_different_dashes(runs):
     drawn = line_styles([runs[1], dataclasses.replace(runs[0])])
     assert drawn[0]["color"] == drawn[1]["color"] and drawn[0]["dashes"] != drawn[1]["dashes"]
 
 
-def test_gallery_reads_from_easy_to_hard(runs):
+def test_gallery_is_sorted_from_easy_to_hard(runs):
     figure = figures.difficulty_gallery(runs[3], rows=2, columns=4)
     ax = figure.axes[0]
     gammas = [float(text.get_text()[4:]) for text in ax.texts if text.get_text().startswith("γ = ")]
     assert len(ax.images) == 8 and gammas == sorted(gammas)
     assert gammas[-1] == pytest.approx(float(runs[3].gallery["difficulty"].max()), abs=0.01)
-    assert ax.images[0].get_array().shape == (8, 8, 3)  # grey, not in false colours
+    assert ax.images[0].get_array().shape == (8, 8, 3)  # drawn in grey, not with a colour map
 
 
 def test_a_class_may_have_any_name(runs, tmp_path):
@@ -234,7 +234,7 @@ def test_a_class_may_have_any_name(runs, tmp_path):
     figures.feature_map(run).savefig(tmp_path / "map.png")
 
 
-def test_preview_weights_are_those_of_training(drawn, runs):
+def test_preview_weights_match_those_of_training(drawn, runs):
     panels = {ax.get_title(loc="left"): ax for ax in drawn["preview_weights"].axes}
     below = panels["epoch 1: weights v"]
     assert below.lines[0].get_ydata().mean() == pytest.approx(runs[3].history["mean_weight"][0], abs=2e-3)
@@ -253,7 +253,7 @@ def test_feature_map_draws_the_chosen_classes_in_every_panel(drawn, runs):
         figures.feature_map(runs[3], classes=[3])
 
 
-def test_difficulty_against_truth_names_the_correlation(drawn, runs):
+def test_difficulty_against_truth_shows_the_correlation(drawn, runs):
     correlation = pckd.analysis.difficulty_vs_truth(runs[3])
     assert f"ρ = {correlation:.2f}" in drawn["difficulty_against_truth"].axes[0].get_title(loc="left")
 
@@ -270,14 +270,14 @@ def test_difficulty_against_truth_names_the_correlation(drawn, runs):
         figures.difficulty_against_truth,
     ],
 )
-def test_no_run_is_one_line(draw):
+def test_without_runs_the_error_is_one_line(draw):
     for nothing in ([], ["runs/pckd"]):
         with pytest.raises(ValueError, match="no run to draw|drawn from runs") as error:
             draw(nothing)
         assert "\n" not in str(error.value)
 
 
-def test_a_run_without_what_is_needed_is_one_line(runs):
+def test_a_run_without_the_needed_data_is_refused(runs):
     bare = dataclasses.replace(runs[3], gallery=None, embedding=None, ground_truth=None, history=pd.DataFrame())
     for draw, message in (
         (figures.learning_curves, "no complete epoch"),

@@ -20,7 +20,7 @@ from .conftest import make_data
 
 @pytest.fixture(scope="module")
 def runs():
-    """Supervised and PCKD on tiny images, three epochs."""
+    """A supervised and a PCKD run, trained for three epochs on tiny images."""
     data = make_data(train=60, test=30)
     recipe = pckd.get_recipe("classroom", epochs=3, batch_size=20)
     teacher = pckd.fit(pckd.create_model("resnet8", data, seed=0), data, recipe, progress=False)
@@ -47,7 +47,7 @@ def drawn(run):
 
 
 def with_settings(run, **changed):
-    """`run` with other entries in its settings: with_settings(run, data={"classes": …})."""
+    """Return a copy of `run` with changed settings, for example with_settings(run, data={"classes": …})."""
     settings = {name: {**run.settings[name], **values} for name, values in changed.items()}
     return dataclasses.replace(run, settings={**run.settings, **settings})
 
@@ -63,8 +63,8 @@ def png(figure):
     return file.getvalue()
 
 
-def written(figure):
-    """Every text on the page with its box in pixels."""
+def visible_texts(figure):
+    """Return every visible text of the figure with its box in pixels."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     texts = [*figure.texts, figure._supxlabel, *figure.findobj(mpl.text.Annotation)]
@@ -74,7 +74,7 @@ def written(figure):
             texts.append(ax._left_title)
             for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
                 if not axis.get_visible():
-                    continue  # of a twin
+                    continue  # hidden axis of twin axes
                 texts.append(axis.label)
                 inside = [low <= place <= high for place in axis.get_majorticklocs()]
                 texts += [label for label, shown in zip(axis.get_ticklabels(), inside, strict=False) if shown]
@@ -82,13 +82,13 @@ def written(figure):
     return [(text, box) for text, box in boxes.items() if text.get_text() and box.width > 1]
 
 
-def by_title(figure):
+def axes_by_title(figure):
     return {ax.get_title(loc="left"): ax for ax in figure.axes if ax.get_title(loc="left")}
 
 
 @pytest.mark.parametrize("name", DRAW)
-def test_no_text_is_cut_or_lies_on_another(name, drawn):
-    texts, page = written(drawn[name]), drawn[name].bbox
+def test_no_text_is_cut_off_or_overlaps_another(name, drawn):
+    texts, page = visible_texts(drawn[name]), drawn[name].bbox
     assert len(texts) > 20
     for number, (text, box) in enumerate(texts):
         assert page.x0 - 1 <= box.x0 and box.x1 <= page.x1 + 1, text
@@ -101,7 +101,7 @@ def test_no_text_is_cut_or_lies_on_another(name, drawn):
 @pytest.mark.parametrize("name", ["framework", "framework without a run"])
 def test_no_arrow_crosses_a_text_and_every_text_fits_its_box(name, drawn):
     figure = drawn[name]
-    texts = written(figure)
+    texts = visible_texts(figure)
     (ax,) = figure.axes
     boxes = [patch.get_window_extent() for patch in ax.patches if isinstance(patch, FancyBboxPatch)]
     assert len(boxes) > 20 and len(ax.lines) > 30
@@ -114,7 +114,7 @@ def test_no_arrow_crosses_a_text_and_every_text_fits_its_box(name, drawn):
 
 
 @pytest.mark.parametrize("name", ["framework", "framework without a run"])
-def test_labels_lead_to_cross_entropy_and_to_the_contrast(name, drawn):
+def test_arrows_lead_from_labels_to_cross_entropy_and_contrast(name, drawn):
     (ax,) = drawn[name].axes
     boxes = [patch.get_path().get_extents(patch.get_transform() - ax.transData)
              for patch in ax.patches if isinstance(patch, FancyBboxPatch)]  # fmt: skip
@@ -130,7 +130,7 @@ def test_labels_lead_to_cross_entropy_and_to_the_contrast(name, drawn):
 
 
 def test_framework_names_every_term_and_both_networks(drawn):
-    words = {text.get_text() for text, _ in written(drawn["framework"])}
+    words = {text.get_text() for text, _ in visible_texts(drawn["framework"])}
     for term, rows in (
         ("L_CE", "upright"), ("L_KD", "upright"), ("L_FA", "all views"), ("L_CC", "all views"), ("L_CA", "centers")
     ):  # fmt: skip
@@ -144,34 +144,34 @@ def test_framework_shows_the_views_that_training_makes(run, drawn):
     upright, *views = (image.get_array().data for image in drawn["framework"].axes[0].images)
     found = np.abs(run.gallery["images"].astype(int) - upright[..., 0].astype(int)).max((1, 2, 3)) == 0
     assert found.any()  # a training image of the run
-    rotated = pckd.views.rotate(torch_image(upright), 4).permute(0, 2, 3, 1).numpy()
+    rotated = pckd.views.rotate(as_batch(upright), 4).permute(0, 2, 3, 1).numpy()
     assert len(views) == 4 and all(np.array_equal(*pair) for pair in zip(views, rotated, strict=True))
 
 
-def torch_image(picture):
+def as_batch(picture):
     return torch.from_numpy(picture.transpose(2, 0, 1).copy())[None]
 
 
-def test_the_image_of_a_drawing_is_the_one_that_looks_most_different_rotated(run):
+def test_the_example_image_is_the_one_that_rotations_change_most(run):
     def change(picture):
         return min(np.abs(np.rot90(picture, turn).astype(int) - picture).mean() for turn in (1, 2, 3))
 
-    assert change(diagrams._example_image(None)) > 50  # of the hundred the most symmetric has 11
+    assert change(diagrams._example_image(None)) > 50  # the most symmetric of the 100 images has 11
     easier = run.gallery["images"][: len(run.gallery["images"]) // 2]
     assert change(diagrams._example_image(run)) == max(change(image.transpose(1, 2, 0)) for image in easier)
 
 
-def test_captions_tell_what_was_drawn_from_what(run, drawn):
+def test_captions_name_the_run_or_data_set_that_was_drawn(run, drawn):
     for name, figure in drawn.items():
         text = figure._supxlabel.get_text().replace("\n", " ")
         assert (run.fingerprint[:8] in text) == ("without" not in name)
     assert "shapes100" in drawn["framework without a run"]._supxlabel.get_text()
     bare = dataclasses.replace(run, gallery=None)
-    assert run.fingerprint[:8] not in figures.framework(bare)._supxlabel.get_text()  # nothing of it is shown
+    assert run.fingerprint[:8] not in figures.framework(bare)._supxlabel.get_text()  # the run is not shown
 
 
 def test_motivation_shows_threshold_and_weights_of_the_history(run, drawn):
-    panels = by_title(drawn["motivation"])
+    panels = axes_by_title(drawn["motivation"])
     threshold, marks = panels["threshold εₜ"].lines
     assert np.allclose(threshold.get_ydata(), run.history["threshold"])
     assert list(marks.get_xdata()) == [1, 2, 3]
@@ -180,10 +180,10 @@ def test_motivation_shows_threshold_and_weights_of_the_history(run, drawn):
     assert np.allclose(share.get_ydata(), run.history["full_weight_share"])
 
 
-def test_motivation_shows_how_difficulty_and_weights_were_in_three_epochs(run, drawn):
+def test_motivation_shows_difficulty_and_weights_of_three_epochs(run, drawn):
     figure = drawn["motivation"]
-    panels = by_title(figure)
-    words = [text.get_text() for text, _ in written(figure)]
+    panels = axes_by_title(figure)
+    words = [text.get_text() for text, _ in visible_texts(figure)]
     for epoch in (1, 2, 3):
         bars = panels[f"epoch {epoch}"].patches
         gamma = run.difficulty[epoch - 1].astype(np.float32)
@@ -202,23 +202,23 @@ def test_motivation_shows_how_difficulty_and_weights_were_in_three_epochs(run, d
         assert np.allclose(curve.get_ydata()[easy.sum() :], np.exp(-(np.sort(gamma[~easy]) ** 2)), atol=1e-6)
 
 
-def test_motivation_draws_weights_that_are_no_function_of_difficulty_as_dots(run):
+def test_motivation_draws_dots_if_weights_depend_on_more_than_difficulty(run):
     epoch = 1
     for strategy, style in (("preview", "-"), ("constant", "-"), ("focal", "None")):
         figure = figures.motivation(with_strategy(run, strategy))
-        place = by_title(figure)[f"epoch {epoch}"].bbox.bounds
+        place = axes_by_title(figure)[f"epoch {epoch}"].bbox.bounds
         curves = [line for ax in figure.axes if ax.bbox.bounds == place for line in ax.lines]
         assert [line.get_linestyle() for line in curves if len(line.get_ydata()) == 60] == [style]
 
 
-def test_motivation_of_one_and_of_two_epochs(run):
+def test_motivation_works_with_one_and_two_epochs(run):
     for epochs in (1, 2):
         short = dataclasses.replace(run, history=run.history[:epochs], difficulty=run.difficulty[:epochs])
-        titles = [title for title in by_title(figures.motivation(short)) if title.startswith("epoch")]
+        titles = [title for title in axes_by_title(figures.motivation(short)) if title.startswith("epoch")]
         assert titles == [f"epoch {epoch}" for epoch in range(1, epochs + 1)]
 
 
-def test_the_product_is_of_the_runs_features_and_centers(run, drawn):
+def test_the_matrix_product_uses_the_runs_features_and_centers(run, drawn):
     x, w, z = (image.get_array() for image in drawn["feature_weight_matrix"].axes[0].images)
     embedding = run.embedding
     assert x.shape == (8, 64) and w.shape == (64, 3) and z.shape == (8, 3)
@@ -232,17 +232,17 @@ def test_the_product_is_of_the_runs_features_and_centers(run, drawn):
     assert "bias" in drawn["feature_weight_matrix"]._supxlabel.get_text()
 
 
-def test_matrices_have_symmetric_colours_and_their_sizes_beside_them(drawn):
+def test_matrices_have_symmetric_colour_limits_and_size_labels(drawn):
     figure = drawn["feature_weight_matrix"]
     for image in figure.axes[0].images:
         low, high = image.get_clim()
         assert -low == high == pytest.approx(float(np.abs(image.get_array()).max()))
-    words = [text.get_text() for text, _ in written(figure)]
+    words = [text.get_text() for text, _ in visible_texts(figure)]
     assert {"K = 64 features", "C = 3 of 3 categories", "C = 3", "B = 8", "K = 64"} <= set(words)
     assert words.count("B = 8") == 2
 
 
-def test_chosen_classes_and_samples(run):
+def test_classes_and_samples_can_be_chosen(run):
     figure = figures.feature_weight_matrix(run, classes=[2, 0], samples=2)
     x, w, z = (image.get_array() for image in figure.axes[0].images)
     assert np.array_equal(w.T, run.embedding["centers"][[2, 0]]) and z.shape == (2, 2)
@@ -251,24 +251,24 @@ def test_chosen_classes_and_samples(run):
     few = {**run.embedding, "labels": np.array([0] * 29 + [1])}  # one image of class 1
     figure = figures.feature_weight_matrix(dataclasses.replace(run, embedding=few), samples=8)
     x, w, z = (image.get_array() for image in figure.axes[0].images)
-    assert z.shape == (5, 2)  # four and one; class 2 has none
+    assert z.shape == (5, 2)  # four images of class 0, one of class 1, none of class 2
 
 
 def test_a_class_may_have_any_name(run):
     named = with_settings(run, data={"classes": ["$x_{$", "a_{b", "a_class_with_a_long_name"]})
-    words = [text.get_text() for text, _ in written(figures.feature_weight_matrix(named))]
+    words = [text.get_text() for text, _ in visible_texts(figures.feature_weight_matrix(named))]
     assert {"$x_{$", "a_{b", "a_class_with_a_…"} <= set(words)
 
 
 @pytest.mark.parametrize("name", DRAW)
-def test_drawn_twice_it_is_the_same_file_and_nothing_leaks(name, run, drawn):
+def test_drawing_twice_gives_the_same_file_and_leaves_pyplot_unchanged(name, run, drawn):
     before = dict(mpl.rcParams)
     again = DRAW[name](run)
     assert plt.get_fignums() == [] and dict(mpl.rcParams) == before
     assert png(again) == png(DRAW[name](run))
 
 
-def test_what_a_run_lacks_is_one_line(runs, run):
+def test_missing_data_and_invalid_arguments_raise_an_error_of_one_line(runs, run):
     bare = dataclasses.replace(run, embedding=None, difficulty=None, cross_entropy=None)
     for draw, message in (
         (lambda: figures.motivation(bare), "PCKD resnet8 has no samples"),

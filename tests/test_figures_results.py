@@ -23,51 +23,53 @@ from .conftest import make_data
 
 @pytest.fixture(scope="module")
 def trained():
-    """One run of every method, and their teacher, of two epochs on tiny images."""
+    """A teacher and one run per method, trained for two epochs on tiny images."""
     data = make_data(train=40, test=20)
     recipe = pckd.get_recipe("classroom", epochs=2, batch_size=20)
     teacher = pckd.fit(pckd.create_model("resnet14", data, seed=0), data, recipe, progress=False)
     methods = {"supervised": pckd.Supervised(), "KD": pckd.KD(), "PCKD": pckd.PCKD()}
-    taught = {
+    students = {
         title: pckd.distill(pckd.create_model("resnet8", data, seed=0), teacher, data, method, recipe, progress=False)
         for title, method in methods.items()
     }
-    return {"teacher": teacher, **taught}
+    return {"teacher": teacher, **students}
 
 
-def made(run, top1, seed=0, epochs=None, about=None, **settings):
-    """As `run`, but it ended at `top1`, and its caller chose the `settings`; about: what else is in run.json."""
-    known = copy.deepcopy(run.settings)
-    known["seed"] = seed
+def variant_of(run, top1, seed=0, epochs=None, parts=None, **settings):
+    """Return a copy of `run` with another final accuracy, seed and `settings` of its method.
+
+    parts: changes to other parts of run.json.
+    """
+    changed = copy.deepcopy(run.settings)
+    changed["seed"] = seed
     history = run.history
     if epochs:
-        known["recipe"]["epochs"] = epochs
-        if "epsilon" in known["method"]["settings"]:
-            known["method"]["settings"]["epsilon"]["value"] = (1.005**240) ** (1 / epochs)
+        changed["recipe"]["epochs"] = epochs
+        if "epsilon" in changed["method"]["settings"]:
+            changed["method"]["settings"]["epsilon"]["value"] = (1.005**240) ** (1 / epochs)
         history = pd.concat([history] * epochs, ignore_index=True)[:epochs].assign(epoch=range(1, epochs + 1))
     for name, value in settings.items():
-        known["method"]["settings"][name] = {"value": value, "from": "argument"}
-    for part, changes in (about or {}).items():
-        known[part] = {**known[part], **changes}
-    known["fingerprint"] = f"{abs(hash((json.dumps(known, sort_keys=True), top1))):016x}"[:16]
+        changed["method"]["settings"][name] = {"value": value, "from": "argument"}
+    for part, changes in (parts or {}).items():
+        changed[part] = {**changed[part], **changes}
+    changed["fingerprint"] = f"{abs(hash((json.dumps(changed, sort_keys=True), top1))):016x}"[:16]
     history = history.assign(test_top1=[*history["test_top1"][:-1], top1])
-    return dataclasses.replace(run, settings=known, history=history)
+    return dataclasses.replace(run, settings=changed, history=history)
 
 
 @pytest.fixture(scope="module")
 def many(trained):
-    """Two seeds of PCKD, three values of β_cc, two more of the others, KD and supervised; longer ones of each."""
-    of = trained
-    found = [made(of["PCKD"], 80 + 2 * seed, seed) for seed in (0, 1)]
-    found += [made(of["PCKD"], 70 + seed, seed, beta_cc=0.05) for seed in (0, 1)]
-    found += [made(of["PCKD"], 78 + seed, seed, beta_cc=0) for seed in (0, 1)]
-    found += [made(of["PCKD"], 79 + seed, seed, beta_fa=5) for seed in (0, 1)]
-    found += [made(of["PCKD"], 77 + seed, seed, beta_ca=10) for seed in (0, 1)]
-    found += [made(of["PCKD"], 76 + seed, seed, epsilon=1.01**120) for seed in (0, 1)]
-    found += [made(of["KD"], 75 + 2 * seed, seed) for seed in (0, 1)]
-    found += [made(of["supervised"], 50 + 2 * seed, seed) for seed in (0, 1)]
+    """Runs of PCKD, its sweeps, KD and supervised training, with two seeds each. Some are longer."""
+    found = [variant_of(trained["PCKD"], 80 + 2 * seed, seed) for seed in (0, 1)]
+    found += [variant_of(trained["PCKD"], 70 + seed, seed, beta_cc=0.05) for seed in (0, 1)]
+    found += [variant_of(trained["PCKD"], 78 + seed, seed, beta_cc=0) for seed in (0, 1)]
+    found += [variant_of(trained["PCKD"], 79 + seed, seed, beta_fa=5) for seed in (0, 1)]
+    found += [variant_of(trained["PCKD"], 77 + seed, seed, beta_ca=10) for seed in (0, 1)]
+    found += [variant_of(trained["PCKD"], 76 + seed, seed, epsilon=1.01**120) for seed in (0, 1)]
+    found += [variant_of(trained["KD"], 75 + 2 * seed, seed) for seed in (0, 1)]
+    found += [variant_of(trained["supervised"], 50 + 2 * seed, seed) for seed in (0, 1)]
     for title, top1 in (("PCKD", 90), ("KD", 88), ("supervised", 60)):
-        found += [made(of[title], top1 + seed, seed, epochs=4) for seed in (0, 1)]
+        found += [variant_of(trained[title], top1 + seed, seed, epochs=4) for seed in (0, 1)]
     return found
 
 
@@ -76,7 +78,7 @@ def panels(figure):
 
 
 def drawn_points(ax, color):
-    """x → (mean, lower and upper end of its bar, seeds) of a method."""
+    """Return the points of one color: x → (mean, lower end and upper end of its error bar, value of each seed)."""
     bars = next(box for box in ax.containers if to_hex(box[0].get_color()).upper() == color)
     ends = {segment[0, 0]: sorted(segment[:, 1]) for segment in bars[2][0].get_segments()}
     dots: dict[float, list[float]] = {}
@@ -107,12 +109,12 @@ def test_a_sweep_shows_the_mean_the_spread_and_every_seed(many):
         assert points[x][3] == seeds
     level = [line.get_ydata()[0] for line in ax.lines if line.get_color() == figures.COLORS["KD"]]
     assert level == [76] and "KD: 76.0" in legend_texts(figure)
-    (alone,) = (line for line in ax.lines if line.get_color() == figures.COLORS["supervised"])
-    assert alone.get_ydata()[0] == 51 < ax.get_ylim()[0]  # far below: it would squeeze everything else
+    (supervised,) = (line for line in ax.lines if line.get_color() == figures.COLORS["supervised"])
+    assert supervised.get_ydata()[0] == 51 < ax.get_ylim()[0]  # below the axis, which would become too coarse
     assert "supervised: 51.0" in legend_texts(figure)
 
 
-def test_sweeps_have_a_panel_a_factor_and_share_the_default_arm(many):
+def test_sweeps_have_one_panel_per_factor_and_share_the_default_arm(many):
     found = panels(results.sweeps(many))
     assert list(found) == ["(a) β_cc", "(b) β_fa", "(c) β_ca", "(d) ε"]
     for ax in found.values():
@@ -127,53 +129,54 @@ def test_sweeps_have_a_panel_a_factor_and_share_the_default_arm(many):
 
 
 def test_the_published_defaults_are_those_of_the_method():
-    explicit = pckd.PCKD()
+    method = pckd.PCKD()
     assert {name: published for name, (_, published) in FACTORS.items()} == {
-        name: getattr(explicit, name) for name in FACTORS
+        name: getattr(method, name) for name in FACTORS
     }
 
 
-def test_the_published_default_is_marked_even_where_it_was_not_tried(many):
+def test_the_published_value_is_marked_even_if_no_run_has_it(many):
     few = [run for run in many if "β_cc = 0.05" not in run.variant]
     assert tick_labels(panels(results.sweep(few, "beta_cc"))["(a) β_cc"])[-1] == "0.05\npublished"
 
 
-def test_a_run_that_differs_in_anything_else_is_not_on_the_sweep(many):
+def test_a_run_with_other_differences_is_not_on_the_sweep(many):
     base = many[0]
     before = find_sweep(many).points
     other = [
-        made(base, 1, 0, beta_cc=0.02, beta_fa=5),
-        made(base, 2, 0, beta_cc=0.02, views=1),
-        made(base, 3, 0, epochs=4, beta_cc=0.02),
-        made(base, 4, 0, about={"data": {"fingerprint": "other"}}, beta_cc=0.02),
-        made(base, 5, 0, about={"model": {"name": "resnet20"}}, beta_cc=0.02),
-        made(base, 6, 0, about={"recipe": {"lr": 0.1}}, beta_cc=0.02),
-        made(base, 7, 0, about={"teacher": {"name": "resnet56"}}, beta_cc=0.02),
+        variant_of(base, 1, 0, beta_cc=0.02, beta_fa=5),
+        variant_of(base, 2, 0, beta_cc=0.02, views=1),
+        variant_of(base, 3, 0, epochs=4, beta_cc=0.02),
+        variant_of(base, 4, 0, parts={"data": {"fingerprint": "other"}}, beta_cc=0.02),
+        variant_of(base, 5, 0, parts={"model": {"name": "resnet20"}}, beta_cc=0.02),
+        variant_of(base, 6, 0, parts={"recipe": {"lr": 0.1}}, beta_cc=0.02),
+        variant_of(base, 7, 0, parts={"teacher": {"name": "resnet56"}}, beta_cc=0.02),
     ]
     assert find_sweep([*other, *many]).points == before
     older = {name: value for name, value in base.settings["recipe"]["method"].items() if name != "warmup_epochs"}
-    for recipe in ({}, {"method": older}):  # what a recipe says to baselines is nothing to PCKD
-        fits = made(base, 8, 0, about={"recipe": recipe}, beta_cc=0.02)
+    for recipe in ({}, {"method": older}):  # PCKD ignores a recipe's settings for baselines
+        fits = variant_of(base, 8, 0, parts={"recipe": recipe}, beta_cc=0.02)
         assert find_sweep([*many, fits]).points["beta_cc"][0.02] == {0: fits}
     assert older != base.settings["recipe"]["method"]
 
 
 def test_all_points_of_a_sweep_have_the_same_seeds(many):
-    third = [made(many[0], 20, 2), made(many[2], 20, 2, beta_cc=0.05)]  # of two arms only
+    third = [variant_of(many[0], 20, 2), variant_of(many[2], 20, 2, beta_cc=0.05)]  # a third seed, but only of two arms
     found = find_sweep([*many, *third])
     assert {tuple(seeds) for values in found.points.values() for seeds in values.values()} == {(0, 1)}
-    apart = find_sweep([made(many[0], 80, 0), made(many[0], 70, 1, beta_cc=0)])
+    apart = find_sweep([variant_of(many[0], 80, 0), variant_of(many[0], 70, 1, beta_cc=0)])
     assert apart.points == {"beta_cc": {0.005: apart.points["beta_cc"][0.005], 0: apart.points["beta_cc"][0]}}
-    assert [list(seeds) for seeds in apart.points["beta_cc"].values()] == [[0], [1]]  # none in common: all are shown
+    # without a common seed, all seeds are shown
+    assert [list(seeds) for seeds in apart.points["beta_cc"].values()] == [[0], [1]]
 
 
-def test_what_can_not_be_swept_is_one_line(many, trained):
+def test_unknown_factors_and_missing_sweeps_are_refused(many, trained):
     with pytest.raises(ValueError, match="unknown factor 'beta'; known: beta_cc, beta_fa"):
         results.sweep(many, "beta")
     with pytest.raises(ValueError, match="no sweep, .* in β_cc alone"):
         results.sweep([run for run in many if "β_cc" not in run.variant], "beta_cc")
     with pytest.raises(ValueError, match="no sweep"):
-        results.sweeps([run for run in many if run.variant])  # nothing to differ from
+        results.sweeps([run for run in many if run.variant])  # without the default arm
 
 
 def test_training_flops_by_hand(trained):
@@ -184,9 +187,9 @@ def test_training_flops_by_hand(trained):
     assert training_flops(trained["supervised"]) == 2 * 40 * 3 * student
     assert training_flops(trained["KD"]) == 2 * 40 * (3 * student + teacher)
     assert training_flops(trained["PCKD"]) == 2 * 40 * 4 * (3 * student + teacher)
-    own = made(trained["KD"], 50, about={"model": {"name": None}})
+    custom = variant_of(trained["KD"], 50, parts={"model": {"name": None}})
     with pytest.raises(ValueError, match="network of your own"):
-        training_flops(own)
+        training_flops(custom)
 
 
 def test_budget_shows_accuracy_by_epochs_and_by_compute(many, trained):
@@ -202,24 +205,24 @@ def test_budget_shows_accuracy_by_epochs_and_by_compute(many, trained):
     assert left.get_xscale() == right.get_xscale() == "log"
 
 
-def test_budget_says_what_its_bars_are_and_how_many_seeds_a_point_has(many):
+def test_the_budget_caption_explains_error_bars_and_seed_counts(many):
     def note(runs):
         return " ".join(results.budget(runs)._supxlabel.get_text().split())
 
     assert note(many).startswith("Mean ± standard deviation, one dot per seed. tiny, ")
-    more = [*many, made(many[0], 9, 0, epochs=8), made(many[0], 9, 2)]
+    more = [*many, variant_of(many[0], 9, 0, epochs=8), variant_of(many[0], 9, 2)]
     numbers = "Number of seeds: 2 or 3 at 2, 2 at 4, 1 at 8 epochs."
     assert note(more).startswith(f"Mean ± standard deviation, one dot per seed. {numbers} ")
 
 
-def test_budget_takes_what_was_trained_for_several_lengths_on_the_same_data(many):
+def test_budget_uses_arms_with_several_lengths_on_the_same_data(many):
     plain = {m: [2, 4] for m in ("supervised", "KD", "PCKD")}
     assert {name: list(of) for name, of in find_budgets(many).items()} == plain
-    twice = find_budgets([*many, made(many[0], 9, 0, epochs=8, beta_cc=0)])
+    twice = find_budgets([*many, variant_of(many[0], 9, 0, epochs=8, beta_cc=0)])
     assert {name: list(of) for name, of in twice.items()} == {**plain, "PCKD, β_cc = 0": [2, 8]}
     assert [len(seeds) for seeds in twice["PCKD, β_cc = 0"].values()] == [2, 1]
-    other = made(many[0], 9, 0, epochs=8, about={"data": {"fingerprint": "other"}})
-    once = made(many[0], 9, 0, epochs=8, beta_kd=0)
+    other = variant_of(many[0], 9, 0, epochs=8, parts={"data": {"fingerprint": "other"}})
+    once = variant_of(many[0], 9, 0, epochs=8, beta_kd=0)
     assert find_budgets([*many, other, once]) == find_budgets(many)
     with pytest.raises(ValueError, match="no method was trained with several numbers of epochs"):
         results.budget([run for run in many if len(run.history) == 2])
@@ -233,29 +236,29 @@ def test_comparison_table_by_hand(many):
     assert row["mean"] == 81 and row["sd"] == pytest.approx(2**0.5)
     assert (row["low"], row["high"]) == pytest.approx(summarise([80, 82])[2:4])
     assert (row["minus_kd"], row["minus_kd_sd"], row["paired_n"]) == (5, 0, 2)  # 80 − 75 and 82 − 77
-    alone = table[(table["method"] == "supervised") & (table["epochs"] == 4)].iloc[0]
-    assert alone["minus_kd"] == -28 and np.isnan(alone["teacher"] or np.nan)
+    supervised = table[(table["method"] == "supervised") & (table["epochs"] == 4)].iloc[0]
+    assert supervised["minus_kd"] == -28 and np.isnan(supervised["teacher"] or np.nan)
     kd = table[table["method"] == "KD"]
     assert kd["minus_kd"].isna().all() and (kd["paired_n"] == 0).all()
 
 
-def test_a_difference_to_kd_needs_one_kd_beside_it(many):
+def test_the_difference_to_kd_requires_exactly_one_kd_arm(many):
     without = results.comparison_table([run for run in many if run.settings["method"]["title"] != "KD"])
     assert without["minus_kd"].isna().all()
-    of_two = [*many, made(many[12], 60, 0, about={"teacher": {"name": "resnet56"}})]
-    assert of_two[-1].title.startswith("KD")
-    table = results.comparison_table(of_two)
-    alone = table[(table["method"] == "supervised") & (table["epochs"] == 2)]
-    assert alone["minus_kd"].isna().all()  # less which teacher's?
+    two_kd_arms = [*many, variant_of(many[12], 60, 0, parts={"teacher": {"name": "resnet56"}})]
+    assert two_kd_arms[-1].title.startswith("KD")
+    table = results.comparison_table(two_kd_arms)
+    supervised = table[(table["method"] == "supervised") & (table["epochs"] == 2)]
+    assert supervised["minus_kd"].isna().all()  # KD was trained with two teachers
     assert table[(table["variant"] == "") & (table["method"] == "PCKD")]["minus_kd"].notna().all()
 
 
-def test_of_two_runs_of_one_seed_the_first_counts(trained):
-    table = results.comparison_table([made(trained["KD"], 70), made(trained["KD"], 10)])
+def test_only_the_first_of_two_runs_with_the_same_seed_counts(trained):
+    table = results.comparison_table([variant_of(trained["KD"], 70), variant_of(trained["KD"], 10)])
     assert table[["n", "mean"]].values.tolist() == [[1, 70]]
 
 
-def test_published_numbers_are_those_of_the_files():
+def test_published_numbers_are_read_from_the_files():
     table = results.published_table()
     assert list(table) == ["dataset", "teacher", "student", "method", "metric", "value", "source"]
     gains = results.published_gains(table)
@@ -267,12 +270,12 @@ def test_published_numbers_are_those_of_the_files():
     assert imagenet.set_index("metric")["value"].to_dict() == {"top1_percent": 72.01, "top5_percent": 90.69}
 
 
-def test_published_numbers_that_are_not_there_are_one_line(tmp_path, many):
+def test_missing_published_numbers_raise_an_error(tmp_path, many):
     with pytest.raises(ValueError, match="no cifar100_same_family.csv in .* data/paper of the repository"):
         results.published_and_measured(many, tmp_path)
 
 
-def test_published_and_measured_stand_apart_with_their_numbers(many):
+def test_published_and_measured_gains_have_separate_panels(many):
     figure = results.published_and_measured(many)
     left, right = figure.axes
     assert [part._suptitle.get_text() for part in figure.subfigs] == ["Published", "Measured here"]
@@ -283,32 +286,32 @@ def test_published_and_measured_stand_apart_with_their_numbers(many):
     gains = results.published_gains(results.published_table())
     assert [label.get_text() for label in left.get_yticklabels()][-2:] == ["PCKD without L_KD", "PCKD"]
     assert np.allclose(left.collections[-1].get_offsets()[:, 0], gains.loc["PCKD"])
-    assert not left.collections[-1].get_facecolor().size  # open dots are published, filled ones measured
+    assert not left.collections[-1].get_facecolor().size  # published dots are open, measured ones filled
 
     labels = [label.get_text() for label in right.get_yticklabels()]
-    assert labels == ["KD", "PCKD", "PCKD, β_cc = 0"]  # and no point of a sweep
+    assert labels == ["KD", "PCKD", "PCKD, β_cc = 0"]  # other points of the sweep are left out
     measured = [sorted(dots.get_offsets()[:, 0]) for dots in right.collections]
     assert measured == [[25, 25], [30, 30], [27, 28]]
     assert right.collections[0].get_facecolor().size
 
 
-def test_the_interval_of_a_gain_is_that_of_the_paired_differences(trained):
+def test_the_interval_of_a_gain_comes_from_paired_differences(trained):
     gains = 10, 13, 11
-    runs = [made(trained["supervised"], 50 + seed, seed) for seed in range(3)]
-    runs += [made(trained["KD"], 50 + seed + gain, seed) for seed, gain in enumerate(gains)]
+    runs = [variant_of(trained["supervised"], 50 + seed, seed) for seed in range(3)]
+    runs += [variant_of(trained["KD"], 50 + seed + gain, seed) for seed, gain in enumerate(gains)]
     right = results.published_and_measured(runs).axes[1]
     wanted = summarise(gains)
     ends = [line.get_xdata() for line in right.lines if line.get_linewidth() == 4]
     assert np.allclose(ends, [[wanted.low, wanted.high]])
 
 
-def test_nothing_to_set_beside_the_published_is_one_line(trained):
+def test_without_runs_to_compare_an_error_is_raised(trained):
     with pytest.raises(ValueError, match="nothing to compare"):
         results.published_and_measured([trained["KD"], trained["PCKD"]])
 
 
-def test_learning_curves_of_seeds_share_a_mean_and_a_band(trained):
-    runs = [made(trained["KD"], 70), made(trained["KD"], 80, 1), made(trained["PCKD"], 85)]
+def test_learning_curves_show_mean_and_band_over_seeds(trained):
+    runs = [variant_of(trained["KD"], 70), variant_of(trained["KD"], 80, 1), variant_of(trained["PCKD"], 85)]
     figure = results.learning_curves(runs)
     ax = panels(figure)["accuracy on test images"]
     assert len(ax.lines) == 2 and len(ax.collections) == 1
@@ -318,11 +321,11 @@ def test_learning_curves_of_seeds_share_a_mean_and_a_band(trained):
     assert legend_texts(figure) == ["KD resnet8", "PCKD resnet8"]
 
 
-def test_labels_tell_variants_and_lengths_apart(trained):
+def test_labels_distinguish_variants_and_lengths(trained):
     plain, off, longer = (
-        made(trained["PCKD"], 1),
-        made(trained["PCKD"], 2, beta_cc=0),
-        made(trained["PCKD"], 3, epochs=4),
+        variant_of(trained["PCKD"], 1),
+        variant_of(trained["PCKD"], 2, beta_cc=0),
+        variant_of(trained["PCKD"], 3, epochs=4),
     )
     runs = [plain, off, longer]
     assert [run_label(run, runs[:2]) for run in runs[:2]] == ["PCKD resnet8", "PCKD resnet8, β_cc = 0"]
@@ -345,7 +348,7 @@ def test_labels_tell_variants_and_lengths_apart(trained):
         results.learning_curves,
     ],
 )
-def test_no_text_is_cut_and_captions_say_seeds(draw, many):
+def test_no_text_is_cut_off_and_captions_name_the_seeds(draw, many):
     figure = draw(many)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -364,7 +367,7 @@ def test_no_text_is_cut_and_captions_say_seeds(draw, many):
 @pytest.mark.parametrize(
     "draw", [results.sweeps, results.budget, results.published_and_measured, results.comparison_table]
 )
-def test_no_run_is_one_line(draw):
+def test_without_runs_the_error_is_one_line(draw):
     for nothing in ([], ["runs/pckd"]):
         with pytest.raises(ValueError, match="no run to draw|drawn from runs") as error:
             draw(nothing)

@@ -5,17 +5,21 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgba
 
 from pckd_nb import analysis, figures
 
-from .test_figures_space import check_texts, made_run, rendered
+from .test_figures_space import check_texts_fit, made_run, rendered
 
 LOW, HIGH = 0.1, 3.0
 
 
-def sampled(name="made", truth=False, gallery=20, epochs=8, threshold=False):
-    """50 samples: 30 learned early, 10 learned late, 6 never learned, 4 of no kind; those from 5 on are harder by a
-    little each. The gallery has every second one, easy to hard by γ of the last epoch."""
+def run_with_samples(name="made", truth=False, gallery=20, epochs=8, threshold=False):
+    """Make a run with 50 samples: 30 learned early, 10 learned late, 6 never learned, 4 of no kind.
+
+    Within a kind, each sample is slightly harder than the one before. The gallery has every second sample, sorted from
+    easy to hard by γ of the last epoch.
+    """
     step = np.arange(1, epochs + 1)[:, None]
     easy, late = np.full((epochs, 30), LOW), np.where(step > 0.6 * epochs, LOW, HIGH).repeat(10, 1)
     never, none = np.full((epochs, 6), HIGH), np.where(step < epochs, HIGH, LOW).repeat(4, 1)
@@ -44,71 +48,72 @@ def sampled(name="made", truth=False, gallery=20, epochs=8, threshold=False):
     return run
 
 
-def weighted(strategy, mean, full, seed=0, **chosen):
+def run_with_weights(strategy, mean, full, seed=0, **chosen):
     history = pd.DataFrame({"epoch": [1, 2, 3], "mean_weight": mean, "full_weight_share": full})
-    run = made_run(title="PCKD", history=history, variant=chosen, mark=f"{strategy}{seed}")
+    run = made_run(title="PCKD", history=history, variant=chosen, fingerprint=f"{strategy}{seed}")
     run.settings["seed"] = seed
     origin = "default" if strategy == "preview" else "argument"
     run.settings["method"]["settings"]["strategy"] = {"value": strategy, "from": origin}
     return run
 
 
-def strategies():
+def runs_of_all_strategies():
     return [
-        weighted("preview", [0.7, 0.8, 0.9], [0.6, 0.7, 0.9]),
-        weighted("uniform", [1, 1, 1], [1, 1, 1]),
-        weighted("constant", [0.7, 0.8, 0.9], [0, 0, 0]),
-        weighted("curriculum", [0.6, 0.7, 0.8], [0.6, 0.7, 0.8]),
-        weighted("focal", [0.9, 0.5, 0.2], [0, 0, 0]),
+        run_with_weights("preview", [0.7, 0.8, 0.9], [0.6, 0.7, 0.9]),
+        run_with_weights("uniform", [1, 1, 1], [1, 1, 1]),
+        run_with_weights("constant", [0.7, 0.8, 0.9], [0, 0, 0]),
+        run_with_weights("curriculum", [0.6, 0.7, 0.8], [0.6, 0.7, 0.8]),
+        run_with_weights("focal", [0.9, 0.5, 0.2], [0, 0, 0]),
     ]
 
 
 def four_data_sets():
-    shapes = sampled("shapes", truth=True)
-    return [sampled("digits"), shapes, sampled("fashion"), sampled("folder:/somewhere/a_name_that_is_far_too_long")]
+    names = ("digits", "shapes", "fashion", "folder:/somewhere/a_name_that_is_far_too_long")
+    return [run_with_samples(name, truth=name == "shapes") for name in names]
 
 
 DRAWINGS = {
     "galleries": lambda: figures.difficulty_galleries(four_data_sets()),
-    "gallery": lambda: figures.difficulty_galleries(sampled(), rows=1, columns=12),
-    "weights": lambda: figures.weights_over_epochs(strategies()),
+    "gallery": lambda: figures.difficulty_galleries(run_with_samples(), rows=1, columns=12),
+    "weights": lambda: figures.weights_over_epochs(runs_of_all_strategies()),
     "long names": lambda: figures.weights_over_epochs(
-        [weighted("preview", [1, 1, 1], [1, 1, 1], beta_cc=value, beta_fa=2.5, views=1) for value in (0.001, 0.002)]
+        [run_with_weights("preview", [1] * 3, [1] * 3, beta_cc=value, beta_fa=2.5, views=1) for value in (0.001, 0.002)]
     ),
-    "trajectories": lambda: figures.trajectories(sampled(threshold=True)),
-    "five trajectories": lambda: figures.trajectories(sampled(gallery=0), each=5),
+    "trajectories": lambda: figures.trajectories(run_with_samples(threshold=True)),
+    "five trajectories": lambda: figures.trajectories(run_with_samples(gallery=0), each=5),
 }
 
 
 @pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
-def test_no_text_is_cut_and_a_figure_is_the_same_twice(draw):
-    check_texts(draw())
+def test_no_text_is_cut_off_and_drawing_twice_gives_the_same_picture(draw):
+    check_texts_fit(draw())
     assert rendered(draw()) == rendered(draw())
 
 
-def written(ax, start):
+def texts_starting_with(ax, start):
     return [text.get_text() for text in ax.texts if text.get_text().startswith(start)]
 
 
-def test_a_band_of_thumbnails_a_data_set():
+def test_galleries_have_one_band_of_thumbnails_per_data_set():
     runs = four_data_sets()
     ax = figures.difficulty_galleries(runs, rows=2, columns=5).axes[0]
     assert len(ax.images) == 4 * 10
     shown = np.linspace(0, 19, 10).round().astype(int)
     gammas = runs[0].gallery["difficulty"][shown].astype(float)
-    assert written(ax, "γ ")[:10] == [f"γ {value:.2f}" for value in gammas]
-    assert written(ax, "known") == [f"known {runs[1].ground_truth[i]:.2f}" for i in runs[1].gallery["index"][shown]]
+    assert texts_starting_with(ax, "γ ")[:10] == [f"γ {value:.2f}" for value in gammas]
+    truth = runs[1].ground_truth[runs[1].gallery["index"][shown]]
+    assert texts_starting_with(ax, "known") == [f"known {value:.2f}" for value in truth]
     assert [text.get_text() for text in ax.texts if text.get_text() in ("digits", "shapes", "fashion")] == [
         "digits", "shapes", "fashion",
     ]  # fmt: skip
     rho = analysis.difficulty_vs_truth(runs[1])
-    assert [text for text in written(ax, "KD") if f"ρ = {rho:.2f}" in text] == [
+    assert [text for text in texts_starting_with(ax, "KD") if f"ρ = {rho:.2f}" in text] == [
         f"KD resnet8\nepoch 8\nγ and known:\nρ = {rho:.2f}"
     ]
 
 
-def test_a_band_reads_from_easy_on_the_left_to_hard_on_the_right():
-    run = sampled()
+def test_a_band_is_sorted_from_easy_on_the_left_to_hard_on_the_right():
+    run = run_with_samples()
     ax = figures.difficulty_galleries(run, rows=2, columns=4).axes[0]
     shown = np.linspace(0, 19, 8).round().astype(int)
     corners = [image.get_extent() for image in ax.images]
@@ -118,29 +123,29 @@ def test_a_band_reads_from_easy_on_the_left_to_hard_on_the_right():
         assert np.array_equal(image.get_array(), run.gallery["images"][i].transpose(1, 2, 0).repeat(3, 2))
 
 
-def test_a_cross_entropy_of_minus_0_is_no_negative_difficulty():
-    run = sampled()
+def test_a_difficulty_of_minus_zero_is_shown_without_a_sign():
+    run = run_with_samples()
     run.gallery["difficulty"][0] = -0.0
-    assert written(figures.difficulty_galleries(run).axes[0], "γ ")[0] == "γ 0.00"
+    assert texts_starting_with(figures.difficulty_galleries(run).axes[0], "γ ")[0] == "γ 0.00"
 
 
-def test_galleries_that_cannot_be_drawn():
-    bare = dataclasses.replace(sampled("bare"), gallery=None)
-    caption = figures.difficulty_galleries([bare, sampled("digits")])._supxlabel.get_text()
+def test_galleries_require_thumbnails_and_one_run_per_data_set():
+    bare = dataclasses.replace(run_with_samples("bare"), gallery=None)
+    caption = figures.difficulty_galleries([bare, run_with_samples("digits")])._supxlabel.get_text()
     assert "digits, 50" in caption and "bare" not in caption
     for runs, message in (
         ([bare], "none of the runs has a gallery"),
-        ([sampled("digits"), sampled("digits")], "one run per data set, got 2 runs of digits"),
+        ([run_with_samples("digits"), run_with_samples("digits")], "one run per data set, got 2 runs of digits"),
         ([], "no run to draw"),
     ):
         with pytest.raises(ValueError, match=message):
             figures.difficulty_galleries(runs)
     with pytest.raises(ValueError, match="columns at least 2, got rows=2 and columns=1"):
-        figures.difficulty_galleries(sampled(), columns=1)
+        figures.difficulty_galleries(run_with_samples(), columns=1)
 
 
-def test_weights_are_named_by_their_strategy_where_all_else_is_the_same():
-    runs = strategies()
+def test_runs_that_differ_only_in_their_strategy_are_named_by_it():
+    runs = runs_of_all_strategies()
     figure = figures.weights_over_epochs(runs)
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ["preview", "uniform", "constant", "curriculum", "focal"]
@@ -149,29 +154,29 @@ def test_weights_are_named_by_their_strategy_where_all_else_is_the_same():
             assert line.get_label() == name and np.array_equal(line.get_ydata(), run.history[column])
     assert figure.axes[0].lines[0].get_color() == figures.COLORS["PCKD"]
     assert len({line.get_color() for line in figure.axes[0].lines}) == 5
-    _, _, constant, _, focal = figure.axes[1].lines  # no sample has v = 1 under either, and both can be seen
+    _, _, constant, _, focal = figure.axes[1].lines  # equal, as no sample has v = 1, but both are visible
     assert np.array_equal(constant.get_ydata(), focal.get_ydata())
     assert constant.is_dashed() and focal.is_dashed() and constant._dash_pattern != focal._dash_pattern
 
 
-def test_weights_of_seeds_share_an_entry_and_other_settings_are_named():
-    runs = [weighted("preview", [0.5] * 3, [0.5] * 3, seed) for seed in (0, 1)]
-    figure = figures.weights_over_epochs([*runs, weighted("uniform", [1] * 3, [1] * 3, beta_cc=0)])
+def test_seeds_share_a_legend_entry_and_other_settings_are_named():
+    runs = [run_with_weights("preview", [0.5] * 3, [0.5] * 3, seed) for seed in (0, 1)]
+    figure = figures.weights_over_epochs([*runs, run_with_weights("uniform", [1] * 3, [1] * 3, beta_cc=0)])
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert len(names) == 2 and names[0] == "PCKD resnet8" and "β_cc = 0" in names[1]
     first, second, _ = figure.axes[0].lines
     assert first.get_color() == second.get_color() and len(figure.axes[0].lines) == 3
 
 
-def test_weights_need_an_epoch():
-    empty = weighted("preview", [1] * 3, [1] * 3)
+def test_weights_over_epochs_require_an_epoch():
+    empty = run_with_weights("preview", [1] * 3, [1] * 3)
     empty.history = empty.history[:0]
     with pytest.raises(ValueError, match="no complete epoch"):
         figures.weights_over_epochs(empty)
 
 
-def test_trajectories_are_those_of_their_kinds():
-    run = sampled(threshold=True)
+def test_trajectories_show_samples_of_each_kind():
+    run = run_with_samples(threshold=True)
     kinds = analysis.kinds_of_samples(run)
     assert [len(found) for found in kinds.values()] == [30, 10, 6]
     figure = figures.trajectories(run)
@@ -195,12 +200,12 @@ def test_trajectories_are_those_of_their_kinds():
             assert np.array_equal(line.get_ydata(), run.difficulty[:, sample].astype(np.float32))
         assert np.array_equal(below.lines[-1].get_ydata(), run.history["threshold"])
         frames = [patch.get_edgecolor() for patch in pictures.patches]
-        assert [tuple(c) for c in frames] == [tuple(patch_color(line)) for line in lines]
+        assert [tuple(c) for c in frames] == [to_rgba(line.get_color()) for line in lines]
 
 
 @pytest.mark.parametrize("threshold", [True, False])
 def test_legends_of_trajectories_are_in_the_panels_of_their_lines(threshold):
-    figure = figures.trajectories(sampled(threshold=threshold))
+    figure = figures.trajectories(run_with_samples(threshold=threshold))
     found = {}
     for ax in figure.axes:
         if ax.get_legend():
@@ -210,24 +215,18 @@ def test_legends_of_trajectories_are_in_the_panels_of_their_lines(threshold):
     assert found == of_samples | ({"difficulty γ": ["threshold ε_t"]} if threshold else {})
 
 
-def patch_color(line):
-    from matplotlib.colors import to_rgba
-
-    return to_rgba(line.get_color())
-
-
 def test_a_sample_without_a_thumbnail_has_an_empty_frame_and_a_kind_may_be_empty():
-    run = sampled(gallery=0)
+    run = run_with_samples(gallery=0)
     run.gallery = None
-    run.cross_entropy[:, :30] = HIGH  # nothing is easy any more
+    run.cross_entropy[:, :30] = HIGH  # now no sample is easy
     figure = figures.trajectories(run, each=2)
     assert not any(ax.images for ax in figure.axes)
     assert [text.get_text() for text in figure.axes[0].texts] == ["none"]
-    assert written(figure.axes[2], "not in the\ngallery") == ["not in the\ngallery"] * 2
+    assert texts_starting_with(figure.axes[2], "not in the\ngallery") == ["not in the\ngallery"] * 2
 
 
-def test_trajectories_need_two_epochs_and_samples():
-    run = sampled()
+def test_trajectories_require_two_epochs_and_samples():
+    run = run_with_samples()
     with pytest.raises(ValueError, match="has 1 complete epoch"):
         figures.trajectories(dataclasses.replace(run, history=run.history[:1]))
     with pytest.raises(ValueError, match="has no recorded samples"):

@@ -1,4 +1,4 @@
-"""Maps of features and centers, and how two networks' geometry agrees, on made-up runs with known answers."""
+"""Maps of features and centers, and comparisons of two networks' geometry, on made-up runs with known answers."""
 
 import dataclasses
 import io
@@ -15,10 +15,10 @@ GROUPS = {"family": [f"family {c % 5}" for c in range(40)], "shade": ["dark" if 
 
 
 def made_run(
-    features=None, centers=None, *, groups=None, name="resnet8", title="KD", variant=None, teacher=None, mark="student",
-    classes=None, **kept,
+    features=None, centers=None, *, groups=None, name="resnet8", title="KD", variant=None, teacher=None,
+    fingerprint="student", classes=None, **kept,
 ):  # fmt: skip
-    """A run of two epochs that never was, with this embedding. variant: settings chosen by its caller."""
+    """Make a run of two epochs with this embedding, without training. variant: non-default settings of its method."""
     count = 40 if centers is None else len(centers)
     chosen = {key: {"value": value, "from": "argument"} for key, value in (variant or {}).items()}
     settings = {
@@ -30,7 +30,7 @@ def made_run(
             "name": "made", "fingerprint": "data", "classes": classes or [f"class {c}" for c in range(count)],
             "groups": groups or {}, "train_images": 50, "test_images": 200, "image_size": [8, 8],
         },
-        "recipe": {"epochs": 2}, "seed": 0, "hardware": "made up, 1 thread", "fingerprint": mark,
+        "recipe": {"epochs": 2}, "seed": 0, "hardware": "made up, 1 thread", "fingerprint": fingerprint,
     }  # fmt: skip
     if features is not None:
         labels = np.arange(len(features)) % count
@@ -41,7 +41,7 @@ def made_run(
 
 
 def clustered(groups, width=8, seed=0):
-    """Centers that lie close together where they are of the same group, and far apart otherwise."""
+    """Return centers that are close together within a group and far apart otherwise."""
     random = np.random.default_rng(seed)
     names = sorted(set(groups))
     return 10 * np.eye(len(names), width)[[names.index(name) for name in groups]] + random.normal(
@@ -50,28 +50,26 @@ def clustered(groups, width=8, seed=0):
 
 
 def pair(count=40, groups=GROUPS, classes=None, **student):
-    """A teacher, and a student of it whose centers and features are the teacher's in a rotated, wider space."""
+    """Return a teacher, and a student with the teacher's features and centers in a rotated, wider space."""
     random = np.random.default_rng(1)
     centers = clustered(groups["family"] if groups else [str(c % 5) for c in range(count)])
     features = random.random((200, 8))
     rotation, _ = np.linalg.qr(random.normal(size=(12, 12)))
-    widen = 2 * rotation[:8]
+    widen, names = 2 * rotation[:8], {"groups": groups, "classes": classes}
     return [
-        made_run(
-            features, centers, groups=groups, name="resnet20", title="supervised", mark="teacher", classes=classes
-        ),
-        made_run(features @ widen, centers @ widen, groups=groups, classes=classes, teacher="teacher", **student),
+        made_run(features, centers, name="resnet20", title="supervised", fingerprint="teacher", **names),
+        made_run(features @ widen, centers @ widen, teacher="teacher", **names, **student),
     ]
 
 
 def many_groups():
-    """40 classes of 20 groups with long names, in a run with a long variant."""
+    """Return runs with 40 classes of 20 groups with long names, and a student with a long variant."""
     names = [f"the superclass number {c % 20}, with its long name" for c in range(40)]
     return pair(groups={"family": names}, variant={"beta_cc": 0.00125, "views": 1, "strategy": "curriculum"})
 
 
 def few_classes():
-    """Four classes without groups."""
+    """Return runs with four classes without groups."""
     return pair(4, {}, classes=["cat", "dog", "a very long name of a class & more", "$x"])
 
 
@@ -81,7 +79,7 @@ def rendered(figure):
     return file.getvalue()
 
 
-def check_texts(figure):
+def check_texts_fit(figure):
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     page = figure.bbox
@@ -100,9 +98,9 @@ def check_texts(figure):
 
 @pytest.mark.parametrize("runs", [pair, many_groups, few_classes])
 @pytest.mark.parametrize("draw", [figures.center_map, figures.logit_correlation, figures.center_geometry])
-def test_no_text_is_cut_and_a_figure_is_the_same_twice(draw, runs):
+def test_no_text_is_cut_off_and_drawing_twice_gives_the_same_picture(draw, runs):
     figure = draw(runs())
-    check_texts(figure)
+    check_texts_fit(figure)
     assert rendered(draw(runs())) == rendered(draw(runs()))
     assert "made, 50 training and 200 test images" in figure._supxlabel.get_text().replace("\n", " ")
 
@@ -121,7 +119,7 @@ def test_center_map_says_how_many_nearest_centers_share_a_group():
     assert np.allclose(drawn, np.concatenate([expected[c::5] for c in range(5)]))
 
 
-def test_centers_of_few_classes_are_a_matrix():
+def test_few_classes_are_drawn_as_a_similarity_matrix():
     runs = few_classes()
     panels = [ax for ax in figures.center_map(runs).axes if ax.images]
     assert len(panels) == 2
@@ -135,7 +133,7 @@ def test_centers_of_few_classes_are_a_matrix():
     assert panels[0].get_xlabel() == closest
 
 
-def test_few_classes_with_groups_are_ordered_by_them():
+def test_few_classes_with_groups_are_sorted_by_group():
     groups = {"kind": ["a", "b", "a", "b", "b", "b", "a", "a"]}
     centers = clustered(groups["kind"])
     run = made_run(np.random.default_rng(0).random((40, 8)), centers, groups=groups)
@@ -147,7 +145,7 @@ def test_few_classes_with_groups_are_ordered_by_them():
     assert ax.get_xlabel() == "100 % of 3 nearest share\nthe kind (chance 43 %)"
 
 
-def test_logit_correlation_of_a_network_with_itself_is_1():
+def test_logit_correlation_of_equivalent_networks_has_no_difference():
     teacher, student = pair()
     axes = [ax for ax in figures.logit_correlation([student, teacher]).axes if ax.images]  # in any order
     matrices = [ax for ax in axes if ax.get_title(loc="left") in ("teacher resnet20", "KD resnet8")]
@@ -160,7 +158,7 @@ def test_logit_correlation_of_a_network_with_itself_is_1():
     assert np.allclose(matrices[0].images[0].get_array(), expected[np.ix_(order, order)])
 
 
-def test_logit_correlation_tells_how_far_apart_two_networks_are():
+def test_logit_correlation_shows_the_difference_of_two_networks():
     teacher, student = pair()
     student.embedding["centers"] = np.random.default_rng(2).normal(size=student.embedding["centers"].shape)
     embeddings = teacher.embedding, student.embedding
@@ -170,20 +168,20 @@ def test_logit_correlation_tells_how_far_apart_two_networks_are():
     assert mean > 0.1 and f"mean |difference| {mean:.3f}\nr over pairs {correlation:.2f}" in labels
 
 
-def test_center_geometry_does_not_mind_rotation_and_width():
+def test_center_geometry_ignores_rotation_and_width():
     teacher, student = pair()
     figure = figures.center_geometry([teacher, student])
     (below,) = [ax for ax in figure.axes if ax.collections and ax.get_xlabel() == "teacher's similarity"]
     assert below.get_title(loc="left") == "r = 1.00, CKA = 1.00"
     points = [dots.get_offsets() for dots in below.collections]
-    # 380 pairs share the shade and 140 the family; 60 share both, and are of the shade's colour
+    # 380 pairs share the shade and 140 the family; the 60 that share both have the shade's colour
     assert [len(p) for p in points] == [320, 80, 380]
     assert np.allclose(np.diff(np.concatenate(points), axis=1), 0, atol=1e-4)  # on the diagonal
     legend = [text.get_text() for ax in figure.axes if ax.get_legend() for text in ax.get_legend().get_texts()]
     assert legend == ["nothing", "family", "shade"]
 
 
-def test_center_geometry_of_an_unlike_student():
+def test_center_geometry_of_an_unrelated_student():
     teacher, student = pair()
     student.embedding["centers"] = centers = np.random.default_rng(2).normal(size=(40, 12))
     r = analysis.center_agreement(teacher.embedding["centers"], centers)
@@ -192,13 +190,13 @@ def test_center_geometry_of_an_unlike_student():
     assert abs(r) < 0.3 and f"r = {r:.2f}, CKA = {cka:.2f}" in titles
 
 
-def test_students_of_a_kind_are_told_apart_by_their_variant():
+def test_students_are_labelled_with_their_variant():
     teacher, student = pair(variant={"beta_cc": 0})
     for draw in (figures.logit_correlation, figures.center_geometry, figures.center_map):
         assert "KD resnet8\nβ_cc = 0" in [ax.get_title(loc="left") for ax in draw([teacher, student]).axes]
 
 
-def test_a_feature_map_shows_at_most_fifty_of_a_class():
+def test_a_feature_map_shows_at_most_50_samples_per_class():
     random = np.random.default_rng(0)
     centers = np.eye(3, 8)
     features = 5 * centers[np.arange(450) % 3] + random.random((450, 8))
@@ -208,7 +206,7 @@ def test_a_feature_map_shows_at_most_fifty_of_a_class():
 
 
 @pytest.mark.parametrize("draw", [figures.center_map, figures.logit_correlation, figures.center_geometry])
-def test_runs_that_cannot_be_drawn_are_one_line(draw):
+def test_unsuitable_runs_raise_an_error_of_one_line(draw):
     teacher, student = pair()
     elsewhere = {**student.settings, "data": {**student.settings["data"], "fingerprint": "another"}}
     for runs, message in (
@@ -222,7 +220,7 @@ def test_runs_that_cannot_be_drawn_are_one_line(draw):
         assert "\n" not in str(error.value)
 
 
-def test_students_need_their_one_teacher():
+def test_students_require_exactly_one_teacher():
     teacher, student = pair()
     for draw in (figures.logit_correlation, figures.center_geometry):
         for runs in ([student], [teacher], [teacher, student, dataclasses.replace(teacher)]):

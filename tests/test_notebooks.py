@@ -41,7 +41,7 @@ def test_a_failing_cell_is_named_and_nothing_is_stored(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_ctrl_c_while_the_notebook_runs_is_an_interrupt(tmp_path):
+def test_ctrl_c_while_a_notebook_runs_raises_keyboard_interrupt(tmp_path):
     source = f"import os, signal, time\nos.kill({os.getpid()}, signal.{signal.SIGINT.name})\ntime.sleep(60)"
     with pytest.raises(KeyboardInterrupt):
         notebooks.execute(make_notebook(tmp_path / "book.ipynb", source))
@@ -60,7 +60,7 @@ def test_the_hashes_change_with_the_source_and_with_the_drawing_modules(tmp_path
     assert book.metadata["pckd_nb"]["drawing"] != notebooks.source_hashes(book)["drawing"]
 
 
-def test_students_get_neither_solutions_nor_outputs(tmp_path, monkeypatch):
+def test_student_versions_have_no_solutions_and_no_outputs(tmp_path, monkeypatch):
     task, solution = new_code_cell("answer = ..."), new_code_cell("answer = 4", metadata={"tags": ["solution"]})
     check = new_code_cell("from pckd_nb.course import check\ncheck(answer, 4)", metadata={"tags": ["check"]})
     nbformat.write(new_notebook(cells=[task, solution, check]), tmp_path / "book.ipynb")
@@ -74,13 +74,13 @@ def test_students_get_neither_solutions_nor_outputs(tmp_path, monkeypatch):
     assert notebooks.execute(written).cells[-1].outputs[0].text == "No answer yet.\n"
 
 
-def test_plots_outside_the_style_of_figures_show_as_well(tmp_path):
+def test_plots_after_the_style_of_figures_are_shown_as_well(tmp_path):
     inside = "import matplotlib.pyplot as plt, pckd_nb as pckd\nwith pckd.figures.style():\n    plt.plot([1, 2])"
     book = notebooks.execute(make_notebook(tmp_path / "book.ipynb", inside, "plt.plot([1, 2]);"))
     assert ["image/png" in cell.outputs[-1].data for cell in book.cells] == [True, True]
 
 
-def test_of_a_widget_its_picture_is_stored(tmp_path):
+def test_only_the_picture_of_a_widget_is_stored(tmp_path):
     view = "application/vnd.jupyter.widget-view+json"
     source = f"display({{'{view}': {{'model_id': 'gone'}}, 'image/png': 'aGk=', 'text/plain': 'a picture'}}, raw=True)"
     book = notebooks.execute(make_notebook(tmp_path / "book.ipynb", source))
@@ -98,5 +98,5 @@ def test_make_lab_opens_the_first_notebook(tmp_path):
         base, token = re.fullmatch(r"(http://127\.0\.0\.1:\d+)/.*[?&]token=(\w+).*", address).groups()
         answer = requests.get(f"{base}/", {"token": token}, timeout=300)
         assert answer.ok and re.match(rf"{base}/lab/tree/00_start_here\.ipynb(\?|$)", answer.url)
-        about = requests.get(f"{base}/api/contents/00_start_here.ipynb", {"token": token, "content": 0}, timeout=300)
-        assert about.json()["type"] == "notebook"
+        contents = requests.get(f"{base}/api/contents/00_start_here.ipynb", {"token": token, "content": 0}, timeout=300)
+        assert contents.json()["type"] == "notebook"

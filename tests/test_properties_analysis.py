@@ -1,4 +1,4 @@
-"""The numbers behind the figures: what they are computed from is checked, and refused in one line."""
+"""The functions of `analysis` refuse invalid arguments with an error of one line that names the argument."""
 
 import math
 
@@ -10,51 +10,51 @@ from pckd_nb import analysis
 
 from .properties import Case, bad_integer, bad_number, check_bad_values
 
-matrix = st.sampled_from(
+bad_matrix = st.sampled_from(
     [None, "x", 3.0, [], np.zeros(3), np.zeros((0, 3)), np.zeros((3, 0)), np.zeros((2, 2, 2)), [[1.0], [2.0, 3.0]]]
     + [np.full((40, 3), value) for value in (math.nan, math.inf)] + [np.full((40, 3), "a"), np.zeros((40, 3), complex)]
 )  # fmt: skip
-forty = np.random.default_rng(0).normal(size=(40, 3))
-LABELS = [None, "x", 3, np.arange(5), np.zeros((40, 2))]
-MEASURED = [None, "x", 3.0, [], [math.nan], [1, math.inf], ["a"], np.ones((2, 2)), [[1], [1, 2]]]
+matrix = np.random.default_rng(0).normal(size=(40, 3))
+BAD_LABELS = [None, "x", 3, np.arange(5), np.zeros((40, 2))]
+BAD_VALUES = [None, "x", 3.0, [], [math.nan], [1, math.inf], ["a"], np.ones((2, 2)), [[1], [1, 2]]]
 
 
 CASES = {
-    "directions": Case(analysis.directions, {"vectors": forty}, {"vectors": ("vectors", matrix)}),
+    "directions": Case(analysis.directions, {"vectors": matrix}, {"vectors": ("vectors", bad_matrix)}),
     "embed": Case(
-        analysis.embed, {"features": forty[:5], "centers": forty[:5], "perplexity": 2},
-        {"features": ("features", matrix), "centers": ("centers", matrix | st.just(np.zeros((5, 4)))),
+        analysis.embed, {"features": matrix[:5], "centers": matrix[:5], "perplexity": 2},
+        {"features": ("features", bad_matrix), "centers": ("centers", bad_matrix | st.just(np.zeros((5, 4)))),
          "perplexity": ("perplexity", bad_number(0, 10 / 3))},
     ),
-    "embed_centers": Case(analysis.embed_centers, {"centers": forty}, {"centers": ("centers", matrix)}),
+    "embed_centers": Case(analysis.embed_centers, {"centers": matrix}, {"centers": ("centers", bad_matrix)}),
     "neighbourhood_purity": Case(
-        analysis.neighbourhood_purity, {"features": forty, "labels": np.arange(40) % 4},
-        {"features": ("features", matrix), "labels": ("labels", st.sampled_from(LABELS)),
+        analysis.neighbourhood_purity, {"features": matrix, "labels": np.arange(40) % 4},
+        {"features": ("features", bad_matrix), "labels": ("labels", st.sampled_from(BAD_LABELS)),
          "k": ("k ", bad_integer(1, 39))},
     ),
     "chance_purity": Case(
         analysis.chance_purity, {"labels": [0, 1, 1]},
         {"labels": ("labels", st.sampled_from([[], [1], None, 3, np.zeros((2, 2))]))},
     ),
-    "center_similarity": Case(analysis.center_similarity, {"centers": forty}, {"centers": ("centers", matrix)}),
+    "center_similarity": Case(analysis.center_similarity, {"centers": matrix}, {"centers": ("centers", bad_matrix)}),
     **{
         function.__name__: Case(
-            function, {"a": forty, "b": forty[:, :2]},
-            {name: (f"{name} must|a and b must", matrix | st.just(np.zeros((2, 3)))) for name in "ab"},
+            function, {"a": matrix, "b": matrix[:, :2]},
+            {name: (f"{name} must|a and b must", bad_matrix | st.just(np.zeros((2, 3)))) for name in "ab"},
         )
         for function in (analysis.center_agreement, analysis.center_cka)
     },
     "logit_correlation": Case(
-        analysis.logit_correlation, {"features": forty, "centers": forty},
-        {"features": ("features|width", matrix | st.just(forty[:1])), "centers": ("centers", matrix)},
+        analysis.logit_correlation, {"features": matrix, "centers": matrix},
+        {"features": ("features|width", bad_matrix | st.just(matrix[:1])), "centers": ("centers", bad_matrix)},
     ),
     "difference_of_pairs": Case(
         analysis.difference_of_pairs, {"a": np.eye(4), "b": np.ones((4, 4))},
-        {name: (f"{name} must|matrices", matrix | st.just(np.zeros((4, 3)))) for name in "ab"},
+        {name: (f"{name} must|matrices", bad_matrix | st.just(np.zeros((4, 3)))) for name in "ab"},
     ),
     "summarise": Case(
         analysis.summarise, {"values": [1.0, 2.0]},
-        {"values": ("measurement|list", st.sampled_from(MEASURED)),
+        {"values": ("measurement|list", st.sampled_from(BAD_VALUES)),
          "level": ("level", bad_number(0, 1) | st.just(1.0))},
     ),
     "paired_difference": Case(
@@ -66,5 +66,5 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input_is_refused_in_one_line_that_names_it(name):
+def test_invalid_arguments_are_refused(name):
     check_bad_values(CASES[name], 40)

@@ -1,4 +1,4 @@
-"""Recipes, methods, arms of grids, seeds, and the numbers behind figures: bad input is refused in one line."""
+"""Recipes, methods, arms and grids refuse invalid arguments with an error of one line that names the argument."""
 
 import math
 from contextlib import suppress
@@ -15,35 +15,38 @@ from pckd_nb.recipes import RECIPES, Recipe, get_recipe
 
 from .properties import Case, bad_integer, bad_number, check_bad_values, examples
 
-NO_TEXT = st.sampled_from([None, 1, 2.5, True, b"kd", ["kd"], {}, object()])
-NO_MAPPING = st.sampled_from([None, 1, "beta_cc", [("beta_cc", 1)], True])
-positive = bad_number(0)
-not_negative = bad_number(0, open_at_lowest=False)
-temperature = bad_number(1e-6, 1e6, open_at_lowest=False)
+NOT_TEXT = st.sampled_from([None, 1, 2.5, True, b"kd", ["kd"], {}, object()])
+NOT_A_MAPPING = st.sampled_from([None, 1, "beta_cc", [("beta_cc", 1)], True])
+bad_positive = bad_number(0)
+bad_non_negative = bad_number(0, open_at_lowest=False)
+bad_temperature = bad_number(1e-6, 1e6, open_at_lowest=False)
 
 
 def unknown(names):
-    """Text that is none of the names, in capitals or not."""
+    """Generate text that is none of the names, ignoring case."""
     known = {name.lower() for name in names}
     return st.text(max_size=30).filter(lambda text: text.lower() not in known)
 
 
-FIELDS = {
-    "name": ("name", NO_TEXT),
+BAD_FIELDS = {
+    "name": ("name", NOT_TEXT),
     "epochs": ("epochs", bad_integer(1, 10**9)),
     "batch_size": ("batch_size", bad_integer(1, 10**9)),
-    "lr": ("lr", positive),
+    "lr": ("lr", bad_positive),
     "momentum": ("momentum", bad_number(0, 0.999, open_at_lowest=False).filter(lambda x: not is_between(x, 0.9, 1))),
-    "weight_decay": ("weight_decay", not_negative),
+    "weight_decay": ("weight_decay", bad_non_negative),
     "milestones": (
         "milestones",
-        st.lists(not_negative, min_size=1, max_size=3) | st.sampled_from([None, 0.5, "0.5", {0.5}, {0.5: 1}]),
+        st.lists(bad_non_negative, min_size=1, max_size=3) | st.sampled_from([None, 0.5, "0.5", {0.5}, {0.5: 1}]),
     ),
-    "lr_decay": ("lr_decay", positive),
+    "lr_decay": ("lr_decay", bad_positive),
     "flip": ("flip", st.sampled_from([None, 0, 1, "yes", 2.0, []])),
-    "method": ("method", NO_MAPPING),
+    "method": ("method", NOT_A_MAPPING),
     "final_threshold": ("final_threshold", bad_number(0, none=False)),
-    "network_lr": ("network_lr", NO_MAPPING | st.dictionaries(st.text(max_size=5), positive, min_size=1, max_size=2)),
+    "network_lr": (
+        "network_lr",
+        NOT_A_MAPPING | st.dictionaries(st.text(max_size=5), bad_positive, min_size=1, max_size=2),
+    ),
 }
 
 
@@ -51,19 +54,19 @@ def is_between(x, low, high):
     return isinstance(x, float) and low <= x < high
 
 
-def of_method(name, **bad):
-    """A method, by its constructor's name."""
+def method_case(name, **bad):
+    """Return the case of a method that is created by its name."""
     return Case(methods.make, {"name": name}, {argument: (argument, values) for argument, values in bad.items()})
 
 
-betas = {name: not_negative for name in ("beta_kd", "beta_fa", "beta_ca", "beta_cc")}
-strategies = NO_TEXT | unknown(preview.STRATEGIES)
-views = bad_integer(1, 4)
-SETTINGS = [*betas, "temperature", "epsilon", "views", "strategy"]
+bad_betas = {name: bad_non_negative for name in ("beta_kd", "beta_fa", "beta_ca", "beta_cc")}
+bad_strategies = NOT_TEXT | unknown(preview.STRATEGIES)
+bad_views = bad_integer(1, 4)
+SETTINGS = [*bad_betas, "temperature", "epsilon", "views", "strategy"]
 
 
 def run_grid(shard, jobs):
-    """As far as to where the grid is asked for its points."""
+    """Call experiments.run_grid until it asks the grid for its points."""
 
     def points():
         raise StopAsyncIteration
@@ -73,23 +76,23 @@ def run_grid(shard, jobs):
 
 
 CASES = {
-    "Recipe": Case(Recipe, {"name": "mine", "epochs": 3}, FIELDS),
+    "Recipe": Case(Recipe, {"name": "mine", "epochs": 3}, BAD_FIELDS),
     "get_recipe": Case(
         get_recipe,
         {"recipe": "classroom"},
-        {"recipe": ("recipe", NO_TEXT | unknown(RECIPES)), **FIELDS},
+        {"recipe": ("recipe", NOT_TEXT | unknown(RECIPES)), **BAD_FIELDS},
     ),
     "an unknown field of a recipe": Case(
         lambda name: get_recipe("classroom", **({name: 1} if name else {})), {"name": ""},
-        {"name": ("field", st.text(min_size=1, max_size=20).filter(lambda name: name not in FIELDS))},
+        {"name": ("field", st.text(min_size=1, max_size=20).filter(lambda name: name not in BAD_FIELDS))},
     ),
     "make": Case(
         methods.make, {"name": "kd"},
-        {"name": ("method|is not implemented", NO_TEXT | unknown({*methods.METHODS, *methods.BASELINES}))},
+        {"name": ("method|is not implemented", NOT_TEXT | unknown({*methods.METHODS, *methods.BASELINES}))},
     ),
     "baseline": Case(
         methods.baseline, {"name": "AT"},
-        {"name": ("baseline|is not implemented", NO_TEXT | unknown(methods.BASELINES))},
+        {"name": ("baseline|is not implemented", NOT_TEXT | unknown(methods.BASELINES))},
     ),
     "an unknown setting of a method": Case(
         lambda method, name: methods.make(method, **({name: 1} if name else {})), {"method": "pckd", "name": ""},
@@ -97,23 +100,25 @@ CASES = {
     ),
     "PCKD": Case(
         methods.PCKD, {},
-        {name: (name, values) for name, values in betas.items()}
-        | {"temperature": ("temperature", temperature), "epsilon": ("epsilon", positive), "views": ("views", views),
-           "strategy": ("strategy", strategies.filter(lambda x: not callable(x)))},
+        {name: (name, values) for name, values in bad_betas.items()}
+        | {"temperature": ("temperature", bad_temperature), "epsilon": ("epsilon", bad_positive),
+           "views": ("views", bad_views), "strategy": ("strategy", bad_strategies.filter(lambda x: not callable(x)))},
     ),
-    "KD": Case(methods.KD, {}, {"temperature": ("temperature", temperature), "beta_kd": ("beta_kd", not_negative)}),
-    **{name: of_method(name, weight=not_negative) for name in methods.BASELINES},
-    "RKD's own": of_method("RKD", distance=not_negative, angle=not_negative),
-    "DIST's own": of_method("DIST", temperature=temperature),
-    "LSKD's own": of_method("LSKD", temperature=temperature, cross_entropy_weight=not_negative),
-    "DKD's own": of_method(
-        "DKD", alpha=not_negative, beta=not_negative, temperature=temperature, warmup_epochs=bad_integer(1)
+    "KD": Case(
+        methods.KD, {}, {"temperature": ("temperature", bad_temperature), "beta_kd": ("beta_kd", bad_non_negative)}
     ),
-    "ReviewKD's own": of_method("ReviewKD", warmup_epochs=bad_integer(1)),
-    "parse_value": Case(catalogue.parse_value, {"text": "1"}, {"text": ("value", NO_TEXT)}),
+    **{name: method_case(name, weight=bad_non_negative) for name in methods.BASELINES},
+    "RKD's settings": method_case("RKD", distance=bad_non_negative, angle=bad_non_negative),
+    "DIST's settings": method_case("DIST", temperature=bad_temperature),
+    "LSKD's settings": method_case("LSKD", temperature=bad_temperature, cross_entropy_weight=bad_non_negative),
+    "DKD's settings": method_case(
+        "DKD", alpha=bad_non_negative, beta=bad_non_negative, temperature=bad_temperature, warmup_epochs=bad_integer(1)
+    ),
+    "ReviewKD's settings": method_case("ReviewKD", warmup_epochs=bad_integer(1)),
+    "parse_value": Case(catalogue.parse_value, {"text": "1"}, {"text": ("value", NOT_TEXT)}),
     "parse_arm": Case(
         experiments.parse_arm, {"text": "kd-temperature=2"},
-        {"text": ("arm|twice", NO_TEXT | st.sampled_from(
+        {"text": ("arm|twice", NOT_TEXT | st.sampled_from(
             ["", "-", "kd-", "kd-a=1-a=2", "=", "a b", "kd pckd", "kd\nkd", "../x"]))},
     ),
     "building an arm": Case(
@@ -126,7 +131,7 @@ CASES = {
     ),
     "sweep_arms": Case(
         experiments.sweep_arms, {"factor": "beta_cc", "values": [0, 1]},
-        {"factor": ("factor", NO_TEXT), "values": ("values", st.sampled_from([None, 1, "0,1", {0, 1}, 2.0, {}])),
+        {"factor": ("factor", NOT_TEXT), "values": ("values", st.sampled_from([None, 1, "0,1", {0, 1}, 2.0, {}])),
          "base": ("base", st.sampled_from([1, "pckd", (), methods.PCKD]))},
     ),
     "a sweep without values": Case(
@@ -141,7 +146,7 @@ CASES = {
     ),
     "parse_seeds": Case(
         parse_seeds, {"text": "0-2,7"},
-        {"text": ("seeds", NO_TEXT | st.text(max_size=20).filter(lambda text: not set(text) & set("0123456789"))
+        {"text": ("seeds", NOT_TEXT | st.text(max_size=20).filter(lambda text: not set(text) & set("0123456789"))
                   | st.sampled_from(["1-", "-1", "5-2", "0,5-2", "0-99999999999", "0-4294967296", "9" * 5000, "1,,2",
                                      "1.5", "1e3", "0x1", "1_0", "٣", "1;2", "2147483648", "0-2147483647", "0-1-2"]))},
     ),
@@ -149,18 +154,18 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input_is_refused_in_one_line_that_names_it(name):
+def test_invalid_arguments_are_refused(name):
     check_bad_values(CASES[name], 15)
 
 
 @pytest.mark.slow
-def test_hundreds_of_bad_inputs():
+def test_hundreds_of_invalid_arguments_are_refused():
     assert sum(check_bad_values(case, 60) for case in CASES.values()) >= 500
 
 
 @examples(60)
 @given(st.integers(1, 10**4), st.floats(1e-3, 1e3), st.lists(st.floats(0, 2), max_size=4))
-def test_any_recipe_that_is_accepted_has_finite_rates_and_thresholds(epochs, end, milestones):
+def test_every_valid_recipe_has_finite_learning_rates_and_thresholds(epochs, end, milestones):
     recipe = Recipe("mine", epochs, milestones=tuple(milestones), final_threshold=end)
     assert 0 < recipe.lr_at(epochs) <= recipe.lr_at(1) < math.inf
     epsilon = recipe.method_settings()["epsilon"]
@@ -168,14 +173,14 @@ def test_any_recipe_that_is_accepted_has_finite_rates_and_thresholds(epochs, end
 
 
 settings_of_pckd = st.fixed_dictionaries(
-    {}, optional={**{name: st.floats(0, 1e3) for name in betas}, "views": st.integers(1, 4),
+    {}, optional={**{name: st.floats(0, 1e3) for name in bad_betas}, "views": st.integers(1, 4),
                   "epsilon": st.floats(0.5, 2), "strategy": st.sampled_from(sorted(preview.STRATEGIES))},
 )  # fmt: skip
 
 
 @examples(60)
 @given(settings_of_pckd)
-def test_the_name_of_an_arm_leads_back_to_it(settings):
+def test_an_arm_can_be_parsed_from_its_name(settings):
     arm = experiments.Arm("pckd", tuple(settings.items()))
     again = experiments.parse_arm(str(arm))
     assert str(again) == str(arm) and again.method == "pckd"
@@ -186,6 +191,6 @@ def test_the_name_of_an_arm_leads_back_to_it(settings):
 
 @examples(60)
 @given(st.lists(st.tuples(st.integers(0, 2**31 - 20), st.integers(0, 9)), min_size=1, max_size=5))
-def test_seeds_are_what_was_written(ranges):
+def test_parse_seeds_expands_ranges(ranges):
     text = ",".join(f"{low}-{low + more}" if more else str(low) for low, more in ranges)
     assert parse_seeds(text) == [seed for low, more in ranges for seed in range(low, low + more + 1)]

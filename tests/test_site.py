@@ -1,4 +1,4 @@
-"""The site as `make site` builds it: complete, without a warning, without a word to another host, and in a browser."""
+"""The site that `make site` builds: complete, without warnings or requests to other hosts, and readable."""
 
 import functools
 import http.server
@@ -41,11 +41,11 @@ MATH = {
 }
 PHONE = {"width": 390, "height": 844}
 
-slow = [pytest.mark.slow, pytest.mark.alone]  # one build for all tests of this file, and a browser beside it
+slow = [pytest.mark.slow, pytest.mark.alone]  # all tests share one build and one browser
 
 
-def module_of(name: str):
-    """A file of docs/, which is no package."""
+def load_docs_module(name: str):
+    """Import a file of docs/, which is not a package."""
     pytest.importorskip("sphinx", reason='the site needs pip install -e ".[site]"')
     if str(ROOT / "docs") not in sys.path:
         sys.path.insert(0, str(ROOT / "docs"))
@@ -57,38 +57,38 @@ def module_of(name: str):
 
 
 class Page(HTMLParser):
-    """What a page of the site has: every element with its attributes, and what can be linked to."""
+    """A page of the site, with its elements, their attributes, and its anchors."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path, self.elements, self.folded, self._open = path, [], [], []
         self.feed(path.read_text("utf-8"))
-        self.anchors = {about[key] for _, about in self.elements for key in ("id", "name") if key in about}
+        self.anchors = {attrs[key] for _, attrs in self.elements for key in ("id", "name") if key in attrs}
 
-    def handle_starttag(self, tag, attributes):
-        about = {name: value or "" for name, value in attributes}
-        self.elements.append((tag, about))
+    def handle_starttag(self, tag, pairs):
+        attrs = {name: value or "" for name, value in pairs}
+        self.elements.append((tag, attrs))
         if tag == "details":
             self._open.append(tag)
         elif self._open:
-            self.folded.append((tag, about))
+            self.folded.append((tag, attrs))
 
     def handle_endtag(self, tag):
         if tag == "details":
             self._open.pop()
 
     def all(self, tag: str, *classes: str) -> list[dict[str, str]]:
-        return [about for found, about in self.elements if found == tag and has(about, *classes)]
+        return [attrs for found, attrs in self.elements if found == tag and has_classes(attrs, *classes)]
 
 
-def has(about: dict[str, str], *classes: str) -> bool:
-    return set(classes) <= set(about.get("class", "").split())
+def has_classes(attrs: dict[str, str], *classes: str) -> bool:
+    return set(classes) <= set(attrs.get("class", "").split())
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """The folder of the site, and what was said while it was built."""
-    module_of("api")
+    """The folder of the site and the finished build process."""
+    load_docs_module("api")
     out = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, ROOT / "docs" / "make_site.py", "--out", out], capture_output=True, text=True, cwd=out
@@ -111,11 +111,11 @@ def pages(built) -> dict[str, Page]:
 class TestBuilt:
     pytestmark = slow
 
-    def test_without_a_warning(self, built):
+    def test_the_build_gives_no_warnings(self, built):
         _, done = built
         assert not re.search("warning|error|critical", done.stderr, re.I), done.stderr
 
-    def test_every_link_leads_somewhere(self, built, pages):
+    def test_every_link_has_a_target(self, built, pages):
         html, wrong = built[0] / "html", []
         for name, page in pages.items():
             for link in page.all("a"):
@@ -130,11 +130,11 @@ class TestBuilt:
                     wrong.append((name, link["href"]))
         assert not wrong
 
-    def test_scripts_styles_and_pictures_are_its_own(self, built, pages):
+    def test_scripts_styles_and_images_are_local(self, built, pages):
         wrong = []
         for name, page in pages.items():
-            parts = [about["src"] for tag, about in page.elements if tag != "a" and about.get("src")]
-            parts += [about["href"] for about in page.all("link")]
+            parts = [attrs["src"] for tag, attrs in page.elements if tag != "a" and attrs.get("src")]
+            parts += [attrs["href"] for attrs in page.all("link")]
             for part in parts:
                 address = urlsplit(part)
                 if address.scheme == "data" or part == "#":
@@ -148,7 +148,7 @@ class TestBuilt:
             wrong += [(sheet.name, found) for found in far]
         assert not wrong
 
-    def test_every_picture_has_words(self, pages):
+    def test_every_image_has_alternative_text(self, pages):
         pictures = [(name, picture) for name, page in pages.items() for picture in page.all("img")]
         assert len(pictures) > len(NOTEBOOKS) + len(FIGURES)
         for name, picture in pictures:
@@ -163,7 +163,7 @@ class TestBuilt:
         own = [picture for picture in page.all("img") if not picture["src"].startswith("data:")]
         assert len(own) == len(stored) > 0
         assert len(page.all("div", "cell")) == len(cells)
-        assert not [about for about in page.all("script") if "widget" in about.get("type", "")]
+        assert not [attrs for attrs in page.all("script") if "widget" in attrs.get("type", "")]
 
     @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
     def test_solutions_are_folded_exercises_and_checks_are_not(self, notebook, pages):
@@ -171,22 +171,23 @@ class TestBuilt:
         tags = [tag for cell in book.cells for tag in cell.metadata.get("tags", [])]
         for tag in ("solution", "exercise", "check"):
             assert len(page.all("div", "cell", f"tag_{tag}")) == tags.count(tag)
-        inputs = [about for tag, about in page.folded if tag == "div" and has(about, "cell_input")]
-        assert len(inputs) == tags.count("solution") + 1 and tags.count("hide-input") == 1  # the first cell installs
+        inputs = [attrs for tag, attrs in page.folded if tag == "div" and has_classes(attrs, "cell_input")]
+        # besides solutions, only the first cell is folded, which installs the package
+        assert len(inputs) == tags.count("solution") + 1 and tags.count("hide-input") == 1
         assert len(page.all("div", "cell", "tag_solution", "tag_hide-cell")) == tags.count("solution")
-        assert not [about for about in page.all("div", "cell", "tag_exercise") if has(about, "tag_hide-cell")]
+        assert not [attrs for attrs in page.all("div", "cell", "tag_exercise") if has_classes(attrs, "tag_hide-cell")]
 
     def test_every_function_and_class_has_an_entry(self, built):
-        api = module_of("api")
+        api = load_docs_module("api")
         *_, packed = (built[0] / "html" / "objects.inv").read_bytes().split(b"\n", 4)
         entries = {line.split(" py:")[0] for line in zlib.decompress(packed).decode().splitlines() if " py:" in line}
         assert len(api.documented()) > 300 and set(api.documented().values()) <= entries
 
     def test_distill_is_two_clicks_away(self, pages):
-        """From the first page to the API's, and from there to the function."""
-        assert [about for about in pages["index.html"].all("a") if about.get("href") == "api/index.html"]
+        """The first page links to the API index, which links to the function."""
+        assert [attrs for attrs in pages["index.html"].all("a") if attrs.get("href") == "api/index.html"]
         name = "training.html#pckd_nb.training.distill"
-        assert [about for about in pages["api/index.html"].all("a") if about.get("href") == name]
+        assert [attrs for attrs in pages["api/index.html"].all("a") if attrs.get("href") == name]
         assert "pckd_nb.training.distill" in pages["api/training.html"].anchors
 
     def test_entries_have_links_to_their_source(self, pages):
@@ -194,7 +195,7 @@ class TestBuilt:
             assert pages[name].all("a", "viewcode-link") or pages[name].all("span", "viewcode-link")
 
     def test_every_function_of_the_code_tour_is_a_link(self, pages):
-        links = [about["href"] for about in pages["code_tour.html"].all("a") if "#pckd_nb." in about.get("href", "")]
+        links = [attrs["href"] for attrs in pages["code_tour.html"].all("a") if "#pckd_nb." in attrs.get("href", "")]
         assert len(links) >= 25
 
     def test_the_gallery_shows_every_figure_with_its_caption(self, built, pages):
@@ -213,10 +214,10 @@ class TestBuilt:
 
 @pytest.fixture(scope="module")
 def address(built):
-    """The site on a server of our own."""
+    """The address of the site on a local server."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *about):
+        def log_message(self, *_):
             pass
 
     handler = functools.partial(Quiet, directory=built[0] / "html")
@@ -238,7 +239,7 @@ class TestInABrowser:
     pytestmark = slow
 
     @pytest.mark.parametrize("kind", KINDS)
-    def test_a_page_is_whole_and_fits_a_phone(self, kind, browser, address):
+    def test_a_page_is_complete_and_fits_a_phone(self, kind, browser, address):
         from .browser import watched_page
 
         with watched_page(browser) as (page, wrong):
@@ -289,7 +290,7 @@ class TestInABrowser:
             assert not wrong
 
     @pytest.mark.parametrize("kind", ["notebooks/05_preview.html", "figures.html"])
-    def test_figures_can_be_read_in_the_dark(self, kind, browser, address):
+    def test_figures_are_readable_in_dark_mode(self, kind, browser, address):
         from PIL import Image
 
         from .browser import watched_page
@@ -324,9 +325,9 @@ class TestInABrowser:
             assert not wrong
 
 
-def test_a_word_in_a_docstring_leads_to_what_its_module_means_by_it():
-    api = module_of("api")
-    where = {
+def test_names_in_docstrings_refer_to_the_names_of_their_module():
+    api = load_docs_module("api")
+    expected = {
         ("pckd_nb.training", "distill"): "pckd_nb.training.distill",
         ("pckd_nb.training", "Dataset.from_torch"): "pckd_nb.data.Dataset.from_torch",  # defined in data/dataset.py
         ("pckd_nb.losses", "pckd.Run.model()"): "pckd_nb.runs.Run.model",
@@ -337,14 +338,14 @@ def test_a_word_in_a_docstring_leads_to_what_its_module_means_by_it():
         (None, "nonsense"): None,
         (None, "torch.optim.AdamW"): None,
     }
-    assert {place: api.target(*place) for place in where} == where
+    assert {call: api.target(*call) for call in expected} == expected
 
 
-def test_an_api_page_shows_public_names_or_internal_ones_never_both():
-    api = module_of("api")
+def test_an_api_page_shows_either_public_or_internal_names():
+    api = load_docs_module("api")
     public = set(api.public_modules())
-    everything = set().union(*FLOORS) - {"__main__", "__init__"}
-    assert everything == {name.split(".")[0] for name in public | set(api.internal_modules())}
+    modules = set().union(*FLOORS) - {"__main__", "__init__"}
+    assert modules == {name.split(".")[0] for name in public | set(api.internal_modules())}
     assert {api.documented()[id(getattr(pckd_nb, name))] for name in pckd_nb.__all__} <= {
         *(f"pckd_nb.{name}" for name in public),
         *(f"pckd_nb.{name}.{member}" for name in public for member in api.public_names(name)),
@@ -355,26 +356,26 @@ def test_an_api_page_shows_public_names_or_internal_ones_never_both():
     assert "load_checkpoint" not in api.internal_names("checkpoints")
 
 
-def test_old_names_make_a_table(monkeypatch):
-    make_site = module_of("make_site")
+def test_old_names_are_listed_in_a_table(monkeypatch):
+    make_site = load_docs_module("make_site")
     monkeypatch.setattr(make_site, "RENAMED", {})
     assert "No public name" in make_site.renamed()
     monkeypatch.setattr(make_site, "RENAMED", {"runs": {"having": "require_parts"}})
     assert "| `runs.having` | `runs.require_parts` |\n" in make_site.renamed()
 
 
-def test_functions_of_the_code_tour_become_links_and_its_floors_a_picture():
-    tour = module_of("tour")
+def test_the_code_tour_links_functions_and_draws_its_floors():
+    tour = load_docs_module("tour")
     row = "| 11 | `training/trainer.py` | `Learner.forward` | Runs the `student`. |"
-    place = "{py:obj}`Learner.forward <pckd_nb.training.trainer.Learner.forward>`"
-    assert tour.linked(row) == row.replace("`Learner.forward`", place)
+    link = "{py:obj}`Learner.forward <pckd_nb.training.trainer.Learner.forward>`"
+    assert tour.linked(row) == row.replace("`Learner.forward`", link)
     drawn = tour.picture()
     for number, (name, modules) in tour.floors().items():
         assert f">{number} · {name}<" in drawn and all(re.search(rf"\b{module}\b", drawn) for module in modules)
 
 
-def test_a_picture_without_words_gets_those_of_its_figure_or_of_the_text_before_it():
-    make_site = module_of("make_site")
+def test_alternative_text_comes_from_the_figure_or_the_text_before_it():
+    make_site = load_docs_module("make_site")
     text = nbformat.v4.new_markdown_cell(
         "# Title\n\nOld.\n\n## Where *it* stands\n\nBefore.\n\nIt rises with $\\gamma$. And `so` on."
     )
@@ -387,8 +388,8 @@ def test_a_picture_without_words_gets_those_of_its_figure_or_of_the_text_before_
     assert make_site.alternative(picture, [text]) == "its own words"
 
 
-def test_links_lead_to_the_same_place_from_where_a_page_lies_on_the_site(tmp_path):
-    make_site = module_of("make_site")
+def test_links_are_rewritten_for_the_site(tmp_path):
+    make_site = load_docs_module("make_site")
     text = (
         "[a](../README.md#the-course) ![b](../docs/images/09_budget.png) [c](https://x.org/y) [d](../data/runs) [e](#f)"
     )

@@ -1,4 +1,4 @@
-"""What holds for all explorers; what each of them shows is tested beside, in test_widgets_*.py."""
+"""Tests of all explorers. The files test_widgets_*.py test what each of them shows."""
 
 import base64
 import dataclasses
@@ -32,7 +32,7 @@ NASTY = "<b>&\"'"
 
 @cache
 def trained():
-    """A teacher and two students, three epochs on tiny images; one class has a name that HTML would misread."""
+    """Return a teacher and two students, trained for three epochs. One class name needs escaping in HTML."""
     data = dataclasses.replace(make_data(train=60, test=30), classes=("class 0", NASTY, "class 2"))
     recipe = pckd.get_recipe("classroom", epochs=3, batch_size=20)
     teacher = pckd.fit(pckd.create_model("resnet14", data, seed=0), data, recipe, progress=False)
@@ -53,7 +53,7 @@ def run():
 
 
 def swept_point(run, name, value, shift):
-    """The run as if it had been trained with another value of a setting, and was `shift` points more accurate."""
+    """Return a copy of `run` with another value of a setting and an accuracy that is higher by `shift` points."""
     settings = json.loads(json.dumps(run.settings))
     settings["method"]["settings"][name] = {"value": value, "from": "argument"}
     settings["fingerprint"] = f"{name}{value}"
@@ -83,15 +83,11 @@ def panel(figure, title):
     return next(ax for ax in figure.axes if ax.get_title(loc="left").startswith(title))
 
 
-def written(figure):
-    return [text.get_text() for text in figure.findobj(mpl.text.Text) if text.get_text()]
-
-
-def source(explorer):
+def shown_png(explorer):
     return re.search(r'src="data:image/png;base64,([^"]+)"', explorer.picture.value)[1]
 
 
-def makers(runs, run, sweep):
+def explorer_makers(runs, run, sweep):
     return {
         "preview": lambda: widgets.preview_explorer(run),
         "contrast": lambda: widgets.contrast_explorer(),
@@ -103,12 +99,12 @@ def makers(runs, run, sweep):
 
 @pytest.fixture(scope="module")
 def make(runs, run, sweep):
-    return makers(runs, run, sweep)
+    return explorer_makers(runs, run, sweep)
 
 
 @pytest.fixture(scope="module")
 def explorers(make):
-    """All as they are first shown: tests that change one make their own."""
+    """All explorers in their first state. Tests that change one make their own."""
     return {name: maker() for name, maker in make.items()}
 
 
@@ -124,54 +120,55 @@ CHANGES = {
 @pytest.mark.parametrize(("name", "control"), [(name, control) for name in CHANGES for control in CHANGES[name]])
 def test_every_control_changes_picture_and_sentence(make, name, control):
     explorer = make[name]()
-    before = source(explorer), explorer.sentence.value, explorer.alt
+    before = shown_png(explorer), explorer.sentence.value, explorer.alt
     explorer.controls[control].value = CHANGES[name][control]
-    after = source(explorer), explorer.sentence.value, explorer.alt
+    after = shown_png(explorer), explorer.sentence.value, explorer.alt
     assert all(old != new for old, new in zip(before, after, strict=True))
     assert base64.b64decode(after[0]) == explorer.png and explorer.png.startswith(b"\x89PNG")
 
 
-def test_every_control_has_a_label_and_a_tooltip_and_is_an_ordinary_widget(explorers):
+def test_every_control_is_a_standard_widget_with_a_label_and_a_tooltip(explorers):
     for name, explorer in explorers.items():
         assert isinstance(explorer, ipywidgets.VBox)
-        assert explorer.controls.keys() - {"perplexity"} == CHANGES[name].keys()  # of so few images it has one value
+        assert explorer.controls.keys() - {"perplexity"} == CHANGES[name].keys()  # one value, as there are few images
         for control in explorer.controls.values():
-            assert getattr(control, "index", 0) is not None  # a list with nothing chosen is shown blank
-            assert not isinstance(control, ipywidgets.Select | ipywidgets.RadioButtons)  # JupyterLab takes their arrows
+            assert getattr(control, "index", 0) is not None  # a list without a selection is blank
+            # JupyterLab uses the arrow keys of these two itself
+            assert not isinstance(control, ipywidgets.Select | ipywidgets.RadioButtons)
             assert type(control).__module__.startswith("ipywidgets.")
             assert control.description and control.tooltip
             assert getattr(control, "continuous_update", False) is False
 
 
-def test_nothing_leaks_into_pyplot_or_its_settings(make):
+def test_explorers_leave_pyplot_and_rcparams_unchanged(make):
     before = dict(mpl.rcParams)
-    for name in set(make) - {"center"}:  # whose maps take long
+    for name in set(make) - {"center"}:  # its maps take long
         make[name]()
     assert plt.get_fignums() == [] and dict(mpl.rcParams) == before
 
 
-def test_where_no_widget_runs_the_first_picture_stands(explorers):
+def test_without_widget_support_the_first_picture_is_shown(explorers):
     formatter = InteractiveShell.instance().display_formatter
     for name, explorer in explorers.items():
-        bundle, about = formatter.format(explorer)
+        bundle, metadata = formatter.format(explorer)
         assert bundle[VIEW]["model_id"] == explorer.model_id
         picture = base64.b64decode(bundle["image/png"])
         assert picture.startswith(b"\x89PNG") and len(bundle["text/plain"]) > 60
-        assert about["image/png"]["alt"] == bundle["text/plain"]
-        if name != "browser":  # its picture is of one sample, the page stands for all
+        assert metadata["image/png"]["alt"] == bundle["text/plain"]
+        if name != "browser":  # it shows its page instead of the picture of one sample
             assert picture == explorer.png and bundle["text/plain"] == explorer.alt
-    output = nbformat.v4.new_output("display_data", data=bundle, metadata=about)
+    output = nbformat.v4.new_output("display_data", data=bundle, metadata=metadata)
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("explorer", outputs=[output])])
     page, _ = HTMLExporter().from_notebook_node(book)
     assert f"data:image/png;base64,{bundle['image/png'][:60]}" in page and VIEW not in page
 
 
-def test_the_browser_without_widgets_is_its_page(explorers, run):
+def test_without_widget_support_the_difficulty_browser_shows_its_page(explorers, run):
     data, _ = explorers["browser"]._repr_mimebundle_()
     assert data["text/plain"] == widgets.difficulty_page(run).alt != explorers["browser"].alt
 
 
-def test_names_of_classes_are_escaped(make):
+def test_class_names_are_escaped(make):
     browser, center = make["browser"](), make["center"]()
     browser.controls["category"].value = 1
     center.controls["category"].value = 1
@@ -189,18 +186,18 @@ def walk(widget):
         yield from walk(child)
 
 
-# What can't be
+# Invalid arguments
 
 
-def test_a_run_without_what_a_widget_shows_is_refused_at_once(runs, run):
-    unbegun = dataclasses.replace(run, history=pd.DataFrame(columns=run.history.columns))
+def test_a_run_without_the_needed_data_is_refused(runs, run):
+    without_epochs = dataclasses.replace(run, history=pd.DataFrame(columns=run.history.columns))
     for make in (widgets.preview_explorer, widgets.difficulty_browser):
         with pytest.raises(ValueError, match="PCKD resnet8 has no samples"):
             make(without(run, "cross_entropy", "difficulty", "labels"))
         with pytest.raises(ValueError, match="PCKD resnet8 has no gallery"):
             make(without(run, "gallery"))
         with pytest.raises(ValueError, match="no complete epoch"):
-            make(unbegun)
+            make(without_epochs)
         with pytest.raises(ValueError, match="shows one run, got list"):
             make(runs)
     with pytest.raises(ValueError, match="PCKD resnet8 has no embedding"):
@@ -215,7 +212,7 @@ def test_a_run_without_what_a_widget_shows_is_refused_at_once(runs, run):
 
 
 @pytest.mark.parametrize(
-    ("ask", "said"),
+    ("call", "message"),
     [
         (lambda runs, sweep: widgets.preview_state(runs[2], 0, 1), "epsilon must be positive"),
         (lambda runs, sweep: widgets.preview_state(runs[2], 1.1, 4), "epoch must be 1 to 3, got 4"),
@@ -240,12 +237,12 @@ def test_a_run_without_what_a_widget_shows_is_refused_at_once(runs, run):
         (lambda runs, sweep: widgets.sweep_state(sweep, "beta_cc", 7), "was not measured; measured: 0, 0.005, 0.02"),
     ],
 )
-def test_values_that_cannot_be(runs, sweep, ask, said):
-    with pytest.raises(ValueError, match=re.escape(said)):
-        ask(runs, sweep)
+def test_invalid_arguments_are_refused(runs, sweep, call, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call(runs, sweep)
 
 
-def test_one_epoch_and_coloured_images_are_enough(run):
+def test_explorers_accept_one_epoch_and_colour_images(run):
     one = dataclasses.replace(
         run,
         history=run.history[:1],
@@ -261,10 +258,10 @@ def recorded_explorers():
     place = "shapes100/resnet20-resnet8"
     run = recorded(f"{place}/pckd/seed0")
     runs = [recorded("teachers/shapes100"), run]
-    return {name: maker() for name, maker in makers(runs, run, recorded_runs(place)).items()}
+    return {name: maker() for name, maker in explorer_makers(runs, run, recorded_runs(place)).items()}
 
 
-def test_no_text_of_a_picture_is_cut_or_too_small(monkeypatch):
+def test_no_text_of_a_picture_is_cut_off_or_too_small(monkeypatch):
     run = recorded("shapes100/resnet20-resnet8/pckd/seed0")
     long = [f"{name} with a long name, which goes on & on" for name in run.settings["data"]["classes"]]
     long[51] = "Donaudampfschifffahrtsgesellschaftskapitaensmuetze"
@@ -289,11 +286,11 @@ def test_no_text_of_a_picture_is_cut_or_too_small(monkeypatch):
         assert all(text.get_fontsize() >= 6.5 for text in figure.findobj(mpl.text.Text)), name
 
 
-SECONDS = 0.2  # of processor time, for an answer, on the machine for which times are stated
+SECONDS = 0.2  # of processor time per update, on the machine for which the documentation states times
 
 
-def others(control, count=5):
-    """Values to give a control one after the other, each another than the one before."""
+def other_values(control, count=5):
+    """Return values for a control. Each differs from the one before."""
     if not hasattr(control, "options"):
         return [type(control.value)(value) for value in np.linspace(control.min, control.max, count)]
     values = [option[1] if isinstance(option, tuple) else option for option in control.options]
@@ -301,7 +298,7 @@ def others(control, count=5):
     return list(islice(cycle(values), start, start + count)) if len(values) > 1 else []
 
 
-def seconds_of(change):
+def processor_seconds(change):
     started = time.process_time()
     change()
     return time.process_time() - started
@@ -309,20 +306,22 @@ def seconds_of(change):
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_after_the_first_draw_an_answer_takes_at_most_200_ms():
-    """From a control's new value to the picture in the page's hands: what a machine that does nothing else would take.
-    The median, for every control. Processor time, too, is longer where others share core and caches: a control that was
-    slow is measured again, twice at most, beside a new measurement of the machine."""
+def test_an_update_takes_at_most_200_ms():
+    """Limit the median time from a control's new value to the new picture, for every control.
+
+    Processor time also grows when other programs share the core and its caches. So a control that was slow is measured
+    again, at most twice, together with a new measurement of the machine.
+    """
     changes = {}
     for name, explorer in recorded_explorers().items():
         for what, control in explorer.controls.items():
             start, pictures = control.value, [explorer.png]
-            for value in others(control):
+            for value in other_values(control):
                 control.value = value
                 pictures.append(explorer.png)
-            assert len(set(pictures)) > 1, f"{name}, {what}: nothing was drawn"
+            assert len(set(pictures)) > 1, f"{name}, {what}: the picture did not change"
             control.value = start
-            values = [*others(control), start]
+            values = [*other_values(control), start]
             changes[f"{name}, {what}"] = [partial(setattr, control, "value", value) for value in values]
         buttons = [widget for widget in walk(explorer) if isinstance(widget, ipywidgets.Button)]
         changes |= {f"{name}, a sample": [button.click for button in buttons[:5]]} if buttons else {}
@@ -330,6 +329,6 @@ def test_after_the_first_draw_an_answer_takes_at_most_200_ms():
     slow = dict.fromkeys(changes)
     for _ in range(3):
         limit = time_limit(SECONDS)
-        medians = {what: statistics.median(map(seconds_of, changes[what])) for what in slow}
+        medians = {what: statistics.median(map(processor_seconds, changes[what])) for what in slow}
         slow = {what: seconds for what, seconds in medians.items() if seconds > limit}
     assert not slow

@@ -9,7 +9,8 @@ from pckd_nb import widgets
 from pckd_nb.widgets.explorer import NONE_OPTION, figure_png
 
 from .conftest import make_data
-from .test_widgets import trained, written
+from .test_figures import all_texts
+from .test_widgets import trained
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def run():
     return trained()[2]
 
 
-def test_center_state_marks_the_nearest_centers_of_the_full_space(runs, run):
+def test_center_state_shows_the_nearest_centers_in_the_full_space(runs, run):
     figure = widgets.center_state(runs, "PCKD resnet8", 5, 2, 2)
     embedding = run.embedding
     assert embedding["labels"][2] == 2
@@ -37,11 +38,11 @@ def test_center_state_marks_the_nearest_centers_of_the_full_space(runs, run):
     names = [tick.get_text() for tick in bars.get_yticklabels()]
     classes = run.settings["data"]["classes"]
     assert names == [f"{classes[c]}  {rank}" for rank, c in enumerate(np.argsort(-cosine), 1)]
-    guess = classes[embedding["predictions"][2]]
-    assert f"test image 2, class 2, predicted as {guess}" in figure.alt
+    prediction = classes[embedding["predictions"][2]]
+    assert f"test image 2, class 2, predicted as {prediction}" in figure.alt
 
 
-def test_center_state_of_a_class_leaves_its_own_center_out(runs):
+def test_center_state_of_a_class_leaves_out_its_own_center(runs):
     figure = widgets.center_state(runs, category=0, perplexity=5)
     assert "teacher resnet14" in figure.alt and "class 0 (" not in figure.alt
     own = figure.axes[0].collections[2].get_offsets()
@@ -57,8 +58,8 @@ def test_center_explorer_shows_the_images_of_its_data(runs):
     picture = [image for ax in shown.axes for image in ax.images][0].get_array()
     assert np.array_equal(picture[:, :, 0], named.test.images[4, 0].numpy())
     assert explorer.png == figure_png(shown) and explorer.alt == shown.alt
-    assert "(no images" not in " ".join(written(shown))
-    assert "(no images: pass data)" in " ".join(written(widgets.center_state(runs, None, 5, 1, 4)))
+    assert "(no images" not in " ".join(all_texts(shown))
+    assert "(no images: pass data)" in " ".join(all_texts(widgets.center_state(runs, None, 5, 1, 4)))
     with pytest.raises(ValueError, match="not trained on this data: load tiny"):
         widgets.center_explorer(runs, make_data(train=60, test=33))
 
@@ -74,7 +75,7 @@ def test_center_explorer_lists_the_samples_of_the_chosen_class(runs):
     assert sample.value == NONE_OPTION and [row for _, row in sample.options] == [NONE_OPTION, *range(1, 30, 3)]
 
 
-def test_seeds_of_one_method_can_be_told_apart(runs, run):
+def test_seeds_of_one_method_have_different_names(runs, run):
     again = dataclasses.replace(run, settings={**run.settings, "seed": 1})
     explorer = widgets.center_explorer([run, again])
     assert explorer.controls["network"].options == ("PCKD resnet8, seed 0", "PCKD resnet8, seed 1")

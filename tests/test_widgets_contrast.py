@@ -26,7 +26,7 @@ def test_contrast_draws_similarities_and_true_gradients():
     assert f"L_CC is {loss.item():.1f}" in figure.alt and "45 pairs of positives" in figure.alt
 
 
-def test_beta_scales_the_arrows_and_the_batch_is_a_seed():
+def test_beta_scales_the_arrows_and_each_batch_number_gives_another_batch():
     def arrows(beta):
         return next(c for c in widgets.contrast_state(4, beta, 1).axes[2].collections if hasattr(c, "U")).U
 

@@ -1,4 +1,4 @@
-"""The difficulty browser: pages of thumbnails, and the trajectory of the one chosen."""
+"""The difficulty browser: pages of thumbnails, and the trajectory of the chosen sample."""
 
 import dataclasses
 import re
@@ -9,7 +9,8 @@ import pytest
 
 from pckd_nb import widgets
 
-from .test_widgets import gamma_of, panel, source, trained, walk, without, written
+from .test_figures import all_texts
+from .test_widgets import gamma_of, panel, shown_png, trained, walk, without
 
 
 @pytest.fixture(scope="module")
@@ -17,16 +18,16 @@ def run():
     return trained()[2]
 
 
-def test_pages_are_sorted_and_of_one_class(run):
+def test_pages_can_be_sorted_and_limited_to_one_class(run):
     index, labels = run.gallery["index"], run.gallery["labels"]
     for sort, order in (("hardest first", -1), ("easiest first", 1)):
         seen = []
         for page in range(1, 6):
             figure = widgets.difficulty_page(run, None, 2, sort, page)
-            seen += [float(text[2:].split("\n")[0]) for text in written(figure) if text.startswith("γ ")]
+            seen += [float(text[2:].split("\n")[0]) for text in all_texts(figure) if text.startswith("γ ")]
         assert len(seen) == 60 and np.allclose(seen, order * np.sort(order * gamma_of(run, 2)[index]), atol=0.006)
     figure = widgets.difficulty_page(run, 2, 2, "by number")
-    assert sum("class 2" in text for text in written(figure)) == 12
+    assert sum("class 2" in text for text in all_texts(figure)) == 12
     assert f"of the {(labels == 2).sum()} training images of class 2" in figure.alt
 
 
@@ -43,10 +44,10 @@ def test_buttons_choose_a_sample(run):
     hardest = int(gamma_of(run, 3).argmax())
     assert re.fullmatch(rf"sample {hardest}: .+, γ {gamma_of(run, 3)[hardest]:.2f}", buttons[0].description)
     assert explorer.alt.startswith(f"Sample {hardest},") and buttons[0].button_style == "info"
-    before = source(explorer)
+    before = shown_png(explorer)
     buttons[3].click()
     chosen = int(re.match(r"sample (\d+):", buttons[3].description)[1])
-    assert explorer.alt.startswith(f"Sample {chosen},") and source(explorer) != before
+    assert explorer.alt.startswith(f"Sample {chosen},") and shown_png(explorer) != before
     assert [button.button_style for button in buttons].index("info") == 3
     texts = [widget.value for widget in walk(explorer) if isinstance(widget, ipywidgets.HTML)]
     images = [text for text in texts if "height: 72px" in text]
@@ -67,7 +68,7 @@ def test_a_class_with_few_images_leaves_no_empty_thumbnails(run):
     assert "Images 1 to 2 of the 2 training images" in explorer.children[1].value
 
 
-def test_trajectory_is_the_samples_own(run):
+def test_trajectory_shows_the_chosen_sample_and_the_median(run):
     figure = widgets.sample_trajectory(run, 7, 2)
     for title, values in (("cross-entropy", run.cross_entropy), ("difficulty", run.difficulty)):
         line = next(line for line in panel(figure, title).lines if line.get_label() == "this sample")
@@ -75,9 +76,9 @@ def test_trajectory_is_the_samples_own(run):
         middle = next(line for line in panel(figure, title).lines if line.get_label() == "median of all samples")
         assert np.allclose(middle.get_ydata(), np.median(values.astype(np.float32), 1))
     assert f"γ {gamma_of(run, 2)[7]:.2f} in epoch 2" in figure.alt
-    assert "not in the\ngallery" in written(widgets.sample_trajectory(without(run, "gallery"), 7))
+    assert "not in the\ngallery" in all_texts(widgets.sample_trajectory(without(run, "gallery"), 7))
 
 
-def test_two_epochs_are_enough(run):
+def test_the_difficulty_browser_accepts_two_epochs(run):
     kept = {name: getattr(run, name)[:2] for name in ("history", "cross_entropy", "difficulty")}
     assert "in epoch 2" in widgets.difficulty_browser(dataclasses.replace(run, **kept)).alt

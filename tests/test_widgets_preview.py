@@ -1,4 +1,4 @@
-"""The preview explorer: weights of a run's own difficulties under any ε and strategy."""
+"""The preview explorer: weights of a run's difficulties for any ε and strategy."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,8 @@ from matplotlib.colors import to_rgba
 
 from pckd_nb import preview, widgets
 
-from .test_widgets import gamma_of, panel, trained, written
+from .test_figures import all_texts
+from .test_widgets import gamma_of, panel, trained
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,7 @@ def run():
 
 
 @pytest.mark.parametrize("strategy", preview.STRATEGIES)
-def test_preview_weighs_the_runs_own_difficulties(run, strategy):
+def test_preview_computes_weights_from_the_runs_difficulties(run, strategy):
     epsilon, epoch = 1.1, 2
     figure = widgets.preview_state(run, epsilon, epoch, strategy)
     gamma, limit = gamma_of(run, epoch), epsilon**epoch
@@ -42,7 +43,7 @@ def test_preview_frames_images_by_their_weight(run):
     figure = widgets.preview_state(run, 1.0, 3, "curriculum")
     ax = panel(figure, "24 images")
     hard = gamma_of(run, 3)[run.gallery["index"]] > 1
-    share = [text for text in written(figure) if text.startswith("v 0.00")]
+    share = [text for text in all_texts(figure) if text.startswith("v 0.00")]
     edges = ax.collections[0].get_edgecolor()
     assert (edges == to_rgba(widgets.HARD_COLOR)).all(1).sum() == len(share)
     assert len(share) == pytest.approx(24 * hard.mean(), abs=1.5)
@@ -50,7 +51,7 @@ def test_preview_frames_images_by_their_weight(run):
     assert len(set(map(tuple, edges))) == 2
 
 
-def test_preview_starts_as_the_run_was_trained(run):
+def test_preview_starts_with_the_settings_of_the_run(run):
     explorer = widgets.preview_explorer(run)
     assert explorer.values == {
         "epsilon": pytest.approx(run.settings["method"]["settings"]["epsilon"]["value"]), "epoch": 3,
@@ -59,5 +60,5 @@ def test_preview_starts_as_the_run_was_trained(run):
     assert f"{run.history['mean_weight'].iloc[-1]:.2f}" in explorer.alt
 
 
-def test_preview_of_a_run_that_weighted_nothing():
+def test_preview_of_a_run_without_weights_starts_with_the_default_strategy():
     assert "strategy preview" in widgets.preview_explorer(trained()[1]).alt

@@ -30,7 +30,7 @@ def test_sweep_state_draws_the_measured_values(sweep, run):
     assert f"highest mean is at 0.02: {run.accuracy + 3:.1f} %" in figure.alt
 
 
-def test_the_factor_brings_its_own_values(sweep):
+def test_changing_the_factor_updates_the_list_of_values(sweep):
     explorer = widgets.sweep_explorer(sweep)
     assert [value for _, value in explorer.controls["factor"].options] == ["beta_cc", "beta_fa"]
     explorer.controls["value"].value = 0.02

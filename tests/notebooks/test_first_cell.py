@@ -10,7 +10,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from pckd_nb import notebooks
 
-# An IPython that finds no pckd_nb; what `%pip` is asked to do is printed in place of being done.
+# IPython without pckd_nb. `%pip` prints its arguments instead of installing anything.
 SCRIPT = """
 import importlib.util
 import sys
@@ -46,7 +46,7 @@ def run_without_the_package(folder, **environment):
 
 @pytest.fixture
 def repository(tmp_path):
-    """A git repository with a package of this name, and a folder of notebooks."""
+    """A git repository with a package called pckd_nb and a folder of notebooks."""
     folder = tmp_path / "somewhere else"
     (folder / "pckd_nb").mkdir(parents=True)
     (folder / "notebooks").mkdir()
@@ -57,32 +57,32 @@ def repository(tmp_path):
     return folder
 
 
-def test_all_notebooks_begin_with_the_same_cell():
+def test_all_notebooks_start_with_the_same_cell():
     assert len({first_cell(notebook) for notebook in notebooks.FOLDER.glob("*.ipynb")}) == 1
 
 
-def test_in_a_clone_it_installs_that_clone(repository):
+def test_in_a_clone_the_cell_installs_the_clone(repository):
     *_, pip, package = run_without_the_package(repository / "notebooks")
     assert pip == f'pip install -q -e "{repository}"'
     assert package == str(repository / "pckd_nb" / "__init__.py")
 
 
-def test_elsewhere_it_fetches_the_repository_it_is_told(repository, tmp_path):
+def test_outside_a_clone_the_cell_clones_the_given_repository(repository, tmp_path):
     alone = tmp_path / "content" / "alone"
     alone.mkdir(parents=True)
-    for _ in range(2):  # the second time the clone is there
+    for _ in range(2):  # the second time, the clone exists
         *_, pip, package = run_without_the_package(alone, PCKD_REPOSITORY=repository.as_uri())
         assert pip == f'pip install -q -e "{alone / "pckd-clone"}"'
         assert package == str(alone / "pckd-clone" / "pckd_nb" / "__init__.py")
 
 
-def test_where_the_clone_has_an_environment_it_names_that(repository):
+def test_if_the_clone_has_an_environment_the_error_says_to_choose_it(repository):
     (repository / ".venv").mkdir()
     *_, last = run_without_the_package(repository / "notebooks")
     assert "ImportError" in last and "choose the kernel" in last
 
 
-def test_where_the_package_is_it_does_nothing(repository, monkeypatch, capsys):
+def test_if_the_package_is_installed_the_cell_does_nothing(repository, monkeypatch, capsys):
     monkeypatch.chdir(repository / "notebooks")
     code = first_cell(notebooks.FOLDER / "00_start_here.ipynb")
     InteractiveShell.instance().run_cell(code).raise_error()
@@ -90,7 +90,7 @@ def test_where_the_package_is_it_does_nothing(repository, monkeypatch, capsys):
     assert str(repository) not in sys.path
 
 
-def test_without_clone_and_address_it_says_what_to_set(tmp_path):
+def test_without_a_clone_and_an_address_the_error_says_what_to_set(tmp_path):
     (tmp_path / "alone").mkdir()
     *_, last = run_without_the_package(tmp_path / "alone")
     assert "ImportError" in last and "PCKD_REPOSITORY" in last
