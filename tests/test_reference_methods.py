@@ -1,4 +1,4 @@
-"""The loss terms of the other methods against numbers that the authors' code computed, see `pckd_nb.methods.terms.logits`.
+"""The loss terms of the other methods against numbers that the authors' code computed, see `pckd_nb.methods.terms`.
 
 A file has inputs, losses and gradients. grad_X is the gradient of the loss with respect to X, and grad_total_X that of
 the total. A second case of a method needs only its file: a test finds the function by the name of the file.

@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from ..deprecation import renamed_attribute
 from .output import Classifier, Output
 
-MapKind = Literal["stages", "stem and stages", "preactivations"]
+MapKind = Literal["stages", "stem and stages", "preactivations", "last"]
 INPUT = ":input"  # suffix of a layer's name that means its input
 
 
@@ -33,9 +33,10 @@ class FeatureMaps:
         Names as in `model.named_modules()`. The maps are the outputs of these layers, in this order. "NAME:input" means
         the input of a layer, such as the map before a ReLU. If a layer returns the tokens of a transformer, its patch
         tokens are arranged as a map, see `maps.as_map`.
-    kind : {"stages", "stem and stages", "preactivations"}
-        Which maps to use without `layers`: the outputs of the stages, the same with the stem before them, or the
-        outputs of the stages before their last ReLU. For a network with one map per resolution, all three are the same.
+    kind : {"stages", "stem and stages", "preactivations", "last"}
+        Which maps to use without `layers`: the outputs of the stages, the same with the stem before them, the outputs
+        of the stages before their last ReLU, or only the last map, which the network averages to its features. For a
+        network with one map per resolution, the first three are the same.
 
     Attributes
     ----------
@@ -68,7 +69,9 @@ class FeatureMaps:
     ):
         self.model = model
         modules = dict(model.named_modules())
-        if layers is None and model.stages:
+        if layers is None and kind == "last" and model.last_map:
+            layers = [model.last_map]
+        elif layers is None and model.stages:
             stem_and_stages = model.preactivations if kind == "preactivations" else model.stages
             layers = stem_and_stages if kind == "stem and stages" else stem_and_stages[1:]
         if layers is not None:
@@ -93,6 +96,8 @@ class FeatureMaps:
                 model.eval()(example)
         finally:
             model.train(was_training)
+        if kind == "last":
+            last_maps = dict(list(last_maps.items())[-1:])
         self.layer_sizes = [(name, size) for size, (_, name, _) in last_maps.items()]
         self.shapes = [(channels, *size) for size, (_, _, channels) in last_maps.items()]
 

@@ -81,6 +81,8 @@ class Classifier(ShortHelpModule):
         first stage, then every stage. `models.FeatureMaps` uses them. Empty if they are not known.
     preactivations : tuple of str
         The same maps before the last ReLU. "NAME:input" means the input of a layer instead of its output.
+    last_map : str
+        Name of the layer whose output, averaged over its pixels, gives the features. Empty if it is not known.
 
     Examples
     --------
@@ -107,6 +109,7 @@ class Classifier(ShortHelpModule):
     trained_on: TrainingData | None = None
     stages: tuple[str, ...] = ()
     preactivations: tuple[str, ...] = ()
+    last_map: str = ""
 
     def features(self, x: Tensor) -> Tensor:
         """Return the penultimate features, which are the input of the last layer.

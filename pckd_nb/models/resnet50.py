@@ -68,6 +68,7 @@ class ResNet50(Classifier):
         he_normal_(self)
         self.stages = ("relu", "layer1", "layer2", "layer3", "layer4")
         last_blocks = ("layer1.2", "layer2.3", "layer3.5", "layer4.2")
+        self.last_map = "layer4"
         self.preactivations = ("relu", *(f"{block}.relu:input" for block in last_blocks))
 
     def features(self, x: Tensor) -> Tensor:

@@ -71,6 +71,7 @@ class ShuffleNetV1(Classifier):
         self.layer3 = _stage(480, 960, 4)
         self.linear = nn.Linear(960, num_classes)
         self.stages = ("relu", "layer1", "layer2", "layer3")
+        self.last_map = "layer3"
         self.preactivations = ("relu", "layer1.3.relu:input", "layer2.7.relu:input", "layer3.3.relu:input")
 
     def features(self, x: Tensor) -> Tensor:

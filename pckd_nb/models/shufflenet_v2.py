@@ -92,15 +92,17 @@ class ShuffleNetV2(Classifier):
         self.layer3 = _stage(232, 464, 4)
         self.conv2 = nn.Conv2d(464, LAST_CHANNELS, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(LAST_CHANNELS)
+        self.relu2 = nn.ReLU()
         self.linear = nn.Linear(LAST_CHANNELS, num_classes)
         self.stages = ("relu", "layer1", "layer2", "layer3")
+        self.last_map = "relu2"
         self.preactivations = ("relu", *(f"layer{i}.{last}.preactivation" for i, last in ((1, 3), (2, 7), (3, 3))))
 
     def features(self, x: Tensor) -> Tensor:
         """Return the features of images, shape (N, 1024): the last feature map, averaged over its pixels."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return F.relu(self.bn2(self.conv2(x))).mean((2, 3))
+        return self.relu2(self.bn2(self.conv2(x))).mean((2, 3))
 
 
 def _stage(in_channels: int, out_channels: int, blocks: int) -> nn.Sequential:

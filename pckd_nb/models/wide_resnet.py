@@ -73,13 +73,15 @@ class WideResNet(Classifier):
         self.block2 = Stage(16 * widen, 32 * widen, blocks, stride=2)
         self.block3 = Stage(32 * widen, 64 * widen, blocks, stride=2)
         self.bn1 = nn.BatchNorm2d(64 * widen)
+        self.relu = nn.ReLU()
         self.fc = nn.Linear(64 * widen, num_classes)
         he_normal_(self)
         nn.init.zeros_(self.fc.bias)
         self.stages = ("conv1", "block1", "block2", "block3")
+        self.last_map = "relu"
         self.preactivations = ("conv1", "block2.layer.0.bn1", "block3.layer.0.bn1", "bn1")
 
     def features(self, x: Tensor) -> Tensor:
         """Return the features of images, shape (N, 64k): the last feature map, averaged over its pixels."""
         x = self.block3(self.block2(self.block1(self.conv1(x))))
-        return F.relu(self.bn1(x)).mean((2, 3))
+        return self.relu(self.bn1(x)).mean((2, 3))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...models import Classifier, Output
+from ...models import Classifier, FeatureMaps, Output
 from ...validation import Count, NotNegative, check, plain
 from ..base import Batch, TrainingInfo
 from ..terms import maps as terms
@@ -435,6 +435,106 @@ class WKDF(Baseline):
         """Return the weighted sum of both parts."""
         mean, deviation = terms.wkdf_losses(self.regressor(student.maps[-1]), teacher.maps[-1], self.grid)
         return self.mean_ratio * mean + deviation
+
+
+class CATKD(Baseline):
+    r"""Class attention transfer: the student's class activation maps are those of the teacher.
+
+    .. math::
+
+        \mathrm{term} = \mathrm{mean}\left( (\mathrm{pool}(A_s) - \mathrm{pool}(A_t))^2 \right), \qquad
+        A_{c} = \sum_k W_{c k} \, F_k
+
+    F is the last feature map, and W the weight of the last layer. So the mean of A over its pixels are the logits,
+    without bias. The maps are pooled to r×r pixels, and then divided by their length if `normalize` is True, see
+    `terms.maps.catkd_loss`. The bias of the student's last layer is set to 0 and not trained. The teacher's is ignored.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    resolution : int, at least 1
+        r.
+    normalize : bool
+        Whether the map of every class is divided by its length.
+    views : int, from 1 to 4
+        See `Baseline`.
+
+    References
+    ----------
+    Guo et al., "Class Attention Transfer Based Knowledge Distillation", arXiv 2304.12777.
+    """
+
+    title = "CAT-KD"
+    description = (
+        "class attention transfer, arXiv 2304.12777; weight 0.7 to 600 by pair, 2×2 or 4×4 pixels (authors' code), "
+        "otherwise 0.7 and 2×2"
+    )
+    needs_maps = True
+    student_maps = teacher_maps = "last"
+
+    def __init__(self, weight: float = 0.7, resolution: int = 2, normalize: bool = False, views: int = 1):
+        super().__init__(weight, views)
+        self.resolution, self.normalize = plain(resolution), normalize
+        self.check()
+
+    def check(self) -> None:
+        """Check the settings, see `Method.check`."""
+        super().check()
+        check(Count, resolution=self.resolution)
+        if not isinstance(self.normalize, bool) and self.normalize not in (0, 1):
+            raise TypeError(f"normalize must be True or False, got {self.normalize!r}")
+
+    def bind(self, student: Classifier, teacher: Classifier, example: Tensor | None = None) -> "CATKD":
+        """Check that the features of both networks are the mean of a map, and remove the student's bias.
+
+        Parameters
+        ----------
+        student, teacher : Classifier
+        example : Tensor of shape (1, C, H, W)
+            One image.
+
+        Returns
+        -------
+        CATKD
+            This object.
+
+        Raises
+        ------
+        ValueError
+            If the features of a network are not the mean of its last feature map over the pixels, or as in
+            `Baseline.bind`.
+        """
+        super().bind(student, teacher, example)
+        assert example is not None  # checked in `Baseline.bind`
+        for name, network in (("student", student), ("teacher", teacher)):
+            if not _features_are_mean_of_map(network, example):
+                raise ValueError(
+                    "CAT-KD needs features that are the mean of the last feature map, but those of the "
+                    f"{name} are not: choose another network"
+                )
+        if student.head.bias is not None:
+            nn.init.zeros_(student.head.bias).requires_grad_(False)
+        return self
+
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
+        """Return the mean squared difference."""
+        of_student, of_teacher = (terms.class_activation_maps(x.maps[-1], x.centers) for x in (student, teacher))
+        return terms.catkd_loss(of_student, of_teacher, self.resolution, bool(self.normalize))
+
+
+def _features_are_mean_of_map(network: Classifier, example: Tensor) -> bool:
+    """Return whether the features of a network are the mean of its last feature map over the pixels."""
+    was_training = network.training
+    pixels = torch.linspace(-2, 2, example.numel()).view_as(example)  # random pixels would change the weights of heads
+    example = pixels.to(next(network.parameters()).device)
+    try:
+        with torch.no_grad():
+            output = FeatureMaps(network, example, kind="last")(network.eval(), example)
+    finally:
+        network.train(was_training)
+    means = output.maps[-1].mean((2, 3))
+    return means.shape == output.features.shape and torch.allclose(means, output.features, rtol=1e-3, atol=1e-4)
 
 
 class AttentionFusion(nn.Module):
