@@ -109,7 +109,7 @@ def default_settings(name: str) -> dict[str, Any]:
     --------
     >>> import pckd_nb as pckd
     >>> pckd.methods.default_settings("KD")
-    {'temperature': 4.0, 'beta_kd': 1.0}
+    {'temperature': 4.0, 'beta_kd': 1.0, 'ce_weight': 1.0, 'views': 1}
     """
     classes = {cls.__name__: cls for cls in (*METHODS.values(), *BASELINE_CLASSES.values()) if isinstance(cls, type)}
     if name not in classes:
