@@ -374,7 +374,7 @@ def _panel_title(run: Run, runs: list[Run]) -> str:
 
 
 def _nearest_share(run: Run, grouping: str, class_groups: Sequence[str]) -> str:
-    """Return the text under a map: the share of the 3 nearest centers in the same group, and the share expected by chance."""
+    """Return the text under a map: the share of the 3 nearest centers in the same group, and the share by chance."""
     labels = np.unique(np.array(class_groups), return_inverse=True)[1]
     share = analysis.neighbourhood_purity(run.embedding["centers"], labels, 3)
     chance = 100 * analysis.chance_purity(labels)
