@@ -244,7 +244,7 @@ def feature_weight_matrix(run: Run, classes: Sequence[int] | None = None, sample
     Parameters
     ----------
     run : Run
-        With an embedding.
+        With an embedding, see `recording.embedding`.
     classes : sequence of int, optional
         2 to 12 different classes. By default, 8 classes that are evenly spaced.
     samples : int, from 1 to 16
