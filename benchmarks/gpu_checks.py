@@ -41,8 +41,8 @@ FULL_PRECISION_TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
 HALF_PRECISION_TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
 # Losses under autocast, compared with float32.
 AUTOCAST_TOLERANCE = {torch.float16: 0.01, torch.bfloat16: 0.03}
-# Loss, and gradients, in channels_last, compared with NCHW, in float32. On a CPU, the gradients of deep networks differ
-# by 3e-3, because BatchNorm and ReLU amplify rounding errors.
+# For the loss and for the gradients: channels_last compared with NCHW, in float32. On a CPU, the gradients of deep
+# networks differ by 3e-3, because BatchNorm and ReLU amplify rounding errors.
 CHANNELS_LAST_TOLERANCES = 1e-4, 2e-2
 MAX_CONTRAST_GIB = 0.5  # allowed memory of the contrast
 

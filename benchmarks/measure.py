@@ -71,7 +71,7 @@ def interleave(
     warmup : int
         Calls of each variant before the first round. Their time does not count.
     seconds : float
-        Time for all rounds. After three rounds, no round is started that would probably end later.
+        Time for all rounds. After three rounds, another round starts only if it will probably end in time.
 
     Returns
     -------

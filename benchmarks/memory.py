@@ -2,9 +2,9 @@
 
     python -m benchmarks.memory OPTIONS
 
-It prints the result of `training` with these options, both as JSON. It runs in a new process. A process that has done
-other work has freed memory. The training could use it again, and its growth would not be seen. So the teacher is
-trained in another process, and read from its run folder.
+OPTIONS are the arguments of `training` as JSON. The command prints the result of `training` as JSON. It runs in a new
+process. A process that has done other work has freed memory. The training could use it again, and its growth would not
+be seen. So the teacher is trained in another process, and read from its run folder.
 """
 
 import gc

@@ -1,4 +1,4 @@
-"""PCKD as research code is often written: plain loops, float32, one image at a time. pckd_nb is compared with it.
+"""PCKD as research code is often written: in float32, with images loaded one by one. pckd_nb is compared with it.
 
 Rows are in the order of the samples: image 0 in all its rotations, then image 1, and so on. Networks and objective are
 those of pckd_nb. A test checks that both compute the same loss.

@@ -63,7 +63,7 @@ class Settings:
     train_size : int
         Number of shapes100 images from which batches are drawn.
     rows : int
-        Images times views in all epochs of the training to imitate. The student is compiled if that is long enough.
+        Images times views in all epochs of a full training. The student is compiled as it would be in that training.
     workers : int
         Number of processes that load images.
     steps, warmup : int

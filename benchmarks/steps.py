@@ -69,7 +69,7 @@ def measure_pair(
     config = live.trainer.config.dump()
     compiled, teacher_info = config["compile"], config["teacher"]
     view_count, shape = live.trainer.method.views, (loops_of_pair.data.channels, *loops_of_pair.data.size)
-    forward: dict[str, int] = {
+    forward_flops: dict[str, int] = {  # per sample
         "teacher": view_count * count_flops(loops_of_pair.teacher, shape),
         "student": view_count * count_flops(loops_of_pair.student, shape),
     }
@@ -77,7 +77,7 @@ def measure_pair(
     lines: dict[str, dict[str, Any]] = {}
     for name, times in seconds.items():
         precision = FLOAT32 if name == "plain" else fast
-        flops = 3 * forward["student"] + (0 if name == "cached" else forward["teacher"])
+        flops = 3 * forward_flops["student"] + (0 if name == "cached" else forward_flops["teacher"])
         speed = per_second(times, batch_size)
         peak_name = TF32 if precision == FLOAT32 and TF32 in peak else precision  # the default of cuDNN for float32
         lines[name] = {
@@ -90,10 +90,10 @@ def measure_pair(
         }
     shares = {name: profile(loop, settings.steps) for name, loop in (("live", live), ("cached", cached))}
     work_and_peak: dict[str, tuple[float, str]] = {  # piece of a step → its FLOPs, and the peak to compare with
-        "teacher": (batch_size * forward["teacher"], teacher_peak(teacher_info["form"], peak)),
-        "student forward": (batch_size * forward["student"], lines["live"]["peak"]),
+        "teacher": (batch_size * forward_flops["teacher"], teacher_peak(teacher_info["form"], peak)),
+        "student forward": (batch_size * forward_flops["student"], lines["live"]["peak"]),
         "loss terms": (loss_flops(live), FLOAT32),
-        "backward": (2 * batch_size * forward["student"], lines["live"]["peak"]),
+        "backward": (2 * batch_size * forward_flops["student"], lines["live"]["peak"]),
     }
     step = statistics.median(seconds["live"])
     return {
@@ -112,7 +112,9 @@ def measure_pair(
             "step_over_bare": ratio(seconds["live"], seconds["bare"]),
             "step_over_eager_bare": ratio(seconds["live"], seconds["bare, eager"]),
         },
-        "compiling": compiling(first_step_seconds, seconds, 3 * forward["student"] * batch_size) if compiled else None,
+        "compiling": (
+            compiling(first_step_seconds, seconds, 3 * forward_flops["student"] * batch_size) if compiled else None
+        ),
         "profile": shares,
         "pieces": {
             **{

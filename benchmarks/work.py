@@ -65,7 +65,7 @@ def make_teacher(settings: Settings, name: str) -> Classifier:
 
 @torch.no_grad()
 def untrained_teacher(name: str, data: Dataset, device: torch.device) -> Classifier:
-    """Make a teacher for timing within seconds: without training, but accurate in low precision.
+    """Make an untrained teacher for timing, whose logits are accurate in low precision. This takes seconds.
 
     The time of a step does not depend on what the teacher has learned. But in low precision, the logits of initial
     weights have large errors, which grow from block to block: 2 % in bfloat16, and up to 9 % in int8. Three changes

@@ -1,4 +1,4 @@
-"""The API pages of the site: the public names by task, and all other names by the floors of the code tour."""
+"""The API pages of the site: the public names by task, and all other names by layer (the floors in code_tour.md)."""
 
 import importlib
 import inspect
@@ -133,7 +133,7 @@ def target(module: str | None, word: str) -> str | None:
     for place in filter(None, (module, "pckd_nb")):
         thing: Any = vars(importlib.import_module(place)).get(first) or _of_package(place, first)
         for start in range(len(rest) + 1):
-            linked = not inspect.ismodule(thing) or "." in word  # `data` alone is an argument, hardly the module
+            linked = not inspect.ismodule(thing) or "." in word  # `data` without a dot is an argument, not the module
             if thing is not None and linked and id(thing) in documented():
                 return ".".join([documented()[id(thing)], *rest[start:]])
             thing = getattr(thing, rest[start], None) if start < len(rest) else None
@@ -141,6 +141,7 @@ def target(module: str | None, word: str) -> str | None:
 
 
 def _of_package(place: str, name: str) -> Any:
+    """Return a name of `pckd_nb`, which may not be imported yet; None for other modules."""
     return getattr(pckd_nb, name, None) if place == "pckd_nb" and name.isidentifier() else None
 
 

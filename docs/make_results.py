@@ -93,17 +93,17 @@ def tables(runs: list[pckd.Run], others: Mapping[str, list[pckd.Run]]) -> dict[s
     equal_width = students["student"] == EQUAL_WIDTH
     students, unequal = students[equal_width], students[~equal_width]
     plain = students["variant"] == ""
-    usual = students.groupby("data")["epochs"].transform(lambda epochs: epochs.mode()[0]) == students["epochs"]
+    usual_epochs = students.groupby("data")["epochs"].transform(lambda epochs: epochs.mode()[0]) == students["epochs"]
     ablation = students["variant"].str.fullmatch(ABLATION)
     other_weights = students["variant"].str.fullmatch(OTHER_WEIGHTS) & ~ablation
     shapes, epochs = students["data"] == "shapes100", students.groupby(["data", "method", "variant"])["epochs"]
-    several = epochs.transform("nunique") > 1
+    several_epochs = epochs.transform("nunique") > 1
     return {
-        "measured": markdown(students[usual & (plain | students["variant"].eq("strategy = uniform"))], "data"),
-        "ablation": markdown(students[usual & shapes & (plain | ablation)]),
-        "other_weights": markdown(students[usual & shapes & other_weights]),
+        "measured": markdown(students[usual_epochs & (plain | students["variant"].eq("strategy = uniform"))], "data"),
+        "ablation": markdown(students[usual_epochs & shapes & (plain | ablation)]),
+        "other_weights": markdown(students[usual_epochs & shapes & other_weights]),
         "budget": markdown(
-            students[shapes & (plain | several)].sort_values("epochs", kind="stable"), "epochs", "compute"
+            students[shapes & (plain | several_epochs)].sort_values("epochs", kind="stable"), "epochs", "compute"
         ),
         "unequal": markdown(unequal, "data", "student"),
         "teachers": markdown(by_teacher([runs, *others.values()]), "teacher", "epochs"),
@@ -137,8 +137,8 @@ def differences(runs: list[pckd.Run]) -> dict[str, str]:
 def by_teacher(runs_by_teacher: list[list[pckd.Run]]) -> pd.DataFrame:
     """Return rows of `comparison_table` for the same students of shapes100 under several teachers.
 
-    Only arms that at least two teachers have are shown. If at least three have it, a further row has the mean
-    difference to KD, with an interval over the teachers.
+    An arm is shown if students of at least two teachers were trained with it. With at least three such teachers, one
+    more row has the mean difference to KD, with an interval over the teachers.
 
     Parameters
     ----------

@@ -215,16 +215,16 @@ def draw(out: Path) -> Path:
     """
     drawn_from = out / "drawn_from"
     runs = ROOT / "data" / "runs"
-    total = hashlib.sha256(pckd_nb.__version__.encode())
+    fingerprint = hashlib.sha256(pckd_nb.__version__.encode())
     code = (file for pattern in (*DRAWING_MODULES, "runs.py") for file in (ROOT / "pckd_nb").glob(pattern))
     for file in sorted((*code, *runs.rglob("*"), *(ROOT / "data" / "paper").glob("*.csv"))):
         if file.is_file():
-            total.update(f"{file.relative_to(ROOT)}".encode() + file.read_bytes())
-    if drawn_from.is_file() and drawn_from.read_text("utf-8") == total.hexdigest():
+            fingerprint.update(f"{file.relative_to(ROOT)}".encode() + file.read_bytes())
+    if drawn_from.is_file() and drawn_from.read_text("utf-8") == fingerprint.hexdigest():
         return out
     shutil.rmtree(out, ignore_errors=True)
     collection.draw_all(runs, out)
-    write(drawn_from, total.hexdigest())
+    write(drawn_from, fingerprint.hexdigest())
     return out
 
 

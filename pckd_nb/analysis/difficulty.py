@@ -2,7 +2,7 @@
 
 The difficulty γ of a sample is its cross-entropy divided by the mean cross-entropy of its batch. Each image of
 shapes100 is generated with a difficulty from 0 (easy) to 1 (hard), which is stored with it. This is its *known
-difficulty*.
+difficulty*. The *recorded samples* of a run are the cross-entropy and γ of every training sample in every epoch.
 """
 
 import numpy as np

@@ -52,7 +52,7 @@ def center_agreement(a: np.ndarray, b: np.ndarray) -> float:
     Returns
     -------
     float
-        From -1 to 1.
+        From -1 to 1, or NaN if one of the networks has the same similarity for all pairs.
 
     Raises
     ------

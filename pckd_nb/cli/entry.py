@@ -21,7 +21,8 @@ from . import grids as grids
 from . import drawing as drawing
 # isort: on
 
-ALLOW_RENAMED_CLASSES = "set trained_on to trained_on.without_classes()"  # in a message of `TrainingData.check_classes`
+# Advice in an error message of `TrainingData.check_classes`. It is for Python, so `use_option_names` replaces it.
+PYTHON_ADVICE = "set trained_on to trained_on.without_classes()"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0 after success, 2 for invalid input, 130 after Ctrl-C, and 1 for any other error.
+        Exit status: 0 after success, 2 for invalid input or an OSError, 130 after Ctrl-C, and 1 for any other error.
 
     Raises
     ------
@@ -93,7 +94,7 @@ def use_option_names(message: str, command: str = "") -> str:
     options = set().union(*options_of.values())
     has_option = "same_classes" in options_of.get(command, ())
     advice = "add --same-classes" if has_option else "give the classes the same names in both data sets"
-    message = message.replace(ALLOW_RENAMED_CLASSES, advice)
+    message = message.replace(PYTHON_ADVICE, advice)
 
     def option(found: re.Match[str]) -> str:
         name, value = found.groups()
@@ -101,5 +102,5 @@ def use_option_names(message: str, command: str = "") -> str:
             return found[0]
         return f"--{name.replace('_', '-')}" + ("" if value == "True" else f" {value}")
 
-    # but not inside names and paths, such as pckd-views=1 or 'runs/lr=0.1'
+    # names and paths that contain "=" are not changed, such as pckd-views=1 or 'runs/lr=0.1'
     return re.sub(r"(?<![\w'/.,-])(\w+)=(True|…|\d+(?:\.\d+)?)(?![\w'/.-])", option, message)

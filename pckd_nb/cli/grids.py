@@ -150,5 +150,5 @@ def print_comparison(compared: "pd.DataFrame", reference: str) -> None:
     """
     print("\nmean: top-1 accuracy in percent over seeds, with standard deviation sd and 95 % interval from low to high")
     print(f"difference: mean difference to {reference} with the same seeds, with 95 % interval from d_low to d_high")
-    print("pairs: number of seeds in the difference")
+    print("pairs: number of seeds that both methods have")
     print_table([tuple(compared.columns), *(tuple(map(cell_text, row)) for row in compared.itertuples(index=False))])

@@ -150,7 +150,7 @@ def check_run_folder(data: str, options: dict[str, Any], *used: str | None) -> N
     ValueError
         If the training would overwrite one of `used`, or write among the images of its data set.
     OSError
-        If the run folder exists or cannot be written; see `resuming.check_run_folder`.
+        If the run folder must not be replaced or cannot be written; see `resuming.check_run_folder`.
     """
     from .. import resuming, training
 
@@ -163,7 +163,7 @@ def check_run_folder(data: str, options: dict[str, Any], *used: str | None) -> N
 
 
 def print_image_counts(data: "Dataset", options: dict[str, Any]) -> None:
-    """Print how many images were found, if the data set is a folder of your own. Only the first process prints.
+    """Print how many images were found, if the data set consists of image files. Only the first process prints.
 
     Parameters
     ----------

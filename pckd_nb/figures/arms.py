@@ -353,11 +353,11 @@ def _axis_value(factor: str, value: float, epochs: int) -> float:
 
 
 def find_budgets(runs: Run | Sequence[Run]) -> dict[str, dict[int, RunsBySeed]]:
-    """Find the runs that `figures.budget` draws: arms that were trained for several numbers of epochs.
+    """Find the runs that `figures.budget` draws: supervised training, KD and PCKD, by number of epochs.
 
-    Methods without options are returned with all their numbers of epochs. An arm with options, such as
-    "PCKD, views = 1", is returned only if it was trained for several numbers of epochs. If there are several studies,
-    the one with the most points is used.
+    Without options, these methods are returned with all their numbers of epochs. With options, such as
+    "PCKD, views = 1", a method is returned only if it was trained for several numbers of epochs. If there are several
+    studies, the one with the most points is used. Other methods are left out.
 
     Parameters
     ----------
@@ -366,12 +366,12 @@ def find_budgets(runs: Run | Sequence[Run]) -> dict[str, dict[int, RunsBySeed]]:
     Returns
     -------
     dict of str to dict of int to dict of int to Run
-        Name of the arm → number of epochs → seed → run.
+        Method and options → number of epochs → seed → run.
 
     Raises
     ------
     ValueError
-        If no arm was trained for several numbers of epochs.
+        If none of the three methods was trained for several numbers of epochs.
     """
     best: dict[str, dict[int, RunsBySeed]] = {}
     for study in group_by_study(check_runs(runs, whole_epoch=True)):
@@ -495,7 +495,8 @@ MINUS_KD = {"": "mean", "_sd": "sd", "_low": "low", "_high": "high"}  # ending o
 def measured_gains(runs: list[Run]) -> list[list[tuple[str, RunsBySeed, RunsBySeed]]]:
     """Return the arms that can be compared with supervised training, by data set.
 
-    Points of a sweep are left out. For each data set, the study with the most arms is used.
+    Points of a sweep are left out. All arms of a data set have the same study and number of epochs: those with the most
+    arms.
 
     Parameters
     ----------

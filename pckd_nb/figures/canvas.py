@@ -23,7 +23,7 @@ from matplotlib.transforms import Bbox
 from ..html import counted
 from ..runs import Run, require_parts
 
-# Colours of Okabe and Ito, which colour-blind readers can distinguish. Your own methods get MORE_COLORS, in order.
+# Colours of Okabe and Ito, which colour-blind readers can distinguish. Other methods get MORE_COLORS, in order.
 COLORS = {"teacher": "#4D4D4D", "supervised": "#E69F00", "KD": "#0072B2", "PCKD": "#009E73"}
 MORE_COLORS = ("#CC79A7", "#D55E00", "#56B4E9", "#882255")
 DARK_GRAY, LIGHT_GRAY = "#333333", "#B8B8B8"
@@ -302,7 +302,7 @@ def check_runs(runs: Run | Sequence[Run], *parts: str, whole_epoch: bool = False
     ----------
     runs : Run or sequence of Run
     *parts : {"samples", "gallery", "embedding"}
-        Recorded arrays that every run must have.
+        Recorded arrays that every run must have. "samples" means cross-entropy and γ of every training sample.
     whole_epoch : bool
         Whether every run must have a complete epoch.
 

@@ -1,8 +1,8 @@
 """Draw all figures that a folder of runs has data for, as PNG files with captions.
 
-A function of `FIGURES` takes the `runs.table` of many runs, selects those that its figure needs, and draws it. Its
-caption is in `CAPTIONS`. The files contain nothing that changes from call to call, such as a date. So the same runs
-give the same bytes.
+A function of `FIGURES` takes the `runs.table` of many runs, selects those that its figure needs, and draws the
+figure. Its caption is in `CAPTIONS`. The files contain nothing that changes from call to call, such as a date. So the
+same runs give the same bytes.
 
 - A *distilled run* is the run of a student that was trained with a teacher.
 - The *main comparison* is the largest set of runs with the same data, student, teacher and number of epochs.

@@ -140,8 +140,8 @@ def framework(run: Run | None = None) -> Drawing:
     """
     runs = [] if run is None or check_runs(run)[0].gallery is None else check_runs(run)
     note = (
-        "Each loss names the rows it uses. B images give N = 4 B rows. C classes, D features. g, A: trained layers. "
-        "eₛ, eₜ: Aₛ fₛ, Aₜ fₛ scaled to length 1."
+        "Each loss names what it uses. B images give N = 4 B rows. C classes, D features. g, A: trained layers. "
+        "eₛ and eₜ are Aₛ fₛ and Aₜ fₛ, scaled to length 1."
     )
     note += " The image is from a run on" if runs else " The image was generated like those of shapes100."
     with new_figure(runs, FIGURE_WIDTH, 5.3, note) as figure:
@@ -244,7 +244,7 @@ def feature_weight_matrix(run: Run, classes: Sequence[int] | None = None, sample
     Parameters
     ----------
     run : Run
-        With an embedding.
+        With an embedding, see `recording.embedding`.
     classes : sequence of int, optional
         2 to 12 different classes. By default, 8 classes that are evenly spaced.
     samples : int, from 1 to 16

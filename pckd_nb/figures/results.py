@@ -46,7 +46,7 @@ __all__ = [
     "published_table", "sweep", "sweeps",
 ]  # fmt: skip
 
-# Column of the history → title of its panel, or title and axis label. Other columns are loss terms of your own methods.
+# Column of the history → title of its panel, or title and axis label. Other columns are loss terms of other methods.
 # They are drawn as well.
 ACCURACY_PANELS = {"test_top1": "test images", "train_top1": "training crops"}
 LOSS_TERMS = {
@@ -63,7 +63,7 @@ NOT_LOSS_TERMS = {"epoch", "lr", "threshold", "mean_weight", "full_weight_share"
 
 
 def learning_curves(runs: Run | Sequence[Run]) -> Drawing:
-    """Draw accuracy and every loss term by epoch, one panel each and one line per run.
+    """Draw accuracy and every loss term by epoch, in one panel each.
 
     Runs that differ only in the seed share a line. It shows their mean, and a band shows one standard deviation to each
     side.
@@ -283,9 +283,9 @@ def _draw_points(ax: Axes, points: Mapping[int, RunsBySeed] | Mapping[float, Run
 def budget(runs: Run | Sequence[Run]) -> Drawing:
     """Draw accuracy against the training budget: by epochs (left) and by compute (right).
 
-    The figure shows supervised training, KD and PCKD with default settings, and methods with other settings that were
-    trained for several numbers of epochs. Each point shows the mean ± standard deviation over all its seeds, and one
-    dot per seed. Compute is measured by `figures.arms.training_flops`.
+    The figure shows supervised training, KD and PCKD with default settings. With other settings, it shows them only if
+    they were trained for several numbers of epochs. Each point shows the mean ± standard deviation over all its seeds,
+    and one dot per seed. Compute is measured by `figures.arms.training_flops`.
 
     Parameters
     ----------
@@ -298,8 +298,8 @@ def budget(runs: Run | Sequence[Run]) -> Drawing:
     Raises
     ------
     ValueError
-        If no method was trained for several numbers of epochs on the same data, or if a network was not made by
-        `create_model`.
+        If none of these methods was trained for several numbers of epochs on the same data, or if a network was not
+        made by `create_model`.
     """
     points = find_budgets(runs)
     note = f"Mean ± standard deviation, one dot per seed. {_numbers_of_seeds(points)}".strip()

@@ -1,7 +1,8 @@
 """Figures of training samples: their difficulty γ and their weight v.
 
 γ is the cross-entropy of a sample, divided by the mean of its batch. v is the weight of a sample in the loss. The
-*gallery* of a run has at most 100 training images, which are stored with the run.
+*gallery* of a run has at most 100 training images, which are stored with the run. Its *recorded samples* are the
+cross-entropy and γ of every training sample in every epoch.
 """
 
 import textwrap

@@ -1,6 +1,7 @@
 """Figures of the feature space: t-SNE maps, similarities of category centers, and correlations of logits.
 
 A *grouping* sorts the classes of a data set into groups. For example, shapes100 can be grouped by shape and by pattern.
+The *embedding* of a run has the features of its test images and its category centers, see `recording.embedding`.
 """
 
 import textwrap
@@ -373,7 +374,7 @@ def _panel_title(run: Run, runs: list[Run]) -> str:
 
 
 def _nearest_share(run: Run, grouping: str, class_groups: Sequence[str]) -> str:
-    """Return the text under a map: how many of the 3 nearest centers are in the same group, and by chance."""
+    """Return the text under a map: the share of the 3 nearest centers in the same group, and the share by chance."""
     labels = np.unique(np.array(class_groups), return_inverse=True)[1]
     share = analysis.neighbourhood_purity(run.embedding["centers"], labels, 3)
     chance = 100 * analysis.chance_purity(labels)

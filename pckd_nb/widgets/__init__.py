@@ -10,7 +10,9 @@ ipywidgets, so they can be used with the keyboard. Where widgets cannot run, the
 - `sweep_explorer` shows `sweep_state`.
 
 The plain functions return a Figure. Its attribute `alt` says in words what it shows. Categories are numbers, as in
-`run.labels`. A function raises ValueError if a run has not recorded what the widget shows.
+`run.labels`. A function raises ValueError if a run has not recorded what the widget shows. A run *with recorded
+samples* has the cross-entropy and γ of every training sample in every epoch. Its gallery has at most 100 training
+images. Its embedding has the features of test images and the category centers.
 
 Examples
 --------

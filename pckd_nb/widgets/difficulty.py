@@ -63,7 +63,8 @@ def difficulty_browser(run: Run) -> Explorer:
         ),
         "epoch": epoch_control(len(run.history)),
         "sort": ipywidgets.Dropdown(
-            options=SORT_ORDERS, **control_options("sort", "order of the images, by γ in the chosen epoch")
+            options=SORT_ORDERS,
+            **control_options("sort", "order by γ in the chosen epoch, or by position in the training set"),
         ),
         "page": ipywidgets.Dropdown(options=[1], **control_options("page", f"{IMAGES_PER_PAGE} images per page")),
     }
@@ -130,7 +131,7 @@ def difficulty_page(
     epoch : int, optional
         Counted from 1. By default, the last epoch.
     sort : {"hardest first", "easiest first", "by number"}
-        The order of the images.
+        The order of the images. "by number" means by their positions in the training set.
     page : int
         Counted from 1. A page has `IMAGES_PER_PAGE` images.
 

@@ -72,7 +72,7 @@ def sweep_state(runs: Sequence[Run], factor: str, value: float | None = None) ->
     factor : {"beta_cc", "beta_fa", "beta_ca", "epsilon"}
         The setting that differs between the runs.
     value : float, optional
-        A measured value. By default, the default value of PCKD. Values of ε are converted to 240 epochs.
+        A measured value. By default, the default value of PCKD. ε is converted as in `figures.arms.find_sweep`.
 
     Returns
     -------
