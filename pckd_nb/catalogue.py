@@ -99,7 +99,7 @@ METHODS = ("supervised", "kd", "pckd")  # `methods.METHODS` builds them
 BASELINES = (  # `methods.BASELINES`
     "FitNet", "AT", "NST", "SP", "CC", "VID", "RKD", "PKT", "KDSVD", "CRD", "SRRL", "ReviewKD", "WKDF",
     "CATKD",
-    "DKD", "DIST", "LSKD", "WTTM", "SKD",
+    "DKD", "DIST", "MLKD", "LSKD", "WTTM", "SKD",
 )  # fmt: skip
 NOT_IMPLEMENTED: dict[str, str] = {  # baselines that this package does not have, and why
     "FT": "it first trains a paraphraser of the teacher, in a separate stage",

@@ -33,6 +33,7 @@ from .tensor_checks import check_images, check_whole_number
 # Every use has its own stream of random numbers, so that they are independent of each other.
 ORDER, SHIFT_Y, SHIFT_X, FLIP, NOISE = range(5)
 TRANSFORM = 17  # stream 16 is `CROP_STREAM` in `data.streaming`
+STRONG, STRONG_FLIP = 18, 19
 VIEW_SHIFT = 32  # the crops of view v use the streams VIEW_SHIFT + 2·v and VIEW_SHIFT + 2·v + 1, for v > 0
 Transform = Callable[[Tensor], Tensor]  # image → image, see `apply_transform`
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # images, labels → images, class probabilities
@@ -232,6 +233,35 @@ def augment(images: Tensor, seed: int, epoch: int, index: Tensor, padding: int =
     return _flip(cropped, seed, epoch, index) if flip else cropped
 
 
+def strong_transform() -> Transform:
+    """Return the strong augmentation of MLKD: two random operations of RandAugment, then a random grey square.
+
+    The side of the square is at most half the shorter side of the image.
+
+    Returns
+    -------
+    callable
+        It takes and returns a uint8 tensor of shape (C, H, W).
+
+    References
+    ----------
+    Cubuk et al. (RandAugment), arXiv 1909.13719. Jin et al., "Multi-Level Logit Distillation", CVPR 2023.
+    """
+    from torchvision.transforms import v2  # slow to import: only when asked for
+
+    return v2.Compose([v2.RandAugment(num_ops=2), _cut_out])  # type: ignore[no-any-return]
+
+
+def _cut_out(image: Tensor) -> Tensor:
+    """Make a random square of an image grey."""
+    height, width = image.shape[1:]
+    side = int(torch.randint(min(height, width) // 2 + 1, ()))
+    top, left = (int(torch.randint(size - side + 1, ())) for size in (height, width))
+    image = image.clone()
+    image[:, top : top + side, left : left + side] = 127
+    return image
+
+
 def _crop(images: Tensor, seed: int, epoch: int, index: Tensor, padding: int, view: int = 0) -> Tensor:
     """Pad images with zeros, and crop them at random positions. Every view has random positions of its own."""
     height, width = images.shape[2:]
@@ -242,9 +272,9 @@ def _crop(images: Tensor, seed: int, epoch: int, index: Tensor, padding: int, vi
     return windows[torch.arange(len(images), device=images.device), :, top, left]
 
 
-def _flip(images: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
+def _flip(images: Tensor, seed: int, epoch: int, index: Tensor, stream: int = FLIP) -> Tensor:
     """Mirror every image, left to right, with probability ½."""
-    mirrored = random_bits(seed, epoch, index, FLIP) % 2 == 1
+    mirrored = random_bits(seed, epoch, index, stream) % 2 == 1
     return torch.where(mirrored[:, None, None, None], images.flip(3), images)
 
 
@@ -266,6 +296,9 @@ class Augmentation:
     views : int, from 1 to 4
         1 returns every image once: cropped, flipped and transformed. A larger V returns V rotated views of every image,
         which are cropped separately: the image is flipped, transformed, rotated and then cropped.
+    strong : callable, optional
+        If given, every image has a second view: another crop and flip, and then this transform instead of `transform`.
+        `views` must be 1.
     """
 
     seed: int
@@ -273,6 +306,7 @@ class Augmentation:
     flip: bool
     transform: Transform | None = None
     views: int = 1
+    strong: Transform | None = None
 
     def __call__(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
         """Return the augmented images of an epoch.
@@ -289,15 +323,23 @@ class Augmentation:
         uint8 Tensor of shape (V·B, C, H, W)
             Sorted by view and then by image, as in `rotate`.
         """
+        second = self._strong_view(images, index.to(images.device), epoch) if self.strong else None
         padding = self.padding if self.views == 1 else 0
         images = augment(images, self.seed, epoch, index, padding, self.flip)
         if self.transform:
             images = apply_transform(self.transform, images, self.seed, epoch, index)
         if self.views == 1:
-            return images
+            return images if second is None else torch.cat([images, second])
         index = index.to(images.device)
         views = rotate(images, self.views).split(len(images))
         return torch.cat([_crop(x, self.seed, epoch, index, self.padding, view) for view, x in enumerate(views)])
+
+    def _strong_view(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
+        assert self.strong is not None
+        images = _crop(images, self.seed, epoch, index, self.padding, view=1)
+        if self.flip:
+            images = _flip(images, self.seed, epoch, index, STRONG_FLIP)
+        return apply_transform(self.strong, images, self.seed, epoch, index, STRONG)
 
 
 def find_transform(name: str | Transform) -> Transform:
@@ -373,7 +415,9 @@ def _instantiate(name: str, found: Any, **arguments: Any) -> Any:
         ) from error
 
 
-def apply_transform(augment: Transform, images: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
+def apply_transform(
+    augment: Transform, images: Tensor, seed: int, epoch: int, index: Tensor, stream: int = TRANSFORM
+) -> Tensor:
     """Apply a transform to every image of a batch.
 
     The random numbers that the transform draws from torch, NumPy or `random` depend only on the seed, the epoch and the
@@ -388,6 +432,8 @@ def apply_transform(augment: Transform, images: Tensor, seed: int, epoch: int, i
     seed, epoch : int
     index : int64 Tensor of shape (B,)
         Positions in the data set.
+    stream : int
+        The stream of random numbers, see `random_bits`.
 
     Returns
     -------
@@ -401,7 +447,7 @@ def apply_transform(augment: Transform, images: Tensor, seed: int, epoch: int, i
         If `augment` returns another shape.
     """
     check_images(images, torch.uint8)
-    keys = random_bits(seed, epoch, index.cpu(), TRANSFORM).tolist()
+    keys = random_bits(seed, epoch, index.cpu(), stream).tolist()
     result = torch.empty_like(images)
     with preserve_random_state([images.device] if images.device.type == "cuda" else []):
         for row, (image, key) in enumerate(zip(images, keys, strict=True)):

@@ -6,6 +6,7 @@ import inspect
 import math
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,7 +268,7 @@ def test_dkd_is_finite_for_two_classes_and_extreme_logits():
     assert extreme.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", sorted(methods.BASELINES.keys() - {"CATKD"}))  # CAT-KD needs real networks
+@pytest.mark.parametrize("name", sorted(methods.BASELINES.keys() - {"CATKD", "MLKD"}))  # they have tests of their own
 def test_gradients_of_the_term_reach_the_student_but_not_the_teacher(name):
     """Gradients flow through features or logits, or through each compared map, and reach all parts of the method."""
     student, teacher = make_output(0), make_output(1, 9, (3, 4) if name == "KDSVD" else (5, 7))
@@ -302,7 +303,8 @@ def test_a_student_of_different_width_trains(name, data):
     parameters = inspect.signature(type(method)).parameters
     assert info["title"].replace("-", "") == info["name"] == name
     published = {key: {"value": parameter.default, "from": "default"} for key, parameter in parameters.items()}
-    published |= {key: {"value": value, "from": "argument"} for key, value in SETTINGS.get(name, {}).items()}
+    chosen = SETTINGS.get(name, {}) | ({"views": 2} if name == "MLKD" else {})
+    published |= {key: {"value": value, "from": "argument"} for key, value in chosen.items()}
     if "warmup_epochs" in published:  # the only setting that a short recipe shortens
         published["warmup_epochs"] = {"value": 1, "from": "recipe"}
     assert info["settings"] == published
@@ -323,6 +325,38 @@ def test_catkd_compares_maps_whose_means_are_the_logits(name):
     found.backward()
     assert student.head.weight.grad.abs().sum() > 0 and teacher.head.weight.grad is None
     assert all(weight.grad is not None for weight in student.parameters() if weight.requires_grad)
+
+
+def test_mlkd_sees_every_image_twice_and_weighs_both_cross_entropies(data):
+    path = Path(__file__).parent / "reference" / "methods" / "mlkd_a.npz"
+    with np.load(path) as file:
+        values = {name: torch.from_numpy(np.array(file[name])) for name in file.files if "source" not in name}
+    student, teacher = (
+        torch.cat([values[f"{network}_logits_{view}"] for view in ("weak", "strong")])
+        for network in ("student", "teacher")
+    )
+    outputs = [pckd.Output(logits, logits, logits, None) for logits in (student.requires_grad_(), teacher)]
+    labels = values["labels"].long()
+    terms = baseline("MLKD")(*outputs, Batch(labels, torch.arange(len(labels))), epoch=1)
+    assert terms.total.item() == pytest.approx(values["total"].item(), rel=1e-9)
+    terms.total.backward()
+    expected = torch.cat([values[f"grad_total_student_logits_{view}"] for view in ("weak", "strong")])
+    assert torch.allclose(student.grad, expected, rtol=0, atol=1e-9 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("changes", [{}, {"label_smoothing": 0.1}, {"flip": True, "augment": "RandomGrayscale"}])
+def test_mlkd_resumes_and_caches_the_strong_view(changes, data, tmp_path):
+    recipe = pckd.get_recipe("classroom", epochs=2, batch_size=16, **changes)
+    student, teacher = pckd.create_model("resnet8", data, seed=2), pckd.create_model("resnet14", data, seed=1)
+
+    def train(**options):
+        run = pckd.distill(copy.deepcopy(student), teacher, data, baseline("MLKD"), recipe, **(QUIET | options))
+        return run.settings["fingerprint"]
+
+    expected = train()
+    assert train(teacher_cache=tmp_path / "cache") == train(teacher_cache=tmp_path / "cache") == expected
+    with pytest.raises(ValueError, match="MLKD has two views of every image, which can't be mixed: leave out mix"):
+        pckd.distill(student, teacher, data, baseline("MLKD"), recipe, mix="mixup", **QUIET)
 
 
 def test_catkd_refuses_features_that_are_not_the_mean_of_a_map():
@@ -404,7 +438,7 @@ def test_published_weights_are_the_defaults():
     assert weights == {
         "FitNet": 100, "AT": 1000, "SP": 3000, "CC": 0.02, "VID": 1, "RKD": 1, "PKT": 30_000, "ReviewKD": 0.6,
         "DIST": 2, "LSKD": 9, "DKD": 1, "NST": 50, "KDSVD": 1, "CRD": 0.8, "SRRL": 1, "WKDF": 0.08,
-        "WTTM": 4, "SKD": 0.9, "CATKD": 0.7,
+        "WTTM": 4, "SKD": 0.9, "CATKD": 0.7, "MLKD": 0.9,
     }  # fmt: skip
     for name, description in methods.BASELINES.items():
         assert re.search(r"arXiv \d{4}\.\d{5}|(CVPR|ECCV|ICLR) \d{4}", description), name

@@ -107,6 +107,35 @@ def test_views_with_separate_crops_are_flipped_rotated_and_then_cropped():
     assert torch.equal(part, out.unflatten(0, (4, 60))[:, 7:9].flatten(0, 1))
 
 
+def test_the_strong_view_is_another_crop_and_flip_of_the_same_image():
+    images = torch.randint(0, 256, (200, 3, 8, 8), dtype=torch.uint8)
+    index = torch.arange(100, 300)
+    plain = views.Augmentation(3, 2, True)(images, index, epoch=2)
+    weak, strong = views.Augmentation(3, 2, True, strong=lambda image: 255 - image)(images, index, epoch=2).chunk(2)
+    assert torch.equal(weak, plain)
+    padded = torch.nn.functional.pad(images, [2] * 4)
+    for image, original in zip(255 - strong, padded, strict=True):
+        windows = (original[:, y : y + 8, x : x + 8] for y in range(5) for x in range(5))
+        assert any(torch.equal(image, w) or torch.equal(image, w.flip(2)) for w in windows)
+    assert sum(map(torch.equal, 255 - strong, weak)) < 20  # 1 in 50 by chance
+    part = views.Augmentation(3, 2, True, strong=lambda image: 255 - image)(images[5:7], index[5:7], epoch=2)
+    assert torch.equal(part, torch.cat([weak[5:7], strong[5:7]]))
+
+
+def test_strong_transform_greys_a_square_of_at_most_half_the_side():
+    transform = views.strong_transform()
+    assert transform.transforms[0].num_ops == 2
+    image = torch.full((3, 16, 16), 200, dtype=torch.uint8)
+    sides = set()
+    for _ in range(300):
+        cut = transform.transforms[1](image)
+        rows, columns = ((cut == 127).all(0).any(axis) for axis in (1, 0))
+        assert rows.sum() == columns.sum() and (cut == 127).all(0).sum() == rows.sum() ** 2
+        sides.add(int(rows.sum()))
+    assert sides == set(range(9)) and (image == 200).all()
+    assert transform(image).shape == image.shape and transform(image).dtype == torch.uint8
+
+
 def test_a_transform_is_applied_once_per_image_before_separate_crops():
     images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
     index = torch.arange(5)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from types import MappingProxyType
-from typing import Annotated, Any, Concatenate, NamedTuple, ParamSpec, cast
+from typing import Annotated, Any, Concatenate, Literal, NamedTuple, ParamSpec, cast
 
 import torch
 import torch.nn.functional as F
@@ -195,6 +195,9 @@ class Method(ShortHelpModule):
         Name in tables and legends. Default: the class name.
     views : int
         V, number of views of every image: the first V of the rotations by 0°, 90°, 180° and 270°.
+    view_kind : {"rotations", "strong"}
+        What the views are. "strong" means two views of every image, the second one with another crop and flip, and with
+        strong augmentation, see `views.strong_transform`.
     uses_teacher : bool
         Whether the teacher's output is needed.
     needs_maps : bool
@@ -230,6 +233,7 @@ class Method(ShortHelpModule):
     title: str
     views: int = 1
     uses_teacher: bool = True
+    view_kind: Literal["rotations", "strong"] = "rotations"
     needs_maps: bool = False
     layers: Sequence[str] | None = None
     teacher_layers: Sequence[str] | None = None
@@ -338,8 +342,8 @@ class Method(ShortHelpModule):
 
 # Attributes that a plain nn.Module does not need to define.
 OPTIONAL_ATTRIBUTES = (
-    "views", "uses_teacher", "needs_maps", "layers", "teacher_layers", "student_maps", "teacher_maps", "epsilon",
-    "left_out",
+    "views", "view_kind", "uses_teacher", "needs_maps", "layers", "teacher_layers", "student_maps", "teacher_maps",
+    "epsilon", "left_out",
 )  # fmt: skip
 
 

@@ -83,7 +83,9 @@ def check_task(task: Task, processes: int) -> None:
             stacklevel=3,
         )
     height, width = data.size
-    if method.views > 1 and height != width:
+    if method.view_kind == "strong" and recipe.mix:
+        raise ValueError(f"{method.title} has two views of every image, which can't be mixed: leave out mix")
+    if method.views > 1 and method.view_kind == "rotations" and height != width:
         raise ValueError(f"rotated views need square images, {data.name} has {height}×{width}: use views=1")
     check_batches(task, processes)
     for role, model in (("student", task.student), ("teacher", task.teacher)):

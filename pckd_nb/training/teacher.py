@@ -355,6 +355,7 @@ def cache_key(config: RunConfig, task: Task, device: torch.device) -> dict[str, 
         "padding": task.data.train.padding if recipe.crop else 0,
         "flip": recipe.flip,
         **({"crop_per_view": True} if recipe.crop_per_view and task.method.views > 1 else {}),
+        **({"view_kind": task.method.view_kind} if task.method.view_kind != "rotations" else {}),
         "torch": torch.__version__,
     }
     if recipe.augment:

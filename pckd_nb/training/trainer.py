@@ -177,9 +177,10 @@ class Trainer:
             )
         transform = views.find_transform(recipe.augment) if recipe.augment else None
         padding = data.train.padding if recipe.crop else 0
-        self.separate_crops = recipe.crop_per_view and method.views > 1
-        crop_views = method.views if self.separate_crops else 1
-        self.augmentation = views.Augmentation(task.seed, padding, recipe.flip, transform, crop_views)
+        strong = views.strong_transform() if method.view_kind == "strong" else None
+        self.separate_crops = method.views > 1 and (recipe.crop_per_view or strong is not None)
+        crop_views = method.views if self.separate_crops and not strong else 1
+        self.augmentation = views.Augmentation(task.seed, padding, recipe.flip, transform, crop_views, strong)
         self.mix = views.find_mix(recipe.mix, data.num_classes) if recipe.mix else None
         self.steps_per_epoch = views.steps_per_epoch(len(data.train), recipe.batch_size)
         self.optimization = Optimization(self.student, self.method, recipe, self.steps_per_epoch, fabric)
@@ -338,7 +339,8 @@ class Trainer:
         if self.mix or self.recipe.label_smoothing:
             labels = self.data.train.labels[ranks.local_part(index, self.fabric)]
             smoothing = self.recipe.label_smoothing
-            x, targets = views.soft_targets(x, labels, self.data.num_classes, self.mix, smoothing)
+            upright, targets = views.soft_targets(x[: len(labels)], labels, self.data.num_classes, self.mix, smoothing)
+            x = x if self.separate_crops else upright
             targets = ranks.gather_rows(targets, len(index), self.fabric)
         return x if self.separate_crops else views.rotate(x, self.method.views), targets
 

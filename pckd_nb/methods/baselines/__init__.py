@@ -28,7 +28,7 @@ from typing import Any
 from ...catalogue import NOT_IMPLEMENTED
 from .base import Baseline
 from .features import CC, CRD, PKT, RKD, SRRL
-from .logits import DIST, DKD, LSKD, SKD, WTTM, decoupled_kl
+from .logits import DIST, DKD, LSKD, MLKD, SKD, WTTM, decoupled_kl
 from .maps import AT, CATKD, KDSVD, NST, SP, VID, WKDF, FitNet, ReviewKD
 
 __all__ = ["BASELINES", "BASELINE_CLASSES", "Baseline", "baseline", "decoupled_kl"]
@@ -37,7 +37,7 @@ BASELINE_CLASSES: dict[str, type[Baseline]] = {
     cls.__name__: cls
     for cls in (
         *(FitNet, AT, NST, SP, CC, VID, RKD, PKT, KDSVD, CRD, SRRL, ReviewKD, WKDF, CATKD),
-        *(DKD, DIST, LSKD, WTTM, SKD),
+        *(DKD, DIST, MLKD, LSKD, WTTM, SKD),
     )
 }
 

@@ -135,6 +135,10 @@ class Baseline(Method):
             Shapes of the feature maps. The two sequences have the same length.
         """
 
+    def classification(self, student: Output, batch: Batch, cross_entropy: Tensor) -> Tensor:
+        """Return the cross-entropy term of the objective, see `classification_loss`."""
+        return classification_loss(student, batch, cross_entropy)
+
     def weight_in(self, epoch: int) -> float:
         """Return the weight of the term in an epoch, counted from 1."""
         return self.weight * min(1, epoch / self.warmup_epochs)
@@ -184,7 +188,7 @@ class Baseline(Method):
         """
         cross_entropy = upright_cross_entropy(student, batch, self.views)
         require_teacher(self, teacher)
-        terms = {"cross_entropy": classification_loss(student, batch, cross_entropy)}
+        terms = {"cross_entropy": self.classification(student, batch, cross_entropy)}
         rows = Batch(batch.labels.repeat(self.views), batch.index.repeat(self.views))
         terms[self.title.lower()] = term = self.term(student, teacher.detach(), rows, epoch)
         total = self.cross_entropy_weight * terms["cross_entropy"] + self.weight_in(epoch) * term

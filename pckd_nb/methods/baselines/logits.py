@@ -9,7 +9,7 @@ from torch import Tensor
 from ...models import Classifier, Output
 from ...tensor_checks import check_labels, check_same_shape, check_temperature
 from ...validation import NotNegative, check
-from ..base import Batch, Temperature
+from ..base import Batch, Temperature, classification_loss
 from ..terms import logits as terms
 from .base import Baseline, Shapes, torchdistill, torchdistill_outputs
 
@@ -276,6 +276,53 @@ class SKD(Baseline):
         """Return the sum of both parts."""
         kd, direction = terms.skd(student.logits, teacher.logits, self.temperature, self.tikhonov)
         return kd + direction
+
+
+class MLKD(Baseline):
+    r"""Multi-level logit distillation: KD at several temperatures, and relations between images and between classes.
+
+    .. math::
+
+        \mathrm{term} = L_{\mathrm{KD}} + L_{\mathrm{class}} + L_{\mathrm{batch}}
+
+    `terms.logits.mlkd` defines the parts. Every image has two views, one with the augmentation of the recipe, and one
+    with strong augmentation, see `views.strong_transform`. The cross-entropy is the sum of both views.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    cross_entropy_weight : float
+        Weight of the cross-entropy, at least 0.
+
+    References
+    ----------
+    Jin et al., "Multi-Level Logit Distillation", CVPR 2023.
+    """
+
+    description = "multi-level logits, CVPR 2023; weight 0.9, T = 2 to 6, cross-entropy 0.1 (authors' code)"
+    view_kind = "strong"
+
+    def __init__(self, weight: float = 0.9, cross_entropy_weight: float = 0.1):
+        super().__init__(weight, views=2)
+        self.cross_entropy_weight = cross_entropy_weight
+        self.check()
+
+    def check(self) -> None:
+        """Check the settings, see `Method.check`."""
+        super().check()
+        check(NotNegative, cross_entropy_weight=self.cross_entropy_weight)
+
+    def classification(self, student: Output, batch: Batch, cross_entropy: Tensor) -> Tensor:
+        """Return the sum of the cross-entropies of both views."""
+        strong = student.logits[len(batch.labels) :]
+        targets = batch.labels.long() if batch.targets is None else batch.targets
+        return classification_loss(student, batch, cross_entropy) + F.cross_entropy(strong, targets)
+
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
+        """Return the sum of the parts."""
+        views = (*student.logits.chunk(2), *teacher.logits.chunk(2))
+        return torch.stack(terms.mlkd(*views)).sum()
 
 
 def decoupled_kl(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
