@@ -97,7 +97,7 @@ PAIRS = (
 
 METHODS = ("supervised", "kd", "pckd")  # `methods.METHODS` builds them
 BASELINES = (  # `methods.BASELINES`
-    "FitNet", "AT", "NST", "SP", "CC", "VID", "RKD", "PKT", "KDSVD", "CRD", "SRRL", "ReviewKD", "WKDF",
+    "FitNet", "AT", "NST", "SP", "CC", "VID", "RKD", "PKT", "KDSVD", "CRD", "SRRL", "OFD", "ReviewKD", "WKDF",
     "CATKD",
     "DKD", "DIST", "MLKD", "LSKD", "WTTM", "SKD",
 )  # fmt: skip

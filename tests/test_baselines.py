@@ -27,7 +27,7 @@ from .conftest import make_data
 from .test_wrapper import count_hooks
 
 QUIET = {"progress": False, "precision": "32-true", "accelerator": "cpu"}
-WITH_MAPS = ("FitNet", "AT", "NST", "SP", "VID", "KDSVD", "ReviewKD", "WKDF", "CATKD")
+WITH_MAPS = ("FitNet", "AT", "NST", "SP", "VID", "KDSVD", "ReviewKD", "WKDF", "CATKD", "OFD")
 SETTINGS = {"CRD": {"negatives": 3}}  # the published number takes longer
 LABELS = (0, 1, 1, 3, 2)
 
@@ -268,7 +268,9 @@ def test_dkd_is_finite_for_two_classes_and_extreme_logits():
     assert extreme.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", sorted(methods.BASELINES.keys() - {"CATKD", "MLKD"}))  # they have tests of their own
+@pytest.mark.parametrize(
+    "name", sorted(methods.BASELINES.keys() - {"CATKD", "MLKD", "OFD"})
+)  # they have tests of their own
 def test_gradients_of_the_term_reach_the_student_but_not_the_teacher(name):
     """Gradients flow through features or logits, or through each compared map, and reach all parts of the method."""
     student, teacher = make_output(0), make_output(1, 9, (3, 4) if name == "KDSVD" else (5, 7))
@@ -325,6 +327,45 @@ def test_catkd_compares_maps_whose_means_are_the_logits(name):
     found.backward()
     assert student.head.weight.grad.abs().sum() > 0 and teacher.head.weight.grad is None
     assert all(weight.grad is not None for weight in student.parameters() if weight.requires_grad)
+
+
+@pytest.mark.parametrize("name", ["resnet14", "ResNet50", "wrn_16_2", "vgg8", "MobileNetV2"])
+def test_ofd_compares_maps_before_the_relu_with_margins_of_the_teacher(name):
+    student = pckd.create_model("ShuffleV2" if name == "resnet14" else "resnet8", num_classes=4, seed=0)
+    teacher = pckd.create_model(name, num_classes=4, seed=1)
+    for layer in teacher.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.normal_(layer.bias)
+    x = torch.randn(3, 3, 32, 32)
+    method = baseline("OFD").bind(student, teacher, x[:1])
+    ours, theirs = (FeatureMaps(model, x[:1], kind="preactivations")(model.eval(), x) for model in (student, teacher))
+    expected = 0
+    levels = list(zip(ours.maps[-len(method.connectors) :], theirs.maps[-len(method.connectors) :], strict=True))
+    for i, (ours_map, theirs_map) in enumerate(levels):
+        norm = teacher.get_submodule(teacher.norms[len(teacher.norms) - len(levels) + i])
+        shift, scale = norm.bias.detach().double()[:, None], norm.weight.detach().double()[:, None]
+        grid = torch.linspace(-8, 8, 40001, dtype=torch.float64) * scale + shift  # margin: mean of the negative values
+        density = torch.exp(-(((grid - shift) / scale) ** 2) / 2) * (grid < 0)
+        margin = ((grid * density).sum(1) / density.sum(1)).float()[:, None, None]
+        connected, target = method.connectors[i](ours_map), torch.maximum(theirs_map, margin)
+        if connected.shape[2] != target.shape[2]:  # the teacher's map is pooled first
+            size = connected.shape[2:]
+            target = torch.maximum(F.adaptive_avg_pool2d(theirs_map, size), margin)
+        counted = (connected > target) | (target > 0)
+        expected += 2.0 ** (i - len(levels) + 1) * ((connected - target) ** 2 * counted).sum() / 3
+    found = method.term(ours, theirs.detach(), Batch(torch.zeros(3).long(), torch.arange(3)), 1)
+    assert torch.isclose(found, expected, rtol=1e-3)
+
+
+def test_ofd_refuses_a_teacher_without_known_norms():
+    student, teacher = (pckd.create_model(name, num_classes=4) for name in ("resnet8", "ShuffleV1"))
+    x = torch.zeros(1, 3, 32, 32)
+    with pytest.raises(ValueError, match="which are not known for the teacher ShuffleV1: choose a ResNet, WRN, VGG"):
+        baseline("OFD").bind(student, teacher, x)
+    other = pckd.create_model("torchvision:resnet18", num_classes=4)
+    with pytest.raises(ValueError, match="which are not known for the student torchvision:resnet18"):
+        baseline("OFD").bind(other, student, x)
 
 
 def test_mlkd_sees_every_image_twice_and_weighs_both_cross_entropies(data):
@@ -438,7 +479,7 @@ def test_published_weights_are_the_defaults():
     assert weights == {
         "FitNet": 100, "AT": 1000, "SP": 3000, "CC": 0.02, "VID": 1, "RKD": 1, "PKT": 30_000, "ReviewKD": 0.6,
         "DIST": 2, "LSKD": 9, "DKD": 1, "NST": 50, "KDSVD": 1, "CRD": 0.8, "SRRL": 1, "WKDF": 0.08,
-        "WTTM": 4, "SKD": 0.9, "CATKD": 0.7, "MLKD": 0.9,
+        "WTTM": 4, "SKD": 0.9, "CATKD": 0.7, "MLKD": 0.9, "OFD": 0.001,
     }  # fmt: skip
     for name, description in methods.BASELINES.items():
         assert re.search(r"arXiv \d{4}\.\d{5}|(CVPR|ECCV|ICLR) \d{4}", description), name

@@ -68,6 +68,7 @@ class MobileNetV2(Classifier):
         self.classifier = nn.Sequential(nn.Linear(LAST_CHANNELS, num_classes))
         he_normal_(self, linear_std=0.01)
         self.stages = ("conv1", "blocks.1", "blocks.2", "blocks.4", "blocks.6")
+        self.norms = tuple(f"blocks.{i}.{STAGES[i][2] - 1}.conv.7" for i in (1, 2, 4, 6))
         self.last_map = "conv2"
         self.preactivations = self.stages  # the blocks have no ReLU at their end
 

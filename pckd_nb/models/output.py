@@ -81,6 +81,8 @@ class Classifier(ShortHelpModule):
         first stage, then every stage. `models.FeatureMaps` uses them. Empty if they are not known.
     preactivations : tuple of str
         The same maps before the last ReLU. "NAME:input" means the input of a layer instead of its output.
+    norms : tuple of str
+        Names of the BatchNorm layers before the last ReLU of each stage, without the stem. OFD reads their weights.
     last_map : str
         Name of the layer whose output, averaged over its pixels, gives the features. Empty if it is not known.
 
@@ -109,6 +111,7 @@ class Classifier(ShortHelpModule):
     trained_on: TrainingData | None = None
     stages: tuple[str, ...] = ()
     preactivations: tuple[str, ...] = ()
+    norms: tuple[str, ...] = ()
     last_map: str = ""
 
     def features(self, x: Tensor) -> Tensor:

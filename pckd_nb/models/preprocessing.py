@@ -78,6 +78,7 @@ class Preprocessed(Classifier):
         self.preprocessing: dict[str, Any] = {}
         self.stages = tuple(f"model.{name}" for name in model.stages)
         self.preactivations = tuple(f"model.{name}" for name in model.preactivations)
+        self.norms = tuple(f"model.{name}" for name in model.norms)
         self.last_map = f"model.{model.last_map}" if model.last_map else ""
 
     @property

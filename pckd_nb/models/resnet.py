@@ -64,6 +64,7 @@ class ResNet(Classifier):
         self.fc = nn.Linear(widths[3], num_classes)
         he_normal_(self)
         self.stages = ("relu", "layer1", "layer2", "layer3")
+        self.norms = tuple(f"layer{i}.{blocks - 1}.bn2" for i in (1, 2, 3))
         self.last_map = "layer3"
         self.preactivations = ("relu", *(f"layer{i}.{blocks - 1}.relu:input" for i in (1, 2, 3)))
 

@@ -70,6 +70,7 @@ class ResNet50(Classifier):
         last_blocks = ("layer1.2", "layer2.3", "layer3.5", "layer4.2")
         self.last_map = "layer4"
         self.preactivations = ("relu", *(f"{block}.relu:input" for block in last_blocks))
+        self.norms = tuple(f"{block}.bn3" for block in last_blocks)
 
     def features(self, x: Tensor) -> Tensor:
         """Return the features of images, shape (N, 2048): the last feature map, averaged over its pixels."""

@@ -42,6 +42,7 @@ class VGG(Classifier):
         self.classifier = nn.Linear(WIDTHS[4], num_classes)
         he_normal_(self, linear_std=0.01)
         self.stages = ("block0", "block1", "block2", "block3", "block4")
+        self.norms = tuple(f"block{i}.{3 * counts[i] - 2}" for i in range(1, 5))
         self.last_map = "block4"
         self.preactivations = ("block0", *(f"block{i}.{3 * counts[i] - 1}:input" for i in range(1, 5)))
 

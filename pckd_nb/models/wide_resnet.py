@@ -78,6 +78,7 @@ class WideResNet(Classifier):
         he_normal_(self)
         nn.init.zeros_(self.fc.bias)
         self.stages = ("conv1", "block1", "block2", "block3")
+        self.norms = ("block2.layer.0.bn1", "block3.layer.0.bn1", "bn1")
         self.last_map = "relu"
         self.preactivations = ("conv1", "block2.layer.0.bn1", "block3.layer.0.bn1", "bn1")
 

@@ -29,14 +29,14 @@ from ...catalogue import NOT_IMPLEMENTED
 from .base import Baseline
 from .features import CC, CRD, PKT, RKD, SRRL
 from .logits import DIST, DKD, LSKD, MLKD, SKD, WTTM, decoupled_kl
-from .maps import AT, CATKD, KDSVD, NST, SP, VID, WKDF, FitNet, ReviewKD
+from .maps import AT, CATKD, KDSVD, NST, OFD, SP, VID, WKDF, FitNet, ReviewKD
 
 __all__ = ["BASELINES", "BASELINE_CLASSES", "Baseline", "baseline", "decoupled_kl"]
 
 BASELINE_CLASSES: dict[str, type[Baseline]] = {
     cls.__name__: cls
     for cls in (
-        *(FitNet, AT, NST, SP, CC, VID, RKD, PKT, KDSVD, CRD, SRRL, ReviewKD, WKDF, CATKD),
+        *(FitNet, AT, NST, SP, CC, VID, RKD, PKT, KDSVD, CRD, SRRL, OFD, ReviewKD, WKDF, CATKD),
         *(DKD, DIST, MLKD, LSKD, WTTM, SKD),
     )
 }

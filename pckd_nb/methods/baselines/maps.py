@@ -1,6 +1,7 @@
 """Baselines that compare feature maps."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -535,6 +536,69 @@ def _features_are_mean_of_map(network: Classifier, example: Tensor) -> bool:
         network.train(was_training)
     means = output.maps[-1].mean((2, 3))
     return means.shape == output.features.shape and torch.allclose(means, output.features, rtol=1e-3, atol=1e-4)
+
+
+class OFD(Baseline):
+    r"""Overhaul of feature distillation: the maps before the ReLU match where the teacher's values matter.
+
+    .. math::
+
+        \mathrm{term} = \sum_{i=0}^{n-1} 2^{\,i - n + 1} \, \frac{1}{B}
+            \sum d\left( r_i(F_{s,i}), \max(F_{t,i}, m_i) \right)
+
+    F are the maps of the n stages before their last ReLU, and r is a 1×1 convolution with BatchNorm, which is trained
+    with the student. m is a margin per channel, from the BatchNorm of the teacher. d is the squared difference,
+    but 0 where the target is not positive and the student is below it. See `terms.maps.ofd_loss`.
+
+    There is one difference from the authors' code: there the teacher is in training mode, so that its BatchNorm uses
+    the statistics of the batch. Here it is in eval mode, as for all other methods.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    views : int, from 1 to 4
+        See `Baseline`.
+
+    References
+    ----------
+    Heo et al., "A Comprehensive Overhaul of Feature Distillation", arXiv 1904.01866.
+    """
+
+    description = "overhaul of feature distillation, arXiv 1904.01866; weight 0.001 (authors' code and mdistiller)"
+    needs_maps = True
+    student_maps = teacher_maps = "preactivations"
+
+    def __init__(self, weight: float = 0.001, views: int = 1):
+        super().__init__(weight, views)
+
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Create the connectors, and compute the margins."""
+        count = len(student_shapes)
+        if not student.preactivations or len(teacher.norms) < count:
+            role, network = ("teacher", teacher) if student.preactivations else ("student", student)
+            raise ValueError(
+                f"OFD needs the maps before the ReLU and the BatchNorm before them, which are not known for the {role} "
+                f"{network.name}: choose a ResNet, WRN, VGG or MobileNetV2 as the teacher, and any network of this "
+                "package as the student"
+            )
+        channels = zip(student_shapes, teacher_shapes, strict=True)
+        self.connectors = nn.ModuleList(terms.OFDConnector(ours[0], theirs[0]) for ours, theirs in channels)
+        for i, name in enumerate(teacher.norms[-count:]):
+            norm = cast(nn.BatchNorm2d, teacher.get_submodule(name))
+            self.register_buffer(f"margin{i}", terms.ofd_margin(norm.weight.detach(), norm.bias.detach()).float())
+
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
+        """Return the weighted sum over the stages."""
+        pairs = zip(self.connectors, *last_pairs(student.maps, teacher.maps), strict=True)
+        losses = [
+            terms.ofd_loss(connector(ours), theirs, self.get_buffer(f"margin{i}"))
+            for i, (connector, ours, theirs) in enumerate(pairs)
+        ]
+        weights = terms.level_weights(len(losses), 1.0)
+        return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
 
 
 class AttentionFusion(nn.Module):
