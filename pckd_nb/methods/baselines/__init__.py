@@ -6,20 +6,19 @@ Every baseline has the objective
 
     L = w_{\mathrm{CE}} \cdot \overline{\mathrm{CE}} + w \cdot \mathrm{term}
 
-CE with a bar is the mean cross-entropy of the batch. The class of the baseline defines the term. w is the weight that
-was published for CIFAR-100, and w_CE is 1 except in `LSKD`. Every image has one view, V = 1.
+CE with a bar is the mean cross-entropy of the images that are not rotated. The class of the baseline defines the term.
+w is the weight that was published for CIFAR-100, and w_CE is 1 unless the class says otherwise. All methods were
+published with one view of every image, V = 1. With more views, the term compares all of them.
 
 In the equations, the index s means student and t means teacher. f are penultimate features, F feature maps, and z
 logits. B is the batch size, and C the number of classes.
 
-Most terms are losses of the package torchdistill, which the extra "baselines" installs. FitNet and DKD are implemented
-here. If a loss of torchdistill differs from its paper, the docstring of the class says how. "The comparison in the CRD
-paper" is Tian et al., arXiv 1910.10699, which published weights for many methods.
+The terms are in `methods.terms`, or they are losses of the package torchdistill, which the extra "baselines" installs.
+The docstring of a class says how its term differs from the paper, if it does. "The comparison in the CRD paper" is
+Tian et al., arXiv 1910.10699, with the code in RepDistiller. It published weights for many methods.
 
-A baseline that compares feature maps uses the last map of every resolution, see `models.FeatureMaps`. The published
-comparisons used the maps at the ends of stages instead. For ResNets and VGG these are the same maps, with two
-exceptions. The last map of a wide ResNet is taken after its BatchNorm here. At 32×32 pixels, VGG and the ShuffleNets
-have one more map, at full resolution.
+A baseline that compares feature maps uses the same maps as the published comparisons: the outputs of the stages, or
+these maps before the last ReLU. See `models.FeatureMaps`, also for networks of other libraries.
 """
 
 import inspect
