@@ -47,7 +47,20 @@ class PCKDInFloat64(pckd.PCKD):
         return super().bind(student, teacher).double()
 
 
-METHODS = {"pckd": PCKDInFloat64(), "kd": pckd.KD(), "attention": pckd.methods.baseline("AT")}
+class CRDInFloat64(type(pckd.methods.baseline("CRD"))):
+    """CRD whose heads and memories are in float64, too."""
+
+    def bind(self, student, teacher):
+        return super().bind(student, teacher).double()
+
+
+METHODS = {
+    "pckd": PCKDInFloat64(),
+    "kd": pckd.KD(views=4),
+    "attention": pckd.methods.baseline("AT"),
+    "memory": CRDInFloat64(negatives=8),
+    "strong": pckd.methods.baseline("MLKD"),
+}
 DATA = make_data(train=47, test=23)  # batches of 12 and 11: parts of unequal size on two and four ranks
 RECIPE = pckd.get_recipe("classroom", epochs=2, batch_size=12)
 OPTIONS = dict(accelerator="cpu", precision="32-true", progress=False)

@@ -21,6 +21,7 @@ from pckd_nb.methods import Batch, TrainingInfo, baseline
 from pckd_nb.methods.baselines import BASELINE_CLASSES, decoupled_kl
 from pckd_nb.methods.published import PUBLISHED_SETTINGS
 from pckd_nb.models import FeatureMaps
+from pckd_nb.training.callbacks import StopOnSignal
 from pckd_nb.training.teacher import FrozenTeacher
 
 from .conftest import make_data
@@ -398,6 +399,28 @@ def test_mlkd_resumes_and_caches_the_strong_view(changes, data, tmp_path):
     assert train(teacher_cache=tmp_path / "cache") == train(teacher_cache=tmp_path / "cache") == expected
     with pytest.raises(ValueError, match="MLKD has two views of every image, which can't be mixed: leave out mix"):
         pckd.distill(student, teacher, data, baseline("MLKD"), recipe, mix="mixup", **QUIET)
+
+
+@pytest.mark.parametrize("name", ["CRD", "MLKD", "OFD", "SRRL", "KDSVD"])
+def test_interrupted_training_goes_on_with_the_same_memories_and_heads(name, data, tmp_path, monkeypatch):
+    recipe = pckd.get_recipe("classroom", epochs=2, batch_size=16)
+
+    def train(folder, **options):
+        student, teacher = pckd.create_model("resnet8", data, seed=2), pckd.create_model("resnet14", data, seed=1)
+        method = baseline(name, **SETTINGS.get(name, {}))
+        return pckd.distill(student, teacher, data, method, recipe, out=tmp_path / folder, **options, **QUIET)
+
+    def stop_once(callback, trainer):
+        trainer.should_stop = trainer.recorder.epoch == 2
+
+    expected = train("whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(StopOnSignal, "on_step_end", stop_once)
+        assert not train("cut").finished
+    found = train("cut", resume=True)
+    assert found.finished and found.settings["fingerprint"] == expected.settings["fingerprint"]
+    assert found.method_state.keys() == expected.method_state.keys()
+    assert all(torch.equal(value, expected.method_state[key]) for key, value in found.method_state.items())
 
 
 def test_catkd_refuses_features_that_are_not_the_mean_of_a_map():
