@@ -1,5 +1,7 @@
 """The recorded runs can be loaded, contain no paths of a machine, and agree with docs/results.md."""
 
+import copy
+import dataclasses
 import importlib.util
 import json
 import time
@@ -60,6 +62,17 @@ def test_folders_match_the_settings_of_their_runs(runs, others):
             teacher = pckd.load_run(run.path / settings["teacher"]["run"])
             assert teacher.fingerprint == settings["teacher"]["fingerprint"]
             assert teacher.path.resolve().is_relative_to(root)
+
+
+def test_fields_that_older_recipes_lack_have_their_defaults_in_studies():
+    run = next(iter(pckd.runs.load_runs(RECORDED / "teachers" / "shapes100")))
+    older = dataclasses.replace(run, settings=copy.deepcopy(run.settings))
+    older.settings["recipe"].pop("crop_per_view", None)
+    newer = dataclasses.replace(run, settings=copy.deepcopy(older.settings))
+    newer.settings["recipe"]["crop_per_view"] = False
+    other = dataclasses.replace(run, settings=copy.deepcopy(older.settings))
+    other.settings["recipe"]["crop_per_view"] = True
+    assert study_key(older) == study_key(newer) != study_key(other)
 
 
 def test_runs_with_other_teachers_differ_only_in_the_teacher(runs, others):

@@ -19,6 +19,7 @@ import pandas as pd
 from ..analysis import Summary, paired_difference, summarise
 from ..deprecation import renamed
 from ..models import count_flops_by_name
+from ..recipes import Recipe
 from ..runs import SYMBOLS, Run
 from .canvas import check_runs, is_teacher
 
@@ -93,7 +94,8 @@ def study_key(run: Run) -> Hashable:
     hashable
     """
     settings = run.settings
-    recipe = {name: value for name, value in settings["recipe"].items() if name != "epochs"}
+    defaults = Recipe(name="", epochs=1).settings()  # for fields that older runs lack
+    recipe = {name: value for name, value in {**defaults, **settings["recipe"]}.items() if name != "epochs"}
     recipe["method"] = {name: value for name, value in recipe["method"].items() if name not in BASELINE_SETTINGS}
     return run.data_fingerprint, settings["model"]["name"], json.dumps(recipe, sort_keys=True)
 
