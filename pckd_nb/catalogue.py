@@ -97,16 +97,11 @@ PAIRS = (
 
 METHODS = ("supervised", "kd", "pckd")  # `methods.METHODS` builds them
 BASELINES = (  # `methods.BASELINES`
-    "FitNet", "AT", "NST", "SP", "CC", "VID", "RKD", "PKT", "KDSVD", "CRD", "SRRL", "ReviewKD", "WKDF",
-    "CATKD",
-    "DKD", "DIST", "LSKD", "WTTM", "SKD",
+    "FitNet", "AT", "NST", "SP", "CC", "VID", "RKD", "PKT", "FSP", "AB", "FT", "KDSVD", "CRD", "SRRL", "ReviewKD",
+    "WKDF", "CATKD",
+    "DKD", "DIST", "LSKD", "WTTM", "SKD", "SSKD",
 )  # fmt: skip
-NOT_IMPLEMENTED: dict[str, str] = {  # baselines that this package does not have, and why
-    "FT": "it first trains a paraphraser of the teacher, in a separate stage",
-    "FSP": "it first trains the student on the flow matrices only, in a separate stage",
-    "AB": "it first trains the student on the activation boundaries only, in a separate stage",
-    "SSKD": "it first trains a self-supervised head of the teacher, and makes its own rotated copies of the images",
-}
+NOT_IMPLEMENTED: dict[str, str] = {}  # baselines that this package does not have, and why
 REGISTERED: set[str] = set()  # names that `methods.register_method` has added
 RECIPES = ("classroom", "cifar100_paper", "imagenet_paper")  # `recipes.RECIPES` has their settings
 STRATEGIES = (  # `preview.STRATEGIES` computes their weights

@@ -7,7 +7,8 @@ Every baseline has the objective
     L = w_{\mathrm{CE}} \cdot \overline{\mathrm{CE}} + w \cdot \mathrm{term}
 
 CE with a bar is the mean cross-entropy of the batch. The class of the baseline defines the term. w is the weight that
-was published for CIFAR-100, and w_CE is 1 except in `LSKD`. Every image has one view, V = 1.
+was published for CIFAR-100, and w_CE is 1 except in `LSKD`, `SKD` and `SSKD`. Every image has one view, V = 1, and in
+`SSKD` four. `FSP`, `AB`, `FT` and `SSKD` train something before the first epoch, see `methods.Stage`.
 
 In the equations, the index s means student and t means teacher. f are penultimate features, F feature maps, and z
 logits. B is the batch size, and C the number of classes.
@@ -29,15 +30,16 @@ from ...catalogue import NOT_IMPLEMENTED
 from .base import Baseline
 from .features import CC, CRD, PKT, RKD, SRRL
 from .logits import DIST, DKD, LSKD, SKD, WTTM, decoupled_kl
-from .maps import AT, CATKD, KDSVD, NST, SP, VID, WKDF, FitNet, ReviewKD
+from .maps import AB, AT, CATKD, FSP, FT, KDSVD, NST, SP, VID, WKDF, FitNet, ReviewKD
+from .rotations import SSKD
 
 __all__ = ["BASELINES", "BASELINE_CLASSES", "Baseline", "baseline", "decoupled_kl"]
 
 BASELINE_CLASSES: dict[str, type[Baseline]] = {
     cls.__name__: cls
     for cls in (
-        *(FitNet, AT, NST, SP, CC, VID, RKD, PKT, KDSVD, CRD, SRRL, ReviewKD, WKDF, CATKD),
-        *(DKD, DIST, LSKD, WTTM, SKD),
+        *(FitNet, AT, NST, SP, CC, VID, RKD, PKT, FSP, AB, FT, KDSVD, CRD, SRRL, ReviewKD, WKDF, CATKD),
+        *(DKD, DIST, LSKD, WTTM, SKD, SSKD),
     )
 }
 
