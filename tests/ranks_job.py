@@ -47,7 +47,22 @@ class PCKDInFloat64(pckd.PCKD):
         return super().bind(student, teacher).double()
 
 
-METHODS = {"pckd": PCKDInFloat64(), "kd": pckd.KD(), "attention": pckd.methods.baseline("AT")}
+class FTInFloat64(pckd.methods.baselines.FT):
+    """FT whose heads compute in float64, too."""
+
+    def bind(self, *arguments):
+        return super().bind(*arguments).double()
+
+
+LAYERS = ["body.1", "body.3"]
+METHODS = {
+    "pckd": PCKDInFloat64(),
+    "kd": pckd.KD(),
+    "attention": pckd.methods.baseline("AT"),
+    # The first step of these two belongs to a stage. It trains the student, and a module of the method.
+    "flow": pckd.methods.baseline("FSP", layers=LAYERS, teacher_layers=LAYERS),
+    "factors": FTInFloat64(),
+}
 DATA = make_data(train=47, test=23)  # batches of 12 and 11: parts of unequal size on two and four ranks
 RECIPE = pckd.get_recipe("classroom", epochs=2, batch_size=12)
 OPTIONS = dict(accelerator="cpu", precision="32-true", progress=False)
@@ -82,7 +97,8 @@ def main(out: Path) -> None:
 
         def recording_step(self, *arguments, gradients=gradients, step=step):
             if not gradients:
-                gradients.update(enumerate(x.grad.clone() for group in self.param_groups for x in group["params"]))
+                parameters = (x for group in self.param_groups for x in group["params"])
+                gradients.update(enumerate(x.grad.clone() for x in parameters if x.grad is not None))
             return step(self, *arguments)
 
         torch.optim.SGD.step = recording_step

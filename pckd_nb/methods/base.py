@@ -756,7 +756,7 @@ def resolve_settings(
         if not hasattr(copied, name):
             setattr(copied, name, value)
     settings = {}
-    published = getattr(method, "published_settings", lambda *names: {})(*pair)
+    published: Mapping[str, Any] = getattr(method, "published_settings", lambda *names: {})(*pair)
     sources = (("recipe", recipe), (f"published for {pair[0]} → {pair[1]}", published), ("data set", data))
     for name in attributes.get("_setting_names", []):
         source = "attribute" if name in changed else "argument" if name in chosen else "default"
