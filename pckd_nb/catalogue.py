@@ -97,15 +97,14 @@ PAIRS = (
 
 METHODS = ("supervised", "kd", "pckd")  # `methods.METHODS` builds them
 BASELINES = (  # `methods.BASELINES`
-    "FitNet", "AT", "NST", "SP", "CC", "VID", "RKD", "PKT", "KDSVD", "CRD", "SRRL", "OFD", "ReviewKD", "WKDF",
-    "CATKD",
-    "DKD", "DIST", "MLKD", "LSKD", "WTTM", "SKD",
+    "FitNet", "AT", "NST", "SP", "CC", "VID", "RKD", "PKT", "FSP", "AB", "FT", "KDSVD", "CRD", "SRRL", "OFD",
+    "ReviewKD", "WKDF", "CATKD", "DKD", "DIST", "MLKD", "LSKD", "WTTM", "SKD", "SSKD",
 )  # fmt: skip
 NOT_IMPLEMENTED: dict[str, str] = {  # baselines that this package does not have, and why
-    "FT": "it first trains a paraphraser of the teacher, in a separate stage",
-    "FSP": "it first trains the student on the flow matrices only, in a separate stage",
-    "AB": "it first trains the student on the activation boundaries only, in a separate stage",
-    "SSKD": "it first trains a self-supervised head of the teacher, and makes its own rotated copies of the images",
+    "SimKD": "its student predicts with the last layer of the teacher, and run folders store networks by name only",
+    "HSAKD": "it needs copies of the later stages of both networks as auxiliary heads, which are not built yet",
+    "WKDL": "it needs the similarities of classes in the teacher's feature maps of all training images, which are not "
+    "computed yet",
 }
 REGISTERED: set[str] = set()  # names that `methods.register_method` has added
 RECIPES = ("classroom", "cifar100_paper", "imagenet_paper")  # `recipes.RECIPES` has their settings

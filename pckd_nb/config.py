@@ -189,6 +189,22 @@ class RecipeConfig(Section):
     method: dict[str, Any]
 
 
+class StageConfig(Section):
+    """A stage of the method that was trained before the first epoch, see `methods.Stage`.
+
+    Parameters
+    ----------
+    name : str
+    epochs : int
+    loss : list of float
+        Mean loss of every epoch.
+    """
+
+    name: str
+    epochs: Count
+    loss: list[float]
+
+
 class RunConfig(Section):
     """The content of run.json: all settings of a run, and a few results.
 
@@ -215,6 +231,8 @@ class RunConfig(Section):
     versions : dict of str to str
         Versions of this package and of the libraries that compute.
     callbacks : list of str
+    stages : list of StageConfig
+        Missing if the method has no stages, and until they are complete.
     fingerprint : str
         Fingerprint of the student's weights. Missing until the run is saved for the first time.
     finished_early : str
@@ -237,6 +255,7 @@ class RunConfig(Section):
     ranks: int = 1
     versions: dict[str, str] = {}
     callbacks: list[str] = []
+    stages: list[StageConfig] = []
     fingerprint: str | None = None
     finished_early: str = ""
     best: dict[str, float] = {}

@@ -151,9 +151,7 @@ class Recorder:
         -------
         str
         """
-        samples = ", ".join(map(str, index[:MAX_SAMPLES_IN_MESSAGE])) + ", …" * (len(index) > MAX_SAMPLES_IN_MESSAGE)
-        count = f"{len(index)} of {len(batches[step - 1])} samples"
-        return f"in epoch {self.epoch}, step {step}, for {count}: {samples}; a lower learning rate may help"
+        return describe_step(self.epoch, step, index, len(batches[step - 1]))
 
     def history_table(self) -> pd.DataFrame:
         """Return the content of history.csv: one row per complete epoch."""
@@ -189,6 +187,27 @@ class Recorder:
         self.history.append({"epoch": self.epoch, "lr": lr, **threshold, **terms, **scores})
         self.timing.append({"epoch": self.epoch, "seconds": self.seconds, "evaluation_seconds": evaluation_seconds})
         self.epoch, self.step, self.seconds, self.log, self.sizes = self.epoch + 1, 0, 0.0, [], []
+
+
+def describe_step(epoch: int, step: int, index: list[int], batch_size: int) -> str:
+    """Describe a step and its affected samples, for an error message.
+
+    Parameters
+    ----------
+    epoch, step : int
+        Counted from 1.
+    index : list of int
+        Positions of the affected samples in the training set.
+    batch_size : int
+        Number of all samples of this step.
+
+    Returns
+    -------
+    str
+    """
+    samples = ", ".join(map(str, index[:MAX_SAMPLES_IN_MESSAGE])) + ", …" * (len(index) > MAX_SAMPLES_IN_MESSAGE)
+    count = f"{len(index)} of {batch_size} samples"
+    return f"in epoch {epoch}, step {step}, for {count}: {samples}; a lower learning rate may help"
 
 
 def gallery(data: Dataset, difficulty: np.ndarray) -> dict[str, np.ndarray]:

@@ -47,19 +47,30 @@ class PCKDInFloat64(pckd.PCKD):
         return super().bind(student, teacher).double()
 
 
-class CRDInFloat64(type(pckd.methods.baseline("CRD"))):
+class FTInFloat64(pckd.methods.baselines.FT):
+    """FT whose heads compute in float64, too."""
+
+    def bind(self, *arguments):
+        return super().bind(*arguments).double()
+
+
+class CRDInFloat64(pckd.methods.baselines.CRD):
     """CRD whose heads and memories are in float64, too."""
 
-    def bind(self, student, teacher):
-        return super().bind(student, teacher).double()
+    def bind(self, *arguments):
+        return super().bind(*arguments).double()
 
 
+LAYERS = ["body.1", "body.3"]
 METHODS = {
     "pckd": PCKDInFloat64(),
     "kd": pckd.KD(views=4),
     "attention": pckd.methods.baseline("AT"),
     "memory": CRDInFloat64(negatives=8),
     "strong": pckd.methods.baseline("MLKD"),
+    # The first step of these two belongs to a stage. It trains the student, and a module of the method.
+    "flow": pckd.methods.baseline("FSP", layers=LAYERS, teacher_layers=LAYERS),
+    "factors": FTInFloat64(),
 }
 DATA = make_data(train=47, test=23)  # batches of 12 and 11: parts of unequal size on two and four ranks
 RECIPE = pckd.get_recipe("classroom", epochs=2, batch_size=12)
@@ -95,7 +106,8 @@ def main(out: Path) -> None:
 
         def recording_step(self, *arguments, gradients=gradients, step=step):
             if not gradients:
-                gradients.update(enumerate(x.grad.clone() for group in self.param_groups for x in group["params"]))
+                parameters = (x for group in self.param_groups for x in group["params"])
+                gradients.update(enumerate(x.grad.clone() for x in parameters if x.grad is not None))
             return step(self, *arguments)
 
         torch.optim.SGD.step = recording_step

@@ -57,7 +57,8 @@ def test_known_and_unknown_networks():
             build("keras:resnet")
 
 
-def test_arms_are_parsed_and_checked():
+def test_arms_are_parsed_and_checked(monkeypatch):
+    monkeypatch.setitem(catalogue.NOT_IMPLEMENTED, "Old", "a reason")
     read = catalogue.read_arm("PCKD-beta_cc=0.02-views=1-strategy=focal")
     assert read == ("pckd", {"beta_cc": 0.02, "views": 1, "strategy": "focal"})
     assert catalogue.read_arm("dkd") == ("DKD", {})
@@ -65,7 +66,7 @@ def test_arms_are_parsed_and_checked():
     catalogue.check_arm("kd-strategy=whatever")  # KD has no strategy; the method itself raises that error
     for text, says in (("pckd-strategy=easy", "unknown strategy 'easy'; known: preview"), ("p c", "is not an arm"),
                        ("pkd", "unknown method 'pkd'; known: supervised"),
-                       ("fsp", "FSP is not implemented: it first trains"),
+                       ("old", "Old is not implemented: a reason"),
                        ("kd-lr=1-lr=2", "contains a setting twice")):  # fmt: skip
         with pytest.raises(ValueError, match=says):
             catalogue.check_arm(text)

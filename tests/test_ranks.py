@@ -206,7 +206,7 @@ def test_several_ranks_give_the_same_results_as_one(count, one_process, tmp_path
     assert done.returncode == 0, done.stderr
     for name in ranks_job.METHODS:
         one, many = (torch.load(folder / f"{name}-0.pt") for folder in (one_process, tmp_path))
-        assert len(one["gradients"]) == len(many["gradients"]) > 5
+        assert len(one["gradients"]) == len(many["gradients"]) >= 4
         for number, expected in one["gradients"].items():
             error = (many["gradients"][number] - expected).abs().max() / expected.abs().max()
             assert error <= 1e-10, (name, number)

@@ -44,7 +44,7 @@ TYPING_ERRORS = {
     "unknown method 'pkd'; known: supervised, kd, pckd, FitNet": [*DISTILL, "--method", "pkd"],
     "unknown method 'nothing'": ["compare", *GRID, "--methods", "kd,nothing"],
     "unknown method 'none'": ["ablate", *GRID, "--reference", "none"],
-    "CRD is not implemented": ["sweep", *GRID, "--factor", "lr=1", "--method", "crd"],
+    "unknown method 'cdr'": ["sweep", *GRID, "--factor", "lr=1", "--method", "cdr"],
     "unknown strategy 'easy'; known: preview": [*DISTILL, "--method", "pckd-strategy=easy"],
     "unknown strategy 'hard'": ["sweep", *GRID, "--factor", "strategy=focal,hard"],
     "--strategy must be auto or ddp, got fsdp": [*TRAIN, "--strategy", "fsdp"],

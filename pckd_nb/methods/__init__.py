@@ -10,6 +10,7 @@ A method is a torch.nn.Module with these members:
 - `forward(student_output, teacher_output, batch, epoch)`: computes the objective and returns `Terms`
 
 A method may have `prepare_training(info)`, which is called before `bind` and gets the labels of all training images.
+A `Method` may also have `stages(student, teacher)`: what is trained before the first epoch, see `Stage`.
 A method with `needs_maps = True` also gets an example image in `bind`, and outputs with feature maps in `forward`.
 
 An output has V·B rows: B images and V views of each image. Rows [:B] are the images that are not rotated, the next B
@@ -35,6 +36,7 @@ from .base import (
     KD,
     Batch,
     Method,
+    Stage,
     Supervised,
     Terms,
     TrainingInfo,
@@ -47,9 +49,9 @@ from .baselines import BASELINE_CLASSES, BASELINES, baseline
 from .pckd import PCKD
 
 __all__ = [
-    "BASELINES", "KD", "METHODS", "Method", "NOT_IMPLEMENTED", "PCKD", "Batch", "Supervised", "Terms", "TrainingInfo",
-    "baseline", "classification_loss", "default_settings", "make", "register_method", "remember_arguments",
-    "resolve_settings", "setting_names", "upright_cross_entropy",
+    "BASELINES", "KD", "METHODS", "Method", "NOT_IMPLEMENTED", "PCKD", "Batch", "Stage", "Supervised", "Terms",
+    "TrainingInfo", "baseline", "classification_loss", "default_settings", "make", "register_method",
+    "remember_arguments", "resolve_settings", "setting_names", "upright_cross_entropy",
 ]  # fmt: skip
 
 METHODS: dict[str, Callable[..., Method]] = {"supervised": Supervised, "kd": KD, "pckd": PCKD}

@@ -4,6 +4,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from types import MappingProxyType
 from typing import Annotated, Any, Concatenate, Literal, NamedTuple, ParamSpec, cast
@@ -20,7 +21,7 @@ from ..models.maps import MapKind
 from ..provenance import code_fingerprint, describe, public_attributes, structure_fingerprint
 from ..short_help import ShortHelpModule
 from ..tensor_checks import FLOAT_DTYPES, TEMPERATURE_RANGE, check_labels
-from ..validation import NotNegative, Positive, Views, check, plain
+from ..validation import Count, NotNegative, Positive, Views, check, plain
 
 P = ParamSpec("P")
 Temperature = Annotated[Positive, Field(ge=TEMPERATURE_RANGE[0], le=TEMPERATURE_RANGE[1])]
@@ -80,6 +81,83 @@ class Terms(NamedTuple):
     cross_entropy: Tensor
     difficulty: Tensor
     weight: Tensor
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Something that a method trains before the first epoch of the training, see `Method.stages`.
+
+    The `modules` are in train mode and get gradients. Everything else is frozen and in eval mode: student, teacher, and
+    the other modules of the method. The optimizer and the data are those of the recipe. But images are not mixed, and
+    the learning rate is constant except at the `milestones`.
+
+    Parameters
+    ----------
+    name : str
+        For messages and run.json.
+    epochs : int, at least 1
+    modules : sequence of nn.Module
+        What is trained: the student, or modules of the method.
+    loss : callable
+        Takes the output of the student, the output of the teacher, and the `Batch`, and returns a scalar Tensor. The
+        outputs have V·B rows. An output is None if the network is not needed.
+    needs_student : bool
+        Whether the loss needs the output of the student.
+    frozen : sequence of nn.Module
+        Parts of `modules` that are not trained.
+    views : int, from 1 to 4
+        V, number of views of every image in this stage.
+    lr : float, optional
+        Learning rate for SGD. None means the recipe's, which is also used with any other optimizer.
+    milestones : sequence of float
+        When the learning rate is multiplied by `lr_decay`, as fractions of `epochs`.
+    lr_decay : float
+
+    Raises
+    ------
+    TypeError
+        If `epochs`, `views` or `lr` has the wrong type.
+    ValueError
+        If one of them is outside its range, or if there is no module.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> from torch import nn
+    >>> from pckd_nb.methods.base import Stage
+    >>> class WithAutoencoder(pckd.KD):
+    ...     def bind(self, student, teacher):
+    ...         self.autoencoder = nn.Linear(teacher.feature_width, teacher.feature_width)
+    ...         self.autoencoder.requires_grad_(False)  # it is trained in the stage only
+    ...         return super().bind(student, teacher)
+    ...     def stages(self, student, teacher):
+    ...         def loss(student, teacher, batch):
+    ...             return (self.autoencoder(teacher.features) - teacher.features).square().mean()
+    ...         return [Stage("autoencoder", 2, [self.autoencoder], loss)]
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> teacher, student = (pckd.create_model("resnet8", data, seed=seed) for seed in (0, 1))
+    >>> run = pckd.distill(student, teacher, data, WithAutoencoder(), epochs=1, progress=False)
+    >>> run.settings["stages"][0]["name"], len(run.settings["stages"][0]["loss"])
+    ('autoencoder', 2)
+    """
+
+    name: str
+    epochs: int
+    modules: Sequence[nn.Module]
+    loss: Callable[[Any, Any, Batch], Tensor]  # each output is an Output or None
+    needs_student: bool = False
+    frozen: Sequence[nn.Module] = ()
+    views: int = 1
+    lr: float | None = None
+    milestones: Sequence[float] = ()
+    lr_decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        check(Count, epochs=self.epochs)
+        check(Views, views=self.views)
+        check(Positive | None, lr=self.lr)
+        if not self.modules:
+            raise ValueError(f"the stage {self.name} trains no module: pass at least one in modules")
 
 
 def remember_arguments(init: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
@@ -215,6 +293,9 @@ class Method(ShortHelpModule):
         epoch. None if the method has no threshold.
     left_out : dict
         After `bind`: the terms that cannot be computed for this pair of networks, and the reason for each.
+    teacher_only_in_stages : bool
+        Whether only the `stages` need the teacher. The epochs after them then run without it, and the teacher's output
+        is None in `forward`.
 
     Examples
     --------
@@ -241,6 +322,7 @@ class Method(ShortHelpModule):
     teacher_maps: MapKind = "stages"
     epsilon: float | None = None
     left_out: Mapping[str, str] = MappingProxyType({})
+    teacher_only_in_stages: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -291,6 +373,23 @@ class Method(ShortHelpModule):
         ----------
         info : TrainingInfo
         """
+
+    def stages(self, student: Classifier, teacher: Classifier | None) -> Sequence[Stage]:
+        """Return what is trained before the first epoch, in this order. It is called after `bind`.
+
+        A module that is trained in a stage only needs `requires_grad_(False)` in `bind`. The stage trains it anyway.
+
+        Parameters
+        ----------
+        student : Classifier
+        teacher : Classifier or None
+
+        Returns
+        -------
+        sequence of Stage
+            Empty by default.
+        """
+        return ()
 
     def _bind(self, student: Classifier, teacher: Classifier | None = None, *example: Tensor) -> object:
         """Create the modules that are trained with the student.
@@ -343,7 +442,7 @@ class Method(ShortHelpModule):
 # Attributes that a plain nn.Module does not need to define.
 OPTIONAL_ATTRIBUTES = (
     "views", "view_kind", "uses_teacher", "needs_maps", "layers", "teacher_layers", "student_maps", "teacher_maps",
-    "epsilon", "left_out",
+    "epsilon", "left_out", "teacher_only_in_stages",
 )  # fmt: skip
 
 

@@ -61,6 +61,16 @@ class Callback:
     def on_run_start(self, trainer: Trainer) -> None:
         """Run once, before training starts or is resumed."""
 
+    def on_stage_epoch_end(self, trainer: Trainer, stage: dict[str, Any]) -> None:
+        """Run after every epoch of a stage of the method, see `methods.Stage`.
+
+        Parameters
+        ----------
+        trainer : Trainer
+        stage : dict
+            "name", "epochs", and "loss" with one value per epoch so far.
+        """
+
     def on_epoch_start(self, trainer: Trainer) -> None:
         """Run before the first step of an epoch, or before its remaining steps after a resume."""
 
@@ -267,6 +277,11 @@ class ShowProgress(Callback):
         show = self.show if trainer.fabric.is_global_zero else False
         self.bar = progress.open_progress(show, trainer.recipe.epochs * steps, title, steps_done)
         self.shown = self.bar.__enter__()
+
+    def on_stage_epoch_end(self, trainer: Trainer, stage: dict[str, Any]) -> None:
+        """Show the loss of the stage. The bar counts only the steps after the stages."""
+        done, loss = len(stage["loss"]), stage["loss"][-1]
+        self.shown.set_postfix_str(f"first: {stage['name']}, epoch {done} of {stage['epochs']}, loss {loss:.3g}")
 
     def on_step_end(self, trainer: Trainer) -> None:
         """Advance the bar by one step."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -17,9 +17,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..models import Classifier
 from ..plugins import load_plugin
 from ..recipes import Recipe
-
-if TYPE_CHECKING:
-    from ..methods import Method
 
 
 def sgd(recipe: Recipe) -> Callable[..., Optimizer]:
@@ -130,8 +127,8 @@ class Optimization:
 
     Parameters
     ----------
-    student : Classifier
-    method : Method
+    student : Classifier, or nn.Module in a stage of a method
+    method : Method, or nn.Module
         Its heads are trained together with the student.
     recipe : Recipe
         Its optimizer, schedule, warmup_epochs, clip_norm and ema are used.
@@ -154,7 +151,7 @@ class Optimization:
         If a callable given as optimizer or schedule does not return an optimizer or scheduler of torch.
     """
 
-    def __init__(self, student: Classifier, method: Method, recipe: Recipe, steps_per_epoch: int, fabric: Fabric):
+    def __init__(self, student: nn.Module, method: nn.Module, recipe: Recipe, steps_per_epoch: int, fabric: Fabric):
         self.student, self.fabric, self.clip_norm = student, fabric, recipe.clip_norm
         self.parameters = [*student.parameters(), *method.parameters()]
         self.optimizer = make_optimizer(recipe, self.parameters)

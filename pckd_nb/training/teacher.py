@@ -270,7 +270,7 @@ class Teacher:
         if self.cache:
             self.cache.end_epoch()
 
-    def batch_output(self, x: Tensor, index: Tensor) -> Output:
+    def batch_output(self, x: Tensor, index: Tensor, cached: bool = True) -> Output:
         """Return the teacher's output for all views of the whole batch.
 
         Parameters
@@ -279,20 +279,23 @@ class Teacher:
             Network input, only this process's part of the batch.
         index : int64 Tensor of shape (B,)
             Positions of the whole batch in the training set.
+        cached : bool
+            False does not use the cache. It has no files for the stages of a method, see `methods.Stage`.
 
         Returns
         -------
         Output
             With V·B rows.
         """
+        cache = self.cache if cached else None
         if self.network.maps:
             return ranks.gather(self.network(x), len(index), self.fabric)
-        features = self.cache.read(ranks.local_part(index, self.fabric)) if self.cache else None
+        features = cache.read(ranks.local_part(index, self.fabric)) if cache else None
         if features is None:
             features = self.network.features(x)
         features = ranks.gather_rows(features, len(index), self.fabric)
-        if self.cache:
-            self.cache.write(index, features)
+        if cache:
+            cache.write(index, features)
         return self.network.output(features)
 
 

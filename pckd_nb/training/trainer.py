@@ -39,6 +39,7 @@ from ..recording import Recorder
 from ..runs import Run
 from .callbacks import Callback
 from .optimization import Optimization
+from .stages import run_stages
 from .task import Task
 from .teacher import Teacher
 
@@ -142,6 +143,8 @@ class Trainer:
     config : RunConfig
     should_stop : bool
         Set it to True to stop after the current step. The run is then interrupted, and can be resumed.
+    stages : list of dict
+        The stages of the method that are complete: "name", "epochs", and "loss" with one value per epoch.
     finished_early : str
         Set it to a reason to end training after the current epoch. The run then counts as finished.
     """
@@ -167,6 +170,7 @@ class Trainer:
                 self.student, torch.zeros(1, data.channels, *data.size), method.layers, method.student_maps
             )
             forward = partial(maps, forward)
+        self.student_forward = forward
         self.learner: nn.Module = Learner(self.student, self.method, forward, fabric)
         self.torch_workaround = faults.SafeTrainingSteps(self.learner, fabric.device, config.compile)
         if fabric.world_size > 1:
@@ -186,6 +190,7 @@ class Trainer:
         self.optimization = Optimization(self.student, self.method, recipe, self.steps_per_epoch, fabric)
         self.recorder = Recorder.empty(recipe.epochs, len(data.train), fabric.device)
         self.callbacks = list(callbacks)
+        self.stages: list[dict[str, Any]] = []
         self.should_stop, self.finished_early = False, ""
         self.epoch_batches: Sequence[Tensor] = ()  # all batches of this epoch, as positions in the training set
         self.timer_started = time.perf_counter()
@@ -193,7 +198,7 @@ class Trainer:
     # ---------------------------------------------------------------------------------------------------- the loop
 
     def train(self) -> Run:
-        """Train for the remaining epochs.
+        """Train the stages of the method, if there are any, and then the student for the remaining epochs.
 
         Returns
         -------
@@ -210,6 +215,7 @@ class Trainer:
             self.call_callbacks("on_run_start")
             for model in (self.student, self.optimization.evaluated_model):
                 model.trained_on = TrainingData.of(self.data)
+            stopped = run_stages(self)
             while recorder.epoch <= self.recipe.epochs and not stopped and not self.ended_by_callback():
                 self.student.train()
                 self.method.train()
@@ -262,7 +268,9 @@ class Trainer:
         for index, images in zip(remaining, self.read_images(parts, epoch), strict=True):
             yield images, index.to(self.fabric.device)
 
-    def read_images(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
+    def read_images(
+        self, batches: Sequence[Tensor], epoch: int, augmentation: views.Augmentation | None = None
+    ) -> Iterator[Tensor]:
         """Read and augment training images.
 
         Parameters
@@ -270,13 +278,15 @@ class Trainer:
         batches : sequence of int64 Tensor of shape (b,)
             Positions in the training set.
         epoch : int
-            Counted from 1.
+            Counted from 1. Negative in the stages of a method.
+        augmentation : views.Augmentation, optional
+            None means that of the training.
 
         Yields
         ------
         uint8 Tensor of shape (b, C, H, W)
         """
-        train, augment = self.data.train, partial(self.augmentation, epoch=epoch)
+        train, augment = self.data.train, partial(augmentation or self.augmentation, epoch=epoch)
         if isinstance(train, Streamed):  # images in files: worker processes read and augment them
             yield from train.read(batches, seed=self.seed, epoch=epoch, augment=augment)
             return
@@ -307,7 +317,8 @@ class Trainer:
         # Each step has a seed of its own, so that dropout and MixUp get the same random numbers in a resumed run.
         views.seed_everything(views.step_seed(self.seed, epoch, step, self.fabric.global_rank))
         x, targets = self.make_inputs(images, index)
-        teacher_output = self.teacher.batch_output(x, index) if self.teacher else None
+        needs_teacher = self.teacher and not self.method.teacher_only_in_stages
+        teacher_output = self.teacher.batch_output(x, index) if self.teacher and needs_teacher else None
         batch = Batch(self.data.train.labels[index], index, targets)
         with self.torch_workaround:  # see `faults`; it has no effect on GPUs
             correct, terms = self.learner(x, teacher_output, batch, epoch)
@@ -430,6 +441,8 @@ class Trainer:
         recorder, data, model = self.recorder, self.data, self.optimization.evaluated_model
         weights, true_difficulty = runs.weights_of(model), data.train.difficulty
         settings = {**self.config.dump(), "status": status, "fingerprint": runs.fingerprint(weights)}
+        if self.stages:
+            settings["stages"] = self.stages
         if self.finished_early:
             settings["finished_early"] = self.finished_early
         run = Run(
@@ -468,6 +481,7 @@ class Trainer:
             **self.optimization.state(),
             "recorder": vars(self.recorder),
             "finished_early": self.finished_early,
+            "stages": self.stages,
             "callbacks": {name: state for name, state in callback_states.items() if state is not None},
         }
 
@@ -498,6 +512,7 @@ class Trainer:
             runs.load_weights(self.method, state["method"], "heads of the method")
             self.optimization.load(state)
             self.recorder = Recorder(**state["recorder"]).to(self.fabric.device)
+            self.stages = list(state.get("stages", []))  # checkpoints of older versions have none
             self.finished_early, callback_states = str(state["finished_early"]), dict(state["callbacks"])
             for name, callback in self.callbacks_with_state():
                 if name in callback_states:

@@ -7,8 +7,9 @@ Every baseline has the objective
     L = w_{\mathrm{CE}} \cdot \overline{\mathrm{CE}} + w \cdot \mathrm{term}
 
 CE with a bar is the mean cross-entropy of the images that are not rotated. The class of the baseline defines the term.
-w is the weight that was published for CIFAR-100, and w_CE is 1 unless the class says otherwise. All methods were
-published with one view of every image, V = 1. With more views, the term compares all of them.
+w is the weight that was published for CIFAR-100, and w_CE is 1 unless the class says otherwise. Most methods were
+published with one view of every image, V = 1. With more views, the term compares all of them. `FSP`, `AB`, `FT` and
+`SSKD` train something before the first epoch, see `methods.Stage`.
 
 In the equations, the index s means student and t means teacher. f are penultimate features, F feature maps, and z
 logits. B is the batch size, and C the number of classes.
@@ -28,15 +29,16 @@ from ...catalogue import NOT_IMPLEMENTED
 from .base import Baseline
 from .features import CC, CRD, PKT, RKD, SRRL
 from .logits import DIST, DKD, LSKD, MLKD, SKD, WTTM, decoupled_kl
-from .maps import AT, CATKD, KDSVD, NST, OFD, SP, VID, WKDF, FitNet, ReviewKD
+from .maps import AB, AT, CATKD, FSP, FT, KDSVD, NST, OFD, SP, VID, WKDF, FitNet, ReviewKD
+from .rotations import SSKD
 
 __all__ = ["BASELINES", "BASELINE_CLASSES", "Baseline", "baseline", "decoupled_kl"]
 
 BASELINE_CLASSES: dict[str, type[Baseline]] = {
     cls.__name__: cls
     for cls in (
-        *(FitNet, AT, NST, SP, CC, VID, RKD, PKT, KDSVD, CRD, SRRL, OFD, ReviewKD, WKDF, CATKD),
-        *(DKD, DIST, MLKD, LSKD, WTTM, SKD),
+        *(FitNet, AT, NST, SP, CC, VID, RKD, PKT, FSP, AB, FT, KDSVD, CRD, SRRL, OFD, ReviewKD, WKDF, CATKD),
+        *(DKD, DIST, MLKD, LSKD, WTTM, SKD, SSKD),
     )
 }
 

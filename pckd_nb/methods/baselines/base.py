@@ -12,6 +12,7 @@ from ..base import (
     Batch,
     Method,
     Terms,
+    TrainingInfo,
     check_same_classes,
     classification_loss,
     equal_weights,
@@ -22,6 +23,7 @@ from ..published import PUBLISHED_SETTINGS
 
 Shape = tuple[int, int, int]  # (C, H, W) of a feature map
 Shapes = Sequence[Shape]
+PUBLISHED_EPOCHS = 240
 Layers = Sequence[str] | None  # names of layers, see `models.FeatureMaps`
 
 
@@ -193,6 +195,50 @@ class Baseline(Method):
         terms[self.title.lower()] = term = self.term(student, teacher.detach(), rows, epoch)
         total = self.cross_entropy_weight * terms["cross_entropy"] + self.weight_in(epoch) * term
         return Terms(total, terms, *equal_weights(cross_entropy))
+
+
+class StagedBaseline(Baseline):
+    """Base class of the baselines that train something before the student is trained, see `methods.Stage`.
+
+    The published number of epochs of the stage belongs to a training of 240 epochs. For another training, it is
+    multiplied by epochs/240, rounded, and at least 1.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    stage_epochs : int, at least 1, optional
+        Number of epochs of the stage. None means the published number, as described above.
+    views : int, from 1 to 4
+        See `Baseline`.
+
+    Attributes
+    ----------
+    published_stage_epochs : int
+        The published number of epochs of the stage.
+    """
+
+    published_stage_epochs = 30
+
+    def __init__(self, weight: float, stage_epochs: int | None = None, views: int = 1):
+        super().__init__(weight, views)
+        self.stage_epochs = plain(stage_epochs)
+        self.epochs = PUBLISHED_EPOCHS
+        StagedBaseline.check(self)
+
+    def check(self) -> None:
+        """Check the settings, see `Method.check`."""
+        super().check()
+        check(Count | None, stage_epochs=self.stage_epochs)
+
+    def prepare_training(self, info: TrainingInfo) -> None:
+        """Keep the number of epochs."""
+        self.epochs = info.epochs
+
+    @property
+    def stage_length(self) -> int:
+        """Return the number of epochs of the stage."""
+        return self.stage_epochs or max(1, round(self.published_stage_epochs * self.epochs / PUBLISHED_EPOCHS))
 
 
 def torchdistill(part: str) -> ModuleType:

@@ -9,10 +9,19 @@ from torch import Tensor, nn
 
 from ...models import Classifier, FeatureMaps, Output
 from ...validation import Count, NotNegative, check, plain
-from ..base import Batch, TrainingInfo
+from ..base import Batch, Stage, Terms, TrainingInfo, classification_loss, equal_weights, upright_cross_entropy
 from ..terms import maps as terms
 from ..terms.logits import weight_in_epoch
-from .base import Baseline, Layers, Shapes, last_pairs, torchdistill, torchdistill_outputs, torchdistill_pairs
+from .base import (
+    Baseline,
+    Layers,
+    Shapes,
+    StagedBaseline,
+    last_pairs,
+    torchdistill,
+    torchdistill_outputs,
+    torchdistill_pairs,
+)
 
 
 class FitNet(Baseline):
@@ -348,12 +357,7 @@ class KDSVD(Baseline):
         self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
     ) -> None:
         """Check the numbers of channels."""
-        channels, teacher_channels = ([shape[0] for shape in shapes] for shapes in (student_shapes, teacher_shapes))
-        if channels != teacher_channels or len(channels) < 2:
-            raise ValueError(
-                f"KDSVD needs two or more feature maps with the same numbers of channels, the student has {channels}, "
-                f"the teacher {teacher_channels}: choose networks of the same width"
-            )
+        check_same_channels("KDSVD", student_shapes, teacher_shapes)
 
     def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
         """Return the sum over the pairs of neighbouring stages."""
@@ -522,6 +526,310 @@ class CATKD(Baseline):
         """Return the mean squared difference."""
         of_student, of_teacher = (terms.class_activation_maps(x.maps[-1], x.centers) for x in (student, teacher))
         return terms.catkd_loss(of_student, of_teacher, self.resolution, bool(self.normalize))
+
+
+class FirstStageBaseline(StagedBaseline):
+    r"""Base class of FSP and AB: the body of the student is trained on the term alone, then the student without it.
+
+    .. math::
+
+        L_{\mathrm{stage}} = w \cdot \mathrm{term}, \qquad L = \overline{\mathrm{CE}}
+
+    The body is everything but the last layer. The learning rate of the stage is the recipe's, and is not lowered. The
+    epochs after the stage need no teacher.
+
+    Parameters
+    ----------
+    weight : float
+        w, at least 0.
+    stage_epochs : int, at least 1, optional
+        See `StagedBaseline`.
+    layers, teacher_layers : sequence of str, optional
+        See `Method`.
+    views : int, from 1 to 4
+        See `Baseline`.
+    """
+
+    needs_maps = True
+    teacher_only_in_stages = True
+
+    def __init__(
+        self,
+        weight: float = 1,
+        stage_epochs: int | None = None,
+        layers: Layers = None,
+        teacher_layers: Layers = None,
+        views: int = 1,
+    ):
+        super().__init__(weight, stage_epochs, views)
+        self.layers, self.teacher_layers = layers, teacher_layers
+        self.check()
+
+    def trained_heads(self) -> list[nn.Module]:
+        """Return the modules of this method that are trained in the stage."""
+        return []
+
+    def stages(self, student: Classifier, teacher: Classifier | None) -> list[Stage]:
+        """Return the stage that trains the body of the student, see `Method.stages`."""
+
+        def loss(student: Output, teacher: Output, batch: Batch) -> Tensor:
+            rows = Batch(batch.labels.repeat(self.views), batch.index.repeat(self.views))
+            return self.weight * self.term(student, teacher.detach(), rows, 1)
+
+        modules = [student, *self.trained_heads()]
+        frozen = [student.head]
+        return [Stage(self.title, self.stage_length, modules, loss, True, frozen, self.views)]
+
+    def forward(self, student: Output, teacher: Output | None, batch: Batch, epoch: int) -> Terms:
+        """Compute the objective of one batch.
+
+        Parameters
+        ----------
+        student : Output
+            V·B rows: first the B images that are not rotated, then the B images rotated by 90°, and so on.
+        teacher : Output or None
+            Not used.
+        batch : Batch
+        epoch : int
+            Not used.
+
+        Returns
+        -------
+        Terms
+            The total is the cross-entropy. All sample weights are 1.
+
+        Raises
+        ------
+        TypeError
+            If logits or labels are not tensors.
+        ValueError
+            If shapes or dtypes do not match.
+        """
+        cross_entropy = upright_cross_entropy(student, batch, self.views)
+        total = classification_loss(student, batch, cross_entropy)
+        return Terms(total, {"cross_entropy": total}, *equal_weights(cross_entropy))
+
+
+class FSP(FirstStageBaseline):
+    r"""Flow of solution procedure: how each feature map follows from the one before it.
+
+    .. math::
+
+        \mathrm{term} = \sum_i \mathrm{mean}\left( (G_{s,i} - G_{t,i})^2 \right), \qquad
+        G_i[c, d] = \mathrm{mean}\left( F_i[c] \, F_{i-1}[d] \right)
+
+    F_0 is the output of the first layers, and F_i the map of stage i. The mean in G is over the positions, see
+    `terms.maps.fsp_loss`. The maps of both networks need the same numbers of channels.
+
+    The body of the student is trained on the term alone: for 30 epochs before 240 epochs of training. Then the student
+    is trained on the cross-entropy alone. The learning rate of the stage is the recipe's, and is not lowered.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term in the stage, at least 0.
+    stage_epochs : int, at least 1, optional
+        Number of epochs of the stage. None means 30 of 240, in the same proportion for other trainings.
+    layers, teacher_layers : sequence of str, optional
+        See `Method`.
+    views : int, from 1 to 4
+        See `Baseline`.
+
+    References
+    ----------
+    Yim et al., "A Gift from Knowledge Distillation", CVPR 2017. The stage is that of Tian et al. (CRD),
+    arXiv 1910.10699.
+    """
+
+    description = (
+        "flow of solution procedure, CVPR 2017; weight 1 in a stage of 30 epochs before the 240 epochs of training "
+        "(CRD's comparison, arXiv 1910.10699)"
+    )
+    student_maps = teacher_maps = "stem and stages"
+
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Check the numbers of channels."""
+        check_same_channels("FSP", student_shapes, teacher_shapes)
+
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
+        """Return the sum over the pairs of neighbouring maps."""
+        pairs = list(zip(*last_pairs(student.maps, teacher.maps), strict=True))
+        losses = [
+            terms.fsp_loss(s_earlier, s_later, t_earlier, t_later)
+            for (s_earlier, t_earlier), (s_later, t_later) in zip(pairs, pairs[1:], strict=False)
+        ]
+        return torch.stack(losses).sum()
+
+
+class AB(FirstStageBaseline):
+    r"""Activation boundaries: which neurons of the teacher are active.
+
+    .. math::
+
+        \mathrm{term} = \sum_i \frac{3}{1000} \, 2^{i - n} \, \frac{1}{B} \sum \begin{cases}
+            \max(0,\; 1 + F_{s,i})^2 & \text{if } F_{t,i} \le 0 \\
+            \max(0,\; 1 - F_{s,i})^2 & \text{if } F_{t,i} > 0
+        \end{cases}
+
+    F_i is the map of stage i before its last ReLU, for i from 1 to n. The inner sum is over all entries, see
+    `terms.maps.activation_boundary`. If the shapes of two maps differ, the student's map first passes
+    `terms.maps.Regressor` without ReLU.
+
+    The body of the student and the regressors are trained on the term alone: for 30 epochs before 240 epochs of
+    training. Then the student is trained on the cross-entropy alone. The learning rate of the stage is the recipe's,
+    and is not lowered.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term in the stage, at least 0.
+    stage_epochs : int, at least 1, optional
+        Number of epochs of the stage. None means 30 of 240, in the same proportion for other trainings.
+    layers, teacher_layers : sequence of str, optional
+        See `Method`.
+    views : int, from 1 to 4
+        See `Baseline`.
+
+    References
+    ----------
+    Heo et al., arXiv 1811.03233. The stage is that of Tian et al. (CRD), arXiv 1910.10699.
+    """
+
+    description = (
+        "activation boundaries, arXiv 1811.03233; weight 1 in a stage of 30 epochs before the 240 epochs of training "
+        "(CRD's comparison, arXiv 1910.10699)"
+    )
+    student_maps = teacher_maps = "preactivations"
+
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Create the regressors."""
+        connectors = map(terms.ab_connector, student_shapes, teacher_shapes)
+        self.connectors = nn.ModuleList(connectors).requires_grad_(False)  # only the stage trains them
+
+    def trained_heads(self) -> list[nn.Module]:
+        """Return the regressors."""
+        return [self.connectors]
+
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
+        """Return the weighted sum over the maps."""
+        triples = zip(self.connectors, *last_pairs(student.maps, teacher.maps), strict=True)
+        losses = [terms.activation_boundary(connector(s), t) for connector, s, t in triples]
+        weights = terms.level_weights(len(losses), 3 / 1000)
+        return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
+
+
+class FT(StagedBaseline):
+    r"""Factor transfer: the student's last feature map is translated into a short form of the teacher's.
+
+    .. math::
+
+        \mathrm{term} = \mathrm{mean}\left( \left| q(f_s) - q(f_t) \right| \right)
+
+    f_t is the factor of the teacher: the output of the encoder of `terms.maps.Paraphraser`. f_s is the output of
+    `terms.maps.Translator`. q is the attention map of `AT`, see `terms.maps.factor_transfer`.
+
+    The paraphraser is an autoencoder of the teacher's last map. It is trained first, with the mean squared error: for
+    30 epochs before 240 epochs of training. The learning rate of this stage is 0.01 for a student that is a ResNet or a
+    wide ResNet, and otherwise the recipe's. Then the paraphraser is frozen, and the translator is trained with the
+    student.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    stage_epochs : int, at least 1, optional
+        Number of epochs of the stage. None means 30 of 240, in the same proportion for other trainings.
+    layers, teacher_layers : sequence of str, optional
+        See `Method`.
+    views : int, from 1 to 4
+        See `Baseline`.
+
+    References
+    ----------
+    Kim, Park and Kwak, arXiv 1802.04977. Form, weight and stage are from Tian et al. (CRD), arXiv 1910.10699.
+    """
+
+    description = (
+        "factor transfer, arXiv 1802.04977; weight 200, after a stage of 30 epochs before the 240 epochs of training "
+        "(CRD's comparison, arXiv 1910.10699)"
+    )
+    needs_maps = True
+
+    def __init__(
+        self,
+        weight: float = 200,
+        stage_epochs: int | None = None,
+        layers: Layers = None,
+        teacher_layers: Layers = None,
+        views: int = 1,
+    ):
+        super().__init__(weight, stage_epochs, views)
+        self.layers, self.teacher_layers = layers, teacher_layers
+        self.check()
+
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Create paraphraser and translator."""
+        channels, teacher_channels = student_shapes[-1][0], teacher_shapes[-1][0]
+        self.paraphraser = terms.Paraphraser(teacher_channels).requires_grad_(False)  # only the stage trains it
+        self.translator = terms.Translator(channels, teacher_channels)
+
+    def stages(self, student: Classifier, teacher: Classifier | None) -> list[Stage]:
+        """Return the stage that trains the paraphraser, see `Method.stages`."""
+        is_resnet = (student.name or "").startswith(("resnet", "wrn"))
+        modules = [self.paraphraser]
+        lr = 0.01 if is_resnet else None
+        return [Stage("paraphraser", self.stage_length, modules, self.reconstruction_loss, views=self.views, lr=lr)]
+
+    def reconstruction_loss(self, student: Output | None, teacher: Output, batch: Batch) -> Tensor:
+        """Return the loss of the stage: the mean squared error of the paraphraser.
+
+        Parameters
+        ----------
+        student : Output or None
+            Not used.
+        teacher : Output
+        batch : Batch
+            Not used.
+
+        Returns
+        -------
+        scalar Tensor
+        """
+        teacher_map = teacher.maps[-1].detach()
+        return F.mse_loss(self.paraphraser(teacher_map), teacher_map)
+
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
+        """Return the mean absolute difference."""
+        teacher_factor = self.paraphraser.encoder(teacher.maps[-1])
+        return terms.factor_transfer(self.translator(student.maps[-1]), teacher_factor)
+
+
+def check_same_channels(title: str, student_shapes: Shapes, teacher_shapes: Shapes) -> None:
+    """Check that a method has two or more feature maps with the same numbers of channels in both networks.
+
+    Parameters
+    ----------
+    title : str
+        The method, for the message.
+    student_shapes, teacher_shapes : sequence of (C, H, W)
+
+    Raises
+    ------
+    ValueError
+        If it has not.
+    """
+    channels, teacher_channels = ([shape[0] for shape in shapes] for shapes in (student_shapes, teacher_shapes))
+    if channels != teacher_channels or len(channels) < 2:
+        raise ValueError(
+            f"{title} needs two or more feature maps with the same numbers of channels, the student has {channels}, "
+            f"the teacher {teacher_channels}: choose networks of the same width"
+        )
 
 
 def _features_are_mean_of_map(network: Classifier, example: Tensor) -> bool:

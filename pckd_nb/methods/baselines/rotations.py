@@ -1,0 +1,154 @@
+"""Baselines that train on rotated images."""
+
+from torch import Tensor
+
+from ...models import Classifier, Output
+from ...validation import NotNegative, check
+from ..base import Batch, Stage, Temperature
+from ..terms import rotations as terms
+from .base import Shapes, StagedBaseline
+
+
+class SSKD(StagedBaseline):
+    r"""Self-supervised knowledge distillation: the student compares rotated images as the teacher does.
+
+    .. math::
+
+        \mathrm{term} = w_{\mathrm{kd}} \, L_{\mathrm{kd}} + w_{\mathrm{tf}} \, L_{\mathrm{tf}}
+            + w_{\mathrm{ss}} \, L_{\mathrm{ss}}
+
+    L_kd is KD for the images that are not rotated, and L_tf for the rotated ones. L_ss is KD for similarities: each
+    rotated image is compared with all images that are not rotated. `terms.rotations.sskd_losses` defines all three.
+    Only the rows that the teacher knows well enough are used.
+
+    Both networks have a small head, `terms.rotations.SSHead`, whose outputs are compared. The teacher's head is trained
+    first, while the teacher is frozen: for 60 epochs before 240 epochs of training. The learning rate of this stage is
+    0.05, times 0.1 after 30 and 45 of 60 epochs. Then the teacher's head is frozen, and the student's head is trained
+    with the student.
+
+    In the publication, every view is cropped separately, after the rotation. Set `crop_per_view` of the recipe to True
+    for this. The recipe "cifar100_paper" has it.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    kd_weight, tf_weight, ss_weight : float
+        w_kd, w_tf and w_ss, at least 0.
+    cross_entropy_weight : float
+        Weight of the cross-entropy, at least 0.
+    temperature : float, in [1e-6, 1e6]
+        Temperature of L_kd and L_tf.
+    ss_temperature : float, in [1e-6, 1e6]
+        Temperature of L_ss.
+    tf_ratio, ss_ratio : float, from 0 to 1
+        Share of the rows that are used although the teacher is wrong, see `terms.rotations.rows_to_keep`.
+    stage_epochs : int, at least 1, optional
+        Number of epochs of the stage. None means 60 of 240, in the same proportion for other trainings.
+    views : int, from 2 to 4
+        V, number of rotated views of every image.
+
+    References
+    ----------
+    Xu et al., "Knowledge Distillation Meets Self-Supervision", arXiv 2006.07114. All settings are those of the authors'
+    code.
+    """
+
+    description = (
+        "self-supervision, arXiv 2006.07114; weight 1 for the sum of 0.9·KD, 2.7·KD of rotated images and "
+        "10·similarities, cross-entropy 0.1, after a stage of 60 epochs before the 240 epochs of training "
+        "(authors' code)"
+    )
+    published_stage_epochs = 60
+
+    def __init__(
+        self,
+        weight: float = 1,
+        kd_weight: float = 0.9,
+        tf_weight: float = 2.7,
+        ss_weight: float = 10,
+        cross_entropy_weight: float = 0.1,
+        temperature: float = 4,
+        ss_temperature: float = 0.5,
+        tf_ratio: float = 1,
+        ss_ratio: float = 0.75,
+        stage_epochs: int | None = None,
+        views: int = 4,
+    ):
+        super().__init__(weight, stage_epochs, views)
+        self.kd_weight, self.tf_weight, self.ss_weight = kd_weight, tf_weight, ss_weight
+        self.cross_entropy_weight = cross_entropy_weight
+        self.temperature, self.ss_temperature = temperature, ss_temperature
+        self.tf_ratio, self.ss_ratio = tf_ratio, ss_ratio
+        self.check()
+
+    def check(self) -> None:
+        """Check the settings, see `Method.check`."""
+        super().check()
+        check(NotNegative, kd_weight=self.kd_weight, tf_weight=self.tf_weight, ss_weight=self.ss_weight)
+        check(NotNegative, cross_entropy_weight=self.cross_entropy_weight)
+        check(Temperature, temperature=self.temperature, ss_temperature=self.ss_temperature)
+        for name in ("tf_ratio", "ss_ratio"):
+            check(NotNegative, **{name: getattr(self, name)})
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+        if self.views < 2:
+            raise ValueError(
+                f"SSKD compares rotated images and needs 2 or more views, got {self.views}: pass views=4 to SSKD, "
+                "also if the data set has another default"
+            )
+
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Create the heads of both networks."""
+        self.student_head = terms.SSHead(student.feature_width)
+        self.teacher_head = terms.SSHead(teacher.feature_width).requires_grad_(False)  # only the stage trains it
+
+    def stages(self, student: Classifier, teacher: Classifier | None) -> list[Stage]:
+        """Return the stage that trains the teacher's head, see `Method.stages`."""
+        return [
+            Stage(
+                "teacher head",
+                self.stage_length,
+                [self.teacher_head],
+                self.head_loss,
+                views=self.views,
+                lr=0.05,
+                milestones=(30 / 60, 45 / 60),
+            )
+        ]
+
+    def head_loss(self, student: Output | None, teacher: Output, batch: Batch) -> Tensor:
+        """Return the loss of the stage, see `terms.rotations.contrast_loss`.
+
+        Parameters
+        ----------
+        student : Output or None
+            Not used.
+        teacher : Output
+            V·B rows.
+        batch : Batch
+            With B labels.
+
+        Returns
+        -------
+        scalar Tensor
+        """
+        return terms.contrast_loss(self.teacher_head(teacher.features.detach()), len(batch.labels))
+
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
+        """Return the weighted sum of the three parts."""
+        losses = terms.sskd_losses(
+            student.logits,
+            teacher.logits,
+            self.student_head(student.features),
+            self.teacher_head(teacher.features),
+            batch.labels[: len(batch.labels) // self.views],
+            self.temperature,
+            self.ss_temperature,
+            self.tf_ratio,
+            self.ss_ratio,
+        )
+        kd, transformed, self_supervised = losses
+        return self.kd_weight * kd + self.tf_weight * transformed + self.ss_weight * self_supervised
