@@ -321,8 +321,9 @@ class MLKD(Baseline):
 
     def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
         """Return the sum of the parts."""
-        views = (*student.logits.chunk(2), *teacher.logits.chunk(2))
-        return torch.stack(terms.mlkd(*views)).sum()
+        student_weak, student_strong = student.logits.chunk(2)
+        teacher_weak, teacher_strong = teacher.logits.chunk(2)
+        return torch.stack(terms.mlkd(student_weak, student_strong, teacher_weak, teacher_strong)).sum()
 
 
 def decoupled_kl(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
