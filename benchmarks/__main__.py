@@ -3,6 +3,7 @@
     python -m benchmarks              measure all parts
     python -m benchmarks PART …       measure some parts
     python -m benchmarks scaling      estimate the cost of training on many GPUs; nothing is measured
+    python -m benchmarks methods      measure what a step costs with every method; see `benchmarks.methods`
     python -m benchmarks gpu          check and time the package on a GPU; see `benchmarks.gpu`
 
 The result of every part is in results/PART.json, with its hardware and date, so the parts can be measured at different
@@ -19,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import gpu, memory, pieces, report, scaling, steps, studies
+from . import gpu, memory, methods, pieces, report, scaling, steps, studies
 from .measure import environment
 from .settings import Settings
 
@@ -98,12 +99,14 @@ def main() -> None:
     """Run the command."""
     if sys.argv[1:2] == ["gpu"]:
         sys.exit(gpu.main(sys.argv[2:]))
+    if sys.argv[1:2] == ["methods"]:
+        return methods.main(sys.argv[2:])
     parser = argparse.ArgumentParser("python -m benchmarks", description="Measure how fast pckd_nb is.")
     parser.add_argument(
         "parts",
         nargs="*",
         metavar="PART",
-        help=f"{', '.join(PARTS)}. Default: all of them. Or one word alone: scaling or gpu",
+        help=f"{', '.join(PARTS)}. Default: all of them. Or one word alone: scaling, methods or gpu",
     )
     parser.add_argument("--no-tsne", action="store_true", help="leave out the part tsne, which is slow")
     parser.add_argument("--accelerator", default="auto", help="cpu, cuda or auto")
@@ -121,7 +124,9 @@ def main() -> None:
     if arguments.parts == ["scaling"]:
         return print(scaling.text())
     if unknown := [part for part in arguments.parts if part not in PARTS]:
-        parser.error(f"there is no part '{unknown[0]}': choose from {', '.join(PARTS)}, or give scaling or gpu alone")
+        parser.error(
+            f"there is no part '{unknown[0]}': choose from {', '.join(PARTS)}, or give scaling, methods or gpu alone"
+        )
     if arguments.repetitions < 1:
         parser.error(f"--repetitions must be 1 or more, got {arguments.repetitions}")
     settings = Settings(accelerator=arguments.accelerator, repetitions=arguments.repetitions)

@@ -116,11 +116,17 @@ def untrained_teacher(name: str, data: Dataset, device: torch.device) -> Classif
     return teacher.cpu()
 
 
-def make_trainer(student: Classifier, teacher: Classifier, data: Dataset, **options: Any) -> training.Trainer:
-    """Return the Trainer that `distill` makes with these options for copies of the networks, before its first step."""
+def make_trainer(
+    student: Classifier, teacher: Classifier, data: Dataset, method: pckd.methods.Method | None = None, **options: Any
+) -> training.Trainer:
+    """Return the Trainer that `distill` makes with these options for copies of the networks, before its first step.
+
+    The default method is PCKD.
+    """
     caught: list[training.Trainer] = []
+    method = method or pckd.PCKD()
     with mock.patch.object(training.Trainer, "train", lambda self: caught.append(self)):
-        pckd.distill(copy.deepcopy(student), copy.deepcopy(teacher), data, pckd.PCKD(), seed=SEED, **options)
+        pckd.distill(copy.deepcopy(student), copy.deepcopy(teacher), data, method, seed=SEED, **options)
     return caught[0]
 
 

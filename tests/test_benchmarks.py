@@ -7,7 +7,7 @@ import torch
 
 import pckd_nb as pckd
 from benchmarks import __main__ as bench
-from benchmarks import measure, pieces, reference, report, steps, studies, work
+from benchmarks import measure, methods, pieces, reference, report, steps, studies, work
 from benchmarks.measure import Stopwatch, Variant, environment, interleave
 from benchmarks.settings import PLANNED, SETTINGS_OF_PART, Settings
 from pckd_nb import losses, views
@@ -184,6 +184,39 @@ def test_the_stored_report_matches_its_json():
     if not (FOLDER / "report.json").exists():
         pytest.skip("nothing measured yet")
     assert (FOLDER / "report.md").read_text() == report.render(json.loads((FOLDER / "report.json").read_text()))
+
+
+def test_the_costs_of_methods_are_measured_relative_to_kd(settings, monkeypatch, tmp_path):
+    settings = dataclasses.replace(settings, pairs={"unequal": ("resnet14", "wrn_16_1")}, repetitions=2)
+    monkeypatch.setattr(methods, "Settings", lambda **_: settings)
+    monkeypatch.setattr(methods, "ARMS", (*methods.ARMS[:2], "SRRL", "CRD-negatives=20", "KDSVD"))
+    threads, file = torch.get_num_threads(), tmp_path / "methods.json"
+    bench.methods.main(["--threads", str(threads), "--out", str(file)])
+    found = json.loads(file.read_text())
+    assert (found["batch_size"], found["classes"], found["image"]) == (10, 100, [3, 32, 32])
+    costs = found["pairs"]["unequal"]["methods"]
+    assert list(costs) == list(methods.ARMS)
+    assert all(cost["time"]["value"] > 0 and cost["time"]["repetitions"] == 2 for cost in costs.values())
+    assert costs["kd"]["memory"] == 1 and costs["kd"]["own_bytes"] == 0 and costs["supervised"]["teacher_form"] is None
+    assert costs["SRRL"]["own_bytes"] >= 4 * costs["SRRL"]["own_parameters"] > 0
+    assert costs["CRD-negatives=20"]["own_bytes"] > 100 * 2 * 128 * 4  # the memories of 100 images
+
+
+def test_a_method_that_refuses_a_pair_has_no_costs(settings, tmp_path):
+    pair = work.Pair(settings, "wrn_16_2", "wrn_16_1", 10, tmp_path)
+    found = methods.measure_pair(pair, ["kd", "KDSVD"])
+    assert found["KDSVD"].keys() == {"refused"} and "choose networks of the same width" in found["KDSVD"]["refused"]
+    assert found["kd"]["saved_bytes"] > 10 * 3 * 32 * 32 * 4
+
+
+def test_saved_storages_count_once(settings, tmp_path):
+    class Loop:
+        def step(self):
+            x = torch.ones(5, requires_grad=True)
+            y = x.exp()  # saved for the gradient, and once more by the product
+            (y * y).sum().backward()
+
+    assert methods.saved_bytes(Loop()) == 5 * 4
 
 
 def test_at_most_20_minutes_are_planned():

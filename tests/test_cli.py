@@ -16,6 +16,7 @@ from PIL import Image
 import pckd_nb as pckd
 from pckd_nb import cli
 from pckd_nb.cli import start
+from pckd_nb.methods import overview
 
 SMALL = ["--data", "digits", "--train-size", "60", "--test-size", "40", "--epochs", "1"]
 
@@ -190,6 +191,30 @@ def test_models_and_datasets_are_listed(run):
     assert line.split()[1:4] == ["9,462,180", "570", "512"] and line.endswith("> vgg8, > MobileNetV2")
     status, out, _ = run("datasets")
     assert status == 0 and all(name in out for name in pckd.data.DATASETS)
+
+
+def test_methods_are_listed(run):
+    status, out, _ = run("methods")
+    assert status == 0 and "arXiv 1612.03928" in out
+    names = [line.split()[0] for line in out.splitlines() if line.startswith("  ") and line[2] != " "]
+    assert sorted(names) == sorted([*pckd.methods.METHODS, *pckd.methods.BASELINES, *pckd.methods.NOT_IMPLEMENTED])
+
+
+@pytest.mark.parametrize("name", [*pckd.methods.METHODS, *pckd.methods.BASELINES])
+def test_one_method_is_shown_with_its_settings(name, run):
+    status, out, err = run("methods", name.lower())
+    assert status == 0 and not err
+    settings = pckd.methods.default_settings(type(pckd.methods.make(name)).__name__)
+    lines = [line.split() for line in out.partition("Settings and their defaults:\n")[2].splitlines()]
+    assert all([setting, *str(value).split()] in lines for setting, value in settings.items())
+    info = overview.method_info(name)
+    assert info.family in overview.FAMILIES and info.compares and info.weight
+    assert ("Published settings of teacher-student" in out) == bool(info.published)
+
+
+def test_the_list_of_methods_shows_only_methods_of_this_package(refused):
+    refused("'own.py:Mine' is a method of your own: choose one of supervised, kd", "methods", "own.py:Mine")
+    refused("unknown method 'nothing'", "methods", "nothing")
 
 
 @pytest.mark.parametrize("command", ["", "train", "distill", "evaluate", "transfer", "demo", "doctor"])

@@ -30,6 +30,7 @@ TYPING_ERRORS = {
     "compare needs --teacher, --student, --out and --data": ["compare", "--seeds", "0"],
     "sweep needs --factor, --student and --out": ["sweep", "--teacher", "t", "--data", "digits"],
     "evaluate needs SOURCE": ["evaluate"],
+    "unknown method 'nix'; known: supervised, kd, pckd, FitNet": ["methods", "nix"],
     "transfer needs RUN and --data": ["transfer"],
     "Invalid value for '--epochs'": ["train", "--epochs", "two"],
     "Invalid value for '--lr'": [*TRAIN, "--lr", "fast"],
@@ -105,7 +106,10 @@ def join_lines(text: str) -> str:
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
-@pytest.mark.parametrize("arguments", [["--help"], ["datasets"], ["models"], *([name, "--help"] for name in COMMANDS)])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["datasets"], ["models"], ["methods"], ["methods", "dkd"], *([name, "--help"] for name in COMMANDS)],
+)
 def test_help_fits_the_terminal_without_cut_words(arguments, columns, capsys, monkeypatch):
     text = help_text(capsys, monkeypatch, *arguments, columns=columns)
     assert max(map(len, text.splitlines())) <= columns, text
@@ -119,7 +123,10 @@ def test_commands_are_in_learning_order(capsys, monkeypatch):
     text = help_text(capsys, monkeypatch, "--help")
     names = re.findall(r"^  (\w+)", text.partition("Commands:")[2], re.M)
     assert names == list(COMMANDS) and names[0] == "demo"
-    order = [names.index(name) for name in ("datasets", "models", "train", "distill", "evaluate", "compare", "figures")]
+    order = [
+        names.index(name)
+        for name in ("datasets", "models", "methods", "train", "distill", "evaluate", "compare", "figures")
+    ]
     assert order == sorted(order)
     for command in COMMANDS.values():
         sentence = re.split(r"(?<=\.)\s", join_lines(command.help))[0]

@@ -1,7 +1,9 @@
-"""Commands to start with: the demo, a report about this machine, and lists of data sets and networks."""
+"""Commands to start with: the demo, a report about this machine, and lists of data sets, networks and methods."""
 
 from pathlib import Path
 from typing import Annotated
+
+import typer
 
 from .. import catalogue
 from .app import command
@@ -63,3 +65,72 @@ def list_models() -> None:
         "means that resnet20 is its student. You can also use torchvision:NAME and timm:NAME, for any network of these "
         "libraries that ends in a linear layer."
     )
+
+
+@command("methods")
+def list_methods(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Show one method with its settings. Default: list all.")
+    ] = None,
+) -> None:
+    """List the methods: what they compare, the paper, and the published weight.
+
+    With NAME, show the settings of one method, and the settings that were published for teacher-student pairs.
+    """
+    if name is not None:
+        catalogue.find_method(name)  # an error before torch is imported
+        return show_method(name)
+    from ..methods.overview import FAMILIES, method_info, method_names
+
+    infos = [method_info(method) for method in method_names()]
+    width = max(len(info.name) for info in infos)
+    for family in FAMILIES:
+        print(f"{family}:")
+        rows = [info for info in infos if info.family == family]
+        print_table(
+            [
+                (f"  {info.name:{width}}", f"{info.source or '-':16}", f"{info.compares}. Published: {info.weight}")
+                for info in rows
+            ],
+            fit=True,
+        )
+        print()
+    if catalogue.NOT_IMPLEMENTED:
+        print("Not implemented:")
+        print_table([(f"  {method:{width}}", why) for method, why in catalogue.NOT_IMPLEMENTED.items()], fit=True)
+        print()
+    print_text("To see the settings of a method, use pckd-nb methods NAME. To train with it, use --method NAME.")
+
+
+def show_method(name: str) -> None:
+    """Print what a method compares, its settings with their defaults, and the settings published for pairs.
+
+    Parameters
+    ----------
+    name : str
+        As in `catalogue.find_method`.
+
+    Raises
+    ------
+    ValueError
+        If this package has no method of this name.
+    """
+    from ..methods.overview import method_info, settings_text
+
+    info = method_info(name)
+    print(info.title)
+    print_text(f"{info.summary} {info.explanation}".replace("`", ""))
+    print()
+    print_table([("source", info.source or "-"), ("published", info.weight)], fit=True)
+    print("\nSettings and their defaults:")
+    if info.settings:
+        print_table([(f"  {setting}", str(value)) for setting, value in info.settings.items()], fit=True)
+    else:
+        print("  none")
+    if info.published:
+        print()
+        print_text("Published settings of teacher-student pairs, where they differ from the defaults:")
+        pairs = info.published.items()
+        print_table(
+            [(f"  {teacher} > {student}", settings_text(found)) for (teacher, student), found in pairs], fit=True
+        )
