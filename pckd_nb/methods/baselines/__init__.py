@@ -8,8 +8,10 @@ Every baseline has the objective
 
 CE with a bar is the mean cross-entropy of the images that are not rotated. The class of the baseline defines the term.
 w is the weight that was published for CIFAR-100, and w_CE is 1 unless the class says otherwise. Most methods were
-published with one view of every image, V = 1. With more views, the term compares all of them. `FSP`, `AB`, `FT` and
-`SSKD` train something before the first epoch, see `methods.Stage`.
+published with one view of every image, V = 1. With more views, the term compares all of them.
+
+`FSP`, `AB`, `FT` and `SSKD` train something before the first epoch, see `methods.Stage`. `FSP` and `AB` use their term
+only there. After that, their objective is the cross-entropy alone.
 
 In the equations, the index s means student and t means teacher. f are penultimate features, F feature maps, and z
 logits. B is the batch size, and C the number of classes.

@@ -36,7 +36,7 @@ class Baseline(Method):
         Weight of the term, at least 0.
     views : int, from 1 to 4
         V, number of rotated views of every image. The term compares all V·B rows, where each row is a view of an image.
-        The cross-entropy is that of the images that are not rotated. All methods were published with V = 1.
+        The cross-entropy is that of the images that are not rotated. Most methods were published with V = 1.
 
     Attributes
     ----------
@@ -170,8 +170,8 @@ class Baseline(Method):
         Parameters
         ----------
         student, teacher : Output
-            V·B rows, with feature maps if `needs_maps` is True: first the B images that are not rotated, then the B
-            images rotated by 90°, and so on.
+            V·B rows, sorted by view and then by image, with feature maps if `needs_maps` is True. The images of the
+            first view are not rotated.
         batch : Batch
         epoch : int
             Counted from 1, for the warm-up.
@@ -198,7 +198,7 @@ class Baseline(Method):
 
 
 class StagedBaseline(Baseline):
-    """Base class of the baselines that train something before the student is trained, see `methods.Stage`.
+    """Base class of the baselines that train something before the first epoch, see `methods.Stage`.
 
     The published number of epochs of the stage belongs to a training of 240 epochs. For another training, it is
     multiplied by epochs/240, rounded, and at least 1.

@@ -1,4 +1,4 @@
-"""Baselines that compare penultimate features: relations between the images of a batch."""
+"""Baselines that compare penultimate features."""
 
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ from .base import Baseline, Shapes, torchdistill, torchdistill_outputs
 
 
 class CC(Baseline):
-    r"""Correlation congruence: distance between the differences of neighbouring images, for student and teacher.
+    r"""Correlation congruence: products of the differences between student and teacher, for neighbouring images.
 
     .. math::
 
@@ -52,7 +52,7 @@ class CC(Baseline):
         self.embed_teacher = nn.Linear(teacher.feature_width, 128)
 
     def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
-        """Return the distance."""
+        """Return the mean over the pairs of neighbours."""
         embeddings = self.embed_student(student.features), self.embed_teacher(teacher.features)
         return terms.neighbour_congruence(*embeddings)
 
@@ -147,8 +147,8 @@ class SRRL(Baseline):
             + \mathrm{mean}\left( (W_t g_s + b_t - z_t)^2 \right) + w_{\mathrm{KD}} \, \overline{L_{\mathrm{KD}}}
 
     g_s are the features of the student after `terms.maps.SRRLConnector`, which is trained with the student. W_t and b_t
-    are the last layer of the teacher, which does not change. This is the form for CIFAR-100 of SimKD's repository. The
-    authors published the method for ImageNet, with the connector before the pooling and without L_KD.
+    are the last layer of the teacher, which does not change. The repository of SimKD uses this equation for CIFAR-100.
+    The authors published the method for ImageNet, with the connector before the pooling and without L_KD.
 
     Parameters
     ----------
@@ -197,11 +197,11 @@ class SRRL(Baseline):
 
 
 class CRD(Baseline):
-    """Contrastive representation distillation: an image has the same neighbours for student and teacher.
+    """Contrastive representation distillation: student and teacher map an image to similar vectors.
 
     The features of both networks are mapped to 128 values. Each image is compared with a memory of the other network's
-    values: with its own row, and with rows of images of other classes. `terms.contrast.CRD` has the equations. In every
-    epoch, each image gets new negatives. They depend only on seed, epoch and image.
+    values: with its own row, and with rows of images of other classes, the negatives. `terms.contrast.CRD` has the
+    equations. In every epoch, each image gets new negatives. They depend only on seed, epoch and image.
 
     The memories need 1 KB per training image. They are saved with checkpoints and with the run.
 

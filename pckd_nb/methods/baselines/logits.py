@@ -91,7 +91,7 @@ class LSKD(Baseline):
 
     description = (
         "logit standardisation, arXiv 2403.01427; weight 9, T = 2, cross-entropy 0.1; by pair T = 2 to 4 and weight 1 "
-        "to 12 (names of the authors' logs)"
+        "to 12 (in the names of the authors' log files)"
     )
 
     def __init__(self, weight: float = 9, temperature: float = 2, cross_entropy_weight: float = 0.1, views: int = 1):
@@ -227,10 +227,10 @@ class SKD(Baseline):
 
     .. math::
 
-        \mathrm{term} = q \, \overline{L_{\mathrm{KD}}} + q' \, L_{\mathrm{direction}}
+        \mathrm{term} = L_{\mathrm{KD}} + L_{\mathrm{direction}}
 
-    `terms.logits.skd` defines the parts. q and q' are shares of images and classes, about ½. The loss compares the
-    images of a batch, so it depends on the batch size.
+    `terms.logits.skd` defines both parts. The second one compares the images of a batch, so it depends on the batch
+    size.
 
     Parameters
     ----------

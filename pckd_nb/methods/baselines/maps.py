@@ -78,9 +78,9 @@ class AT(Baseline):
 
         \mathrm{term} = \sum_{\mathrm{pairs}} \mathrm{mean}\left( (a_s - a_t)^2 \right)
 
-    The attention map a of an image is the mean over channels of F², flattened to a vector and divided by its length.
+    The attention map a of an image is the mean over channels of F², flattened to a vector and divided by its L2 norm.
     This is the loss in the authors' code, and the published weight belongs to it. The paper has a different equation:
-    the length of the vector a_s − a_t instead of the mean of its squares.
+    the L2 norm of a_s − a_t instead of the mean of its squares.
 
     Parameters
     ----------
@@ -219,7 +219,7 @@ class ReviewKD(Baseline):
     deepest map, with one pixel. The weight grows linearly over the first `warmup_epochs`.
 
     As in the authors' code, the maps of the student are the outputs of its stages, and those of the teacher are taken
-    before the last ReLU of a stage. In a wide ResNet, they are taken after the BatchNorm that follows the stage.
+    before the last ReLU of a stage. A wide ResNet as the teacher gives the output of the BatchNorm after each stage.
 
     Parameters
     ----------
@@ -289,7 +289,8 @@ class NST(Baseline):
         \mathrm{term} = \sum_{\mathrm{pairs}} \left( \overline{k(x_t, x_t')} + \overline{k(x_s, x_s')}
             - 2 \, \overline{k(x_s, x_t)} \right), \qquad k(x, y) = (x \cdot y)^2
 
-    x is one channel of a feature map, flattened and divided by its length, see `terms.maps.neuron_selectivity`.
+    x is one channel of a feature map, flattened and divided by its L2 norm. A bar is the mean over the images and all
+    pairs of channels, see `terms.maps.neuron_selectivity`.
 
     Parameters
     ----------
@@ -327,9 +328,9 @@ class KDSVD(Baseline):
         \mathrm{term} = \sum_i \frac{1}{B} \sum \left( D_{s,i} - D_{t,i} \right)^2, \qquad
         D_i[c, d] = \exp\left( -\frac{(v_i[c] - v_{i-1}[d])^2}{8} \right)
 
-    v_i is the first singular vector of the map of stage i, see `terms.maps.kdsvd_losses`. The maps of both networks
-    need the same numbers of channels, and at least two stages. No weight is published for this form. mdistiller has
-    the weight 1 for another form.
+    v_i is a singular vector of the map of stage i, see `terms.maps.kdsvd_losses`. Both networks need two or more maps,
+    with the same numbers of channels. No weight is published for this form. mdistiller has the weight 1 for another
+    form.
 
     Parameters
     ----------
@@ -373,8 +374,8 @@ class WKDF(Baseline):
 
     The map is cut into g×g cells. Both parts sum the squared differences over channels and cells, see
     `terms.maps.wkdf_losses`. The student's map passes `terms.maps.Regressor` first, which is trained with the student.
-    After 150 of 240 epochs, the weight falls to 0 along a half cosine. With other numbers of epochs, it falls after the
-    same share of them.
+    The weight is constant for 150 of 240 epochs, and then falls to 0 along a half cosine. For other numbers of epochs,
+    the share is the same.
 
     Parameters
     ----------
@@ -443,15 +444,15 @@ class WKDF(Baseline):
 
 
 class CATKD(Baseline):
-    r"""Class attention transfer: the student's class activation maps are those of the teacher.
+    r"""Class attention transfer: mean squared difference of class activation maps.
 
     .. math::
 
         \mathrm{term} = \mathrm{mean}\left( (\mathrm{pool}(A_s) - \mathrm{pool}(A_t))^2 \right), \qquad
         A_{c} = \sum_k W_{c k} \, F_k
 
-    F is the last feature map, and W the weight of the last layer. So the mean of A over its pixels are the logits,
-    without bias. The maps are pooled to r×r pixels, and then divided by their length if `normalize` is True, see
+    F is the last feature map, and W the weight of the last layer. So the logits without bias are the mean of A over its
+    pixels. The maps are pooled to r×r pixels, and then divided by their L2 norm if `normalize` is True, see
     `terms.maps.catkd_loss`. The bias of the student's last layer is set to 0 and not trained. The teacher's is ignored.
 
     Parameters
@@ -461,7 +462,7 @@ class CATKD(Baseline):
     resolution : int, at least 1
         r.
     normalize : bool
-        Whether the map of every class is divided by its length.
+        Whether the map of every class is divided by its L2 norm.
     views : int, from 1 to 4
         See `Baseline`.
 
@@ -529,7 +530,7 @@ class CATKD(Baseline):
 
 
 class FirstStageBaseline(StagedBaseline):
-    r"""Base class of FSP and AB: the body of the student is trained on the term alone, then the student without it.
+    r"""Base class of FSP and AB: a stage trains the body of the student, then the student learns from labels alone.
 
     .. math::
 
@@ -618,8 +619,8 @@ class FSP(FirstStageBaseline):
         \mathrm{term} = \sum_i \mathrm{mean}\left( (G_{s,i} - G_{t,i})^2 \right), \qquad
         G_i[c, d] = \mathrm{mean}\left( F_i[c] \, F_{i-1}[d] \right)
 
-    F_0 is the output of the first layers, and F_i the map of stage i. The mean in G is over the positions, see
-    `terms.maps.fsp_loss`. The maps of both networks need the same numbers of channels.
+    F_0 is the output of the stem, see `Classifier.stages`, and F_i the map of stage i. The mean in G is over the
+    positions, see `terms.maps.fsp_loss`. The maps of both networks need the same numbers of channels.
 
     The body of the student is trained on the term alone: for 30 epochs before 240 epochs of training. Then the student
     is trained on the cross-entropy alone. The learning rate of the stage is the recipe's, and is not lowered.
@@ -629,7 +630,7 @@ class FSP(FirstStageBaseline):
     weight : float
         Weight of the term in the stage, at least 0.
     stage_epochs : int, at least 1, optional
-        Number of epochs of the stage. None means 30 of 240, in the same proportion for other trainings.
+        Number of epochs of the stage. None means 30 for 240 epochs of training, see `StagedBaseline`.
     layers, teacher_layers : sequence of str, optional
         See `Method`.
     views : int, from 1 to 4
@@ -686,7 +687,7 @@ class AB(FirstStageBaseline):
     weight : float
         Weight of the term in the stage, at least 0.
     stage_epochs : int, at least 1, optional
-        Number of epochs of the stage. None means 30 of 240, in the same proportion for other trainings.
+        Number of epochs of the stage. None means 30 for 240 epochs of training, see `StagedBaseline`.
     layers, teacher_layers : sequence of str, optional
         See `Method`.
     views : int, from 1 to 4
@@ -742,7 +743,7 @@ class FT(StagedBaseline):
     weight : float
         Weight of the term, at least 0.
     stage_epochs : int, at least 1, optional
-        Number of epochs of the stage. None means 30 of 240, in the same proportion for other trainings.
+        Number of epochs of the stage. None means 30 for 240 epochs of training, see `StagedBaseline`.
     layers, teacher_layers : sequence of str, optional
         See `Method`.
     views : int, from 1 to 4
@@ -822,7 +823,7 @@ def check_same_channels(title: str, student_shapes: Shapes, teacher_shapes: Shap
     Raises
     ------
     ValueError
-        If it has not.
+        If the numbers of channels differ, or if there are fewer than two maps.
     """
     channels, teacher_channels = ([shape[0] for shape in shapes] for shapes in (student_shapes, teacher_shapes))
     if channels != teacher_channels or len(channels) < 2:
@@ -835,7 +836,8 @@ def check_same_channels(title: str, student_shapes: Shapes, teacher_shapes: Shap
 def _features_are_mean_of_map(network: Classifier, example: Tensor) -> bool:
     """Return whether the features of a network are the mean of its last feature map over the pixels."""
     was_training = network.training
-    pixels = torch.linspace(-2, 2, example.numel()).view_as(example)  # random pixels would change the weights of heads
+    # Random pixels would advance the random generator, and so change the initial weights of modules created later.
+    pixels = torch.linspace(-2, 2, example.numel()).view_as(example)
     example = pixels.to(next(network.parameters()).device)
     try:
         with torch.no_grad():
@@ -847,7 +849,7 @@ def _features_are_mean_of_map(network: Classifier, example: Tensor) -> bool:
 
 
 class OFD(Baseline):
-    r"""Overhaul of feature distillation: the maps before the ReLU match where the teacher's values matter.
+    r"""Overhaul of feature distillation: squared difference of maps before the ReLU, with margins.
 
     .. math::
 
@@ -888,9 +890,9 @@ class OFD(Baseline):
         if not student.preactivations or len(teacher.norms) < count:
             role, network = ("teacher", teacher) if student.preactivations else ("student", student)
             raise ValueError(
-                f"OFD needs the maps before the ReLU and the BatchNorm before them, which are not known for the {role} "
-                f"{network.name}: choose a ResNet, WRN, VGG or MobileNetV2 as the teacher, and any network of this "
-                "package as the student"
+                "OFD needs the last ReLU of each stage and the BatchNorm before it, which are not known for the "
+                f"{role} {network.name}: choose a ResNet, WRN, VGG or MobileNetV2 as the teacher, and any network of "
+                "this package as the student"
             )
         channels = zip(student_shapes, teacher_shapes, strict=True)
         self.connectors = nn.ModuleList(terms.OFDConnector(ours[0], theirs[0]) for ours, theirs in channels)
@@ -934,7 +936,7 @@ class AttentionFusion(nn.Module):
 
     References
     ----------
-    Chen et al., arXiv 2104.09044, with the authors' initial weights.
+    Chen et al., arXiv 2104.09044. The weights are initialized as in the authors' code.
     """
 
     def __init__(self, in_channels: int, middle_channels: int, out_channels: int, fuses: bool):

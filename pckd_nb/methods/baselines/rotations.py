@@ -17,9 +17,10 @@ class SSKD(StagedBaseline):
         \mathrm{term} = w_{\mathrm{kd}} \, L_{\mathrm{kd}} + w_{\mathrm{tf}} \, L_{\mathrm{tf}}
             + w_{\mathrm{ss}} \, L_{\mathrm{ss}}
 
-    L_kd is KD for the images that are not rotated, and L_tf for the rotated ones. L_ss is KD for similarities: each
-    rotated image is compared with all images that are not rotated. `terms.rotations.sskd_losses` defines all three.
-    Only the rows that the teacher knows well enough are used.
+    L_kd is KD for the images that are not rotated, and L_tf ("transformed") for the rotated ones. L_ss
+    ("self-supervised") is KD for similarities: each rotated image is compared with all images that are not rotated.
+    `terms.rotations.sskd_losses` defines all three. L_tf and L_ss use the rows for which the teacher is right, and a
+    share of the others.
 
     Both networks have a small head, `terms.rotations.SSHead`, whose outputs are compared. The teacher's head is trained
     first, while the teacher is frozen: for 60 epochs before 240 epochs of training. The learning rate of this stage is
@@ -42,9 +43,9 @@ class SSKD(StagedBaseline):
     ss_temperature : float, in [1e-6, 1e6]
         Temperature of L_ss.
     tf_ratio, ss_ratio : float, from 0 to 1
-        Share of the rows that are used although the teacher is wrong, see `terms.rotations.rows_to_keep`.
+        Share that L_tf and L_ss use of the rows for which the teacher is wrong, see `terms.rotations.rows_to_keep`.
     stage_epochs : int, at least 1, optional
-        Number of epochs of the stage. None means 60 of 240, in the same proportion for other trainings.
+        Number of epochs of the stage. None means 60 for 240 epochs of training, see `StagedBaseline`.
     views : int, from 2 to 4
         V, number of rotated views of every image.
 
