@@ -132,7 +132,7 @@ class CRD(nn.Module):
     - If the sampler repeats an image in a batch, its row of the memory has two new values. See `update`.
 
     The scores of a batch with all n images are computed first, and K + 1 of them are used. The authors' code copies
-    B·(K + 1) rows of the memory instead, which needs more memory for the published K.
+    B·(K + 1) rows of length D instead, which need more space for the published K.
 
     With several processes, every process must have the same memories. Collect the embeddings and indices of all
     processes before `update`, and make the constants the same after the first batch.
@@ -153,7 +153,7 @@ class CRD(nn.Module):
     Attributes
     ----------
     memory_student, memory_teacher : Tensor of shape (n, D)
-        Drawn uniformly from ±√(3 / D).
+        Initially uniform in [−√(3 / D), √(3 / D)].
     z_student, z_teacher : scalar Tensor
         The constants. 0 means that they are not set yet.
 
@@ -252,7 +252,7 @@ class CRD(nn.Module):
         Returns
         -------
         student, teacher : Tensor of shape (B, D)
-            Vectors of length 1.
+            Vectors of L2 norm 1.
         """
         for features in (student_features, teacher_features):
             check_same_shape("features", features, features)

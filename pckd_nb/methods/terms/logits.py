@@ -7,8 +7,6 @@ Every function computes in float32 or float64, also inside `torch.autocast`. The
 Non-finite inputs give a non-finite loss. The functions do not multiply by the weight of a method, unless the docstring
 says so.
 
-"RepDistiller's schedule" is that of Tian et al. (CRD), arXiv 1910.10699.
-
 Examples
 --------
 >>> import torch
@@ -45,7 +43,7 @@ def pearson_correlation(a: Tensor, b: Tensor, dim: int = 1) -> Tensor:
 
         \rho = \frac{(a - \bar a) \cdot (b - \bar b)}{\|a - \bar a\| \, \|b - \bar b\| + 10^{-8}}
 
-    The bar is the mean along `dim`. The trap: 1e-8 is added to the product of the lengths. `F.cosine_similarity`
+    The bar is the mean along `dim`. The trap: 1e-8 is added to the product of the norms. `F.cosine_similarity`
     replaces a small product by 1e-8 instead. The two differ for nearly constant vectors.
 
     Parameters
@@ -69,8 +67,8 @@ def pearson_correlation(a: Tensor, b: Tensor, dim: int = 1) -> Tensor:
     [1.0, 0.0]
     """
     a, b = a - a.mean(dim, keepdim=True), b - b.mean(dim, keepdim=True)
-    lengths = torch.linalg.vector_norm(a, dim=dim) * torch.linalg.vector_norm(b, dim=dim)
-    return (a * b).sum(dim) / (lengths + DIST_EPSILON)
+    norms = torch.linalg.vector_norm(a, dim=dim) * torch.linalg.vector_norm(b, dim=dim)
+    return (a * b).sum(dim) / (norms + DIST_EPSILON)
 
 
 @full_precision
@@ -325,7 +323,7 @@ def mlkd(
     check_same_shape("logits", student_weak, teacher_weak)
     check_same_shape("logits", student_strong, teacher_strong)
     if unknown := set(strong_temperatures) - set(temperatures):
-        raise ValueError(f"strong_temperatures must be some of temperatures, got {min(unknown)} in addition")
+        raise ValueError(f"strong_temperatures must be a subset of temperatures, got also {min(unknown)}")
     images, classes = median_fractions(teacher_weak)
     weak, strong = (student_weak, teacher_weak.detach()), (student_strong, teacher_strong.detach())
 
@@ -507,8 +505,8 @@ def class_costs(class_features: Tensor) -> Tensor:
         rows = (((x[i].T @ x[i:]).square().sum((1, 2))) for i in range(len(x)))  # (D, D) for every j ≥ i
         upper = torch.stack([F.pad(row, (len(x) - len(row), 0)) for row in rows])
         numerator = upper + upper.triu(1).T
-    length = numerator.diagonal().sqrt()
-    product = torch.outer(length, length)
+    norms = numerator.diagonal().sqrt()
+    product = torch.outer(norms, norms)
     return 1 - numerator / product.masked_fill(product == 0, 1)
 
 
@@ -567,8 +565,9 @@ def sinkhorn_costs(
 
     The cost is Σ u_c K_cd M_cd v_d, summed over c and d. Gradients go through all iterations.
 
-    The trap: the rows of K belong to the student. u is computed last. So the sums of the rows of the plan are the
-    student's probabilities, up to 1e-8. The sums of its columns are only roughly the teacher's.
+    The trap: the rows of K belong to the student, and u is computed last. u_c K_cd v_d is the probability that moves
+    from class c to class d. Its sums over d are the student's probabilities, up to 1e-8. Its sums over c are only
+    roughly the teacher's.
 
     Parameters
     ----------
@@ -691,8 +690,8 @@ def wkd_transport(
     cost matrix without the row and the column of the label. Sinkhorn is `sinkhorn_costs`.
 
     The total is CE + `wkd_target` + weight·L_transport. The weight is 600 with T = 8 for resnet32x4 → resnet8x4, and
-    200 with T = 6 for wrn_40_2 → ShuffleV1. Together with WKD-F it is 200 with T = 8, and 60 with T = 4. The weight
-    decreases in the last epochs, see `weight_in_epoch`. Nothing was published for resnet56 → resnet20.
+    200 with T = 6 for wrn_40_2 → ShuffleV1. Together with WKD-F, the two pairs have 200 with T = 8 and 60 with T = 4.
+    The weight decreases in the last epochs, see `weight_in_epoch`. Nothing was published for resnet56 → resnet20.
 
     Parameters
     ----------
@@ -799,7 +798,7 @@ def skd_direction(student_logits: Tensor, teacher_logits: Tensor, tikhonov: floa
         D = \frac{S S^\top - T T^\top}{C}, \qquad \Sigma = \mathrm{cov}(D) + \lambda I, \qquad
         \mathrm{term} = \frac{1}{B} \sum_i \sqrt{d_i \, \Sigma^{-1} d_i^\top}
 
-    The rows of S and T are the logits of student and teacher, divided by their length. d_i is row i of D. The
+    The rows of S and T are the logits of student and teacher, divided by their L2 norm. d_i is row i of D. The
     covariance is that of the columns of D, with the divisor B − 1. The gradient also goes through Σ.
 
     There are three traps:
@@ -868,8 +867,8 @@ def skd(
         L_{\mathrm{direction}} = q' \cdot \mathrm{direction}
 
     L_KD,i is `losses.distillation_kl` at temperature T, and the direction is `skd_direction`. q and q' are
-    `median_fractions`. The total is 0.9 times the two terms, plus 0.1·CE. For resnet32x4 → resnet8x4 the authors name
-    0.5 and 0.5.
+    `median_fractions`. The total is 0.9 times the two terms, plus 0.1·CE. For resnet32x4 → resnet8x4 the authors have
+    the weights 0.5 and 0.5.
 
     The trap: the factors q and q' come from masks in the authors' code. They do not select images or classes.
 

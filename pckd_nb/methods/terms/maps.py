@@ -42,7 +42,7 @@ Shape = tuple[int, int, int]  # (C, H, W) of a feature map
 
 FT_SLOPE = 0.1  # of LeakyReLU in paraphraser and translator
 SVD_VECTORS = 4  # vectors of the student that may match the teacher's first one
-OFD_RARE = 0.001  # a channel that is negative more rarely has the margin −3·|scale|
+OFD_RARE = 0.001  # channels with a smaller share of negative values have the margin −3·|scale|
 WKD_EPSILON = 1e-5  # in the standard deviation
 
 
@@ -195,7 +195,7 @@ def hint_loss(regressed: Tensor, teacher_map: Tensor) -> Tensor:
     regressed : Tensor of shape (B, C, H, W)
         r(F_s).
     teacher_map : Tensor of shape (B, C, H, W)
-        It is pooled to the size of `regressed` if that is another one.
+        It is pooled to the size of `regressed` if the sizes differ.
 
     Returns
     -------
@@ -235,8 +235,8 @@ def neuron_selectivity(student_map: Tensor, teacher_map: Tensor) -> Tensor:
         \mathrm{term} = \overline{k(x_t, x_t')} + \overline{k(x_s, x_s')} - 2 \, \overline{k(x_s, x_t)}, \qquad
         k(x, y) = (x \cdot y)^2
 
-    x is one channel of one image, flattened and divided by its length. A bar is the mean over the images and over all
-    pairs of channels. It is the maximum mean discrepancy between the channels of student and teacher, with a
+    x is one channel of one image, flattened and divided by its L2 norm. A bar is the mean over the images and over all
+    pairs of channels. The term is the maximum mean discrepancy between the channels of student and teacher, with a
     polynomial kernel. The larger map is pooled to the size of the smaller one first. The number of channels may differ.
     The loss is the sum over the stages, and the total is CE + 50·loss.
 
@@ -269,7 +269,7 @@ def neuron_selectivity(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     >>> import torch
     >>> from pckd_nb.methods.terms.maps import neuron_selectivity
     >>> x = torch.rand(2, 3, 4, 4)
-    >>> abs(neuron_selectivity(2 * x, x).item()) < 1e-6  # the length of a channel does not matter
+    >>> abs(neuron_selectivity(2 * x, x).item()) < 1e-6  # the norm of a channel does not matter
     True
     """
     _check_maps(student_map, teacher_map, same_channels=False)
@@ -362,7 +362,7 @@ def fsp_loss(student_earlier: Tensor, student_later: Tensor, teacher_earlier: Te
 
     References
     ----------
-    Yim et al., "A Gift from Knowledge Distillation", CVPR 2017. The stages are those of HobbitLong/RepDistiller.
+    Yim et al., "A Gift from Knowledge Distillation", CVPR 2017. The epochs are those of HobbitLong/RepDistiller.
 
     Examples
     --------
@@ -391,8 +391,8 @@ def ab_connector(student_shape: Shape, teacher_shape: Shape) -> nn.Module:
     Returns
     -------
     nn.Module
-        nn.Identity if the shapes are the same, and a `Regressor` without ReLU otherwise. It is not used after the first
-        stage.
+        nn.Identity if the shapes are the same, and a `Regressor` without ReLU otherwise. Only the loss of AB uses it,
+        not the trained student.
 
     Examples
     --------
@@ -428,7 +428,7 @@ def activation_boundary(connected: Tensor, teacher_map: Tensor, margin: float = 
     connected : Tensor of shape (B, C, H, W)
         The student's map after the `ab_connector`.
     teacher_map : Tensor of shape (B, C, H, W)
-        It is pooled to the size of `connected` if that is another one.
+        It is pooled to the size of `connected` if the sizes differ.
     margin : float
         m.
 
@@ -467,21 +467,21 @@ def activation_boundary(connected: Tensor, teacher_map: Tensor, margin: float = 
 
 
 class Paraphraser(nn.Module):
-    """Autoencoder of FT for the teacher's last feature map.
+    """Autoencoder of FT for the teacher's last feature map. The output of its encoder is called the factor.
 
     The encoder has three 3×3 convolutions, from C to C, C/2 and C/2 channels. The decoder has three transposed 3×3
     convolutions, back to C/2, C and C channels. Every layer is followed by LeakyReLU with slope 0.1, also the last one
     of the decoder. There is no BatchNorm.
 
     It is trained before the student: for 30 epochs, with the mean squared error between `forward(x)` and x. Then it is
-    frozen. The learning rate of this stage is 0.01 for ResNets and wide ResNets.
+    frozen. The learning rate of this stage is 0.01 for students that are ResNets or wide ResNets.
 
     Parameters
     ----------
     channels : int
         C, the number of channels of the teacher's map.
     ratio : float
-        Channels of the factor per channel of the map.
+        Channels of the factor, divided by those of the map.
 
     References
     ----------
@@ -518,7 +518,7 @@ class Paraphraser(nn.Module):
 
 
 class Translator(nn.Module):
-    """Encoder of FT for the student's last feature map.
+    """Encoder of FT for the student's last feature map. Its output is the student's factor.
 
     It has three 3×3 convolutions with bias, from C_s to C_s, C_t/2 and C_t/2 channels. Every convolution is followed by
     BatchNorm and LeakyReLU with slope 0.1. It is trained with the student.
@@ -528,7 +528,7 @@ class Translator(nn.Module):
     student_channels, teacher_channels : int
         C_s and C_t.
     ratio : float
-        Channels of the factor per channel of the teacher's map.
+        Channels of the factor, divided by those of the teacher's map.
 
     References
     ----------
@@ -570,10 +570,10 @@ def factor_transfer(student_factor: Tensor, teacher_factor: Tensor) -> Tensor:
         \mathrm{term} = \mathrm{mean}\left( \left| q(f_s) - q(f_t) \right| \right)
 
     f are the factors: the outputs of `Translator` and of `Paraphraser.encoder`. q(f) of an image is the mean over the
-    channels of f², flattened to a vector and divided by its length. The larger factor is pooled to the size of the
+    channels of f², flattened to a vector and divided by its L2 norm. The larger factor is pooled to the size of the
     smaller one first. The mean is over the images and the positions. The total is CE + 200·term.
 
-    The traps: the paper compares the factors, divided by their length, and not q(f). And the weight belongs to the
+    The traps: the paper compares the factors, divided by their L2 norm, and not q(f). And the weight belongs to the
     mean, not to a sum.
 
     Parameters
@@ -634,7 +634,7 @@ def first_singular_vector(teacher_map: Tensor, reference: Tensor | None = None) 
     Returns
     -------
     Tensor of shape (B, C)
-        Vectors of length 1, without gradient.
+        Vectors of L2 norm 1, without gradient.
 
     Raises
     ------
@@ -676,7 +676,7 @@ def matching_singular_vector(student_map: Tensor, teacher_vector: Tensor) -> Ten
     Returns
     -------
     Tensor of shape (B, C)
-        Vectors of length 1. There is a first derivative, but no second one.
+        Vectors of L2 norm 1. There is a first derivative, but no second one.
 
     Raises
     ------
@@ -706,8 +706,8 @@ def matching_singular_vector(student_map: Tensor, teacher_vector: Tensor) -> Ten
     value = values.gather(1, chosen)
     vector = sign * vectors.gather(2, chosen[:, None, :].expand(-1, vectors.shape[1], 1))[:, :, 0]
 
-    # First-order perturbation: dv = Σ_j v_j (v_j · dA v) / (λ − λ_j), over all j with λ_j ≠ λ. The value of dA here is
-    # 0, and its gradient is that of A.
+    # First-order perturbation of an eigenvector v of A = `products`, with the eigenvalue λ:
+    # dv = Σ_j v_j (v_j · dA v) / (λ − λ_j), over all j with λ_j ≠ λ. The value of dA is 0, its gradient is that of A.
     gaps = value - values
     rounding = torch.finfo(values.dtype).eps * values.abs().amax(1, keepdim=True)
     equal = gaps.abs() <= rounding
@@ -732,7 +732,7 @@ def kdsvd_losses(
     RepDistiller. mdistiller has the weight 1, for another form of the loss.
 
     The trap: the loss depends on the signs of the teacher's vectors, see `first_singular_vector`. If the authors' code
-    happens to mix the signs, its loss is another one.
+    happens to mix the signs, its loss has another value.
 
     Parameters
     ----------
@@ -950,7 +950,7 @@ class SimKDProjector(nn.Module):
     teacher's is pooled to the teacher's size first.
 
     The student's own last layer is never trained. At test time, the prediction is `reused_logits` of the projected map.
-    So the projector belongs to the student, and its parameters count.
+    So the projector is a part of the student, also when parameters are counted.
 
     Parameters
     ----------
@@ -1016,7 +1016,7 @@ def simkd_loss(projected: Tensor, teacher_map: Tensor) -> Tensor:
     projected : Tensor of shape (B, C_t, H, W)
         P(F_s).
     teacher_map : Tensor of shape (B, C_t, H, W)
-        It is pooled to the size of `projected` if that is another one.
+        It is pooled to the size of `projected` if the sizes differ.
 
     Returns
     -------
@@ -1154,7 +1154,8 @@ def ofd_loss(connected: Tensor, teacher_map: Tensor, margin: Tensor) -> Tensor:
 
     There are three traps:
 
-    - The teacher must be in train mode in both repositories: its BatchNorm uses the statistics of the batch.
+    - The authors and mdistiller have the teacher in train mode, so that its BatchNorm uses the statistics of the batch.
+      `baselines.OFD` has it in eval mode.
     - The sum is not a mean, so it grows with the size of the maps.
     - A teacher's map of another size is pooled to the student's size before the maximum with m, as in mdistiller. The
       authors' code has only equal sizes.
@@ -1262,7 +1263,7 @@ def catkd_loss(student_cam: Tensor, teacher_cam: Tensor, resolution: int = 2, no
 
         \mathrm{term} = \mathrm{mean}\left( (a_s - a_t)^2 \right)
 
-    a are the `class_activation_maps`, pooled to r×r positions. With `normalize`, every map is divided by its length.
+    a are the `class_activation_maps`, pooled to r×r positions. With `normalize`, every map is divided by its L2 norm.
     The mean is over all entries. The total is CE + weight·term. The published settings for CIFAR-100 are:
 
     =================================  ======  ==  ==========
@@ -1339,19 +1340,25 @@ def wkdf_losses(regressed: Tensor, teacher_map: Tensor, grid: int = 1) -> tuple[
     also run over the images.
 
     The term of the method is ratio·L_mean + L_deviation, and the total is CE + weight·term. The weight decreases in the
-    last epochs, see `logits.weight_in_epoch`. For resnet32x4 → resnet8x4 the weight is 0.08, g = 1 and the ratio 4. For
-    wrn_40_2 → ShuffleV1 it is 0.3, g = 4 and the ratio 3. Together with WKD-L: 0.08 and the ratio 8, 0.5 and the
-    ratio 3. Nothing was published for resnet56 → resnet20.
+    last epochs, see `logits.weight_in_epoch`. Nothing was published for resnet56 → resnet20. Two pairs have these
+    settings:
 
-    The traps: the variance is divided by n − 1, so a cell needs two or more positions. The terms compare standard
-    deviations, not variances. And they are sums over the channels.
+    ======================  ======  ==  =====  =================  ================
+    teacher → student       weight  g   ratio  weight with WKD-L  ratio with WKD-L
+    ======================  ======  ==  =====  =================  ================
+    resnet32x4 → resnet8x4  0.08    1   4      0.08               8
+    wrn_40_2 → ShuffleV1    0.3     4   3      0.5                3
+    ======================  ======  ==  =====  =================  ================
+
+    The traps: the divisor of the variance is the number of positions minus 1, so a cell needs two or more. The terms
+    compare standard deviations, not variances. And they are sums over the channels.
 
     Parameters
     ----------
     regressed : Tensor of shape (B, C, H, W)
         The student's last map after a `Regressor`.
     teacher_map : Tensor of shape (B, C, H, W)
-        It is pooled to the size of `regressed` if that is another one.
+        It is pooled to the size of `regressed` if the sizes differ.
     grid : int, at least 1
         g.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 P = ParamSpec("P")
 R = TypeVar("R")
 
-SMALLEST_LENGTH = 1e-12  # a vector that is shorter counts as 0
+SMALLEST_NORM = 1e-12  # a vector with a smaller L2 norm counts as 0
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
@@ -48,7 +48,7 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def unit_vectors(x: Tensor, dim: int = 1) -> Tensor:
-    """Divide vectors by their length.
+    """Divide vectors by their L2 norm.
 
     Parameters
     ----------
@@ -61,8 +61,8 @@ def unit_vectors(x: Tensor, dim: int = 1) -> Tensor:
     Tensor of the same shape
         A vector of zeros stays zero and gets the gradient 0.
     """
-    length = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
-    scale = torch.where(length > SMALLEST_LENGTH, 1 / length.clamp_min(SMALLEST_LENGTH), torch.zeros_like(length))
+    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
+    scale = torch.where(norm > SMALLEST_NORM, 1 / norm.clamp_min(SMALLEST_NORM), torch.zeros_like(norm))
     return x * scale
 
 

@@ -19,7 +19,7 @@ from .numerics import full_precision
 
 @full_precision
 def neighbour_congruence(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
-    r"""Return correlation congruence in the form of the comparison in the CRD paper.
+    r"""Return the loss of CC, correlation congruence, as in the code of the CRD paper.
 
     .. math::
 

@@ -151,8 +151,8 @@ def rows_to_keep(ranks: Tensor, ratio: float) -> Tensor:
     """Return which rows SSKD uses: those with a right answer, and the best of the others.
 
     All rows of rank 0 are used. Of the W other rows, the first int(ratio·W) by ascending rank are used. Rows of equal
-    rank are in the order of the rows. The trap: the authors sort with an algorithm that leaves this order open. And it
-    is the image-major order there.
+    rank are in the order of the rows. The trap: the authors sort with an algorithm that leaves this order open. And
+    their rows are image-major.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ def rows_to_keep(ranks: Tensor, ratio: float) -> Tensor:
     rows = len(ranks)
     wrong = (ranks > 0).sum()
     kept_of_wrong = torch.tensor([int(ratio * number) for number in range(rows + 1)], device=ranks.device)
-    kept = rows - wrong + kept_of_wrong[wrong[None]]  # a table: the program would have to wait for int(wrong)
+    kept = rows - wrong + kept_of_wrong[wrong[None]]  # a table, because int(wrong) waits for the GPU
     position = ranks.sort(stable=True).indices.argsort()  # the place of every row in the order of ranks
     return position < kept
 
@@ -255,9 +255,9 @@ def sskd_losses(
         L_{\mathrm{ss}} = \overline{L_{\mathrm{KD}}(A)}
 
     L_KD is `losses.distillation_kl` of every row. A are the `view_similarities` of student and teacher. They are used
-    like logits, with the temperature 0.5. The last two means are over the rows that the teacher knows well enough, see
-    `rows_to_keep`. For L_tf the right answer is the label, and for L_ss it is the same image. The total is
-    0.1·CE + 0.9·L_kd + 2.7·L_tf + 10·L_ss, for all pairs.
+    like logits, with the temperature 0.5. The last two means are over the rows that `rows_to_keep` selects. For L_tf
+    the right answer is the label, and for L_ss it is the same image. The total is
+    0.1·CE + 0.9·L_kd + 2.7·L_tf + 10·L_ss, for all pairs of networks.
 
     The traps: the cross-entropy is that of the images that are not rotated. And a view is cropped after it was rotated,
     every view on its own, but all views of an image are flipped together.
