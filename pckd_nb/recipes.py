@@ -68,7 +68,7 @@ class Recipe:
         Whether images are padded with zeros and cropped at random.
     crop_per_view : bool
         Whether the rotated views of an image are cropped separately, after the rotation. Otherwise, an image is cropped
-        once, before the rotation. It makes no difference for a method with one view.
+        once, before the rotation. For a method with one view, both are the same.
     augment : str or callable, optional
         Name of a class in torchvision.transforms.v2, or a transform. It is applied after crop and flip, see
         `views.apply_transform`.

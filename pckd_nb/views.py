@@ -247,7 +247,7 @@ def strong_transform() -> Transform:
     ----------
     Cubuk et al. (RandAugment), arXiv 1909.13719. Jin et al., "Multi-Level Logit Distillation", CVPR 2023.
     """
-    from torchvision.transforms import v2  # slow to import: only when asked for
+    from torchvision.transforms import v2  # slow to import, so only when needed
 
     return v2.Compose([v2.RandAugment(num_ops=2), _cut_out])  # type: ignore[no-any-return]
 
@@ -294,7 +294,7 @@ class Augmentation:
     transform : callable, optional
         See `apply_transform`.
     views : int, from 1 to 4
-        1 returns every image once: cropped, flipped and transformed. A larger V returns V rotated views of every image,
+        V. 1 returns every image once: cropped, flipped and transformed. With V > 1, every image has V rotated views,
         which are cropped separately: the image is flipped, transformed, rotated and then cropped.
     strong : callable, optional
         If given, every image has a second view: another crop and flip, and then this transform instead of `transform`.
@@ -320,7 +320,7 @@ class Augmentation:
 
         Returns
         -------
-        uint8 Tensor of shape (V·B, C, H, W)
+        uint8 Tensor of shape (V·B, C, H, W), or (2·B, C, H, W) with `strong`
             Sorted by view and then by image, as in `rotate`.
         """
         second = self._strong_view(images, index.to(images.device), epoch) if self.strong else None
@@ -362,7 +362,7 @@ def find_transform(name: str | Transform) -> Transform:
     """
     if not isinstance(name, str):
         return name
-    from torchvision.transforms import v2  # slow to import: only when asked for
+    from torchvision.transforms import v2  # slow to import, so only when needed
 
     found = load_plugin(name) if is_plugin(name) else getattr(v2, name, None)
     if found is None:

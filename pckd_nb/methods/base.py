@@ -88,8 +88,8 @@ class Stage:
     """Something that a method trains before the first epoch of the training, see `Method.stages`.
 
     The `modules` are in train mode and get gradients. Everything else is frozen and in eval mode: student, teacher, and
-    the other modules of the method. The optimizer and the data are those of the recipe. But images are not mixed, and
-    the learning rate is constant except at the `milestones`.
+    the other modules of the method. Optimizer, batch size and augmentation are those of the recipe. But images are not
+    mixed, and the learning rate is constant except at the `milestones`.
 
     Parameters
     ----------
@@ -533,8 +533,8 @@ class KD(Method):
     CE is the cross-entropy, and its bar is the mean over the B images of the batch. L_KD is `losses.distillation_kl`,
     and its bar is the mean over all V·B rows. A row is one of V rotated views of an image.
 
-    Publications use different weights. RepDistiller, mdistiller and SSKD have w_CE = 0.1 and β_kd = 0.9 with T = 4, as
-    many tables of results do. SimKD has 1 and 1, which are the defaults here.
+    Publications use different weights. RepDistiller, mdistiller and SSKD have w_CE = 0.1 and β_kd = 0.9 with T = 4.
+    Many tables of results use these weights too. SimKD has 1 and 1, which are the defaults here.
 
     Parameters
     ----------
@@ -545,8 +545,8 @@ class KD(Method):
     ce_weight : float
         w_CE, at least 0.
     views : int, from 1 to 4
-        V. KD has one view in all publications. With more views, it sees the same images as `PCKD`, so that a comparison
-        shows what the rotations alone bring.
+        V. KD has one view in all publications. With as many views as `PCKD`, it sees the same images. Compare it with
+        KD with one view to see the effect of the rotations alone.
 
     Raises
     ------

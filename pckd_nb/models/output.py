@@ -80,7 +80,8 @@ class Classifier(ShortHelpModule):
         Names of the layers whose outputs distillation papers compare: first the stem, which is all layers before the
         first stage, then every stage. `models.FeatureMaps` uses them. Empty if they are not known.
     preactivations : tuple of str
-        The same maps before the last ReLU. "NAME:input" means the input of a layer instead of its output.
+        Names of the layers that give the same maps before the last ReLU. "NAME:input" means the input of a layer
+        instead of its output.
     norms : tuple of str
         Names of the BatchNorm layers before the last ReLU of each stage, without the stem. OFD reads their weights.
     last_map : str
