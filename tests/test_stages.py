@@ -13,6 +13,8 @@ from torch import nn
 import pckd_nb as pckd
 from pckd_nb import views
 from pckd_nb.methods import Batch, Stage, baseline
+from pckd_nb.methods.terms.maps import Paraphraser
+from pckd_nb.models import FeatureMaps
 from pckd_nb.training import Trainer, stages
 from pckd_nb.training.optimization import Optimization
 
@@ -188,6 +190,35 @@ def test_a_stage_changes_only_its_modules(name, data):
     assert ("ft" in run.history or "sskd" in run.history) == (name in ("FT", "SSKD"))
 
 
+def test_a_stage_is_plain_gradient_descent(data):
+    student, teacher = pckd.create_model("resnet8", data, seed=2), pckd.create_model("resnet14", data, seed=1)
+    watch, recipe = States(), pckd.get_recipe(RECIPE, flip=True)
+    pckd.distill(student, teacher, data, baseline("FT", stage_epochs=2), recipe, callbacks=[watch], **QUIET)
+    start, first, second, *_ = (
+        {
+            key.removeprefix("method.paraphraser."): x
+            for key, x in state.items()
+            if key.startswith("method.paraphraser.")
+        }
+        for state in watch._states
+    )
+    paraphraser = Paraphraser(64)
+    paraphraser.load_state_dict(start)
+    optimizer = torch.optim.SGD(paraphraser.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    maps = FeatureMaps(teacher, torch.zeros(1, 1, 8, 8))
+    for epoch, expected in ((-1, first), (-2, second)):
+        for index in views.batches(48, 24, 0, epoch):
+            images = views.augment(data.train.images[index], 0, epoch, index, data.train.padding, flip=True)
+            x = views.normalise(images, torch.tensor([0.5]), torch.tensor([0.25]))
+            with torch.no_grad():
+                target = maps(teacher.eval(), x).maps[-1]
+            optimizer.zero_grad()
+            (paraphraser(target) - target).square().mean().backward()
+            optimizer.step()
+        for key, weight in paraphraser.state_dict().items():
+            assert torch.allclose(weight, expected[key], rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["FSP", "AB"])
 def test_after_the_stage_the_student_trains_without_the_teacher(name, data, monkeypatch):
     networks = pckd.create_model("resnet8", data, seed=2), pckd.create_model("resnet14", data, seed=1)
@@ -329,6 +360,16 @@ def test_several_stages_are_trained_in_their_order_and_not_again(data, tmp_path,
         run(out=tmp_path / "run")
     check_same(run(out=tmp_path / "run", resume=True), whole)
     assert numbers == [-1, -1, -2, -2] + [-2, -2, -3, -3]
+
+
+def test_a_method_may_have_an_attribute_called_stages(data):
+    class Mine(pckd.KD):
+        def __init__(self):
+            super().__init__()
+            self.stages = [1, 2]
+
+    run = pckd.distill("resnet8", pckd.create_model("resnet14", data, seed=1), data, Mine(), RECIPE, **QUIET)
+    assert run.finished and "stages" not in run.settings
 
 
 def test_frozen_layers_of_the_student_stay_frozen_in_a_stage(data):

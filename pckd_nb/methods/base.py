@@ -124,7 +124,6 @@ class Stage:
     --------
     >>> import pckd_nb as pckd
     >>> from torch import nn
-    >>> from pckd_nb.methods.base import Stage
     >>> class WithAutoencoder(pckd.KD):
     ...     def bind(self, student, teacher):
     ...         self.autoencoder = nn.Linear(teacher.feature_width, teacher.feature_width)
@@ -133,7 +132,7 @@ class Stage:
     ...     def stages(self, student, teacher):
     ...         def loss(student, teacher, batch):
     ...             return (self.autoencoder(teacher.features) - teacher.features).square().mean()
-    ...         return [Stage("autoencoder", 2, [self.autoencoder], loss)]
+    ...         return [pckd.methods.Stage("autoencoder", 2, [self.autoencoder], loss)]
     >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
     >>> teacher, student = (pckd.create_model("resnet8", data, seed=seed) for seed in (0, 1))
     >>> run = pckd.distill(student, teacher, data, WithAutoencoder(), epochs=1, progress=False)

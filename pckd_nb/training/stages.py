@@ -103,7 +103,9 @@ def run_stages(trainer: Trainer) -> bool:
         return False
     teacher = trainer.teacher.network.model if trainer.teacher else None
     epochs_before = 0
-    for number, stage in enumerate(trainer.method.stages(trainer.student, teacher)):
+    # Not `trainer.method.stages`: a method of the user may have an attribute of this name, such as a list of layers.
+    stages = type(trainer.method).stages(trainer.method, trainer.student, teacher)
+    for number, stage in enumerate(stages):
         if number >= len(trainer.stages):
             record = run_stage(trainer, stage, epochs_before)
             if record is None:
