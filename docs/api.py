@@ -44,13 +44,13 @@ def import_module(name: str) -> ModuleType:
 
 
 def modules_of(name: str) -> list[str]:
-    """Return a module's name; for a package also the names of its modules.
+    """Return a module's name; for a package also the names of its modules, and of the modules of packages inside it.
 
     The modules of the command line are left out: commands.md describes the commands.
     """
     module = import_module(name)
     inside = pkgutil.iter_modules(module.__path__) if hasattr(module, "__path__") and name != "cli" else ()
-    return [name, *(f"{name}.{found.name}" for found in inside)]
+    return [name, *(inner for found in inside for inner in modules_of(f"{name}.{found.name}"))]
 
 
 def defined_in(module: ModuleType, inside: bool = False) -> list[str]:

@@ -1,10 +1,13 @@
 """The Python code on the pages runs as it stands there, and the README stays short."""
 
+import importlib
+import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import TensorDataset
 from torchvision import datasets
 
@@ -87,3 +90,36 @@ class TestMakeItYours:
         run = pckd.distill(student, teacher, data, scaled, epochs=3, callbacks=[stop], progress=False)
         assert run.method_settings["scale"] == 5 and len(run.history) == 1
         assert run.settings["finished_early"] == "test top-1 has reached 0 %"
+
+
+class TestThePageOfMethods:
+    @pytest.fixture(scope="class")
+    def make_methods(self):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(ROOT / "docs")
+            yield importlib.import_module("make_methods")
+
+    def test_it_is_up_to_date(self, make_methods):
+        page = make_methods.PAGE.read_text("utf-8")
+        assert make_methods.fill(page, make_methods.tables()) == page, "run python docs/make_methods.py"
+
+    def test_every_method_has_one_row_with_its_equation(self, make_methods):
+        tables = make_methods.tables()
+        rows = [line for place in make_methods.PLACES for line in tables[place].splitlines()[2:]]
+        names = [*pckd.methods.METHODS, *pckd.methods.BASELINES]
+        assert len(rows) == len(names)
+        for row in rows:
+            cells = row.strip("| ").split(" | ")
+            assert len(cells) == 7 and cells[1], row
+            assert cells[2] == "see its API page" or (cells[2][0] + cells[2][-1] == "$$" and cells[2].count("$") == 2)
+        assert tables["published"].count("\n") == 1 + 13
+
+    def test_the_picture_has_one_row_per_measured_method(self, make_methods, tmp_path):
+        measured = json.loads(make_methods.MEASURED.read_text("utf-8"))
+        for pair in measured["pairs"].values():
+            pair["methods"]["KDSVD"] = {"refused": "other widths"}
+        make_methods.draw(measured, tmp_path / "costs.png")
+        with Image.open(tmp_path / "costs.png") as picture, Image.open(make_methods.PICTURE) as stored:
+            assert picture.width == stored.width == 800
+        tables = make_methods.family_table([make_methods.method_info("KDSVD")], measured)
+        assert "not for this pair" in tables

@@ -6,6 +6,8 @@ import pydoc
 import pytest
 
 import pckd_nb as pckd
+from pckd_nb.methods import Method
+from pckd_nb.methods.baselines import FT
 from pckd_nb.models import Classifier
 from pckd_nb.models.resnet import ResNet
 
@@ -21,6 +23,12 @@ def test_help_of_a_method_shows_what_a_subclass_needs():
     text = pydoc.plain(pydoc.render_doc(pckd.PCKD))
     assert all(f" {name}(" in text for name in ("bind", "check", "forward", "__init__"))
     assert "Methods inherited from pckd_nb.methods.base.Method" in text
+
+
+def test_rare_hooks_are_shown_where_they_are_defined():
+    shown = {cls: pydoc.plain(pydoc.render_doc(cls)) for cls in (pckd.PCKD, Method, FT)}
+    assert all((" stages(self" in text) == (cls is not pckd.PCKD) for cls, text in shown.items())
+    assert "published_settings" in shown[FT] and "view_kind" not in shown[FT]
 
 
 def test_an_instance_completes_the_names_of_a_module():
