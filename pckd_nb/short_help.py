@@ -8,7 +8,7 @@ from torch import nn
 class ShortHelp(ABCMeta):
     """Metaclass that removes the members of `nn.Module` from `dir()` of a class, and so from `help()`.
 
-    The names in `help_only_here` of a base class are removed, too. They are still shown for this base class itself, and
+    The names in `_help_only_here` of a base class are removed, too. They are still shown for this base class itself, and
     for a class that defines them.
 
     It is a subclass of ABCMeta. So a module with this metaclass can also have `abc.ABC` or a protocol as a base class.
@@ -20,7 +20,7 @@ class ShortHelp(ABCMeta):
             name
             for base in bases
             for name in vars(base)
-            if base is cls or name not in vars(base).get("help_only_here", ()) and name != "help_only_here"
+            if base is cls or name not in vars(base).get("_help_only_here", ()) and name != "_help_only_here"
         }
         return sorted(name for name in own if name == "__init__" or not name.startswith("_"))
 

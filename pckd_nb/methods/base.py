@@ -322,7 +322,7 @@ class Method(ShortHelpModule):
     epsilon: float | None = None
     left_out: Mapping[str, str] = MappingProxyType({})
     teacher_only_in_stages: bool = False
-    help_only_here = (  # members that most methods do not define: see `short_help`
+    _help_only_here = (  # members that most methods do not define: see `short_help`
         "prepare_training", "published_settings", "stages", "view_kind", "needs_maps", "layers", "teacher_layers",
         "student_maps", "teacher_maps", "teacher_only_in_stages",
     )  # fmt: skip
