@@ -36,7 +36,7 @@ class Baseline(Method):
         Weight of the term, at least 0.
     views : int, from 1 to 4
         V, number of rotated views of every image. The term compares all V·B rows, where each row is a view of an image.
-        The cross-entropy is that of the images that are not rotated. All methods were published with V = 1.
+        The cross-entropy is that of the images that are not rotated. All methods except SSKD were published with V = 1.
 
     Attributes
     ----------
