@@ -2,8 +2,8 @@
 
 import copy
 import json
+import shutil
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -269,6 +269,7 @@ def test_interrupted_in_a_stage_and_resumed_gives_the_same_bits(name, kind, data
         if steps == [-1, -1, -2] and kind == "ctrl-c":
             signal.raise_signal(signal.SIGINT)
         if steps == [-1, -1, -2] and kind == "killed":
+            shutil.copytree(out, tmp_path / "copy")
             raise KeyboardInterrupt
         return step(self, *arguments)
 
@@ -286,6 +287,10 @@ def test_interrupted_in_a_stage_and_resumed_gives_the_same_bits(name, kind, data
     else:
         with pytest.raises(KeyboardInterrupt):
             train(name, data, out=out)
+    if kind == "killed":  # a killed process does not remove its folder
+        assert not out.exists() or not (out / "run.json").exists()
+        shutil.copytree(tmp_path / "copy", out, dirs_exist_ok=True)
+        assert json.loads((out / "run.json").read_text())["status"] == "running"
     assert (out / "checkpoint.pt").exists() == (kind != "killed")
     steps.clear()
     monkeypatch.setattr(stages.StageSteps, "step", lambda self, *a: steps.append(a[2]) or step(self, *a))
@@ -407,7 +412,7 @@ def test_what_does_not_fit_is_refused(data):
 def test_the_stage_is_shown(data, capsys, tmp_path):
     train("FT", data, progress=True)
     errors = capsys.readouterr().err
-    assert "first: paraphraser, epoch 1 of 2, loss 0." in errors and Path.cwd().exists()
+    assert "first: paraphraser, epoch 1 of 2, loss 0." in errors
 
 
 def test_the_teacher_cache_is_not_used_in_a_stage(data, tmp_path):

@@ -97,7 +97,7 @@ def recipe_options(
     crop_per_view: Annotated[
         bool | None,
         in_training(
-            "--crop-per-view/--one-crop",
+            "--crop-views/--one-crop",
             help="Crop every rotated view of an image separately, or crop the image once. Default: as the recipe says.",
         ),
     ] = None,

@@ -317,8 +317,8 @@ class Trainer:
         # Each step has a seed of its own, so that dropout and MixUp get the same random numbers in a resumed run.
         views.seed_everything(views.step_seed(self.seed, epoch, step, self.fabric.global_rank))
         x, targets = self.make_inputs(images, index)
-        needs_teacher = self.teacher and not self.method.teacher_only_in_stages
-        teacher_output = self.teacher.batch_output(x, index) if self.teacher and needs_teacher else None
+        teacher = None if self.method.teacher_only_in_stages else self.teacher
+        teacher_output = teacher.batch_output(x, index) if teacher else None
         batch = Batch(self.data.train.labels[index], index, targets)
         with self.torch_workaround:  # see `faults`; it has no effect on GPUs
             correct, terms = self.learner(x, teacher_output, batch, epoch)
