@@ -32,7 +32,13 @@ libraries += ["Fabric", "PIL", "ipywidgets", "jupyter_client", "lightning", "lig
 libraries += ["pydantic", "pydantic_core", "tqdm", "typer", "types", "typing"]
 nitpick_ignore_regex += [("py:.*", rf"({'|'.join(map(re.escape, libraries))})(\..*)?")]
 without_docstring = ["methods.baselines.Baseline", "models.HasClasses"]
-type_variables = ["checkpoints.Network", "deprecation.Function", "ranks.T", "data.streaming.T"]
+type_variables = [
+    "checkpoints.Network",
+    "deprecation.Function",
+    "ranks.T",
+    "data.streaming.T",
+    "methods.terms.numerics.R",
+]
 nitpick_ignore = [("py:class", f"pckd_nb.{name}") for name in without_docstring + type_variables]
 nitpick_ignore += [("py:class", "P")]  # a ParamSpec
 # In a module that imports some names for type checkers only, annotations stay text.

@@ -92,13 +92,15 @@ class TestMakeItYours:
         assert run.settings["finished_early"] == "test top-1 has reached 0 %"
 
 
-class TestThePageOfMethods:
-    @pytest.fixture(scope="class")
-    def make_methods(self):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.syspath_prepend(ROOT / "docs")
-            yield importlib.import_module("make_methods")
+@pytest.fixture(scope="module")
+def make_methods():
+    """The script that writes the page of methods."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "docs")
+        yield importlib.import_module("make_methods")
 
+
+class TestThePageOfMethods:
     def test_it_is_up_to_date(self, make_methods):
         page = make_methods.PAGE.read_text("utf-8")
         assert make_methods.fill(page, make_methods.tables()) == page, "run python docs/make_methods.py"

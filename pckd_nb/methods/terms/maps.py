@@ -417,7 +417,7 @@ def activation_boundary(connected: Tensor, teacher_map: Tensor, margin: float = 
         \end{cases}
 
     The maps are taken before the last ReLU of a stage, so they can be negative. m is the margin. The sum is over all
-    entries. The loss is Σ w_i·term_i with w = `level_weights`(n, 3/1000). In the comparison in the CRD paper, the body
+    entries. The loss is Σ w_i·term_i with w = `level_weights` (n, 3/1000). In the comparison in the CRD paper, the body
     of the student and the connectors are trained for 30 epochs on this loss alone. Then the student is trained on the
     cross-entropy alone.
 
@@ -1099,7 +1099,7 @@ def ofd_margin(scale: Tensor, shift: Tensor) -> Tensor:
         \end{cases}, \qquad p = \Phi\left( -\frac{\mu}{|\sigma|} \right)
 
     σ and μ are scale and shift of the BatchNorm before the teacher's ReLU. After it, the values of a channel are
-    roughly normal with mean μ and standard deviation |σ|. p is the probability of a negative value.
+    roughly normal with mean μ and standard deviation \|σ\|. p is the probability of a negative value.
 
     The traps: σ can be negative. And μ and the other part nearly cancel for rare negative values, so the margins are
     computed in float64, on the CPU. Compute them once, before training.
@@ -1150,7 +1150,7 @@ def ofd_loss(connected: Tensor, teacher_map: Tensor, margin: Tensor) -> Tensor:
 
     The maps are taken before the ReLU. m is the `ofd_margin` of the channel. So the student need not be exact where the
     teacher is negative: it may be anything below t. The sum is over entries. The loss is Σ w_i·term_i with
-    w = `level_weights`(n, 1/1000), and the total is CE + loss.
+    w = `level_weights` (n, 1/1000), and the total is CE + loss.
 
     There are three traps:
 
