@@ -8,8 +8,8 @@ from torch import nn
 class ShortHelp(ABCMeta):
     """Metaclass that removes the members of `nn.Module` from `dir()` of a class, and so from `help()`.
 
-    The names in `_help_only_here` of a base class are removed, too. They are still shown for this base class itself, and
-    for a class that defines them.
+    The names in `_help_only_here` of a base class are removed, too. They are still shown for this base class itself,
+    and for a class that defines them.
 
     It is a subclass of ABCMeta. So a module with this metaclass can also have `abc.ABC` or a protocol as a base class.
     """
