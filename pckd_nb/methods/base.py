@@ -116,9 +116,9 @@ class Stage:
     Raises
     ------
     TypeError
-        If `epochs`, `views` or `lr` has the wrong type.
+        If a field has the wrong type.
     ValueError
-        If one of them is outside its range, or if there is no module.
+        If a field is outside its range, or if there is no module.
 
     Examples
     --------
@@ -156,8 +156,17 @@ class Stage:
         check(Count, epochs=self.epochs)
         check(Views, views=self.views)
         check(Positive | None, lr=self.lr)
+        check(Positive, lr_decay=self.lr_decay)
+        check(Sequence[NotNegative], milestones=self.milestones)
+        for field in ("modules", "frozen"):
+            modules: object = getattr(self, field)
+            if not isinstance(modules, list | tuple | nn.ModuleList) or not all(isinstance(m, nn.Module) for m in modules):
+                got = one_line(repr(modules))
+                raise TypeError(f"{field} of the stage {self.name} must be a list of modules, got {got}")
         if not self.modules:
             raise ValueError(f"the stage {self.name} trains no module: pass at least one in modules")
+        if not callable(self.loss):
+            raise TypeError(f"loss of the stage {self.name} must be a function, got {one_line(repr(self.loss))}")
 
 
 def remember_arguments(init: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
