@@ -160,7 +160,8 @@ class Stage:
         check(Sequence[NotNegative], milestones=self.milestones)
         for field in ("modules", "frozen"):
             modules: object = getattr(self, field)
-            if not isinstance(modules, list | tuple | nn.ModuleList) or not all(isinstance(m, nn.Module) for m in modules):
+            is_list = isinstance(modules, list | tuple | nn.ModuleList)
+            if not is_list or not all(isinstance(module, nn.Module) for module in cast(Sequence[object], modules)):
                 got = one_line(repr(modules))
                 raise TypeError(f"{field} of the stage {self.name} must be a list of modules, got {got}")
         if not self.modules:
