@@ -451,6 +451,11 @@ def test_strong_views_of_images_that_are_not_square():
     assert pckd.distill(student, teacher, data, baseline("MLKD"), epochs=1, **QUIET).finished
 
 
+def test_keys_of_attention_layers_are_not_feature_maps():
+    model = pckd.create_model("timm:test_vit,img_size=32", num_classes=10, seed=0)
+    assert FeatureMaps(model, torch.zeros(1, 3, 32, 32)).shapes == [(64, 2, 2)]
+
+
 @pytest.mark.parametrize("name", ["AT", "FitNet"])
 def test_networks_of_other_libraries_train(name):
     data = make_data(train=8, test=4, size=32, channels=3)
