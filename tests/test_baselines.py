@@ -448,7 +448,7 @@ def test_strong_views_of_images_that_are_not_square():
     images, labels = np.zeros((8, 8, 16, 3), dtype=np.uint8), np.arange(8) % 2
     data = pckd.Dataset.from_arrays((images, labels), (images, labels))
     student, teacher = pckd.create_model("resnet8", data, seed=0), pckd.create_model("resnet8", data, seed=1)
-    assert pckd.distill(student, teacher, data, baseline("MLKD"), epochs=1, **QUIET).finished
+    assert pckd.distill(student, teacher, data, baseline("MLKD"), epochs=1, progress=False).finished
 
 
 def test_keys_of_attention_layers_are_not_feature_maps():
