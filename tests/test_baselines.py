@@ -435,6 +435,27 @@ def test_catkd_refuses_features_that_are_not_the_mean_of_a_map():
         pckd.distill(student, teacher, data, baseline("CATKD"), **QUIET)
 
 
+@pytest.mark.parametrize(
+    ("layers", "error"), [(3, TypeError), ("conv1", TypeError), ([1], TypeError), ([], ValueError)]
+)
+def test_layers_must_be_a_list_of_names(layers, error):
+    for name in ("layers", "teacher_layers"):
+        with pytest.raises(error, match=f"^{name} "):
+            baseline("AT", **{name: layers})
+
+
+def test_strong_views_of_images_that_are_not_square():
+    images, labels = np.zeros((8, 8, 16, 3), dtype=np.uint8), np.arange(8) % 2
+    data = pckd.Dataset.from_arrays((images, labels), (images, labels))
+    student, teacher = pckd.create_model("resnet8", data, seed=0), pckd.create_model("resnet8", data, seed=1)
+    assert pckd.distill(student, teacher, data, baseline("MLKD"), epochs=1, progress=False).finished
+
+
+def test_keys_of_attention_layers_are_not_feature_maps():
+    model = pckd.create_model("timm:test_vit,img_size=32", num_classes=10, seed=0)
+    assert FeatureMaps(model, torch.zeros(1, 3, 32, 32)).shapes == [(64, 2, 2)]
+
+
 @pytest.mark.parametrize("name", ["AT", "FitNet"])
 def test_networks_of_other_libraries_train(name):
     data = make_data(train=8, test=4, size=32, channels=3)

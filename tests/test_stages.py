@@ -409,6 +409,74 @@ def test_what_does_not_fit_is_refused(data):
         pckd.distill(student, teacher, data, Vector(), RECIPE, **QUIET)
 
 
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"modules": nn.Linear(1, 1)}, TypeError, "modules of the stage x must be a list of modules, got Linear"),
+        ({"modules": ["fc"]}, TypeError, r"modules of the stage x must be a list of modules, got \['fc'\]"),
+        ({"frozen": nn.Linear(1, 1)}, TypeError, "frozen of the stage x must be a list of modules, got Linear"),
+        ({"loss": 3}, TypeError, "loss of the stage x must be a function, got 3"),
+        ({"lr_decay": 0}, ValueError, "lr_decay must be greater than 0, got 0"),
+        ({"milestones": [-1]}, ValueError, "milestones"),
+    ],
+)
+def test_wrong_fields_of_a_stage(fields, error, message):
+    values = {"name": "x", "epochs": 1, "modules": [nn.Linear(1, 1)], "loss": print, **fields}
+    with pytest.raises(error, match=f"^{message}"):
+        Stage(**values)
+
+
+WRONG_STAGES = {
+    "nothing": (lambda *_: None, TypeError, "stages of Wrong must return a list of Stage objects, got None"),
+    "one stage": (
+        lambda method, *_: Stage("x", 1, [method.first], print),
+        TypeError,
+        "stages of Wrong must return a list of Stage objects, got Stage",
+    ),
+    "no parameter": (lambda *_: [Stage("x", 1, [nn.ReLU()], print)], ValueError, "the stage x trains no parameter"),
+    "teacher": (
+        lambda method, student, teacher: [Stage("x", 1, [teacher], print)],
+        ValueError,
+        "the stage x trains a module that is part of neither the student nor the method: make it an attribute",
+    ),
+    "no gradient": (
+        lambda method, *_: [Stage("x", 1, [method.first], lambda student, teacher, batch: teacher.features.mean())],
+        ValueError,
+        "the loss of the stage x does not depend on the modules that it trains",
+    ),
+    "rotations": (
+        lambda method, *_: [Stage("x", 1, [method.first], print, views=2)],
+        ValueError,
+        "rotated views need square images, got 8×16: use views=1 in the stage x",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_STAGES)
+def test_wrong_stages_of_a_method(case, data):
+    make_stages, error, message = WRONG_STAGES[case]
+
+    class Wrong(TwoStages):
+        def stages(self, student, teacher):
+            return make_stages(self, student, teacher)
+
+    if case == "rotations":
+        images, labels = np.zeros((4, 8, 16, 3), dtype=np.uint8), np.arange(4) % 2
+        data = pckd.Dataset.from_arrays((images, labels), (images, labels))
+    student, teacher = pckd.create_model("resnet8", data), pckd.create_model("resnet8", data, seed=1)
+    with pytest.raises(error, match=f"^{message}"):
+        pckd.distill(student, teacher, data, Wrong(), RECIPE, **QUIET)
+
+
+def test_the_number_of_epochs_is_not_recorded_as_a_setting(data):
+    class Mine(type(baseline("FT"))):
+        pass
+
+    student, teacher = pckd.create_model("resnet8", data, seed=2), pckd.create_model("resnet8", data, seed=1)
+    run = pckd.distill(student, teacher, data, Mine(), RECIPE, **QUIET)
+    assert "epochs" not in run.settings["method"]["settings"]
+
+
 def test_the_stage_is_shown(data, capsys, tmp_path):
     train("FT", data, progress=True)
     errors = capsys.readouterr().err

@@ -116,9 +116,9 @@ class Stage:
     Raises
     ------
     TypeError
-        If `epochs`, `views` or `lr` has the wrong type.
+        If a field has the wrong type.
     ValueError
-        If one of them is outside its range, or if there is no module.
+        If a field is outside its range, or if there is no module.
 
     Examples
     --------
@@ -155,8 +155,18 @@ class Stage:
         check(Count, epochs=self.epochs)
         check(Views, views=self.views)
         check(Positive | None, lr=self.lr)
+        check(Positive, lr_decay=self.lr_decay)
+        check(Sequence[NotNegative], milestones=self.milestones)
+        for field in ("modules", "frozen"):
+            modules: object = getattr(self, field)
+            is_list = isinstance(modules, list | tuple | nn.ModuleList)
+            if not is_list or not all(isinstance(module, nn.Module) for module in cast(Sequence[object], modules)):
+                got = one_line(repr(modules))
+                raise TypeError(f"{field} of the stage {self.name} must be a list of modules, got {got}")
         if not self.modules:
             raise ValueError(f"the stage {self.name} trains no module: pass at least one in modules")
+        if not callable(self.loss):
+            raise TypeError(f"loss of the stage {self.name} must be a function, got {one_line(repr(self.loss))}")
 
 
 def remember_arguments(init: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:

@@ -22,7 +22,8 @@ class FeatureMaps:
     Without `layers`, the maps of a network of this package are those that distillation papers compare: the outputs of
     its stages, see `Classifier.stages`. Any other network has one map per resolution: the last one before the
     resolution changes. To find these maps, the network runs once on `example` in eval mode. The output of a residual
-    block is preferred to maps inside the block. Maps of one pixel are skipped. The hooks are removed after every call.
+    block is preferred to maps inside the block. Maps of one pixel are skipped, and also maps that are neither square
+    nor proportional to the image, such as the keys of an attention layer. The hooks are removed after every call.
 
     Parameters
     ----------
@@ -86,7 +87,7 @@ class FeatureMaps:
             size = output.shape[2], output.shape[3]
             is_deeper = size in last_maps and depths[name] > last_maps[size][0]
             is_input = output.data_ptr() == example.data_ptr()  # for example, the output of nn.Identity
-            if size != (1, 1) and not is_deeper and not is_input:
+            if size != (1, 1) and not is_deeper and not is_input and _has_image_shape(size, example):
                 last_maps.pop(size, None)  # the dict is then in the order of the last appearance
                 last_maps[size] = depths[name], name, output.shape[1]
 
@@ -176,6 +177,15 @@ def _record_maps(model: nn.Module, names: Iterable[str], record: Callable[[str, 
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _has_image_shape(size: tuple[int, int], image: Tensor) -> bool:
+    """Return whether a size is square, or proportional to that of an image with a tolerance of one pixel.
+
+    Attention layers have outputs with four dimensions that are not feature maps: (N, heads, T, D).
+    """
+    (height, width), (image_height, image_width) = size, image.shape[2:]
+    return height == width or abs(height * image_width - width * image_height) <= max(image_height, image_width)
 
 
 def as_map(output: Tensor) -> Tensor | None:

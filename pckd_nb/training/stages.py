@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import faults, ranks, recording, resuming, views
+from ..messages import one_line
 from ..methods import Batch, Method, Stage
 from ..models import Output
 from ..recipes import Recipe
@@ -66,6 +67,8 @@ class StageLearner(nn.Module):
         ------
         TypeError
             If the loss of the stage is not a scalar tensor.
+        ValueError
+            If the loss does not depend on what the stage trains.
         """
         student = None
         if self.stage.needs_student:
@@ -76,6 +79,8 @@ class StageLearner(nn.Module):
         if not isinstance(loss, Tensor) or loss.ndim:
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise TypeError(f"the loss of the stage {self.stage.name} must be a tensor with one value, got {got}")
+        if not loss.requires_grad:
+            raise ValueError(f"the loss of the stage {self.stage.name} does not depend on the modules that it trains")
         return loss
 
 
@@ -98,13 +103,16 @@ def run_stages(trainer: Trainer) -> bool:
     ------
     FloatingPointError
         If a loss or a weight is not finite.
+    TypeError, ValueError
+        If a stage cannot be trained, see `check_stages`.
     """
     if not isinstance(trainer.method, Method):  # a module of the user
         return False
     teacher = trainer.teacher.network.model if trainer.teacher else None
-    epochs_before = 0
     # Not `trainer.method.stages`: a method of the user may have an attribute of this name, such as a list of layers.
     stages = type(trainer.method).stages(trainer.method, trainer.student, teacher)
+    check_stages(stages, trainer.student, trainer.method, trainer.data.size)
+    epochs_before = 0
     for number, stage in enumerate(stages):
         if number >= len(trainer.stages):
             record = run_stage(trainer, stage, epochs_before)
@@ -115,6 +123,44 @@ def run_stages(trainer: Trainer) -> bool:
                 resuming.write_checkpoint(trainer.folder, trainer.state())
         epochs_before += stage.epochs
     return False
+
+
+def check_stages(stages: object, student: nn.Module, method: nn.Module, size: tuple[int, int]) -> None:
+    """Check what `stages` of a method returns.
+
+    Parameters
+    ----------
+    stages : object
+    student, method : nn.Module
+    size : (int, int)
+        Height and width of the images.
+
+    Raises
+    ------
+    TypeError
+        If it is not a list of `Stage`.
+    ValueError
+        If a stage trains no parameter, or a parameter of neither student nor method. If it rotates images that are not
+        square.
+    """
+    if not isinstance(stages, list | tuple) or not all(isinstance(stage, Stage) for stage in stages):
+        got = one_line(repr(stages))
+        raise TypeError(f"stages of {type(method).__name__} must return a list of Stage objects, got {got}")
+    known = {id(parameter) for network in (student, method) for parameter in network.parameters()}
+    for stage in stages:
+        trained = {id(parameter) for module in stage.modules for parameter in module.parameters()}
+        frozen = {id(parameter) for module in stage.frozen for parameter in module.parameters()}
+        if not trained - frozen:
+            raise ValueError(f"the stage {stage.name} trains no parameter: pass other modules, or fewer in frozen")
+        if trained - known:  # they would not be saved
+            raise ValueError(
+                f"the stage {stage.name} trains a module that is part of neither the student nor the method: make it "
+                "an attribute of the method in bind"
+            )
+        if stage.views > 1 and size[0] != size[1]:
+            raise ValueError(
+                f"rotated views need square images, got {size[0]}×{size[1]}: use views=1 in the stage {stage.name}"
+            )
 
 
 def run_stage(trainer: Trainer, stage: Stage, epochs_before: int) -> dict[str, Any] | None:

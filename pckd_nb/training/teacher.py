@@ -394,7 +394,11 @@ def fast_forms(
 
 
 def _calibration_and_check_images(data: Dataset, rotations: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return two sets of at most 256 training images as network input, each in one of the rotations."""
+    """Return two sets of at most 256 training images as network input, each in one of the rotations.
+
+    Images that are not square are not rotated. Methods with several views of them use other views than rotations.
+    """
+    rotations = rotations if data.size[0] == data.size[1] else 1
     count = min(2 * CHECK_IMAGES, len(data.train))
     index = torch.linspace(0, len(data.train) - 1, count).round().long()
     images = torch.cat(list(data.train.to(device).read(index.split(32))))

@@ -71,8 +71,12 @@ class Baseline(Method):
         check(Count, warmup_epochs=self.warmup_epochs)
         for name in ("layers", "teacher_layers"):
             layers = getattr(self, name)
-            if layers is not None and (isinstance(layers, str) or not all(isinstance(item, str) for item in layers)):
+            if layers is None:
+                continue
+            if not isinstance(layers, list | tuple) or not all(isinstance(item, str) for item in layers):
                 raise TypeError(f"{name} must be a list of layer names, got {layers!r}")
+            if not layers:
+                raise ValueError(f"{name} names no layer: name at least one, or use None for the published maps")
         if self.layers is not None and self.teacher_layers is not None and len(self.layers) != len(self.teacher_layers):
             counts = f"{len(self.layers)} and {len(self.teacher_layers)}"
             raise ValueError(f"layers and teacher_layers must have the same length, got {counts}")
@@ -223,7 +227,7 @@ class StagedBaseline(Baseline):
     def __init__(self, weight: float, stage_epochs: int | None = None, views: int = 1):
         super().__init__(weight, views)
         self.stage_epochs = plain(stage_epochs)
-        self.epochs = PUBLISHED_EPOCHS
+        self._epochs = PUBLISHED_EPOCHS  # private, because run.json would record it as a setting
         StagedBaseline.check(self)
 
     def check(self) -> None:
@@ -233,12 +237,12 @@ class StagedBaseline(Baseline):
 
     def prepare_training(self, info: TrainingInfo) -> None:
         """Keep the number of epochs."""
-        self.epochs = info.epochs
+        self._epochs = info.epochs
 
     @property
     def stage_length(self) -> int:
         """Return the number of epochs of the stage."""
-        return self.stage_epochs or max(1, round(self.published_stage_epochs * self.epochs / PUBLISHED_EPOCHS))
+        return self.stage_epochs or max(1, round(self.published_stage_epochs * self._epochs / PUBLISHED_EPOCHS))
 
 
 def torchdistill(part: str) -> ModuleType:

@@ -13,6 +13,7 @@ from ..base import Batch, Stage, Terms, TrainingInfo, classification_loss, equal
 from ..terms import maps as terms
 from ..terms.logits import weight_in_epoch
 from .base import (
+    PUBLISHED_EPOCHS,
     Baseline,
     Layers,
     Shapes,
@@ -414,7 +415,7 @@ class WKDF(Baseline):
         super().__init__(weight, views)
         self.grid, self.mean_ratio = plain(grid), mean_ratio
         self.layers, self.teacher_layers = layers, teacher_layers
-        self.epochs = 240
+        self._epochs = PUBLISHED_EPOCHS
         self.check()
 
     def check(self) -> None:
@@ -425,7 +426,7 @@ class WKDF(Baseline):
 
     def prepare_training(self, info: TrainingInfo) -> None:
         """Keep the number of epochs."""
-        self.epochs = info.epochs
+        self._epochs = info.epochs
 
     def prepare(
         self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
@@ -435,7 +436,7 @@ class WKDF(Baseline):
 
     def weight_in(self, epoch: int) -> float:
         """Return the weight of the term in an epoch, counted from 1."""
-        return weight_in_epoch(self.weight, epoch, self.epochs, self.epochs * 150 // 240)
+        return weight_in_epoch(self.weight, epoch, self._epochs, self._epochs * 150 // 240)
 
     def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
         """Return the weighted sum of both parts."""
