@@ -47,6 +47,7 @@ def test_the_readme_is_short_and_links_every_notebook():
     assert len(re.findall(r"\w[^\s|·]*", prose)) <= README_WORDS
     for notebook in (ROOT / "notebooks").glob("*.ipynb"):
         assert f"](notebooks/{notebook.name})" in text
+    assert f"| other methods | {len(pckd.methods.BASELINES) + 1} |" in text  # with KD
 
 
 def test_train_and_compare_shows_what_a_run_has(data, monkeypatch):
