@@ -71,8 +71,7 @@ class LSKD(Baseline):
 
     ẑ is a row of logits, shifted to mean 0 and scaled to standard deviation 1. The standard deviation is that of
     `torch.std`, with the divisor C − 1. The cross-entropy has the weight 0.1, as in the authors' comparison with KD.
-    torchdistill multiplies by T² only if it receives the labels. It does not get them here, so this class multiplies by
-    T².
+    This class multiplies by T² itself, because torchdistill does it only if it receives the labels.
 
     Parameters
     ----------
