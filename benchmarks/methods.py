@@ -127,7 +127,7 @@ def measure_pair(pair: Pair, arms: Sequence[str], seconds: float = inf) -> dict[
 
 
 def saved_bytes(loop: PackageLoop) -> int:
-    """Return the bytes that autograd keeps for the backward pass of one step. The step is done.
+    """Do one training step, and return the bytes that autograd keeps for its backward pass.
 
     Storages that several saved tensors share count once.
     """
@@ -164,7 +164,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--accelerator", default="cpu", help="cpu, cuda or auto")
     parser.add_argument("--repetitions", type=int, default=7, help="maximum number of rounds")
     parser.add_argument("--seconds", type=float, default=600, help="time for the rounds of one pair of networks")
-    parser.add_argument("--threads", type=int, default=1, help="number of threads of the processor")
+    parser.add_argument("--threads", type=int, default=1, help="number of CPU threads")
     parser.add_argument("--out", type=Path, default=FILE, help="the JSON file")
     options = parser.parse_args(arguments)
     if options.repetitions < 1 or options.threads < 1:

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from pckd_nb.catalogue import NOT_IMPLEMENTED, PAIRS
 from pckd_nb.figures.canvas import COLORS, DARK_GRAY, MORE_COLORS, style
 from pckd_nb.methods import BASELINE_CLASSES, METHODS
+from pckd_nb.methods.baselines.base import StagedBaseline
 from pckd_nb.methods.overview import FAMILIES, MethodInfo, method_info, method_names, settings_text
 
 ROOT = Path(__file__).parents[1]
@@ -48,9 +49,14 @@ NEEDS = {
     "CRD": "1 KB of memory per training image",
     "DIST": "2 images or more",
     "SKD": "2 images or more",
-    "KDSVD": "two or more maps; the same channels in both networks",
+    "MLKD": "2 views of every image, one with strong augmentation",
+    "KDSVD": "two or more maps; the same numbers of channels in both networks",
+    "FSP": "two or more maps; the same numbers of channels in both networks",
+    "AB": "layers if the shapes of two maps differ",
+    "OFD": "ResNet, WRN, VGG or MobileNetV2 as the teacher; a student of this package",
     "CATKD": "features that are the mean of the last map",
 }
+HAVE_LAYERS = {"OFD", "FT", "SSKD"}  # methods with layers of their own, which are counted when their cost is measured
 
 
 def tables() -> dict[str, str]:
@@ -64,6 +70,7 @@ def tables() -> dict[str, str]:
     return {
         "count": f"The package has {len(BASELINE_CLASSES)} other distillation methods besides KD and PCKD.",
         **found,
+        "equations": equation_table(infos),
         "published": published_table(infos),
         "references": reference_table(infos),
         "differences": differences(infos),
@@ -73,8 +80,8 @@ def tables() -> dict[str, str]:
 
 
 def family_table(infos: list[MethodInfo], measured: dict[str, Any]) -> str:
-    """Return the table of one family."""
-    header = ["method", "takes from the teacher", "loss term", "needs", "time × KD", "memory × KD", "published"]
+    """Return the table of one family: what the methods compare, need and cost."""
+    header = ["method", "what it compares", "takes from the teacher", "needs", "time × KD", "memory × KD", "paper"]
     lines = [header, ["---"] * len(header)]
     costs = measured["pairs"][SHOWN_PAIR]["methods"]
     for info in infos:
@@ -91,8 +98,16 @@ def family_table(infos: list[MethodInfo], measured: dict[str, Any]) -> str:
         memory = f"{cost['memory']:.2f}" if "memory" in cost else ""
         named = f"[{info.title}]({api_page(info)})"
         named += "" if info.name.lower() == info.title.lower() else f" (`{info.name}`)"
-        source = f"{info.weight}; {link(info.source)}" if info.source else info.weight
-        lines.append([named, takes(info), equation(info), needs(info, cost), time, memory, source])
+        source = link(info.source) if info.source else "–"
+        lines.append([named, info.compares, takes(info), needs(info, cost), time, memory, source])
+    return rows_of(lines)
+
+
+def equation_table(infos: list[MethodInfo]) -> str:
+    """Return the equations and the published settings of all methods."""
+    lines = [["method", "loss term", "published settings"], ["---"] * 3]
+    for family in FAMILIES:
+        lines += [[info.title, equation(info), info.weight] for info in infos if info.family == family]
     return rows_of(lines)
 
 
@@ -119,18 +134,24 @@ def takes(info: MethodInfo) -> str:
     names = {"logits": "logits", "features": "features", "maps": "maps", "centers": "last layer", "bias": "last layer"}
     fields = re.findall(rf"\b(?:teacher|x)\.({'|'.join(names)})\b", source)
     found = [names[name] for name in names if name in fields]
-    if info.settings.get("views", 1) > 1:
-        found.append("rotations")
     return ", ".join(dict.fromkeys(found)) or info.family.lower()
 
 
 def needs(info: MethodInfo, cost: dict[str, Any]) -> str:
-    """Return what the method needs: feature maps, layers of its own with their parameters, and what `NEEDS` says."""
+    """Return what the method needs: layers, a training stage, rotated views, torchdistill, and what `NEEDS` says."""
     found = []
     if count := cost.get("own_parameters"):
         found.append(f"layers with {count:,} parameters")
+    elif info.name in HAVE_LAYERS:
+        found.append("layers")
+    if issubclass(BASELINE_CLASSES.get(info.name, object), StagedBaseline):
+        found.append("a training stage")
+    if (views := info.settings.get("views", 1)) > 1:
+        found.append(f"{views} rotated views")
     if text := NEEDS.get(info.name):
         found.append(text)
+    if info.name in BASELINE_CLASSES and "torchdistill(" in inspect.getsource(BASELINE_CLASSES[info.name]):
+        found.append("torchdistill")
     return "; ".join(found)
 
 
@@ -141,29 +162,29 @@ def link(source: str) -> str:
 
 
 def published_table(infos: list[MethodInfo]) -> str:
-    """Return the published settings of all methods that have some for a pair, one row per pair of networks."""
+    """Return the settings that were published for pairs of networks, one row per pair and one column per method."""
     shown = [info for info in infos if info.published]
     lines = [["teacher → student", *(info.title for info in shown)], ["---"] * (len(shown) + 1)]
     for teacher, student in CIFAR_PAIRS:
         cells = [settings_text(info.published.get((teacher, student), {})) for info in shown]
-        lines.append([f"{teacher} → {student}", *(cell.replace("_", r"\_") for cell in cells)])
-        lines[-1][0] = lines[-1][0].replace("_", r"\_")
+        if any(cells):
+            lines.append([cell.replace("_", r"\_") for cell in (f"{teacher} → {student}", *cells)])
     return rows_of(lines)
 
 
 def reference_table(infos: list[MethodInfo]) -> str:
     """Return for every method the code that the tests compare it with."""
-    lines = [["method", "compared with", "by the test"], ["---"] * 3]
+    lines = [["method", "compared with", "test"], ["---"] * 3]
     by_hand = re.findall(r"^def (test_\w+)", TESTS_BY_HAND.read_text("utf-8"), re.M)
     for info in infos:
         codes, tests = [], []
         for file in sorted(REFERENCES.glob("*.npz")):
             if file.stem.split("_")[0] == info.name.lower():
                 codes.append(code_link(file))
-                tests.append(f"`test_agrees_with_the_authors[{file.stem}]`")
+                tests.append(f"`{file.stem}`")
         if not codes:
             name = info.name.lower()
-            tests = [f"`{test}`" for test in by_hand if re.match(rf"test_{name}_", test)]
+            tests = [f"`{test}`" for test in by_hand if test.startswith(f"test_{name}_by_hand")]
             if tests:
                 codes = ["the equation, computed in another way"]
         if codes:
@@ -207,7 +228,9 @@ def measured_text(measured: dict[str, Any]) -> str:
     costs = [cost for pair in measured["pairs"].values() for cost in pair["methods"].values() if "time" in cost]
     counts = sorted({cost["time"]["repetitions"] for cost in costs})
     rounds = " or ".join(map(str, counts))
-    itself = " and ".join(f"{pair['methods']['kd']['time']['value']:.2f}" for pair in measured["pairs"].values())
+    kd_times = [pair["methods"]["kd"]["time"] for pair in measured["pairs"].values()]
+    itself = " and ".join(f"{time['value']:.2f}" for time in kd_times)
+    lowest, highest = min(time["min"] for time in kd_times), max(time["max"] for time in kd_times)
     channels, height, width = measured["image"]
     threads = machine["torch_threads"]
     return (
@@ -215,7 +238,8 @@ def measured_text(measured: dict[str, Any]) -> str:
         f"{measured['batch_size']} images of {channels}×{height}×{width}, {measured['classes']} classes, "
         f"{measured['train_images']} training images, {rounds} rounds. Other programs ran on the "
         "machine. So each step was timed right after a step of KD, and only the ratio of the two is shown. "
-        f"KD timed in the same way gives {itself} instead of 1, so smaller differences mean nothing."
+        f"KD timed in the same way gives {itself} instead of 1, and {lowest:.2f} to {highest:.2f} in single rounds. "
+        "So differences of this size mean nothing."
     )
 
 

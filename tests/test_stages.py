@@ -405,7 +405,7 @@ def test_what_does_not_fit_is_refused(data):
         def stages(self, student, teacher):
             return [Stage("vector", 1, [self.first], lambda student, teacher, batch: self.first(teacher.features))]
 
-    with pytest.raises(TypeError, match="the loss of the stage vector must be a tensor with one value, got shape"):
+    with pytest.raises(TypeError, match="the loss of the stage vector must be a scalar tensor, got shape"):
         pckd.distill(student, teacher, data, Vector(), RECIPE, **QUIET)
 
 

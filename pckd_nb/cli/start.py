@@ -129,7 +129,7 @@ def show_method(name: str) -> None:
         print("  none")
     if info.published:
         print()
-        print_text("Published settings of teacher-student pairs, where they differ from the defaults:")
+        print_text("Published settings of teacher-student pairs, used instead of the defaults:")
         pairs = info.published.items()
         print_table(
             [(f"  {teacher} > {student}", settings_text(found)) for (teacher, student), found in pairs], fit=True

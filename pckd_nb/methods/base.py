@@ -363,7 +363,7 @@ class Method(ShortHelpModule):
         """
 
     def published_settings(self, teacher: str | None, student: str | None) -> Mapping[str, Any]:
-        """Return the settings that were published for a pair of networks and differ from the defaults.
+        """Return the settings that were published for a pair of networks.
 
         They are used instead of the defaults, but not instead of settings that the caller or the recipe chose.
 

@@ -56,7 +56,7 @@ class MethodInfo(NamedTuple):
     settings : dict of str to object
         Name → default value.
     published : dict of (str, str) to dict
-        Teacher and student → published settings that differ from the defaults.
+        (teacher, student) → published settings, which replace the defaults.
     """
 
     name: str
@@ -143,7 +143,7 @@ def method_info(name: str) -> MethodInfo:
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
-    """Return settings as text, in the form of an arm.
+    """Return settings as text, separated by commas.
 
     Parameters
     ----------

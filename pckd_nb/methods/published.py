@@ -1,8 +1,8 @@
-"""Settings that were published for a pair of networks, where they differ from the defaults of a method.
+"""Settings that were published for a pair of networks. They replace the defaults of a method.
 
 Sources:
 
-- DKD: the configurations in megvii-research/mdistiller. A pair without a value of its own has β = 8 there.
+- DKD: the configurations in megvii-research/mdistiller. It has β = 8 for other pairs, where this package has β = 2.
 - ReviewKD: the script for CIFAR-100 in dvlab-research/ReviewKD.
 - LSKD: the names of the published logs in sunshangquan/logit-standardization-KD, which contain T and the weight.
 - CAT-KD: the configurations in GzyAftermath/CAT-KD.

@@ -78,7 +78,7 @@ class StageLearner(nn.Module):
         loss: object = self.stage.loss(student, teacher, batch)
         if not isinstance(loss, Tensor) or loss.ndim:
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise TypeError(f"the loss of the stage {self.stage.name} must be a tensor with one value, got {got}")
+            raise TypeError(f"the loss of the stage {self.stage.name} must be a scalar tensor, got {got}")
         if not loss.requires_grad:
             raise ValueError(f"the loss of the stage {self.stage.name} does not depend on the modules that it trains")
         return loss
@@ -106,7 +106,7 @@ def run_stages(trainer: Trainer) -> bool:
     TypeError, ValueError
         If a stage cannot be trained, see `check_stages`.
     """
-    if not isinstance(trainer.method, Method):  # a module of the user
+    if not isinstance(trainer.method, Method):  # any other nn.Module has no stages
         return False
     teacher = trainer.teacher.network.model if trainer.teacher else None
     # Not `trainer.method.stages`: a method of the user may have an attribute of this name, such as a list of layers.
@@ -146,13 +146,13 @@ def check_stages(stages: object, student: nn.Module, method: nn.Module, size: tu
     if not isinstance(stages, list | tuple) or not all(isinstance(stage, Stage) for stage in stages):
         got = one_line(repr(stages))
         raise TypeError(f"stages of {type(method).__name__} must return a list of Stage objects, got {got}")
-    known = {id(parameter) for network in (student, method) for parameter in network.parameters()}
+    accepted = {id(parameter) for module in (student, method) for parameter in module.parameters()}
     for stage in stages:
         trained = {id(parameter) for module in stage.modules for parameter in module.parameters()}
         frozen = {id(parameter) for module in stage.frozen for parameter in module.parameters()}
         if not trained - frozen:
             raise ValueError(f"the stage {stage.name} trains no parameter: pass other modules, or fewer in frozen")
-        if trained - known:  # they would not be saved
+        if trained - accepted:  # they would not be saved
             raise ValueError(
                 f"the stage {stage.name} trains a module that is part of neither the student nor the method: make it "
                 "an attribute of the method in bind"
@@ -180,15 +180,15 @@ def run_stage(trainer: Trainer, stage: Stage, epochs_before: int) -> dict[str, A
     """
     record: dict[str, Any] = {"name": stage.name, "epochs": stage.epochs, "loss": []}
     precision = trainer.fabric.strategy.precision
-    networks = trainer.student, trainer.method
-    start = copy.deepcopy([*(network.state_dict() for network in networks), precision.state_dict()])
-    with only_trained(stage, networks):
+    modules = trainer.student, trainer.method
+    start = copy.deepcopy([*(module.state_dict() for module in modules), precision.state_dict()])
+    with only_trained(stage, *modules):
         steps = StageSteps(trainer, stage)
         for epoch in range(1, stage.epochs + 1):
             loss = steps.run_epoch(epoch, -(epochs_before + epoch))
             if loss is None:
-                for network, weights in zip(networks, start, strict=False):
-                    network.load_state_dict(weights)
+                for module, weights in zip(modules, start, strict=False):
+                    module.load_state_dict(weights)
                 precision.load_state_dict(start[-1])
                 return None
             record["loss"].append(loss)
@@ -198,7 +198,7 @@ def run_stage(trainer: Trainer, stage: Stage, epochs_before: int) -> dict[str, A
 
 
 @contextmanager
-def only_trained(stage: Stage, networks: Sequence[nn.Module]) -> Iterator[None]:
+def only_trained(stage: Stage, student: nn.Module, method: nn.Module) -> Iterator[None]:
     """Train only the modules of a stage in a `with` block: everything else is frozen and in eval mode.
 
     Layers of the student that are frozen for the whole training stay frozen.
@@ -206,18 +206,17 @@ def only_trained(stage: Stage, networks: Sequence[nn.Module]) -> Iterator[None]:
     Parameters
     ----------
     stage : Stage
-    networks : sequence of nn.Module
-        Student and method.
+    student, method : nn.Module
     """
-    parameters = [parameter for network in networks for parameter in network.parameters()]
+    parameters = [parameter for module in (student, method) for parameter in module.parameters()]
     before = [parameter.requires_grad for parameter in parameters]
-    of_student = {id(parameter) for parameter in networks[0].parameters()}
+    student_ids = {id(parameter) for parameter in student.parameters()}
     try:
-        for modules, trained in ((networks, False), (stage.modules, True), (stage.frozen, False)):
+        for modules, trained in (((student, method), False), (stage.modules, True), (stage.frozen, False)):
             for module in modules:
                 module.train(trained).requires_grad_(trained)
         for parameter, requires_grad in zip(parameters, before, strict=True):
-            if not requires_grad and id(parameter) in of_student:
+            if not requires_grad and id(parameter) in student_ids:
                 parameter.requires_grad_(False)
         yield
     finally:
@@ -346,7 +345,7 @@ class StageSteps:
 
 
 def recipe_of(stage: Stage, recipe: Recipe) -> Recipe:
-    """Return the recipe of a stage.
+    """Return the recipe of a stage. `stage.lr` is used only with SGD.
 
     Parameters
     ----------

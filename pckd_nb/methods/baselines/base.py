@@ -62,7 +62,7 @@ class Baseline(Method):
     def __init__(self, weight: float, views: int = 1):
         super().__init__()
         self.weight, self.views = weight, plain(views)
-        Baseline.check(self)
+        Baseline.check(self)  # not `self.check()`: a subclass has not set all its attributes yet
 
     def check(self) -> None:
         """Check the settings, see `Method.check`."""

@@ -13,7 +13,7 @@ from .base import Baseline, Shapes, torchdistill, torchdistill_outputs
 
 
 class CC(Baseline):
-    r"""Correlation congruence: products of the differences between student and teacher, for neighbouring images.
+    r"""Correlation congruence: products of the differences between student and teacher, for consecutive images.
 
     .. math::
 
@@ -21,11 +21,12 @@ class CC(Baseline):
         d_i = \left| e_{s,i} - e_{t,i} \right|
 
     e are 128 values, which a linear layer computes from the features of image i. There is one layer for each network,
-    and both are trained with the student. The bar is the mean over the B − 1 pairs of neighbours in the batch.
+    and both are trained with the student. The bar is the mean over the B − 1 pairs of consecutive
+    images in the batch.
 
-    This is the form that the author of CC gave to the comparison in the CRD paper, and the published weight belongs to
-    it. The paper has another equation, a distance between two B×B kernel matrices. torchdistill has the form of the
-    paper. At the published weight its gradients are 9 to 135 times smaller than those of this form.
+    The authors of CC shared this loss for the comparison in the CRD paper, and the published weight belongs to it. The
+    paper has another equation, a distance between two B×B kernel matrices, which torchdistill implements. With the
+    published weight, the gradients of torchdistill's loss are 9 to 135 times smaller.
 
     Parameters
     ----------
@@ -52,7 +53,7 @@ class CC(Baseline):
         self.embed_teacher = nn.Linear(teacher.feature_width, 128)
 
     def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
-        """Return the mean over the pairs of neighbours."""
+        """Return the mean over the pairs of consecutive images."""
         embeddings = self.embed_student(student.features), self.embed_teacher(teacher.features)
         return terms.neighbour_congruence(*embeddings)
 
@@ -139,7 +140,7 @@ class PKT(Baseline):
 
 
 class SRRL(Baseline):
-    r"""Softmax regression representation learning: the teacher's last layer judges the features of the student.
+    r"""Softmax regression representation learning: the teacher's last layer classifies the student's features.
 
     .. math::
 
@@ -210,7 +211,8 @@ class CRD(Baseline):
     weight : float
         Weight of the term, at least 0.
     negatives : int, at least 1
-        Images of other classes per image. If there are fewer, they are drawn with replacement.
+        Number of images of other classes that each image is compared with. If there are fewer, they are drawn with
+        replacement.
     temperature : float, in [1e-6, 1e6]
     momentum : float, in [0, 1)
         How much of its old value a row of the memory keeps.

@@ -41,7 +41,7 @@ class DIST(Baseline):
     Huang et al., arXiv 2205.10536.
     """
 
-    description = "stronger teacher, arXiv 2205.10536; weight 2 on both relations, τ = 4 on CIFAR-100"
+    description = "stronger teacher, arXiv 2205.10536; weight 2 for both parts, τ = 4 on CIFAR-100"
 
     def __init__(self, weight: float = 2, temperature: float = 4, views: int = 1):
         super().__init__(weight, views)
@@ -71,7 +71,7 @@ class LSKD(Baseline):
 
     ẑ is a row of logits, shifted to mean 0 and scaled to standard deviation 1. The standard deviation is that of
     `torch.std`, with the divisor C − 1. The cross-entropy has the weight 0.1, as in the authors' comparison with KD.
-    torchdistill multiplies by T² only if it receives the labels, so this class multiplies by T².
+    This class multiplies by T² itself, because torchdistill does it only if it receives the labels.
 
     Parameters
     ----------
@@ -90,8 +90,8 @@ class LSKD(Baseline):
     """
 
     description = (
-        "logit standardisation, arXiv 2403.01427; weight 9, T = 2, cross-entropy 0.1; by pair T = 2 to 4 and weight 1 "
-        "to 12 (in the names of the authors' log files)"
+        "logit standardisation, arXiv 2403.01427; weight 9, T = 2, cross-entropy 0.1; for some pairs of networks T = 2 "
+        "to 4 and weight 1 to 12 (from the names of the authors' log files)"
     )
 
     def __init__(self, weight: float = 9, temperature: float = 2, cross_entropy_weight: float = 0.1, views: int = 1):
@@ -148,8 +148,8 @@ class DKD(Baseline):
     """
 
     description = (
-        "decoupled, arXiv 2203.08679; weight 1, α = 1, T = 4; β = 2, 6 or 8 by pair (mdistiller), otherwise 2; 20 "
-        "epochs of warm-up"
+        "decoupled, arXiv 2203.08679; weight 1, α = 1, T = 4; β = 2, 6 or 8 for some pairs of networks (mdistiller), "
+        "otherwise 2; 20 epochs of warm-up"
     )
 
     def __init__(
@@ -204,7 +204,7 @@ class WTTM(Baseline):
 
     description = (
         "transformed teacher matching, arXiv 2402.11148; weight 4, γ = 0.2, the authors' example for WTTM with CRD; "
-        "the values for every pair are only in the paper"
+        "the paper has other values for every pair of networks, which are not used here"
     )
 
     def __init__(self, weight: float = 4, exponent: float = 0.2, views: int = 1):
@@ -223,7 +223,7 @@ class WTTM(Baseline):
 
 
 class SKD(Baseline):
-    r"""Streamlined distillation: KD, and the directions of the logits of a batch.
+    r"""Streamlined distillation: KD, and cosine similarities between the logits of the images of a batch.
 
     .. math::
 

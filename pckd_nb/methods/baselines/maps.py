@@ -33,9 +33,9 @@ class FitNet(Baseline):
         \mathrm{term} = \mathrm{mean}\left( \left( r(F_s) - F_t \right)^2 \right)
 
     F is the feature map of the second stage. The regressor r is `terms.maps.Regressor`, a convolution with BatchNorm
-    and ReLU that is trained with the student. It brings the student's map to the size of the teacher's map, if the
-    sizes allow it. Otherwise, the teacher's map is pooled to the student's size. The paper trains in two stages. Here,
-    as in the comparison in the CRD paper, everything is trained in one stage.
+    and ReLU that is trained with the student. It brings the student's map to the size of the teacher's map, unless the
+    teacher's map is larger, but not exactly twice as large. Then the teacher's map is pooled. The paper trains in two
+    stages. Here, as in the comparison in the CRD paper, everything is trained in one stage.
 
     Parameters
     ----------
@@ -239,8 +239,8 @@ class ReviewKD(Baseline):
     """
 
     description = (
-        "knowledge review, arXiv 2104.09044; weight 0.6 to 8 by pair (authors' code), otherwise 0.6; 20 epochs of "
-        "warm-up"
+        "knowledge review, arXiv 2104.09044; weight 0.6 to 8 for some pairs of networks (authors' code), otherwise "
+        "0.6; 20 epochs of warm-up"
     )
     needs_maps = True
     teacher_maps = "preactivations"
@@ -474,8 +474,8 @@ class CATKD(Baseline):
 
     title = "CAT-KD"
     description = (
-        "class attention transfer, arXiv 2304.12777; weight 0.7 to 600 by pair, 2×2 or 4×4 pixels (authors' code), "
-        "otherwise 0.7 and 2×2"
+        "class attention transfer, arXiv 2304.12777; weight 0.7 to 600 and 2×2 or 4×4 pixels for some pairs of "
+        "networks (authors' code), otherwise 0.7 and 2×2"
     )
     needs_maps = True
     student_maps = teacher_maps = "last"
@@ -580,7 +580,9 @@ class FirstStageBaseline(StagedBaseline):
 
         modules = [student, *self.trained_heads()]
         frozen = [student.head]
-        return [Stage(self.title, self.stage_length, modules, loss, True, frozen, self.views)]
+        return [
+            Stage(self.title, self.stage_length, modules, loss, needs_student=True, frozen=frozen, views=self.views)
+        ]
 
     def forward(self, student: Output, teacher: Output | None, batch: Batch, epoch: int) -> Terms:
         """Compute the objective of one batch.
@@ -676,10 +678,10 @@ class AB(FirstStageBaseline):
         \end{cases}
 
     F_i is the map of stage i before its last ReLU, for i from 1 to n. The inner sum is over all entries, see
-    `terms.maps.activation_boundary`. If the shapes of two maps differ, the student's map first passes
-    `terms.maps.Regressor` without ReLU.
+    `terms.maps.activation_boundary`. If the shapes of two maps differ, the student's map first passes a
+    connector: `terms.maps.Regressor` without ReLU.
 
-    The body of the student and the regressors are trained on the term alone: for 30 epochs before 240 epochs of
+    The body of the student and the connectors are trained on the term alone: for 30 epochs before 240 epochs of
     training. Then the student is trained on the cross-entropy alone. The learning rate of the stage is the recipe's,
     and is not lowered.
 
@@ -708,12 +710,12 @@ class AB(FirstStageBaseline):
     def prepare(
         self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
     ) -> None:
-        """Create the regressors."""
+        """Create the connectors."""
         connectors = map(terms.ab_connector, student_shapes, teacher_shapes)
         self.connectors = nn.ModuleList(connectors).requires_grad_(False)  # only the stage trains them
 
     def trained_heads(self) -> list[nn.Module]:
-        """Return the regressors."""
+        """Return the connectors."""
         return [self.connectors]
 
     def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
@@ -729,9 +731,9 @@ class FT(StagedBaseline):
 
     .. math::
 
-        \mathrm{term} = \mathrm{mean}\left( \left| q(f_s) - q(f_t) \right| \right)
+        \mathrm{term} = \mathrm{mean}\left( \left| q(\varphi_s) - q(\varphi_t) \right| \right)
 
-    f_t is the factor of the teacher: the output of the encoder of `terms.maps.Paraphraser`. f_s is the output of
+    φ_t is the factor of the teacher: the output of the encoder of `terms.maps.Paraphraser`. φ_s is the output of
     `terms.maps.Translator`. q is the attention map of `AT`, see `terms.maps.factor_transfer`.
 
     The paraphraser is an autoencoder of the teacher's last map. It is trained first, with the mean squared error: for
@@ -857,12 +859,12 @@ class OFD(Baseline):
         \mathrm{term} = \sum_{i=0}^{n-1} 2^{\,i - n + 1} \, \frac{1}{B}
             \sum d\left( r_i(F_{s,i}), \max(F_{t,i}, m_i) \right)
 
-    F are the maps of the n stages before their last ReLU, and r is a 1×1 convolution with BatchNorm, which is trained
-    with the student. m is a margin per channel, from the BatchNorm of the teacher. d is the squared difference,
+    F are the maps of the n stages before their last ReLU. The connector r is a 1×1 convolution with BatchNorm, which is
+    trained with the student. m is a margin per channel, from the BatchNorm of the teacher. d is the squared difference,
     but 0 where the target is not positive and the student is below it. See `terms.maps.ofd_loss`.
 
-    There is one difference from the authors' code: there the teacher is in training mode, so that its BatchNorm uses
-    the statistics of the batch. Here it is in eval mode, as for all other methods.
+    Unlike in the authors' code, the teacher is in eval mode here, as for all other methods. In the authors' code, its
+    BatchNorm uses the statistics of the batch.
 
     Parameters
     ----------
@@ -895,18 +897,20 @@ class OFD(Baseline):
                 f"{role} {network.name}: choose a ResNet, WRN, VGG or MobileNetV2 as the teacher, and any network of "
                 "this package as the student"
             )
-        channels = zip(student_shapes, teacher_shapes, strict=True)
-        self.connectors = nn.ModuleList(terms.OFDConnector(ours[0], theirs[0]) for ours, theirs in channels)
+        shapes = zip(student_shapes, teacher_shapes, strict=True)
+        self.connectors = nn.ModuleList(
+            terms.OFDConnector(student_shape[0], teacher_shape[0]) for student_shape, teacher_shape in shapes
+        )
         for i, name in enumerate(teacher.norms[-count:]):
             norm = cast(nn.BatchNorm2d, teacher.get_submodule(name))
             self.register_buffer(f"margin{i}", terms.ofd_margin(norm.weight.detach(), norm.bias.detach()).float())
 
     def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
         """Return the weighted sum over the stages."""
-        pairs = zip(self.connectors, *last_pairs(student.maps, teacher.maps), strict=True)
+        triples = zip(self.connectors, *last_pairs(student.maps, teacher.maps), strict=True)
         losses = [
-            terms.ofd_loss(connector(ours), theirs, self.get_buffer(f"margin{i}"))
-            for i, (connector, ours, theirs) in enumerate(pairs)
+            terms.ofd_loss(connector(student_map), teacher_map, self.get_buffer(f"margin{i}"))
+            for i, (connector, student_map, teacher_map) in enumerate(triples)
         ]
         weights = terms.level_weights(len(losses), 1.0)
         return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()

@@ -20,7 +20,7 @@ class SSKD(StagedBaseline):
     L_kd is KD for the images that are not rotated, and L_tf ("transformed") for the rotated ones. L_ss
     ("self-supervised") is KD for similarities: each rotated image is compared with all images that are not rotated.
     `terms.rotations.sskd_losses` defines all three. L_tf and L_ss use the rows for which the teacher is right, and a
-    share of the others.
+    share of the other rows.
 
     Both networks have a small head, `terms.rotations.SSHead`, whose outputs are compared. The teacher's head is trained
     first, while the teacher is frozen: for 60 epochs before 240 epochs of training. The learning rate of this stage is
@@ -43,7 +43,7 @@ class SSKD(StagedBaseline):
     ss_temperature : float, in [1e-6, 1e6]
         Temperature of L_ss.
     tf_ratio, ss_ratio : float, from 0 to 1
-        Share that L_tf and L_ss use of the rows for which the teacher is wrong, see `terms.rotations.rows_to_keep`.
+        L_tf and L_ss use this share of the rows for which the teacher is wrong, see `terms.rotations.rows_to_keep`.
     stage_epochs : int, at least 1, optional
         Number of epochs of the stage. None means 60 for 240 epochs of training, see `StagedBaseline`.
     views : int, from 2 to 4
@@ -96,7 +96,7 @@ class SSKD(StagedBaseline):
         if self.views < 2:
             raise ValueError(
                 f"SSKD compares rotated images and needs 2 or more views, got {self.views}: pass views=4 to SSKD, "
-                "also if the data set has another default"
+                "even if the default of the data set is views=1"
             )
 
     def prepare(

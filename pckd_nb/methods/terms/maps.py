@@ -567,13 +567,13 @@ def factor_transfer(student_factor: Tensor, teacher_factor: Tensor) -> Tensor:
 
     .. math::
 
-        \mathrm{term} = \mathrm{mean}\left( \left| q(f_s) - q(f_t) \right| \right)
+        \mathrm{term} = \mathrm{mean}\left( \left| q(\varphi_s) - q(\varphi_t) \right| \right)
 
-    f are the factors: the outputs of `Translator` and of `Paraphraser.encoder`. q(f) of an image is the mean over the
-    channels of f², flattened to a vector and divided by its L2 norm. The larger factor is pooled to the size of the
+    φ are the factors: the outputs of `Translator` and of `Paraphraser.encoder`. q(φ) of an image is the mean over the
+    channels of φ², flattened to a vector and divided by its L2 norm. The larger factor is pooled to the size of the
     smaller one first. The mean is over the images and the positions. The total is CE + 200·term.
 
-    The traps: the paper compares the factors, divided by their L2 norm, and not q(f). And the weight belongs to the
+    The traps: the paper compares the factors, divided by their L2 norm, and not q(φ). And the weight belongs to the
     mean, not to a sum.
 
     Parameters
