@@ -82,7 +82,7 @@ def test_run_with_a_non_finite_loss_does_not_stop_the_others(teacher, jobs, tmp_
 
 def test_dry_run_of_ablate_counts_runs(run, teacher):  # noqa: F811
     status, out, _ = run("ablate", *grid(teacher, "--dry-run"))
-    assert status == 0 and "22 runs, 22 to train" in out  # one of the 12 arms is the default for digits
+    assert status == 0 and "26 runs, 26 to train" in out  # one of the 14 arms is the default for digits
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_old_names_work_with_a_warning(teacher, tmp_path, data):
 
 def test_ablation_arms_remove_each_term_and_strategy_once():
     names = [str(arm) for arm in experiments.ablation_arms()]
-    assert len(names) == len(set(names)) == 12
+    assert len(names) == len(set(names)) == 14
     assert {f"pckd-beta_{term}=0" for term in ("kd", "fa", "ca", "cc")} < set(names)
     assert {f"pckd-strategy={name}" for name in pckd.preview.STRATEGIES if name != "preview"} < set(names)
 

@@ -7,7 +7,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pckd_nb import catalogue, cli, data, demo, experiments, models, preview, recipes, training
+from pckd_nb import catalogue, cli, data, demo, experiments, methods, models, preview, recipes, training
 from pckd_nb.cli.console import option_name
 
 from .properties import examples, fail_after
@@ -64,6 +64,7 @@ BAD = {  # invalid values of every option
     "--data": bad_data, "--teacher": bad_run, "--init": bad_run, "source": bad_run, "run_folders": bad_run,
     "--runs": bad_run.filter(lambda value: not value.startswith(("/", ".."))),  # these folders would be searched
     "--method": bad_arm, "--methods": bad_arm, "--reference": bad_arm, "--only": text,
+    "name": unknown([*methods.METHODS, *methods.BASELINES]),
     "--strategy": unknown([*preview.STRATEGIES, "auto", "ddp"]),
     "--split": unknown(["train", "test", "val"]),
     "--accelerator": unknown(["auto", "cpu", "gpu", "cuda", "mps", "tpu"]),
@@ -108,6 +109,7 @@ def valid_arguments(command: str, teacher: Path) -> dict[str, str]:  # noqa: F81
         "sweep": {**grid, "--factor": "beta_cc=0"},
         "figures": {"--runs": str(teacher.parent), "--out": "new"},
         "demo": {"--out": "new"},
+        "methods": {"name": "kd"},
     }.get(command, {})
 
 

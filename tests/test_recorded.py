@@ -130,7 +130,7 @@ def test_the_results_page_is_up_to_date(runs, others):
     make_results = load_script(ROOT / "docs" / "make_results.py")
     page = make_results.PAGE.read_text("utf-8")
     assert make_results.fill(page, make_results.tables(runs, others)) == page, "run python docs/make_results.py"
-    with pytest.raises(ValueError, match="no markers <!-- other -->"):
+    with pytest.raises(ValueError, match="the page has no place <!-- other --> … <!-- end -->"):
         make_results.fill(page, {"other": ""})
 
 

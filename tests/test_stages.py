@@ -119,7 +119,7 @@ def test_published_lengths_of_stages_are_scaled(epochs, lengths):
 
 
 def test_learning_rate_and_optimizer_of_a_stage():
-    stage = Stage("x", 4, [nn.Linear(1, 1)], None, lr=0.01)
+    stage = Stage("x", 4, [nn.Linear(1, 1)], lambda student, teacher, batch: None, lr=0.01)
     recipe = pckd.get_recipe("classroom", warmup_epochs=3, ema=0.9, schedule="cosine")
     found = stages.recipe_of(stage, recipe)
     assert (found.lr, found.epochs, found.warmup_epochs, found.ema, found.schedule) == (0.01, 4, 0, None, "step")

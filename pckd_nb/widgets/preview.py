@@ -117,7 +117,8 @@ def preview_state(run: Run, epsilon: float, epoch: int, strategy: str = "preview
         else:
             grid = np.union1d(np.linspace(0, x_max, 400), [threshold, np.nextafter(threshold, np.inf)])
             at = torch.from_numpy(grid)
-            curve = strategy_function(at, at, threshold).numpy() if strategy != "constant" else np.full(len(grid), mean)
+            is_constant = strategy.startswith("constant")  # the weight is the mean over the samples, not over the grid
+            curve = np.full(len(grid), mean) if is_constant else strategy_function(at, at, threshold).numpy()
             above.plot(grid, curve, color=COLORS["PCKD"])
         above.set_title(f"weight v, strategy {strategy}")
         above.set(ylim=(-0.04, 1.08), ylabel="v", yticks=(0, 0.5, 1))
