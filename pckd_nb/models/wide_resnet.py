@@ -38,7 +38,7 @@ class PreActivationBlock(nn.Module):
         return self.conv2(F.relu(self.bn2(self.conv1(activated)))) + shortcut
 
 
-class Stage(nn.Module):
+class ResidualStage(nn.Module):
     """Several pre-activation blocks. The first block uses `stride`, the others stride 1."""
 
     def __init__(self, in_channels: int, out_channels: int, blocks: int, stride: int):
@@ -69,9 +69,9 @@ class WideResNet(Classifier):
         super().__init__()
         blocks = (depth - 4) // 6
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
-        self.block1 = Stage(16, 16 * widen, blocks, stride=1)
-        self.block2 = Stage(16 * widen, 32 * widen, blocks, stride=2)
-        self.block3 = Stage(32 * widen, 64 * widen, blocks, stride=2)
+        self.block1 = ResidualStage(16, 16 * widen, blocks, stride=1)
+        self.block2 = ResidualStage(16 * widen, 32 * widen, blocks, stride=2)
+        self.block3 = ResidualStage(32 * widen, 64 * widen, blocks, stride=2)
         self.bn1 = nn.BatchNorm2d(64 * widen)
         self.relu = nn.ReLU()
         self.fc = nn.Linear(64 * widen, num_classes)
