@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler
 from torchvision.transforms import v2
 
 import pckd_nb as pckd
-from pckd_nb import experiments, losses, methods, provenance, views
+from pckd_nb import catalogue, experiments, losses, methods, provenance, views
 from pckd_nb.data import Dataset, Split, rebuild, split
 from pckd_nb.experiments import grid as grids
 from pckd_nb.training import callbacks
@@ -113,10 +113,18 @@ def test_resume_refuses_changed_settings_of_a_plain_module(data, tmp_path):
         pckd.distill(networks(data)[0], None, data, ThreeLines(9.0), **options)
 
 
-def test_sweep_over_a_custom_setting_has_one_arm_per_value(data):
+@pytest.fixture
+def three_lines():
+    """The name of a registered method. It is removed after the test, because other tests list all methods."""
     name = "three_lines"
-    if name not in methods.METHODS:
-        methods.register_method(name, ThreeLines)
+    methods.register_method(name, ThreeLines)
+    yield name
+    del methods.METHODS[name]
+    catalogue.REGISTERED.remove(name)
+
+
+def test_sweep_over_a_custom_setting_has_one_arm_per_value(three_lines, data):
+    name = three_lines
     arms = experiments.sweep_arms("scale", [1, 2, 3], experiments.parse_arm(f"{name}-scale=1"))
     recipe = pckd.get_recipe("classroom")
     assert len({arm.drop_defaults(recipe, data) for arm in arms}) == 3
