@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from .launcher import is_first_rank as is_first_rank
 from .launcher import launched_processes as launched_processes
@@ -27,6 +28,27 @@ T = TypeVar("T")
 warnings.filterwarnings("ignore", message=r"torch\.distributed\.nn\.functional\.all_gather is deprecated")
 
 STEPS_BETWEEN_CHECKS = 16  # communication makes a GPU wait for the other ranks
+
+
+def synchronise_gradients(module: nn.Module, fabric: "Fabric", unused_parameters: bool) -> nn.Module:
+    """Return a module whose gradients are the same on all ranks.
+
+    Parameters
+    ----------
+    module : nn.Module
+    fabric : Fabric
+    unused_parameters : bool
+        Whether a step may leave parameters without a gradient.
+
+    Returns
+    -------
+    nn.Module
+        `module` in a DistributedDataParallel. With one rank, `module` itself.
+    """
+    if fabric.world_size == 1:
+        return module
+    device_ids = [fabric.device] if fabric.device.type == "cuda" else None
+    return DistributedDataParallel(module, device_ids=device_ids, find_unused_parameters=unused_parameters)
 
 
 def local_part(index: Tensor, fabric: "Fabric") -> Tensor:

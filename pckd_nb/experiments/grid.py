@@ -163,7 +163,8 @@ class Grid:
         with torch.device("meta"):
             for student in {student for _, student in self.pairs}:
                 create_model(student, data)
-        arms = dict.fromkeys(arm.drop_defaults(self.recipe, self.loaded, self.network_names) for arm in self.arms)
+        network_names = self.network_names  # once, because it reads files
+        arms = dict.fromkeys(arm.drop_defaults(self.recipe, self.loaded, network_names) for arm in self.arms)
         object.__setattr__(self, "arms", tuple(arms))
         object.__setattr__(self, "seeds", tuple(seeds))
 

@@ -530,10 +530,7 @@ class Supervised(Method):
         ValueError
             If logits and labels do not match.
         """
-        cross_entropy = upright_cross_entropy(student, batch, self.views)
-        total = classification_loss(student, batch, cross_entropy)
-        terms = {"cross_entropy": total}
-        return Terms(total, terms, *equal_weights(cross_entropy))
+        return supervised_terms(student, batch, self.views)
 
 
 class KD(Method):
@@ -644,6 +641,27 @@ class KD(Method):
         terms = {"cross_entropy": classification_loss(student, batch, cross_entropy), "distillation_kl": kl}
         total = self.ce_weight * terms["cross_entropy"] + self.beta_kd * kl
         return Terms(total, terms, *equal_weights(cross_entropy))
+
+
+def supervised_terms(student: Output, batch: Batch, views: int) -> Terms:
+    """Return the objective of supervised training, which is the classification term alone.
+
+    Parameters
+    ----------
+    student : Output
+        V·B rows.
+    batch : Batch
+    views : int
+        V.
+
+    Returns
+    -------
+    Terms
+        All sample weights are 1.
+    """
+    cross_entropy = upright_cross_entropy(student, batch, views)
+    total = classification_loss(student, batch, cross_entropy)
+    return Terms(total, {"cross_entropy": total}, *equal_weights(cross_entropy))
 
 
 def upright_cross_entropy(student: Output, batch: Batch, views: int | None = None) -> Tensor:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from .. import faults, ranks, recording, resuming, views
 from ..messages import one_line
@@ -240,11 +239,7 @@ class StageSteps:
         fabric, recipe = trainer.fabric, trainer.recipe
         self.learner: nn.Module = StageLearner(trainer, stage)
         self.torch_workaround = faults.SafeTrainingSteps(self.learner, fabric.device, trainer.config.compile)
-        if fabric.world_size > 1:
-            device_ids = [fabric.device] if fabric.device.type == "cuda" else None
-            self.learner = DistributedDataParallel(
-                self.learner, device_ids=device_ids, find_unused_parameters=stage.needs_student
-            )
+        self.learner = ranks.synchronise_gradients(self.learner, fabric, unused_parameters=stage.needs_student)
         self.optimization = Optimization(
             nn.ModuleList(stage.modules), nn.Module(), recipe_of(stage, recipe), trainer.steps_per_epoch, fabric
         )

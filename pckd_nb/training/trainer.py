@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from .. import faults, hardware, ranks, recording, resuming, runs, views
 from ..compiling import compile_forward
@@ -173,12 +172,8 @@ class Trainer:
         self.student_forward = forward
         self.learner: nn.Module = Learner(self.student, self.method, forward, fabric)
         self.torch_workaround = faults.SafeTrainingSteps(self.learner, fabric.device, config.compile)
-        if fabric.world_size > 1:
-            device_ids = [fabric.device] if fabric.device.type == "cuda" else None
-            # a loss of feature maps may leave parameters without a gradient
-            self.learner = DistributedDataParallel(
-                self.learner, device_ids=device_ids, find_unused_parameters=method.needs_maps
-            )
+        # A loss of feature maps may leave parameters without a gradient.
+        self.learner = ranks.synchronise_gradients(self.learner, fabric, unused_parameters=method.needs_maps)
         transform = views.find_transform(recipe.augment) if recipe.augment else None
         padding = data.train.padding if recipe.crop else 0
         strong = views.strong_transform() if method.view_kind == "strong" else None

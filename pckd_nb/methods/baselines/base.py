@@ -62,6 +62,7 @@ class Baseline(Method):
     def __init__(self, weight: float, views: int = 1):
         super().__init__()
         self.weight, self.views = weight, plain(views)
+        self._training: TrainingInfo | None = None  # private, because run.json would record it as a setting
         Baseline.check(self)  # not `self.check()`: a subclass has not set all its attributes yet
 
     def check(self) -> None:
@@ -86,6 +87,15 @@ class Baseline(Method):
         names = (cls.__name__ for cls in type(self).__mro__)  # a subclass has the settings of its base class
         pairs = next((PUBLISHED_SETTINGS[name] for name in names if name in PUBLISHED_SETTINGS), {})
         return pairs.get((teacher, student), {}) if teacher and student else {}
+
+    def prepare_training(self, info: TrainingInfo) -> None:
+        """Keep what is known about the training."""
+        self._training = info
+
+    @property
+    def epochs_in_training(self) -> int:
+        """Return the number of epochs of the training, or the published number if it is not known yet."""
+        return self._training.epochs if self._training else PUBLISHED_EPOCHS
 
     def bind(self, student: Classifier, teacher: Classifier, example: Tensor | None = None) -> "Baseline":
         """Create the modules that are trained with the student.
@@ -145,6 +155,10 @@ class Baseline(Method):
         """Return the cross-entropy term of the objective, see `classification_loss`."""
         return classification_loss(student, batch, cross_entropy)
 
+    def repeat_batch(self, batch: Batch) -> Batch:
+        """Return the batch with V·B labels and positions, one per row, as `term` takes it."""
+        return Batch(batch.labels.repeat(self.views), batch.index.repeat(self.views))
+
     def weight_in(self, epoch: int) -> float:
         """Return the weight of the term in an epoch, counted from 1."""
         return self.weight * min(1, epoch / self.warmup_epochs)
@@ -195,10 +209,30 @@ class Baseline(Method):
         cross_entropy = upright_cross_entropy(student, batch, self.views)
         require_teacher(self, teacher)
         terms = {"cross_entropy": self.classification(student, batch, cross_entropy)}
-        rows = Batch(batch.labels.repeat(self.views), batch.index.repeat(self.views))
-        terms[self.title.lower()] = term = self.term(student, teacher.detach(), rows, epoch)
+        terms[self.title.lower()] = term = self.term(student, teacher.detach(), self.repeat_batch(batch), epoch)
         total = self.cross_entropy_weight * terms["cross_entropy"] + self.weight_in(epoch) * term
         return Terms(total, terms, *equal_weights(cross_entropy))
+
+
+class MapBaseline(Baseline):
+    """Base class of the baselines that compare feature maps, and let the caller choose the layers.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    layers, teacher_layers : sequence of str, optional
+        See `Method`.
+    views : int, from 1 to 4
+        See `Baseline`.
+    """
+
+    needs_maps = True
+
+    def __init__(self, weight: float, layers: Layers = None, teacher_layers: Layers = None, views: int = 1):
+        super().__init__(weight, views)
+        self.layers, self.teacher_layers = layers, teacher_layers
+        Baseline.check(self)
 
 
 class StagedBaseline(Baseline):
@@ -227,7 +261,6 @@ class StagedBaseline(Baseline):
     def __init__(self, weight: float, stage_epochs: int | None = None, views: int = 1):
         super().__init__(weight, views)
         self.stage_epochs = plain(stage_epochs)
-        self._epochs = PUBLISHED_EPOCHS  # private, because run.json would record it as a setting
         StagedBaseline.check(self)
 
     def check(self) -> None:
@@ -235,14 +268,12 @@ class StagedBaseline(Baseline):
         super().check()
         check(Count | None, stage_epochs=self.stage_epochs)
 
-    def prepare_training(self, info: TrainingInfo) -> None:
-        """Keep the number of epochs."""
-        self._epochs = info.epochs
-
     @property
     def stage_length(self) -> int:
         """Return the number of epochs of the stage."""
-        return self.stage_epochs or max(1, round(self.published_stage_epochs * self._epochs / PUBLISHED_EPOCHS))
+        return self.stage_epochs or max(
+            1, round(self.published_stage_epochs * self.epochs_in_training / PUBLISHED_EPOCHS)
+        )
 
 
 def torchdistill(part: str) -> ModuleType:

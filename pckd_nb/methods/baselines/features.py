@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from ... import losses
 from ...models import Classifier, Output
 from ...validation import Count, Fraction, NotNegative, check, plain
-from ..base import Batch, Temperature, TrainingInfo
+from ..base import Batch, Temperature
 from ..terms import contrast
 from ..terms import relations as terms
 from ..terms.maps import SRRLConnector, srrl_losses
@@ -236,7 +236,6 @@ class CRD(Baseline):
     ):
         super().__init__(weight, views)
         self.negatives, self.temperature, self.momentum = plain(negatives), temperature, momentum
-        self._training: TrainingInfo | None = None
         self.check()
 
     def check(self) -> None:
@@ -245,10 +244,6 @@ class CRD(Baseline):
         check(Count, negatives=self.negatives)
         check(Temperature, temperature=self.temperature)
         check(Fraction, momentum=self.momentum)
-
-    def prepare_training(self, info: TrainingInfo) -> None:
-        """Keep the labels of all training images, to draw images of other classes."""
-        self._training = info
 
     def prepare(
         self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()

@@ -55,9 +55,8 @@ class DIST(Baseline):
 
     def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
         """Return the sum of both parts."""
-        return sum(
-            terms.dist_relations(student.logits, teacher.logits, self.temperature), start=student.logits.new_zeros(())
-        )
+        inter, intra = terms.dist_relations(student.logits, teacher.logits, self.temperature)
+        return inter + intra
 
 
 class LSKD(Baseline):

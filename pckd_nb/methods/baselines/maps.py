@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from ...models import Classifier, FeatureMaps, Output
 from ...validation import Count, NotNegative, check, plain
-from ..base import Batch, Stage, Terms, TrainingInfo, classification_loss, equal_weights, upright_cross_entropy
+from ..base import Batch, Stage, Terms, supervised_terms
 from ..terms import maps as terms
 from ..terms.logits import weight_in_epoch
 from .base import (
     PUBLISHED_EPOCHS,
     Baseline,
     Layers,
+    MapBaseline,
     Shapes,
     StagedBaseline,
     last_pairs,
@@ -25,7 +26,7 @@ from .base import (
 )
 
 
-class FitNet(Baseline):
+class FitNet(MapBaseline):
     r"""FitNet: mean squared error between one feature map of the student and one of the teacher.
 
     .. math::
@@ -52,12 +53,9 @@ class FitNet(Baseline):
     """
 
     description = "hints, arXiv 1412.6550; weight 100 (CRD's comparison, arXiv 1910.10699)"
-    needs_maps = True
 
     def __init__(self, weight: float = 100, layers: Layers = None, teacher_layers: Layers = None, views: int = 1):
-        super().__init__(weight, views)
-        self.layers, self.teacher_layers = layers, teacher_layers
-        Baseline.check(self)
+        super().__init__(weight, layers, teacher_layers, views)
 
     def prepare(
         self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
@@ -72,7 +70,7 @@ class FitNet(Baseline):
         return terms.hint_loss(self.regressor(student_maps[self.stage]), teacher_maps[self.stage])
 
 
-class AT(Baseline):
+class AT(MapBaseline):
     r"""Attention transfer: mean squared difference of attention maps, summed over the pairs of feature maps.
 
     .. math::
@@ -98,12 +96,9 @@ class AT(Baseline):
     """
 
     description = "attention transfer, arXiv 1612.03928; weight 1000 (CRD's comparison, arXiv 1910.10699)"
-    needs_maps = True
 
     def __init__(self, weight: float = 1000, layers: Layers = None, teacher_layers: Layers = None, views: int = 1):
-        super().__init__(weight, views)
-        self.layers, self.teacher_layers = layers, teacher_layers
-        Baseline.check(self)
+        super().__init__(weight, layers, teacher_layers, views)
         self.loss_class = torchdistill("losses").ATLoss
 
     def prepare(
@@ -118,7 +113,7 @@ class AT(Baseline):
         return self.loss(*(torchdistill_outputs(*maps) for maps in zip(*pairs, strict=True)))
 
 
-class SP(Baseline):
+class SP(MapBaseline):
     r"""Similarity-preserving distillation: squared difference of two B×B similarity matrices, divided by B².
 
     .. math::
@@ -144,12 +139,9 @@ class SP(Baseline):
     """
 
     description = "similarity-preserving, arXiv 1907.09682; weight 3000 (CRD's comparison, arXiv 1910.10699)"
-    needs_maps = True
 
     def __init__(self, weight: float = 3000, layers: Layers = None, teacher_layers: Layers = None, views: int = 1):
-        super().__init__(weight, views)
-        self.layers, self.teacher_layers = layers, teacher_layers
-        Baseline.check(self)
+        super().__init__(weight, layers, teacher_layers, views)
         self.loss = torchdistill("losses").SPKDLoss("0", "0", reduction="batchmean")
         self.loss.matmul_and_normalize = similarity_matrix  # torchdistill passes dim=1 of F.normalize as p=1
 
@@ -158,7 +150,7 @@ class SP(Baseline):
         return self.loss(torchdistill_outputs(student.maps[-1]), torchdistill_outputs(teacher.maps[-1]))
 
 
-class VID(Baseline):
+class VID(MapBaseline):
     r"""Variational information distillation: negative log-likelihood of the teacher's feature maps.
 
     .. math::
@@ -186,12 +178,9 @@ class VID(Baseline):
     """
 
     description = "variational information, arXiv 1904.05835; weight 1 (CRD's comparison, arXiv 1910.10699)"
-    needs_maps = True
 
     def __init__(self, weight: float = 1, layers: Layers = None, teacher_layers: Layers = None, views: int = 1):
-        super().__init__(weight, views)
-        self.layers, self.teacher_layers = layers, teacher_layers
-        Baseline.check(self)
+        super().__init__(weight, layers, teacher_layers, views)
         self.loss_class, self.regressor_class = torchdistill("losses").VIDLoss, torchdistill("models").Regressor4VID
 
     def prepare(
@@ -212,7 +201,7 @@ class VID(Baseline):
         return self.loss(torchdistill_outputs(*predictions), torchdistill_outputs(*teacher_maps))
 
 
-class ReviewKD(Baseline):
+class ReviewKD(MapBaseline):
     """Knowledge review: every feature map of the teacher is compared with several maps of the student.
 
     The student's maps are visited from the last to the first. An attention module fuses each of them with the deeper
@@ -242,7 +231,6 @@ class ReviewKD(Baseline):
         "knowledge review, arXiv 2104.09044; weight 0.6 to 8 for some pairs of networks (authors' code), otherwise "
         "0.6; 20 epochs of warm-up"
     )
-    needs_maps = True
     teacher_maps = "preactivations"
 
     def __init__(
@@ -253,9 +241,7 @@ class ReviewKD(Baseline):
         teacher_layers: Layers = None,
         views: int = 1,
     ):
-        super().__init__(weight, views)
-        self.layers, self.teacher_layers = layers, teacher_layers
-        Baseline.check(self)
+        super().__init__(weight, layers, teacher_layers, views)
         self.warmup_epochs = warmup_epochs
         self.check()
         self.loss = torchdistill("losses").HierarchicalContextLoss("0", "output", "0", "output")
@@ -282,7 +268,7 @@ class ReviewKD(Baseline):
         return total
 
 
-class NST(Baseline):
+class NST(MapBaseline):
     r"""Neuron selectivity transfer: the channels of student and teacher react to the same positions.
 
     .. math::
@@ -308,12 +294,9 @@ class NST(Baseline):
     """
 
     description = "neuron selectivity, arXiv 1707.01219; weight 50 (CRD's comparison, arXiv 1910.10699)"
-    needs_maps = True
 
     def __init__(self, weight: float = 50, layers: Layers = None, teacher_layers: Layers = None, views: int = 1):
-        super().__init__(weight, views)
-        self.layers, self.teacher_layers = layers, teacher_layers
-        Baseline.check(self)
+        super().__init__(weight, layers, teacher_layers, views)
 
     def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
         """Return the sum over the pairs of maps."""
@@ -321,7 +304,7 @@ class NST(Baseline):
         return torch.stack([terms.neuron_selectivity(*maps) for maps in pairs]).sum()
 
 
-class KDSVD(Baseline):
+class KDSVD(MapBaseline):
     r"""Distillation of singular vectors: how the main direction of a feature map changes from stage to stage.
 
     .. math::
@@ -348,12 +331,9 @@ class KDSVD(Baseline):
     """
 
     description = "singular vectors, ECCV 2018; weight 1 (mdistiller, for another form of the loss)"
-    needs_maps = True
 
     def __init__(self, weight: float = 1, layers: Layers = None, teacher_layers: Layers = None, views: int = 1):
-        super().__init__(weight, views)
-        self.layers, self.teacher_layers = layers, teacher_layers
-        Baseline.check(self)
+        super().__init__(weight, layers, teacher_layers, views)
 
     def prepare(
         self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
@@ -366,7 +346,7 @@ class KDSVD(Baseline):
         return terms.kdsvd_losses(*last_pairs(student.maps, teacher.maps)).sum()
 
 
-class WKDF(Baseline):
+class WKDF(MapBaseline):
     r"""Wasserstein distance of features: differences of means and standard deviations of the last feature maps.
 
     .. math::
@@ -401,7 +381,6 @@ class WKDF(Baseline):
         "Wasserstein distance of features, arXiv 2412.08139; weight 0.08, 1×1 cells, ρ = 4, the authors' values for "
         "resnet32x4 → resnet8x4; 0.3, 4×4 and 3 for wrn_40_2 → ShuffleV1"
     )
-    needs_maps = True
 
     def __init__(
         self,
@@ -412,10 +391,8 @@ class WKDF(Baseline):
         teacher_layers: Layers = None,
         views: int = 1,
     ):
-        super().__init__(weight, views)
+        super().__init__(weight, layers, teacher_layers, views)
         self.grid, self.mean_ratio = plain(grid), mean_ratio
-        self.layers, self.teacher_layers = layers, teacher_layers
-        self._epochs = PUBLISHED_EPOCHS
         self.check()
 
     def check(self) -> None:
@@ -423,10 +400,6 @@ class WKDF(Baseline):
         super().check()
         check(Count, grid=self.grid)
         check(NotNegative, mean_ratio=self.mean_ratio)
-
-    def prepare_training(self, info: TrainingInfo) -> None:
-        """Keep the number of epochs."""
-        self._epochs = info.epochs
 
     def prepare(
         self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
@@ -436,7 +409,8 @@ class WKDF(Baseline):
 
     def weight_in(self, epoch: int) -> float:
         """Return the weight of the term in an epoch, counted from 1."""
-        return weight_in_epoch(self.weight, epoch, self._epochs, self._epochs * 150 // 240)
+        epochs = self.epochs_in_training
+        return weight_in_epoch(self.weight, epoch, epochs, epochs * 150 // PUBLISHED_EPOCHS)
 
     def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
         """Return the weighted sum of both parts."""
@@ -575,8 +549,7 @@ class FirstStageBaseline(StagedBaseline):
         """Return the stage that trains the body of the student, see `Method.stages`."""
 
         def loss(student: Output, teacher: Output, batch: Batch) -> Tensor:
-            rows = Batch(batch.labels.repeat(self.views), batch.index.repeat(self.views))
-            return self.weight * self.term(student, teacher.detach(), rows, 1)
+            return self.weight * self.term(student, teacher.detach(), self.repeat_batch(batch), 1)
 
         modules = [student, *self.trained_heads()]
         frozen = [student.head]
@@ -609,9 +582,7 @@ class FirstStageBaseline(StagedBaseline):
         ValueError
             If shapes or dtypes do not match.
         """
-        cross_entropy = upright_cross_entropy(student, batch, self.views)
-        total = classification_loss(student, batch, cross_entropy)
-        return Terms(total, {"cross_entropy": total}, *equal_weights(cross_entropy))
+        return supervised_terms(student, batch, self.views)
 
 
 class FSP(FirstStageBaseline):
@@ -722,8 +693,7 @@ class AB(FirstStageBaseline):
         """Return the weighted sum over the maps."""
         triples = zip(self.connectors, *last_pairs(student.maps, teacher.maps), strict=True)
         losses = [terms.activation_boundary(connector(s), t) for connector, s, t in triples]
-        weights = terms.level_weights(len(losses), 3 / 1000)
-        return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
+        return sum_of_levels(losses, 3 / 1000)
 
 
 class FT(StagedBaseline):
@@ -812,6 +782,12 @@ class FT(StagedBaseline):
         """Return the mean absolute difference."""
         teacher_factor = self.paraphraser.encoder(teacher.maps[-1])
         return terms.factor_transfer(self.translator(student.maps[-1]), teacher_factor)
+
+
+def sum_of_levels(losses: Sequence[Tensor], scale: float) -> Tensor:
+    """Return the sum of the losses of all maps, from the first to the last, weighted by `terms.maps.level_weights`."""
+    weights = terms.level_weights(len(losses), scale)
+    return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
 
 
 def check_same_channels(title: str, student_shapes: Shapes, teacher_shapes: Shapes) -> None:
@@ -912,8 +888,7 @@ class OFD(Baseline):
             terms.ofd_loss(connector(student_map), teacher_map, self.get_buffer(f"margin{i}"))
             for i, (connector, student_map, teacher_map) in enumerate(triples)
         ]
-        weights = terms.level_weights(len(losses), 1.0)
-        return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
+        return sum_of_levels(losses, 1.0)
 
 
 class AttentionFusion(nn.Module):
