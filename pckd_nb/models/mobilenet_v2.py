@@ -54,17 +54,14 @@ class MobileNetV2(Classifier):
 
     def __init__(self, num_classes: int, in_channels: int):
         super().__init__()
-        channels = int(32 * WIDTH_MULTIPLIER)
-        self.conv1 = nn.Sequential(*_conv(in_channels, channels, 3, stride=2))
-        stages = []
-        for expansion, full_channels, count, stride in STAGES:
-            out_channels, blocks = int(full_channels * WIDTH_MULTIPLIER), []
-            for block in range(count):
-                blocks.append(InvertedResidual(channels, out_channels, stride if block == 0 else 1, expansion))
-                channels = out_channels
-            stages.append(nn.Sequential(*blocks))
+        widths = [int(width * WIDTH_MULTIPLIER) for width in (32, *(full_channels for _, full_channels, *_ in STAGES))]
+        self.conv1 = nn.Sequential(*_conv(in_channels, widths[0], 3, stride=2))
+        stages = (
+            _stage(widths[i], widths[i + 1], count, stride, expansion)
+            for i, (expansion, _, count, stride) in enumerate(STAGES)
+        )
         self.blocks = nn.Sequential(*stages)
-        self.conv2 = nn.Sequential(*_conv(channels, LAST_CHANNELS, 1))
+        self.conv2 = nn.Sequential(*_conv(widths[-1], LAST_CHANNELS, 1))
         self.classifier = nn.Sequential(nn.Linear(LAST_CHANNELS, num_classes))
         he_normal_(self, linear_std=0.01)
         self.stages = ("conv1", "blocks.1", "blocks.2", "blocks.4", "blocks.6")
@@ -76,6 +73,18 @@ class MobileNetV2(Classifier):
         """Return the features of images, shape (N, 1280): the last feature map, averaged over its pixels."""
         x = self.conv2(self.blocks(self.conv1(x)))
         return F.adaptive_avg_pool2d(x, 1).flatten(1)
+
+    def repeat_last_stage(self) -> nn.Module:
+        """Return a new last stage without stride, see `Classifier.repeat_last_stage`."""
+        (expansion, middle, count, _), (_, last, last_count, _) = STAGES[-2:]
+        middle, last = int(middle * WIDTH_MULTIPLIER), int(last * WIDTH_MULTIPLIER)
+        return nn.Sequential(_stage(last, middle, count, 1, expansion), _stage(middle, last, last_count, 1, expansion))
+
+
+def _stage(in_channels: int, out_channels: int, count: int, stride: int, expansion: int) -> nn.Sequential:
+    first = InvertedResidual(in_channels, out_channels, stride, expansion)
+    rest = (InvertedResidual(out_channels, out_channels, 1, expansion) for _ in range(count - 1))
+    return nn.Sequential(first, *rest)
 
 
 def _conv(in_channels: int, out_channels: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:

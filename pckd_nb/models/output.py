@@ -163,6 +163,24 @@ class Classifier(ShortHelpModule):
         """Return C, the number of classes."""
         return self.head.out_features
 
+    def repeat_last_stage(self) -> nn.Module:
+        """Return a new last stage that can follow the last stage, with random weights.
+
+        It has the layers of the last stage. Its input and its output have the shape of the last stage's output.
+        `models.auxiliary.auxiliary_heads` needs it. A network that has `stages` and this method promises two things:
+        its layers are registered in the order in which they run, and everything before the last stage is a layer.
+
+        Returns
+        -------
+        nn.Module
+
+        Raises
+        ------
+        ValueError
+            If the network does not define it.
+        """
+        raise ValueError(f"{type(self).__name__} has no repeat_last_stage: choose a network of this package")
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Return `features(x)`. The timm method of this name returns a feature map instead, before pooling."""
         return self.features(x)

@@ -74,6 +74,10 @@ class ResNet(Classifier):
         x = self.layer3(self.layer2(self.layer1(x)))
         return x.mean((2, 3))
 
+    def repeat_last_stage(self) -> nn.Module:
+        """Return a new last stage without stride, see `Classifier.repeat_last_stage`."""
+        return _stage(self.feature_width, self.feature_width, len(self.layer3), stride=1)
+
 
 def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
     first = BasicBlock(in_channels, out_channels, stride)

@@ -77,6 +77,10 @@ class ResNet50(Classifier):
         x = self.relu(self.bn1(self.conv1(x)))
         return self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3))
 
+    def repeat_last_stage(self) -> nn.Module:
+        """Return a new last stage without stride, see `Classifier.repeat_last_stage`."""
+        return _stage(2048, 512, 3, stride=1)
+
 
 def _stage(in_channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:
     first = Bottleneck(in_channels, width, stride)

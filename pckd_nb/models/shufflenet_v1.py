@@ -79,6 +79,10 @@ class ShuffleNetV1(Classifier):
         x = self.relu(self.bn1(self.conv1(x)))
         return self.layer3(self.layer2(self.layer1(x))).mean((2, 3))
 
+    def repeat_last_stage(self) -> nn.Module:
+        """Return a new last stage without stride, see `Classifier.repeat_last_stage`."""
+        return nn.Sequential(*(Bottleneck(960, 960, 1, GROUPS) for _ in range(4)))
+
 
 def _stage(in_channels: int, out_channels: int, blocks: int) -> nn.Sequential:
     """Return a stage.

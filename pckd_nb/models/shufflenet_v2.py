@@ -46,19 +46,19 @@ class Block(nn.Module):
         return F.channel_shuffle(torch.cat([unchanged, F.relu(y)], 1), 2)
 
 
-class HalvingBlock(nn.Module):
-    """First block of a stage: two branches take all channels and halve height and width."""
+class FirstBlock(nn.Module):
+    """First block of a stage: two branches take all channels. With stride 2, they halve height and width."""
 
-    def __init__(self, in_channels: int, out_channels: int):
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
         half = out_channels // 2
-        self.conv1 = nn.Conv2d(in_channels, in_channels, 3, 2, padding=1, groups=in_channels, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, in_channels, 3, stride, padding=1, groups=in_channels, bias=False)
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv2 = nn.Conv2d(in_channels, half, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(half)
         self.conv3 = nn.Conv2d(in_channels, half, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(half)
-        self.conv4 = nn.Conv2d(half, half, 3, 2, padding=1, groups=half, bias=False)
+        self.conv4 = nn.Conv2d(half, half, 3, stride, padding=1, groups=half, bias=False)
         self.bn4 = nn.BatchNorm2d(half)
         self.conv5 = nn.Conv2d(half, half, 1, bias=False)
         self.bn5 = nn.BatchNorm2d(half)
@@ -104,7 +104,11 @@ class ShuffleNetV2(Classifier):
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.relu2(self.bn2(self.conv2(x))).mean((2, 3))
 
+    def repeat_last_stage(self) -> nn.Module:
+        """Return a new last stage without stride, see `Classifier.repeat_last_stage`."""
+        return _stage(464, 464, 4, stride=1)
 
-def _stage(in_channels: int, out_channels: int, blocks: int) -> nn.Sequential:
-    first = HalvingBlock(in_channels, out_channels)
+
+def _stage(in_channels: int, out_channels: int, blocks: int, stride: int = 2) -> nn.Sequential:
+    first = FirstBlock(in_channels, out_channels, stride)
     return nn.Sequential(first, *(Block(out_channels, last=i == blocks - 1) for i in range(1, blocks)))

@@ -35,8 +35,11 @@ class VGG(Classifier):
         super().__init__()
         counts = CONVOLUTIONS[depth]
         self.block0 = _block(in_channels, WIDTHS[0], counts[0])
+        self.pool0 = nn.MaxPool2d(2)
         self.block1 = _block(WIDTHS[0], WIDTHS[1], counts[1])
+        self.pool1 = nn.MaxPool2d(2)
         self.block2 = _block(WIDTHS[1], WIDTHS[2], counts[2])
+        self.pool2 = nn.MaxPool2d(2)
         self.block3 = _block(WIDTHS[2], WIDTHS[3], counts[3])
         self.block4 = _block(WIDTHS[3], WIDTHS[4], counts[4])
         self.classifier = nn.Linear(WIDTHS[4], num_classes)
@@ -48,13 +51,16 @@ class VGG(Classifier):
 
     def features(self, x: Tensor) -> Tensor:
         """Return the features of images, shape (N, 512): the last feature map, averaged over its pixels."""
-        large = min(x.shape[2:]) >= 64  # as in the published networks: three poolings for 32×32 images, four for 64×64
-        x = F.max_pool2d(self.block0(x), 2)
-        x = F.max_pool2d(self.block1(x), 2)
-        x = F.max_pool2d(self.block2(x), 2)
-        x = self.block3(x)
-        x = self.block4(F.max_pool2d(x, 2) if large else x)
-        return x.mean((2, 3))
+        x = self.pool1(self.block1(self.pool0(self.block0(x))))
+        x = self.block3(self.pool2(self.block2(x)))
+        if min(x.shape[2:]) >= 8:  # as in the published networks: three poolings for 32×32 images, four for 64×64
+            x = F.max_pool2d(x, 2)
+        return self.block4(x).mean((2, 3))
+
+    def repeat_last_stage(self) -> nn.Module:
+        """Return new last stages, see `Classifier.repeat_last_stage`: two blocks, as in HSAKD."""
+        counts = [len(block) // 3 for block in (self.block3, self.block4)]
+        return nn.Sequential(*(_block(WIDTHS[4], WIDTHS[4], count) for count in counts))
 
 
 def _block(in_channels: int, out_channels: int, count: int) -> nn.Sequential:

@@ -86,3 +86,7 @@ class WideResNet(Classifier):
         """Return the features of images, shape (N, 64k): the last feature map, averaged over its pixels."""
         x = self.block3(self.block2(self.block1(self.conv1(x))))
         return self.relu(self.bn1(x)).mean((2, 3))
+
+    def repeat_last_stage(self) -> nn.Module:
+        """Return a new last stage without stride, see `Classifier.repeat_last_stage`."""
+        return ResidualStage(self.feature_width, self.feature_width, len(self.block3.layer), stride=1)
