@@ -2,9 +2,9 @@
 
     python -m tests.ranks_job OUT
 
-For each method it writes to OUT: a run folder, the gradients of the first step, and the sample positions that each rank
-read. If OUT/cut holds an interrupted run, the job resumes it. For a network with BatchNorm it writes the final state of
-each rank.
+For each method it writes to OUT: a run folder, the gradients of the first step of the stage and of the training, and
+the sample positions that each rank read. If OUT/cut holds an interrupted run, the job resumes it. For a network with
+BatchNorm it writes the final state of each rank.
 """
 
 import sys
@@ -34,10 +34,15 @@ class NoBatchNorm(pckd.models.Classifier):
         layers = nn.Conv2d(1, 6, 3, 2, 1), nn.ReLU(), nn.Conv2d(6, width, 3, 1, 1), nn.ReLU()
         self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.fc = nn.Linear(width, 3)
+        self.stages = ("body.0", "body.1", "body.3")
         self.double()
 
     def features(self, x):
         return self.body(x.double())
+
+    def repeat_last_stage(self):
+        """The head has BatchNorm, because it sees the whole batch on every rank."""
+        return nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1), nn.BatchNorm2d(8), nn.ReLU())
 
 
 class PCKDInFloat64(pckd.PCKD):
@@ -61,6 +66,13 @@ class CRDInFloat64(pckd.methods.baselines.CRD):
         return super().bind(*arguments).double()
 
 
+class HSAKDInFloat64(pckd.methods.baselines.HSAKD):
+    """HSAKD whose heads compute in float64, too."""
+
+    def bind(self, *arguments):
+        return super().bind(*arguments).double()
+
+
 LAYERS = ["body.1", "body.3"]
 METHODS = {
     "pckd": PCKDInFloat64(),
@@ -68,9 +80,10 @@ METHODS = {
     "attention": pckd.methods.baseline("AT"),
     "memory": CRDInFloat64(negatives=8),
     "strong": pckd.methods.baseline("MLKD"),
-    # The first step of these two belongs to a stage. It trains the student, and a module of the method.
+    # The first step of these three belongs to a stage. It trains the student, or a module of the method.
     "flow": pckd.methods.baseline("FSP", layers=LAYERS, teacher_layers=LAYERS),
     "factors": FTInFloat64(),
+    "heads": HSAKDInFloat64(),
 }
 DATA = make_data(train=47, test=23)  # batches of 12 and 11: parts of unequal size on two and four ranks
 RECIPE = pckd.get_recipe("classroom", epochs=2, batch_size=12)
@@ -100,14 +113,15 @@ def main(out: Path) -> None:
     Split.read = recording_read
     for name, method in METHODS.items():
         read.clear()
-        gradients = {}
+        gradients, optimizers = {}, []
         student, teacher = NoBatchNorm(8, seed=0), NoBatchNorm(8, seed=1)
         step = torch.optim.SGD.step
 
-        def recording_step(self, *arguments, gradients=gradients, step=step):
-            if not gradients:
-                parameters = (x for group in self.param_groups for x in group["params"])
-                gradients.update(enumerate(x.grad.clone() for x in parameters if x.grad is not None))
+        def recording_step(self, *arguments, gradients=gradients, optimizers=optimizers, step=step):
+            if self not in optimizers:  # the training has another optimizer than the stage before it
+                optimizers.append(self)
+                parameters = (x for group in self.param_groups for x in group["params"] if x.grad is not None)
+                gradients.update({(len(optimizers), i): x.grad.clone() for i, x in enumerate(parameters)})
             return step(self, *arguments)
 
         torch.optim.SGD.step = recording_step

@@ -208,7 +208,9 @@ def test_several_ranks_give_the_same_results_as_one(count, one_process, tmp_path
         one, many = (torch.load(folder / f"{name}-0.pt") for folder in (one_process, tmp_path))
         assert len(one["gradients"]) == len(many["gradients"]) >= 4
         for number, expected in one["gradients"].items():
-            error = (many["gradients"][number] - expected).abs().max() / expected.abs().max()
+            largest = expected.abs().max()
+            scale = largest if largest > 1e-13 else 1  # the gradient of a bias before BatchNorm is only rounding
+            error = (many["gradients"][number] - expected).abs().max() / scale
             assert error <= 1e-10, (name, number)
         others = [torch.load(tmp_path / f"{name}-{rank}.pt") for rank in range(1, count)]
         for other in others:  # the same update on all ranks, so that they stay equal

@@ -1,6 +1,7 @@
-"""Stages: what FSP, AB, FT and SSKD train before the first epoch."""
+"""Stages: what FSP, AB, FT, SSKD and HSAKD train before the first epoch."""
 
 import copy
+import dataclasses
 import json
 import shutil
 import signal
@@ -22,7 +23,7 @@ from .test_baselines import FakeNetwork
 from .test_reference_methods import FILES, Values, view_major
 
 QUIET = {"progress": False, "precision": "32-true", "accelerator": "cpu"}
-STAGED = ("FSP", "AB", "FT", "SSKD")
+STAGED = ("FSP", "AB", "FT", "SSKD", "HSAKD")
 RECIPE = pckd.get_recipe("classroom", epochs=2, batch_size=24)
 
 
@@ -110,9 +111,54 @@ def test_sskd_agrees_with_the_authors(path):
     )
 
 
-@pytest.mark.parametrize("epochs, lengths", [(240, (30, 60)), (100, (12, 25)), (10, (1, 2)), (1, (1, 1))])
+class LogitsHead(nn.Module):
+    """Takes the place of an auxiliary head: it returns the logits of a file, or its input if there are none."""
+
+    def __init__(self, logits=None):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, x):
+        logits = x if self.logits is None else self.logits
+        return pckd.Output(logits, logits, logits, None)
+
+
+@files("hsakd")
+def test_hsakd_agrees_with_the_authors(path):
+    v = Values(path, torch.float64)
+    method, images = baseline("HSAKD"), len(v.labels)
+    zeros = torch.zeros(1)
+    student, teacher = (
+        pckd.Output(
+            zeros,
+            view_major(v[f"{name}_logits"], images),
+            zeros,
+            None,
+            (zeros, *(view_major(head, images) for head in v.several(f"{name}_head"))),  # the first map has no head
+        )
+        for name in ("student", "teacher")
+    )
+    heads = [LogitsHead() for _ in v.several("student_head")]
+    method.student_heads, method.teacher_heads = nn.ModuleList(heads), nn.ModuleList(copy.deepcopy(heads)).train()
+    batch = Batch(v.labels, torch.arange(images))
+    terms = method(student, teacher, batch, 1)
+    assert method.temperature == v.temperature and method.cross_entropy_weight == v.weight_ce
+    assert not any(head.training for head in method.teacher_heads) and all(head.training for head in heads)
+    [stage] = method.stages(None, None)
+    method.teacher_heads = nn.ModuleList(LogitsHead(x) for x in student.maps[1:])  # the file has a gradient for them
+    stage_loss = terms.terms["cross_entropy"] + stage.loss(None, student, batch)  # the file has a trained teacher
+    check_agrees(v, {"loss": terms.terms["hsakd"], "total": terms.total, "stage1_loss": stage_loss})
+    recipe = stages.recipe_of(dataclasses.replace(stage, epochs=100), RECIPE)
+    assert [recipe.lr_at(epoch) for epoch in (1, 30, 31, 60, 61, 90, 91, 100)] == pytest.approx(
+        [0.05, 0.05, 0.005, 0.005, 0.0005, 0.0005, 0.00005, 0.00005]
+    )
+
+
+@pytest.mark.parametrize(
+    "epochs, lengths", [(240, (30, 60, 100)), (100, (12, 25, 42)), (10, (1, 2, 4)), (1, (1, 1, 1))]
+)
 def test_published_lengths_of_stages_are_scaled(epochs, lengths):
-    for name, expected in zip(("FT", "SSKD"), lengths, strict=True):
+    for name, expected in zip(("FT", "SSKD", "HSAKD"), lengths, strict=True):
         for method, length in ((baseline(name), expected), (baseline(name, stage_epochs=7), 7)):
             method.prepare_training(pckd.methods.TrainingInfo(torch.zeros(3), epochs, 0))
             assert method.stage_length == length
@@ -162,7 +208,7 @@ class States(pckd.Callback):
 
 TRAINED = {
     "FSP": ("student.",), "AB": ("student.", "method.connectors."), "FT": ("method.paraphraser.",),
-    "SSKD": ("method.teacher_head.",),
+    "SSKD": ("method.teacher_head.",), "HSAKD": ("method.teacher_heads.",),
 }  # fmt: skip
 
 
@@ -187,7 +233,7 @@ def test_a_stage_changes_only_its_modules(name, data):
     [recorded] = run.settings["stages"]
     assert recorded["epochs"] == 2 and recorded["loss"] == watch._losses and np.isfinite(recorded["loss"]).all()
     assert recorded["loss"][1] < recorded["loss"][0]
-    assert ("ft" in run.history or "sskd" in run.history) == (name in ("FT", "SSKD"))
+    assert (name.lower() in run.history) == (name in ("FT", "SSKD", "HSAKD"))
 
 
 def test_a_stage_is_plain_gradient_descent(data):

@@ -6,6 +6,7 @@ Sources:
 - ReviewKD: the script for CIFAR-100 in dvlab-research/ReviewKD.
 - LSKD: the names of the published logs in sunshangquan/logit-standardization-KD, which contain T and the weight.
 - CAT-KD: the configurations in GzyAftermath/CAT-KD.
+- HSAKD: the networks in winycg/HSAKD.
 - WKDF: the configurations in JiamingLv/WKD.
 """
 
@@ -68,6 +69,9 @@ PUBLISHED_SETTINGS: Mapping[str, Mapping[Pair, Mapping[str, Any]]] = {
     "CATKD": {
         pair: {"weight": weight, "resolution": resolution, "normalize": normalize}
         for pair, (weight, resolution, normalize) in _CATKD.items()
+    },
+    "HSAKD": {
+        ("vgg13", "MobileNetV2"): {"teacher_layers": ("block0", "block1", "block2", "block4")},
     },
     "WKDF": {
         ("resnet32x4", "resnet8x4"): {"weight": 0.08, "grid": 1, "mean_ratio": 4},

@@ -10,8 +10,8 @@ CE with a bar is the mean cross-entropy of the images that are not rotated. The 
 w is the weight that was published for CIFAR-100, and w_CE is 1 unless the class says otherwise. Most methods were
 published with one view of every image, V = 1. With more views, the term compares all of them.
 
-`FSP`, `AB`, `FT` and `SSKD` train something before the first epoch, see `methods.Stage`. `FSP` and `AB` use their term
-only there. After that, their objective is the cross-entropy alone.
+`FSP`, `AB`, `FT`, `SSKD` and `HSAKD` train something before the first epoch, see `methods.Stage`. `FSP` and `AB` use
+their term only there. After that, their objective is the cross-entropy alone.
 
 In the equations, the index s means student and t means teacher. f are penultimate features, F feature maps, and z
 logits. B is the batch size, and C the number of classes.
@@ -32,7 +32,7 @@ from .base import Baseline
 from .features import CC, CRD, PKT, RKD, SRRL
 from .logits import DIST, DKD, LSKD, MLKD, SKD, WTTM, decoupled_kl
 from .maps import AB, AT, CATKD, FSP, FT, KDSVD, NST, OFD, SP, VID, WKDF, FitNet, ReviewKD
-from .rotations import SSKD
+from .rotations import HSAKD, SSKD
 
 __all__ = ["BASELINES", "BASELINE_CLASSES", "Baseline", "baseline", "decoupled_kl"]
 
@@ -40,7 +40,7 @@ BASELINE_CLASSES: dict[str, type[Baseline]] = {
     cls.__name__: cls
     for cls in (
         *(FitNet, AT, NST, SP, CC, VID, RKD, PKT, FSP, AB, FT, KDSVD, CRD, SRRL, OFD, ReviewKD, WKDF, CATKD),
-        *(DKD, DIST, MLKD, LSKD, WTTM, SKD, SSKD),
+        *(DKD, DIST, MLKD, LSKD, WTTM, SKD, SSKD, HSAKD),
     )
 }
 
