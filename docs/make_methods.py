@@ -38,7 +38,7 @@ EQUATIONS = {
     "ReviewKD": r"\sum_{\mathrm{maps}} \sum_k w_k \, \mathrm{mean}\left( "
     r"(\mathrm{pool}_k(X_s) - \mathrm{pool}_k(F_t))^2 \right) / \sum_k w_k",
 }
-TAKES = {"supervised": "nothing", "kd": "logits", "pckd": "logits, features, last layer"}
+TAKES = {"supervised": "nothing", "kd": "logits", "pckd": "logits, features, last layer", "SimKD": "maps, last layer"}
 NEEDS = {
     "kd": "",
     "pckd": "equal numbers of features for L_CA, which is otherwise left out",
@@ -55,6 +55,7 @@ NEEDS = {
     "AB": "layers if the shapes of two maps differ",
     "OFD": "ResNet, WRN, VGG or MobileNetV2 as the teacher; a student of this package",
     "CATKD": "features that are the mean of the last map",
+    "SimKD": "features that are the mean of the last map; a projector, which becomes a part of the student",
 }
 HAVE_LAYERS = {"OFD", "FT", "SSKD"}  # methods with layers of their own, which are counted when their cost is measured
 

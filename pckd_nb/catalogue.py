@@ -98,11 +98,9 @@ PAIRS = (
 METHODS = ("supervised", "kd", "pckd")  # `methods.METHODS` builds them
 BASELINES = (  # `methods.BASELINES`
     "FitNet", "AT", "NST", "SP", "CC", "VID", "RKD", "PKT", "FSP", "AB", "FT", "KDSVD", "CRD", "SRRL", "OFD",
-    "ReviewKD", "WKDF", "CATKD", "DKD", "DIST", "MLKD", "LSKD", "WTTM", "SKD", "SSKD",
+    "ReviewKD", "WKDF", "CATKD", "SimKD", "DKD", "DIST", "MLKD", "LSKD", "WTTM", "SKD", "SSKD",
 )  # fmt: skip
 NOT_IMPLEMENTED: dict[str, str] = {  # baselines that this package does not have, and why
-    "SimKD": "its student has the last layer of the teacher, so a run folder with only the name of the student is not "
-    "enough to load it",
     "HSAKD": "it needs copies of the later stages of both networks as auxiliary heads, which are not built yet",
     "WKDL": "it needs the similarities of classes in the teacher's feature maps of all training images, which are not "
     "computed yet",

@@ -61,12 +61,23 @@ class CRDInFloat64(pckd.methods.baselines.CRD):
         return super().bind(*arguments).double()
 
 
+class SimKDInFloat64(pckd.methods.baselines.SimKD):
+    """SimKD whose projector has no BatchNorm."""
+
+    def wrap_student(self, *arguments):
+        network = super().wrap_student(*arguments)
+        for name in ("bn0", "bn1", "bn2"):
+            setattr(network.projector, name, nn.Identity())
+        return network
+
+
 LAYERS = ["body.1", "body.3"]
 METHODS = {
     "pckd": PCKDInFloat64(),
     "kd": pckd.KD(views=4),
     "attention": pckd.methods.baseline("AT"),
     "memory": CRDInFloat64(negatives=8),
+    "reused": SimKDInFloat64(),
     "strong": pckd.methods.baseline("MLKD"),
     # The first step of these two belongs to a stage. It trains the student, and a module of the method.
     "flow": pckd.methods.baseline("FSP", layers=LAYERS, teacher_layers=LAYERS),

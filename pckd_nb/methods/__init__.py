@@ -11,6 +11,7 @@ A method is a torch.nn.Module with these members:
 
 A method may have `prepare_training(info)`, which is called before `bind` and gets the labels of all training images.
 A `Method` may also have `stages(student, teacher)`: what is trained before the first epoch, see `Stage`.
+A `Method` with `wrap_student(student, teacher, example)` trains another network than the student, see `SimKD`.
 A method with `needs_maps = True` also gets an example image in `bind`, and outputs with feature maps in `forward`.
 
 An output has V·B rows: B images and V views of each image. Rows [:B] are the images that are not rotated, the next B

@@ -333,8 +333,8 @@ class Method(ShortHelpModule):
     left_out: Mapping[str, str] = MappingProxyType({})
     teacher_only_in_stages: bool = False
     _help_only_here = (  # members that most methods do not define: see `short_help`
-        "prepare_training", "published_settings", "stages", "view_kind", "needs_maps", "layers", "teacher_layers",
-        "student_maps", "teacher_maps", "teacher_only_in_stages",
+        "prepare_training", "published_settings", "wrap_student", "stages", "view_kind", "needs_maps", "layers",
+        "teacher_layers", "student_maps", "teacher_maps", "teacher_only_in_stages",
     )  # fmt: skip
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -386,6 +386,26 @@ class Method(ShortHelpModule):
         ----------
         info : TrainingInfo
         """
+
+    def wrap_student(self, student: Classifier, teacher: Classifier | None, example: Tensor) -> Classifier:
+        """Return the network that is trained, evaluated and saved. It is called before `bind`.
+
+        Most methods train the student as it is. A run folder can store other networks only if `Run.model` can create
+        them, such as `models.SimKDNetwork`.
+
+        Parameters
+        ----------
+        student : Classifier
+        teacher : Classifier or None
+        example : Tensor of shape (1, C, H, W)
+            One image.
+
+        Returns
+        -------
+        Classifier
+            `student` by default.
+        """
+        return student
 
     def stages(self, student: Classifier, teacher: Classifier | None) -> Sequence[Stage]:
         """Return what is trained before the first epoch, in this order. It is called after `bind`.

@@ -61,6 +61,8 @@ class Task:
     def bind(self, fabric: Fabric) -> None:
         """Create the method's heads for these networks, and synchronise BatchNorm between GPUs.
 
+        A method may replace the student by another network, see `Method.wrap_student`.
+
         A synchronised BatchNorm layer computes mean and variance over the whole batch, although each GPU gets only a
         part of it.
 
@@ -76,6 +78,8 @@ class Task:
         example = torch.zeros(1, self.data.channels, *self.data.size)
         if hasattr(self.method, "prepare_training"):  # a method of the user may not have it
             self.method.prepare_training(TrainingInfo(self.data.train.labels.cpu(), self.recipe.epochs, self.seed))
+        if isinstance(self.method, Method):  # any other nn.Module trains the student as it is
+            self.student = self.method.wrap_student(self.student, self.teacher, example)
         self.method.bind(self.student, self.teacher, *([example] if self.method.needs_maps else []))
         if self.smallest_batch * self.method.views == 1 and has_batchnorm(self.method):
             raise ValueError(

@@ -31,7 +31,7 @@ from ...catalogue import NOT_IMPLEMENTED
 from .base import Baseline
 from .features import CC, CRD, PKT, RKD, SRRL
 from .logits import DIST, DKD, LSKD, MLKD, SKD, WTTM, decoupled_kl
-from .maps import AB, AT, CATKD, FSP, FT, KDSVD, NST, OFD, SP, VID, WKDF, FitNet, ReviewKD
+from .maps import AB, AT, CATKD, FSP, FT, KDSVD, NST, OFD, SP, VID, WKDF, FitNet, ReviewKD, SimKD
 from .rotations import SSKD
 
 __all__ = ["BASELINES", "BASELINE_CLASSES", "Baseline", "baseline", "decoupled_kl"]
@@ -39,7 +39,7 @@ __all__ = ["BASELINES", "BASELINE_CLASSES", "Baseline", "baseline", "decoupled_k
 BASELINE_CLASSES: dict[str, type[Baseline]] = {
     cls.__name__: cls
     for cls in (
-        *(FitNet, AT, NST, SP, CC, VID, RKD, PKT, FSP, AB, FT, KDSVD, CRD, SRRL, OFD, ReviewKD, WKDF, CATKD),
+        *(FitNet, AT, NST, SP, CC, VID, RKD, PKT, FSP, AB, FT, KDSVD, CRD, SRRL, OFD, ReviewKD, WKDF, CATKD, SimKD),
         *(DKD, DIST, MLKD, LSKD, WTTM, SKD, SSKD),
     )
 }
