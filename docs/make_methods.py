@@ -38,7 +38,13 @@ EQUATIONS = {
     "ReviewKD": r"\sum_{\mathrm{maps}} \sum_k w_k \, \mathrm{mean}\left( "
     r"(\mathrm{pool}_k(X_s) - \mathrm{pool}_k(F_t))^2 \right) / \sum_k w_k",
 }
-TAKES = {"supervised": "nothing", "kd": "logits", "pckd": "logits, features, last layer", "SimKD": "maps, last layer"}
+TAKES = {
+    "supervised": "nothing",
+    "kd": "logits",
+    "pckd": "logits, features, last layer",
+    "SimKD": "maps, last layer",
+    "WKDL": "logits; once also the maps or logits of all training images",
+}
 NEEDS = {
     "kd": "",
     "pckd": "equal numbers of features for L_CA, which is otherwise left out",
@@ -49,6 +55,7 @@ NEEDS = {
     "CRD": "1 KB of memory per training image",
     "DIST": "2 images or more",
     "SKD": "2 images or more",
+    "WKDL": "a pass over the training images before the first epoch",
     "MLKD": "2 views of every image, one with strong augmentation",
     "KDSVD": "two or more maps; the same numbers of channels in both networks",
     "FSP": "two or more maps; the same numbers of channels in both networks",

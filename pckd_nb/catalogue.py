@@ -98,12 +98,10 @@ PAIRS = (
 METHODS = ("supervised", "kd", "pckd")  # `methods.METHODS` builds them
 BASELINES = (  # `methods.BASELINES`
     "FitNet", "AT", "NST", "SP", "CC", "VID", "RKD", "PKT", "FSP", "AB", "FT", "KDSVD", "CRD", "SRRL", "OFD",
-    "ReviewKD", "WKDF", "CATKD", "SimKD", "DKD", "DIST", "MLKD", "LSKD", "WTTM", "SKD", "SSKD",
+    "ReviewKD", "WKDF", "CATKD", "SimKD", "DKD", "DIST", "MLKD", "LSKD", "WTTM", "WKDL", "SKD", "SSKD",
 )  # fmt: skip
 NOT_IMPLEMENTED: dict[str, str] = {  # baselines that this package does not have, and why
     "HSAKD": "it needs copies of the later stages of both networks as auxiliary heads, which are not built yet",
-    "WKDL": "it needs the similarities of classes in the teacher's feature maps of all training images, which are not "
-    "computed yet",
 }
 REGISTERED: set[str] = set()  # names that `methods.register_method` has added
 RECIPES = ("classroom", "cifar100_paper", "imagenet_paper")  # `recipes.RECIPES` has their settings

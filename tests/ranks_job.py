@@ -61,6 +61,13 @@ class CRDInFloat64(pckd.methods.baselines.CRD):
         return super().bind(*arguments).double()
 
 
+class WKDLInFloat64(pckd.methods.baselines.WKDL):
+    """WKD-L whose class costs are in float64, too."""
+
+    def bind(self, *arguments):
+        return super().bind(*arguments).double()
+
+
 class SimKDInFloat64(pckd.methods.baselines.SimKD):
     """SimKD whose projector has no BatchNorm."""
 
@@ -78,6 +85,7 @@ METHODS = {
     "attention": pckd.methods.baseline("AT"),
     "memory": CRDInFloat64(negatives=8),
     "reused": SimKDInFloat64(),
+    "transport": WKDLInFloat64(),
     "strong": pckd.methods.baseline("MLKD"),
     # The first step of these two belongs to a stage. It trains the student, and a module of the method.
     "flow": pckd.methods.baseline("FSP", layers=LAYERS, teacher_layers=LAYERS),

@@ -3,7 +3,7 @@
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from types import MappingProxyType
@@ -56,11 +56,17 @@ class TrainingInfo(NamedTuple):
         Number of epochs.
     seed : int
         Seed of the training.
+    teacher_outputs : callable, optional
+        A function that iterates over the outputs of the teacher for all training images: in batches, and in the order
+        of `labels`. The images are neither augmented nor rotated. Its argument is the kind of feature maps that the
+        outputs have, see `models.FeatureMaps`, or None for outputs without maps. The teacher is in eval mode, and
+        computes in the dtype of its weights. Call the function in `Method.stages`. None without a teacher.
     """
 
     labels: Tensor
     epochs: int
     seed: int
+    teacher_outputs: Callable[[MapKind | None], Iterable[Output]] | None = None
 
 
 class Terms(NamedTuple):
@@ -411,6 +417,9 @@ class Method(ShortHelpModule):
         """Return what is trained before the first epoch, in this order. It is called after `bind`.
 
         A module that is trained in a stage only needs `requires_grad_(False)` in `bind`. The stage trains it anyway.
+
+        A method can also compute something from the training images here, see `TrainingInfo.teacher_outputs`. Store it
+        in a buffer, and do not compute it again if a resumed run has it already.
 
         Parameters
         ----------

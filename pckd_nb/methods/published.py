@@ -6,7 +6,7 @@ Sources:
 - ReviewKD: the script for CIFAR-100 in dvlab-research/ReviewKD.
 - LSKD: the names of the published logs in sunshangquan/logit-standardization-KD, which contain T and the weight.
 - CAT-KD: the configurations in GzyAftermath/CAT-KD.
-- WKDF: the configurations in JiamingLv/WKD.
+- WKDL and WKDF: the configurations in JiamingLv/WKD.
 """
 
 from collections.abc import Mapping
@@ -68,6 +68,10 @@ PUBLISHED_SETTINGS: Mapping[str, Mapping[Pair, Mapping[str, Any]]] = {
     "CATKD": {
         pair: {"weight": weight, "resolution": resolution, "normalize": normalize}
         for pair, (weight, resolution, normalize) in _CATKD.items()
+    },
+    "WKDL": {
+        ("resnet32x4", "resnet8x4"): {"weight": 600, "temperature": 8},
+        ("wrn_40_2", "ShuffleV1"): {"weight": 200, "temperature": 6},
     },
     "WKDF": {
         ("resnet32x4", "resnet8x4"): {"weight": 0.08, "grid": 1, "mean_ratio": 4},

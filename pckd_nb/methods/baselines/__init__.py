@@ -11,7 +11,8 @@ w is the weight that was published for CIFAR-100, and w_CE is 1 unless the class
 published with one view of every image, V = 1. With more views, the term compares all of them.
 
 `FSP`, `AB`, `FT` and `SSKD` train something before the first epoch, see `methods.Stage`. `FSP` and `AB` use their term
-only there. After that, their objective is the cross-entropy alone.
+only there. After that, their objective is the cross-entropy alone. `WKDL` computes the similarities of classes before
+the first epoch. `SimKD` trains a network that has the last layer of the teacher.
 
 In the equations, the index s means student and t means teacher. f are penultimate features, F feature maps, and z
 logits. B is the batch size, and C the number of classes.
@@ -30,7 +31,7 @@ from typing import Any
 from ...catalogue import NOT_IMPLEMENTED
 from .base import Baseline
 from .features import CC, CRD, PKT, RKD, SRRL
-from .logits import DIST, DKD, LSKD, MLKD, SKD, WTTM, decoupled_kl
+from .logits import DIST, DKD, LSKD, MLKD, SKD, WKDL, WTTM, decoupled_kl
 from .maps import AB, AT, CATKD, FSP, FT, KDSVD, NST, OFD, SP, VID, WKDF, FitNet, ReviewKD, SimKD
 from .rotations import SSKD
 
@@ -40,7 +41,7 @@ BASELINE_CLASSES: dict[str, type[Baseline]] = {
     cls.__name__: cls
     for cls in (
         *(FitNet, AT, NST, SP, CC, VID, RKD, PKT, FSP, AB, FT, KDSVD, CRD, SRRL, OFD, ReviewKD, WKDF, CATKD, SimKD),
-        *(DKD, DIST, MLKD, LSKD, WTTM, SKD, SSKD),
+        *(DKD, DIST, MLKD, LSKD, WTTM, WKDL, SKD, SSKD),
     )
 }
 

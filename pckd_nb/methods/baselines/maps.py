@@ -13,7 +13,6 @@ from ..base import Batch, Stage, Terms, check_same_classes, supervised_terms
 from ..terms import maps as terms
 from ..terms.logits import weight_in_epoch
 from .base import (
-    PUBLISHED_EPOCHS,
     Baseline,
     Layers,
     MapBaseline,
@@ -409,8 +408,7 @@ class WKDF(MapBaseline):
 
     def weight_in(self, epoch: int) -> float:
         """Return the weight of the term in an epoch, counted from 1."""
-        epochs = self.epochs_in_training
-        return weight_in_epoch(self.weight, epoch, epochs, epochs * 150 // PUBLISHED_EPOCHS)
+        return weight_in_epoch(self.weight, epoch, self.epochs_in_training)
 
     def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
         """Return the weighted sum of both parts."""
