@@ -14,7 +14,7 @@ import numpy as np
 from make_results import fill, rows_of
 from matplotlib.axes import Axes
 
-from pckd_nb.catalogue import NOT_IMPLEMENTED, PAIRS
+from pckd_nb.catalogue import PAIRS
 from pckd_nb.figures.canvas import COLORS, DARK_GRAY, MORE_COLORS, style
 from pckd_nb.methods import BASELINE_CLASSES, METHODS
 from pckd_nb.methods.baselines.base import StagedBaseline
@@ -43,6 +43,8 @@ TAKES = {
     "kd": "logits",
     "pckd": "logits, features, last layer",
     "HSAKD": "logits, maps",
+    "SimKD": "maps, last layer",
+    "WKDL": "logits; once also the maps or logits of all training images",
 }
 NEEDS = {
     "kd": "",
@@ -54,6 +56,7 @@ NEEDS = {
     "CRD": "1 KB of memory per training image",
     "DIST": "2 images or more",
     "SKD": "2 images or more",
+    "WKDL": "a pass over the training images before the first epoch",
     "MLKD": "2 views of every image, one with strong augmentation",
     "KDSVD": "two or more maps; the same numbers of channels in both networks",
     "FSP": "two or more maps; the same numbers of channels in both networks",
@@ -61,13 +64,10 @@ NEEDS = {
     "OFD": "ResNet, WRN, VGG or MobileNetV2 as the teacher; a student of this package",
     "CATKD": "features that are the mean of the last map",
     "HSAKD": "networks of this package",
+    "SimKD": "features that are the mean of the last map; a projector, which becomes a part of the student",
 }
-HAVE_LAYERS = {
-    "OFD",
-    "FT",
-    "SSKD",
-    "HSAKD",
-}  # methods with layers of their own, which are counted when their cost is measured
+# methods with layers of their own, which are counted when their cost is measured
+HAVE_LAYERS = {"OFD", "FT", "SSKD", "HSAKD"}
 
 
 def tables() -> dict[str, str]:
@@ -85,7 +85,6 @@ def tables() -> dict[str, str]:
         "published": published_table(infos),
         "references": reference_table(infos),
         "differences": differences(infos),
-        "not_implemented": not_implemented(),
         "measured": measured_text(measured),
     }
 
@@ -225,12 +224,6 @@ def differences(infos: list[MethodInfo]) -> str:
         if found:
             lines.append(f"- **{info.title}**: {' '.join(found)}")
     return "\n".join(lines)
-
-
-def not_implemented() -> str:
-    """Return the methods that the package does not have, as a list."""
-    lines = [f"- {name}: {reason}" for name, reason in NOT_IMPLEMENTED.items()]
-    return "\n".join(lines) or "All methods of the comparison in the CRD paper are implemented."
 
 
 def measured_text(measured: dict[str, Any]) -> str:

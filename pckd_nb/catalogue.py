@@ -98,14 +98,8 @@ PAIRS = (
 METHODS = ("supervised", "kd", "pckd")  # `methods.METHODS` builds them
 BASELINES = (  # `methods.BASELINES`
     "FitNet", "AT", "NST", "SP", "CC", "VID", "RKD", "PKT", "FSP", "AB", "FT", "KDSVD", "CRD", "SRRL", "OFD",
-    "ReviewKD", "WKDF", "CATKD", "DKD", "DIST", "MLKD", "LSKD", "WTTM", "SKD", "SSKD", "HSAKD",
+    "ReviewKD", "WKDF", "CATKD", "SimKD", "DKD", "DIST", "MLKD", "LSKD", "WTTM", "WKDL", "SKD", "SSKD", "HSAKD",
 )  # fmt: skip
-NOT_IMPLEMENTED: dict[str, str] = {  # baselines that this package does not have, and why
-    "SimKD": "its student has the last layer of the teacher, so a run folder with only the name of the student is not "
-    "enough to load it",
-    "WKDL": "it needs the similarities of classes in the teacher's feature maps of all training images, which are not "
-    "computed yet",
-}
 REGISTERED: set[str] = set()  # names that `methods.register_method` has added
 RECIPES = ("classroom", "cifar100_paper", "imagenet_paper")  # `recipes.RECIPES` has their settings
 STRATEGIES = (  # `preview.STRATEGIES` computes their weights
@@ -300,7 +294,7 @@ def find_method(name: str) -> str:
     Raises
     ------
     ValueError
-        If the name is unknown, or if the baseline is one of `NOT_IMPLEMENTED`. The message then gives the reason.
+        If the name is unknown.
 
     Examples
     --------
@@ -310,12 +304,10 @@ def find_method(name: str) -> str:
     """
     if is_plugin(name):
         return name
-    known_names = (*METHODS, *BASELINES, *NOT_IMPLEMENTED, *REGISTERED)
+    known_names = (*METHODS, *BASELINES, *REGISTERED)
     found = {known_name.lower(): known_name for known_name in known_names}.get(name.lower())
     if found is None:
         raise ValueError(f"unknown method {name!r}; known: {', '.join([*METHODS, *BASELINES])}")
-    if found in NOT_IMPLEMENTED:
-        raise ValueError(f"{found} is not implemented: {NOT_IMPLEMENTED[found]}; known: {', '.join(BASELINES)}")
     return found
 
 

@@ -26,6 +26,7 @@ MAX_CHANNELS = 4096  # so that a damaged run.json cannot create a network that f
 REBUILD_OPTIONS = {"train_size", "test_size", "image_size", "seed", "val", "val_seed"}  # arguments of `data.rebuild`
 FORBIDDEN_OPTIONS = {"name", "root", "workers"}  # a run.json must not choose a path or a number of processes
 Channels = Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
+MapShape = Annotated[list[Channels], Field(min_length=3, max_length=3)]  # channels, height and width of a feature map
 Size = Annotated[list[int], Field(min_length=2, max_length=2)]  # height and width
 
 
@@ -73,6 +74,24 @@ class MethodConfig(Section):
     left_out: dict[str, str] = {}
 
 
+class ProjectorConfig(Section):
+    """What makes a network a `models.SimKDNetwork`: all its arguments but the first.
+
+    Parameters
+    ----------
+    layer : str
+    student_shape, teacher_shape : [C, H, W]
+    factor : int
+    bias : bool
+    """
+
+    layer: str
+    student_shape: MapShape
+    teacher_shape: MapShape
+    factor: Count
+    bias: bool
+
+
 class NetworkConfig(Section):
     """The student.
 
@@ -83,12 +102,15 @@ class NetworkConfig(Section):
     num_classes, in_channels : int
     parameters : int
         Number of parameters.
+    projector : ProjectorConfig, optional
+        Only if the student has become a part of a `models.SimKDNetwork`.
     """
 
     name: str | None
     num_classes: int
     in_channels: Channels
     parameters: int
+    projector: ProjectorConfig | None = None
 
 
 class TeacherConfig(Section):

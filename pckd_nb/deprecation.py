@@ -50,7 +50,6 @@ RENAMED: dict[str, dict[str, str]] = {
         "TEMPERATURES": "TEMPERATURE_RANGE",
     },
     "methods": {
-        "NOT_BUILT": "NOT_IMPLEMENTED",
         "resolve": "resolve_settings",
     },
     "models": {

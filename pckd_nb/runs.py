@@ -52,7 +52,7 @@ from .deprecation import renamed
 from .html import counted, value_text
 from .html import table as html_table
 from .messages import one_line
-from .models import Classifier, TrainingData, create_model, restore_preprocessing
+from .models import Classifier, SimKDNetwork, TrainingData, create_model, restore_preprocessing
 from .paths import user_path
 from .plugins import is_plugin
 from .validation import check
@@ -244,11 +244,12 @@ class Run:
             raise ValueError(f"the run in '{self.path}' was saved without weights: train it again to get them")
         library, colon, _ = (name or "").partition(":")
         if name is None or (colon and library not in LIBRARIES and is_plugin(name)):
+            wrap = ", put it into models.SimKDNetwork with run.settings['model']['projector']"
             raise ValueError(
-                "this run's network is your own, so this package can't create it: create it, then call its "
-                "load_state_dict(run.student_state)"
+                "this run's network is your own, so this package can't create it: create it"
+                f"{wrap if 'projector' in network else ''}, then call its load_state_dict(run.student_state)"
             )
-        model = create_model(name, num_classes=network["num_classes"], in_channels=network["in_channels"])
+        model = create_network(network)
         load_weights(model, state, str(self.path or "this run"))
         if which == "last":
             self.check_weights()
@@ -329,6 +330,35 @@ RUN_FILES = (
 )  # fmt: skip
 SAMPLE_ARRAYS = ("cross_entropy", "difficulty", "labels", "ground_truth", "ids")  # in samples.npz
 REQUIRED_ARRAYS = {"samples": SAMPLE_ARRAYS[:3], "gallery": ("gallery",), "embedding": ("embedding",)}
+
+
+def create_network(network: Mapping[str, Any], seed: int | None = None) -> Classifier:
+    """Create the network that a run.json describes, with random weights and without its preprocessing.
+
+    Parameters
+    ----------
+    network : dict
+        The entry "model" of a run.json. Its name is one that `create_model` knows.
+    seed : int, optional
+        The same seed gives the same weights.
+
+    Returns
+    -------
+    Classifier
+
+    Raises
+    ------
+    ValueError
+        If `create_model` or `SimKDNetwork` raises it.
+    """
+    with torch.random.fork_rng(enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        model = create_model(network["name"], num_classes=network["num_classes"], in_channels=network["in_channels"])
+        if projector := network.get("projector"):
+            names = "layer", "student_shape", "teacher_shape", "factor", "bias"
+            model = SimKDNetwork(model, **{name: projector[name] for name in names})
+    return model
 
 
 def setting_values(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -20,8 +20,8 @@ import torch
 from .arguments import as_dataset, as_network, as_run
 from .data import Dataset, Split
 from .evaluation import Predictions, compute_outputs
-from .models import Classifier, TrainingData, create_model
-from .runs import Run
+from .models import Classifier, TrainingData
+from .runs import Run, create_network
 
 
 class TransferScores(NamedTuple):
@@ -148,10 +148,9 @@ def transfer_table(runs: Sequence[Run | str | Path], data: Dataset | str, **opti
         network = run.settings["model"]
         scores = transfer(run, data, **options)
         rows.append(_row(run, run.settings["method"]["title"], scores, run.accuracy))
-        run_of_network.setdefault(network["name"], run)
-    for name, run in run_of_network.items():
-        network = run.settings["model"]
-        model = create_model(name, num_classes=network["num_classes"], in_channels=network["in_channels"], seed=0)
+        run_of_network.setdefault(f"{network['name']} {network.get('projector')}", run)
+    for run in run_of_network.values():
+        model = create_network(run.settings["model"], seed=0)
         rows.append(_row(run, "untrained", transfer(run, data, model=model, **options), float("nan")))
     return pd.DataFrame(rows)
 

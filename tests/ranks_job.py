@@ -73,12 +73,31 @@ class HSAKDInFloat64(pckd.methods.baselines.HSAKD):
         return super().bind(*arguments).double()
 
 
+class WKDLInFloat64(pckd.methods.baselines.WKDL):
+    """WKD-L whose class costs are in float64, too."""
+
+    def bind(self, *arguments):
+        return super().bind(*arguments).double()
+
+
+class SimKDInFloat64(pckd.methods.baselines.SimKD):
+    """SimKD whose projector has no BatchNorm."""
+
+    def wrap_student(self, *arguments):
+        network = super().wrap_student(*arguments)
+        for name in ("bn0", "bn1", "bn2"):
+            setattr(network.projector, name, nn.Identity())
+        return network
+
+
 LAYERS = ["body.1", "body.3"]
 METHODS = {
     "pckd": PCKDInFloat64(),
     "kd": pckd.KD(views=4),
     "attention": pckd.methods.baseline("AT"),
     "memory": CRDInFloat64(negatives=8),
+    "reused": SimKDInFloat64(),
+    "transport": WKDLInFloat64(),
     "strong": pckd.methods.baseline("MLKD"),
     # The first step of these three belongs to a stage. It trains the student, or a module of the method.
     "flow": pckd.methods.baseline("FSP", layers=LAYERS, teacher_layers=LAYERS),

@@ -25,7 +25,6 @@ def test_listed_parameters_flops_and_widths_are_correct(name):
 def test_listed_methods_recipes_and_strategies_exist():
     assert catalogue.METHODS == tuple(methods.METHODS)
     assert catalogue.BASELINES == tuple(methods.BASELINES)
-    assert catalogue.NOT_IMPLEMENTED is methods.NOT_IMPLEMENTED
     assert catalogue.RECIPES == tuple(recipes.RECIPES)
     assert catalogue.STRATEGIES == tuple(preview.STRATEGIES)
 
@@ -57,8 +56,7 @@ def test_known_and_unknown_networks():
             build("keras:resnet")
 
 
-def test_arms_are_parsed_and_checked(monkeypatch):
-    monkeypatch.setitem(catalogue.NOT_IMPLEMENTED, "Old", "a reason")
+def test_arms_are_parsed_and_checked():
     read = catalogue.read_arm("PCKD-beta_cc=0.02-views=1-strategy=focal")
     assert read == ("pckd", {"beta_cc": 0.02, "views": 1, "strategy": "focal"})
     assert catalogue.read_arm("dkd") == ("DKD", {})
@@ -66,7 +64,6 @@ def test_arms_are_parsed_and_checked(monkeypatch):
     catalogue.check_arm("kd-strategy=whatever")  # KD has no strategy; the method itself raises that error
     for text, says in (("pckd-strategy=easy", "unknown strategy 'easy'; known: preview"), ("p c", "is not an arm"),
                        ("pkd", "unknown method 'pkd'; known: supervised"),
-                       ("old", "Old is not implemented: a reason"),
                        ("kd-lr=1-lr=2", "contains a setting twice")):  # fmt: skip
         with pytest.raises(ValueError, match=says):
             catalogue.check_arm(text)

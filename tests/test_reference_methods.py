@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from pckd_nb.losses import distillation_kl
 from pckd_nb.methods.terms import contrast, logits, maps, relations, rotations
+from pckd_nb.models.simkd import SimKDProjector
 
 FILES = sorted((Path(__file__).parent / "reference" / "methods").glob("*.npz"))
 NETWORKS = "student", "teacher"
@@ -194,7 +195,7 @@ def srrl(v):
 
 def simkd(v):
     shapes = tuple(v.student_m0.shape[1:]), tuple(v.teacher_m0.shape[1:])
-    projected = v.load(maps.SimKDProjector(*shapes, int(v.factor)), "projector")(v.student_m0)
+    projected = v.load(SimKDProjector(*shapes, int(v.factor)), "projector")(v.student_m0)
     loss = maps.simkd_loss(projected, v.teacher_m0)
     reused = maps.reused_logits(projected, v.teacher_classifier_weight, v.teacher_classifier_bias)
     return {"loss": loss, "total": v.weight * loss, "projected": projected, "student_logits_reused": reused}

@@ -95,10 +95,6 @@ def list_methods(
             fit=True,
         )
         print()
-    if catalogue.NOT_IMPLEMENTED:
-        print("Not implemented:")
-        print_table([(f"  {method:{width}}", why) for method, why in catalogue.NOT_IMPLEMENTED.items()], fit=True)
-        print()
     print_text("To see the settings of a method, use pckd-nb methods NAME. To train with it, use --method NAME.")
 
 

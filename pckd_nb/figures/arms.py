@@ -18,9 +18,9 @@ import pandas as pd
 
 from ..analysis import Summary, paired_difference, summarise
 from ..deprecation import renamed
-from ..models import count_flops_by_name
+from ..models import count_flops, count_flops_by_name
 from ..recipes import Recipe
-from ..runs import SYMBOLS, Run
+from ..runs import SYMBOLS, Run, create_network
 from .canvas import check_runs, is_teacher
 
 # Factor of a sweep → the letter of its panel in the paper's figure 5, and its default in the paper.
@@ -437,6 +437,8 @@ def _forward_flops(settings: dict, network: dict | None) -> int:
             "cannot count the operations of a network of your own, only those of networks made by `create_model`"
         )
     shape = network["in_channels"], *settings["data"]["image_size"]
+    if "projector" in network:
+        return count_flops(create_network(network), shape)
     return count_flops_by_name(network["name"], network["num_classes"], shape)
 
 

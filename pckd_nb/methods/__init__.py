@@ -11,6 +11,7 @@ A method is a torch.nn.Module with these members:
 
 A method may have `prepare_training(info)`, which is called before `bind` and gets the labels of all training images.
 A `Method` may also have `stages(student, teacher)`: what is trained before the first epoch, see `Stage`.
+A `Method` with `wrap_student(student, teacher, example)` trains another network than the student, see `SimKD`.
 A method with `needs_maps = True` also gets an example image in `bind`, and outputs with feature maps in `forward`.
 
 An output has V·B rows: B images and V views of each image. Rows [:B] are the images that are not rotated, the next B
@@ -29,7 +30,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from ..catalogue import NOT_IMPLEMENTED, REGISTERED, find_method
+from ..catalogue import REGISTERED, find_method
 from ..deprecation import renamed
 from ..plugins import is_plugin, load_plugin
 from .base import (
@@ -49,7 +50,7 @@ from .baselines import BASELINE_CLASSES, BASELINES, baseline
 from .pckd import PCKD
 
 __all__ = [
-    "BASELINES", "KD", "METHODS", "Method", "NOT_IMPLEMENTED", "PCKD", "Batch", "Stage", "Supervised", "Terms",
+    "BASELINES", "KD", "METHODS", "Method", "PCKD", "Batch", "Stage", "Supervised", "Terms",
     "TrainingInfo", "baseline", "classification_loss", "default_settings", "make", "register_method",
     "remember_arguments", "resolve_settings", "setting_names", "upright_cross_entropy",
 ]  # fmt: skip
@@ -88,7 +89,7 @@ def register_method(name: str, build: Callable[..., Method]) -> None:
     """
     if not isinstance(name, str) or not name.isidentifier():
         raise ValueError(f"the name of a method must be letters, digits and underscores, no digit first, got {name!r}")
-    if name.lower() in {existing.lower() for existing in (*METHODS, *BASELINES, *NOT_IMPLEMENTED)}:
+    if name.lower() in {existing.lower() for existing in (*METHODS, *BASELINES)}:
         raise ValueError(f"there is a method {name!r} already: choose another name")
     METHODS[name.lower()] = build
     REGISTERED.add(name)

@@ -3,7 +3,7 @@
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from types import MappingProxyType
@@ -56,11 +56,17 @@ class TrainingInfo(NamedTuple):
         Number of epochs.
     seed : int
         Seed of the training.
+    teacher_outputs : callable, optional
+        A function that iterates over the outputs of the teacher for all training images: in batches, and in the order
+        of `labels`. The images are neither augmented nor rotated. Its argument is the kind of feature maps that the
+        outputs have, see `models.FeatureMaps`, or None for outputs without maps. The teacher is in eval mode, and
+        computes in the dtype of its weights. Call the function in `Method.stages`. None without a teacher.
     """
 
     labels: Tensor
     epochs: int
     seed: int
+    teacher_outputs: Callable[[MapKind | None], Iterable[Output]] | None = None
 
 
 class Terms(NamedTuple):
@@ -333,8 +339,8 @@ class Method(ShortHelpModule):
     left_out: Mapping[str, str] = MappingProxyType({})
     teacher_only_in_stages: bool = False
     _help_only_here = (  # members that most methods do not define: see `short_help`
-        "prepare_training", "published_settings", "stages", "view_kind", "needs_maps", "layers", "teacher_layers",
-        "student_maps", "teacher_maps", "teacher_only_in_stages",
+        "prepare_training", "published_settings", "wrap_student", "stages", "view_kind", "needs_maps", "layers",
+        "teacher_layers", "student_maps", "teacher_maps", "teacher_only_in_stages",
     )  # fmt: skip
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -387,10 +393,33 @@ class Method(ShortHelpModule):
         info : TrainingInfo
         """
 
+    def wrap_student(self, student: Classifier, teacher: Classifier | None, example: Tensor) -> Classifier:
+        """Return the network that is trained, evaluated and saved. It is called before `bind`.
+
+        Most methods train the student as it is. A run folder can store other networks only if `Run.model` can create
+        them, such as `models.SimKDNetwork`.
+
+        Parameters
+        ----------
+        student : Classifier
+        teacher : Classifier or None
+        example : Tensor of shape (1, C, H, W)
+            One image.
+
+        Returns
+        -------
+        Classifier
+            `student` by default.
+        """
+        return student
+
     def stages(self, student: Classifier, teacher: Classifier | None) -> Sequence[Stage]:
         """Return what is trained before the first epoch, in this order. It is called after `bind`.
 
         A module that is trained in a stage only needs `requires_grad_(False)` in `bind`. The stage trains it anyway.
+
+        A method can also compute something from the training images here, see `TrainingInfo.teacher_outputs`. Store it
+        in a buffer, and do not compute it again if a resumed run has it already.
 
         Parameters
         ----------

@@ -7,7 +7,7 @@ Sources:
 - LSKD: the names of the published logs in sunshangquan/logit-standardization-KD, which contain T and the weight.
 - CAT-KD: the configurations in GzyAftermath/CAT-KD.
 - HSAKD: the networks in winycg/HSAKD.
-- WKDF: the configurations in JiamingLv/WKD.
+- WKDL and WKDF: the configurations in JiamingLv/WKD.
 """
 
 from collections.abc import Mapping
@@ -72,6 +72,10 @@ PUBLISHED_SETTINGS: Mapping[str, Mapping[Pair, Mapping[str, Any]]] = {
     },
     "HSAKD": {
         ("vgg13", "MobileNetV2"): {"teacher_layers": ("block0", "block1", "block2", "block4")},
+    },
+    "WKDL": {
+        ("resnet32x4", "resnet8x4"): {"weight": 600, "temperature": 8},
+        ("wrn_40_2", "ShuffleV1"): {"weight": 200, "temperature": 6},
     },
     "WKDF": {
         ("resnet32x4", "resnet8x4"): {"weight": 0.08, "grid": 1, "mean_ratio": 4},

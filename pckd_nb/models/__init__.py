@@ -37,15 +37,16 @@ from .resnet import ResNet
 from .resnet50 import ResNet50
 from .shufflenet_v1 import ShuffleNetV1
 from .shufflenet_v2 import ShuffleNetV2
+from .simkd import SimKDNetwork
 from .training_data import TrainingData
 from .vgg import CONVOLUTIONS, VGG
 from .wide_resnet import WideResNet
 from .wrapper import WrappedClassifier, as_classifier, possible_heads
 
 __all__ = [
-    "MODELS", "PAIRS", "Classifier", "FeatureMaps", "Output", "Preprocessed", "TrainingData", "WrappedClassifier",
-    "as_classifier", "count_flops", "count_flops_by_name", "create_model", "match_input", "restore_preprocessing",
-    "with_preprocessing",
+    "MODELS", "PAIRS", "Classifier", "FeatureMaps", "Output", "Preprocessed", "SimKDNetwork", "TrainingData",
+    "WrappedClassifier", "as_classifier", "count_flops", "count_flops_by_name", "create_model", "match_input",
+    "restore_preprocessing", "with_preprocessing",
 ]  # fmt: skip
 
 # options of torchvision and timm that begin with one of these words load weights, and are refused

@@ -93,7 +93,7 @@ class FeatureMaps:
 
         was_training = model.training
         try:
-            with torch.no_grad(), _record_maps(model, modules, record):
+            with torch.no_grad(), record_maps(model, modules, record):
                 model.eval()(example)
         finally:
             model.train(was_training)
@@ -113,7 +113,7 @@ class FeatureMaps:
         found: dict[str, Tensor] = {}
         was_training = self.model.training
         try:
-            with torch.no_grad(), _record_maps(self.model, layers, found.__setitem__):
+            with torch.no_grad(), record_maps(self.model, layers, found.__setitem__):
                 self.model.eval()(example.to(next(self.model.parameters()).device))
         finally:
             self.model.train(was_training)
@@ -148,7 +148,7 @@ class FeatureMaps:
         def record(name: str, output: Tensor) -> None:
             found[name, (output.shape[2], output.shape[3])] = output
 
-        with _record_maps(self.model, [name for name, _ in self.layer_sizes], record):
+        with record_maps(self.model, [name for name, _ in self.layer_sizes], record):
             output = forward(x)
         if missing := [name for name, size in self.layer_sizes if (name, size) not in found]:
             raise ValueError(
@@ -159,8 +159,17 @@ class FeatureMaps:
 
 
 @contextmanager
-def _record_maps(model: nn.Module, names: Iterable[str], record: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Call `record(name, map)` for each feature map that one of these layers returns, or takes if ":input" follows."""
+def record_maps(model: nn.Module, names: Iterable[str], record: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Call `record(name, map)` for each feature map that one of these layers returns, or takes if ":input" follows.
+
+    Parameters
+    ----------
+    model : nn.Module
+    names : iterable of str
+        Names of layers, as in `model.named_modules()`.
+    record : callable
+        It is called in every forward pass inside the `with` block.
+    """
 
     def register(name: str) -> RemovableHandle:
         def hook(layer: nn.Module, *values: Any) -> None:

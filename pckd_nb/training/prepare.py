@@ -21,7 +21,7 @@ from ..data.dataset import file_fingerprints
 from ..messages import one_line
 from ..methods import Method, make, resolve_settings
 from ..methods.base import require_method
-from ..models import Classifier, Preprocessed, WrappedClassifier, match_input
+from ..models import Classifier, Preprocessed, SimKDNetwork, WrappedClassifier, match_input
 from ..models.preprocessing import MAX_SHIFT
 from ..provenance import code_fingerprint, describe, name_of, structure_fingerprint
 from ..recipes import Recipe
@@ -195,13 +195,18 @@ def _source(method: Method) -> dict[str, str]:
 def _describe_network(model: Classifier, data: Dataset) -> dict[str, Any]:
     """Return the description of a network for run.json."""
     network: Classifier | nn.Module = model  # the network without the wrappers of this package
-    while isinstance(network, Preprocessed | WrappedClassifier):
-        network = network.module if isinstance(network, WrappedClassifier) else network.model
+    projector: dict[str, Any] = {}
+    while isinstance(network, Preprocessed | WrappedClassifier | SimKDNetwork):
+        if isinstance(network, SimKDNetwork):
+            projector, network = {"projector": network.projector_settings}, network.body
+        else:
+            network = network.module if isinstance(network, WrappedClassifier) else network.model
     code = {"code": structure_fingerprint(network)} if code_fingerprint(type(network)) is not None else {}
     preprocessing = {"preprocessing": model.preprocessing} if isinstance(model, Preprocessed) else {}
     return {
         **code,
         **preprocessing,
+        **projector,
         "name": model.name,
         "num_classes": model.num_classes,
         "in_channels": data.channels,

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
-from .. import views
+from .. import ranks, views
 from ..data import Dataset
+from ..evaluation import pixel_statistics
 from ..methods import Method, TrainingInfo
-from ..models import Classifier
+from ..models import Classifier, FeatureMaps, Output
+from ..models.maps import MapKind
 from ..recipes import Recipe
 from ..runs import Run
 
@@ -61,6 +65,8 @@ class Task:
     def bind(self, fabric: Fabric) -> None:
         """Create the method's heads for these networks, and synchronise BatchNorm between GPUs.
 
+        A method may replace the student by another network, see `Method.wrap_student`.
+
         A synchronised BatchNorm layer computes mean and variance over the whole batch, although each GPU gets only a
         part of it.
 
@@ -75,7 +81,11 @@ class Task:
         """
         example = torch.zeros(1, self.data.channels, *self.data.size)
         if hasattr(self.method, "prepare_training"):  # a method of the user may not have it
-            self.method.prepare_training(TrainingInfo(self.data.train.labels.cpu(), self.recipe.epochs, self.seed))
+            outputs = partial(self.teacher_outputs, fabric) if self.teacher else None
+            labels = self.data.train.labels.cpu()
+            self.method.prepare_training(TrainingInfo(labels, self.recipe.epochs, self.seed, outputs))
+        if isinstance(self.method, Method):  # any other nn.Module trains the student as it is
+            self.student = self.method.wrap_student(self.student, self.teacher, example)
         self.method.bind(self.student, self.teacher, *([example] if self.method.needs_maps else []))
         if self.smallest_batch * self.method.views == 1 and has_batchnorm(self.method):
             raise ValueError(
@@ -93,6 +103,41 @@ class Task:
                     "synchronised on GPUs only",
                     stacklevel=3,
                 )
+
+    def teacher_outputs(self, fabric: Fabric, kind: MapKind | None = None) -> Iterator[Output]:
+        """Iterate over the outputs of the teacher for all training images, see `TrainingInfo`.
+
+        Every process computes its part of a batch, and gets the outputs for the whole batch.
+
+        Parameters
+        ----------
+        fabric : Fabric
+        kind : str, optional
+            Kind of the feature maps, see `models.FeatureMaps`. None means no maps.
+
+        Yields
+        ------
+        Output
+            As many images as in a batch of the training.
+        """
+        assert self.teacher is not None
+        teacher, train = self.teacher.to(fabric.device), self.data.train
+        example = torch.zeros(1, self.data.channels, *self.data.size)
+        forward: Callable[[Tensor], Output] = teacher
+        if kind is not None:
+            forward = partial(FeatureMaps(teacher, example, kind=kind), teacher)
+        mean, std = pixel_statistics(self.data, fabric.device)
+        batches = torch.arange(len(train)).tensor_split(views.steps_per_epoch(len(train), self.recipe.batch_size))
+        parts = [ranks.local_part(index, fabric) for index in batches]
+        was_training = teacher.training
+        try:
+            teacher.eval()
+            for index, images in zip(batches, train.read(parts), strict=True):
+                with torch.no_grad():
+                    output = forward(views.normalise(images.to(fabric.device), mean, std))
+                yield ranks.gather(output, len(index), fabric)
+        finally:
+            teacher.train(was_training)
 
 
 def has_batchnorm(model: nn.Module) -> bool:

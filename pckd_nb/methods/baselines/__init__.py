@@ -11,7 +11,8 @@ w is the weight that was published for CIFAR-100, and w_CE is 1 unless the class
 published with one view of every image, V = 1. With more views, the term compares all of them.
 
 `FSP`, `AB`, `FT`, `SSKD` and `HSAKD` train something before the first epoch, see `methods.Stage`. `FSP` and `AB` use
-their term only there. After that, their objective is the cross-entropy alone.
+their term only there. After that, their objective is the cross-entropy alone. `WKDL` computes the similarities of
+classes before the first epoch. `SimKD` trains a network that has the last layer of the teacher.
 
 In the equations, the index s means student and t means teacher. f are penultimate features, F feature maps, and z
 logits. B is the batch size, and C the number of classes.
@@ -27,11 +28,10 @@ these maps before the last ReLU. See `models.FeatureMaps`, also for networks of 
 import inspect
 from typing import Any
 
-from ...catalogue import NOT_IMPLEMENTED
 from .base import Baseline
 from .features import CC, CRD, PKT, RKD, SRRL
-from .logits import DIST, DKD, LSKD, MLKD, SKD, WTTM, decoupled_kl
-from .maps import AB, AT, CATKD, FSP, FT, KDSVD, NST, OFD, SP, VID, WKDF, FitNet, ReviewKD
+from .logits import DIST, DKD, LSKD, MLKD, SKD, WKDL, WTTM, decoupled_kl
+from .maps import AB, AT, CATKD, FSP, FT, KDSVD, NST, OFD, SP, VID, WKDF, FitNet, ReviewKD, SimKD
 from .rotations import HSAKD, SSKD
 
 __all__ = ["BASELINES", "BASELINE_CLASSES", "Baseline", "baseline", "decoupled_kl"]
@@ -39,12 +39,12 @@ __all__ = ["BASELINES", "BASELINE_CLASSES", "Baseline", "baseline", "decoupled_k
 BASELINE_CLASSES: dict[str, type[Baseline]] = {
     cls.__name__: cls
     for cls in (
-        *(FitNet, AT, NST, SP, CC, VID, RKD, PKT, FSP, AB, FT, KDSVD, CRD, SRRL, OFD, ReviewKD, WKDF, CATKD),
-        *(DKD, DIST, MLKD, LSKD, WTTM, SKD, SSKD, HSAKD),
+        *(FitNet, AT, NST, SP, CC, VID, RKD, PKT, FSP, AB, FT, KDSVD, CRD, SRRL, OFD, ReviewKD, WKDF, CATKD, SimKD),
+        *(DKD, DIST, MLKD, LSKD, WTTM, WKDL, SKD, SSKD, HSAKD),
     )
 }
 
-# Name → paper and published weight. `catalogue` has only the names, and NOT_IMPLEMENTED.
+# Name → paper and published weight. `catalogue` has only the names.
 BASELINES: dict[str, str] = {name: cls.description for name, cls in BASELINE_CLASSES.items()}
 
 
@@ -67,8 +67,8 @@ def baseline(name: str, **settings: Any) -> Baseline:
     TypeError
         If `name` is not a string, or if a setting has the wrong type.
     ValueError
-        If the name or a setting is unknown, if the baseline is one of `NOT_IMPLEMENTED`, if a setting is outside its
-        range, or if torchdistill is needed and not installed.
+        If the name or a setting is unknown, if a setting is outside its range, or if
+        torchdistill is needed and not installed.
 
     Examples
     --------
@@ -78,12 +78,10 @@ def baseline(name: str, **settings: Any) -> Baseline:
     """
     if not isinstance(name, str):
         raise TypeError(f"the name of a baseline must be a string, got {type(name).__name__}")
-    names = {key.lower(): key for key in (*BASELINE_CLASSES, *NOT_IMPLEMENTED)}
+    names = {key.lower(): key for key in BASELINE_CLASSES}
     found = names.get(name.lower())
     if found is None:
         raise ValueError(f"unknown baseline {name!r}; known: {', '.join(BASELINES)}")
-    if found in NOT_IMPLEMENTED:
-        raise ValueError(f"{found} is not implemented: {NOT_IMPLEMENTED[found]}; known: {', '.join(BASELINES)}")
     accepted = inspect.signature(BASELINE_CLASSES[found]).parameters
     if unknown := settings.keys() - accepted.keys():
         raise ValueError(f"{found} has no setting {min(unknown)!r}; its settings: {', '.join(accepted)}")

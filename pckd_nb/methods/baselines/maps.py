@@ -7,13 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...models import Classifier, FeatureMaps, Output
+from ...models import Classifier, FeatureMaps, Output, Preprocessed, SimKDNetwork
 from ...validation import Count, NotNegative, check, plain
-from ..base import Batch, Stage, Terms, supervised_terms
+from ..base import Batch, Stage, Terms, check_same_classes, supervised_terms
 from ..terms import maps as terms
 from ..terms.logits import weight_in_epoch
 from .base import (
-    PUBLISHED_EPOCHS,
     Baseline,
     Layers,
     MapBaseline,
@@ -409,8 +408,7 @@ class WKDF(MapBaseline):
 
     def weight_in(self, epoch: int) -> float:
         """Return the weight of the term in an epoch, counted from 1."""
-        epochs = self.epochs_in_training
-        return weight_in_epoch(self.weight, epoch, epochs, epochs * 150 // PUBLISHED_EPOCHS)
+        return weight_in_epoch(self.weight, epoch, self.epochs_in_training)
 
     def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
         """Return the weighted sum of both parts."""
@@ -488,12 +486,7 @@ class CATKD(Baseline):
         """
         super().bind(student, teacher, example)
         assert example is not None  # checked in `Baseline.bind`
-        for name, network in (("student", student), ("teacher", teacher)):
-            if not _features_are_mean_of_map(network, example):
-                raise ValueError(
-                    "CAT-KD needs features that are the mean of the last feature map, but those of the "
-                    f"{name} are not: choose another network"
-                )
+        check_features_are_means("CAT-KD", student, teacher, example)
         if student.head.bias is not None:
             nn.init.zeros_(student.head.bias).requires_grad_(False)
         return self
@@ -502,6 +495,112 @@ class CATKD(Baseline):
         """Return the mean squared difference."""
         of_student, of_teacher = (terms.class_activation_maps(x.maps[-1], x.centers) for x in (student, teacher))
         return terms.catkd_loss(of_student, of_teacher, self.resolution, bool(self.normalize))
+
+
+class SimKD(Baseline):
+    r"""Reused teacher classifier: the student learns the teacher's last feature map, and uses the teacher's last layer.
+
+    .. math::
+
+        \mathrm{term} = \mathrm{mean}\left( \left( P(F_s) - F_t \right)^2 \right)
+
+    F is the last feature map, and P the projector `models.simkd.SimKDProjector`, which is trained with the student. The
+    larger map is pooled to the size of the smaller one. The labels are not used for training: the cross-entropy has the
+    weight 0.
+
+    The trained network is `models.SimKDNetwork`: the student without its last layer, the projector, and the last layer
+    of the teacher, which does not change. This network is evaluated and saved, and `run.model()` returns it. All its
+    parameters count as those of the student. The student that you pass loses its own last layer.
+
+    MobileNetV2 and ShuffleV2 have a convolution after their last stage. Unlike in the authors' code, F_s is the map
+    after this convolution, so that it is trained, too.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term, at least 0.
+    factor : int, at least 1
+        The hidden layers of P have C_t / factor channels.
+    views : int, from 1 to 4
+        See `Baseline`.
+
+    References
+    ----------
+    Chen et al., "Knowledge Distillation with the Reused Teacher Classifier", arXiv 2203.14001.
+    """
+
+    description = "reused teacher classifier, arXiv 2203.14001; weight 1, cross-entropy 0 (authors' code)"
+    needs_maps = True
+    student_maps = teacher_maps = "last"
+    cross_entropy_weight = 0.0
+
+    def __init__(self, weight: float = 1, factor: int = 2, views: int = 1):
+        super().__init__(weight, views)
+        self.factor = plain(factor)
+        self.check()
+
+    def check(self) -> None:
+        """Check the settings, see `Method.check`."""
+        super().check()
+        check(Count, factor=self.factor)
+
+    def wrap_student(self, student: Classifier, teacher: Classifier | None, example: Tensor) -> Classifier:
+        """Return the network that is trained, see `Method.wrap_student`.
+
+        Parameters
+        ----------
+        student, teacher : Classifier
+        example : Tensor of shape (1, C, H, W)
+            One image.
+
+        Returns
+        -------
+        Classifier
+            A `models.SimKDNetwork`. If the student converts its input, see `models.Preprocessed`, this network does
+            it, too.
+
+        Raises
+        ------
+        ValueError
+            If the features of a network are not the mean of its last feature map over the pixels, if the numbers of
+            classes differ, or if the student has the last layer of a teacher already.
+        """
+        assert teacher is not None  # checked in `training.checks.check_task`
+        check_same_classes(student, teacher)
+        check_features_are_means("SimKD", student, teacher, example)
+        maps, teacher_maps = (FeatureMaps(network, example, kind="last") for network in (student, teacher))
+        [(layer, _)], [student_shape], [teacher_shape] = maps.layer_sizes, maps.shapes, teacher_maps.shapes
+
+        def wrap(network: Classifier, layer: str) -> Classifier:
+            if isinstance(network, Preprocessed):
+                inner = wrap(network.model, layer.removeprefix("model."))
+                wrapped = Preprocessed(inner, network.input_format, network.training_format)
+                wrapped.preprocessing = network.preprocessing
+                return wrapped
+            if isinstance(network, SimKDNetwork):
+                raise ValueError("the student has the last layer of a teacher already: SimKD needs a new student")
+            has_bias = teacher.head.bias is not None
+            simkd_network = SimKDNetwork(network, layer, student_shape, teacher_shape, self.factor, has_bias)
+            simkd_network.fc.load_state_dict(teacher.head.state_dict())
+            return simkd_network
+
+        return wrap(student, layer)
+
+    def prepare(
+        self, student: Classifier, teacher: Classifier, student_shapes: Shapes = (), teacher_shapes: Shapes = ()
+    ) -> None:
+        """Check that the student has the last layer of the teacher."""
+        while isinstance(student, Preprocessed):
+            student = student.model
+        if not isinstance(student, SimKDNetwork):
+            raise ValueError(
+                "SimKD trains the student with the last layer of the teacher: pass the result of "
+                "wrap_student(student, teacher, example) to bind"
+            )
+
+    def term(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> Tensor:
+        """Return the mean squared difference."""
+        return terms.simkd_loss(student.maps[-1], teacher.maps[-1])
 
 
 class FirstStageBaseline(StagedBaseline):
@@ -812,11 +911,34 @@ def check_same_channels(title: str, student_shapes: Shapes, teacher_shapes: Shap
         )
 
 
+def check_features_are_means(title: str, student: Classifier, teacher: Classifier, example: Tensor) -> None:
+    """Check that the features of both networks are the mean of their last feature map.
+
+    Parameters
+    ----------
+    title : str
+        The method, for the message.
+    student, teacher : Classifier
+    example : Tensor of shape (1, C, H, W)
+
+    Raises
+    ------
+    ValueError
+        If the features of a network are something else.
+    """
+    for name, network in (("student", student), ("teacher", teacher)):
+        if not _features_are_mean_of_map(network, example):
+            raise ValueError(
+                f"{title} needs features that are the mean of the last feature map, but those of the {name} are not: "
+                "choose another network"
+            )
+
+
 def _features_are_mean_of_map(network: Classifier, example: Tensor) -> bool:
     """Return whether the features of a network are the mean of its last feature map over the pixels."""
     was_training = network.training
     # Random pixels would advance the random generator, and so change the initial weights of modules created later.
-    pixels = torch.linspace(-2, 2, example.numel()).view_as(example)
+    pixels = torch.linspace(-2, 2, example.numel(), dtype=example.dtype).view_as(example)
     example = pixels.to(next(network.parameters()).device)
     try:
         with torch.no_grad():

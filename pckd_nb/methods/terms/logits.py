@@ -746,7 +746,7 @@ def wkd_transport(
     return sinkhorn_costs(p_student, p_teacher, costs_of_others, regularization, iterations).mean()
 
 
-def weight_in_epoch(weight: float, epoch: int, epochs: int = 240, decay_from: int = 150) -> float:
+def weight_in_epoch(weight: float, epoch: int, epochs: int = 240, decay_from: int | None = None) -> float:
     r"""Return the weight of WKD-L and WKD-F in an epoch.
 
     .. math::
@@ -763,8 +763,8 @@ def weight_in_epoch(weight: float, epoch: int, epochs: int = 240, decay_from: in
         e, counted from 1.
     epochs : int
         E.
-    decay_from : int
-        e_0.
+    decay_from : int, optional
+        e_0. None means 150 for 240 epochs, and the same share of other numbers of epochs.
 
     Returns
     -------
@@ -780,6 +780,7 @@ def weight_in_epoch(weight: float, epoch: int, epochs: int = 240, decay_from: in
     >>> [round(weight_in_epoch(600, epoch), 1) for epoch in (1, 150, 195, 240)]
     [600, 600, 300.0, 0.0]
     """
+    decay_from = epochs * 150 // 240 if decay_from is None else decay_from
     if epoch <= decay_from:
         return weight
     progress = min(1, (epoch - decay_from) / max(1, epochs - decay_from))

@@ -942,62 +942,6 @@ def reused_logits(features: Tensor, teacher_weight: Tensor, teacher_bias: Tensor
 # --- SimKD
 
 
-class SimKDProjector(nn.Module):
-    """Projector of SimKD: it maps the student's last feature map to that of the teacher.
-
-    It has three convolutions without bias: 1×1 from C_s to C_t/2 channels, 3×3 from C_t/2 to C_t/2, and 1×1 from C_t/2
-    to C_t. Every one is followed by BatchNorm and ReLU, also the last one. A student's map that is larger than the
-    teacher's is pooled to the teacher's size first.
-
-    The student's own last layer is never trained. At test time, the prediction is `reused_logits` of the projected map.
-    So the projector is a part of the student, also when parameters are counted.
-
-    Parameters
-    ----------
-    student_shape, teacher_shape : (C, H, W)
-    factor : int
-        The hidden layers have C_t / factor channels.
-
-    References
-    ----------
-    Chen et al., "Knowledge Distillation with the Reused Teacher Classifier", arXiv 2203.14001. The layers are those of
-    the authors' repository DefangChen/SimKD.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from pckd_nb.methods.terms.maps import SimKDProjector
-    >>> tuple(SimKDProjector((5, 8, 8), (10, 4, 4))(torch.rand(2, 5, 8, 8)).shape)
-    (2, 10, 4, 4)
-    """
-
-    def __init__(self, student_shape: Shape, teacher_shape: Shape, factor: int = 2):
-        super().__init__()
-        (channels, *size), (teacher_channels, *teacher_size) = student_shape, teacher_shape
-        hidden = max(1, teacher_channels // factor)
-        self.size = min(size[0], teacher_size[0]), min(size[1], teacher_size[1])
-        self.conv0, self.bn0 = nn.Conv2d(channels, hidden, 1, bias=False), nn.BatchNorm2d(hidden)
-        self.conv1, self.bn1 = nn.Conv2d(hidden, hidden, 3, padding=1, bias=False), nn.BatchNorm2d(hidden)
-        self.conv2, self.bn2 = nn.Conv2d(hidden, teacher_channels, 1, bias=False), nn.BatchNorm2d(teacher_channels)
-
-    def forward(self, student_map: Tensor) -> Tensor:
-        """Return the projected map.
-
-        Parameters
-        ----------
-        student_map : Tensor of shape (B, C_s, H, W)
-
-        Returns
-        -------
-        Tensor of shape (B, C_t, H, W)
-            With the smaller size of the two networks.
-        """
-        x = _pooled(student_map, self.size)
-        x = self.bn0(self.conv0(x)).relu()
-        x = self.bn1(self.conv1(x)).relu()
-        return self.bn2(self.conv2(x)).relu()
-
-
 @full_precision
 def simkd_loss(projected: Tensor, teacher_map: Tensor) -> Tensor:
     r"""Return the loss of SimKD.
@@ -1006,8 +950,8 @@ def simkd_loss(projected: Tensor, teacher_map: Tensor) -> Tensor:
 
         L = \mathrm{mean}\left( \left( P(F_s) - F_t \right)^2 \right)
 
-    P is the `SimKDProjector`, and F are the last feature maps. The mean is over all entries. This is the total: there
-    is no cross-entropy.
+    P is `models.simkd.SimKDProjector`, and F are the last feature maps. The mean is over all entries. This is the
+    total: there is no cross-entropy.
 
     The trap: the student's own last layer is not trained. Do not evaluate it.
 
