@@ -369,6 +369,16 @@ class TestOwnRuns:
         assert status == 0 and not err and "66.00" in out and "No run" not in out
         assert "measured with this package" in out
 
+    def test_the_command_looks_for_them_in_data_runs(self, own_runs, run, tmp_path):  # noqa: F811
+        arguments = "leaderboard", "--pair", ",".join(PAIR)
+        assert "No runs were compared. To add yours, use --runs FOLDER." in run(*arguments)[1]
+        (tmp_path / "data" / "runs").mkdir(parents=True)
+        assert "No runs were compared." in run(*arguments)[1]
+        shutil.copytree(own_runs, tmp_path / "data" / "runs", dirs_exist_ok=True)
+        assert "66.00" in run(*arguments)[1]
+        other = run("leaderboard", "--pair", "vgg13,vgg8")[1]
+        assert "No run in data/runs has this data set, teacher and student." in other and "66.00" not in other
+
     def test_the_figure_draws_them(self, own_runs):
         figure = pckd.figures.leaderboard(PAIR, runs=own_runs)
         labels = [text.get_text() for text in figure.legends[0].get_texts()]

@@ -10,11 +10,13 @@ import typer
 from ..html import counted
 from .app import command
 from .console import print_table, print_text
+from .options import in_data, in_method, in_networks
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FORMATS = ("text", "csv", "markdown")
+DEFAULT_RUNS = Path("data/runs")
 MIN_LAST_WIDTH = 20  # characters; a narrower last column is hard to read
 LEGEND = (
     ("own", "published by the authors of the method"),
@@ -30,12 +32,12 @@ LEGEND = (
 def show_leaderboard(
     pair: Annotated[
         str | None,
-        typer.Option(metavar="TEACHER,STUDENT", help="Compare all methods for this pair. Default: list all pairs."),
+        in_networks(metavar="TEACHER,STUDENT", help="Compare all methods for this pair. Default: list all pairs."),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Data set. Default: cifar100 with --pair, otherwise all data sets.")
+        str | None, in_data(help="Data set. Default: cifar100 with --pair, otherwise all data sets.")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="With --pair: show only this method.")] = None,
+    method: Annotated[str | None, in_method(help="With --pair: show only this method.")] = None,
     sort: Annotated[
         str | None,
         typer.Option(
@@ -47,10 +49,10 @@ def show_leaderboard(
     table_format: Annotated[str, typer.Option("--format", help="text, csv or markdown.")] = "text",
     runs_folder: Annotated[
         Path | None,
-        typer.Option(
+        in_data(
             "--runs",
             help="With --pair: folder of your runs. Those with the same data set, teacher and student are added. "
-            "Default: data/runs, if there is one.",
+            f"Default: {DEFAULT_RUNS}, if there is one.",
         ),
     ] = None,
 ) -> None:
@@ -72,8 +74,15 @@ def show_leaderboard(
     names = tuple(pair.split(","))
     if len(names) != 2:
         raise ValueError(f"--pair must be TEACHER,STUDENT, such as resnet56,resnet20, got {pair!r}")
-    folder = runs_folder or (Path("data/runs") if Path("data/runs").is_dir() else None)
-    numbers = board.find_numbers(names, "cifar100" if dataset is None else dataset, method, published, folder)
+    folder = DEFAULT_RUNS if runs_folder is None and DEFAULT_RUNS.is_dir() else runs_folder
+    wanted = names, "cifar100" if dataset is None else dataset, method, published
+    try:
+        numbers = board.find_numbers(*wanted, folder)
+    except FileNotFoundError:
+        if runs_folder is not None:
+            raise
+        folder = None  # the default folder has no finished run
+        numbers = board.find_numbers(*wanted)
     table = board.compare(numbers, "own" if sort is None else sort)
     order = {name: row for row, name in enumerate(table["method"])}
     numbers = numbers.sort_values("method", key=lambda names: names.map(order), kind="stable")
