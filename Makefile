@@ -47,11 +47,13 @@ notebooks: demo
 student-notebooks: .venv/.installed
 	$(BIN)/python -c "from pckd_nb.notebooks import write_student_versions; write_student_versions('build/student')"
 
-# Draw every figure, and write the tables of docs/results.md and docs/baselines.md, from what was recorded.
+# Draw every figure, and write the tables of docs/results.md, docs/baselines.md and docs/leaderboard.md, from what was
+# recorded and published.
 figures: .venv/.installed
 	$(BIN)/python -m pckd_nb figures --runs data/runs --out figures
 	$(BIN)/python docs/make_results.py
 	$(BIN)/python docs/make_methods.py
+	$(BIN)/python docs/make_leaderboard.py
 
 # Build the site from notebooks, docstrings and recorded runs: build/site/html/index.html. The build needs no network.
 site: .venv/.installed-site

@@ -20,7 +20,7 @@ PUBLIC = {
     "Training": ("training", "recipes"),
     "Analysis": ("analysis", "evaluation", "transfer"),
     "Figures and widgets": ("figures", "widgets", "course"),
-    "Experiments and runs": ("experiments", "runs"),
+    "Experiments and runs": ("experiments", "runs", "leaderboard"),
 }
 # Classes of the objects that public functions return. `pckd_nb.__all__` does not list them.
 RETURNED = {"evaluation": ("Predictions", "Scores"), "transfer": ("TransferScores",)}

@@ -216,7 +216,9 @@ def draw(out: Path) -> Path:
     drawn_from = out / "drawn_from"
     runs = ROOT / "data" / "runs"
     fingerprint = hashlib.sha256(pckd_nb.__version__.encode())
-    code = (file for pattern in (*DRAWING_MODULES, "runs.py") for file in (ROOT / "pckd_nb").glob(pattern))
+    code = (
+        file for pattern in (*DRAWING_MODULES, "runs.py", "leaderboard.py") for file in (ROOT / "pckd_nb").glob(pattern)
+    )
     for file in sorted((*code, *runs.rglob("*"), *(ROOT / "data" / "paper").glob("*.csv"))):
         if file.is_file():
             fingerprint.update(f"{file.relative_to(ROOT)}".encode() + file.read_bytes())

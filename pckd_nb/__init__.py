@@ -31,10 +31,25 @@ from . import hardware
 hardware.limit_openmp_spinning()  # before torch is loaded
 
 if TYPE_CHECKING:
-    from . import analysis, course, data, experiments, figures, losses, methods, models, preview, runs, views, widgets
+    from . import (
+        analysis,
+        course,
+        data,
+        experiments,
+        figures,
+        leaderboard,
+        losses,
+        methods,
+        models,
+        preview,
+        runs,
+        views,
+        widgets,
+    )
     from .checkpoints import load_checkpoint
     from .data import Dataset, load_dataset
     from .evaluation import evaluate, predict
+    from .leaderboard import load_published
     from .methods import KD, PCKD, Supervised
     from .models import Output, as_classifier, create_model, with_preprocessing
     from .recipes import Recipe, get_recipe
@@ -47,8 +62,8 @@ if TYPE_CHECKING:
 __all__ = [
     "KD", "PCKD", "Callback", "Dataset", "EarlyStopping", "Output", "Recipe", "Run", "Supervised", "analysis",
     "as_classifier", "course", "create_model", "data", "distill", "evaluate", "experiments", "figures", "fit",
-    "get_recipe", "load_checkpoint", "load_dataset", "load_run", "losses", "methods", "models", "predict", "preview",
-    "runs", "transfer", "transfer_table", "views", "widgets", "with_preprocessing",
+    "get_recipe", "leaderboard", "load_checkpoint", "load_dataset", "load_published", "load_run", "losses", "methods",
+    "models", "predict", "preview", "runs", "transfer", "transfer_table", "views", "widgets", "with_preprocessing",
 ]  # fmt: skip
 
 # module → its functions and classes that are also available as pckd.NAME
@@ -56,6 +71,7 @@ _NAMES_IN_MODULE = {
     "checkpoints": ("load_checkpoint",),
     "data": ("Dataset", "load_dataset"),
     "evaluation": ("evaluate", "predict"),
+    "leaderboard": ("load_published",),
     "methods": ("KD", "PCKD", "Supervised"),
     "models": ("Output", "as_classifier", "create_model", "with_preprocessing"),
     "recipes": ("Recipe", "get_recipe"),

@@ -1,4 +1,4 @@
-"""Check the paths that a user gives."""
+"""Check the paths that a user gives, and find the tables of published results."""
 
 import os
 from pathlib import Path
@@ -39,3 +39,15 @@ def user_path(value: Any, name: str = "path") -> Path:
         return Path(text).expanduser()
     except RuntimeError:
         raise ValueError(f"{name} '{text}' begins with an unknown home folder: write the full path") from None
+
+
+def paper_folder() -> Path:
+    """Return the folder with the tables of published results.
+
+    Returns
+    -------
+    Path
+        `pckd_nb/paper` in an installed package, and `data/paper` in the repository.
+    """
+    installed = Path(__file__).with_name("paper")
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "data" / "paper"

@@ -78,7 +78,7 @@ FLOORS = [
     {"progress", "faults", "launcher", "plugins", "provenance"},
     {"views", "catalogue", "downloads", "config"},
     {"methods", "models", "data", "recipes"},
-    {"runs", "resuming", "ranks", "arguments", "evaluation"},
+    {"runs", "resuming", "ranks", "arguments", "evaluation", "leaderboard"},
     {"recording", "checkpoints", "transfer"},
     {"compiling"},
     {"training", "analysis"},

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pckd_nb import catalogue, cli, data, demo, experiments, methods, models, preview, recipes, training
 from pckd_nb.cli.console import option_name
+from pckd_nb.leaderboard import list_pairs
 
 from .properties import examples, fail_after
 from .test_cli import SMALL, teacher  # noqa: F401
@@ -59,6 +60,8 @@ bad_path = st.sampled_from(["notes.txt", "notes.txt/x", "/dev/null", "/dev/null/
 bad_normalisation = text.filter(lambda value: value not in catalogue.NORMALISATIONS and "/" not in value)
 bad_normalisation |= st.sampled_from(["0.5/0", "0.5/-1", "nan/1", "1/inf", "0.5,0.5/1", "1/2/3", "/", "a/b"])
 
+PUBLISHED_ON = set(list_pairs()["dataset"])  # data sets
+
 BAD = {  # invalid values of every option
     "--model": bad_network, "--student": bad_network, "--teacher-model": bad_network, "--recipe": bad_recipe,
     "--data": bad_data, "--teacher": bad_run, "--init": bad_run, "source": bad_run, "run_folders": bad_run,
@@ -86,6 +89,8 @@ BAD = {  # invalid values of every option
     "--teacher-image-size": bad_int(1), "--expect": bad_float | st.just("100.1"),
     "--seeds": text.filter(lambda value: not value.strip().isdigit()),
     "--jobs": bad_int(1), "--size": text.filter(lambda value: value not in demo.SIZES),
+    "--pair": text, "--dataset": text.filter(lambda value: value not in PUBLISHED_ON),
+    "--sort": unknown(["own", "reproduced", "gain"]), "--format": unknown(["text", "csv", "markdown"]),
     "--shard": text | st.builds("{}/{}".format, st.integers(5, 99), st.integers(0, 4)),
     "--factor": text.filter(lambda value: value.partition("=")[0] not in experiments.SWEEPS),
     "--out": bad_path, "--teacher-cache": bad_path,
@@ -110,6 +115,7 @@ def valid_arguments(command: str, teacher: Path) -> dict[str, str]:  # noqa: F81
         "figures": {"--runs": str(teacher.parent), "--out": "new"},
         "demo": {"--out": "new"},
         "methods": {"name": "kd"},
+        "leaderboard": {"--pair": "resnet56,resnet20"},
     }.get(command, {})
 
 

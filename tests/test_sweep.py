@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 import pckd_nb as pckd
-from pckd_nb import Dataset, checkpoints, experiments, runs
+from pckd_nb import Dataset, checkpoints, experiments, leaderboard, runs
 from pckd_nb.figures import collection
 
 QUIET = dict(epochs=1, batch_size=8, progress=False, accelerator="cpu", precision="32-true")
@@ -95,6 +95,7 @@ WRONG_VALUES = {  # kind of argument → wrong values by name
 }  # fmt: skip
 
 OUT = "new/out"
+PAIR = "resnet56", "resnet20"
 ENTRIES = {  # function, argument → kind, function that makes the call with a value
     ("load_run", "path"): ("run folder", lambda p, x: pckd.load_run(x)),
     ("load_run", "tables_only"): ("flag", lambda p, x: pckd.load_run("run", tables_only=x)),
@@ -224,6 +225,12 @@ ENTRIES = {  # function, argument → kind, function that makes the call with a 
     ("Grid", "recipe"): ("recipe", lambda p, x: grid(recipe=x)),
     ("Grid", "teacher_cache"): ("folder to write", lambda p, x: grid(teacher_cache=x)),
     ("parse_arm", "text"): ("method", lambda p, x: experiments.parse_arm(x).build(pckd.get_recipe("classroom"))),
+    ("load_published", "folder"): ("folder to read", lambda p, x: pckd.load_published(x)),
+    ("find_numbers", "pair"): ("text", lambda p, x: leaderboard.find_numbers(x)),
+    ("find_numbers", "dataset"): ("choice", lambda p, x: leaderboard.find_numbers(PAIR, x)),
+    ("find_numbers", "method"): ("choice", lambda p, x: leaderboard.find_numbers(PAIR, method=x)),
+    ("find_numbers", "runs"): ("run folder", lambda p, x: leaderboard.find_numbers(PAIR, runs=x)),
+    ("compare", "sort"): ("choice", lambda p, x: leaderboard.compare(leaderboard.find_numbers(PAIR), x)),
     ("Run.save", "folder"): ("folder to write", lambda p, x: dataclasses.replace(p.run).save(x)),
 }  # fmt: skip
 
@@ -234,6 +241,7 @@ WORDS = {  # kind of argument → other words that messages use for it
 }  # fmt: skip
 ACCEPTED = {  # function, argument, value that is valid for it
     ("create_model", "data", "None"),  # refused because num_classes is missing
+    ("find_numbers", "runs", "None"),
     ("transfer", "model", "None"), ("from_arrays", "val", "None"), ("from_torch", "val", "None"),
 }  # fmt: skip
 
@@ -243,12 +251,15 @@ NOT_TESTED = {  # function, argument → reason
     ("Grid", "data_options"): "arguments of load_dataset",
     ("Grid", "options"): "arguments of distill",
     ("draw_all", "say"): "a function",
+    ("find_numbers", "published"): "the table of load_published",
+    ("compare", "numbers"): "the table of find_numbers",
 }
 TESTED_FUNCTIONS = [
     pckd.as_classifier, pckd.create_model, pckd.distill, pckd.evaluate, pckd.fit, pckd.get_recipe, pckd.load_checkpoint,
     pckd.load_dataset, pckd.load_run, pckd.predict, pckd.transfer, pckd.transfer_table, pckd.with_preprocessing,
     Dataset.with_validation, Dataset.from_arrays, Dataset.from_torch, Dataset.from_table, runs.load_runs,
     checkpoints.fetch, experiments.Grid, experiments.parse_arm, collection.draw_all,
+    pckd.load_published, leaderboard.find_numbers, leaderboard.compare,
 ]  # fmt: skip
 
 

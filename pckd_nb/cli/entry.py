@@ -19,6 +19,7 @@ from . import training as training
 from . import evaluation as evaluation
 from . import grids as grids
 from . import drawing as drawing
+from . import leaderboard as leaderboard
 # isort: on
 
 # Advice in an error message of `TrainingData.check_classes`. It is for Python, so `use_option_names` replaces it.

@@ -273,8 +273,7 @@ CAPTIONS = {
         "filled dots on white: measured here, minus the accuracy without a teacher at the same seed, one dot per seed. "
         "The band is the 95 % confidence interval of the mean, for three seeds or more. Data, networks and epochs "
         "differ between left and right. So compare only the sign and the order of the differences, not their size. "
-        "The published results for ImageNet and for pairs from different network families are left out, because the "
-        "accuracy of the student without a teacher was not published for them."
+        "The published pairs are those in the table of PCKD's authors."
     ),
     "11_learning_curves": (
         "Accuracy and every loss term by epoch and method: the mean over seeds, and a band of one standard deviation "

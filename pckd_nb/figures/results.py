@@ -10,7 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ..paths import user_path
+from ..catalogue import PAIRS
+from ..leaderboard import compare, find_numbers, load_published
+from ..paths import paper_folder, user_path
 from ..runs import SYMBOLS, Run
 from .arms import (
     FACTORS,
@@ -42,8 +44,8 @@ from .canvas import (
 )
 
 __all__ = [
-    "accuracy", "budget", "comparison_table", "learning_curves", "published_and_measured", "published_gains",
-    "published_table", "sweep", "sweeps",
+    "accuracy", "budget", "comparison_table", "leaderboard", "learning_curves", "published_and_measured",
+    "published_gains", "published_table", "sweep", "sweeps",
 ]  # fmt: skip
 
 # Column of the history → title of its panel, or title and axis label. Other columns are loss terms of other methods.
@@ -341,17 +343,17 @@ def _numbers_of_seeds(points: Mapping[str, Mapping[int, RunsBySeed]]) -> str:
     return f"Number of seeds: {', '.join(parts)} epochs."
 
 
-PAPER_FOLDER = Path(__file__).parents[2] / "data" / "paper"
-
-
 def published_table(folder: str | Path | None = None) -> pd.DataFrame:
-    """Return the published results as a table.
+    """Return the published results that notebooks and figures compare with.
+
+    These are the table of PCKD's authors, and the results of KD and DKD in the README of mdistiller for the other pairs
+    of `models.PAIRS`. `load_published` returns many more.
 
     Parameters
     ----------
     folder : str or Path, optional
-        Folder with the published results. By default, `data/paper` of the repository, which an installed package does
-        not contain.
+        Folder with cifar100_same_family.csv and published_results.csv. By default, the tables that come with this
+        package.
 
     Returns
     -------
@@ -367,14 +369,19 @@ def published_table(folder: str | Path | None = None) -> pd.DataFrame:
     ----------
     Ding et al., Preview-based Category Contrastive Learning for Knowledge Distillation, arXiv 2410.14143.
     """
-    folder = PAPER_FOLDER if folder is None else user_path(folder, "folder")
-    for name in ("cifar100_same_family.csv", "other_published.csv"):
-        if not (folder / name).is_file():
-            raise ValueError(f"no {name} in '{folder}': it is in data/paper of the repository; pass that folder")
-    one_family = pd.read_csv(folder / "cifar100_same_family.csv").rename(columns={"top1_percent": "value"})
-    one_family = one_family.assign(dataset="cifar100", metric="top1_percent", source="the paper, one family")
-    others = pd.read_csv(folder / "other_published.csv")
-    return pd.concat([one_family[list(others)], others], ignore_index=True)
+    folder = paper_folder() if folder is None else user_path(folder, "folder")
+    file = folder / "cifar100_same_family.csv"
+    if not file.is_file():
+        raise ValueError(f"no {file.name} in '{folder}': it is in data/paper of the repository; pass that folder")
+    one_family = pd.read_csv(file).rename(columns={"top1_percent": "value"})
+    one_family = one_family.assign(dataset="cifar100", source="the paper, one family")
+    published = load_published(folder).rename(columns={"top1": "value"})
+    pairs = pd.MultiIndex.from_frame(published[["teacher", "student"]])
+    others = {tuple(name.removeprefix("torchvision:") for name in pair) for pair in PAIRS}
+    others -= set(zip(one_family["teacher"], one_family["student"], strict=True))
+    mdistiller = published["source"].str.startswith("mdistiller README") & published["method"].isin(["KD", "DKD"])
+    table = pd.concat([one_family, published[mdistiller & pairs.isin(others)]], ignore_index=True)
+    return table.assign(metric="top1_percent")[["dataset", "teacher", "student", "method", "metric", "value", "source"]]
 
 
 def published_gains(published: pd.DataFrame) -> pd.DataFrame:
@@ -439,6 +446,7 @@ def published_and_measured(runs: Run | Sequence[Run], published: str | Path | No
             color = COLORS.get(method.split("_")[0], "#777777")
             ax.scatter(values, np.full(len(values), row), s=13, color="none", edgecolor=color, linewidth=0.9, zorder=3)
             ax.plot([values.mean()] * 2, [row - 0.36, row + 0.36], color=color, linewidth=2)
+        ax.axvline(0, color=DARK_GRAY, linewidth=0.8)
         _style_rows(ax, [method.replace("_without_KD", " without L_KD") for method in gains.index])
         ax.set_title(f"CIFAR-100, 240 epochs,\n{gains.shape[1]} pairs of the same family", fontsize=8.5)
         explanations = {left: ("Published", "○ one pair of networks, | mean of the pairs")}
@@ -458,6 +466,7 @@ def published_and_measured(runs: Run | Sequence[Run], published: str | Path | No
                 common = sorted(seeds.keys() & supervised.keys())
                 values = [seeds[seed].accuracy - supervised[seed].accuracy for seed in common]
                 ax.scatter(values, [row] * len(values), s=13, color=color, linewidth=0, zorder=3)
+            ax.axvline(0, color=DARK_GRAY, linewidth=0.8)
             _style_rows(ax, [label.replace("strategy = ", "") for label, _, _ in arms])
             settings = next(iter(arms[0][1].values())).settings
             pair = f"{settings['teacher']['name'] or 'network'} → {settings['model']['name'] or 'network'}"
@@ -466,8 +475,94 @@ def published_and_measured(runs: Run | Sequence[Run], published: str | Path | No
     return figure
 
 
+# kind of a published number → how a leaderboard draws it. Colours and shapes both tell them apart.
+KIND_MARKERS: dict[str, dict[str, Any]] = {
+    "copied": {"marker": "o", "s": 30, "facecolors": "none", "edgecolors": "#777777", "linewidths": 0.9},
+    "reproduced": {"marker": "s", "s": 15, "color": MORE_COLORS[1], "linewidths": 0},
+    "own": {"marker": "D", "s": 17, "color": COLORS["KD"], "linewidths": 0},
+    "ours": {"marker": "*", "s": 60, "color": COLORS["PCKD"], "linewidths": 0},
+}
+NOT_COMPARABLE = ("views", "longer", "teacher", "network")  # marks of a method that get a †
+
+
+def leaderboard(
+    pair: Sequence[str], dataset: str = "cifar100", runs: str | Path | None = None, sort: str = "own"
+) -> Drawing:
+    """Draw all published accuracies for a pair of networks, one row per method.
+
+    A line connects the lowest and the highest number of a method. The band shows the accuracies of the student trained
+    alone, which differ from source to source. A † after a name means that numbers of this method are not comparable
+    with the others: see `NOT_COMPARABLE` and the marks of `compare`.
+
+    Parameters
+    ----------
+    pair : sequence of two str
+        Names of teacher and student.
+    dataset : str
+    runs : path, optional
+        Folder of runs. Those with the same data set, teacher and student are drawn, too.
+    sort : str
+        As in `compare`. The first row is the best one.
+
+    Returns
+    -------
+    Drawing
+
+    Raises
+    ------
+    TypeError
+        If `pair` is not a pair of texts.
+    ValueError
+        If there is no published number for this pair and data set, or if `sort` is unknown.
+    FileNotFoundError
+        If there is no finished run in `runs`.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> figure = pckd.figures.leaderboard(("wrn_40_2", "ShuffleV1"))
+    >>> figure.axes[0].get_title(loc="left")
+    'wrn_40_2 → ShuffleV1 on cifar100'
+    """
+    numbers = find_numbers(pair, dataset, runs=runs)
+    table = compare(numbers, sort)
+    rows = {method: row for row, method in enumerate(table["method"])}
+    note = (
+        f"{len(rows)} methods, {len(numbers)} numbers. Own: published by the method's authors. Reproduced: measured by "
+        "others. Copied: repeated in a later table. Numbers of different sources often have different teachers and "
+        "students. †: more views, longer training, or another teacher or network."
+    )
+    with new_figure([], 4.4, 0.185 * len(rows) + 1.6, note) as figure:
+        ax = figure.add_subplot()
+        alone = numbers["student_alone_top1"].dropna()
+        if len(alone):
+            low, high = alone.min() - 0.02, alone.max() + 0.02  # so that a band of one number is visible
+            ax.axvspan(low, high, color=LIGHT_GRAY, alpha=0.3, linewidth=0, label="student alone")
+        for method, values in numbers.groupby("method")["top1"]:
+            ax.plot([values.min(), values.max()], [rows[method]] * 2, color=LIGHT_GRAY, linewidth=2, zorder=2)
+        for kind, marker in KIND_MARKERS.items():
+            shown = numbers[numbers["source_kind"] == kind]
+            if len(shown):
+                ax.scatter(shown["top1"], shown["method"].map(rows), label=kind, zorder=3, **marker)
+        marked = table["marks"].str.contains("|".join(NOT_COMPARABLE))
+        _style_rows(ax, [f"{method} †" if dagger else method for method, dagger in zip(rows, marked, strict=True)])
+        ax.tick_params(labelsize=7.5)
+        ax.set_xlabel("top-1 accuracy (percent)")
+        ax.set_title(f"{pair[0]} → {pair[1]} on {dataset}")
+        handles, labels = ax.get_legend_handles_labels()
+        figure.legend(
+            handles[::-1],
+            labels[::-1],
+            loc="outside upper left",
+            ncols=5,
+            fontsize=7.5,
+            handletextpad=0.2,
+            columnspacing=1,
+        )
+    return figure
+
+
 def _style_rows(ax: Axes, labels: list[str]) -> None:
-    ax.axvline(0, color=DARK_GRAY, linewidth=0.8)
     ax.margins(x=0.08)
     ax.set_yticks(range(len(labels)), labels, fontsize=7)
     ax.set(ylim=(len(labels) - 0.4, -0.6))
