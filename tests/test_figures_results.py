@@ -12,9 +12,9 @@ from matplotlib.colors import to_hex
 
 import pckd_nb as pckd
 from pckd_nb import figures
-from pckd_nb.analysis import summarise
+from pckd_nb.analysis import summarise, training_flops
 from pckd_nb.figures import results
-from pckd_nb.figures.arms import FACTORS, find_budgets, find_sweep, training_flops
+from pckd_nb.figures.arms import FACTORS, find_budgets, find_sweep
 from pckd_nb.figures.canvas import run_label
 from pckd_nb.models import count_flops
 

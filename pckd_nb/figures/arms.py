@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..analysis import Summary, paired_difference, summarise
+from ..analysis import Summary, paired_difference, summarise, teraflops
+from ..analysis import training_flops as training_flops  # older code imports it from here
 from ..deprecation import renamed
-from ..models import count_flops_by_name
 from ..recipes import Recipe
 from ..runs import SYMBOLS, Run
 from .canvas import check_runs, is_teacher
@@ -392,54 +392,6 @@ def find_budgets(runs: Run | Sequence[Run]) -> dict[str, dict[int, RunsBySeed]]:
     return best
 
 
-def training_flops(run: Run) -> int:
-    r"""Return how many floating-point operations student and teacher need for one training run.
-
-    .. math:: \text{epochs} \cdot \text{images} \cdot \text{views} \cdot (3 F_s + F_t)
-
-    F_s and F_t are the operations of one forward pass of the student and of the teacher for one image. A backward pass
-    needs about twice as many operations as a forward pass. So the student counts three times. These are not counted:
-    the method's heads and losses, the augmentation, and the training of the teacher.
-
-    The seconds of a run are a worse measure. They depend on the machine, and on whether teacher outputs were cached.
-
-    Parameters
-    ----------
-    run : Run
-
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    ValueError
-        If a network was not made by `create_model`.
-    """
-    settings = run.settings
-    student, teacher = (_forward_flops(settings, network) for network in (settings["model"], settings["teacher"]))
-    views_seen = len(run.history) * settings["data"]["train_images"] * settings["method"]["views"]
-    return views_seen * (3 * student + teacher)
-
-
-def _teraflops(run: Run) -> float:
-    try:
-        return training_flops(run) / 1e12
-    except ValueError:
-        return float("nan")
-
-
-def _forward_flops(settings: dict, network: dict | None) -> int:
-    if network is None:
-        return 0
-    if network["name"] is None:
-        raise ValueError(
-            "cannot count the operations of a network of your own, only those of networks made by `create_model`"
-        )
-    shape = network["in_channels"], *settings["data"]["image_size"]
-    return count_flops_by_name(network["name"], network["num_classes"], shape)
-
-
 def comparison_table(runs: Run | Sequence[Run]) -> pd.DataFrame:
     """Return one row per arm: its accuracy over seeds, its compute, and its difference from KD.
 
@@ -451,7 +403,7 @@ def comparison_table(runs: Run | Sequence[Run]) -> pd.DataFrame:
     -------
     DataFrame
         - data, train_images, teacher, student, method, variant, epochs: what was trained.
-        - teraflops: 10¹² operations of one training, counted by `training_flops`. NaN for a network of your own.
+        - teraflops: 10¹² operations of one training, see `analysis.teraflops`. NaN for a network of your own.
         - n: number of seeds.
         - mean, sd, low, high: top-1 accuracy in percent, with the 95 % confidence interval of the mean.
         - minus_kd, minus_kd_sd, minus_kd_low, minus_kd_high: difference from KD without options in percentage
@@ -481,7 +433,7 @@ def comparison_table(runs: Run | Sequence[Run]) -> pd.DataFrame:
                 "method": arm.title,
                 "variant": arm.variant,
                 "epochs": arm.epochs,
-                "teraflops": _teraflops(first),
+                "teraflops": teraflops(first),
                 "n": found.count,
                 **{name: getattr(found, name) for name in ("mean", "sd", "low", "high")},
                 **{f"minus_kd{end}": getattr(to_kd, name, np.nan) for end, name in MINUS_KD.items()},

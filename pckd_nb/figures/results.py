@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from ..analysis import training_flops
 from ..paths import user_path
 from ..runs import SYMBOLS, Run
 from .arms import (
@@ -23,7 +24,6 @@ from .arms import (
     find_sweep,
     measured_gains,
     study_key,
-    training_flops,
     unique_runs,
 )
 from .canvas import (
@@ -285,7 +285,7 @@ def budget(runs: Run | Sequence[Run]) -> Drawing:
 
     The figure shows supervised training, KD and PCKD with default settings. With other settings, it shows them only if
     they were trained for several numbers of epochs. Each point shows the mean ± standard deviation over all its seeds,
-    and one dot per seed. Compute is measured by `figures.arms.training_flops`.
+    and one dot per seed. Compute is measured by `analysis.training_flops`.
 
     Parameters
     ----------
