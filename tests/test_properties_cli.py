@@ -87,6 +87,7 @@ BAD = {  # invalid values of every option
     "--seeds": text.filter(lambda value: not value.strip().isdigit()),
     "--jobs": bad_int(1), "--size": text.filter(lambda value: value not in demo.SIZES),
     "--shard": text | st.builds("{}/{}".format, st.integers(5, 99), st.integers(0, 4)),
+    "--format": unknown(catalogue.TABLE_FORMATS),
     "--factor": text.filter(lambda value: value.partition("=")[0] not in experiments.SWEEPS),
     "--out": bad_path, "--teacher-cache": bad_path,
 }  # fmt: skip
