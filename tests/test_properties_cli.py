@@ -62,6 +62,7 @@ bad_normalisation |= st.sampled_from(["0.5/0", "0.5/-1", "nan/1", "1/inf", "0.5,
 BAD = {  # invalid values of every option
     "--model": bad_network, "--student": bad_network, "--teacher-model": bad_network, "--recipe": bad_recipe,
     "--data": bad_data, "--teacher": bad_run, "--init": bad_run, "source": bad_run, "run_folders": bad_run,
+    "first": bad_run, "second": bad_run,
     "--runs": bad_run.filter(lambda value: not value.startswith(("/", ".."))),  # these folders would be searched
     "--method": bad_arm, "--methods": bad_arm, "--reference": bad_arm, "--only": text,
     "name": unknown([*methods.METHODS, *methods.BASELINES]),
@@ -104,6 +105,7 @@ def valid_arguments(command: str, teacher: Path) -> dict[str, str]:  # noqa: F81
         "train": {**images, "--model": "resnet8", **outputs},
         "distill": {**images, "--teacher": str(teacher), "--student": "resnet8", "--teacher-cache": "cache", **outputs},
         "evaluate": {"source": str(teacher)},
+        "agree": {"first": str(teacher), "second": str(teacher)},
         "transfer": {"run_folders": str(teacher), **sizes},
         "compare": {**grid, "--methods": "kd"},
         "ablate": grid,

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..arguments import Network, as_dataset
+from ..arguments import Network, as_dataset, as_network
 from ..data import Dataset
 from ..evaluation import predict
 from .statistics import holm, mcnemar
@@ -73,7 +73,7 @@ def agreement(run_a: Network, run_b: Network, data: Dataset | str, split: str = 
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError, FileNotFoundError
         As in `predict`. Also if a run was saved without weights.
 
     Examples
@@ -85,8 +85,9 @@ def agreement(run_a: Network, run_b: Network, data: Dataset | str, split: str = 
     >>> len(found.samples), len(found.classes)
     (16, 10)
     """
+    networks = as_network("run_a", run_a), as_network("run_b", run_b)
     data = as_dataset(data)
-    a, b = (predict(network, data, split, **options) for network in (run_a, run_b))
+    a, b = (predict(network, data, split, **options) for network in networks)
     labels, predicted_a, predicted_b = (found.numpy() for found in (a.labels, a.logits.argmax(1), b.logits.argmax(1)))
     right_a, right_b = predicted_a == labels, predicted_b == labels
     only_a, only_b = right_a & ~right_b, right_b & ~right_a

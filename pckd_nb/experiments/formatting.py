@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ..catalogue import check_table_format
+from ..html import p_value_text
+from ..validation import check
 
 LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "^": r"\textasciicircum{}",
@@ -64,6 +66,8 @@ def format_comparison(compared: pd.DataFrame, format: str = "text", reference: s
     ------
     ValueError
         If `format` has another value, if it cannot be pivoted, or if `compared` is not a comparison.
+    TypeError
+        If `reference` is not a string, or `pivot` not a bool.
 
     Examples
     --------
@@ -78,6 +82,7 @@ def format_comparison(compared: pd.DataFrame, format: str = "text", reference: s
     | pckd | **64.50 ± 2.12** |
     """
     check_table_format(format, pivot)
+    check(str, reference=reference)
     if not isinstance(compared, pd.DataFrame) or not {"pair", "arm", "mean", "p_holm"} <= set(compared):
         raise ValueError("compared must be a table of comparison or comparison_over_teachers")
     if format == "csv":
@@ -99,8 +104,8 @@ def _cells(compared: pd.DataFrame, reference: str) -> Cells:
             _mean_and_sd(row),
             _difference(row),
             str(row["pairs"]),
-            _p_value(row["p"]),
-            _p_value(row["p_holm"]),
+            p_value_text(row["p"]),
+            p_value_text(row["p_holm"]),
             *(_number(row[name]) for name in compute),
         ]
         for row in compared.to_dict("records")
@@ -137,10 +142,6 @@ def _difference(row: dict[str, Any]) -> str:
         return "-"
     interval = "" if math.isnan(row["d_low"]) else f" [{row['d_low']:.2f}, {row['d_high']:.2f}]"
     return f"{row['difference']:+.2f}{interval}"
-
-
-def _p_value(p: float) -> str:
-    return "-" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _number(value: float) -> str:

@@ -15,7 +15,16 @@ Examples
 
 from .canvas import CLASS_COLORS, COLORS, MORE_COLORS, Drawing, caption, style
 from .diagrams import feature_weight_matrix, framework, motivation
-from .results import accuracy, budget, comparison_table, learning_curves, published_and_measured, sweep, sweeps
+from .results import (
+    accuracy,
+    accuracy_against_compute,
+    budget,
+    comparison_table,
+    learning_curves,
+    published_and_measured,
+    sweep,
+    sweeps,
+)  # fmt: skip
 from .samples import (
     difficulty_against_truth,
     difficulty_galleries,
@@ -32,5 +41,5 @@ __all__ = [
     "preview_weights", "style",
     "center_geometry", "center_map", "difficulty_galleries", "logit_correlation", "trajectories", "weights_over_epochs",
     "feature_weight_matrix", "framework", "motivation",
-    "budget", "comparison_table", "published_and_measured", "sweep", "sweeps",
+    "accuracy_against_compute", "budget", "comparison_table", "published_and_measured", "sweep", "sweeps",
 ]  # fmt: skip

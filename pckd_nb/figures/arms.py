@@ -19,6 +19,7 @@ import pandas as pd
 from ..analysis import Summary, paired_difference, summarise, teraflops
 from ..analysis import training_flops as training_flops  # older code imports it from here
 from ..deprecation import renamed
+from ..html import counted
 from ..recipes import Recipe
 from ..runs import SYMBOLS, Run
 from .canvas import check_runs, is_teacher
@@ -389,6 +390,78 @@ def find_budgets(runs: Run | Sequence[Run]) -> dict[str, dict[int, RunsBySeed]]:
         raise ValueError(
             "no method was trained with several numbers of epochs; train one on the same data with different epochs"
         )
+    return best
+
+
+class ComputePoint(NamedTuple):
+    """Accuracy and compute of an arm.
+
+    Parameters
+    ----------
+    arm : Arm
+    seeds : dict of int to Run
+        The runs of the arm, by seed.
+    teraflops : float
+        10¹² operations of one training.
+    top1 : Summary
+        Top-1 accuracy in percent.
+    """
+
+    arm: Arm
+    seeds: RunsBySeed
+    teraflops: float
+    top1: Summary
+
+    @property
+    def name(self) -> str:
+        """Method, options and number of epochs, such as "PCKD, views = 1, 10 epochs"."""
+        return ", ".join(filter(None, (self.arm.title, self.arm.variant, counted(self.arm.epochs, "epoch"))))
+
+
+def find_compute(runs: Run | Sequence[Run]) -> list[ComputePoint]:
+    """Return accuracy and compute of the arms of one study: the one with the most arms.
+
+    Parameters
+    ----------
+    runs : Run or sequence of Run
+
+    Returns
+    -------
+    list of ComputePoint
+        In ascending order of compute and accuracy. Runs of teachers are left out.
+
+    Raises
+    ------
+    ValueError
+        If there is no run of a student, if a run has no complete epoch, or if a network was not made by
+        `create_model`.
+    """
+    studies = [group_by_arm(study) for study in group_by_study(check_runs(runs, whole_epoch=True))]
+    if not studies:
+        raise ValueError("there is no run of a student to draw, only of teachers; pass one run or more")
+    points = [
+        ComputePoint(arm, seeds, training_flops(next(iter(seeds.values()))) / 1e12, summarise(accuracies(seeds)))
+        for arm, seeds in max(studies, key=len).items()
+    ]
+    return sorted(points, key=lambda point: (point.teraflops, point.top1.mean))
+
+
+def best_by_compute(points: Iterable[ComputePoint]) -> list[ComputePoint]:
+    """Return the points whose mean accuracy no other point reaches with the same compute or less.
+
+    Parameters
+    ----------
+    points : iterable of ComputePoint
+
+    Returns
+    -------
+    list of ComputePoint
+        In ascending order of compute. So their accuracies are in ascending order, too.
+    """
+    best: list[ComputePoint] = []
+    for point in sorted(points, key=lambda point: (point.teraflops, -point.top1.mean)):
+        if not best or point.top1.mean > best[-1].top1.mean:
+            best.append(point)
     return best
 
 
