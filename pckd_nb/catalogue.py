@@ -32,6 +32,7 @@ DATASETS = {
     "folder:PATH": "your own images: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg; if you have a validation "
     "split, also PATH/val/CLASS/*.jpg",
 }
+TABLE_FORMATS = ("text", "markdown", "latex", "csv")  # of comparisons
 PATH_PREFIXES = ("imagenet:", "folder:")  # of names that contain the path of a folder
 NORMALISATIONS = {  # name → mean and std per channel, for pixels in [0, 1], and their source
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), "CIFAR-10, the usual published values"),
@@ -309,6 +310,31 @@ def find_method(name: str) -> str:
     if found is None:
         raise ValueError(f"unknown method {name!r}; known: {', '.join([*METHODS, *BASELINES])}")
     return found
+
+
+def check_table_format(format: str, pivot: bool = False) -> None:
+    """Check that comparisons can be written in this format.
+
+    Parameters
+    ----------
+    format : str
+        An element of `TABLE_FORMATS`.
+    pivot : bool
+        Whether the table has one column per pair.
+
+    Raises
+    ------
+    ValueError
+        If the format is unknown, or cannot be pivoted.
+    TypeError
+        If `pivot` is not a bool.
+    """
+    if format not in TABLE_FORMATS:
+        raise ValueError(f"format must be {', '.join(TABLE_FORMATS[:-1])} or {TABLE_FORMATS[-1]}, got {format!r}")
+    if not isinstance(pivot, bool):
+        raise TypeError(f"pivot must be True or False, got {type(pivot).__name__}")
+    if pivot and format == "csv":
+        raise ValueError("pivot needs format text, markdown or latex: csv always has one row per arm and pair")
 
 
 def check_strategy(name: str) -> None:

@@ -1,5 +1,6 @@
 """Turn values into text and into the small HTML tables that notebooks show for objects of this package."""
 
+import math
 from collections.abc import Mapping
 from html import escape
 from typing import Any
@@ -30,6 +31,11 @@ def table(title: str, rows: Mapping[str, Any]) -> str:
 def value_text(value: Any) -> str:
     """Return a float with four significant digits, and anything else as text."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def p_value_text(p: float) -> str:
+    """Return a p-value with three decimals, "<0.001" if it is smaller, and a dash for NaN."""
+    return "-" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def counted(count: int, noun: str) -> str:

@@ -1,3 +1,5 @@
+import dataclasses
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -5,8 +7,10 @@ import openTSNE
 import pandas as pd
 import pytest
 import scipy.stats
+import torch
+from torch import nn
 
-from pckd_nb import analysis
+from pckd_nb import Dataset, analysis
 
 
 @pytest.fixture
@@ -237,3 +241,107 @@ def test_paired_difference_uses_common_seeds():
     assert analysis.paired_difference(a, b) == analysis.summarise([1.0, 0.5, 1.5])
     with pytest.raises(ValueError, match="no seed in common"):
         analysis.paired_difference({0: 1.0}, {1: 1.0})
+
+
+def test_p_value_is_that_of_the_paired_t_test():
+    a, b = [70.1, 72.4, 69.0, 71.3], [69.0, 71.9, 69.2, 70.0]
+    found = analysis.paired_difference(dict(enumerate(a)), dict(enumerate(b)))
+    assert found.p_value == pytest.approx(scipy.stats.ttest_rel(a, b).pvalue)
+    assert analysis.summarise([1.0, 2.0, 3.0]).p_value == pytest.approx(0.0742, abs=5e-5)  # t = 2·√3 with 2 degrees
+    assert analysis.summarise([-1.0, -2.0, -3.0]).p_value == analysis.summarise([1.0, 2.0, 3.0]).p_value
+    assert analysis.summarise([-1.0, 1.0]).p_value == 1
+
+
+@pytest.mark.parametrize("level", [0.95, 0.6])
+def test_p_value_agrees_with_the_interval(level):
+    random = np.random.default_rng(0)
+    excluded = 0
+    for values in random.normal(1, 1, (200, 4)):
+        found = analysis.summarise(values, level)
+        assert (found.p_value < 1 - level) == (found.low > 0 or found.high < 0)
+        excluded += found.p_value < 1 - level
+    assert 20 < excluded < 180
+
+
+def test_without_spread_there_is_no_p_value():
+    assert np.isnan(analysis.summarise([1.0]).p_value)
+    # 70.3 − 69.2 and 72.4 − 71.3 differ in the last bits
+    differences = analysis.paired_difference({0: 70.3, 1: 72.4}, {0: 69.2, 1: 71.3})
+    assert differences.sd > 0 and np.isnan(differences.p_value)
+    assert np.isnan(analysis.summarise([0.0, 0.0]).p_value)
+
+
+def test_holm_by_hand():
+    # in ascending order: 4·0.005, 3·0.01, 2·0.03, and 0.04, which must not be below 0.06
+    assert analysis.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert analysis.holm([0.4, 0.6]) == pytest.approx([0.8, 0.8]) and analysis.holm([0.6, 0.7]).tolist() == [1, 1]
+    assert analysis.holm([0.02]).tolist() == [0.02] and len(analysis.holm([])) == 0
+
+
+def test_holm_leaves_out_what_was_not_tested():
+    found = analysis.holm(pd.Series([0.02, np.nan, 0.01]))
+    assert found[[0, 2]] == pytest.approx([0.02, 0.02]) and np.isnan(found[1])
+    assert np.isnan(analysis.holm([np.nan, np.nan])).all()
+
+
+def test_holm_does_not_change_its_argument():
+    given = np.array([0.01, 0.04])
+    assert analysis.holm(given).tolist() == [0.02, 0.04] and given.tolist() == [0.01, 0.04]
+
+
+def test_mcnemar_by_hand():
+    assert analysis.mcnemar(1, 5) == analysis.mcnemar(5, 1) == 2 * (1 + 6) / 2**6
+    assert analysis.mcnemar(0, 8) == 2 / 2**8
+    assert analysis.mcnemar(0, 0) == analysis.mcnemar(3, 3) == 1
+
+
+class ReadsPixels(nn.Sequential):
+    """A network that predicts the class of the brightest pixel in one of the two rows of an image."""
+
+    def __init__(self, row):
+        super().__init__(nn.Flatten(), nn.Linear(6, 3, bias=False))
+        self[1].weight.data = torch.eye(6)[3 * row : 3 * row + 3]
+
+
+@pytest.fixture
+def read_twice():
+    """Images of three classes whose rows have the predictions of two networks. There is no image of class 2."""
+    #        both right      only a     only b  both wrong, same, and not the same
+    labels = [0, 0, 1] + [0, 0, 0, 0] + [1] + [1, 1]
+    first = [0, 0, 1] + [0, 0, 0, 0] + [2] + [0, 0]
+    second = [0, 0, 1] + [1, 1, 2, 2] + [1] + [0, 2]
+    images = 255 * torch.stack([nn.functional.one_hot(torch.tensor(row), 3) for row in (first, second)], 1)[:, None]
+    split = images.to(torch.uint8), torch.tensor(labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # equal images in both splits, and a class without images
+        return Dataset.from_arrays(split, split, classes=("cat", "dog", "owl"), mean=(0.5,), std=(0.5,), name="pixels")
+
+
+def test_agreement_by_hand(read_twice):
+    found = analysis.agreement(ReadsPixels(0), ReadsPixels(1), read_twice, accelerator="cpu", precision="32-true")
+    assert found.counts.to_dict() == {"both right": 3, "only a": 4, "only b": 1, "both wrong": 2}
+    assert found.p_value == 2 * (1 + 5) / 2**5 and found.same_prediction == 40
+    assert found.samples["outcome"].tolist() == np.repeat(analysis.OUTCOMES, [3, 4, 1, 2]).tolist()
+    assert found.samples.loc[3, ["label", "a", "b"]].tolist() == [0, 0, 1] and "id" not in found.samples
+    cat, dog, owl = found.classes.to_dict("records")
+    assert cat == {"class": "cat", "images": 6, "a": 100, "b": pytest.approx(100 / 3), "only_a": 4, "only_b": 0,
+                   "difference": pytest.approx(200 / 3), "p": 2 / 2**4, "p_holm": 2 * 2 / 2**4}  # fmt: skip
+    assert (dog["images"], dog["a"], dog["b"], dog["p"], dog["p_holm"]) == (4, 25, 50, 1, 1)
+    assert owl["images"] == owl["only_a"] == 0 and np.isnan([owl[name] for name in ("a", "difference", "p")]).all()
+
+
+def test_agreement_is_symmetric(read_twice):
+    one, other = ReadsPixels(0), ReadsPixels(1)
+    found, swapped = analysis.agreement(one, other, read_twice), analysis.agreement(other, one, read_twice)
+    assert found.counts.tolist() == swapped.counts[["both right", "only b", "only a", "both wrong"]].tolist()
+    assert found.p_value == swapped.p_value and found.classes["p_holm"].equals(swapped.classes["p_holm"])
+    assert found.classes["difference"].equals(-swapped.classes["difference"])
+    same = analysis.agreement(one, one, read_twice)
+    assert same.same_prediction == 100 and same.p_value == 1 and same.counts[["only a", "only b"]].sum() == 0
+
+
+def test_agreement_keeps_the_names_of_images(read_twice):
+    names = [f"{number}.png" for number in range(len(read_twice.test))]
+    test = dataclasses.replace(read_twice.test, ids=np.array(names))
+    found = analysis.agreement(ReadsPixels(0), ReadsPixels(1), dataclasses.replace(read_twice, test=test))
+    assert found.samples["id"].tolist() == names

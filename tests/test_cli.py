@@ -141,6 +141,35 @@ def test_checkpoints_can_be_teachers_and_checked_against_an_expected_accuracy(ru
     refused(r"'fc.weight' has shape \(100, 64\) instead of \(10, 64\)", "evaluate", "hundred.pth", *evaluate[2:])
 
 
+def test_agree(run, teacher, refused, tmp_path):
+    kd = ["distill", *SMALL, "--student", "resnet8", "--method", "kd", "--teacher", teacher]
+    assert run(*kd, "--epochs", "4", "--out", "kd")[0] == 0
+    status, out, _ = run("agree", "kd", teacher, "--test-size", "200")
+    assert status == 0 and out.startswith("A: KD resnet8, kd\nB: supervised resnet8, ")
+    data = pckd.load_dataset("digits", train_size=60, test_size=200)
+    found = pckd.analysis.agreement("kd", str(teacher), data)
+    lines = [line.split() for line in out.splitlines()]
+    assert out.splitlines()[2] == "200 test images of digits:"
+    assert [int(word) for line in lines[4:6] for word in line[2:]] == found.counts.tolist()
+    assert f"same prediction for {found.same_prediction:.2f} % of the images" in out
+    scores = [pckd.evaluate(model, data).top1 for model in ("kd", str(teacher))]
+    assert f"A is right for {scores[0]:.2f} %, B for {scores[1]:.2f} %" in out
+    header = next(number for number, line in enumerate(lines) if line[:2] == ["class", "images"])
+    assert sorted(line[0] for line in lines[header + 1 :]) == sorted(data.classes) and "all classes." in out
+    assert float(lines[header + 1][-2].strip("<")) == pytest.approx(found.classes["p"].min(), abs=0.001)
+    assert run("agree", "kd", teacher, "--split", "train")[1].splitlines()[2] == "60 train images of digits:"
+
+    refused("'nothing' is not a run", "agree", "kd", "nothing")
+    refused("split must be 'train', 'test', got 'val'", "agree", "kd", teacher, "--split", "val")
+    make_photos(tmp_path / "photos")
+    photos = ["train", "--data", f"folder:{tmp_path / 'photos'}", "--model", "resnet8", "--epochs", "1"]
+    assert run(*photos, "--batch-size", "4", "--out", "photos/run")[0] == 0
+    refused("trained on different data, digits and folder:.*: choose .* with --data", "agree", "kd", "photos/run")
+    refused("the network has 2 classes, but digits has 10", "agree", "kd", "photos/run", "--data", "digits")
+    (tmp_path / "kd" / "student.safetensors").unlink()
+    refused("'kd' was saved without weights: train it again", "agree", "kd", teacher)
+
+
 def test_transfer(run, teacher, refused, tmp_path):
     kd = ["distill", *SMALL, "--student", "resnet8", "--method", "kd", "--teacher", teacher, "--out", "kd"]
     assert run(*kd)[0] == 0
@@ -217,7 +246,7 @@ def test_the_list_of_methods_shows_only_methods_of_this_package(refused):
     refused("unknown method 'nothing'", "methods", "nothing")
 
 
-@pytest.mark.parametrize("command", ["", "train", "distill", "evaluate", "transfer", "demo", "doctor"])
+@pytest.mark.parametrize("command", ["", "train", "distill", "evaluate", "agree", "transfer", "demo", "doctor"])
 def test_help(command, run):
     status, out, err = run(*([command] if command else []), "--help")
     assert status == 0 and "Usage" in out and not err

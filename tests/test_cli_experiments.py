@@ -1,9 +1,15 @@
 """The commands compare, ablate, sweep and figures."""
 
+import io
+
+import numpy as np
 import pandas as pd
 import pytest
 
+import pckd_nb as pckd
 from pckd_nb import cli
+from pckd_nb.analysis import summarise
+from pckd_nb.cli.grids import Layout, print_comparison
 from pckd_nb.cli.options import parse_seeds
 
 from .test_cli import SMALL, refused, run, teacher  # noqa: F401
@@ -15,23 +21,60 @@ def grid(teacher, *more):  # noqa: F811
 
 def test_compare_prints_a_table_with_intervals(run, teacher):  # noqa: F811
     arms = "supervised,kd,kd-temperature=2"
-    status, out, _ = run("compare", *grid(teacher, "--methods", arms))
+    more = ["--methods", arms, "--epochs", "6", "--batch-size", "10"]
+    status, out, _ = run("compare", *grid(teacher, *more))
     assert status == 0
     assert "6 runs, 0 finished, 6 to train" in out and "estimated time:" in out and "[6/6]" in out
     lines = out.splitlines()
     header = next(number for number, line in enumerate(lines) if line.startswith("pair "))
     assert [line.split()[1] for line in lines[header + 1 :]] == arms.split(",")
-    row = lines[header + 3].split()
+    row = lines[header + 1].split()
     table = pd.read_csv("grid/results.csv")
-    scores = table[table["arm"] == "kd-temperature=2"]["top1"]
-    assert row[2:5] == ["2", f"{scores.mean():.2f}", f"{scores.std():.2f}"]
-    kd = table[table["arm"] == "kd"]["top1"]
-    assert float(row[7]) == pytest.approx(scores.mean() - kd.mean(), abs=0.006)
-    assert lines[header + 2].split()[7:] == ["-", "-", "-", "0"]  # the reference itself
-    assert row[-1] == "2"
+    scores, kd = (table[table["arm"] == arm]["top1"].to_numpy() for arm in ("supervised", "kd"))
+    assert row[2:6] == ["2", f"{scores.mean():.2f}", "±", f"{scores.std(ddof=1):.2f}"]
+    found = summarise(scores - kd)
+    assert row[6:9] == [f"{found.mean:+.2f}", f"[{found.low:.2f},", f"{found.high:.2f}]"]
+    assert row[9] == "2" and row[10] == ("-" if np.isnan(found.p_value) else f"{found.p_value:.3f}")
+    tested = sum(line.split()[-3] != "-" for line in lines[header + 1 :])  # no p-value if both differences are equal
+    assert f"p (Holm): p corrected for {tested} comparison" in out or tested == 0
+    assert lines[header + 2].split()[6:10] == ["-", "0", "-", "-"]  # the reference itself
+    seconds = [pckd.load_run(f"grid/resnet8-resnet8/kd/seed{seed}").seconds for seed in (0, 1)]
+    assert float(lines[header + 2].split()[-1]) == pytest.approx(np.mean(seconds), rel=0.01)
 
-    status, out, _ = run("compare", *grid(teacher, "--methods", arms))
+    status, out, _ = run("compare", *grid(teacher, *more))
     assert status == 0 and "6 runs, 6 finished, 0 to train" in out and "estimated" not in out
+
+
+def test_other_formats_print_only_the_table_to_stdout(run, teacher):  # noqa: F811
+    arms = ["--methods", "supervised,kd", "--epochs", "1"]
+    status, out, err = run("compare", *grid(teacher, *arms, "--format", "csv"))
+    table = pd.read_csv(io.StringIO(out))
+    assert status == 0 and table["arm"].tolist() == ["supervised", "kd"] and table["seconds"].min() > 0
+    assert "4 runs, 0 finished, 4 to train" in err and "paired: number of seeds that both methods have" in err
+    status, out, err = run("compare", *grid(teacher, *arms, "--format", "latex", "--pivot"))
+    assert status == 0 and out.startswith("% needs") and out.endswith("\\end{tabular}\n")
+    assert "paired: " not in " ".join(err)  # the pivoted table has no such column
+    status, out, _ = run("compare", *grid(teacher, *arms, "--format", "markdown"))
+    assert status == 0 and len(out.splitlines()) == 4 and out.count("|") == 4 * 11
+
+
+def test_several_teachers_give_a_second_table(capsys):
+    scores = {("a", "kd"): 60, ("a", "pckd"): 63, ("b", "kd"): 60, ("b", "pckd"): 66, ("c", "kd"): 5, ("c", "pckd"): 6}
+    rows = [(*key, seed, value + seed) for key, value in scores.items() for seed in (0, 1)]
+    table = pd.DataFrame(rows, columns=["pair", "arm", "seed", "top1"]).assign(data="digits", student="resnet8")
+    table["teacher"] = ["resnet20"] * 8 + ["vgg13"] * 4
+    print_comparison(table, "kd", Layout("text", False))
+    over_seeds, over_teachers = capsys.readouterr().out.split("over teachers: ")
+    assert "p: none, because a t-test needs two differences or more that are not all equal" in over_seeds
+    assert "p (Holm): p corrected for 1 comparison with kd\n" in over_teachers
+    *_, kd, distilled = over_teachers.splitlines()
+    assert kd.split()[:3] == ["resnet20-resnet8", "kd", "2"]
+    assert distilled.split()[1:9] == ["pckd", "2", "65.00", "±", "2.12", "+4.50", "[-14.56,", "23.56]"]
+    assert "vgg13" not in over_teachers  # it has one teacher
+    print_comparison(table.query("pair != 'b'"), "kd", Layout("text", False))
+    assert "over teachers" not in capsys.readouterr().out
+    print_comparison(table, "kd", Layout("csv", False))
+    assert len(pd.read_csv(io.StringIO(capsys.readouterr().out))) == 6
 
 
 def test_grid_can_use_a_validation_split(run, teacher):  # noqa: F811
@@ -55,7 +98,8 @@ def test_reference_may_be_given_by_any_of_its_names(run, teacher):  # noqa: F811
     arms = ["--methods", "kd,supervised", "--seeds", "0", "--epochs", "1"]
     for name in ("kd", "KD", "kd-temperature=4", "kd-epochs=1"):
         status, out, err = run("compare", *grid(teacher, *arms, "--reference", name))
-        assert status == 0 and out.splitlines()[-1].split()[-1] == "1" and not err
+        kd = next(line.split() for line in out.splitlines() if " kd " in line and "±" not in line and "%" not in line)
+        assert status == 0 and kd[4:6] == ["-", "0"] and out.splitlines()[-1].split()[5] == "1" and not err
     status, out, err = run("compare", *grid(teacher, *arms, "--reference", "pckd"))
     assert status == 0 and "note: no differences are shown, because --reference pckd is not one of kd, " in err[0]
     status, out, err = run("sweep", *grid(teacher, "--factor", "temperature=2", "--method", "kd", "--dry-run"))
@@ -104,6 +148,12 @@ def test_dry_run_of_ablate_counts_runs(run, teacher):  # noqa: F811
         ("strategy focal has no threshold", "sweep", ["--factor", "epsilon=1", "--method", "pckd-strategy=focal"]),
         ("there is no such folder", "compare", ["--teacher", "nowhere"]),
         ("'p c' is not an arm", "compare", ["--reference", "p c"]),
+        (
+            "format must be text, markdown, latex or csv, got 'html'",
+            "sweep",
+            ["--format", "html", "--factor", "beta_cc"],
+        ),
+        ("pivot needs format text, markdown or latex", "ablate", ["--format", "csv", "--pivot"]),
     ],
 )
 def test_invalid_options_are_refused(refused, teacher, match, command, more):  # noqa: F811

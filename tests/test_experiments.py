@@ -1,6 +1,8 @@
 """Grids of runs on 60 digits: which runs are trained, skipped, resumed, refused and counted."""
 
+import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,9 +15,8 @@ import pytest
 
 import pckd_nb as pckd
 from pckd_nb import experiments, runs
-from pckd_nb.analysis import paired_difference, summarise
+from pckd_nb.analysis import holm, paired_difference, summarise, training_flops
 from pckd_nb.experiments import Arm, Grid, parse_arm, projection, run_grid
-from pckd_nb.figures import arms as figure_arms
 
 from .conftest import time_limit
 
@@ -169,7 +170,10 @@ def test_grid_trains_the_same_run_as_distill(teacher, tmp_path, data):
     alone = pckd.distill(student, pckd.load_run(teacher), data, method, grid.recipe, seed=3, progress=False)
     point = pckd.load_run(grid.points()[0].folder)
     assert point.fingerprint == alone.fingerprint and point.history.equals(alone.history)
-    assert projection.training_flops(grid, grid.points()[0]) == figure_arms.training_flops(point)
+    assert projection.training_flops(grid, grid.points()[0]) == training_flops(point)
+    (with_compute,) = experiments.results(grid, compute=True).to_dict("records")
+    assert with_compute["teraflops"] == training_flops(point) / 1e12 and with_compute["seconds"] == point.seconds
+    assert not {"teraflops", "seconds"} & set(experiments.results(grid))
 
 
 @pytest.mark.slow
@@ -284,6 +288,202 @@ def test_comparison_is_paired_by_seed():
     assert (row["difference"], row["d_low"], row["d_high"]) == (difference.mean, difference.low, difference.high)
     assert np.isnan(found.loc[("p", "kd"), "difference"]) and np.isnan(found.loc[("q", "pckd"), "difference"])
     assert found["pairs"].to_dict() == {("p", "kd"): 0, ("p", "pckd"): 3, ("p", "supervised"): 2, ("q", "pckd"): 0}
+
+
+def rows_of(scores, **columns):
+    """Return a table of results: pair → arm → top1 of seeds 0, 1 and so on."""
+    rows = [
+        (pair, arm, seed, top1)
+        for pair, arms in scores.items()
+        for arm, values in arms.items()
+        for seed, top1 in enumerate(values)
+    ]
+    return pd.DataFrame(rows, columns=["pair", "arm", "seed", "top1"]).assign(**columns)
+
+
+def test_comparison_corrects_p_values_within_each_pair():
+    kd = [60.0, 62.0, 61.0]
+    scores = {
+        "p": {"kd": kd, "a": [61, 64, 63], "b": [61, 62, 62.5], "c": [70.0]},  # c has one seed, so it is not tested
+        "q": {"kd": kd, "a": [61, 64, 63]},
+    }
+    found = experiments.comparison(rows_of(scores)).set_index(["pair", "arm"])
+    # of a, the differences are 1, 2 and 2: t = (5/3) / (1/√3 / √3) = 5 with 2 degrees of freedom
+    a, b = found.loc[("p", "a"), "p"], found.loc[("p", "b"), "p"]
+    assert a == pytest.approx(0.0377, abs=5e-5) and a < b
+    assert b == paired_difference({0: 61, 1: 62, 2: 62.5}, dict(enumerate(kd))).p_value
+    assert found.loc["p", "p_holm"].tolist() == pytest.approx([np.nan, *holm([a, b]), np.nan], nan_ok=True)
+    assert found.loc[("p", "a"), "p_holm"] == 2 * a and found.loc[("q", "a"), "p_holm"] == a
+    assert np.isnan(found.loc[("p", "c"), ["p", "p_holm", "d_low"]].astype(float)).all()
+    assert found.loc[("p", "c"), "difference"] == 10 and np.isnan(found.loc[("p", "kd"), "p"])
+
+
+def test_comparison_has_the_mean_compute_of_each_arm():
+    table = rows_of({"p": {"kd": [60, 62], "pckd": [63, 66]}}, teraflops=[1, 1, 4, 4], seconds=[10, 20, 30, 50])
+    found = experiments.comparison(table)
+    assert found["teraflops"].tolist() == [1, 4] and found["seconds"].tolist() == [15, 40]
+    assert "teraflops" not in experiments.comparison(table[["pair", "arm", "seed", "top1"]])
+
+
+def test_tables_that_cannot_be_compared_are_refused():
+    table = rows_of({"p": {"kd": [60, 62], "pckd": [63, 66]}}, teacher="vgg13", student="vgg8")
+    for compare in (experiments.comparison, experiments.comparison_over_teachers):
+        with pytest.raises(
+            ValueError, match="several rows of pair p, arm kd, seed 0: .* give each teacher its own pair"
+        ):
+            compare(pd.concat([table, table]))
+        with pytest.raises(ValueError, match="has no seed, only pair, arm, top1"):
+            compare(table.drop(columns="seed"))
+    with pytest.raises(ValueError, match="has no teacher"):
+        experiments.comparison_over_teachers(table.drop(columns="teacher"))
+    two = pd.concat([table.assign(data="digits"), table.assign(data="cifar10", pair="q")])
+    with pytest.raises(ValueError, match="several data sets, digits, cifar10: select one"):
+        experiments.comparison_over_teachers(two)
+
+
+def test_over_teachers_every_teacher_counts_once():
+    scores = {
+        "first": {"supervised": [50, 50], "kd": [60, 62], "pckd": [61, 64]},  # pckd − kd: 1 and 2, so 1.5
+        "second": {"supervised": [50], "kd": [70, 71, 72], "pckd": [74, 75, 76]},  # 4
+        "third": {"kd": [80, 80], "pckd": [80, 81, 99]},  # 0 and 1; seed 2 has no pair: 0.5
+        "other": {"kd": [10], "pckd": [90]},
+    }
+    table = rows_of(scores, data="digits", student="resnet8")
+    table["teacher"] = np.where(table["pair"] == "other", "vgg13", "resnet20")
+    table.loc[table["arm"] == "supervised", "teacher"] = None  # as in the table of `results`
+    found = experiments.comparison_over_teachers(table).set_index(["pair", "arm"])
+    expected = summarise([1.5, 4.0, 0.5])
+    row = found.loc[("resnet20-resnet8", "pckd")]
+    assert tuple(row[["difference", "d_low", "d_high", "pairs", "p"]]) == pytest.approx(
+        (2, expected.low, expected.high, 3, expected.p_value)
+    )
+    # t(0.975, 2 degrees of freedom) = 4.303, standard deviation of 1.5, 4 and 0.5: √3.25
+    assert row["d_high"] == pytest.approx(2 + 4.3027 * 3.25**0.5 / 3**0.5, abs=1e-3)
+    assert row["teachers"] == 3 and row["mean"] == pytest.approx(np.mean([62.5, 75, 260 / 3]))
+    supervised = found.loc[("resnet20-resnet8", "supervised")]
+    assert supervised["teachers"] == supervised["pairs"] == 2 and supervised["difference"] == np.mean([-11, -20])
+    assert row["p_holm"] == pytest.approx(holm([row["p"], supervised["p"]])[0])
+    one = found.loc[("vgg13-resnet8", "pckd")]
+    assert (one["teachers"], one["difference"]) == (1, 80) and np.isnan([one["d_low"], one["p"], one["p_holm"]]).all()
+
+
+def test_many_seeds_of_one_teacher_do_not_narrow_the_interval_over_teachers():
+    """If teachers matter more than seeds, the interval over the seeds of one teacher misses the other teachers."""
+    random = np.random.default_rng(0)
+    gain = {"first": 5, "second": 0, "third": -4}
+    kd = {pair: random.normal(70, 1, 20) for pair in gain}
+    scores = {pair: {"kd": kd[pair], "pckd": kd[pair] + gain[pair] + random.normal(0, 0.1, 20)} for pair in gain}
+    table = rows_of(scores, teacher="resnet20", student="resnet8")
+    by_teacher = experiments.comparison(table).query("arm == 'pckd'")
+    assert (by_teacher["d_high"] - by_teacher["d_low"]).max() < 0.2 and by_teacher["p_holm"].iloc[0] < 1e-9
+    over = experiments.comparison_over_teachers(table).query("arm == 'pckd'").iloc[0]
+    assert over["d_low"] < -9 and over["d_high"] > 9 and over["p"] > 0.5
+
+
+# ------------------------------------------------------------------------------------------------- formatted
+
+
+@pytest.fixture
+def compared():
+    scores = {
+        "resnet14-resnet8": {"kd": [60, 62, 61], "pckd-beta_cc=0.02": [61, 64, 63], "supervised": [50.0]},
+        "a&b_c": {"kd": [60, 62, 61], "supervised": [59, 60, 61]},
+    }
+    return experiments.comparison(rows_of(scores, teraflops=1234.5, seconds=2.0))
+
+
+def test_text_has_aligned_columns(compared):
+    header, kd, pckd_, *_ = lines = experiments.format_comparison(compared).splitlines()
+    assert len({len(line) for line in lines}) == 1  # numbers are aligned at the right
+    assert header.split("  ")[0] == "pair" and "difference to kd" in header
+    assert "61.00 ± 1.00" in kd and pckd_.split()[2:4] == ["3", "62.67"]
+    assert "+1.67 [0.23, 3.10]" in pckd_ and "0.038" in pckd_ and "1,234" in pckd_  # 1,234.5 is rounded to even
+    assert lines[3].split()[2:6] == ["1", "50.00", "-10.00", "1"]  # one seed: no spread and no interval
+    assert "difference to pckd" in experiments.format_comparison(compared, reference="pckd")
+
+
+def test_markdown_has_a_bold_best_mean_per_pair(compared):
+    lines = experiments.format_comparison(compared, "markdown").splitlines()
+    cells = [line.strip("|").split("|") for line in lines]
+    assert {len(row) for row in cells} == {10} and set("".join(cells[1])) == set(" :-")
+    assert [line.count("**") // 2 for line in lines[2:]] == [0, 1, 0, 1, 0]
+    assert cells[3][3].strip() == "**62.67 ± 1.53**" and cells[5][3].strip() == "**61.00 ± 1.00**"
+    odd = compared.assign(arm=["a|b", "*c*", "d", "e", "f"])
+    assert r"| a\|b |" in experiments.format_comparison(odd, "markdown")
+    assert r"| \*c\* |" in experiments.format_comparison(odd, "markdown")
+
+
+def cells_of_latex(line):
+    assert line.endswith(r" \\")
+    return [cell.strip() for cell in re.split(r"(?<!\\)&", line.removesuffix(r"\\"))]
+
+
+def test_latex_is_a_tabular_of_booktabs(compared):
+    lines = experiments.format_comparison(compared, "latex").splitlines()
+    assert lines[:3] == [r"% needs \usepackage{booktabs}", r"\begin{tabular}{llrrrrrrrr}", r"\toprule"]
+    assert [number for number, line in enumerate(lines) if line == r"\midrule"] == [4, 8]  # header, pairs
+    assert lines[-2:] == [r"\bottomrule", r"\end{tabular}"]
+    rows = [cells_of_latex(line) for line in lines if "&" in line]
+    assert len(rows) == 6 and {len(row) for row in rows} == {10}
+    assert rows[2][:2] == ["resnet14-resnet8", r"pckd-beta\_cc=0.02"] and rows[4][0] == r"a\&b\_c"
+    assert rows[2][3] == r"\textbf{62.67 $\pm$ 1.53}" and rows[0][3] == r"top-1 \%"
+    assert rows[3][4] == "$-$10.00" and rows[2][4] == "+1.67 [0.23, 3.10]"
+    assert sum(cell.startswith(r"\textbf") for row in rows for cell in row) == 2
+
+
+def test_latex_escapes_every_special_character(compared):
+    odd = compared.assign(pair="[1]", arm=r"\{}$&#^_~%<>", p=1e-9)
+    rows = experiments.format_comparison(odd, "latex").splitlines()[5:-2]
+    escaped = r"\textbackslash{}\{\}\$\&\#\textasciicircum{}\_\textasciitilde{}\%$<$$>$"
+    assert all(cells_of_latex(row)[:2] == ["{}[1]", escaped] for row in rows)  # \\[1] would be a distance
+    assert all(cells_of_latex(row)[6] == "$<$0.001" for row in rows)
+    assert all(row.count("{") == row.count("}") for row in rows)
+
+
+def test_pivoted_tables_have_one_column_per_pair(compared):
+    text = experiments.format_comparison(compared, pivot=True).splitlines()
+    assert re.split(r"\s{2,}", text[0]) == ["arm", "resnet14-resnet8", "a&b_c"]
+    assert [re.split(r"\s{2,}", line) for line in text[1:]] == [
+        ["kd", "61.00 ± 1.00", "61.00 ± 1.00"],
+        ["pckd-beta_cc=0.02", "62.67 ± 1.53", "-"],
+        ["supervised", "50.00", "60.00 ± 1.00"],
+    ]
+    latex = experiments.format_comparison(compared, "latex", pivot=True).splitlines()
+    assert latex[1] == r"\begin{tabular}{lrr}"
+    assert cells_of_latex(latex[6]) == [r"pckd-beta\_cc=0.02", r"\textbf{62.67 $\pm$ 1.53}", "-"]
+    assert cells_of_latex(latex[5])[2] == r"\textbf{61.00 $\pm$ 1.00}" and len(latex) == 10
+
+
+def test_csv_has_all_digits(compared):
+    read = pd.read_csv(io.StringIO(experiments.format_comparison(compared, "csv")))
+    pd.testing.assert_frame_equal(read, compared)
+
+
+def test_a_filtered_comparison_can_be_formatted(compared):
+    some = compared[compared["arm"] != "kd"]
+    lines = experiments.format_comparison(some, "markdown").splitlines()
+    assert len(lines) == 5 and lines[2].count("**") == 2 and "**" not in lines[4]  # the only arm of its pair
+
+
+def test_formats_of_the_table_over_teachers():
+    scores = {pair: {"kd": [60, 61], "pckd": [62, gain]} for pair, gain in (("a", 64), ("b", 65))}
+    table = rows_of(scores, teacher="resnet20", student="resnet8")
+    line = experiments.format_comparison(experiments.comparison_over_teachers(table), "markdown").splitlines()[-1]
+    assert line.split(" | ")[:4] == ["| resnet20-resnet8", "pckd", "2", "**63.25 ± 0.35**"]
+
+
+@pytest.mark.parametrize(
+    ("message", "options"),
+    [
+        ("format must be text, markdown, latex or csv, got 'html'", {"format": "html"}),
+        ("pivot needs format text, markdown or latex", {"format": "csv", "pivot": True}),
+    ],
+)
+def test_unknown_formats_are_refused(compared, message, options):
+    with pytest.raises(ValueError, match=message):
+        experiments.format_comparison(compared, **options)
+    with pytest.raises(ValueError, match="must be a table of comparison"):
+        experiments.format_comparison(compared[["pair", "mean"]])
 
 
 # ------------------------------------------------------------------------------------- from the command line

@@ -120,7 +120,7 @@ def test_a_figure_without_its_runs_is_left_out_with_one_line(folder, tmp_path):
         shutil.copytree(folder / "tiny" / "resnet14-resnet8" / name / "seed1", part / name)
     messages = []
     paths = draw_all(part, tmp_path / "out", say=messages.append)
-    assert figure_names(paths) == ["07_weights", "10_published", "11_learning_curves"]
+    assert figure_names(paths) == ["07_weights", "10_published", "11_learning_curves", "12_compute"]
     assert len(messages) == len(FIGURES) - len(figure_names(paths)) and not any("\n" in line for line in messages)
     assert "05_sweeps is left out: the runs contain no sweep, which needs PCKD runs that differ" in " ".join(messages)
     assert "06_feature_map is left out: there is no PCKD run without options that has recorded embedding" in " ".join(

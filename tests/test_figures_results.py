@@ -12,9 +12,9 @@ from matplotlib.colors import to_hex
 
 import pckd_nb as pckd
 from pckd_nb import figures
-from pckd_nb.analysis import summarise
+from pckd_nb.analysis import summarise, training_flops
 from pckd_nb.figures import results
-from pckd_nb.figures.arms import FACTORS, find_budgets, find_sweep, training_flops
+from pckd_nb.figures.arms import FACTORS, best_by_compute, find_budgets, find_compute, find_sweep
 from pckd_nb.figures.canvas import run_label
 from pckd_nb.models import count_flops
 
@@ -205,6 +205,81 @@ def test_budget_shows_accuracy_by_epochs_and_by_compute(many, trained):
     assert left.get_xscale() == right.get_xscale() == "log"
 
 
+def markers(figure):
+    """Return what a figure of compute shows: label of each marker → x, mean, and whether it is filled."""
+    lines = [line for line in figure.axes[0].lines if line.get_marker() != "None"]
+    return {
+        line.get_label(): (*line.get_xydata()[0], to_hex(line.get_markerfacecolor()) == to_hex(line.get_color()))
+        for line in lines
+    }
+
+
+def test_compute_shows_one_marker_per_arm(many, trained):
+    figure = figures.accuracy_against_compute(many)
+    found, ax = markers(figure), figure.axes[0]
+    assert len({x for x, *_ in found.values()}) == 11  # arms of equal compute are side by side
+    for title, means in (("supervised", (51, 60.5)), ("KD", (76, 88.5)), ("PCKD", (81, 90.5))):
+        for epochs, mean in zip((2, 4), means, strict=True):
+            x, y, filled = found.pop(f"{title}, {epochs} epochs")
+            cost = training_flops(trained[title]) / 1e12 * epochs / 2
+            assert (y, filled) == (mean, True) and x == pytest.approx(cost, rel=0.1)
+    assert {name: point[1:] for name, point in found.items()} == {
+        "PCKD, β_cc = 0.05, 2 epochs": (70.5, False),
+        "PCKD, β_cc = 0, 2 epochs": (78.5, False),
+        "PCKD, β_fa = 5, 2 epochs": (79.5, False),
+        "PCKD, β_ca = 10, 2 epochs": (77.5, False),
+        f"PCKD, ε = {1.01**120:.4g}, 2 epochs": (76.5, False),
+    }
+    assert ax.get_xscale() == "log" and len({line.get_marker() for line in ax.lines} - {"None"}) == 3
+    assert len(figure.runs) == len(many)
+
+
+def test_best_arms_are_those_that_no_cheaper_arm_reaches(many):
+    best = [(point.arm.title, point.arm.epochs) for point in best_by_compute(find_compute(many))]
+    assert best == [("supervised", 2), ("KD", 2), ("KD", 4), ("PCKD", 4)]  # PCKD has four views
+    figure = figures.accuracy_against_compute(many)
+    labels = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+    assert labels == ["1  supervised, 2 epochs", "2  KD, 2 epochs", "3  KD, 4 epochs", "4  PCKD, 4 epochs"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1", "2", "3", "4"]
+    (dashed,) = [line for line in figure.axes[0].lines if line.is_dashed()]
+    assert dashed.get_ydata().tolist() == [51, 76, 88.5, 90.5]
+    point = find_compute(many)[0]
+    higher, costlier = point._replace(top1=summarise([90])), point._replace(teraflops=2 * point.teraflops)
+    assert best_by_compute([point, higher, costlier]) == [higher]
+
+
+def test_compute_draws_intervals_for_three_seeds(trained):
+    runs = [variant_of(trained["KD"], 50 + seed, seed) for seed in range(3)]
+    runs += [variant_of(trained["supervised"], top1, seed) for seed, top1 in enumerate((1, 99))]
+    figure = figures.accuracy_against_compute([trained["teacher"], *runs])
+    (interval,) = [line for line in figure.axes[0].lines if line.get_marker() == "None" and not line.is_dashed()]
+    expected = summarise([50, 51, 52])
+    assert interval.get_ydata() == pytest.approx([expected.low, expected.high])
+    note = " ".join(figure._supxlabel.get_text().split())
+    assert note.startswith("Mean over seeds, and its 95 % confidence interval for three seeds or more. tiny")
+    assert len(figure.runs) == 5  # without the teacher
+
+
+def test_no_text_of_the_figure_of_compute_is_cut_off(trained):
+    runs = [variant_of(trained["KD"], 50 + n, parts={"method": {"title": f"method {n}"}}) for n in range(9)]
+    runs += [variant_of(trained["PCKD"], 99, **dict.fromkeys(("beta_cc", "beta_fa", "beta_ca", "temperature"), 2.5))]
+    figure = figures.accuracy_against_compute(runs)
+    renderer = (canvas := FigureCanvasAgg(figure)).get_renderer()
+    canvas.draw()
+    ax, below = figure.axes
+    for text in (*figure.legends, figure._supxlabel, below.get_legend(), ax.xaxis.label, ax.yaxis.label):
+        box = text.get_window_extent(renderer)
+        assert box.x0 > -1 and box.x1 < figure.bbox.x1 + 1 and box.y0 > -1 and box.y1 < figure.bbox.y1 + 1, text
+    assert below.get_legend().get_window_extent(renderer).y0 >= figure._supxlabel.get_window_extent(renderer).y1
+    entries = figure.legends[0].get_lines()
+    assert len({(line.get_color(), line.get_marker(), line.get_markerfacecolor()) for line in entries}) == 11
+
+
+def test_compute_needs_networks_of_the_package(trained):
+    with pytest.raises(ValueError, match="network of your own"):
+        figures.accuracy_against_compute(variant_of(trained["KD"], 50, parts={"model": {"name": None}}))
+
+
 def test_the_budget_caption_explains_error_bars_and_seed_counts(many):
     def note(runs):
         return " ".join(results.budget(runs)._supxlabel.get_text().split())
@@ -366,7 +441,14 @@ def test_no_text_is_cut_off_and_captions_name_the_seeds(draw, many):
 
 
 @pytest.mark.parametrize(
-    "draw", [results.sweeps, results.budget, results.published_and_measured, results.comparison_table]
+    "draw",
+    [
+        results.accuracy_against_compute,
+        results.sweeps,
+        results.budget,
+        results.published_and_measured,
+        results.comparison_table,
+    ],
 )
 def test_without_runs_the_error_is_one_line(draw):
     for nothing in ([], ["runs/pckd"]):

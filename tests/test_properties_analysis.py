@@ -62,6 +62,15 @@ CASES = {
         {name: ("seed|measurement|values", st.sampled_from([None, [1, 2], {}, {5: 1.0}, {0: math.nan}, {0: "x"}, 3]))
          for name in "ab"},
     ),
+    "holm": Case(
+        analysis.holm, {"p_values": [0.1, 0.2]},
+        {"p_values": ("p_values", st.sampled_from([None, "x", 3.0, [-0.1], [0.5, 1.1], [math.inf], ["a"], [[1], [0]],
+                                                   [10**400]]))},
+    ),
+    "mcnemar": Case(
+        analysis.mcnemar, {"only_a": 1, "only_b": 2},
+        {name: (name, bad_integer(0, None)) for name in ("only_a", "only_b")},
+    ),
 }  # fmt: skip
 
 

@@ -65,6 +65,7 @@ PUBLISHED_ON = set(list_pairs()["dataset"])  # data sets
 BAD = {  # invalid values of every option
     "--model": bad_network, "--student": bad_network, "--teacher-model": bad_network, "--recipe": bad_recipe,
     "--data": bad_data, "--teacher": bad_run, "--init": bad_run, "source": bad_run, "run_folders": bad_run,
+    "first": bad_run, "second": bad_run,
     "--runs": bad_run.filter(lambda value: not value.startswith(("/", ".."))),  # these folders would be searched
     "--method": bad_arm, "--methods": bad_arm, "--reference": bad_arm, "--only": text,
     "name": unknown([*methods.METHODS, *methods.BASELINES]),
@@ -92,6 +93,7 @@ BAD = {  # invalid values of every option
     "--pair": text, "--dataset": text.filter(lambda value: value not in PUBLISHED_ON),
     "--sort": unknown(["own", "reproduced", "gain"]), "--format": unknown(["text", "csv", "markdown"]),
     "--shard": text | st.builds("{}/{}".format, st.integers(5, 99), st.integers(0, 4)),
+    "--format": unknown(catalogue.TABLE_FORMATS),
     "--factor": text.filter(lambda value: value.partition("=")[0] not in experiments.SWEEPS),
     "--out": bad_path, "--teacher-cache": bad_path,
 }  # fmt: skip
@@ -108,6 +110,7 @@ def valid_arguments(command: str, teacher: Path) -> dict[str, str]:  # noqa: F81
         "train": {**images, "--model": "resnet8", **outputs},
         "distill": {**images, "--teacher": str(teacher), "--student": "resnet8", "--teacher-cache": "cache", **outputs},
         "evaluate": {"source": str(teacher)},
+        "agree": {"first": str(teacher), "second": str(teacher)},
         "transfer": {"run_folders": str(teacher), **sizes},
         "compare": {**grid, "--methods": "kd"},
         "ablate": grid,

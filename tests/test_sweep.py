@@ -19,11 +19,12 @@ from PIL import Image
 from torch import nn
 
 import pckd_nb as pckd
-from pckd_nb import Dataset, checkpoints, experiments, leaderboard, runs
+from pckd_nb import Dataset, analysis, checkpoints, experiments, figures, leaderboard, runs
 from pckd_nb.figures import collection
 
 QUIET = dict(epochs=1, batch_size=8, progress=False, accelerator="cpu", precision="32-true")
 IMAGES, LABELS = torch.zeros(12, 1, 8, 8), torch.arange(12) % 3
+RESULTS = pd.DataFrame({"pair": "p", "arm": ["kd", "pckd"], "seed": 0, "top1": 60.0, "teacher": "a", "student": "b"})
 
 
 class Workspace:
@@ -84,6 +85,7 @@ WRONG_VALUES = {  # kind of argument → wrong values by name
     "layer": {"a number": 5, "empty": "", "unknown name": "layer9"},
     "text": {"a number": 5, "a list": ["x"], "a class": Dataset},
     "example": {"a number": 5, "text": "x", "of another size": IMAGES[:1, :, :4]},
+    "data frame": {"None": None, "a number": 5, "text": "x", "a list": [1], "other columns": pd.DataFrame({"x": [1]})},
     "positive": {"text": "5", "negative": -1, "zero": 0, "nan": float("nan"), "a list": [5]},
     "arrays": {"None": None, "a number": 5, "images alone": IMAGES, "text": "images", "no labels": (IMAGES, None),
                "too few labels": (IMAGES, LABELS[:5]), "too many labels": (IMAGES, torch.arange(13) % 3),
@@ -214,6 +216,27 @@ ENTRIES = {  # function, argument → kind, function that makes the call with a 
     ("transfer", "model"): ("network", lambda p, x: pckd.transfer("run", p.data, model=x)),
     ("transfer_table", "runs"): ("run folder", lambda p, x: pckd.transfer_table([x], p.data)),
     ("transfer_table", "data"): ("data", lambda p, x: pckd.transfer_table(["run"], x)),
+    ("agreement", "run_a"): ("network", lambda p, x: analysis.agreement(x, p.network, p.data)),
+    ("agreement", "run_b"): ("network", lambda p, x: analysis.agreement(p.network, x, p.data)),
+    ("agreement", "data"): ("data", lambda p, x: analysis.agreement(p.network, p.network, x)),
+    ("agreement", "split"): ("split", lambda p, x: analysis.agreement(p.network, p.network, p.data, x)),
+    ("comparison", "table"): ("data frame", lambda p, x: experiments.comparison(x)),
+    ("comparison", "reference"): ("text", lambda p, x: experiments.comparison(RESULTS, x)),
+    ("comparison_over_teachers", "table"): ("data frame", lambda p, x: experiments.comparison_over_teachers(x)),
+    ("comparison_over_teachers", "reference"): (
+        "text", lambda p, x: experiments.comparison_over_teachers(RESULTS, x),
+    ),
+    ("format_comparison", "compared"): ("data frame", lambda p, x: experiments.format_comparison(x)),
+    ("format_comparison", "format"): (
+        "choice", lambda p, x: experiments.format_comparison(experiments.comparison(RESULTS), x),
+    ),
+    ("format_comparison", "reference"): (
+        "text", lambda p, x: experiments.format_comparison(experiments.comparison(RESULTS), reference=x),
+    ),
+    ("format_comparison", "pivot"): (
+        "flag", lambda p, x: experiments.format_comparison(experiments.comparison(RESULTS), pivot=x),
+    ),
+    ("accuracy_against_compute", "runs"): ("list", lambda p, x: figures.accuracy_against_compute(x)),
     ("draw_all", "runs_folder"): ("run folder", lambda p, x: collection.draw_all(x, "new/figures")),
     ("draw_all", "out"): ("folder to write", lambda p, x: collection.draw_all("run", x, only=["x"])),
     ("draw_all", "only"): ("list", lambda p, x: collection.draw_all("run", "new/figures", only=x)),
@@ -260,6 +283,9 @@ TESTED_FUNCTIONS = [
     Dataset.with_validation, Dataset.from_arrays, Dataset.from_torch, Dataset.from_table, runs.load_runs,
     checkpoints.fetch, experiments.Grid, experiments.parse_arm, collection.draw_all,
     pckd.load_published, leaderboard.find_numbers, leaderboard.compare,
+    checkpoints.fetch, experiments.Grid, experiments.parse_arm, collection.draw_all, analysis.agreement,
+    experiments.comparison, experiments.comparison_over_teachers, experiments.format_comparison,
+    figures.accuracy_against_compute,
 ]  # fmt: skip
 
 

@@ -1,4 +1,7 @@
-"""Compute what figures show: t-SNE maps, geometry of class centers, difficulty of samples, statistics over seeds.
+"""Compute what figures and tables show.
+
+These are t-SNE maps, geometry of class centers, difficulty of samples, statistics over seeds, the agreement of two
+networks, and the compute of a training.
 
 Examples
 --------
@@ -8,15 +11,18 @@ Examples
 """
 
 from ..deprecation import renamed
+from .compute import teraflops, training_flops
 from .difficulty import SAMPLE_KINDS, difficulty_vs_truth, kinds_of_samples, last_difficulty
 from .embedding import chance_purity, check_matrix, directions, embed, embed_centers, neighbourhood_purity, tsne_map
 from .geometry import center_agreement, center_cka, center_similarity, difference_of_pairs, logit_correlation
-from .statistics import Summary, paired_difference, summarise
+from .predictions import OUTCOMES, Agreement, agreement
+from .statistics import Summary, holm, mcnemar, paired_difference, summarise
 
 __all__ = [
-    "SAMPLE_KINDS", "Summary", "center_agreement", "center_cka", "center_similarity", "chance_purity", "check_matrix",
-    "difference_of_pairs", "difficulty_vs_truth", "directions", "embed", "embed_centers", "kinds_of_samples",
-    "last_difficulty", "logit_correlation", "neighbourhood_purity", "paired_difference", "summarise", "tsne_map",
+    "OUTCOMES", "SAMPLE_KINDS", "Agreement", "Summary", "agreement", "center_agreement", "center_cka",
+    "center_similarity", "chance_purity", "check_matrix", "difference_of_pairs", "difficulty_vs_truth", "directions",
+    "embed", "embed_centers", "holm", "kinds_of_samples", "last_difficulty", "logit_correlation", "mcnemar",
+    "neighbourhood_purity", "paired_difference", "summarise", "teraflops", "training_flops", "tsne_map",
 ]  # fmt: skip
 
 __getattr__ = renamed(__name__)

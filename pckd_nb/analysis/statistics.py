@@ -1,14 +1,22 @@
-"""Statistics over seeds: mean, standard deviation, confidence interval, and differences paired by seed."""
+"""Statistics over seeds and over test images.
+
+Over seeds: mean, standard deviation, confidence interval, and differences paired by seed. Over test images: the exact
+test of McNemar. `holm` corrects the p-values of several tests.
+"""
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
+from pydantic import BeforeValidator, Field
+from scipy.stats import binomtest, t
 
-from ..validation import PositiveFraction, check
+from ..validation import PositiveFraction, check, plain
+
+ImageCount = Annotated[int, BeforeValidator(plain), Field(ge=0)]
+NO_SPREAD = 1e-9  # a standard deviation below this share of the mean is a rounding error
 
 
 class Summary(NamedTuple):
@@ -38,6 +46,19 @@ class Summary(NamedTuple):
         if self.count == 1:
             return f"{self.mean:.1f} (one seed)"
         return f"{self.mean:.1f} ± {self.sd:.1f} [{self.low:.1f}, {self.high:.1f}]"
+
+    @property
+    def p_value(self) -> float:
+        r"""Two-sided p-value of Student's t-test that the true mean is 0. For differences, it is the paired t-test.
+
+        .. math:: p = 2 \, P\left(T_{n-1} \ge \frac{|\text{mean}|}{\text{sd} / \sqrt{n}}\right)
+
+        It is below 0.05 exactly if the 95 % interval does not contain 0. It is NaN for a single measurement, and if all
+        measurements are equal, because then nothing says how much they vary.
+        """
+        if self.count == 1 or self.sd <= NO_SPREAD * abs(self.mean):
+            return float("nan")
+        return float(2 * t.sf(abs(self.mean) * self.count**0.5 / self.sd, self.count - 1))
 
 
 def summarise(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Summary:
@@ -117,3 +138,88 @@ def paired_difference(
     if not all(isinstance(value, Real) for pair in pairs for value in pair):
         raise TypeError("every measurement in a and b must be a number")
     return summarise([first - second for first, second in pairs], level)
+
+
+def holm(p_values: Sequence[float] | np.ndarray | pd.Series) -> np.ndarray:
+    r"""Return p-values corrected for several comparisons, with the method of Holm.
+
+    With m p-values in ascending order, the corrected p-value number k is
+
+    .. math:: \tilde p_{(k)} = \max_{j \le k} \, \min\left(1, (m - j + 1) \, p_{(j)}\right)
+
+    If all comparisons with a corrected p-value below 0.05 are called significant, the probability of at least one
+    false alarm is at most 5 %. The comparisons may depend on each other, for example because all have the same
+    reference.
+
+    Parameters
+    ----------
+    p_values : sequence of float
+        One p-value per comparison. NaN stands for a comparison that was not tested. It stays NaN and does not count.
+
+    Returns
+    -------
+    float array of shape (comparisons,)
+        In the order of `p_values`.
+
+    Raises
+    ------
+    ValueError
+        If the p-values are not a list of numbers from 0 to 1.
+
+    References
+    ----------
+    Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> print(pckd.analysis.holm([0.01, 0.04, 0.03]))
+    [0.03 0.06 0.06]
+    """
+    try:
+        found = np.array(p_values, float)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("p_values must be a list of numbers from 0 to 1, one per comparison") from None
+    if found.ndim != 1 or (found < 0).any() or (found > 1).any():
+        raise ValueError(f"p_values must be a list of numbers from 0 to 1, got {str(found.tolist())[:60]}")
+    order = np.argsort(found)[: np.isfinite(found).sum()]  # NaN comes last
+    found[order] = np.maximum.accumulate(found[order] * np.arange(len(order), 0, -1)).clip(max=1)
+    return found
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    r"""Return the p-value of McNemar's exact test that two networks are equally often right on the same images.
+
+    Images on which both are right, or both are wrong, say nothing about the difference. If the networks are equally
+    good, each other image is a fair coin toss. With :math:`n = \text{only\_a} + \text{only\_b}` tosses,
+
+    .. math:: p = \min\left(1, \; 2 \sum_{k=0}^{\min(\text{only\_a}, \text{only\_b})} \binom{n}{k} 2^{-n}\right)
+
+    Parameters
+    ----------
+    only_a, only_b : int
+        Number of images on which only the first network is right, and on which only the second one is right.
+
+    Returns
+    -------
+    float
+        Two-sided p-value. 1 if there is no such image.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a number is not a whole number of 0 or more.
+
+    References
+    ----------
+    McNemar, "Note on the sampling error of the difference between correlated proportions or percentages",
+    Psychometrika 12, 1947.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> pckd.analysis.mcnemar(only_a=1, only_b=5)
+    0.21875
+    """
+    check(ImageCount, only_a=only_a, only_b=only_b)
+    return 1.0 if only_a + only_b == 0 else float(binomtest(int(only_a), int(only_a + only_b)).pvalue)

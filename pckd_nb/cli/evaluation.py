@@ -1,12 +1,12 @@
 """Commands that evaluate trained networks."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from .. import catalogue
+from ..html import p_value_text
 from .app import command
 from .console import cell_text, print_error, print_table
 from .options import (
@@ -23,14 +23,16 @@ from .options import (
     in_data,
     in_networks,
 )
-from .sources import load_run_unless_checkpoint, make_network
+from .sources import load_data_of_run, load_run_unless_checkpoint, make_network
 
 if TYPE_CHECKING:
     from ..data import Dataset
     from ..models import Classifier
 
 SPLITS = ("test", "train", "val")
+Split = Annotated[str, in_data(help="Split to evaluate on: test, train or val.")]
 TOLERANCE = 0.05  # between --expect and the measured accuracy, in percentage points
+MAX_CLASSES = 10  # in the table of `agree`
 
 
 @command()
@@ -56,7 +58,7 @@ def evaluate(
             "other names.",
         ),
     ] = False,
-    split: Annotated[str, in_data(help="Split to evaluate on: test, train or val.")] = "test",
+    split: Split = "test",
     test_size: TestSize = None,
     image_size: ImageSize = None,
     workers: Workers = None,
@@ -67,13 +69,12 @@ def evaluate(
     """Measure the accuracy of a trained network. Use --expect to check a published accuracy."""
     if expect is not None and not 0 <= expect <= 100:
         raise ValueError(f"--expect must be a percentage, 0 to 100, got {expect}")
-    if split not in SPLITS:
-        raise ValueError(f"--split must be test, train or val, got {split}")
+    check_split(split)
     check_names(networks=[model], data=data)
     mean_and_std = None if normalisation is None else catalogue.read_normalisation(normalisation)
     from ..checkpoints import training_data_of
-    from ..data import load_dataset, rebuild
-    from ..data.loading import image_size_option, is_same_dataset
+    from ..data import load_dataset
+    from ..data.loading import image_size_option
     from ..evaluation import evaluate as evaluate_model
     from ..models import with_preprocessing
 
@@ -82,15 +83,7 @@ def evaluate(
         raise ValueError("a checkpoint needs --data, the data set to evaluate it on")
     options = drop_none(test_size=test_size, image_size=image_size, workers=workers)
     if run:
-        info = run.settings["data"]
-        dataset, network = rebuild(info, root, data, **options), run.model()
-        is_training_data = data is None or is_same_dataset(data, info["name"])
-        if (
-            is_training_data
-            and not options.keys() & {"test_size", "image_size"}
-            and dataset.fingerprint != info["fingerprint"]
-        ):
-            print(f"note: {dataset.name} is not the same data that '{source}' was trained with", file=sys.stderr)
+        dataset, network = load_data_of_run(run, data, root, options), run.model()
     else:
         name = cast(str, data)
         training_data = None if "://" in source else training_data_of(source)
@@ -145,6 +138,76 @@ def describe_input(network: "Classifier", data: "Dataset", source: str, normalis
         )
     height, width = trained_on.image_size
     return f"{height}×{width} pixels, normalised with the mean and std that the network was trained with"
+
+
+def check_split(split: str) -> None:
+    """Check the option --split.
+
+    Parameters
+    ----------
+    split : str
+
+    Raises
+    ------
+    ValueError
+        If it is not in `SPLITS`.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"--split must be test, train or val, got {split}")
+
+
+@command()
+def agree(
+    first: Annotated[Path, typer.Argument(metavar="A", help="Run folder of the first network, A.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Run folder of the second network, B.")],
+    data: Annotated[str | None, in_data(help="Data set to compare on. Default: that of both runs.")] = None,
+    split: Split = "test",
+    test_size: TestSize = None,
+    image_size: ImageSize = None,
+    workers: Workers = None,
+    root: Root = None,
+    accelerator: Accelerator = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Compare two trained networks image by image, to see on which images only one of them is right.
+
+    McNemar's test says whether one of these two networks is right more often than chance explains. To compare methods,
+    train several seeds with the command compare.
+    """
+    check_split(split)
+    check_names(data=data)
+    from ..analysis import agreement
+    from ..runs import load_run
+
+    runs = [load_run(folder) for folder in (first, second)]
+    networks = [
+        run.model() for run in runs
+    ]  # if weights are missing, it raises an error now, before the images are read
+    if data is None and runs[0].data_fingerprint != runs[1].data_fingerprint:
+        names = " and ".join(dict.fromkeys(run.settings["data"]["name"] for run in runs))
+        raise ValueError(
+            f"'{first}' and '{second}' were trained on different data, {names}: choose the images to compare on with "
+            "--data"
+        )
+    options = drop_none(test_size=test_size, image_size=image_size, workers=workers)
+    dataset = load_data_of_run(runs[0], data, root, options)
+    a, b = networks
+    found = agreement(a, b, dataset, split, accelerator=accelerator, precision=precision)
+    both, only_a, only_b, neither = found.counts
+    images = len(found.samples)
+    print(f"A: {runs[0].title}, {first}\nB: {runs[1].title}, {second}")
+    print(f"{images:,} {split} images of {dataset.name}:")
+    print_table([("", "B right", "B wrong"), ("A right", f"{both:,}", f"{only_a:,}"),
+                 ("A wrong", f"{only_b:,}", f"{neither:,}")], right=(1, 2))  # fmt: skip
+    print(f"same prediction for {found.same_prediction:.2f} % of the images")
+    scores = [100 * int(both + only) / images for only in (only_a, only_b)]
+    print(f"A is right for {scores[0]:.2f} %, B for {scores[1]:.2f} %, McNemar's test: p {p_value_text(found.p_value)}")
+    count, tested = len(found.classes), found.classes["p"].count()
+    shown = f"the {MAX_CLASSES} of {count:,} classes with the smallest p" if count > MAX_CLASSES else "all classes"
+    print(f"\n{shown}. a and b: percentage right. p_holm: p corrected for {tested:,} classes")
+    classes = found.classes.sort_values("p", kind="stable")[:MAX_CLASSES]
+    classes[["p", "p_holm"]] = classes[["p", "p_holm"]].map(p_value_text)
+    print_table([tuple(classes), *(tuple(map(cell_text, row)) for row in classes.itertuples(index=False))])
 
 
 @command()

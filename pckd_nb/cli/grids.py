@@ -5,13 +5,14 @@ An arm is a method with its settings. A point is one run: an arm with one seed a
 
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+from typer_injector import Depends
 
 from .. import catalogue
 from ..html import counted
 from .app import command
-from .console import cell_text, print_table
-from .options import GridOptions, GridRequest, Reference, check_names, drop_none, in_method
+from .options import GridOptions, GridRequest, Reference, check_names, drop_none, in_grid, in_method
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,9 +20,54 @@ if TYPE_CHECKING:
     from ..experiments import Arm
 
 
+class Layout(NamedTuple):
+    """How a comparison is printed, see `experiments.format_comparison`.
+
+    Parameters
+    ----------
+    format : {"text", "markdown", "latex", "csv"}
+    pivot : bool
+        Whether to have one row per arm and one column per pair.
+    """
+
+    format: str
+    pivot: bool
+
+
+def layout_options(
+    format: Annotated[
+        str,
+        in_grid(
+            help=f"How to print the comparison: {', '.join(catalogue.TABLE_FORMATS)}. With all but text, everything "
+            "else is printed to stderr."
+        ),
+    ] = "text",
+    pivot: Annotated[
+        bool, in_grid("--pivot", help="Print one row per method and one column per pair, as in most papers.")
+    ] = False,
+) -> Layout:
+    """Return how the comparison is printed.
+
+    Returns
+    -------
+    Layout
+
+    Raises
+    ------
+    ValueError
+        If the format is unknown, or cannot be pivoted.
+    """
+    catalogue.check_table_format(format, pivot)
+    return Layout(format, pivot)
+
+
+LayoutOptions = Annotated[Layout, Depends(layout_options)]
+
+
 @command()
 def compare(
     grid: GridOptions,
+    layout: LayoutOptions,
     methods: Annotated[
         str, in_method(help="Methods to compare, comma-separated. Settings can follow, as in pckd-strategy=uniform.")
     ] = "supervised,kd,pckd",
@@ -34,12 +80,13 @@ def compare(
     check_names(arms=[*methods.split(","), reference])
     from ..experiments import parse_arm
 
-    run_grid(grid, [parse_arm(text) for text in methods.split(",")], reference)
+    run_grid(grid, [parse_arm(text) for text in methods.split(",")], reference, layout)
 
 
 @command()
 def ablate(
     grid: GridOptions,
+    layout: LayoutOptions,
     reference: Reference = "pckd",
 ) -> None:
     """Compare PCKD with KD, with supervised training, and with variants of PCKD that lack one part.
@@ -49,7 +96,7 @@ def ablate(
     check_names(arms=[reference])
     from ..experiments import ablation_arms
 
-    run_grid(grid, ablation_arms(), reference)
+    run_grid(grid, ablation_arms(), reference, layout)
 
 
 @command()
@@ -63,6 +110,7 @@ def sweep(
         ),
     ],
     grid: GridOptions,
+    layout: LayoutOptions,
     method: Annotated[str, in_method(help="The method whose setting is varied.")] = "pckd",
     reference: Annotated[
         str | None, in_method(help="The method that all others are compared with, seed by seed. Default: --method.")
@@ -88,10 +136,10 @@ def sweep(
     arms = [base]
     for name, parsed in factors:
         arms += sweep_arms(name, parsed, base)
-    run_grid(grid, arms, method if reference is None else reference)
+    run_grid(grid, arms, method if reference is None else reference, layout)
 
 
-def run_grid(request: GridRequest, arms: "list[Arm]", reference: str) -> None:
+def run_grid(request: GridRequest, arms: "list[Arm]", reference: str, layout: Layout) -> None:
     """Train a grid and print the comparison of its arms. With --dry-run, only list its points.
 
     Errors of `experiments.Grid`, `experiments.parse_arm` and `experiments.run_grid` are passed on.
@@ -103,6 +151,8 @@ def run_grid(request: GridRequest, arms: "list[Arm]", reference: str) -> None:
     arms : list of Arm
     reference : str
         The arm that all others are compared with. If the grid does not have it, a note is printed.
+    layout : Layout
+        How the comparison is printed.
 
     Raises
     ------
@@ -127,28 +177,56 @@ def run_grid(request: GridRequest, arms: "list[Arm]", reference: str) -> None:
         print(f"{counted(len(points), 'run')}, {len(missing)} to train, estimated time: {duration}")
         return
     options: dict[str, Any] = dict(jobs=request.jobs, shard=request.shard, progress=request.jobs == 1)
+    stream = sys.stdout if layout.format == "text" else sys.stderr
     failed = None
     try:
-        table = experiments.run_grid(grid, **options, print_fn=partial(print, flush=True))
+        experiments.run_grid(grid, **options, print_fn=partial(print, file=stream, flush=True))
     except FloatingPointError as error:
-        failed, table = error, experiments.results(grid)
+        failed = error
+    table = experiments.results(grid, compute=True)
     if len(table):
-        print_comparison(experiments.comparison(table, str(reference_arm)), reference)
+        print_comparison(table, str(reference_arm), layout)
     if failed:
         raise failed
 
 
-def print_comparison(compared: "pd.DataFrame", reference: str) -> None:
-    """Print the comparison of arms.
+def print_comparison(table: "pd.DataFrame", reference: str, layout: Layout) -> None:
+    """Print the comparison of arms over seeds. If a pair has several teachers, also print it over teachers.
 
     Parameters
     ----------
-    compared : DataFrame
-        The table of `experiments.comparison`.
+    table : DataFrame
+        The table of `experiments.results`.
     reference : str
         The arm that all others are compared with.
+    layout : Layout
+        How the comparison is printed. If the format is not "text", the explanation of the columns goes to stderr. With
+        "csv", only the comparison over seeds is printed.
     """
-    print("\nmean: top-1 accuracy in percent over seeds, with standard deviation sd and 95 % interval from low to high")
-    print(f"difference: mean difference to {reference} with the same seeds, with 95 % interval from d_low to d_high")
-    print("pairs: number of seeds that both methods have")
-    print_table([tuple(compared.columns), *(tuple(map(cell_text, row)) for row in compared.itertuples(index=False))])
+    from .. import experiments
+
+    compared = experiments.comparison(table, reference)
+    over_teachers = experiments.comparison_over_teachers(table, reference).query("teachers > 1")
+    explained = partial(print, file=sys.stdout if layout.format == "text" else sys.stderr)
+    explained("\ntop-1 %: mean accuracy over seeds ± standard deviation")
+    if not layout.pivot:
+        explained(f"difference: mean difference to {reference} with the same seeds, and its 95 % interval")
+        explained("paired: number of seeds that both methods have")
+        explained(_explain_p_values(compared, reference))
+        explained("teraflops: 10¹² operations of student and teacher in one training. seconds: measured")
+    print(experiments.format_comparison(compared, layout.format, reference, layout.pivot))
+    if len(over_teachers) and layout.format != "csv":  # a CSV file has one table
+        explained("\nover teachers: every teacher counts once, with the mean of its seeds")
+        if not layout.pivot:
+            explained(_explain_p_values(over_teachers, reference))
+        print(experiments.format_comparison(over_teachers, layout.format, reference, layout.pivot))
+
+
+def _explain_p_values(compared: "pd.DataFrame", reference: str) -> str:
+    """Return a line about the p-values of a comparison. It says for how many comparisons they are corrected."""
+    numbers = sorted({int(number) for number in compared.groupby("pair")["p"].count()})
+    if not numbers[-1]:
+        return "p: none, because a t-test needs two differences or more that are not all equal"
+    text = counted(numbers[0], "comparison") if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} comparisons"
+    several = " in each pair" if compared["pair"].nunique() > 1 else ""
+    return f"p: paired t-test. p (Holm): p corrected for {text} with {reference}{several}"

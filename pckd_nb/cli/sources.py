@@ -1,7 +1,9 @@
 """Load the runs and networks that are given on the command line."""
 
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..paths import user_path
 
@@ -42,6 +44,39 @@ def load_run_unless_checkpoint(model: str | None, source: str, option: str) -> "
     from ..runs import load_run
 
     return load_run(source)
+
+
+def load_data_of_run(run: "Run", data: str | None, root: Path | None, options: Mapping[str, Any]) -> "Dataset":
+    """Load the data that a network is evaluated on. Print a note if it should be that of the run, but has changed.
+
+    Parameters
+    ----------
+    run : Run
+    data : str or None
+        Name of the data set. None means that of the run.
+    root : Path or None
+        Folder of the data sets.
+    options : dict
+        Other arguments of `load_dataset`, which replace those of the run.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    ValueError, OSError
+        If `data.rebuild` raises them.
+    """
+    from ..data import rebuild
+    from ..data.loading import is_same_dataset
+
+    info = run.settings["data"]
+    dataset = rebuild(info, root, data, **options)
+    same = data is None or is_same_dataset(data, info["name"])
+    if same and not options.keys() & {"test_size", "image_size"} and dataset.fingerprint != info["fingerprint"]:
+        print(f"note: {dataset.name} is not the same data that '{run.path}' was trained with", file=sys.stderr)
+    return dataset
 
 
 def make_network(name: str, data: "Dataset", seed: int, init: str | None, root: Path | None = None) -> "Classifier":

@@ -29,13 +29,15 @@ Examples
 from ..deprecation import renamed
 from .arms import SWEEPS, Arm, ablation_arms, parse_arm, sweep_arms
 from .execution import run_grid, shard_points, split_into_shards
+from .formatting import format_comparison
 from .grid import Grid, Point, is_finished
 from .projection import estimate_seconds, format_duration
-from .tables import comparison, results
+from .tables import comparison, comparison_over_teachers, results
 
 __all__ = [
-    "SWEEPS", "Arm", "Grid", "Point", "ablation_arms", "comparison", "estimate_seconds", "format_duration",
-    "is_finished", "parse_arm", "results", "run_grid", "shard_points", "split_into_shards", "sweep_arms",
+    "SWEEPS", "Arm", "Grid", "Point", "ablation_arms", "comparison", "comparison_over_teachers", "estimate_seconds",
+    "format_comparison", "format_duration", "is_finished", "parse_arm", "results", "run_grid", "shard_points",
+    "split_into_shards", "sweep_arms",
 ]  # fmt: skip
 
 __getattr__ = renamed(__name__)

@@ -1,25 +1,43 @@
-"""The results of a grid as tables."""
+"""The results of a grid as tables, and their statistics."""
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from .. import runs
+from ..validation import check
 from .grid import Grid, is_finished
 
+if TYPE_CHECKING:
+    from ..analysis import Summary
 
-def results(grid: Grid) -> pd.DataFrame:
+COMPUTE = ("teraflops", "seconds")  # columns of `results` with compute=True
+
+
+def results(grid: Grid, compute: bool = False) -> pd.DataFrame:
     """Return a table of the finished points of a grid.
 
     Parameters
     ----------
     grid : Grid
+    compute : bool
+        Whether to add what each training cost: teraflops, see `analysis.teraflops`, and the measured seconds of all
+        epochs. The seconds depend on the machine, on other programs, and on whether teacher outputs were cached.
 
     Returns
     -------
     DataFrame
         One row per finished point, in the order of the grid. The columns are data, teacher, student, pair, arm, seed,
         epochs, top1 and top5 (percent), and cross_entropy (nats). With a validation split there is also val_top1
-        (percent). The table does not depend on when or how fast a point was trained.
+        (percent). Without `compute`, the table does not depend on when or how fast a point was trained.
+
+    Raises
+    ------
+    TypeError
+        If `compute` is not a bool.
     """
+    check(bool, compute=compute)
     rows = []
     for point in grid.points():
         if is_finished(point):
@@ -29,17 +47,22 @@ def results(grid: Grid) -> pd.DataFrame:
             scores = {name: row[name] for name in ("epochs", "top1", "top5", "cross_entropy")}
             if "val_top1" in run.history:
                 scores["val_top1"] = run.history["val_top1"].iloc[-1]
+            if compute:
+                from ..analysis import teraflops  # slow to import, because of scikit-learn
+
+                scores |= {"teraflops": teraflops(run), "seconds": run.seconds}
             rows.append({**shared, "pair": point.folder.parts[-3], "arm": str(point.arm), "seed": point.seed, **scores})
     return pd.DataFrame(rows)
 
 
 def comparison(table: pd.DataFrame, reference: str = "kd") -> pd.DataFrame:
-    """Return the mean accuracy of every arm, and its difference to a reference arm.
+    """Return the mean accuracy of every arm, and its difference to a reference arm, over seeds.
 
     Parameters
     ----------
     table : DataFrame
-        The table of `results`, or any table with the columns pair, arm, seed and top1 (percent).
+        The table of `results`, or any table with the columns pair, arm, seed and top1 (percent). A pair has one teacher
+        network. If there are several teachers, give each of them its own pair.
     reference : str
         The arm that all others are compared with.
 
@@ -52,9 +75,25 @@ def comparison(table: pd.DataFrame, reference: str = "kd") -> pd.DataFrame:
         - seeds: the number of seeds,
         - mean, sd, low and high: mean, standard deviation and 95 % interval of top1 in percent,
         - difference, d_low and d_high: the difference to the reference arm, paired by seed, and its 95 % interval,
-        - pairs: the number of seeds that both arms have.
+        - pairs: the number of seeds that both arms have,
+        - p: two-sided p-value of the paired t-test, see `analysis.Summary.p_value`,
+        - p_holm: p corrected for all arms of this pair that are compared with the reference, see `analysis.holm`,
+        - teraflops and seconds: what one training cost, the mean over seeds, if the table has these columns.
 
-        In the rows of the reference arm, and where no seed can be paired, the difference is NaN and pairs is 0.
+        In the rows of the reference arm, and where no seed can be paired, the difference and its p-values are NaN and
+        pairs is 0. With one common seed, there are no interval and no p-values.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing, or if an arm of a pair has two rows with the same seed.
+    TypeError
+        If `table` is not a DataFrame, or `reference` not a string.
+
+    Notes
+    -----
+    All seeds of a pair learn from the same teacher network. So interval and p-value say how the result varies with the
+    seed of the student, not with the teacher. For that, see `comparison_over_teachers`.
 
     Examples
     --------
@@ -62,25 +101,127 @@ def comparison(table: pd.DataFrame, reference: str = "kd") -> pd.DataFrame:
     >>> from pckd_nb.experiments import comparison
     >>> rows = [("p", "kd", 0, 60.0), ("p", "kd", 1, 62.0), ("p", "pckd", 0, 63.0), ("p", "pckd", 1, 66.0)]
     >>> table = pd.DataFrame(rows, columns=["pair", "arm", "seed", "top1"])
-    >>> comparison(table)[["arm", "mean", "difference"]].round(1)
-        arm  mean  difference
-    0    kd  61.0         NaN
-    1  pckd  64.5         3.5
+    >>> comparison(table)[["arm", "mean", "difference", "p"]].round(2)
+        arm  mean  difference    p
+    0    kd  61.0         NaN  NaN
+    1  pckd  64.5         3.5  0.09
     """
-    from ..analysis import paired_difference, summarise  # slow to import, because of scikit-learn
+    from ..analysis import paired_difference, summarise
 
+    _check_table(table, "pair", "arm", "seed", "top1")
+    check(str, reference=reference)
+    if (doubled := table[table.duplicated(["pair", "arm", "seed"])]).size:
+        first = doubled.iloc[0]
+        raise ValueError(
+            f"the table has several rows of pair {first['pair']}, arm {first['arm']}, seed {first['seed']}: if they "
+            "have different teachers, give each teacher its own pair"
+        )
+    scores = {key: group.set_index("seed")["top1"] for key, group in table.groupby(["pair", "arm"], sort=False)}
     rows = []
     for (pair, arm), group in table.groupby(["pair", "arm"], sort=False):
-        mean, sd, low, high, count = summarise(group["top1"].tolist())
-        row = {"pair": pair, "arm": arm, "seeds": count, "mean": mean, "sd": sd, "low": low, "high": high, "pairs": 0}
-        reference_rows = table[(table["pair"] == pair) & (table["arm"] == reference)]
-        if arm != reference and set(reference_rows["seed"]) & set(group["seed"]):
-            scores, reference_scores = (
-                dict(zip(part["seed"], part["top1"], strict=True)) for part in (group, reference_rows)
-            )
-            difference = paired_difference(scores, reference_scores)
-            row |= {"difference": difference.mean, "d_low": difference.low, "d_high": difference.high}
-            row["pairs"] = difference.count
-        rows.append(row)
-    columns = ["pair", "arm", "seeds", "mean", "sd", "low", "high", "difference", "d_low", "d_high", "pairs"]
-    return pd.DataFrame(rows, columns=columns)
+        found, reference_scores = scores[pair, arm], scores.get((pair, reference), pd.Series(dtype=float))
+        shared = arm != reference and len(found.index.intersection(reference_scores.index))
+        difference = paired_difference(found, reference_scores) if shared else None
+        rows.append(_row(pair, arm, summarise(found.tolist()), difference, group))
+    return _with_holm(rows, "seeds")
+
+
+def comparison_over_teachers(table: pd.DataFrame, reference: str = "kd") -> pd.DataFrame:
+    r"""Return the mean accuracy of every arm, and its difference to a reference arm, over teachers.
+
+    Students of one teacher are not independent: they all have its strengths and errors. So more seeds do not show
+    whether a result holds for other teachers. Here every teacher counts once. With K teachers of one architecture, let
+    :math:`d_k` be the mean difference of the students of teacher k, paired by seed, as in `comparison`. The difference
+    is the mean of :math:`d_1, \dots, d_K`, and its interval is
+
+    .. math:: \bar d \pm t_{K-1} \, \frac{\text{sd}(d_1, \dots, d_K)}{\sqrt K}
+
+    with the 97.5 % quantile :math:`t_{K-1}` of Student's t-distribution with K − 1 degrees of freedom.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The table of `results`, or any table with the columns pair, arm, seed, top1, teacher and student. Pairs with the
+        same names of teacher and student count as different teachers of one architecture. In the rows of students
+        without a teacher, the column teacher may be empty.
+    reference : str
+        The arm that all others are compared with.
+
+    Returns
+    -------
+    DataFrame
+        One row per arm of every architecture. The columns are those of `comparison`, with these meanings:
+
+        - pair: names of teacher and student, as in "resnet20-resnet8",
+        - teachers: the number of teachers, in place of seeds,
+        - mean, sd, low and high: mean, standard deviation and 95 % interval over the teachers, where the value of a
+          teacher is the mean of its seeds,
+        - difference, d_low and d_high: as defined above,
+        - pairs: the number of teachers whose students can be compared,
+        - p and p_holm: p-values of the t-test of :math:`d_1, \dots, d_K`. NaN for fewer than two teachers.
+
+    Raises
+    ------
+    ValueError
+        As in `comparison`, and if the table has several data sets.
+    TypeError
+        As in `comparison`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from pckd_nb.experiments import comparison_over_teachers
+    >>> top1 = {("first", "kd"): 60.0, ("first", "pckd"): 63.0, ("second", "kd"): 62.0, ("second", "pckd"): 66.0}
+    >>> rows = [(*key, seed, value + seed) for key, value in top1.items() for seed in (0, 1)]
+    >>> table = pd.DataFrame(rows, columns=["pair", "arm", "seed", "top1"]).assign(teacher="vgg13", student="vgg8")
+    >>> comparison_over_teachers(table)[["pair", "arm", "teachers", "difference", "pairs", "p"]].round(2)
+             pair   arm  teachers  difference  pairs     p
+    0  vgg13-vgg8    kd         2         NaN      0   NaN
+    1  vgg13-vgg8  pckd         2         3.5      2  0.09
+    """
+    from ..analysis import summarise
+
+    _check_table(table, "pair", "arm", "seed", "top1", "teacher", "student")
+    if "data" in table and table["data"].nunique() > 1:
+        raise ValueError(f"the table has several data sets, {', '.join(table['data'].unique())}: select one of them")
+    networks = table.groupby("pair")[["teacher", "student"]].first()  # the first name that is not missing
+    compared = comparison(table, reference).join(networks, on="pair")
+    rows = []
+    for (teacher, student, arm), group in compared.groupby(["teacher", "student", "arm"], sort=False):
+        differences = group["difference"].dropna().tolist()
+        difference = summarise(differences) if differences else None
+        rows.append(_row(f"{teacher}-{student}", arm, summarise(group["mean"].tolist()), difference, group))
+    return _with_holm(rows, "teachers")
+
+
+def _check_table(table: pd.DataFrame, *columns: str) -> None:
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"table must be a DataFrame, got {type(table).__name__}: results(grid) returns one")
+    if missing := [name for name in columns if name not in table]:
+        found = ", ".join(map(str, table)) or "no columns"
+        raise ValueError(
+            f"the table needs the columns {', '.join(columns)}, but has no {missing[0]}, only {found:.200}"
+        )
+
+
+def _row(
+    pair: Hashable, arm: Hashable, top1: "Summary", difference: "Summary | None", group: pd.DataFrame
+) -> dict[str, Any]:
+    """Return a row of a comparison, without p_holm. `group` may have the columns `COMPUTE`."""
+    row: dict[str, Any] = {"pair": pair, "arm": arm, "count": top1.count, "pairs": 0}
+    row |= {name: getattr(top1, name) for name in ("mean", "sd", "low", "high")}
+    if difference:
+        row |= {"difference": difference.mean, "d_low": difference.low, "d_high": difference.high}
+        row |= {"pairs": difference.count, "p": difference.p_value}
+    return row | {name: group[name].mean() for name in COMPUTE if name in group}
+
+
+def _with_holm(rows: list[dict[str, Any]], counted: str) -> pd.DataFrame:
+    """Return the rows of a comparison as a table with corrected p-values. `counted` is "seeds" or "teachers"."""
+    from ..analysis import holm
+
+    columns = ["pair", "arm", "count", "mean", "sd", "low", "high", "difference", "d_low", "d_high", "pairs", "p"]
+    compute = [name for name in COMPUTE if any(name in row for row in rows)]
+    compared = pd.DataFrame(rows, columns=[*columns, *compute])
+    compared.insert(len(columns), "p_holm", compared.groupby("pair")["p"].transform(holm))
+    return compared.rename(columns={"count": counted})

@@ -17,6 +17,7 @@ from .canvas import CLASS_COLORS, COLORS, MORE_COLORS, Drawing, caption, style
 from .diagrams import feature_weight_matrix, framework, motivation
 from .results import (
     accuracy,
+    accuracy_against_compute,
     budget,
     comparison_table,
     leaderboard,
@@ -24,7 +25,7 @@ from .results import (
     published_and_measured,
     sweep,
     sweeps,
-)
+)  # fmt: skip
 from .samples import (
     difficulty_against_truth,
     difficulty_galleries,
@@ -41,5 +42,5 @@ __all__ = [
     "preview_weights", "style",
     "center_geometry", "center_map", "difficulty_galleries", "logit_correlation", "trajectories", "weights_over_epochs",
     "feature_weight_matrix", "framework", "motivation",
-    "budget", "comparison_table", "leaderboard", "published_and_measured", "sweep", "sweeps",
+    "accuracy_against_compute", "budget", "comparison_table", "leaderboard", "published_and_measured", "sweep", "sweeps",
 ]  # fmt: skip

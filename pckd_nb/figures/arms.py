@@ -16,11 +16,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..analysis import Summary, paired_difference, summarise
+from ..analysis import Summary, paired_difference, summarise, teraflops
+from ..analysis import training_flops as training_flops  # older code imports it from here
 from ..deprecation import renamed
-from ..models import count_flops, count_flops_by_name
+from ..html import counted
 from ..recipes import Recipe
-from ..runs import SYMBOLS, Run, create_network
+from ..runs import SYMBOLS, Run
 from .canvas import check_runs, is_teacher
 
 # Factor of a sweep → the letter of its panel in the paper's figure 5, and its default in the paper.
@@ -392,54 +393,76 @@ def find_budgets(runs: Run | Sequence[Run]) -> dict[str, dict[int, RunsBySeed]]:
     return best
 
 
-def training_flops(run: Run) -> int:
-    r"""Return how many floating-point operations student and teacher need for one training run.
-
-    .. math:: \text{epochs} \cdot \text{images} \cdot \text{views} \cdot (3 F_s + F_t)
-
-    F_s and F_t are the operations of one forward pass of the student and of the teacher for one image. A backward pass
-    needs about twice as many operations as a forward pass. So the student counts three times. These are not counted:
-    the method's heads and losses, the augmentation, and the training of the teacher.
-
-    The seconds of a run are a worse measure. They depend on the machine, and on whether teacher outputs were cached.
+class ComputePoint(NamedTuple):
+    """Accuracy and compute of an arm.
 
     Parameters
     ----------
-    run : Run
+    arm : Arm
+    seeds : dict of int to Run
+        The runs of the arm, by seed.
+    teraflops : float
+        10¹² operations of one training.
+    top1 : Summary
+        Top-1 accuracy in percent.
+    """
+
+    arm: Arm
+    seeds: RunsBySeed
+    teraflops: float
+    top1: Summary
+
+    @property
+    def name(self) -> str:
+        """Method, options and number of epochs, such as "PCKD, views = 1, 10 epochs"."""
+        return ", ".join(filter(None, (self.arm.title, self.arm.variant, counted(self.arm.epochs, "epoch"))))
+
+
+def find_compute(runs: Run | Sequence[Run]) -> list[ComputePoint]:
+    """Return accuracy and compute of the arms of one study: the one with the most arms.
+
+    Parameters
+    ----------
+    runs : Run or sequence of Run
 
     Returns
     -------
-    int
+    list of ComputePoint
+        In ascending order of compute and accuracy. Runs of teachers are left out.
 
     Raises
     ------
     ValueError
-        If a network was not made by `create_model`.
+        If there is no run of a student, if a run has no complete epoch, or if a network was not made by
+        `create_model`.
     """
-    settings = run.settings
-    student, teacher = (_forward_flops(settings, network) for network in (settings["model"], settings["teacher"]))
-    views_seen = len(run.history) * settings["data"]["train_images"] * settings["method"]["views"]
-    return views_seen * (3 * student + teacher)
+    studies = [group_by_arm(study) for study in group_by_study(check_runs(runs, whole_epoch=True))]
+    if not studies:
+        raise ValueError("there is no run of a student to draw, only of teachers; pass one run or more")
+    points = [
+        ComputePoint(arm, seeds, training_flops(next(iter(seeds.values()))) / 1e12, summarise(accuracies(seeds)))
+        for arm, seeds in max(studies, key=len).items()
+    ]
+    return sorted(points, key=lambda point: (point.teraflops, point.top1.mean))
 
 
-def _teraflops(run: Run) -> float:
-    try:
-        return training_flops(run) / 1e12
-    except ValueError:
-        return float("nan")
+def best_by_compute(points: Iterable[ComputePoint]) -> list[ComputePoint]:
+    """Return the points whose mean accuracy no other point reaches with the same compute or less.
 
+    Parameters
+    ----------
+    points : iterable of ComputePoint
 
-def _forward_flops(settings: dict, network: dict | None) -> int:
-    if network is None:
-        return 0
-    if network["name"] is None:
-        raise ValueError(
-            "cannot count the operations of a network of your own, only those of networks made by `create_model`"
-        )
-    shape = network["in_channels"], *settings["data"]["image_size"]
-    if "projector" in network:
-        return count_flops(create_network(network), shape)
-    return count_flops_by_name(network["name"], network["num_classes"], shape)
+    Returns
+    -------
+    list of ComputePoint
+        In ascending order of compute. So their accuracies are in ascending order, too.
+    """
+    best: list[ComputePoint] = []
+    for point in sorted(points, key=lambda point: (point.teraflops, -point.top1.mean)):
+        if not best or point.top1.mean > best[-1].top1.mean:
+            best.append(point)
+    return best
 
 
 def comparison_table(runs: Run | Sequence[Run]) -> pd.DataFrame:
@@ -453,7 +476,7 @@ def comparison_table(runs: Run | Sequence[Run]) -> pd.DataFrame:
     -------
     DataFrame
         - data, train_images, teacher, student, method, variant, epochs: what was trained.
-        - teraflops: 10¹² operations of one training, counted by `training_flops`. NaN for a network of your own.
+        - teraflops: 10¹² operations of one training, see `analysis.teraflops`. NaN for a network of your own.
         - n: number of seeds.
         - mean, sd, low, high: top-1 accuracy in percent, with the 95 % confidence interval of the mean.
         - minus_kd, minus_kd_sd, minus_kd_low, minus_kd_high: difference from KD without options in percentage
@@ -483,7 +506,7 @@ def comparison_table(runs: Run | Sequence[Run]) -> pd.DataFrame:
                 "method": arm.title,
                 "variant": arm.variant,
                 "epochs": arm.epochs,
-                "teraflops": _teraflops(first),
+                "teraflops": teraflops(first),
                 "n": found.count,
                 **{name: getattr(found, name) for name in ("mean", "sd", "low", "high")},
                 **{f"minus_kd{end}": getattr(to_kd, name, np.nan) for end, name in MINUS_KD.items()},

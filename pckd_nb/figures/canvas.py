@@ -316,7 +316,7 @@ def check_runs(runs: Run | Sequence[Run], *parts: str, whole_epoch: bool = False
         If there is no run, if an element is not a `Run`, or if a run does not have the required parts or a complete
         epoch.
     """
-    runs = [runs] if isinstance(runs, Run) else list(runs)
+    runs = list(runs) if isinstance(runs, Iterable) else [runs]  # what is not a run is refused below
     if not runs:
         raise ValueError("there is no run to draw; pass one run or more")
     for run in runs:

@@ -170,6 +170,11 @@ def budget(table: pd.DataFrame) -> Drawing:
     return results.budget(list(table["run"]))
 
 
+def compute(table: pd.DataFrame) -> Drawing:
+    """Draw `figures.accuracy_against_compute` of all runs."""
+    return results.accuracy_against_compute(list(table["run"]))
+
+
 def published(table: pd.DataFrame) -> Drawing:
     """Draw `figures.published_and_measured` of all runs."""
     return results.published_and_measured(list(table["run"]))
@@ -197,6 +202,7 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Drawing]] = {
     "09_budget": budget,
     "10_published": published,
     "11_learning_curves": learning_curves,
+    "12_compute": compute,
 }
 CAPTIONS = {
     "01_motivation": (
@@ -279,6 +285,14 @@ CAPTIONS = {
         "Accuracy and every loss term by epoch and method: the mean over seeds, and a band of one standard deviation "
         "to each side. The terms are shown before they are multiplied by their β. Terms with v in their label are "
         "multiplied by v before they are averaged."
+    ),
+    "12_compute": (
+        "What does accuracy cost? Every arm, which is a method with its options and its number of epochs, against the "
+        "floating-point operations of both networks in one training. A marker is the mean over seeds, and a line is "
+        "its 95 % confidence interval, for three seeds or more. The part of a line above 100 % is not drawn. Open "
+        "markers are methods with options. The dashed line joins the best arms: no other arm reaches their mean with "
+        "the same compute or less. An arm can be among the best by chance, so look at the intervals, too. Arms with "
+        "the same compute are moved apart by at most 10 %. What is counted is described below the figure 09_budget."
     ),
 }
 ALL_DATA_SETS = {"04_difficulty", "10_published"}  # one figure shows all data sets

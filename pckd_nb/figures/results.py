@@ -1,5 +1,7 @@
 """Figures of accuracy: learning curves, final accuracy, sweeps, budgets, and a comparison with published results."""
 
+import itertools
+import textwrap
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,22 +12,25 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from ..analysis import training_flops
 from ..catalogue import PAIRS
 from ..leaderboard import compare, find_numbers, load_published
 from ..paths import paper_folder, user_path
 from ..runs import SYMBOLS, Run
 from .arms import (
     FACTORS,
+    METHODS,
     RunsBySeed,
     Sweep,
     accuracies,
     accuracy_difference,
+    best_by_compute,
     comparison_table,
     find_budgets,
+    find_compute,
     find_sweep,
     measured_gains,
     study_key,
-    training_flops,
     unique_runs,
 )
 from .canvas import (
@@ -44,7 +49,8 @@ from .canvas import (
 )
 
 __all__ = [
-    "accuracy", "budget", "comparison_table", "leaderboard", "learning_curves", "published_and_measured",
+    "accuracy", "accuracy_against_compute", "budget", "comparison_table", "leaderboard", "learning_curves",
+    "published_and_measured",
     "published_gains", "published_table", "sweep", "sweeps",
 ]  # fmt: skip
 
@@ -60,6 +66,7 @@ LOSS_TERMS = {
     "category_center_contrast": ("center contrast", "mean v·L_CC (τ/τ₀ · nats)"),
 }
 REFERENCE_DASHES = {"KD": (5, 2), "supervised": (1.5, 1.5)}  # dashes of the lines for KD and supervised training
+MARKERS = "os^Dv<>Ph*"  # one per method, so that they differ without colours, too
 MIN_AXIS_RANGE = 12  # percentage points on the axis of a sweep, so that noise does not look large
 NOT_LOSS_TERMS = {"epoch", "lr", "threshold", "mean_weight", "full_weight_share", "train_top1"}
 
@@ -287,7 +294,7 @@ def budget(runs: Run | Sequence[Run]) -> Drawing:
 
     The figure shows supervised training, KD and PCKD with default settings. With other settings, it shows them only if
     they were trained for several numbers of epochs. Each point shows the mean ± standard deviation over all its seeds,
-    and one dot per seed. Compute is measured by `figures.arms.training_flops`.
+    and one dot per seed. Compute is measured by `analysis.training_flops`.
 
     Parameters
     ----------
@@ -319,16 +326,21 @@ def budget(runs: Run | Sequence[Run]) -> Drawing:
         epochs = sorted({epochs for by_epochs in points.values() for epochs in by_epochs})
         left.set(title="by epochs", xlabel="epochs", ylabel="top-1 accuracy (%)", xscale="log")
         left.set_xticks(epochs, epochs)
-        right.set(title="by compute of student and teacher", xscale="log")
-        right.set_xlabel("10¹² floating-point operations")
-        rounds = [step * 10.0**power for power in range(-6, 13) for step in (1, 2, 5)]
-        ticks = [tick for tick in rounds if 0.9 * min(costs) <= tick <= 1.1 * max(costs)]
-        right.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
-        for ax in (left, right):
-            ax.minorticks_off()
+        left.minorticks_off()
+        right.set_title("by compute of student and teacher")
+        _label_compute_axis(right, costs)
         entries = [Line2D([], [], color=color, marker="_", markersize=9, label=name) for name, color in colors.items()]
         figure.legend(handles=entries, loc="outside upper left", ncols=3)
     return figure
+
+
+def _label_compute_axis(ax: Axes, teraflops: Sequence[float]) -> None:
+    ax.set(xscale="log", xlabel="10¹² floating-point operations")
+    rounds = [step * 10.0**power for power in range(-6, 13) for step in (1, 2, 5)]
+    ticks = [tick for tick in rounds if 0.9 * min(teraflops) <= tick <= 1.1 * max(teraflops)]
+    if len(ticks) > 1:
+        ax.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
+        ax.minorticks_off()
 
 
 def _numbers_of_seeds(points: Mapping[str, Mapping[int, RunsBySeed]]) -> str:
@@ -341,6 +353,93 @@ def _numbers_of_seeds(points: Mapping[str, Mapping[int, RunsBySeed]]) -> str:
         return ""
     parts = (f"{' or '.join(map(str, sorted(counts)))} at {epochs}" for epochs, counts in sorted(numbers.items()))
     return f"Number of seeds: {', '.join(parts)} epochs."
+
+
+def accuracy_against_compute(runs: Run | Sequence[Run]) -> Drawing:
+    """Draw accuracy against the compute of a training, with one marker per arm.
+
+    An arm is a method with its options and its number of epochs. A marker shows the mean over seeds, and a vertical
+    line shows its 95 % confidence interval, for three seeds or more. Filled markers are methods without options, open
+    markers are methods with options. A dashed line joins the *best arms*: no other arm reaches the same mean with the
+    same compute or less. They are numbered, and listed below the axes.
+
+    Compute is measured by `analysis.training_flops`. Arms with the same compute are moved apart by at most 10 %. If the
+    runs belong to several studies (see `figures.arms`), the one with the most arms is drawn.
+
+    Parameters
+    ----------
+    runs : Run or sequence of Run
+
+    Returns
+    -------
+    Drawing
+
+    Raises
+    ------
+    ValueError
+        If there is no run of a student, if a run has no complete epoch, or if a network was not made by
+        `create_model`.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> run = pckd.fit("resnet8", data, epochs=1, progress=False)
+    >>> pckd.figures.accuracy_against_compute(run).savefig("compute.png")
+    """
+    points = find_compute(runs)
+    titles = sorted({point.arm.title for point in points}, key=lambda title: ([*METHODS, title].index(title), title))
+    others = [title for title in titles if title not in COLORS]
+    colors = {title: COLORS.get(title) or MORE_COLORS[others.index(title) % len(MORE_COLORS)] for title in titles}
+    markers = dict(zip(titles, itertools.cycle(MARKERS), strict=False))
+    costs = [point.teraflops for point in points]
+    places = dict(zip((point.arm for point in points), _moved_apart(costs), strict=True))
+    best = best_by_compute(points)
+    several = any(point.top1.count > 2 for point in points)
+    note = "Mean over seeds, and its 95 % confidence interval for three seeds or more." if several else ""
+    names = [textwrap.fill(f"{number}  {point.name}", 62) for number, point in enumerate(best, 1)]
+    names_height = 0.3 + 0.2 * sum(1 + name.count("\n") for name in names)
+    with new_figure(unique_runs(*(point.seeds for point in points)), 5.2, 4.3 + names_height, note) as figure:
+        ax, below = figure.subplots(2, 1, height_ratios=(3.4, names_height))
+        for point in points:
+            title, x, mean = point.arm.title, places[point.arm], point.top1.mean
+            if point.top1.count > 2:
+                ax.plot([x, x], [point.top1.low, point.top1.high], color=colors[title], linewidth=1.2, alpha=0.35)
+            face = "white" if point.arm.variant else colors[title]
+            ax.plot(x, mean, markers[title], color=colors[title], markerfacecolor=face, label=point.name)
+        for number, point in enumerate(best, 1):
+            look: dict[str, Any] = dict(xytext=(0, 6), textcoords="offset points", ha="center", fontweight="bold")
+            ax.annotate(str(number), (places[point.arm], point.top1.mean), **look)
+        line: dict[str, Any] = dict(color=DARK_GRAY, linewidth=1, dashes=(4, 2), zorder=1)
+        ax.plot([places[point.arm] for point in best], [point.top1.mean for point in best], **line)
+        low, high = ax.get_ylim()
+        ax.set(title="Accuracy against compute", ylabel="top-1 accuracy (%)", ylim=(max(low, 0), min(high, 101)))
+        _label_compute_axis(ax, costs)
+        ax.set_xlim(costs[0] / 1.4, costs[-1] * 1.4)
+        entries = [
+            Line2D([], [], color=colors[title], marker=markers[title], linewidth=0, label=title) for title in titles
+        ]
+        if any(point.arm.variant for point in points):
+            open_marker: dict[str, Any] = dict(marker="o", color=DARK_GRAY, markerfacecolor="white", linewidth=0)
+            entries.append(Line2D([], [], **open_marker, label="with options"))
+        figure.legend(handles=entries, loc="outside upper left", ncols=4, columnspacing=1.2)
+        below.set_axis_off()
+        below.legend(
+            handles=[Line2D([], [], linewidth=0, label=name) for name in names],
+            title="Best arms, with the least compute for their accuracy",
+            loc="upper left", alignment="left", borderpad=0, borderaxespad=0, handlelength=0, handletextpad=0,
+        )  # fmt: skip
+    return figure
+
+
+def _moved_apart(values: Sequence[float]) -> list[float]:
+    """Return positions on a log axis where equal values are moved apart, by at most 10 % in each direction."""
+    moved = []
+    for place, value in enumerate(values):
+        same = [other for other, each in enumerate(values) if each == value]
+        step = min(0.03, 0.2 / len(same))
+        moved.append(value * (1 + step * (same.index(place) - (len(same) - 1) / 2)))
+    return moved
 
 
 def published_table(folder: str | Path | None = None) -> pd.DataFrame:

@@ -1,0 +1,68 @@
+"""The compute of a training: floating-point operations of its networks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..models import count_flops, count_flops_by_name
+from ..runs import Run, create_network
+
+
+def training_flops(run: Run) -> int:
+    r"""Return how many floating-point operations student and teacher need for one training run.
+
+    .. math:: \text{epochs} \cdot \text{images} \cdot \text{views} \cdot (3 F_s + F_t)
+
+    F_s and F_t are the operations of one forward pass of the student and of the teacher for one image. A backward pass
+    needs about twice as many operations as a forward pass. So the student counts three times. These are not counted:
+    the method's heads and losses, its stages before the first epoch, the augmentation, and the training of the teacher.
+
+    The seconds of a run are a worse measure. They depend on the machine, and on whether teacher outputs were cached.
+
+    Parameters
+    ----------
+    run : Run
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        If a network was not made by `create_model`.
+    """
+    settings = run.settings
+    student, teacher = (_forward_flops(settings, network) for network in (settings["model"], settings["teacher"]))
+    views_seen = len(run.history) * settings["data"]["train_images"] * settings["method"]["views"]
+    return views_seen * (3 * student + teacher)
+
+
+def teraflops(run: Run) -> float:
+    """Return `training_flops` in units of 10¹² operations.
+
+    Parameters
+    ----------
+    run : Run
+
+    Returns
+    -------
+    float
+        NaN if a network was not made by `create_model`.
+    """
+    try:
+        return training_flops(run) / 1e12
+    except ValueError:
+        return float("nan")
+
+
+def _forward_flops(settings: Mapping[str, Any], network: Mapping[str, Any] | None) -> int:
+    if network is None:
+        return 0
+    if network["name"] is None:
+        raise ValueError(
+            "cannot count the operations of a network of your own, only those of networks made by `create_model`"
+        )
+    shape = network["in_channels"], *settings["data"]["image_size"]
+    if "projector" in network:
+        return count_flops(create_network(network), shape)
+    return count_flops_by_name(network["name"], network["num_classes"], shape)

@@ -1,0 +1,109 @@
+"""Compare the predictions of two trained networks, image by image."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ..arguments import Network, as_dataset, as_network
+from ..data import Dataset
+from ..evaluation import predict
+from .statistics import holm, mcnemar
+
+OUTCOMES = ("both right", "only a", "only b", "both wrong")
+
+
+class Agreement(NamedTuple):
+    """Agreement of two networks, a and b, on the images of a split.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        One row per image, in the order of the split. The columns are:
+
+        - id: name of the image, such as its file name, if the images have names,
+        - label, a and b: the correct class, and the classes that the networks predict,
+        - outcome: "both right", "only a", "only b" (is right) or "both wrong".
+    counts : Series
+        Number of images by outcome.
+    p_value : float
+        Of McNemar's test, see `mcnemar`.
+    same_prediction : float
+        Percentage of images for which both networks predict the same class, right or wrong.
+    classes : DataFrame
+        One row per class. The columns are:
+
+        - class: its name,
+        - images: number of images of this class,
+        - a, b and difference: percentage of these images on which each network is right, and a minus b in percentage
+          points. NaN without images,
+        - only_a and only_b: number of images on which only this network is right,
+        - p: p-value of McNemar's test on the images of this class. NaN without images,
+        - p_holm: p corrected for the number of classes, see `holm`.
+    """
+
+    samples: pd.DataFrame
+    counts: pd.Series
+    p_value: float
+    same_prediction: float
+    classes: pd.DataFrame
+
+
+def agreement(run_a: Network, run_b: Network, data: Dataset | str, split: str = "test", **options: Any) -> Agreement:
+    """Compare the predictions of two trained networks image by image.
+
+    Two networks of equal accuracy can be right on different images. McNemar's test says whether one of these two
+    networks is right more often than chance explains. It says nothing about other seeds. To compare two methods, train
+    several seeds of each and use `paired_difference`.
+
+    Parameters
+    ----------
+    run_a, run_b : Classifier, Run, nn.Module, str or Path
+        The networks. A string or Path is the folder of a run.
+    data : Dataset or str
+        A data set, or its name.
+    split : {"test", "train", "val"}
+    **options
+        `accelerator`, `precision` and `fabric`, as in `predict`.
+
+    Returns
+    -------
+    Agreement
+        samples, counts, p_value, same_prediction and classes.
+
+    Raises
+    ------
+    ValueError, TypeError, FileNotFoundError
+        As in `predict`. Also if a run was saved without weights.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> networks = [pckd.create_model("resnet8", data, seed=seed) for seed in (0, 1)]
+    >>> found = pckd.analysis.agreement(*networks, data)
+    >>> len(found.samples), len(found.classes)
+    (16, 10)
+    """
+    networks = as_network("run_a", run_a), as_network("run_b", run_b)
+    data = as_dataset(data)
+    a, b = (predict(network, data, split, **options) for network in networks)
+    labels, predicted_a, predicted_b = (found.numpy() for found in (a.labels, a.logits.argmax(1), b.logits.argmax(1)))
+    right_a, right_b = predicted_a == labels, predicted_b == labels
+    only_a, only_b = right_a & ~right_b, right_b & ~right_a
+    outcome = np.select([right_a & right_b, only_a, only_b], OUTCOMES[:3], OUTCOMES[3])
+    samples = pd.DataFrame({"label": labels, "a": predicted_a, "b": predicted_b})
+    samples["outcome"] = pd.Categorical(outcome, OUTCOMES)
+    if (ids := getattr(data, split).ids) is not None:
+        samples.insert(0, "id", ids)
+    by_class = pd.DataFrame({"images": 1, "a": right_a, "b": right_b, "only_a": only_a, "only_b": only_b})
+    classes = by_class.astype(int).groupby(labels).sum().reindex(range(data.num_classes), fill_value=0)
+    classes.insert(0, "class", data.classes)
+    classes[["a", "b"]] = 100 * classes[["a", "b"]].div(classes["images"], axis=0)  # NaN without images
+    classes.insert(4, "difference", classes["a"] - classes["b"])
+    p = [mcnemar(*counts) for counts in zip(classes["only_a"], classes["only_b"], strict=True)]
+    classes["p"] = np.where(classes["images"] > 0, p, np.nan)
+    classes["p_holm"] = holm(classes["p"])
+    counts = samples["outcome"].value_counts(sort=False)
+    same = 100 * float((predicted_a == predicted_b).mean())
+    return Agreement(samples, counts, mcnemar(only_a.sum(), only_b.sum()), same, classes)
