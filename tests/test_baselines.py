@@ -621,6 +621,10 @@ def test_incompatible_networks_are_refused(data):
         ValueError, match=r"same numbers of channels, the student has \[16, 32, 64\], the teacher \[32, "
     ):
         baseline("KDSVD").bind(student, pckd.create_model("wrn_16_2", data), torch.zeros(1, 1, 8, 8))
+    one_map = {"layers": ["layer1"], "teacher_layers": ["layer1"]}
+    for name in ("KDSVD", "FSP"):
+        with pytest.raises(ValueError, match=f"^{name} needs two or more .* there is only 1 pair of maps: "):
+            baseline(name, **one_map).bind(student, teacher, torch.zeros(1, 1, 8, 8))
     with pytest.raises(ValueError, match=r"CRD needs the labels of all training images: call prepare_training\(info\)"):
         baseline("CRD").bind(student, teacher)
     run = pckd.distill(student, teacher, dataclasses.replace(data, **half), baseline("ReviewKD"), epochs=1, **QUIET)
