@@ -4,6 +4,7 @@
     python -m benchmarks PART …       measure some parts
     python -m benchmarks scaling      estimate the cost of training on many GPUs; nothing is measured
     python -m benchmarks methods      measure what a step costs with every method; see `benchmarks.methods`
+    python -m benchmarks trials       try every method on everything; see `benchmarks.trials`
     python -m benchmarks gpu          check and time the package on a GPU; see `benchmarks.gpu`
 
 The result of every part is in results/PART.json, with its hardware and date, so the parts can be measured at different
@@ -20,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import gpu, memory, methods, pieces, report, scaling, steps, studies
+from . import gpu, memory, methods, pieces, report, scaling, steps, studies, trials
 from .measure import environment
 from .settings import Settings
 
@@ -101,12 +102,14 @@ def main() -> None:
         sys.exit(gpu.main(sys.argv[2:]))
     if sys.argv[1:2] == ["methods"]:
         return methods.main(sys.argv[2:])
+    if sys.argv[1:2] == ["trials"]:
+        sys.exit(trials.main(sys.argv[2:]))
     parser = argparse.ArgumentParser("python -m benchmarks", description="Measure how fast pckd_nb is.")
     parser.add_argument(
         "parts",
         nargs="*",
         metavar="PART",
-        help=f"{', '.join(PARTS)}. Default: all of them. Or one word alone: scaling, methods or gpu",
+        help=f"{', '.join(PARTS)}. Default: all of them. Or one word alone: scaling, methods, trials or gpu",
     )
     parser.add_argument("--no-tsne", action="store_true", help="leave out the part tsne, which is slow")
     parser.add_argument("--accelerator", default="auto", help="cpu, cuda or auto")
@@ -125,7 +128,8 @@ def main() -> None:
         return print(scaling.text())
     if unknown := [part for part in arguments.parts if part not in PARTS]:
         parser.error(
-            f"there is no part '{unknown[0]}': choose from {', '.join(PARTS)}, or give scaling, methods or gpu alone"
+            f"there is no part '{unknown[0]}': choose from {', '.join(PARTS)}, or give scaling, methods, trials or gpu "
+            "alone"
         )
     if arguments.repetitions < 1:
         parser.error(f"--repetitions must be 1 or more, got {arguments.repetitions}")

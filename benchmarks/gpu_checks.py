@@ -495,7 +495,8 @@ def run_job(command: list[str]) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        errors = [line for line in lines if "Error" in line] or lines[-1:] or ["no message"]
+        of_process = [line for line in lines if "Error" in line and "ChildFailedError" not in line]  # not of torchrun
+        errors = of_process or lines[-1:] or ["no message"]
         raise CheckFailedError(f"the process ended with code {done.returncode}: {errors[-1]}")
 
 

@@ -1,6 +1,7 @@
 """Write the tables of docs/baselines.md from the classes of the methods, and draw its picture.
 
-The costs are those in benchmarks/methods.json. Run it with `python docs/make_methods.py`.
+The costs are those in benchmarks/methods.json, and the results of trials those in benchmarks/trials.json. Run it with
+`python docs/make_methods.py`.
 """
 
 import inspect
@@ -23,11 +24,20 @@ from pckd_nb.methods.overview import FAMILIES, MethodInfo, method_info, method_n
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "baselines.md"
 MEASURED = ROOT / "benchmarks" / "methods.json"
+TRIED = ROOT / "benchmarks" / "trials.json"
 PICTURE = ROOT / "docs" / "images" / "methods_cost.png"
 REFERENCES = ROOT / "tests" / "reference" / "methods"
 TESTS_BY_HAND = ROOT / "tests" / "test_baselines.py"
 PLACES = ("logits", "features_and_relations", "feature_maps", "pckd")  # of the tables of `FAMILIES` in the page
 SHOWN_PAIR = "resnet"  # of the sizes and costs in the tables
+TRIALS = {  # column of the table of trials → keys of benchmarks/trials.json
+    "digits": ("digits",),
+    "shapes100": ("shapes100",),
+    "resumes": ("resumes",),
+    "two ranks": ("two ranks",),
+    "three pairs": ("resnet14 → resnet8", "vgg8 → resnet8", "wrn_16_2 → ShuffleV1"),
+    "ViT teacher": ("vision transformer",),
+}
 CIFAR_PAIRS = PAIRS[:-1]  # the last pair is for ImageNet
 SOURCE_WORDS = r"\b(paper|authors|torchdistill|mdistiller|published|repository|other implementations|CRD paper)\b"
 
@@ -74,6 +84,7 @@ def tables() -> dict[str, str]:
     """Return the tables of the page in Markdown, each with the name that marks its place in the page."""
     infos = [method_info(name) for name in method_names()]
     measured = json.loads(MEASURED.read_text("utf-8"))
+    tried = json.loads(TRIED.read_text("utf-8"))
     found = {
         place: family_table([info for info in infos if info.family == family], measured)
         for place, family in zip(PLACES, FAMILIES, strict=True)
@@ -86,6 +97,9 @@ def tables() -> dict[str, str]:
         "references": reference_table(infos),
         "differences": differences(infos),
         "measured": measured_text(measured),
+        "trials": trial_table(infos, tried),
+        "reasons": trial_reasons(infos, tried),
+        "tried": tried_text(tried),
     }
 
 
@@ -245,6 +259,47 @@ def measured_text(measured: dict[str, Any]) -> str:
         f"KD timed in the same way gives {itself} instead of 1, and {lowest:.2f} to {highest:.2f} in single rounds. "
         "So differences of this size mean nothing."
     )
+
+
+def trial_table(infos: list[MethodInfo], tried: dict[str, Any]) -> str:
+    """Return the results of `benchmarks.trials`: one row per method, one column per entry of `TRIALS`."""
+    lines = [["method", *TRIALS], ["---"] * (len(TRIALS) + 1)]
+    for info in infos:
+        results = tried["methods"].get(info.name, {"trials": {}})["trials"]
+        cells = [[results.get(key, {}) for key in keys] for keys in TRIALS.values()]
+        lines.append([info.title, *map(trial_cell, cells)])
+    return rows_of(lines)
+
+
+def trial_cell(results: list[dict[str, str]]) -> str:
+    """Return a cell of the table of trials, for the results of one or more trials."""
+    passed = [result for result in results if result.get("status") == "passed"]
+    if len(passed) == len(results):
+        remarks = dict.fromkeys(result["found"] for result in passed if "found" in result)
+        return " ".join(["✓", *(f"({remark.replace('_', chr(92) + '_')})" for remark in remarks)])
+    if not all(results):
+        return "not tried"
+    words = dict.fromkeys(result["status"] for result in results if result not in passed)
+    text = f"✓ {len(passed)} of {len(results)}, others " if passed else ""
+    return text + " and ".join(words)
+
+
+def trial_reasons(infos: list[MethodInfo], tried: dict[str, Any]) -> str:
+    """Return the reason of every trial that did not pass, as a list."""
+    lines = []
+    for info in infos:
+        results = tried["methods"].get(info.name, {"trials": {}})["trials"]
+        reasons = {trial: result["found"] for trial, result in results.items() if result["status"] != "passed"}
+        lines += [f"- **{info.title}**, {trial}: `{reason}`" for trial, reason in reasons.items()]
+    return "\n".join(lines) or "All methods passed all trials."
+
+
+def tried_text(tried: dict[str, Any]) -> str:
+    """Return where and when the methods were tried."""
+    machine, dates = tried["environment"], sorted(method["date"][:10] for method in tried["methods"].values())
+    when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+    versions = machine["versions"]
+    return f"Tried on {machine['cpu']} with torch {versions['torch']}, {when}, with `python -m benchmarks trials`."
 
 
 def draw(measured: dict[str, Any], file: Path) -> None:

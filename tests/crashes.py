@@ -11,7 +11,6 @@ system that can fork: Linux or macOS.
 
 import argparse
 import json
-import math
 import multiprocessing
 import os
 import random
@@ -20,7 +19,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -33,22 +31,19 @@ from types import FrameType
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 import pckd_nb as pckd
+from benchmarks.trials import COMPARED, FINISHED_FILES, save_always, use_one_thread
 from pckd_nb import cli, files, resuming, runs
-from pckd_nb.training import callbacks
 from pckd_nb.training import teacher_cache as cache
 
 from .conftest import make_data
 
-COMPARED = "student.safetensors", "history.csv", "samples.npz"
-FINISHED_FILES = {"run.json", "timing.csv", "gallery.npz", "embedding.npz", *COMPARED}
 KILL_KINDS = "checkpoint", "outside", "checkpoint", "anywhere"  # the kinds of kills, in turn
 MAX_KILLS_PER_TRAINING = 5  # at most this many kills per training
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["pckd_nb.cli", "pckd_nb.experiments", "tests.conftest"])
+CONTEXT.set_forkserver_preload(["pckd_nb.cli", "pckd_nb.experiments", "tests.conftest", "benchmarks.trials"])
 
 
 class LineCounter:
@@ -88,17 +83,6 @@ def write_in_two(path: Path, content: bytes | memoryview) -> None:
         file.write(content[:half])
         file.flush()
         file.write(content[half:])
-
-
-def use_one_thread() -> None:
-    """Use one thread, so that all processes compute the same bits, and no semaphore in tqdm, which a kill leaks."""
-    torch.set_num_threads(1)
-    tqdm.set_lock(threading.RLock())
-
-
-def save_always() -> None:
-    """Save a checkpoint at every step, however long that takes."""
-    callbacks.MIN_SECONDS_BETWEEN_SAVES, callbacks.MAX_SAVING_SHARE = -1, math.inf
 
 
 def train(folder: Path, teacher_cache: Path | None, often: bool, counter: LineCounter, pipe: Connection) -> None:

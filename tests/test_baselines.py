@@ -15,13 +15,12 @@ import torch.nn.functional as F
 from torch import nn
 
 import pckd_nb as pckd
-from pckd_nb import catalogue, methods, views
+from pckd_nb import catalogue, methods
 from pckd_nb.evaluation import make_fabric
 from pckd_nb.methods import Batch, TrainingInfo, baseline
 from pckd_nb.methods.baselines import BASELINE_CLASSES, decoupled_kl
 from pckd_nb.methods.published import PUBLISHED_SETTINGS
 from pckd_nb.models import FeatureMaps
-from pckd_nb.training.callbacks import StopOnSignal
 from pckd_nb.training.teacher import FrozenTeacher
 
 from .conftest import make_data
@@ -410,28 +409,6 @@ def test_mlkd_resumes_and_caches_the_strong_view(changes, data, tmp_path):
         pckd.distill(student, teacher, data, baseline("MLKD"), recipe, mix="mixup", **QUIET)
 
 
-@pytest.mark.parametrize("name", ["CRD", "MLKD", "OFD", "SRRL", "KDSVD", "HSAKD", "WKDL"])
-def test_interrupted_training_goes_on_with_the_same_memories_and_heads(name, data, tmp_path, monkeypatch):
-    recipe = pckd.get_recipe("classroom", epochs=2, batch_size=16)
-
-    def train(folder, **options):
-        student, teacher = pckd.create_model("resnet8", data, seed=2), pckd.create_model("resnet14", data, seed=1)
-        method = baseline(name, **SETTINGS.get(name, {}))
-        return pckd.distill(student, teacher, data, method, recipe, out=tmp_path / folder, **options, **QUIET)
-
-    def stop_once(callback, trainer):
-        trainer.should_stop = trainer.recorder.epoch == 2
-
-    expected = train("whole")
-    with monkeypatch.context() as patch:
-        patch.setattr(StopOnSignal, "on_step_end", stop_once)
-        assert not train("cut").finished
-    found = train("cut", resume=True)
-    assert found.finished and found.settings["fingerprint"] == expected.settings["fingerprint"]
-    assert found.method_state.keys() == expected.method_state.keys()
-    assert all(torch.equal(value, expected.method_state[key]) for key, value in found.method_state.items())
-
-
 def test_catkd_refuses_features_that_are_not_the_mean_of_a_map():
     data = make_data(train=8, test=4, size=32, channels=3)
     student, teacher = (pckd.create_model(name, data, seed=0) for name in ("resnet8", "timm:test_vit"))
@@ -468,45 +445,6 @@ def test_networks_of_other_libraries_train(name):
     recipe = pckd.get_recipe("classroom", epochs=1, batch_size=8)
     run = pckd.distill(student, teacher, data, baseline(name), recipe, **QUIET)
     assert run.history[name.lower()].iloc[0] > 0 and count_hooks(student) == count_hooks(teacher) == 0
-
-
-@pytest.mark.parametrize("name", ["VID", "DKD"])
-def test_an_interrupted_run_resumes_bit_for_bit(name, data, tmp_path, monkeypatch):
-    """VID has trainable parts, and DKD has a weight that grows during warm-up."""
-    recipe = pckd.get_recipe("classroom", epochs=2, batch_size=24)
-    steps = views.steps_per_epoch(len(data.train.labels), recipe.batch_size)
-    settings = {"warmup_epochs": 4} if name == "DKD" else {}
-
-    def train(folder, **options):
-        networks = pckd.create_model("resnet8", data, seed=2), pckd.create_model("resnet14", data, seed=1)
-        method = baseline(name, **settings)
-        return pckd.distill(*networks, data, method, recipe, out=tmp_path / folder, **QUIET, **options)
-
-    whole = train("whole")
-    kind = type(baseline(name))
-    forward, epochs = kind.forward, []
-
-    def record_epoch(self, student, teacher, batch, epoch):
-        epochs.append(epoch)
-        return forward(self, student, teacher, batch, epoch)
-
-    def interrupt(self, *arguments):
-        if len(epochs) == steps + 1:
-            raise KeyboardInterrupt
-        return record_epoch(self, *arguments)
-
-    monkeypatch.setattr(pckd.training.callbacks, "MIN_SECONDS_BETWEEN_SAVES", -1)
-    monkeypatch.setattr(pckd.training.callbacks, "MAX_SAVING_SHARE", float("inf"))
-    monkeypatch.setattr(kind, "forward", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        train("run")
-    epochs.clear()
-    monkeypatch.setattr(kind, "forward", record_epoch)
-    resumed = train("run", resume=True)
-    assert epochs == [2] * (steps - 1), "no step is trained twice"
-    for ours, theirs in ((resumed.student_state, whole.student_state), (resumed.method_state, whole.method_state)):
-        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
-    assert resumed.history.equals(whole.history)
 
 
 def test_dkd_weight_grows_during_warmup():
@@ -621,6 +559,10 @@ def test_incompatible_networks_are_refused(data):
         ValueError, match=r"same numbers of channels, the student has \[16, 32, 64\], the teacher \[32, "
     ):
         baseline("KDSVD").bind(student, pckd.create_model("wrn_16_2", data), torch.zeros(1, 1, 8, 8))
+    one_map = {"layers": ["layer1"], "teacher_layers": ["layer1"]}
+    for name in ("KDSVD", "FSP"):
+        with pytest.raises(ValueError, match=f"^{name} needs two or more .* there is only 1 pair of maps: "):
+            baseline(name, **one_map).bind(student, teacher, torch.zeros(1, 1, 8, 8))
     with pytest.raises(ValueError, match=r"CRD needs the labels of all training images: call prepare_training\(info\)"):
         baseline("CRD").bind(student, teacher)
     run = pckd.distill(student, teacher, dataclasses.replace(data, **half), baseline("ReviewKD"), epochs=1, **QUIET)

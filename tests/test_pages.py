@@ -131,3 +131,25 @@ class TestThePageOfMethods:
             assert picture.width == stored.width == 800
         tables = make_methods.family_table([make_methods.method_info("KDSVD")], measured)
         assert "not for this pair" in tables
+
+    def test_the_table_of_trials_has_one_row_per_method(self, make_methods):
+        rows = make_methods.tables()["trials"].splitlines()[2:]
+        assert len(rows) == len([*pckd.methods.METHODS, *pckd.methods.BASELINES])
+        for row in rows:
+            cells = row.strip("| ").split(" | ")
+            assert len(cells) == 1 + len(make_methods.TRIALS) and all(cells[1:]), row
+
+    @pytest.mark.parametrize(
+        ("results", "cell"),
+        [
+            ([{"status": "passed"}], "✓"),
+            ([{"status": "passed", "found": "without_x"}, {"status": "passed"}], r"✓ (without\_x)"),
+            ([{"status": "passed"}, {"status": "refused", "found": "x"}], "✓ 1 of 2, others refused"),
+            ([{"status": "refused", "found": "x"}], "refused"),
+            ([{"status": "failed", "found": "x"}, {"status": "refused", "found": "y"}], "failed and refused"),
+            ([{}], "not tried"),
+            ([{"status": "passed"}, {}], "not tried"),
+        ],
+    )
+    def test_a_cell_of_the_table_of_trials(self, results, cell, make_methods):
+        assert make_methods.trial_cell(results) == cell

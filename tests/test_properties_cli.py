@@ -91,7 +91,7 @@ BAD = {  # invalid values of every option
     "--seeds": text.filter(lambda value: not value.strip().isdigit()),
     "--jobs": bad_int(1), "--size": text.filter(lambda value: value not in demo.SIZES),
     "--pair": text, "--dataset": text.filter(lambda value: value not in PUBLISHED_ON),
-    "--sort": unknown(["own", "reproduced", "gain"]), "--format": unknown(["text", "csv", "markdown"]),
+    "--sort": unknown(["own", "reproduced", "gain"]),
     "--shard": text | st.builds("{}/{}".format, st.integers(5, 99), st.integers(0, 4)),
     "--format": unknown(catalogue.TABLE_FORMATS),
     "--factor": text.filter(lambda value: value.partition("=")[0] not in experiments.SWEEPS),

@@ -42,5 +42,6 @@ __all__ = [
     "preview_weights", "style",
     "center_geometry", "center_map", "difficulty_galleries", "logit_correlation", "trajectories", "weights_over_epochs",
     "feature_weight_matrix", "framework", "motivation",
-    "accuracy_against_compute", "budget", "comparison_table", "leaderboard", "published_and_measured", "sweep", "sweeps",
+    "accuracy_against_compute", "budget", "comparison_table", "leaderboard", "published_and_measured",
+    "sweep", "sweeps",
 ]  # fmt: skip

@@ -904,7 +904,12 @@ def check_same_channels(title: str, student_shapes: Shapes, teacher_shapes: Shap
         If the numbers of channels differ, or if there are fewer than two maps.
     """
     channels, teacher_channels = ([shape[0] for shape in shapes] for shapes in (student_shapes, teacher_shapes))
-    if channels != teacher_channels or len(channels) < 2:
+    if len(channels) < 2:
+        raise ValueError(
+            f"{title} needs two or more feature maps of each network, but there is only {len(channels)} pair of maps: "
+            "choose networks with more stages, or name more layers in layers and teacher_layers"
+        )
+    if channels != teacher_channels:
         raise ValueError(
             f"{title} needs two or more feature maps with the same numbers of channels, the student has {channels}, "
             f"the teacher {teacher_channels}: choose networks of the same width"
