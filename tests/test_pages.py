@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -51,11 +52,26 @@ def test_the_readme_is_short_and_links_every_notebook():
 
 
 def test_train_and_compare_shows_what_a_run_has(data, monkeypatch):
-    (code,) = code_blocks("docs/experiments.md")
+    code, _ = code_blocks("docs/experiments.md")
     monkeypatch.setattr(pckd, "load_dataset", lambda name: data, raising=False)
     names = run_block(code)
     assert names["run"].finished and len(names["run"].history) == names["run"].settings["recipe"]["epochs"]
     assert names["run"].difficulty.shape == (len(names["run"].history), len(data.train))
+
+
+def test_grids_are_compared_over_their_teachers(tmp_path, capsys):
+    for number, gain in enumerate((1.0, 2.0, 6.0)):
+        rows = [(arm, seed, 60.0 + seed + gain * (arm == "pckd")) for arm in ("kd", "pckd") for seed in (0, 1)]
+        table = pd.DataFrame(rows, columns=["arm", "seed", "top1"])
+        table = table.assign(data="digits", teacher="resnet14", student="resnet8", pair="resnet14-resnet8")
+        (tmp_path / "runs" / f"teacher{number}").mkdir(parents=True)
+        table.to_csv(tmp_path / "runs" / f"teacher{number}" / "results.csv", index=False)
+    _, code = code_blocks("docs/experiments.md")
+    found = run_block(code)["over_teachers"].set_index("arm").loc["pckd"]
+    assert (found["teachers"], found["difference"], found["pairs"]) == (3, 3.0, 3)
+    assert (
+        capsys.readouterr().out.splitlines()[-1].startswith("| resnet14-resnet8 | pckd | 3 | **63.50 ± 2.65** | +3.00")
+    )
 
 
 def test_networks_come_from_three_places(data):
