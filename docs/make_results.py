@@ -66,6 +66,10 @@ DIFFERENCES: dict[str, list[tuple]] = {
     "preview": [
         (Arm("PCKD"), Arm("PCKD", f"strategy = {strategy}"))
         for strategy in ("constant", "uniform", "curriculum", "focal")
+    ]
+    + [
+        (Arm("PCKD", f"strategy = {strategy}"), Arm("PCKD", f"strategy = constant_{strategy}"))
+        for strategy in ("curriculum", "focal")
     ],
     "teacher": [
         *((Arm("KD", epochs=epochs), Arm("supervised", epochs=epochs)) for epochs in (10, 20, 40)),
