@@ -122,6 +122,7 @@ ENTRIES = {  # function, argument → kind, function that makes the call with a 
     ("load_dataset", "seed"): ("count", lambda p, x: pckd.load_dataset("digits", seed=x)),
     ("load_dataset", "val"): ("share", lambda p, x: pckd.load_dataset("digits", val=x)),
     ("load_dataset", "val_seed"): ("count", lambda p, x: pckd.load_dataset("digits", val=0.1, val_seed=x)),
+    ("load_dataset", "test"): ("flag", lambda p, x: pckd.load_dataset("digits", val=0.1, test=x)),
     ("with_validation", "share"): ("share", lambda p, x: p.data.with_validation(x)),
     ("with_validation", "seed"): ("count", lambda p, x: p.data.with_validation(0.3, x)),
     ("from_arrays", "train"): ("arrays", lambda p, x: Dataset.from_arrays(x, (IMAGES, LABELS))),
