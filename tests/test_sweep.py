@@ -224,6 +224,21 @@ ENTRIES = {  # function, argument → kind, function that makes the call with a 
     ("Grid", "out"): ("folder to write", lambda p, x: grid(out=x)),
     ("Grid", "recipe"): ("recipe", lambda p, x: grid(recipe=x)),
     ("Grid", "teacher_cache"): ("folder to write", lambda p, x: grid(teacher_cache=x)),
+    ("Search", "data"): ("data", lambda p, x: search(data=x)),
+    ("Search", "teacher"): ("run folder", lambda p, x: search(teacher=x)),
+    ("Search", "student"): ("name of a network", lambda p, x: search(student=x)),
+    ("Search", "methods"): ("list", lambda p, x: search(methods=x)),
+    ("Search", "out"): ("folder to write", lambda p, x: search(out=x)),
+    ("Search", "trials"): ("count", lambda p, x: search(trials=x)),
+    ("Search", "val"): ("share", lambda p, x: search(val=x)),
+    ("Search", "seed"): ("count", lambda p, x: search(seed=x)),
+    ("Search", "space"): ("list", lambda p, x: search(space=x)),
+    ("Search", "recipe"): ("recipe", lambda p, x: search(recipe=x)),
+    ("Search", "teacher_cache"): ("folder to write", lambda p, x: search(teacher_cache=x)),
+    ("search_trials", "folder"): ("run folder", lambda p, x: experiments.search_trials(x)),
+    ("search_summary", "folder"): ("run folder", lambda p, x: experiments.search_summary(x)),
+    ("chosen_arms", "folder"): ("run folder", lambda p, x: experiments.chosen_arms(x)),
+    ("check_same_training", "folder"): ("run folder", lambda p, x: experiments.check_same_training(x, grid())),
     ("parse_arm", "text"): ("method", lambda p, x: experiments.parse_arm(x).build(pckd.get_recipe("classroom"))),
     ("Run.save", "folder"): ("folder to write", lambda p, x: dataclasses.replace(p.run).save(x)),
 }  # fmt: skip
@@ -243,13 +258,17 @@ NOT_TESTED = {  # function, argument → reason
     ("predict", "fabric"): "a Lightning object, made by make_fabric",
     ("Grid", "data_options"): "arguments of load_dataset",
     ("Grid", "options"): "arguments of distill",
+    ("Search", "data_options"): "arguments of load_dataset",
+    ("Search", "options"): "arguments of distill",
+    ("check_same_training", "grid"): "a Grid, which has checked its arguments",
     ("draw_all", "say"): "a function",
 }
 TESTED_FUNCTIONS = [
     pckd.as_classifier, pckd.create_model, pckd.distill, pckd.evaluate, pckd.fit, pckd.get_recipe, pckd.load_checkpoint,
     pckd.load_dataset, pckd.load_run, pckd.predict, pckd.transfer, pckd.transfer_table, pckd.with_preprocessing,
     Dataset.with_validation, Dataset.from_arrays, Dataset.from_torch, Dataset.from_table, runs.load_runs,
-    checkpoints.fetch, experiments.Grid, experiments.parse_arm, collection.draw_all,
+    checkpoints.fetch, experiments.Grid, experiments.parse_arm, collection.draw_all, experiments.Search,
+    experiments.search_trials, experiments.search_summary, experiments.chosen_arms, experiments.check_same_training,
 ]  # fmt: skip
 
 
@@ -271,6 +290,11 @@ def distill(workspace, **changes):
 def grid(**changes):
     arguments = dict(data="digits", pairs=[("run", "resnet8")], arms=[experiments.parse_arm("kd")], seeds=[0], out=OUT)
     return experiments.Grid(**{**arguments, **changes})
+
+
+def search(**changes):
+    arguments = dict(data="digits", teacher="run", student="resnet8", methods=[experiments.parse_arm("kd")], out=OUT)
+    return experiments.Search(**{**arguments, **changes})
 
 
 def cases():
