@@ -98,7 +98,7 @@ def train_in_process(settings: Settings, name: str, epochs: int) -> tuple[list[R
 
 def load(name: str, train_size: int, root: str | None) -> Dataset:
     """Load a data set. `train_size` is for shapes100, whose size can be chosen."""
-    sizes = {"train_size": train_size, "test_size": 100} if name == "shapes100" else {}
+    sizes: dict[str, Any] = {"train_size": train_size, "test_size": 100} if name == "shapes100" else {}
     return pckd.load_dataset(name, root, **sizes)
 
 

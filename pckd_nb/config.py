@@ -23,7 +23,7 @@ from .validation import Count, Seed, first_error
 
 FORMAT = 1  # version of the format of run folders
 MAX_CHANNELS = 4096  # so that a damaged run.json cannot create a network that fills the memory
-REBUILD_OPTIONS = {"train_size", "test_size", "image_size", "seed", "val", "val_seed"}  # arguments of `data.rebuild`
+REBUILD_OPTIONS = {"train_size", "test_size", "image_size", "seed", "val", "val_seed", "test"}  # of `data.rebuild`
 FORBIDDEN_OPTIONS = {"name", "root", "workers"}  # a run.json must not choose a path or a number of processes
 Channels = Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
 MapShape = Annotated[list[Channels], Field(min_length=3, max_length=3)]  # channels, height and width of a feature map
@@ -160,8 +160,8 @@ class DataConfig(Section):
     options : dict
         Arguments of `load_dataset`.
     fingerprint : str
-    train_images, test_images : int
-        Number of images.
+    train_images, test_images, val_images : int
+        Number of images. Missing for a split that the data set does not have.
     image_size : [height, width]
         In pixels.
     mean, std : list of float
@@ -182,7 +182,8 @@ class DataConfig(Section):
     options: dict[str, Any]
     fingerprint: str
     train_images: int
-    test_images: int
+    test_images: int | None = None
+    val_images: int | None = None
     image_size: Size
     mean: list[Any]
     std: list[Any]
@@ -191,6 +192,13 @@ class DataConfig(Section):
     groups: dict[str, Any]
     files: FileFingerprints | None = None
     repaired: list[dict[str, Any]] = []
+
+    @model_validator(mode="after")
+    def check_splits(self) -> DataConfig:
+        """Check that there is a held-out split. Raises ValueError."""
+        if self.test_images is None and self.val_images is None:
+            raise ValueError("test_images is missing")
+        return self
 
     @field_validator("options")
     @classmethod

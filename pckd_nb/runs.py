@@ -130,7 +130,8 @@ class Run:
 
     def __repr__(self) -> str:
         seed, status, data = self.settings["seed"], self.settings["status"], self.settings["data"]["name"]
-        score = f", test top-1 {self.accuracy:.2f} %" if len(self.history) else ""
+        last = float(self.history[f"{self.scored_split}_top1"].iloc[-1]) if len(self.history) else float("nan")
+        score = f", {self.scored_split} top-1 {last:.2f} %" if len(self.history) else ""
         return f"Run({self.title!r} on {data!r}, seed {seed}, {status}, {self._epochs_done()}{score})"
 
     def _epochs_done(self) -> str:
@@ -138,9 +139,9 @@ class Run:
         return f"{len(self.history)} of {counted(self.settings['recipe']['epochs'], 'epoch')}"
 
     def _repr_html_(self) -> str:
-        """Return what a notebook displays: settings, final scores, and test accuracy by epoch."""
+        """Return what a notebook displays: settings, final scores, and accuracy by epoch."""
         settings, last_row = self.settings, self.history.iloc[-1].to_dict() if len(self.history) else {}
-        scores = {name: value for name, value in last_row.items() if name.startswith("test_")}
+        scores = {name: value for name, value in last_row.items() if name.startswith(f"{self.scored_split}_")}
         rows = {
             "data": settings["data"]["name"],
             "teacher": (settings["teacher"] or {}).get("name") or "none",
@@ -149,7 +150,7 @@ class Run:
             "epochs": f"{len(self.history)} of {settings['recipe']['epochs']}, {settings['status']}",
             **{name.replace("_", " "): value_text(value) for name, value in scores.items()},
         }
-        return html_table(self.title, rows) + _accuracy_svg(self.history)
+        return html_table(self.title, rows) + _accuracy_svg(self.history, self.scored_split)
 
     @property
     def title(self) -> str:
@@ -179,9 +180,17 @@ class Run:
         return bool(self.settings["status"] == "finished")
 
     @property
+    def scored_split(self) -> str:
+        """The split whose accuracy describes this run: "test", or "val" if it was trained without test images."""
+        return "test" if self.settings["data"].get("test_images") else "val"
+
+    @property
     def accuracy(self) -> float:
-        """Top-1 accuracy on the test images after the last epoch, in percent. NaN before the first epoch."""
-        return float(self.history["test_top1"].iloc[-1]) if len(self.history) else float("nan")
+        """Top-1 accuracy on the test images after the last epoch, in percent.
+
+        NaN before the first epoch, and if the run was trained without test images.
+        """
+        return float(self.history["test_top1"].iloc[-1]) if "test_top1" in self.history else float("nan")
 
     @property
     def seconds(self) -> float:
@@ -309,16 +318,16 @@ class Run:
         write_settings(folder, self.settings)
 
 
-def _accuracy_svg(history: pd.DataFrame) -> str:
-    """Return a small SVG curve of test accuracy by epoch. Empty before the second epoch."""
+def _accuracy_svg(history: pd.DataFrame, split: str) -> str:
+    """Return a small SVG curve of the accuracy on a split by epoch. Empty before the second epoch."""
     if len(history) < 2:
         return ""
-    values = history["test_top1"].to_numpy(float)
+    values = history[f"{split}_top1"].to_numpy(float)
     low, high = float(values.min()), float(values.max())
     x = np.linspace(4, 236, len(values))
     y = 44 - 40 * (values - low) / ((high - low) or 1)
     points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-    label = f"test top-1 by epoch, from {values[0]:.1f} to {values[-1]:.1f} %"
+    label = f"{split} top-1 by epoch, from {values[0]:.1f} to {values[-1]:.1f} %"
     return (
         f'<svg width="240" height="48" role="img" aria-label="{escape(label)}"><title>{escape(label)}</title>'
         f'<polyline points="{escape(points)}" fill="none" stroke="#0072b2" stroke-width="2"/></svg>'
@@ -491,7 +500,8 @@ def load_run(path: str | Path, tables_only: bool = False) -> Run:
 
 def _checked(run: Run) -> Run:
     """Return the run. Raises ValueError if one of its tables or arrays has a wrong dtype or shape."""
-    columns = {"history": ("epoch", "test_top1", "test_top5"), "timing": ("epoch", "seconds")}
+    split = run.scored_split
+    columns = {"history": ("epoch", f"{split}_top1", f"{split}_top5"), "timing": ("epoch", "seconds")}
     for name, frame in (("history", run.history), ("timing", run.timing)):
         for column in columns[name] if len(frame) else ():
             if column not in frame or frame[column].dtype.kind not in "iuf":
@@ -580,7 +590,7 @@ def summary(runs: list[Run]) -> pd.DataFrame:
             "parameters": run.parameters,
             "epochs": len(run.history),
             "top-1 %": run.accuracy,
-            "top-5 %": float(run.history["test_top5"].iloc[-1]) if len(run.history) else float("nan"),
+            "top-5 %": float(run.history["test_top5"].iloc[-1]) if "test_top5" in run.history else float("nan"),
             "seconds": run.seconds,
         }
         for run in runs
@@ -629,7 +639,7 @@ def table(runs: Iterable[Run]) -> pd.DataFrame:
 
         - data, teacher, student, method, variant, epochs, seed,
         - every setting of the methods, NaN if a method does not have it,
-        - top1 and top5 in percent, and cross_entropy in nats, all on the test images,
+        - top1 and top5 in percent, and cross_entropy in nats, all on the test images, NaN for a run without them,
         - train_images, seconds, and the `Run` itself in the column run.
     """
     rows = []

@@ -96,6 +96,7 @@ BAD = {  # invalid values of every option
     "--format": unknown(catalogue.TABLE_FORMATS),
     "--factor": text.filter(lambda value: value.partition("=")[0] not in experiments.SWEEPS),
     "--out": bad_path, "--teacher-cache": bad_path,
+    "--trials": bad_int(1), "--space": text, "--show": bad_run, "--chosen": bad_run,
 }  # fmt: skip
 NEVER_WRONG = {"--root"}  # only matters for data sets that are downloaded
 
@@ -106,6 +107,7 @@ def valid_arguments(command: str, teacher: Path) -> dict[str, str]:  # noqa: F81
     sizes = {name: value for name, value in images.items() if name != "--epochs"}
     outputs = {"--out": "new", "--devices": "1"}  # --nodes is only checked with these
     grid = {**images, "--teacher": str(teacher), "--student": "resnet8", "--seeds": "0", "--out": "new"}
+    searched = {name: value for name, value in grid.items() if name != "--seeds"}
     return {
         "train": {**images, "--model": "resnet8", **outputs},
         "distill": {**images, "--teacher": str(teacher), "--student": "resnet8", "--teacher-cache": "cache", **outputs},
@@ -113,6 +115,7 @@ def valid_arguments(command: str, teacher: Path) -> dict[str, str]:  # noqa: F81
         "agree": {"first": str(teacher), "second": str(teacher)},
         "transfer": {"run_folders": str(teacher), **sizes},
         "compare": {**grid, "--methods": "kd"},
+        "search": {**searched, "--val": "0.2"},
         "ablate": grid,
         "sweep": {**grid, "--factor": "beta_cc=0"},
         "figures": {"--runs": str(teacher.parent), "--out": "new"},

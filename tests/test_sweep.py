@@ -126,6 +126,7 @@ ENTRIES = {  # function, argument → kind, function that makes the call with a 
     ("load_dataset", "seed"): ("count", lambda p, x: pckd.load_dataset("digits", seed=x)),
     ("load_dataset", "val"): ("share", lambda p, x: pckd.load_dataset("digits", val=x)),
     ("load_dataset", "val_seed"): ("count", lambda p, x: pckd.load_dataset("digits", val=0.1, val_seed=x)),
+    ("load_dataset", "test"): ("flag", lambda p, x: pckd.load_dataset("digits", val=0.1, test=x)),
     ("with_validation", "share"): ("share", lambda p, x: p.data.with_validation(x)),
     ("with_validation", "seed"): ("count", lambda p, x: p.data.with_validation(0.3, x)),
     ("from_arrays", "train"): ("arrays", lambda p, x: Dataset.from_arrays(x, (IMAGES, LABELS))),
@@ -248,6 +249,21 @@ ENTRIES = {  # function, argument → kind, function that makes the call with a 
     ("Grid", "out"): ("folder to write", lambda p, x: grid(out=x)),
     ("Grid", "recipe"): ("recipe", lambda p, x: grid(recipe=x)),
     ("Grid", "teacher_cache"): ("folder to write", lambda p, x: grid(teacher_cache=x)),
+    ("Search", "data"): ("data", lambda p, x: search(data=x)),
+    ("Search", "teacher"): ("run folder", lambda p, x: search(teacher=x)),
+    ("Search", "student"): ("name of a network", lambda p, x: search(student=x)),
+    ("Search", "methods"): ("list", lambda p, x: search(methods=x)),
+    ("Search", "out"): ("folder to write", lambda p, x: search(out=x)),
+    ("Search", "trials"): ("count", lambda p, x: search(trials=x)),
+    ("Search", "val"): ("share", lambda p, x: search(val=x)),
+    ("Search", "seed"): ("count", lambda p, x: search(seed=x)),
+    ("Search", "space"): ("list", lambda p, x: search(space=x)),
+    ("Search", "recipe"): ("recipe", lambda p, x: search(recipe=x)),
+    ("Search", "teacher_cache"): ("folder to write", lambda p, x: search(teacher_cache=x)),
+    ("search_trials", "folder"): ("run folder", lambda p, x: experiments.search_trials(x)),
+    ("search_summary", "folder"): ("run folder", lambda p, x: experiments.search_summary(x)),
+    ("chosen_arms", "folder"): ("run folder", lambda p, x: experiments.chosen_arms(x)),
+    ("check_same_training", "folder"): ("run folder", lambda p, x: experiments.check_same_training(x, grid())),
     ("parse_arm", "text"): ("method", lambda p, x: experiments.parse_arm(x).build(pckd.get_recipe("classroom"))),
     ("load_published", "folder"): ("folder to read", lambda p, x: pckd.load_published(x)),
     ("find_numbers", "pair"): ("text", lambda p, x: leaderboard.find_numbers(x)),
@@ -275,6 +291,9 @@ NOT_TESTED = {  # function, argument → reason
     ("predict", "fabric"): "a Lightning object, made by make_fabric",
     ("Grid", "data_options"): "arguments of load_dataset",
     ("Grid", "options"): "arguments of distill",
+    ("Search", "data_options"): "arguments of load_dataset",
+    ("Search", "options"): "arguments of distill",
+    ("check_same_training", "grid"): "a Grid, which has checked its arguments",
     ("draw_all", "say"): "a function",
     ("find_numbers", "published"): "the table of load_published",
     ("compare", "numbers"): "the table of find_numbers",
@@ -283,11 +302,10 @@ TESTED_FUNCTIONS = [
     pckd.as_classifier, pckd.create_model, pckd.distill, pckd.evaluate, pckd.fit, pckd.get_recipe, pckd.load_checkpoint,
     pckd.load_dataset, pckd.load_run, pckd.predict, pckd.transfer, pckd.transfer_table, pckd.with_preprocessing,
     Dataset.with_validation, Dataset.from_arrays, Dataset.from_torch, Dataset.from_table, runs.load_runs,
-    checkpoints.fetch, experiments.Grid, experiments.parse_arm, collection.draw_all,
-    pckd.load_published, leaderboard.find_numbers, leaderboard.compare,
     checkpoints.fetch, experiments.Grid, experiments.parse_arm, collection.draw_all, analysis.agreement,
-    experiments.comparison, experiments.comparison_over_teachers, experiments.format_comparison,
-    figures.accuracy_against_compute,
+    pckd.load_published, leaderboard.find_numbers, leaderboard.compare, figures.accuracy_against_compute,
+    experiments.comparison, experiments.comparison_over_teachers, experiments.format_comparison, experiments.Search,
+    experiments.search_trials, experiments.search_summary, experiments.chosen_arms, experiments.check_same_training,
 ]  # fmt: skip
 
 
@@ -309,6 +327,11 @@ def distill(workspace, **changes):
 def grid(**changes):
     arguments = dict(data="digits", pairs=[("run", "resnet8")], arms=[experiments.parse_arm("kd")], seeds=[0], out=OUT)
     return experiments.Grid(**{**arguments, **changes})
+
+
+def search(**changes):
+    arguments = dict(data="digits", teacher="run", student="resnet8", methods=[experiments.parse_arm("kd")], out=OUT)
+    return experiments.Search(**{**arguments, **changes})
 
 
 def cases():

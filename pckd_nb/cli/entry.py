@@ -18,6 +18,7 @@ from . import start as start
 from . import training as training
 from . import evaluation as evaluation
 from . import grids as grids
+from . import search as search
 from . import drawing as drawing
 from . import leaderboard as leaderboard
 # isort: on

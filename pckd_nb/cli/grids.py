@@ -5,6 +5,7 @@ An arm is a method with its settings. A point is one run: an arm with one seed a
 
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from typer_injector import Depends
@@ -69,18 +70,49 @@ def compare(
     grid: GridOptions,
     layout: LayoutOptions,
     methods: Annotated[
-        str, in_method(help="Methods to compare, comma-separated. Settings can follow, as in pckd-strategy=uniform.")
-    ] = "supervised,kd,pckd",
+        str | None,
+        in_method(
+            help="Methods to compare, comma-separated. Settings can follow, as in pckd-strategy=uniform. Default: "
+            "supervised,kd,pckd, or with --chosen none."
+        ),
+    ] = None,
+    chosen: Annotated[
+        Path | None,
+        in_method(
+            help="Folder of a finished search: also compare the settings that it chose. Data, teacher, student and "
+            "recipe must be those of the search."
+        ),
+    ] = None,
+    with_defaults: Annotated[
+        bool, in_method("--with-defaults", help="With --chosen: also compare the default settings of each method.")
+    ] = False,
     reference: Reference = "kd",
 ) -> None:
     """Train and compare several methods, over seeds and teacher-student pairs.
 
     Finished runs are kept, and interrupted ones are resumed.
+
+    With --chosen, the method of --reference has its chosen settings, unless its default settings are compared, too.
     """
-    check_names(arms=[*methods.split(","), reference])
+    if with_defaults and not chosen:
+        raise ValueError("--with-defaults needs --chosen, the folder of a search")
+    if methods is None:
+        methods = "" if chosen else "supervised,kd,pckd"
+    names = methods.split(",") if methods or not chosen else []
+    check_names(arms=[*names, reference])
     from ..experiments import parse_arm
 
-    run_grid(grid, [parse_arm(text) for text in methods.split(",")], reference, layout)
+    arms = [parse_arm(name) for name in names]
+    if chosen:
+        from ..experiments import Grid, check_same_training, chosen_arms
+
+        found = chosen_arms(chosen)
+        arms += [parse_arm(method) for method in found if with_defaults]
+        if parse_arm(reference) not in arms:
+            reference = str(found.get(str(parse_arm(reference)), reference))
+        arms += found.values()
+        check_same_training(chosen, Grid(**grid.settings, arms=arms))
+    run_grid(grid, arms, reference, layout)
 
 
 @command()

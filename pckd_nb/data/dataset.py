@@ -8,7 +8,7 @@ import json
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,6 +22,10 @@ from .checks import check_class_names
 from .split import Split, hash_split, stratified_sample
 from .streaming import READER_VERSION, Streamed, file_size_fingerprint
 
+# The test split may be None, see `Dataset.without_test`. With the type Any, type checkers do not complain where it is
+# used, because almost every data set has one.
+MaybeMissing: TypeAlias = Any
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
@@ -33,7 +37,9 @@ class Dataset:
     Parameters
     ----------
     name : str
-    train, test : Split or Streamed
+    train : Split or Streamed
+    test : Split or Streamed or None
+        None if the test images must not be seen, see `without_test`. There is a validation split then.
     classes : tuple of str
         Names of the classes, all different.
     groups : dict of str to tuple of str
@@ -56,7 +62,8 @@ class Dataset:
     Raises
     ------
     ValueError
-        If a split has no images, a class name occurs twice, or a label, mean, std or option is not valid.
+        If a split has no images, there is neither a test split nor a validation split, a class name occurs twice, or a
+        label, mean, std or option is not valid.
     TypeError
         If an argument has another type, or JSON cannot store `options`.
 
@@ -70,7 +77,7 @@ class Dataset:
 
     name: str
     train: Split | Streamed
-    test: Split | Streamed
+    test: Split | Streamed | MaybeMissing
     classes: tuple[str, ...]
     groups: dict[str, tuple[str, ...]]
     mean: tuple[float, ...]
@@ -87,6 +94,8 @@ class Dataset:
 
     def __post_init__(self) -> None:
         check_class_names(self.classes)
+        if not self.held_out:
+            raise ValueError(f"{self.name} has neither test images nor a validation split: give one of them")
         for name in ("train", *self.held_out):
             if not len(getattr(self, name)):
                 raise ValueError(f"{name} of {self.name} has no images")
@@ -118,8 +127,8 @@ class Dataset:
 
     @property
     def held_out(self) -> tuple[str, ...]:
-        """Names of the splits that are not used for training: "test", and "val" if there is one."""
-        return ("test",) if self.val is None else ("test", "val")
+        """Names of the splits that are not used for training: "test" and "val", or only one of them."""
+        return tuple(name for name in ("test", "val") if getattr(self, name) is not None)
 
     def with_validation(self, share: float, seed: int = 0) -> Dataset:
         """Return the same data set, with some training images moved to a new validation split.
@@ -164,9 +173,35 @@ class Dataset:
         options = {**self.options, "val": share, "val_seed": seed}
         return dataclasses.replace(self, train=self.train.take(rest), val=self.train.take(chosen), options=options)
 
+    def without_test(self) -> Dataset:
+        """Return the same data set without its test images, so that a training cannot see them.
+
+        A search for settings uses it: it trains and compares on training and validation images only.
+
+        Returns
+        -------
+        Dataset
+            Its `test` is None.
+
+        Raises
+        ------
+        ValueError
+            If there is no validation split.
+
+        Examples
+        --------
+        >>> import pckd_nb as pckd
+        >>> pckd.load_dataset("digits", train_size=40, val=0.25).without_test().held_out
+        ('val',)
+        """
+        if self.val is None:
+            raise ValueError(f"{self.name} needs a validation split if its test images are left out: pass val=0.1")
+        return dataclasses.replace(self, test=None, options={**self.options, "test": False})
+
     def __repr__(self) -> str:
         height, width = self.size
-        images = f"{len(self.train):,} + {len(self.test):,} images of {self.channels}×{height}×{width}"
+        held_out = getattr(self, self.held_out[0])
+        images = f"{len(self.train):,} + {len(held_out):,} images of {self.channels}×{height}×{width}"
         return f"Dataset({self.name!r}: {images}, {self.num_classes} classes)"
 
     def _repr_html_(self) -> str:

@@ -13,7 +13,7 @@ from ..config import REBUILD_OPTIONS
 from ..deprecation import renamed_arguments
 from ..paths import user_path
 from ..plugins import is_plugin, load_plugin
-from ..validation import Seed, checked
+from ..validation import Seed, check, checked
 from . import shapes
 from .checks import find_problems
 from .dataset import Dataset
@@ -40,6 +40,7 @@ def load_dataset(
     seed: int = 0,
     val: float = 0,
     val_seed: int = 0,
+    test: bool = True,
 ) -> Dataset:
     """Load a data set by its name.
 
@@ -73,6 +74,8 @@ def load_dataset(
         its own validation images in PATH/val/CLASS/ instead.
     val_seed : int
         Decides which training images become the validation split.
+    test : bool
+        False leaves out the test images, see `Dataset.without_test`.
 
     Returns
     -------
@@ -95,10 +98,12 @@ def load_dataset(
     >>> pckd.load_dataset("digits", train_size=32, test_size=16)
     Dataset('digits': 32 + 16 images of 1×16×16, 10 classes)
     """
+    check(bool, test=test)
     if is_plugin(name) and not name.startswith(PATH_PREFIXES):
         sizes = {"train_size": train_size, "test_size": test_size, "image_size": image_size}
         data = _call_own_function(name, **sizes, workers=workers)
-        return data.with_validation(val, val_seed) if val else data
+        data = data.with_validation(val, val_seed) if val else data
+        return data if test else data.without_test()
     root = downloads.default_root() if root is None else user_path(root, "root")
     seed, workers = checked(Seed, "seed", seed), checked(Workers, "workers", workers)
     train_size, test_size = checked(SplitSize, "train_size", train_size), checked(SplitSize, "test_size", test_size)
@@ -136,7 +141,8 @@ def load_dataset(
     if name.startswith("folder:"):
         for problem in find_problems(data):
             warnings.warn(problem, stacklevel=2)
-    return data.with_validation(val, val_seed) if val else data
+    data = data.with_validation(val, val_seed) if val else data
+    return data if test else data.without_test()
 
 
 def _call_own_function(name: str, **options: int | None) -> Dataset:

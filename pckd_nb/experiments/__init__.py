@@ -16,6 +16,8 @@ An arm can also change the numbers of the recipe (epochs, batch_size, lr, …). 
 training of 240 epochs, as in the paper. It is converted to the number of epochs of the arm, so that the preview
 threshold ends at the same value: ε = epsilon_240^(240/epochs).
 
+A `Search` chooses the settings of methods on validation images, before a grid compares them on test images.
+
 Examples
 --------
 >>> import pckd_nb as pckd
@@ -28,16 +30,19 @@ Examples
 
 from ..deprecation import renamed
 from .arms import SWEEPS, Arm, ablation_arms, parse_arm, sweep_arms
+from .choosing import check_same_training, chosen_arms, search_summary, search_trials
 from .execution import run_grid, shard_points, split_into_shards
 from .formatting import format_comparison
 from .grid import Grid, Point, is_finished
 from .projection import estimate_seconds, format_duration
+from .search import Search, run_search
 from .tables import comparison, comparison_over_teachers, results
 
 __all__ = [
-    "SWEEPS", "Arm", "Grid", "Point", "ablation_arms", "comparison", "comparison_over_teachers", "estimate_seconds",
-    "format_comparison", "format_duration", "is_finished", "parse_arm", "results", "run_grid", "shard_points",
-    "split_into_shards", "sweep_arms",
+    "SWEEPS", "Arm", "Grid", "Point", "Search", "ablation_arms", "check_same_training", "chosen_arms", "comparison",
+    "comparison_over_teachers", "estimate_seconds", "format_comparison", "format_duration", "is_finished", "parse_arm",
+    "results", "run_grid", "run_search", "search_summary", "search_trials", "shard_points", "split_into_shards",
+    "sweep_arms",
 ]  # fmt: skip
 
 __getattr__ = renamed(__name__)

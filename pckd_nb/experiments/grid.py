@@ -254,7 +254,7 @@ class Grid:
 
     def _check_settings_have_effect(self, teacher: Path, student: str) -> None:
         varied = {name for arm in self.arms for name, _ in arm.settings}
-        reason = self._why_center_alignment_is_left_out(teacher, student) if "beta_ca" in varied else None
+        reason = self.why_center_alignment_is_left_out(teacher, student) if "beta_ca" in varied else None
         for arm in self.arms:
             settings = dict(arm.settings)
             if "beta_ca" in settings and reason:
@@ -265,7 +265,20 @@ class Grid:
             ):
                 raise ValueError(f"'{arm}' has no effect: strategy {settings['strategy']} has no threshold")
 
-    def _why_center_alignment_is_left_out(self, teacher: Path, student: str) -> str | None:
+    def why_center_alignment_is_left_out(self, teacher: Path, student: str) -> str | None:
+        """Return why PCKD cannot compute L_CA for a pair of networks, or None if it can.
+
+        Parameters
+        ----------
+        teacher : Path
+            Run folder.
+        student : str
+            Name of the network.
+
+        Returns
+        -------
+        str or None
+        """
         method = methods.PCKD(beta_fa=0, beta_cc=0)
         method.bind(create_model(student, self.loaded), runs.load_run(teacher).model())
         return method.left_out.get("category_center_alignment")

@@ -109,8 +109,9 @@ def _measure_step_seconds(grid: Grid, point: Point) -> float:
     method, recipe = point.arm.build(grid.recipe)
     data = grid.loaded
     images = min(TIMED_STEPS * recipe.batch_size, len(data.train))
-    indices = np.arange(images), np.arange(min(recipe.batch_size, len(data.test)))
-    small = dataclasses.replace(data, train=data.train.take(indices[0]), test=data.test.take(indices[1]))
+    held_out = {name: getattr(data, name) for name in data.held_out}
+    few = {name: split.take(np.arange(min(recipe.batch_size, len(split)))) for name, split in held_out.items()}
+    small = dataclasses.replace(data, train=data.train.take(np.arange(images)), **few)
     teacher = runs.load_run(point.teacher) if method.uses_teacher else None
     with warnings.catch_warnings(), suppress(*POINT_ERRORS):
         warnings.simplefilter("ignore")  # the training itself gives the same warnings

@@ -313,8 +313,8 @@ def check_runs(runs: Run | Sequence[Run], *parts: str, whole_epoch: bool = False
     Raises
     ------
     ValueError
-        If there is no run, if an element is not a `Run`, or if a run does not have the required parts or a complete
-        epoch.
+        If there is no run, if an element is not a `Run`, if a run was trained without test images, or if a run does not
+        have the required parts or a complete epoch.
     """
     runs = list(runs) if isinstance(runs, Iterable) else [runs]  # what is not a run is refused below
     if not runs:
@@ -322,6 +322,8 @@ def check_runs(runs: Run | Sequence[Run], *parts: str, whole_epoch: bool = False
     for run in runs:
         if not isinstance(run, Run):
             raise ValueError(f"figures are drawn from runs, got {type(run).__name__}; load_run(folder) reads one")
+        if run.scored_split != "test":
+            raise ValueError(f"the run {run.title} was trained without test images, for a search: draw other runs")
         if whole_epoch and run.history.empty:
             raise ValueError(f"the run {run.title} has no complete epoch yet; train it for one epoch or more")
         require_parts(run, *parts)

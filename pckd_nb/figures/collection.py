@@ -44,7 +44,7 @@ def draw_all(
     Parameters
     ----------
     runs_folder : str or Path
-        Folder that contains runs, at any depth.
+        Folder that contains runs, at any depth. Runs that were trained without test images are left out.
     out : str or Path
         Folder for the files.
     only : sequence of str, optional
@@ -63,7 +63,8 @@ def draw_all(
     FileNotFoundError
         If there is no run in the folder.
     ValueError
-        If `out` is a file, if an element of `only` matches no figure, or if no figure can be drawn.
+        If `out` is a file, if an element of `only` matches no figure, if all runs were trained without test images, or
+        if no figure can be drawn.
     TypeError
         If `only` is not a list or tuple of texts.
     """
@@ -71,7 +72,10 @@ def draw_all(
     check(list[str] | tuple[str, ...] | None, only=only)
     if out.exists() and not out.is_dir():
         raise ValueError(f"out '{out}' is a file; figures need a folder")
-    todo = list(_figures_to_draw(table(load_runs(runs_folder))))
+    runs = [run for run in load_runs(runs_folder) if run.scored_split == "test"]
+    if not runs:
+        raise ValueError(f"all runs in '{runs_folder}' were trained without test images, for a search: draw other runs")
+    todo = list(_figures_to_draw(table(runs)))
     for start in only or ():
         if not any(file_name.startswith(start) for file_name, *_ in todo):
             raise ValueError(f"no name of a figure begins with '{start}'; known: {', '.join(FIGURES)}")

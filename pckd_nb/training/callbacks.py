@@ -192,7 +192,7 @@ class KeepBest(Callback):
         """Copy the weights if this epoch is the best one so far."""
         row = trainer.recorder.history[-1]
         if "val_top1" in row and row["val_top1"] > self._best.get("val_top1", -1):
-            self._best = {name: row[name] for name in ("epoch", "val_top1", "test_top1")}
+            self._best = {name: row[name] for name in ("epoch", "val_top1", "test_top1") if name in row}
             self._weights = runs.weights_of(trainer.optimization.evaluated_model)
 
     def on_save(self, trainer: Trainer, run: Run) -> None:
@@ -288,9 +288,9 @@ class ShowProgress(Callback):
         self.shown.update()
 
     def on_epoch_end(self, trainer: Trainer) -> None:
-        """Show the test accuracy."""
-        row = trainer.recorder.history[-1]
-        self.shown.set_postfix_str(f"epoch {row['epoch']}, test {row['test_top1']:.1f} %")
+        """Show the test accuracy, or the validation accuracy if there are no test images."""
+        row, split = trainer.recorder.history[-1], trainer.data.held_out[0]
+        self.shown.set_postfix_str(f"epoch {row['epoch']}, {split} {row[f'{split}_top1']:.1f} %")
 
     def teardown(self, trainer: Trainer) -> None:
         """Close the bar."""

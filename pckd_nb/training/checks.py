@@ -212,8 +212,9 @@ def check_batches(task: Task, processes: int) -> None:
 def check_teacher_accuracy(teacher: Classifier, run: Run, data: Dataset) -> None:
     """Warn if the test accuracy of a teacher is lower on `data` than in its own run.
 
-    At most 256 test images are evaluated, so their accuracy varies by chance. Differences of less than three standard
-    deviations of this accuracy are ignored, and also differences of less than one percentage point.
+    Do nothing if `data` has no test images. At most 256 test images are evaluated, so their accuracy varies by chance.
+    Differences of less than three standard deviations of this accuracy are ignored, and also differences of less than
+    one percentage point.
 
     Parameters
     ----------
@@ -222,7 +223,7 @@ def check_teacher_accuracy(teacher: Classifier, run: Run, data: Dataset) -> None
         The run that trained the teacher.
     data : Dataset
     """
-    if data.fingerprint != run.data_fingerprint:
+    if data.test is not None and data.fingerprint != run.data_fingerprint:
         rows = np.linspace(0, len(data.test) - 1, min(TEACHER_TEST_IMAGES, len(data.test))).round().astype(int)
         top1 = evaluate(teacher, dataclasses.replace(data, test=data.test.take(rows)), accelerator="cpu").top1
         # the standard deviation of a share p of n images is √(p (1 − p) / n); accuracies are in percent

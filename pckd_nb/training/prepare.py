@@ -225,7 +225,8 @@ def _describe_teacher(task: Task, exact: bool, out: str | Path | None) -> dict[s
         "exact": exact,
     }
     if task.teacher_run:
-        description["test_top1"] = task.teacher_run.accuracy
+        if task.data.test is not None:
+            description["test_top1"] = task.teacher_run.accuracy
         if task.teacher_run.path and out is not None:
             description["run"] = relative_path(task.teacher_run.path, Path(out))
     return description

@@ -353,8 +353,8 @@ class Trainer:
     def end_epoch(self) -> None:
         """Evaluate the student, record the scores for history.csv, and move the recorder to the next epoch.
 
-        The held-out splits are the test images, and the validation images if there are any. If the recipe has an `ema`,
-        the averaged weights are evaluated.
+        The held-out splits are the test images and the validation images, as far as the data set has them. If the
+        recipe has an `ema`, the averaged weights are evaluated.
         """
         started = time.perf_counter()
         model = self.optimization.evaluated_model
@@ -455,7 +455,8 @@ class Trainer:
         )
         if recorder.history and status != "running":
             run.gallery = recording.gallery(data, run.difficulty[len(recorder.history) - 1])
-            run.embedding = recording.embedding(model, compute_outputs(model, data, "test", fabric=self.fabric))
+            if data.test is not None:
+                run.embedding = recording.embedding(model, compute_outputs(model, data, "test", fabric=self.fabric))
         self.call_callbacks("on_save", run)
         if status == "finished":
             self.optimization.finish()
