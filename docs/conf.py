@@ -29,7 +29,7 @@ nitpick_ignore_regex = [("py:obj", ".*")]
 # Names of other libraries get no links and no warnings: their lists of pages would have to be downloaded.
 libraries = ["builtins", "collections", "contextlib", "matplotlib", "nbformat", "numpy", "pandas", "pathlib", "t"]
 libraries += ["Fabric", "PIL", "ipywidgets", "jupyter_client", "lightning", "lightning_fabric", "torch", "torchvision"]
-libraries += ["pydantic", "pydantic_core", "tqdm", "typer", "types", "typing"]
+libraries += ["filelock", "optuna", "pydantic", "pydantic_core", "tqdm", "typer", "types", "typing"]
 nitpick_ignore_regex += [("py:.*", rf"({'|'.join(map(re.escape, libraries))})(\..*)?")]
 without_docstring = ["methods.baselines.Baseline", "models.HasClasses"]
 type_variables = [
@@ -43,6 +43,7 @@ nitpick_ignore = [("py:class", f"pckd_nb.{name}") for name in without_docstring 
 nitpick_ignore += [("py:class", "P")]  # a ParamSpec
 # In a module that imports some names for type checkers only, annotations stay text.
 nitpick_ignore += [("py:class", name) for name in ("ImagesAndLabels", "Logger", "Path", "nn.Module", "pd.DataFrame")]
+nitpick_ignore += [("py:class", name) for name in ("BaseDistribution", "FrozenTrial", "Study")]  # of optuna
 
 highlight_language = "none"
 smartquotes = False  # it would turn --out into a dash

@@ -5,8 +5,6 @@ processes write to it: each of them locks OUT/.lock first. A process that trains
 The operating system releases all locks of a process that was killed. So other processes know which trials to resume.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import random
 import re
@@ -130,7 +128,7 @@ class Journal:
                 reason = one_line(repr(error))
                 raise ValueError(f"'{self.path}' is damaged: {reason}; search in another folder") from error
 
-    def study(self, method: Arm | str) -> Study:
+    def study(self, method: Arm | str) -> "Study":
         """Return the study of a method. It is created if it does not exist."""
         import optuna
 
@@ -170,7 +168,7 @@ class Journal:
     def claim(
         self,
         methods: Sequence[Arm],
-        spaces: Mapping[str, Mapping[str, BaseDistribution]],
+        spaces: "Mapping[str, Mapping[str, BaseDistribution]]",
         defaults: Mapping[str, Mapping[str, Any]],
         count: int,
         seed: int,
@@ -278,7 +276,7 @@ def lock_of(out: Path) -> FileLock:
     return FileLock(out / LOCK, is_singleton=True)
 
 
-def propose(trials: Sequence[FrozenTrial], space: Mapping[str, BaseDistribution], seed: int) -> dict[str, Any]:
+def propose(trials: "Sequence[FrozenTrial]", space: "Mapping[str, BaseDistribution]", seed: int) -> dict[str, Any]:
     """Return the settings of the next trial.
 
     They are those that the tree-structured Parzen estimator (TPE) of optuna suggests. It chooses at random until ten
