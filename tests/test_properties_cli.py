@@ -226,4 +226,7 @@ def test_a_missing_argument_is_named(command, refused, teacher):  # noqa: F811
         if parameter.required:
             kept = valid_arguments(command, teacher)
             kept.pop(parameter.opts[0], None)
-            refused(command, *command_line(kept), expected=option_name(parameter))
+            is_argument = parameter.param_type_name == "argument"  # without the first argument, the last one is missing
+            arguments = [other for other in COMMANDS[command].params if other.param_type_name == "argument"]
+            missing = arguments[-1] if is_argument else parameter
+            refused(command, *command_line(kept), expected=option_name(missing))
