@@ -225,8 +225,8 @@ def test_a_missing_argument_is_named(command, refused, teacher):  # noqa: F811
     for parameter in COMMANDS[command].params:
         if parameter.required:
             kept = valid_arguments(command, teacher)
-            kept.pop(parameter.opts[0], None)
-            is_argument = parameter.param_type_name == "argument"  # without the first argument, the last one is missing
-            arguments = [other for other in COMMANDS[command].params if other.param_type_name == "argument"]
-            missing = arguments[-1] if is_argument else parameter
-            refused(command, *command_line(kept), expected=option_name(missing))
+            positional = [name for name in kept if not name.startswith("--")]
+            own = parameter.opts[0]
+            for name in positional[positional.index(own) :] if own in positional else [own]:
+                kept.pop(name, None)  # with A missing, the value of B would be read as A
+            refused(command, *command_line(kept), expected=option_name(parameter))
