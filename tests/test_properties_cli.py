@@ -85,6 +85,7 @@ BAD = {  # invalid values of every option
     "--normalisation": bad_normalisation, "--teacher-normalisation": bad_normalisation,
     "--teacher-image-size": bad_int(1), "--expect": bad_float | st.just("100.1"),
     "--seeds": text.filter(lambda value: not value.strip().isdigit()),
+    "--pairs": text, "--teachers": bad_run,  # valid ones exclude --teacher and --student
     "--jobs": bad_int(1), "--size": text.filter(lambda value: value not in demo.SIZES),
     "--shard": text | st.builds("{}/{}".format, st.integers(5, 99), st.integers(0, 4)),
     "--factor": text.filter(lambda value: value.partition("=")[0] not in experiments.SWEEPS),

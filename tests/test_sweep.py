@@ -223,6 +223,8 @@ ENTRIES = {  # function, argument → kind, function that makes the call with a 
     ("Grid", "out"): ("folder to write", lambda p, x: grid(out=x)),
     ("Grid", "recipe"): ("recipe", lambda p, x: grid(recipe=x)),
     ("Grid", "teacher_cache"): ("folder to write", lambda p, x: grid(teacher_cache=x)),
+    ("find_pairs", "folder"): ("run folder", lambda p, x: experiments.find_pairs(x, [("resnet56", "resnet8")])),
+    ("find_pairs", "pairs"): ("list", lambda p, x: experiments.find_pairs("run", x)),
     ("parse_arm", "text"): ("method", lambda p, x: experiments.parse_arm(x).build(pckd.get_recipe("classroom"))),
     ("Run.save", "folder"): ("folder to write", lambda p, x: dataclasses.replace(p.run).save(x)),
 }  # fmt: skip
@@ -248,7 +250,7 @@ TESTED_FUNCTIONS = [
     pckd.as_classifier, pckd.create_model, pckd.distill, pckd.evaluate, pckd.fit, pckd.get_recipe, pckd.load_checkpoint,
     pckd.load_dataset, pckd.load_run, pckd.predict, pckd.transfer, pckd.transfer_table, pckd.with_preprocessing,
     Dataset.with_validation, Dataset.from_arrays, Dataset.from_torch, Dataset.from_table, runs.load_runs,
-    checkpoints.fetch, experiments.Grid, experiments.parse_arm, collection.draw_all,
+    checkpoints.fetch, experiments.Grid, experiments.find_pairs, experiments.parse_arm, collection.draw_all,
 ]  # fmt: skip
 
 

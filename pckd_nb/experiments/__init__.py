@@ -6,7 +6,7 @@ that differ from its defaults. Its text is also the name of its folder: "kd", "p
 
 Every point of a grid is one run, in its own run folder:
 
-    OUT/<teacher>-<student>/<arm>/seed<n>     one point
+    OUT/<teacher>-<student>/<arm>/seed<n>     one point; OUT/<student>/<arm>/seed<n> in a grid without teachers
     OUT/results.csv                           one row per finished point
 
 There is no other state. Finished points are skipped and interrupted ones are resumed, so a grid can be stopped at any
@@ -30,12 +30,14 @@ from ..deprecation import renamed
 from .arms import SWEEPS, Arm, ablation_arms, parse_arm, sweep_arms
 from .execution import run_grid, shard_points, split_into_shards
 from .grid import Grid, Point, is_finished
+from .pairs import find_pairs
 from .projection import estimate_seconds, format_duration
 from .tables import comparison, results
 
 __all__ = [
-    "SWEEPS", "Arm", "Grid", "Point", "ablation_arms", "comparison", "estimate_seconds", "format_duration",
-    "is_finished", "parse_arm", "results", "run_grid", "shard_points", "split_into_shards", "sweep_arms",
+    "SWEEPS", "Arm", "Grid", "Point", "ablation_arms", "comparison", "estimate_seconds",
+    "find_pairs", "format_duration", "is_finished", "parse_arm", "results", "run_grid", "shard_points",
+    "split_into_shards", "sweep_arms",
 ]  # fmt: skip
 
 __getattr__ = renamed(__name__)

@@ -14,6 +14,7 @@ from ..models import count_flops_by_name, create_model
 from ..recipes import get_recipe
 from .arms import resolve_settings
 from .grid import Grid, Point, is_finished
+from .pairs import network_name
 
 TIMED_STEPS = 4
 POINT_ERRORS = FloatingPointError, RuntimeError, MemoryError  # after these errors of one point, the others still train
@@ -53,7 +54,7 @@ def estimate_seconds(grid: Grid, points: Sequence[Point], jobs: int = 1) -> floa
     return total / jobs
 
 
-def step_kind_and_count(grid: Grid, point: Point) -> tuple[tuple[Path, str, str, int, int], int]:
+def step_kind_and_count(grid: Grid, point: Point) -> tuple[tuple[Path | None, str, str, int, int], int]:
     """Return what decides how long one training step of a point takes, and the number of steps.
 
     Parameters
@@ -94,7 +95,7 @@ def training_flops(grid: Grid, point: Point) -> int:
     (*_, view_count, batch_size), steps = step_kind_and_count(grid, point)
     networks = [point.student] * 3
     if point.arm.build(grid.recipe)[0].uses_teacher:
-        networks.append(runs.read_settings(point.teacher)["model"]["name"])
+        networks.append(str(network_name(point.teacher)))
     shape = grid.loaded.channels, *grid.loaded.size
     return (
         steps
@@ -111,12 +112,11 @@ def _measure_step_seconds(grid: Grid, point: Point) -> float:
     images = min(TIMED_STEPS * recipe.batch_size, len(data.train))
     indices = np.arange(images), np.arange(min(recipe.batch_size, len(data.test)))
     small = dataclasses.replace(data, train=data.train.take(indices[0]), test=data.test.take(indices[1]))
-    teacher = runs.load_run(point.teacher) if method.uses_teacher else None
     with warnings.catch_warnings(), suppress(*POINT_ERRORS):
         warnings.simplefilter("ignore")  # the training itself gives the same warnings
         run = training.distill(
             create_model(point.student, data, seed=point.seed),
-            teacher,
+            runs.load_run(point.teacher) if method.uses_teacher and point.teacher else None,
             small,
             method,
             get_recipe(recipe, epochs=2),
