@@ -31,6 +31,8 @@ TYPING_ERRORS = {
     "sweep needs --factor and --out": ["sweep", "--teacher", "t", "--data", "digits"],
     "no network to train: use --student, or --pairs with --teachers": ["ablate", "--data", "digits", "--out", "x"],
     "pairs must be TEACHER:STUDENT": ["ablate", "--data", "digits", "--out", "x", "--pairs", "x", "--teachers", "t"],
+    "scheduler must be an address such as tcp://node1:8786": ["ablate", *GRID, "--scheduler", "here"],
+    "slurm needs cores": ["ablate", *GRID, "--slurm", "memory=4GB"],
     "evaluate needs SOURCE": ["evaluate"],
     "unknown method 'nix'; known: supervised, kd, pckd, FitNet": ["methods", "nix"],
     "transfer needs RUN and --data": ["transfer"],
@@ -158,7 +160,7 @@ def test_help_groups_of_distill_and_grid_commands(capsys, monkeypatch):
     some = {"Networks": "--teacher", "Data": "--root", "Method": "--beta-cc", "Training": "--lr"}
     assert all(option in found[group] for group, option in some.items())
     for command in ("compare", "ablate", "sweep"):
-        assert {"--out", "--seeds", "--jobs", "--shard", "--dry-run"} == set(
+        assert {"--out", "--seeds", "--jobs", "--shard", "--scheduler", "--slurm", "--dry-run"} == set(
             groups(help_text(capsys, monkeypatch, command, "--help"))["Grid"]
         )
 

@@ -7,10 +7,12 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
 from .. import catalogue
 from ..html import counted
 from .app import command
-from .console import cell_text, print_table
+from .console import cell_text, print_error, print_table
 from .options import GridOptions, GridRequest, Reference, check_names, drop_none, in_method
 
 if TYPE_CHECKING:
@@ -106,8 +108,8 @@ def run_grid(request: GridRequest, arms: "list[Arm]", reference: str) -> None:
 
     Raises
     ------
-    FloatingPointError
-        If points failed with a non-finite loss. The finished points are compared first.
+    typer.Exit
+        If points failed. The finished points are compared first.
     """
     from .. import experiments
 
@@ -115,7 +117,7 @@ def run_grid(request: GridRequest, arms: "list[Arm]", reference: str) -> None:
     reference_arm = experiments.parse_arm(reference)
     reference_arm.build(grid.recipe)
     reference_arm = reference_arm.drop_defaults(grid.recipe, grid.loaded, grid.network_names)
-    if reference_arm not in grid.arms:
+    if reference_arm not in grid.arms and len(grid.arms) > 1:
         available = ", ".join(map(str, grid.arms))
         print(f"note: no differences are shown, because --reference {reference} is not one of {available}",
               file=sys.stderr)  # fmt: skip
@@ -126,16 +128,18 @@ def run_grid(request: GridRequest, arms: "list[Arm]", reference: str) -> None:
         duration = experiments.format_duration(experiments.estimate_seconds(grid, missing, request.jobs))
         print(f"{counted(len(points), 'run')}, {len(missing)} to train, estimated time: {duration}")
         return
-    options: dict[str, Any] = dict(jobs=request.jobs, shard=request.shard, progress=request.jobs == 1)
+    options: dict[str, Any] = dict(
+        jobs=request.jobs, shard=request.shard, progress=request.jobs == 1, **request.cluster
+    )
     failed = None
     try:
         table = experiments.run_grid(grid, **options, print_fn=partial(print, flush=True))
-    except FloatingPointError as error:
+    except experiments.FailedRunsError as error:
         failed, table = error, experiments.results(grid)
     if len(table):
         print_comparison(experiments.comparison(table, str(reference_arm)), reference)
     if failed:
-        raise failed
+        raise typer.Exit(print_error(str(failed), 1))
 
 
 def print_comparison(compared: "pd.DataFrame", reference: str) -> None:

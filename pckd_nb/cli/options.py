@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer_injector import Depends
 
-from .. import catalogue
+from .. import catalogue, launcher
 
 MAX_SEEDS = 10_000
 LOGGERS = ("tensorboard", "csv", "trackio", "wandb")
@@ -302,6 +302,8 @@ class GridRequest:
         Number of runs trained at the same time; see `experiments.run_grid`.
     shard : (int, int)
         (i, n) trains only the i-th of n parts; see `experiments.run_grid`.
+    cluster : dict
+        scheduler and slurm, the other arguments of `experiments.run_grid`.
     dry_run : bool
         Whether to list the runs without training them.
     """
@@ -309,6 +311,7 @@ class GridRequest:
     settings: dict[str, Any]
     jobs: int
     shard: tuple[int, int]
+    cluster: dict[str, str | None]
     dry_run: bool
 
 
@@ -349,7 +352,7 @@ def grid_options(
     teacher_cache_gb: Annotated[
         float, on_machine(help="Maximum size of the teacher cache in gigabytes. 0: no cache.")
     ] = 20,
-    jobs: Annotated[int, in_grid(help="Number of runs to train at the same time. They share the CPU cores.")] = 1,
+    jobs: Annotated[int, in_grid(help="Number of runs to train at the same time. They share cores and GPUs.")] = 1,
     shard: Annotated[
         str,
         in_grid(
@@ -357,6 +360,17 @@ def grid_options(
             "on a cluster."
         ),
     ] = "1/1",
+    scheduler: Annotated[
+        str | None,
+        in_grid(help="Address of a Dask scheduler, such as tcp://node1:8786. Its workers train the runs."),
+    ] = None,
+    slurm: Annotated[
+        str | None,
+        in_grid(
+            help="Train the runs in --jobs SLURM jobs with these options: NAME=VALUE, comma-separated. cores and "
+            "memory are required. Others are partition, walltime, gpus, and any long option of sbatch."
+        ),
+    ] = None,
     dry_run: Annotated[bool, in_grid("--dry-run", help="Only list the runs, and estimate how long they take.")] = False,
 ) -> GridRequest:
     """Return the options that the commands compare, ablate and sweep share.
@@ -376,6 +390,8 @@ def grid_options(
         raise ValueError(f"--shard must be i/n, such as 2/8, got {shard}")
     if not teacher_cache_gb >= 0:
         raise ValueError(f"--teacher-cache-gb must be 0 or more, got {teacher_cache_gb}")
+    part = int(match[1]), int(match[2])
+    launcher.check_cluster(scheduler, slurm, jobs, part)
     options: dict[str, Any] = dict(accelerator=accelerator, precision=precision, **drop_none(compile=compile))
     name, dataset_options = data
     cache = (teacher_cache or out / "teacher_cache") if teacher_cache_gb else None
@@ -391,7 +407,7 @@ def grid_options(
         options=options,
         teacher_cache=cache,
     )
-    return GridRequest(settings, jobs, (int(match[1]), int(match[2])), dry_run)
+    return GridRequest(settings, jobs, part, dict(scheduler=scheduler, slurm=slurm), dry_run)
 
 
 GridOptions = Annotated[GridRequest, Depends(grid_options)]

@@ -10,7 +10,8 @@ Every point of a grid is one run, in its own run folder:
     OUT/results.csv                           one row per finished point
 
 There is no other state. Finished points are skipped and interrupted ones are resumed, so a grid can be stopped at any
-time. Several machines can train one grid if they write to the same folder.
+time. Several machines can train one grid if they write to the same folder: in shards that do not communicate, or as
+workers of a Dask scheduler.
 
 An arm can also change the numbers of the recipe (epochs, batch_size, lr, …). The setting epsilon_240 is the ε of a
 training of 240 epochs, as in the paper. It is converted to the number of epochs of the arm, so that the preview
@@ -28,14 +29,14 @@ Examples
 
 from ..deprecation import renamed
 from .arms import SWEEPS, Arm, ablation_arms, parse_arm, sweep_arms
-from .execution import run_grid, shard_points, split_into_shards
+from .execution import FailedRunsError, run_grid, shard_points, split_into_shards
 from .grid import Grid, Point, is_finished
 from .pairs import find_pairs
 from .projection import estimate_seconds, format_duration
 from .tables import comparison, results
 
 __all__ = [
-    "SWEEPS", "Arm", "Grid", "Point", "ablation_arms", "comparison", "estimate_seconds",
+    "SWEEPS", "Arm", "FailedRunsError", "Grid", "Point", "ablation_arms", "comparison", "estimate_seconds",
     "find_pairs", "format_duration", "is_finished", "parse_arm", "results", "run_grid", "shard_points",
     "split_into_shards", "sweep_arms",
 ]  # fmt: skip

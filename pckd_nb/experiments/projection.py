@@ -17,7 +17,6 @@ from .grid import Grid, Point, is_finished
 from .pairs import network_name
 
 TIMED_STEPS = 4
-POINT_ERRORS = FloatingPointError, RuntimeError, MemoryError  # after these errors of one point, the others still train
 
 
 def estimate_seconds(grid: Grid, points: Sequence[Point], jobs: int = 1) -> float:
@@ -106,13 +105,19 @@ def training_flops(grid: Grid, point: Point) -> int:
 
 
 def _measure_step_seconds(grid: Grid, point: Point) -> float:
-    """Return the measured seconds per step, after a warm-up epoch, or 0 if the training fails."""
+    """Return the measured seconds per step, after a warm-up epoch, or 0 if the training fails.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After Ctrl-C.
+    """
     method, recipe = point.arm.build(grid.recipe)
     data = grid.loaded
     images = min(TIMED_STEPS * recipe.batch_size, len(data.train))
     indices = np.arange(images), np.arange(min(recipe.batch_size, len(data.test)))
     small = dataclasses.replace(data, train=data.train.take(indices[0]), test=data.test.take(indices[1]))
-    with warnings.catch_warnings(), suppress(*POINT_ERRORS):
+    with warnings.catch_warnings(), suppress(Exception):  # the training itself reports the error
         warnings.simplefilter("ignore")  # the training itself gives the same warnings
         run = training.distill(
             create_model(point.student, data, seed=point.seed),
@@ -123,6 +128,8 @@ def _measure_step_seconds(grid: Grid, point: Point) -> float:
             progress=False,
             **{name: value for name, value in grid.options.items() if name in ("accelerator", "precision")},
         )
+        if not run.finished:
+            raise KeyboardInterrupt  # Ctrl-C
         return float(run.timing["seconds"].iloc[-1]) / views.steps_per_epoch(images, recipe.batch_size)
     return 0.0
 
