@@ -29,7 +29,7 @@ nitpick_ignore_regex = [("py:obj", ".*")]
 # Names of other libraries get no links and no warnings: their lists of pages would have to be downloaded.
 libraries = ["builtins", "collections", "contextlib", "matplotlib", "nbformat", "numpy", "pandas", "pathlib", "t"]
 libraries += ["Fabric", "PIL", "ipywidgets", "jupyter_client", "lightning", "lightning_fabric", "torch", "torchvision"]
-libraries += ["filelock", "optuna", "pydantic", "pydantic_core", "tqdm", "typer", "types", "typing"]
+libraries += ["distributed", "filelock", "optuna", "pydantic", "pydantic_core", "tqdm", "typer", "types", "typing"]
 nitpick_ignore_regex += [("py:.*", rf"({'|'.join(map(re.escape, libraries))})(\..*)?")]
 without_docstring = ["methods.baselines.Baseline", "models.HasClasses"]
 type_variables = [

@@ -235,6 +235,59 @@ def check_network(name: str) -> None:
         find_name("model", name, NETWORKS)
 
 
+def read_pairs(text: str) -> list[tuple[str, str]]:
+    """Return the teacher-student pairs that a text lists.
+
+    Parameters
+    ----------
+    text : str
+        TEACHER:STUDENT, comma-separated. "paper" means the pairs of the paper's tables on CIFAR-100.
+
+    Returns
+    -------
+    list of (str, str)
+        Names of teacher and student.
+
+    Raises
+    ------
+    ValueError
+        If the text does not have this form, or if a network is unknown.
+    TypeError
+        If it is not a string.
+
+    Examples
+    --------
+    >>> from pckd_nb.catalogue import read_pairs
+    >>> read_pairs("resnet56:resnet20,torchvision:resnet34:torchvision:resnet18")
+    [('resnet56', 'resnet20'), ('torchvision:resnet34', 'torchvision:resnet18')]
+    >>> len(read_pairs("paper"))
+    13
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"pairs must be text, got {type(text).__name__}")
+    if text == "paper":
+        return [pair for pair in PAIRS if ":" not in "".join(pair)]
+    pairs = []
+    for part in text.split(","):
+        words = part.split(":")  # the name of a network may contain a colon too
+        splits = [(":".join(words[:count]), ":".join(words[count:])) for count in range(1, len(words))]
+        if not splits or not part.strip(":"):
+            raise ValueError(f"pairs must be TEACHER:STUDENT, comma-separated, or paper, got {text!r}")
+        pair = next((pair for pair in splits if all(map(_is_network, pair))), splits[0])
+        for name in pair:
+            check_network(name)
+        pairs.append(pair)
+    return pairs
+
+
+def _is_network(name: str) -> bool:
+    try:
+        check_network(name)
+    except ValueError:
+        return False
+    return True
+
+
 def check_library(name: str) -> None:
     """Check that networks of this library can be used.
 

@@ -83,6 +83,17 @@ def test_grid_can_use_a_validation_split(run, teacher):  # noqa: F811
     assert status == 0 and table["val_top1"].between(0, 100).all() and len(table) == 2
 
 
+def test_teachers_are_trained_and_used_for_pairs(run):  # noqa: F811
+    networks = ["--student", "resnet14", "--student", "resnet20"]
+    sizes = [*SMALL, "--batch-size", "20", "--seeds", "0"]
+    status, out, err = run("compare", *sizes, *networks, "--methods", "supervised", "--out", "teachers")
+    assert status == 0 and "2 runs, 0 finished" in out and not err
+    pairs = ["--pairs", "resnet14:resnet8,resnet20:resnet14", "--teachers", "teachers"]
+    status, out, err = run("compare", *sizes, *pairs, "--methods", "supervised,kd", "--out", "grid", "--dry-run")
+    assert status == 0 and "resnet14-resnet8 kd seed 0" in out and "resnet20-resnet14 kd seed 0" in out
+    assert "4 runs, 4 to train" in out and not err
+
+
 def test_dry_run_only_counts_runs(run, teacher, tmp_path):  # noqa: F811
     status, out, _ = run("sweep", *grid(teacher, "--factor", "beta_fa=0,20", "--factor", "views=1,2", "--dry-run"))
     assert status == 0
@@ -154,10 +165,26 @@ def test_dry_run_of_ablate_counts_runs(run, teacher):  # noqa: F811
             ["--format", "html", "--factor", "beta_cc"],
         ),
         ("pivot needs format text, markdown or latex", "ablate", ["--format", "csv", "--pivot"]),
+        ("--pairs and --teachers are used together, instead of --teacher", "compare", ["--pairs", "resnet14:resnet8"]),
+        ("--pairs and --teachers are used together", "compare", ["--teachers", "."]),
     ],
 )
 def test_invalid_options_are_refused(refused, teacher, match, command, more):  # noqa: F811
     refused(match, command, *grid(teacher, *more))
+
+
+@pytest.mark.parametrize(
+    ("match", "more"),
+    [
+        ("no network to train: use --student, or --pairs with --teachers", []),
+        ("method kd needs --teacher …, the run folder of a trained network", ["--student", "resnet8"]),
+        ("pairs must be TEACHER:STUDENT, comma-separated, or paper", ["--pairs", "resnet8", "--teachers", "."]),
+        ("unknown model 'resnet9'", ["--pairs", "resnet14:resnet9", "--teachers", "."]),
+        ("no finished supervised run of resnet14 with weights", ["--pairs", "resnet14:resnet8", "--teachers", "."]),
+    ],
+)
+def test_pairs_that_are_missing_are_refused(refused, match, more):  # noqa: F811
+    refused(match, "compare", *SMALL, "--out", "grid", *more)
 
 
 def test_figures_need_finished_runs(refused):  # noqa: F811

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import pckd_nb as pckd
-from pckd_nb import experiments, runs
+from pckd_nb import experiments, runs, training
 from pckd_nb.analysis import holm, paired_difference, summarise, training_flops
 from pckd_nb.experiments import Arm, Grid, parse_arm, projection, run_grid
 
@@ -246,9 +246,107 @@ def test_settings_without_effect_are_refused(teacher, wide_teacher, tmp_path):
 def test_empty_grid_is_refused_and_duplicate_runs_are_merged(teacher, tmp_path):
     with pytest.raises(ValueError, match="needs at least one seed"):
         make_grid(teacher, tmp_path, seeds=())
-    with pytest.raises(ValueError, match="two teachers of one grid give pairs of the same name, 'resnet14-resnet8'"):
-        Grid("digits", [(teacher, "resnet8")] * 2, [Arm("kd")], [0], tmp_path, data_options=SIZES)
+    assert len(Grid("digits", [(teacher, "resnet8")] * 2, [Arm("kd")], [0], tmp_path, data_options=SIZES).points()) == 1
     assert len(make_grid(teacher, tmp_path, "pckd,pckd-views=1,pckd-beta_cc=0.005", (1, 1)).points()) == 1
+
+
+# ------------------------------------------------------------------------------------------ pairs and teachers
+
+
+@pytest.fixture(scope="module")
+def teachers(data, tmp_path_factory):
+    """Three trained teachers: two of one network, and one of another."""
+    folder, recipe = tmp_path_factory.mktemp("teachers"), pckd.get_recipe("classroom", epochs=1)
+    for name, seed in (("resnet14", 0), ("resnet14", 1), ("resnet20", 0)):
+        pckd.fit(name, data, recipe, seed=seed, out=folder / name / f"seed{seed}", progress=False)
+    return folder
+
+
+def grid_of(teachers, out, *teacher_folders, arms="supervised,kd"):
+    arms = [parse_arm(text) for text in arms.split(",")]
+    pairs = [(teachers / name, "resnet8") for name in teacher_folders]
+    return Grid("digits", pairs, arms, [0], out, pckd.get_recipe("classroom", epochs=1, batch_size=20), SIZES)
+
+
+def test_all_trained_teachers_of_a_network_are_found(teachers, tmp_path):
+    found = experiments.find_pairs(teachers, [("resnet20", "resnet8"), ("resnet14", "resnet8")])
+    folders = ["resnet20/seed0", "resnet14/seed0", "resnet14/seed1"]
+    assert found == [(teachers / folder, "resnet8") for folder in folders]
+    with pytest.raises(
+        FileNotFoundError, match="no finished supervised run of resnet56 .*, but of: resnet14, resnet20"
+    ):
+        experiments.find_pairs(teachers, [("resnet56", "resnet8")])
+    with pytest.raises(FileNotFoundError, match="but of: none of any network"):
+        experiments.find_pairs(tmp_path, [("resnet56", "resnet8")])
+
+
+def test_only_finished_supervised_runs_with_weights_are_teachers(teachers, data, tmp_path):
+    options = dict(epochs=1, batch_size=20, progress=False)
+    pckd.distill("resnet8", teachers / "resnet14" / "seed0", data, "kd", out=tmp_path / "kd", **options)
+    pckd.fit("resnet8", data, out=tmp_path / "records", **options)
+    (tmp_path / "records" / "student.safetensors").unlink()
+    cut = pckd.fit("resnet8", data, out=tmp_path / "cut", callbacks=[training.StopWhen(lambda: True)], **options)
+    assert not cut.finished
+    with pytest.raises(FileNotFoundError, match="of resnet8 with weights below"):
+        experiments.find_pairs(tmp_path, [("resnet8", "resnet8")])
+
+
+def test_teachers_of_one_network_have_folders_with_their_seeds(teachers, tmp_path):
+    grid = grid_of(teachers, tmp_path, "resnet14/seed0", "resnet14/seed1", "resnet20/seed0")
+    names = ["resnet14.seed0-resnet8", "resnet14.seed1-resnet8", "resnet20-resnet8"]
+    assert list(grid.pair_names.values()) == names
+    table, _ = quiet(grid)
+    assert table["pair"].unique().tolist() == names
+    fingerprints = [pckd.load_run(teacher).fingerprint for teacher, _ in grid.pairs]
+    assert table.loc[table["arm"] == "kd", "teacher_run"].tolist() == [
+        f"seed0-{fingerprints[0]}", f"seed1-{fingerprints[1]}", f"seed0-{fingerprints[2]}",
+    ]  # fmt: skip
+    assert table.loc[table["arm"] == "supervised", ["teacher", "teacher_run"]].isna().all(axis=None)
+    # one of them alone keeps its folder
+    assert quiet(grid_of(teachers, tmp_path, "resnet14/seed1"))[1] == ["2 runs, 2 finished, 0 to train"]
+
+
+@pytest.mark.parametrize("finished", ["supervised,kd", "supervised"])
+def test_a_teacher_that_is_added_later_changes_no_finished_run(finished, teachers, tmp_path):
+    quiet(grid_of(teachers, tmp_path, "resnet14/seed0", arms=finished))
+    files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")}
+    grid = grid_of(teachers, tmp_path, "resnet14/seed0", "resnet14/seed1")
+    assert list(grid.pair_names.values()) == ["resnet14-resnet8", "resnet14.seed1-resnet8"]
+    _, lines = quiet(grid)
+    assert lines[0] == f"4 runs, {len(files)} finished, {4 - len(files)} to train"
+    assert {file: file.stat().st_mtime_ns for file in files} == files
+    again = grid_of(teachers, tmp_path, "resnet14/seed1", "resnet14/seed0")
+    assert again.pair_names == grid.pair_names and quiet(again)[1] == ["4 runs, 4 finished, 0 to train"]
+
+
+def test_another_teacher_does_not_get_the_runs_of_the_first_one(teachers, tmp_path):
+    quiet(grid_of(teachers, tmp_path, "resnet14/seed1", arms="kd"))
+    with pytest.raises(ValueError, match="was started with teacher"):
+        quiet(grid_of(teachers, tmp_path, "resnet14/seed0", arms="kd"))
+    grid = grid_of(teachers, tmp_path, "resnet14/seed0", "resnet14/seed1", arms="kd")
+    assert list(grid.pair_names.values()) == ["resnet14.seed0-resnet8", "resnet14-resnet8"]
+
+
+def test_teachers_with_the_same_seed_are_refused(teachers, tmp_path):
+    (tmp_path / "copy").symlink_to(teachers / "resnet14" / "seed0")
+    with pytest.raises(ValueError, match="both give the pair 'resnet14.seed0-resnet8': train teachers with different"):
+        grid_of(teachers, tmp_path / "out", "resnet14/seed0", tmp_path / "copy")
+
+
+def test_grid_without_teachers_trains_teachers(tmp_path):
+    recipe = pckd.get_recipe("classroom", epochs=1, batch_size=20)
+    pairs = [(None, "resnet8"), (None, "resnet14")]
+    grid = Grid("digits", pairs, [parse_arm("supervised")], [0, 1], tmp_path, recipe, SIZES)
+    table, lines = quiet(grid)
+    assert str(grid.points()[0]) == "resnet8 supervised seed 0" and lines[0].startswith("4 runs")
+    assert table["pair"].tolist() == ["resnet8", "resnet14"] * 2 and table["teacher_run"].isna().all()
+    assert len(experiments.find_pairs(tmp_path, [("resnet14", "resnet8")])) == 2
+    assert experiments.split_into_shards(grid, 2)
+    with pytest.raises(ValueError, match="method kd needs teacher=…, the run folder of a trained network"):
+        Grid("digits", pairs, [parse_arm("supervised"), parse_arm("kd")], [0], tmp_path, recipe, SIZES)
+
+
+# ------------------------------------------------------------------------------------------------------- time
 
 
 def test_estimated_time_is_proportional_to_the_steps(teacher, tmp_path, monkeypatch):

@@ -48,6 +48,7 @@ def test_conda_and_pip_install_the_same_packages():
 def test_all_imported_packages_are_declared():
     names = {"sklearn": "scikit-learn", "PIL": "pillow", "lightning_fabric": "lightning-fabric", "zmq": "pyzmq"}
     names |= {"openTSNE": "opentsne", "typer_injector": "typer-injector", "pydantic_core": "pydantic"}
+    names |= {"dask_jobqueue": "dask-jobqueue"}
     imported = set()
     for file in (ROOT / "pckd_nb").rglob("*.py"):
         for node in ast.walk(parsed(file)):
@@ -57,7 +58,8 @@ def test_all_imported_packages_are_declared():
                 imported.add(node.module.split(".")[0])
     foreign = {names.get(name, name) for name in imported - set(sys.stdlib_module_names) - {"pckd_nb"}}
     extras = {name for lines in PROJECT["optional-dependencies"].values() for name in requirements(lines)}
-    assert foreign - requirements(PROJECT["dependencies"]).keys() == {"timm", "torchdistill"} <= extras
+    optional = {"timm", "torchdistill", "distributed", "dask-jobqueue"}
+    assert foreign - requirements(PROJECT["dependencies"]).keys() == optional <= extras
 
 
 # Floor by floor, from the bottom: a module may import from its own floor and from those below.

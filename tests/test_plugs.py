@@ -382,6 +382,27 @@ def test_resume_refuses_other_callbacks_and_restores_their_state(data, tmp_path)
 # ---------------------------------------------------------------------------------------------- data
 
 
+def test_stop_when_interrupts_a_run_and_is_not_recorded(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(callbacks, "SECONDS_BETWEEN_QUESTIONS", 0)
+    asked = []
+    stop = callbacks.StopWhen(lambda: asked.append(1) or len(asked) == 4)
+    run = train(data, out=tmp_path / "run", epochs=2, callbacks=[stop])
+    assert not run.finished and len(run.history) == 1 and len(asked) == 4 and run.settings["callbacks"] == []
+    resumed = train(data, out=tmp_path / "run", resume=True, epochs=2)
+    assert resumed.finished and resumed.fingerprint == train(data, epochs=2).fingerprint
+    with pytest.raises(TypeError, match="condition must be a function without arguments, got bool"):
+        callbacks.StopWhen(True)
+
+
+def test_stop_when_asks_at_most_every_half_second(monkeypatch):
+    asked, trainer = [], SimpleNamespace(should_stop=False)
+    stop = callbacks.StopWhen(lambda: bool(asked.append(1)))
+    for now in (0, 0.3, 0.49, 0.5, 0.9, 1.1):
+        monkeypatch.setattr(callbacks.time, "monotonic", lambda now=now: now)
+        stop.on_step_end(trainer)
+    assert len(asked) == 3 and not trainer.should_stop
+
+
 class Noisy(Split):
     """A custom split that augments its images."""
 

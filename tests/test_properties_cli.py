@@ -89,6 +89,9 @@ BAD = {  # invalid values of every option
     "--normalisation": bad_normalisation, "--teacher-normalisation": bad_normalisation,
     "--teacher-image-size": bad_int(1), "--expect": bad_float | st.just("100.1"),
     "--seeds": text.filter(lambda value: not value.strip().isdigit()),
+    "--scheduler": text.filter(lambda value: ":" not in value) | st.sampled_from(["a:b", "http://a:1", "a:1/", ":1"]),
+    "--slurm": text.filter(lambda value: "cores" not in value) | st.sampled_from(["cores=0,memory=1GB", "cores=1"]),
+    "--pairs": text, "--teachers": bad_run,  # valid ones exclude --teacher and --student
     "--jobs": bad_int(1), "--size": text.filter(lambda value: value not in demo.SIZES),
     "--pair": text, "--dataset": text.filter(lambda value: value not in PUBLISHED_ON),
     "--sort": unknown(["own", "reproduced", "gain"]),

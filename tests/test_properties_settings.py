@@ -65,14 +65,14 @@ bad_views = bad_integer(1, 4)
 SETTINGS = [*bad_betas, "temperature", "epsilon", "views", "strategy"]
 
 
-def run_grid(shard, jobs):
+def run_grid(shard, jobs, scheduler, slurm):
     """Call experiments.run_grid until it asks the grid for its points."""
 
     def points():
         raise StopAsyncIteration
 
     with suppress(StopAsyncIteration):
-        experiments.run_grid(SimpleNamespace(points=points), shard=shard, jobs=jobs)
+        experiments.run_grid(SimpleNamespace(points=points), shard=shard, jobs=jobs, scheduler=scheduler, slurm=slurm)
 
 
 CASES = {
@@ -137,9 +137,14 @@ CASES = {
     "a sweep without values": Case(
         experiments.sweep_arms, {"factor": "beta_cc"}, {"factor": ("values", unknown(experiments.SWEEPS))}
     ),
-    "shards and jobs": Case(
-        run_grid, {"shard": (1, 1), "jobs": 1},
-        {"jobs": ("jobs", bad_integer(1)), "shard": ("shard", st.one_of(
+    "shards, jobs and clusters": Case(
+        run_grid, {"shard": (1, 1), "jobs": 1, "scheduler": None, "slurm": None},
+        {"scheduler": ("scheduler", NOT_TEXT.filter(lambda x: x is not None) | st.sampled_from(
+            ["", "node1", ":8786", "a:b", "http://a:1", "a:1/x", "a b:1", "a:1\n", "a:123456", "://a:1"])),
+         "slurm": ("slurm", NOT_TEXT.filter(lambda x: x is not None) | st.sampled_from(
+            ["", "gpu", "cores=4", "memory=4GB", "cores=x,memory=4GB", "cores=4,memory=4", "cores=4,memory=4GB,",
+             "cores=4,cores=4,memory=4GB", "cores=4,memory=4GB,gres=a b", "cores=4,memory=4GB\n", "Cores=4,memory=1"])),
+         "jobs": ("jobs", bad_integer(1)), "shard": ("shard", st.one_of(
             st.tuples(st.integers(-3, 3), st.integers(-3, 0)), st.tuples(st.integers(4, 9), st.integers(0, 3)),
             st.tuples(bad_integer(1), st.just(4)), st.tuples(st.just(1), bad_integer(1, execution.MAX_SHARDS)),
             st.sampled_from([None, 1, "1/2", (1,), (1, 2, 3)])))},

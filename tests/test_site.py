@@ -28,7 +28,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 KINDS = (
     "index.html", "notebooks/04_category_center_contrast.html", "notebooks/05_preview.html", "api/index.html",
     "api/losses.html", "api/runs.html", "api/internals/training.trainer.html", "code_tour.html", "CONTRIBUTING.html",
-    "renamed.html", "figures.html", "commands.html", "scaling.html", "README.html", "results.html",
+    "renamed.html", "figures.html", "commands.html", "cluster.html", "scaling.html", "README.html", "results.html",
     "benchmarks/report.html", "search.html", "leaderboard.html",
 )  # fmt: skip
 MATH = {

@@ -27,8 +27,12 @@ TYPING_ERRORS = {
     "train needs --model, --data and --out": ["train"],
     "distill needs --student, --data and --out": ["distill", "--seed", "1"],
     "distill needs --data": ["distill", "--student", "resnet8", "--out", "x"],
-    "compare needs --teacher, --student, --out and --data": ["compare", "--seeds", "0"],
-    "sweep needs --factor, --student and --out": ["sweep", "--teacher", "t", "--data", "digits"],
+    "compare needs --out and --data": ["compare", "--seeds", "0"],
+    "sweep needs --factor and --out": ["sweep", "--teacher", "t", "--data", "digits"],
+    "no network to train: use --student, or --pairs with --teachers": ["ablate", "--data", "digits", "--out", "x"],
+    "pairs must be TEACHER:STUDENT": ["ablate", "--data", "digits", "--out", "x", "--pairs", "x", "--teachers", "t"],
+    "scheduler must be an address such as tcp://node1:8786": ["ablate", *GRID, "--scheduler", "here"],
+    "slurm needs cores": ["ablate", *GRID, "--slurm", "memory=4GB"],
     "evaluate needs SOURCE": ["evaluate"],
     "unknown method 'nix'; known: supervised, kd, pckd, FitNet": ["methods", "nix"],
     "transfer needs RUN and --data": ["transfer"],
@@ -156,7 +160,7 @@ def test_help_groups_of_distill_and_grid_commands(capsys, monkeypatch):
     some = {"Networks": "--teacher", "Data": "--root", "Method": "--beta-cc", "Training": "--lr"}
     assert all(option in found[group] for group, option in some.items())
     for command in ("compare", "ablate", "sweep"):
-        assert {"--out", "--seeds", "--jobs", "--shard", "--dry-run"} == set(
+        assert {"--out", "--seeds", "--jobs", "--shard", "--scheduler", "--slurm", "--dry-run"} == set(
             groups(help_text(capsys, monkeypatch, command, "--help"))["Grid"]
         )
 

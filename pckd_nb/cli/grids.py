@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
+import typer
 from typer_injector import Depends
 
 from .. import catalogue
 from ..html import counted
 from .app import command
+from .console import print_error
 from .options import GridOptions, GridRequest, Reference, check_names, drop_none, in_grid, in_method
 
 if TYPE_CHECKING:
@@ -188,8 +190,8 @@ def run_grid(request: GridRequest, arms: "list[Arm]", reference: str, layout: La
 
     Raises
     ------
-    FloatingPointError
-        If points failed with a non-finite loss. The finished points are compared first.
+    typer.Exit
+        If points failed. The finished points are compared first.
     """
     from .. import experiments
 
@@ -197,7 +199,7 @@ def run_grid(request: GridRequest, arms: "list[Arm]", reference: str, layout: La
     reference_arm = experiments.parse_arm(reference)
     reference_arm.build(grid.recipe)
     reference_arm = reference_arm.drop_defaults(grid.recipe, grid.loaded, grid.network_names)
-    if reference_arm not in grid.arms:
+    if reference_arm not in grid.arms and len(grid.arms) > 1:
         available = ", ".join(map(str, grid.arms))
         print(f"note: no differences are shown, because --reference {reference} is not one of {available}",
               file=sys.stderr)  # fmt: skip
@@ -208,18 +210,20 @@ def run_grid(request: GridRequest, arms: "list[Arm]", reference: str, layout: La
         duration = experiments.format_duration(experiments.estimate_seconds(grid, missing, request.jobs))
         print(f"{counted(len(points), 'run')}, {len(missing)} to train, estimated time: {duration}")
         return
-    options: dict[str, Any] = dict(jobs=request.jobs, shard=request.shard, progress=request.jobs == 1)
+    options: dict[str, Any] = dict(
+        jobs=request.jobs, shard=request.shard, progress=request.jobs == 1, **request.cluster
+    )
     stream = sys.stdout if layout.format == "text" else sys.stderr
     failed = None
     try:
         experiments.run_grid(grid, **options, print_fn=partial(print, file=stream, flush=True))
-    except FloatingPointError as error:
+    except experiments.FailedRunsError as error:
         failed = error
     table = experiments.results(grid, compute=True)
     if len(table):
         print_comparison(table, str(reference_arm), layout)
     if failed:
-        raise failed
+        raise typer.Exit(print_error(str(failed), 1))
 
 
 def print_comparison(table: "pd.DataFrame", reference: str, layout: Layout) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer_injector import Depends
 
-from .. import catalogue
+from .. import catalogue, launcher
 
 MAX_SEEDS = 10_000
 LOGGERS = ("tensorboard", "csv", "trackio", "wandb")
@@ -302,6 +302,8 @@ class GridRequest:
         Number of runs trained at the same time; see `experiments.run_grid`.
     shard : (int, int)
         (i, n) trains only the i-th of n parts; see `experiments.run_grid`.
+    cluster : dict
+        scheduler and slurm, the other arguments of `experiments.run_grid`.
     dry_run : bool
         Whether to list the runs without training them.
     """
@@ -309,20 +311,35 @@ class GridRequest:
     settings: dict[str, Any]
     jobs: int
     shard: tuple[int, int]
+    cluster: dict[str, str | None]
     dry_run: bool
 
 
 def grid_options(
-    teacher: Annotated[
-        list[Path], in_networks(help="Run folder of a teacher. Repeat the option for several teachers.")
-    ],
-    student: Annotated[list[str], in_networks(help="Network to train. Repeat the option for several students.")],
     out: Annotated[
         Path,
         in_grid(help="Folder for all runs, OUT/PAIR/METHOD/seedN, and for the table of results, OUT/results.csv."),
     ],
     data: DataOptions,
     recipe: RecipeOptions,
+    teacher: Annotated[
+        list[Path] | None,
+        in_networks(help="Run folder of a teacher. Repeat the option for several. Not needed for supervised training."),
+    ] = None,
+    student: Annotated[
+        list[str] | None, in_networks(help="Network to train. Repeat the option for several students.")
+    ] = None,
+    pairs: Annotated[
+        str | None,
+        in_networks(
+            help="Instead of --teacher and --student: TEACHER:STUDENT, comma-separated, such as "
+            "resnet56:resnet20,vgg13:vgg8. paper means the 13 pairs of the paper's tables on CIFAR-100."
+        ),
+    ] = None,
+    teachers: Annotated[
+        Path | None,
+        in_networks(help="Folder with the runs of the teachers of --pairs. All finished supervised runs are used."),
+    ] = None,
     seeds: Annotated[str, in_grid(help="Seeds, such as 0,1,2 or 0-4.")] = "0-2",
     val: Val = 0,
     accelerator: Accelerator = "auto",
@@ -335,7 +352,7 @@ def grid_options(
     teacher_cache_gb: Annotated[
         float, on_machine(help="Maximum size of the teacher cache in gigabytes. 0: no cache.")
     ] = 20,
-    jobs: Annotated[int, in_grid(help="Number of runs to train at the same time. They share the CPU cores.")] = 1,
+    jobs: Annotated[int, in_grid(help="Number of runs to train at the same time. They share cores and GPUs.")] = 1,
     shard: Annotated[
         str,
         in_grid(
@@ -343,6 +360,17 @@ def grid_options(
             "on a cluster."
         ),
     ] = "1/1",
+    scheduler: Annotated[
+        str | None,
+        in_grid(help="Address of a Dask scheduler, such as tcp://node1:8786. Its workers train the runs."),
+    ] = None,
+    slurm: Annotated[
+        str | None,
+        in_grid(
+            help="Train the runs in --jobs SLURM jobs with these options: NAME=VALUE, comma-separated. cores and "
+            "memory are required. Others are partition, walltime, gpus, and any long option of sbatch."
+        ),
+    ] = None,
     dry_run: Annotated[bool, in_grid("--dry-run", help="Only list the runs, and estimate how long they take.")] = False,
 ) -> GridRequest:
     """Return the options that the commands compare, ablate and sweep share.
@@ -354,13 +382,16 @@ def grid_options(
     Raises
     ------
     ValueError
-        If shard, seeds or teacher_cache_gb is not valid, or if there is no network of this name.
+        If an option is not valid or excludes another one, or if there is no network of this name.
+    FileNotFoundError
+        If the folder of the teachers has no run of a teacher.
     """
     if not (match := re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)):
         raise ValueError(f"--shard must be i/n, such as 2/8, got {shard}")
     if not teacher_cache_gb >= 0:
         raise ValueError(f"--teacher-cache-gb must be 0 or more, got {teacher_cache_gb}")
-    check_names(networks=student)
+    part = int(match[1]), int(match[2])
+    launcher.check_cluster(scheduler, slurm, jobs, part)
     options: dict[str, Any] = dict(accelerator=accelerator, precision=precision, **drop_none(compile=compile))
     name, dataset_options = data
     cache = (teacher_cache or out / "teacher_cache") if teacher_cache_gb else None
@@ -368,7 +399,7 @@ def grid_options(
         options["teacher_cache_gb"] = teacher_cache_gb
     settings = dict(
         data=name,
-        pairs=tuple(itertools.product(teacher, student)),
+        pairs=read_pairs(teacher or [], student or [], pairs, teachers),
         seeds=parse_seeds(seeds),
         out=out,
         recipe=recipe,
@@ -376,10 +407,46 @@ def grid_options(
         options=options,
         teacher_cache=cache,
     )
-    return GridRequest(settings, jobs, (int(match[1]), int(match[2])), dry_run)
+    return GridRequest(settings, jobs, part, dict(scheduler=scheduler, slurm=slurm), dry_run)
 
 
 GridOptions = Annotated[GridRequest, Depends(grid_options)]
+
+
+def read_pairs(
+    teacher: Sequence[Path], student: Sequence[str], pairs: str | None, teachers: Path | None
+) -> list[tuple[Path | None, str]]:
+    """Return the pairs of a grid.
+
+    Parameters
+    ----------
+    teacher, student, pairs, teachers
+        Values of the options.
+
+    Returns
+    -------
+    list of (Path or None, str)
+        Run folder of the teacher, and name of the student network. Without a teacher the folder is None.
+
+    Raises
+    ------
+    ValueError
+        If options are missing or exclude each other, or if a network is unknown.
+    FileNotFoundError
+        If there is no run of a teacher.
+    """
+    if (pairs is None) != (teachers is None) or (pairs is not None and (teacher or student)):
+        raise ValueError("--pairs and --teachers are used together, instead of --teacher and --student")
+    if pairs is not None and teachers is not None:
+        names = catalogue.read_pairs(pairs)
+        from ..experiments import find_pairs
+
+        return list(find_pairs(teachers, names))
+    if not student:
+        raise ValueError("no network to train: use --student, or --pairs with --teachers")
+    check_names(networks=student)
+    folders: Sequence[Path | None] = teacher or [None]
+    return list(itertools.product(folders, student))
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -371,18 +371,21 @@ def check_same_training(folder: str | Path, grid: Grid) -> None:
             raise ValueError(f"the search in '{folder}' had {difference}: compare with the same settings")
 
 
-def describe_teacher(folder: Path) -> dict[str, Any]:
+def describe_teacher(folder: Path | None) -> dict[str, Any]:
     """Return the name of a teacher's network, and the fingerprint of its weights.
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or None
         Run folder of the teacher.
 
     Returns
     -------
     dict
+        Both are None without a teacher.
     """
+    if folder is None:
+        return {"name": None, "fingerprint": None}
     settings = runs.read_settings(folder)
     return {"name": settings["model"]["name"], "fingerprint": settings.get("fingerprint")}
 

@@ -1,30 +1,27 @@
-"""Train the points of a grid: one after the other, in several processes, or in shards on several machines."""
+"""Train a grid: on this machine, on a cluster, or in shards on several machines that do not communicate."""
 
-import multiprocessing
-import os
-import signal
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
-from typing import NamedTuple, cast
 
 import pandas as pd
-import torch
 
 from .. import files, ranks
 from ..deprecation import renamed_arguments
 from ..html import counted
-from ..messages import one_line
+from ..launcher import check_cluster
 from ..validation import Count, check
+from .cluster import train_on_cluster
+from .engines import Outcome, assign_gpus, train_in_processes, train_in_turn
 from .grid import RESULTS, Grid, Point, is_finished
-from .projection import POINT_ERRORS, estimate_seconds, format_duration, training_flops
+from .projection import estimate_seconds, format_duration, training_flops
 from .tables import results
 
 MAX_SHARDS = 10_000
+MAX_DELAY = 60  # seconds until this machine sees a run that another machine has finished
+
+
+class FailedRunsError(RuntimeError):
+    """Some runs of a grid failed. All others are trained. The message names the first failed run and its error."""
 
 
 @renamed_arguments(say="print_fn")
@@ -33,22 +30,30 @@ def run_grid(
     *,
     jobs: int = 1,
     shard: tuple[int, int] = (1, 1),
+    scheduler: str | None = None,
+    slurm: str | None = None,
     progress: bool = True,
     print_fn: Callable[[str], None] = print,
 ) -> pd.DataFrame:
     """Train the unfinished points of a grid, and return its table of results.
 
-    The table is also written to OUT/results.csv. Errors of `distill` are passed on.
+    The table is also written to OUT/results.csv. An error of a point does not stop the others.
 
     Parameters
     ----------
     grid : Grid
     jobs : int
-        Points trained at the same time, each in its own process with an equal share of the CPU cores.
+        Points trained at the same time, each in its own process with an equal share of the CPU cores, and on one GPU if
+        there are any. With `slurm`, the number of SLURM jobs.
     shard : (int, int)
         (i, n) trains only the i-th of n parts of the grid. All parts have about the same work. Useful for job arrays.
+    scheduler : str, optional
+        Address of a Dask scheduler, such as "tcp://node1:8786". Each of its workers trains one point at a time.
+    slurm : str, optional
+        Options of SLURM jobs that train the points, such as "partition=gpu,gpus=1,cores=8,memory=32GB". Each job trains
+        one point at a time.
     progress : bool
-        Whether to show a progress bar. There is none with several jobs.
+        Whether to show a progress bar. There is none if several points are trained at the same time.
     print_fn : callable
         Called with every line of output: the number of runs, the estimated time, one line per trained run, and a line
         about runs that are not finished.
@@ -62,15 +67,15 @@ def run_grid(
     ------
     KeyboardInterrupt
         After Ctrl-C. Everything trained so far is on disk.
-    RuntimeError
-        If a process was killed. Also if points failed, for example for lack of memory. In that case it is raised after
-        all other points are trained.
-    FloatingPointError
-        If points failed and each of them had a non-finite loss. It is raised after all other points are trained.
+    FailedRunsError
+        If points failed, for example with a non-finite loss. It is raised after all other points are trained.
     ValueError
-        If `jobs` or `shard` is not valid, or if a launcher such as torchrun has started several processes.
+        If an option is not valid or excludes another one, if teachers, students and data set do not fit together, if a
+        finished run has other settings than the grid, or if a launcher such as torchrun has started several processes.
     TypeError
-        If `jobs` or `shard` has the wrong type.
+        If an option has the wrong type.
+    ConnectionError
+        If there is no Dask scheduler at the address, or if it ends.
     """
     # torchrun and srun start several processes. Each of them would train all points, or would use the other processes
     # as ranks of its own training.
@@ -79,6 +84,7 @@ def run_grid(
             "a grid is trained from one process: start it without torchrun or srun; jobs=… or shard=… train several "
             "runs at the same time"
         )
+    check_cluster(scheduler, slurm, jobs, shard)
     own_points, points = shard_points(grid, shard, jobs), grid.points()
     missing = [point for point in own_points if not is_finished(point)]
     prefix = f"shard {shard[0]} of {shard[1]}: " if shard[1] > 1 else ""
@@ -87,15 +93,29 @@ def run_grid(
     for point in own_points:
         if point not in missing:
             grid.train(point)  # only checks that the finished run has the settings of the grid, before training starts
-    if missing:
-        print_fn(f"estimated time: {format_duration(estimate_seconds(grid, missing, min(jobs, len(missing))))}")
-    parallel = jobs > 1 and len(missing) > 1
-    outcomes = _train_in_processes(grid, missing, jobs) if parallel else _train_in_turn(grid, missing, progress)
-    failed = []
-    for number, outcome in enumerate(outcomes, 1):
-        result = outcome.failure or f"{outcome.accuracy:.2f} %, {outcome.seconds:.0f} s"
-        print_fn(f"[{number}/{len(missing)}] {outcome.point}: {result}")
-        failed += [outcome] if outcome.failure else []
+    grid.check_pairs(missing)
+    outcomes: Iterator[Outcome] = iter(())
+    on_cluster = (scheduler, slurm) != (None, None)
+    if missing and on_cluster:
+        outcomes = train_on_cluster(grid, missing, scheduler, slurm, jobs, print_fn)
+    elif missing:
+        jobs = min(jobs, len(missing))
+        print_fn(f"estimated time: {format_duration(estimate_seconds(grid, missing, jobs))}")
+        if 0 < (gpus := len(set(assign_gpus(grid, jobs)))) < jobs:
+            print_fn(f"{jobs} jobs share {counted(gpus, 'GPU')}: every run uses one of them")
+        outcomes = train_in_processes(grid, missing, jobs) if jobs > 1 else train_in_turn(grid, missing, progress)
+    failed: list[Outcome] = []
+    trained: list[Outcome] = []
+    try:
+        for number, outcome in enumerate(outcomes, 1):
+            result = outcome.failure or f"{outcome.accuracy:.2f} %, {outcome.seconds:.0f} s"
+            print_fn(f"[{number}/{len(missing)}] {outcome.point}: {result}")
+            (failed if outcome.failure else trained).append(outcome)
+    except KeyboardInterrupt:
+        print_fn("interrupted: the same command continues this grid")
+        raise
+    if on_cluster:
+        wait_until_visible([outcome.point for outcome in trained])
     table = results(grid)
     if len(table) < len(points):
         unfinished = len(points) - len(table)
@@ -104,9 +124,33 @@ def run_grid(
     files.write(grid.out / RESULTS, lambda temporary: table.to_csv(temporary, index=False))
     if failed:
         first = f"{failed[0].point}: {failed[0].failure}"
-        kind = FloatingPointError if all(outcome.not_finite for outcome in failed) else RuntimeError
-        raise kind(f"{len(failed)} of {len(points)} runs failed, all others were trained; first error: {first}")
+        raise FailedRunsError(
+            f"{len(failed)} of {len(points)} runs failed, all others were trained; first error: {first}"
+        )
     return table
+
+
+def wait_until_visible(points: Sequence[Point]) -> None:
+    """Wait until this machine sees finished runs of other machines. A network file system can take some seconds.
+
+    Parameters
+    ----------
+    points : sequence of Point
+
+    Raises
+    ------
+    FileNotFoundError
+        If one of them is still missing after `MAX_DELAY` seconds.
+    """
+    end = time.monotonic() + MAX_DELAY
+    for point in points:
+        while not is_finished(point):
+            if time.monotonic() > end:
+                raise FileNotFoundError(
+                    f"a worker has trained '{point.folder}', but this machine does not see the run: all machines must "
+                    "share this folder"
+                )
+            time.sleep(1)
 
 
 def shard_points(grid: Grid, shard: tuple[int, int], jobs: int) -> list[Point]:
@@ -169,134 +213,3 @@ def split_into_shards(grid: Grid, count: int) -> list[list[Point]]:
         shards[lightest].append(index)
         load[lightest] += work[index]
     return [[points[index] for index in sorted(shard)] for shard in shards]
-
-
-class Outcome(NamedTuple):
-    """What happened in the training of one point.
-
-    Parameters
-    ----------
-    point : Point
-    accuracy : float
-        Top-1 accuracy in percent. NaN if the point failed.
-    seconds : float
-        Seconds that the training took.
-    failure : str
-        The error message. Empty if the training did not fail.
-    not_finite : bool
-        Whether the training failed with a non-finite loss.
-    """
-
-    point: Point
-    accuracy: float
-    seconds: float
-    failure: str = ""
-    not_finite: bool = False
-
-
-def _train(grid: Grid, point: Point, progress: bool = False) -> Outcome | None:
-    """Train a point, and return the outcome, or None if it was interrupted.
-
-    A non-finite loss or a lack of memory is an outcome, so that the other points are still trained.
-    """
-    started = time.monotonic()
-    try:
-        run = grid.train(point, progress)
-    except POINT_ERRORS as error:
-        seconds, reason = time.monotonic() - started, one_line(error)
-        return Outcome(point, float("nan"), seconds, reason, isinstance(error, FloatingPointError))
-    except ValueError as error:
-        raise ValueError(f"{point}: {error}") from error
-    return Outcome(point, run.accuracy, time.monotonic() - started) if run.finished else None
-
-
-def _train_in_turn(grid: Grid, points: Sequence[Point], progress: bool) -> Iterator[Outcome]:
-    for point in points:
-        if (outcome := _train(grid, point, progress)) is None:
-            raise KeyboardInterrupt
-        yield outcome
-
-
-def _train_in_processes(grid: Grid, points: Sequence[Point], jobs: int) -> Iterator[Outcome]:
-    """Train points in `jobs` processes, and yield their outcomes.
-
-    After Ctrl-C, the worker processes finish their step and save. An executor of the standard library could hang here.
-    """
-    jobs = min(jobs, len(points))
-    threads = max(1, torch.get_num_threads() // jobs)
-    context = multiprocessing.get_context("spawn")
-    waiting = deque(points)
-    working: dict[Connection, SpawnProcess] = {}
-    idle: list[tuple[Connection, SpawnProcess]] = []
-    try:
-        with _environment(OMP_NUM_THREADS=str(threads)):  # read at the start of a process
-            for _ in range(jobs):
-                connection, worker_connection = context.Pipe()
-                process = context.Process(target=_worker_main, args=(worker_connection, grid, threads))
-                process.start()
-                worker_connection.close()
-                connection.send(waiting.popleft())
-                working[connection] = process
-        while working:
-            for connection in cast(list[Connection], wait(list(working))):
-                yield _receive(connection)
-                if waiting:
-                    connection.send(waiting.popleft())
-                else:
-                    idle.append((connection, working.pop(connection)))
-    finally:
-        for process in working.values():
-            if process.pid and process.is_alive():
-                os.kill(process.pid, signal.SIGINT)
-        for connection, process in [*working.items(), *idle]:
-            connection.close()  # tells the process that there is no more work
-            process.join()
-
-
-def _receive(connection: Connection) -> Outcome:
-    """Return the outcome that a worker process sent, or raise its error."""
-    try:
-        message: Outcome | Exception | None = connection.recv()
-    except EOFError as error:
-        raise RuntimeError("a process of this grid was killed: start the same command again to continue") from error
-    if message is None:
-        raise KeyboardInterrupt
-    if isinstance(message, Exception):
-        raise message
-    return message
-
-
-def _worker_main(connection: Connection, grid: Grid, threads: int) -> None:
-    """Train the points that arrive over `connection`, until it is closed."""
-    torch.set_num_threads(threads)
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()  # Ctrl-C in the terminal then reaches only the parent process, which passes it on
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    with suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
-        while True:
-            point = connection.recv()
-            message: Outcome | Exception | None
-            try:
-                message = _train(grid, point)
-            except Exception as error:
-                message = error
-            connection.send(message)
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent ends: another command may already train in the same folders."""
-    if parent := multiprocessing.parent_process():
-        parent.join()
-    os._exit(1)
-
-
-@contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Set environment variables inside the block."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -1,7 +1,7 @@
 """A grid of runs: arms × seeds × teacher-student pairs."""
 
-import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +17,11 @@ from ..models import create_model
 from ..paths import user_path
 from ..recipes import Recipe, get_recipe
 from ..runs import Run
+from ..training.checks import check_task
+from ..training.prepare import make_task
 from ..validation import Seed, check, checked
 from .arms import Arm, Pair, resolve_settings
+from .pairs import name_pairs, network_name
 
 # The weights of these strategies do not depend on the preview threshold.
 STRATEGIES_WITHOUT_THRESHOLD = ("uniform", "focal", "constant_focal")
@@ -31,8 +34,8 @@ class Point:
 
     Parameters
     ----------
-    teacher : Path
-        Run folder of the teacher.
+    teacher : Path or None
+        Run folder of the teacher. None in a grid without teachers.
     student : str
         Name of the student network.
     arm : Arm
@@ -41,7 +44,7 @@ class Point:
         Run folder of this point.
     """
 
-    teacher: Path
+    teacher: Path | None
     student: str
     arm: Arm
     seed: int
@@ -62,8 +65,9 @@ class Grid:
     ----------
     data : str
         Name of the data set.
-    pairs : sequence of (Path, str)
-        Run folder of the teacher, and name of the student network.
+    pairs : sequence of (Path or None, str)
+        Run folder of the teacher, and name of the student network. The teacher can be None if no method uses it.
+        Duplicates are removed.
     arms : sequence of Arm
         Settings of an arm that equal the defaults are removed. If two arms are then equal, one of them is removed.
     seeds : sequence of int
@@ -79,11 +83,17 @@ class Grid:
     teacher_cache : Path, optional
         Folder of the teacher cache that all points share. None means no cache.
 
+    Attributes
+    ----------
+    pair_names : dict of (Path or None, str) to str
+        Name of the folder of every pair, see `name_pairs`.
+
     Raises
     ------
     ValueError
-        If there are no pairs, arms or seeds, if an arm cannot be built, or if a setting of an arm has no effect. Also
-        if `out` is a run folder or lies among the images, or if two arms or two pairs have the same name.
+        If there are no pairs, arms or seeds, if an arm cannot be built or needs a teacher that a pair does not have, or
+        if a setting of an arm has no effect. Also if `out` is a run folder or lies among the images, or if two arms or
+        two teachers cannot be told apart by their names and seeds.
     TypeError
         If an argument has the wrong type.
     OSError
@@ -106,7 +116,7 @@ class Grid:
     """
 
     data: str
-    pairs: Sequence[tuple[Path, str]]
+    pairs: Sequence[tuple[Path | None, str]]
     arms: Sequence[Arm]
     seeds: Sequence[int]
     out: Path
@@ -114,6 +124,7 @@ class Grid:
     data_options: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     teacher_cache: Path | None = None
+    pair_names: dict[tuple[Path | None, str], str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, values in (("pair", self.pairs), ("arm", self.arms), ("seed", self.seeds)):
@@ -126,13 +137,18 @@ class Grid:
             raise TypeError("arms must be a list of arms: parse_arm(TEXT) returns one")
         if not isinstance(self.seeds, Sequence) or isinstance(self.seeds, str):
             raise TypeError(f"seeds must be a list of whole numbers, got {type(self.seeds).__name__}")
-        pairs = tuple((user_path(teacher, "teacher"), student) for teacher, student in self.pairs)
+        pairs = tuple(
+            dict.fromkeys(
+                (None if teacher is None else user_path(teacher, "teacher"), student) for teacher, student in self.pairs
+            )
+        )
         cache = None if self.teacher_cache is None else user_path(self.teacher_cache, "teacher_cache")
         for name, value in {"out": user_path(self.out, "out"), "teacher_cache": cache, "pairs": pairs}.items():
             object.__setattr__(self, name, value)
         seeds = dict.fromkeys(checked(Seed, "seed", seed) for seed in self.seeds)
         for arm in self.arms:
-            arm.build(self.recipe)
+            if arm.build(self.recipe)[0].uses_teacher and None in (teacher for teacher, _ in pairs):
+                raise ValueError(f"method {arm.method} needs teacher=…, the run folder of a trained network")
         if self.recipe.augment:
             views.find_transform(self.recipe.augment)
         if (self.out / "run.json").exists():
@@ -150,13 +166,7 @@ class Grid:
                 raise ValueError(
                     f"two methods are called '{arm}', {arm.source} and {others[0].source}: rename one of them"
                 )
-        names = [self._pair_name(*pair) for pair in self.pairs]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(
-                    f"two teachers of one grid give pairs of the same name, '{name}': make one grid per teacher, each "
-                    "with its own out=…"
-                )
+        object.__setattr__(self, "pair_names", name_pairs(self.pairs, self.out))
         for pair in self.pairs:
             self._check_settings_have_effect(*pair)
         data = self.loaded
@@ -171,7 +181,7 @@ class Grid:
     @property
     def network_names(self) -> list[Pair]:
         """Names of teacher and student of every pair."""
-        return [(runs.read_settings(teacher)["model"]["name"], student) for teacher, student in self.pairs]
+        return [(network_name(teacher), student) for teacher, student in self.pairs]
 
     @cached_property
     def loaded(self) -> Dataset:
@@ -190,13 +200,13 @@ class Grid:
             Ordered by seed, so that the arms can be compared even if the grid is interrupted.
         """
         return [
-            Point(teacher, student, arm, seed, self.out / self._pair_name(teacher, student) / str(arm) / f"seed{seed}")
+            Point(*pair, arm, seed, self.out / self.pair_names[pair] / str(arm) / f"seed{seed}")
             for seed in self.seeds
-            for teacher, student in self.pairs
+            for pair in self.pairs
             for arm in self.arms
         ]
 
-    def train(self, point: Point, progress: bool = False) -> Run:
+    def train(self, point: Point, progress: bool = False, stop: Callable[[], bool] | None = None) -> Run:
         """Return the run of a point: load it if it is finished, resume it if it was interrupted, otherwise train it.
 
         Errors of `distill` are passed on.
@@ -206,6 +216,8 @@ class Grid:
         point : Point
         progress : bool
             Whether to show a progress bar.
+        stop : callable, optional
+            The training is interrupted when it returns True, see `training.StopWhen`.
 
         Returns
         -------
@@ -221,7 +233,7 @@ class Grid:
         method, recipe = point.arm.build(self.recipe)
         return training.distill(
             create_model(point.student, self.loaded, seed=point.seed),
-            runs.load_run(point.teacher) if method.uses_teacher else None,
+            runs.load_run(point.teacher) if method.uses_teacher and point.teacher else None,
             self.loaded,
             method,
             recipe,
@@ -229,16 +241,40 @@ class Grid:
             out=point.folder,
             resume=True,
             teacher_cache=self.teacher_cache if method.uses_teacher else None,
+            callbacks=[training.StopWhen(stop)] if stop else [],
+            devices=1,  # a worker may be a process of srun, which must not become a rank
             progress=progress,
             **self.options,
         )
+
+    def check_pairs(self, points: Sequence[Point]) -> None:
+        """Check that teacher, student, data set and recipe of these points fit together, before the first training.
+
+        Errors of `load_run` and `create_model` are passed on.
+
+        Parameters
+        ----------
+        points : sequence of Point
+
+        Raises
+        ------
+        ValueError
+            If they do not fit together.
+        """
+        used = [point.arm.build(self.recipe)[0].uses_teacher for point in points]
+        pairs = [(point.teacher if uses else None, point.student) for point, uses in zip(points, used, strict=True)]
+        for teacher, student in dict.fromkeys(pairs):
+            method = methods.KD() if teacher else methods.Supervised()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the training itself gives the same warnings
+                check_task(make_task(student, teacher, self.loaded, method, self.recipe, seed=0, val=0), processes=1)
 
     def _load_without_weights(self, point: Point) -> Run:
         """Return a finished run whose weights were deleted, if it has the settings of the point."""
         run = runs.load_run(point.folder)
         method, recipe = point.arm.build(self.recipe)
         recipe = recipe.for_network(point.student)
-        pair = runs.read_settings(point.teacher)["model"]["name"], point.student
+        pair = network_name(point.teacher), point.student
         expected = runs.setting_values(resolve_settings(method, recipe, self.loaded, pair))
         info = run.settings
         settings = {**methods.default_settings(info["method"]["name"]), **run.method_settings}
@@ -247,12 +283,7 @@ class Grid:
             raise ValueError(f"'{point.folder}' has another run than this grid needs: choose another folder")
         return run
 
-    @staticmethod
-    def _pair_name(teacher: Path, student: str) -> str:
-        name = runs.read_settings(teacher)["model"]["name"] or "network"
-        return re.sub(r"[^\w.=-]", "_", f"{name}-{student}")
-
-    def _check_settings_have_effect(self, teacher: Path, student: str) -> None:
+    def _check_settings_have_effect(self, teacher: Path | None, student: str) -> None:
         varied = {name for arm in self.arms for name, _ in arm.settings}
         reason = self.why_center_alignment_is_left_out(teacher, student) if "beta_ca" in varied else None
         for arm in self.arms:
@@ -265,12 +296,12 @@ class Grid:
             ):
                 raise ValueError(f"'{arm}' has no effect: strategy {settings['strategy']} has no threshold")
 
-    def why_center_alignment_is_left_out(self, teacher: Path, student: str) -> str | None:
+    def why_center_alignment_is_left_out(self, teacher: Path | None, student: str) -> str | None:
         """Return why PCKD cannot compute L_CA for a pair of networks, or None if it can.
 
         Parameters
         ----------
-        teacher : Path
+        teacher : Path or None
             Run folder.
         student : str
             Name of the network.
@@ -278,7 +309,10 @@ class Grid:
         Returns
         -------
         str or None
+            None also if there is no teacher.
         """
+        if teacher is None:
+            return None
         method = methods.PCKD(beta_fa=0, beta_cc=0)
         method.bind(create_model(student, self.loaded), runs.load_run(teacher).model())
         return method.left_out.get("category_center_alignment")

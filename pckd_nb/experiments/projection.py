@@ -14,9 +14,9 @@ from ..models import count_flops_by_name, create_model
 from ..recipes import get_recipe
 from .arms import resolve_settings
 from .grid import Grid, Point, is_finished
+from .pairs import network_name
 
 TIMED_STEPS = 4
-POINT_ERRORS = FloatingPointError, RuntimeError, MemoryError  # after these errors of one point, the others still train
 
 
 def estimate_seconds(grid: Grid, points: Sequence[Point], jobs: int = 1) -> float:
@@ -53,7 +53,7 @@ def estimate_seconds(grid: Grid, points: Sequence[Point], jobs: int = 1) -> floa
     return total / jobs
 
 
-def step_kind_and_count(grid: Grid, point: Point) -> tuple[tuple[Path, str, str, int, int], int]:
+def step_kind_and_count(grid: Grid, point: Point) -> tuple[tuple[Path | None, str, str, int, int], int]:
     """Return what decides how long one training step of a point takes, and the number of steps.
 
     Parameters
@@ -94,7 +94,7 @@ def training_flops(grid: Grid, point: Point) -> int:
     (*_, view_count, batch_size), steps = step_kind_and_count(grid, point)
     networks = [point.student] * 3
     if point.arm.build(grid.recipe)[0].uses_teacher:
-        networks.append(runs.read_settings(point.teacher)["model"]["name"])
+        networks.append(str(network_name(point.teacher)))
     shape = grid.loaded.channels, *grid.loaded.size
     return (
         steps
@@ -105,25 +105,32 @@ def training_flops(grid: Grid, point: Point) -> int:
 
 
 def _measure_step_seconds(grid: Grid, point: Point) -> float:
-    """Return the measured seconds per step, after a warm-up epoch, or 0 if the training fails."""
+    """Return the measured seconds per step, after a warm-up epoch, or 0 if the training fails.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After Ctrl-C.
+    """
     method, recipe = point.arm.build(grid.recipe)
     data = grid.loaded
     images = min(TIMED_STEPS * recipe.batch_size, len(data.train))
     held_out = {name: getattr(data, name) for name in data.held_out}
     few = {name: split.take(np.arange(min(recipe.batch_size, len(split)))) for name, split in held_out.items()}
     small = dataclasses.replace(data, train=data.train.take(np.arange(images)), **few)
-    teacher = runs.load_run(point.teacher) if method.uses_teacher else None
-    with warnings.catch_warnings(), suppress(*POINT_ERRORS):
+    with warnings.catch_warnings(), suppress(Exception):  # the training itself reports the error
         warnings.simplefilter("ignore")  # the training itself gives the same warnings
         run = training.distill(
             create_model(point.student, data, seed=point.seed),
-            teacher,
+            runs.load_run(point.teacher) if method.uses_teacher and point.teacher else None,
             small,
             method,
             get_recipe(recipe, epochs=2),
             progress=False,
             **{name: value for name, value in grid.options.items() if name in ("accelerator", "precision")},
         )
+        if not run.finished:
+            raise KeyboardInterrupt  # Ctrl-C
         return float(run.timing["seconds"].iloc[-1]) / views.steps_per_epoch(images, recipe.batch_size)
     return 0.0
 

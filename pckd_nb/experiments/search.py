@@ -48,6 +48,7 @@ from .choosing import (
     write_record,
     write_results,
 )
+from .engines import end_with_parent
 from .grid import Grid, Point
 from .journal import JOURNAL, Journal, lock_of
 from .projection import estimate_seconds, format_duration
@@ -476,7 +477,7 @@ _SEARCH: list[Search] = []  # the search of this worker process, whose data are 
 def _start_worker(search: Search, threads: int, parent: int) -> None:
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # Ctrl-C in the terminal then reaches only the parent process
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=end_with_parent, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
     warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
     _SEARCH.append(search)
@@ -484,10 +485,3 @@ def _start_worker(search: Search, threads: int, parent: int) -> None:
 
 def _train_next_in_worker() -> TrialOutcome | None:
     return train_next(_SEARCH[0])
-
-
-def _end_with(parent: int) -> None:
-    """End this process when its parent ends: otherwise it would go on training after a search was killed."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)

@@ -28,9 +28,11 @@ def results(grid: Grid, compute: bool = False) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per finished point, in the order of the grid. The columns are data, teacher, student, pair, arm, seed,
-        epochs, top1 and top5 (percent), and cross_entropy (nats). With a validation split there is also val_top1
-        (percent). Without `compute`, the table does not depend on when or how fast a point was trained.
+        One row per finished point, in the order of the grid. The columns are data, teacher, teacher_run, student, pair,
+        arm, seed, epochs, top1 and top5 (percent), and cross_entropy (nats). With a validation split there is also
+        val_top1 (percent). teacher_run is the seed of the teacher's run and the fingerprint of its weights, such as
+        "seed1-0123456789abcdef". It is empty for a method without a teacher. Without `compute`, the table does not
+        depend on when or how fast a point was trained.
 
     Raises
     ------
@@ -43,7 +45,11 @@ def results(grid: Grid, compute: bool = False) -> pd.DataFrame:
         if is_finished(point):
             run = runs.load_run(point.folder, tables_only=True)
             row = runs.table([run]).iloc[0]
-            shared = {name: row[name] for name in ("data", "teacher", "student")}
+            teacher = run.settings["teacher"]
+            seed = runs.read_settings(point.teacher)["seed"] if teacher and point.teacher else None
+            teacher_run = teacher and f"seed{seed}-{teacher['fingerprint']}"
+            names = {"data": row["data"], "teacher": row["teacher"], "teacher_run": teacher_run}
+            shared = {**names, "student": row["student"]}
             scores = {name: row[name] for name in ("epochs", "top1", "top5", "cross_entropy")}
             if "val_top1" in run.history:
                 scores["val_top1"] = run.history["val_top1"].iloc[-1]

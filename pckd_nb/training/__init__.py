@@ -23,7 +23,16 @@ from ..progress import Progress, check_progress
 from ..recipes import Recipe, get_recipe
 from ..runs import Run
 from ..validation import Count, Positive, Seed, check, checked
-from .callbacks import Callback, EarlyStopping, KeepBest, LogMetrics, SaveCheckpoints, ShowProgress, StopOnSignal
+from .callbacks import (
+    Callback,
+    EarlyStopping,
+    KeepBest,
+    LogMetrics,
+    SaveCheckpoints,
+    ShowProgress,
+    StopOnSignal,
+    StopWhen,
+)
 from .checks import check_task, require_callbacks
 from .folder import (
     check_output_folder,
@@ -44,7 +53,8 @@ if TYPE_CHECKING:
     from lightning_fabric.loggers.logger import Logger
 
 __all__ = [
-    "Callback", "EarlyStopping", "LogMetrics", "TrackingLogger", "Trainer", "distill", "fit", "is_same_folder",
+    "Callback", "EarlyStopping", "LogMetrics", "StopWhen", "TrackingLogger", "Trainer", "distill", "fit",
+    "is_same_folder",
 ]  # fmt: skip
 
 
@@ -236,8 +246,9 @@ def distill(
         # 3. Create the method's heads, and collect the settings for run.json.
         torch.manual_seed(seed)
         task.bind(fabric)
+        recorded = [callback for callback in callbacks if not isinstance(callback, StopWhen)]
         config = make_run_config(
-            task, fabric, precision, exact=exact_teacher, compile=compile, callbacks=callbacks, out=out
+            task, fabric, precision, exact=exact_teacher, compile=compile, callbacks=recorded, out=out
         )
         ranks.check_ranks_have_same_settings(fabric, config.dump())
 

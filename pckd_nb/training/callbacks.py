@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MIN_SECONDS_BETWEEN_SAVES = 10
 MAX_SAVING_SHARE = 0.05  # maximum share of the training time that is spent on writing checkpoints
+SECONDS_BETWEEN_QUESTIONS = 0.5  # of `StopWhen`, whose question may go to another machine
 
 
 class Callback:
@@ -318,6 +319,49 @@ class StopOnSignal(Callback):
         """Restore the previous signal handler."""
         if self.previous_handler is not None:
             signal.signal(signal.SIGINT, self.previous_handler)
+
+
+class StopWhen(Callback):
+    """Interrupt the training when a function returns True. The run is saved and can be resumed.
+
+    run.json does not record this callback, because it does not change the result of the run.
+
+    Parameters
+    ----------
+    condition : callable
+        It is called without arguments after a step, at most every half second.
+
+    Raises
+    ------
+    TypeError
+        If `condition` is not callable.
+
+    Examples
+    --------
+    >>> import time
+    >>> import pckd_nb as pckd
+    >>> from pckd_nb.training import StopWhen
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> end = time.monotonic() + 3600  # in one hour
+    >>> run = pckd.fit("resnet8", data, epochs=1, callbacks=[StopWhen(lambda: time.monotonic() > end)], progress=False)
+    >>> run.finished, run.settings["callbacks"]
+    (True, [])
+    """
+
+    def __init__(self, condition: Callable[[], bool]):
+        if not callable(condition):
+            raise TypeError(f"condition must be a function without arguments, got {type(condition).__name__}")
+        self.condition, self._ask_at = condition, -math.inf
+
+    def on_stage_epoch_end(self, trainer: Trainer, stage: dict[str, Any]) -> None:
+        """Ask whether to stop."""
+        self.on_step_end(trainer)
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        """Ask whether to stop, if the last question was long enough ago."""
+        if time.monotonic() >= self._ask_at:
+            trainer.should_stop = trainer.should_stop or self.condition()
+            self._ask_at = time.monotonic() + SECONDS_BETWEEN_QUESTIONS
 
 
 class SaveCheckpoints(Callback):

@@ -114,7 +114,7 @@ def make_run_config(
     compile : bool or "auto"
         As in `distill`.
     callbacks : sequence of Callback
-        The argument of `distill`, without the callbacks that `distill` adds.
+        The callbacks that run.json records.
     out : path, optional
         The run folder.
 
