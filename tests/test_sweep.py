@@ -237,6 +237,8 @@ ENTRIES = {  # function, argument → kind, function that makes the call with a 
     ("Search", "teacher_cache"): ("folder to write", lambda p, x: search(teacher_cache=x)),
     ("search_trials", "folder"): ("run folder", lambda p, x: experiments.search_trials(x)),
     ("search_summary", "folder"): ("run folder", lambda p, x: experiments.search_summary(x)),
+    ("read_search", "folder"): ("run folder", lambda p, x: experiments.read_search(x)),
+    ("search", "folder"): ("run folder", lambda p, x: pckd.figures.search(x)),
     ("chosen_arms", "folder"): ("run folder", lambda p, x: experiments.chosen_arms(x)),
     ("check_same_training", "folder"): ("run folder", lambda p, x: experiments.check_same_training(x, grid())),
     ("parse_arm", "text"): ("method", lambda p, x: experiments.parse_arm(x).build(pckd.get_recipe("classroom"))),
@@ -269,6 +271,7 @@ TESTED_FUNCTIONS = [
     Dataset.with_validation, Dataset.from_arrays, Dataset.from_torch, Dataset.from_table, runs.load_runs,
     checkpoints.fetch, experiments.Grid, experiments.parse_arm, collection.draw_all, experiments.Search,
     experiments.search_trials, experiments.search_summary, experiments.chosen_arms, experiments.check_same_training,
+    experiments.read_search, pckd.figures.search,
 ]  # fmt: skip
 
 

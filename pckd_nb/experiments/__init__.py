@@ -30,7 +30,7 @@ Examples
 
 from ..deprecation import renamed
 from .arms import SWEEPS, Arm, ablation_arms, parse_arm, sweep_arms
-from .choosing import check_same_training, chosen_arms, search_summary, search_trials
+from .choosing import check_same_training, chosen_arms, read_search, search_summary, search_trials
 from .execution import run_grid, shard_points, split_into_shards
 from .grid import Grid, Point, is_finished
 from .projection import estimate_seconds, format_duration
@@ -39,8 +39,8 @@ from .tables import comparison, results
 
 __all__ = [
     "SWEEPS", "Arm", "Grid", "Point", "Search", "ablation_arms", "check_same_training", "chosen_arms", "comparison",
-    "estimate_seconds", "format_duration", "is_finished", "parse_arm", "results", "run_grid", "run_search",
-    "search_summary", "search_trials", "shard_points", "split_into_shards", "sweep_arms",
+    "estimate_seconds", "format_duration", "is_finished", "parse_arm", "read_search", "results", "run_grid",
+    "run_search", "search_summary", "search_trials", "shard_points", "split_into_shards", "sweep_arms",
 ]  # fmt: skip
 
 __getattr__ = renamed(__name__)

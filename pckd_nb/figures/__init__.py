@@ -25,6 +25,7 @@ from .samples import (
     weights_over_epochs,
 )  # fmt: skip
 from .space import center_geometry, center_map, feature_map, logit_correlation
+from .trials import search
 
 __all__ = [
     "CLASS_COLORS", "COLORS", "Drawing", "MORE_COLORS",
@@ -32,5 +33,5 @@ __all__ = [
     "preview_weights", "style",
     "center_geometry", "center_map", "difficulty_galleries", "logit_correlation", "trajectories", "weights_over_epochs",
     "feature_weight_matrix", "framework", "motivation",
-    "budget", "comparison_table", "published_and_measured", "sweep", "sweeps",
+    "budget", "comparison_table", "published_and_measured", "search", "sweep", "sweeps",
 ]  # fmt: skip
