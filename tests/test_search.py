@@ -380,6 +380,24 @@ def test_own_method_can_be_searched(make, tmp_path, scores):
         chosen_arms(tmp_path / "out")
 
 
+def test_figure_shows_every_trial_and_the_best_so_far(make, tmp_path, scores):
+    scores.update(trial0=(70.0, 1.0), trial1=(60.0, 2.0), trial2=(None, None), trial3=(80.0, 0.1))
+    make("kd,DKD").start()
+    with pytest.raises(ValueError, match="no trial of the search in .* is finished yet"):
+        pckd.figures.search(tmp_path / "out")
+    quiet(make("kd,DKD", trials=4))
+    figure = pckd.figures.search(tmp_path / "out")
+    lines = [line.get_xydata().tolist() for line in figure.axes[0].lines]
+    best, dots = [[0, 70], [1, 70], [3, 80]], [[0, 70], [1, 60], [3, 80]]
+    assert lines == 2 * [best, dots, [[0, 70]], [[2, 0.03]]]
+    colors = [line.get_color() for line in figure.axes[0].lines]
+    assert colors == [pckd.figures.COLORS["KD"]] * 4 + [pckd.figures.MORE_COLORS[0]] * 4
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["KD", "DKD"]
+    assert "digits, resnet8 → resnet8, 1 epoch, 4 trials per method" in figure.get_supxlabel()
+    with pytest.raises(FileNotFoundError, match="is not a search"):
+        pckd.figures.search(tmp_path)
+
+
 # ------------------------------------------------------------------------------------- the folder of the search
 
 

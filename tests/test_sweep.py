@@ -262,6 +262,8 @@ ENTRIES = {  # function, argument → kind, function that makes the call with a 
     ("Search", "teacher_cache"): ("folder to write", lambda p, x: search(teacher_cache=x)),
     ("search_trials", "folder"): ("run folder", lambda p, x: experiments.search_trials(x)),
     ("search_summary", "folder"): ("run folder", lambda p, x: experiments.search_summary(x)),
+    ("read_search", "folder"): ("run folder", lambda p, x: experiments.read_search(x)),
+    ("search", "folder"): ("run folder", lambda p, x: pckd.figures.search(x)),
     ("chosen_arms", "folder"): ("run folder", lambda p, x: experiments.chosen_arms(x)),
     ("check_same_training", "folder"): ("run folder", lambda p, x: experiments.check_same_training(x, grid())),
     ("find_pairs", "folder"): ("run folder", lambda p, x: experiments.find_pairs(x, [("resnet56", "resnet8")])),
@@ -309,6 +311,7 @@ TESTED_FUNCTIONS = [
     pckd.load_published, leaderboard.find_numbers, leaderboard.compare, figures.accuracy_against_compute,
     experiments.comparison, experiments.comparison_over_teachers, experiments.format_comparison, experiments.Search,
     experiments.search_trials, experiments.search_summary, experiments.chosen_arms, experiments.check_same_training,
+    experiments.read_search, pckd.figures.search,
 ]  # fmt: skip
 
 

@@ -31,7 +31,7 @@ Examples
 
 from ..deprecation import renamed
 from .arms import SWEEPS, Arm, ablation_arms, parse_arm, sweep_arms
-from .choosing import check_same_training, chosen_arms, search_summary, search_trials
+from .choosing import check_same_training, chosen_arms, read_search, search_summary, search_trials
 from .execution import FailedRunsError, run_grid, shard_points, split_into_shards
 from .formatting import format_comparison
 from .grid import Grid, Point, is_finished
@@ -43,8 +43,8 @@ from .tables import comparison, comparison_over_teachers, results
 __all__ = [
     "SWEEPS", "Arm", "FailedRunsError", "Grid", "Point", "Search", "ablation_arms", "check_same_training",
     "chosen_arms", "comparison", "comparison_over_teachers", "estimate_seconds", "find_pairs", "format_comparison",
-    "format_duration", "is_finished", "parse_arm", "results", "run_grid", "run_search", "search_summary",
-    "search_trials", "shard_points", "split_into_shards", "sweep_arms",
+    "format_duration", "is_finished", "parse_arm", "read_search", "results", "run_grid", "run_search",
+    "search_summary", "search_trials", "shard_points", "split_into_shards", "sweep_arms",
 ]  # fmt: skip
 
 __getattr__ = renamed(__name__)
