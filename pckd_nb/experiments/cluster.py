@@ -5,6 +5,7 @@ worker trains one point at a time. When a worker is lost, Dask gives its point t
 from its last checkpoint. All machines must see the same folders.
 """
 
+import logging
 import multiprocessing
 import os
 import pickle
@@ -41,7 +42,7 @@ CLUSTER_OPTIONS = "account", "interface", "local_directory", "log_directory", "m
 ONE_POINT = threading.Lock()  # trainings in two threads of a process would share their random numbers
 
 
-class Job(NamedTuple):
+class WorkerSetup(NamedTuple):
     """What a worker needs besides the point.
 
     Parameters
@@ -92,6 +93,7 @@ def connect(scheduler: str | None, slurm: str | None, jobs: int) -> Iterator["di
     try:
         from dask_jobqueue import SLURMCluster
         from distributed import Client
+        from distributed.utils import silence_logging_cmgr
     except ImportError:
         raise ValueError("a cluster needs the package distributed: pip install 'pckd_nb[cluster]'") from None
     if scheduler is not None:
@@ -104,7 +106,7 @@ def connect(scheduler: str | None, slurm: str | None, jobs: int) -> Iterator["di
                 f"there is no Dask scheduler at {scheduler} ({describe_error(error)}): `dask scheduler` starts one and "
                 "prints its address"
             ) from error
-        with client:
+        with silence_logging_cmgr(logging.CRITICAL), client:  # a lost connection is an error of `outcome_of`
             yield client
         return
     if shutil.which("sbatch") is None:
@@ -188,30 +190,39 @@ def train_on_cluster(
             print_fn(f"{counted(jobs, 'SLURM job')} submitted: a run starts when a job starts")
         print_fn(f"dashboard: {client.dashboard_link}")
         event = Event(f"pckd-nb-{uuid4().hex}", client)
-        threads = os.environ.get("OMP_NUM_THREADS") if slurm is None else read_slurm_options(slurm)["cores"]
-        job = Job(
-            pickle.dumps(grid), os.getcwd(), os.environ.get("PCKD_DATA"), int(threads) if threads else None, event.name
+        threads = os.environ.get("OMP_NUM_THREADS", "") if slurm is None else read_slurm_options(slurm)["cores"]
+        setup = WorkerSetup(
+            grid=pickle.dumps(grid),
+            folder=os.getcwd(),
+            data_root=os.environ.get("PCKD_DATA"),
+            threads=int(threads) if threads.isdecimal() else None,
+            stop_event=event.name,
         )
-        futures = {
-            client.submit(
-                train_in_worker, job, point, pure=False, resources=resources, key=f"point-{uuid4().hex}"
-            ): point
-            for point in points
-        }
-        interrupted = False
+        options = dict(pure=False, resources=resources)
+        futures = {client.submit(train_in_worker, setup, point, **options): point for point in points}
+        interrupted = threading.Event()
+
+        def ask_to_stop() -> None:
+            interrupted.set()
+            event.set()
+            on_workers = {key for keys in client.processing().values() for key in keys}
+            client.cancel([future for future in futures if future.key not in on_workers])
+
+        unfinished = len(points)
         try:
-            with stop_on_ctrl_c(event.set):
+            with stop_on_ctrl_c(ask_to_stop):
                 for future in as_completed(futures, loop=client.loop):
+                    if interrupted.is_set() and future.cancelled():
+                        continue
                     if outcome := outcome_of(future, futures[future]):
+                        unfinished -= 1
                         yield outcome
-                    else:
-                        interrupted = True
         finally:
             if client.status == "running":
                 # the workers stop, and save their runs
                 client.cancel([future for future in futures if future.status == "pending"])
                 event.clear()
-    if interrupted:
+    if unfinished:
         raise KeyboardInterrupt
 
 
@@ -244,7 +255,11 @@ def check_workers(client: "distributed.Client", print_fn: Callable[[str], None])
             )
     with_gpu = sum(worker["resources"].get("GPU", 0) >= 1 for worker in workers)
     text = f"scheduler {info['address']}: {counted(len(workers), 'worker')}"
-    print_fn(text + (f", {with_gpu} of them with a GPU: only these train" if 0 < with_gpu < len(workers) else ""))
+    if not workers:
+        text += ", waiting for the first one"
+    elif 0 < with_gpu < len(workers):
+        text += f", {with_gpu} of them with a GPU: only these train"
+    print_fn(text)
     return {"GPU": 1} if with_gpu else {}
 
 
@@ -284,12 +299,12 @@ def outcome_of(future: "distributed.Future", point: Point) -> Outcome | None:
     return outcome
 
 
-def train_in_worker(job: Job, point: Point) -> Outcome | None:
+def train_in_worker(setup: WorkerSetup, point: Point) -> Outcome | None:
     """Train a point in a Dask worker.
 
     Parameters
     ----------
-    job : Job
+    setup : WorkerSetup
     point : Point
 
     Returns
@@ -306,15 +321,15 @@ def train_in_worker(job: Job, point: Point) -> Outcome | None:
     """
     from distributed import Reschedule
 
-    with ONE_POINT, same_surroundings(job):
-        torch.set_num_threads(job.threads or share_of_cores())
-        grid = unpickle_grid(job.grid)
+    with ONE_POINT, same_surroundings(setup):
+        torch.set_num_threads(setup.threads or share_of_cores())
+        grid = unpickle_grid(setup.grid)
         if isinstance(grid.loaded.train, Streamed) and multiprocessing.current_process().daemon:
             raise RuntimeError(
                 "this worker may not start processes that read images: start workers with the environment variable "
                 "DASK_DISTRIBUTED__WORKER__DAEMON=False"
             )
-        outcome = train_point(grid, point, stop=partial(must_stop, job.stop_event), max_wait=MAX_WAIT)
+        outcome = train_point(grid, point, stop=partial(must_stop, setup.stop_event), max_wait=MAX_WAIT)
     if outcome is None and is_closing():
         raise Reschedule
     return outcome
@@ -368,12 +383,12 @@ def share_of_cores() -> int:
 
 
 @contextmanager
-def same_surroundings(job: Job) -> Iterator[None]:
+def same_surroundings(setup: WorkerSetup) -> Iterator[None]:
     """Use the current folder and the data folder of the command inside the block.
 
     Parameters
     ----------
-    job : Job
+    setup : WorkerSetup
 
     Raises
     ------
@@ -381,11 +396,11 @@ def same_surroundings(job: Job) -> Iterator[None]:
         If this machine does not have the folder.
     """
     folder, data_root = Path.cwd(), os.environ.get("PCKD_DATA")
-    if not os.path.isdir(job.folder):
-        raise FileNotFoundError(f"the machine {platform.node()} has no folder '{job.folder}': all machines need it")
+    if not os.path.isdir(setup.folder):
+        raise FileNotFoundError(f"the machine {platform.node()} has no folder '{setup.folder}': all machines need it")
     try:
-        os.chdir(job.folder)
-        set_data_root(job.data_root)
+        os.chdir(setup.folder)
+        set_data_root(setup.data_root)
         yield
     finally:
         os.chdir(folder)

@@ -99,11 +99,7 @@ def run_grid(
     if missing and on_cluster:
         outcomes = train_on_cluster(grid, missing, scheduler, slurm, jobs, print_fn)
     elif missing:
-        jobs = min(jobs, len(missing))
-        print_fn(f"estimated time: {format_duration(estimate_seconds(grid, missing, jobs))}")
-        if 0 < (gpus := len(set(assign_gpus(grid, jobs)))) < jobs:
-            print_fn(f"{jobs} jobs share {counted(gpus, 'GPU')}: every run uses one of them")
-        outcomes = train_in_processes(grid, missing, jobs) if jobs > 1 else train_in_turn(grid, missing, progress)
+        outcomes = train_here(grid, missing, jobs, progress, print_fn)
     failed: list[Outcome] = []
     trained: list[Outcome] = []
     try:
@@ -128,6 +124,29 @@ def run_grid(
             f"{len(failed)} of {len(points)} runs failed, all others were trained; first error: {first}"
         )
     return table
+
+
+def train_here(
+    grid: Grid, points: Sequence[Point], jobs: int, progress: bool, print_fn: Callable[[str], None]
+) -> Iterator[Outcome]:
+    """Train points on this machine.
+
+    Parameters
+    ----------
+    grid : Grid
+    points : sequence of Point
+    jobs, progress, print_fn
+        As in `run_grid`.
+
+    Returns
+    -------
+    iterator of Outcome
+    """
+    jobs = min(jobs, len(points))
+    print_fn(f"estimated time: {format_duration(estimate_seconds(grid, points, jobs))}")
+    if 0 < (gpus := len(set(assign_gpus(grid, jobs)))) < jobs:
+        print_fn(f"{jobs} jobs share {counted(gpus, 'GPU')}: every run uses one of them")
+    return train_in_processes(grid, points, jobs) if jobs > 1 else train_in_turn(grid, points, progress)
 
 
 def wait_until_visible(points: Sequence[Point]) -> None:
