@@ -160,9 +160,9 @@ def test_help_groups_of_distill_and_grid_commands(capsys, monkeypatch):
     some = {"Networks": "--teacher", "Data": "--root", "Method": "--beta-cc", "Training": "--lr"}
     assert all(option in found[group] for group, option in some.items())
     for command in ("compare", "ablate", "sweep"):
-        assert {"--out", "--seeds", "--jobs", "--shard", "--scheduler", "--slurm", "--dry-run"} == set(
-            groups(help_text(capsys, monkeypatch, command, "--help"))["Grid"]
-        )
+        expected = {"--out", "--seeds", "--jobs", "--shard", "--scheduler", "--slurm", "--dry-run"}
+        expected |= {"--format", "--pivot"}
+        assert set(groups(help_text(capsys, monkeypatch, command, "--help"))["Grid"]) == expected
 
 
 def test_the_last_column_of_a_table_is_wrapped_between_words(capsys, monkeypatch):
