@@ -333,7 +333,7 @@ def grid_options(
         str | None,
         in_networks(
             help="Instead of --teacher and --student: TEACHER:STUDENT, comma-separated, such as "
-            "resnet56:resnet20,vgg13:vgg8. paper means the 13 pairs of the paper's tables on CIFAR-100."
+            "resnet56:resnet20,vgg13:vgg8. paper means the 13 usual pairs on CIFAR-100."
         ),
     ] = None,
     teachers: Annotated[
@@ -356,7 +356,7 @@ def grid_options(
     shard: Annotated[
         str,
         in_grid(
-            help="i/n, such as 2/8: train only part i of n. All parts take about the same time. Useful for job arrays "
+            help="i/n, such as 2/8: train only part i of n. All parts have about the same work. Useful for job arrays "
             "on a cluster."
         ),
     ] = "1/1",
