@@ -24,6 +24,7 @@ Examples
 """
 
 import difflib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -344,7 +345,7 @@ def measured_numbers(runs: str | Path) -> pd.DataFrame:
     """
     from .runs import load_runs, table  # slow to import, because of torch
 
-    loaded = load_runs(runs)
+    loaded = load_runs(runs, tables_only=True)
     measured = table(loaded).assign(
         dataset=[_dataset_name(run.settings["data"]["name"]) for run in loaded],
         teacher=[_network_name((run.settings["teacher"] or {}).get("name")) for run in loaded],
@@ -352,15 +353,18 @@ def measured_numbers(runs: str | Path) -> pd.DataFrame:
         teacher_top1=[(run.settings["teacher"] or {}).get("test_top1", float("nan")) for run in loaded],
         method_views=[run.settings["method"]["views"] for run in loaded],
         distilled=[run.settings["teacher"] is not None for run in loaded],
+        recipe=[json.dumps(run.settings["recipe"], sort_keys=True) for run in loaded],
+        weights=[(run.settings["teacher"] or {}).get("fingerprint", "") for run in loaded],
     )
-    same = ["dataset", "student", "epochs", "train_images"]
+    measured = measured[measured["top1"].notna()]  # trials of a search have no test images
+    same = ["dataset", "student", "epochs", "train_images", "recipe"]
     alone = measured[(measured["method"] == "supervised") & (measured["variant"] == "")].groupby(same)["top1"].mean()
     rows: list[Mapping[str, Any]] = []
     groups = measured[measured["distilled"]].groupby(
-        [*same, "teacher", "method", "variant", "method_views"], sort=False
+        [*same, "teacher", "weights", "method", "variant", "method_views"], sort=False
     )
     for key, group in groups:
-        dataset, student, epochs, images, teacher, method, variant, views = key
+        dataset, student, epochs, images, recipe, teacher, _, method, variant, views = key
         name = f"{method}, {variant}" if variant else method
         notes = [f"{views} rotated views"] if views > 1 else []
         rows.append(
@@ -369,7 +373,7 @@ def measured_numbers(runs: str | Path) -> pd.DataFrame:
                 "teacher": teacher,
                 "student": student,
                 "teacher_top1": group["teacher_top1"].mean(),
-                "student_alone_top1": alone.get((dataset, student, epochs, images), float("nan")),
+                "student_alone_top1": alone.get((dataset, student, epochs, images, recipe), float("nan")),
                 "method": SAME_METHOD.get(name, name),
                 "top1": group["top1"].mean(),
                 "sd": group["top1"].std(),

@@ -251,8 +251,7 @@ class Run:
             )
         if not state:
             raise ValueError(f"the run in '{self.path}' was saved without weights: train it again to get them")
-        library, colon, _ = (name or "").partition(":")
-        if name is None or (colon and library not in LIBRARIES and is_plugin(name)):
+        if is_own_network(name):
             wrap = ", put it into models.SimKDNetwork with run.settings['model']['projector']"
             raise ValueError(
                 "this run's network is your own, so this package can't create it: create it"
@@ -339,6 +338,22 @@ RUN_FILES = (
 )  # fmt: skip
 SAMPLE_ARRAYS = ("cross_entropy", "difficulty", "labels", "ground_truth", "ids")  # in samples.npz
 REQUIRED_ARRAYS = {"samples": SAMPLE_ARRAYS[:3], "gallery": ("gallery",), "embedding": ("embedding",)}
+
+
+def is_own_network(name: str | None) -> bool:
+    """Return whether a network in a run.json is the user's own, so that creating it would need code of the user.
+
+    Parameters
+    ----------
+    name : str or None
+        Name of the network.
+
+    Returns
+    -------
+    bool
+    """
+    library, colon, _ = (name or "").partition(":")
+    return name is None or bool(colon and library not in LIBRARIES and is_plugin(name))
 
 
 def create_network(network: Mapping[str, Any], seed: int | None = None) -> Classifier:
@@ -598,12 +613,14 @@ def summary(runs: list[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def load_runs(folder: str | Path) -> list[Run]:
+def load_runs(folder: str | Path, tables_only: bool = False) -> list[Run]:
     """Load all finished runs in a folder and its subfolders.
 
     Parameters
     ----------
     folder : path
+    tables_only : bool
+        As in `load_run`.
 
     Returns
     -------
@@ -619,7 +636,7 @@ def load_runs(folder: str | Path) -> list[Run]:
     """
     folder = user_path(folder, "folder")
     folders = [file.parent for file in sorted(folder.rglob("run.json"))]
-    found = [load_run(path) for path in folders if read_settings(path)["status"] == "finished"]
+    found = [load_run(path, tables_only) for path in folders if read_settings(path)["status"] == "finished"]
     if not found:
         raise FileNotFoundError(f"there is no finished run below '{folder}'")
     return found

@@ -187,6 +187,17 @@ def test_shards_give_the_same_table(teacher, tmp_path):
     assert (tmp_path / "parts" / "results.csv").read_bytes() == (tmp_path / "whole" / "results.csv").read_bytes()
 
 
+def test_empty_shard_and_failed_runs_write_the_table(teacher, tmp_path):
+    table, lines = quiet(make_grid(teacher, tmp_path / "one", "supervised", [0]), shard=(2, 2))
+    assert len(table) == 0 and (tmp_path / "one" / "results.csv").is_file()
+    assert lines[0] == "shard 2 of 2: 0 runs, 0 finished, 0 to train"
+    assert lines[-1] == "not finished in this grid: 1 run, 1 in other shards"
+    grid = make_grid(teacher, tmp_path / "failed", "supervised-lr=1e30", [0, 1])
+    with pytest.raises(experiments.FailedRunsError, match="^1 of 1 run failed, all others of this shard"):
+        quiet(grid, shard=(1, 2))
+    assert (tmp_path / "failed" / "results.csv").is_file()
+
+
 def test_shards_have_about_the_same_work(teacher, tmp_path):
     grid = make_grid(teacher, tmp_path, "supervised,kd,pckd,pckd-views=4")
     place = {point: i for i, point in enumerate(grid.points())}

@@ -349,6 +349,22 @@ class TestOwnRuns:
         assert found.loc[("cifar100", "PCKD"), "views_or_aug"] == "4 rotated views; 48 training images"
         assert np.isnan(found.loc[("cifar10", "KD"), "student_alone_top1"])
 
+    def test_other_recipes_and_teachers_are_other_rows_and_trials_are_none(self, own_runs, tmp_path):
+        for name in ("kd", "supervised"):
+            shutil.copytree(own_runs / name, tmp_path / name)
+        kd = pckd.load_run(own_runs / "kd" / "0")
+        for what in ("recipe", "teacher", "trial"):
+            top1 = float("nan") if what == "trial" else 90.0  # a trial of a search has no test images
+            settings, history = copy.deepcopy(kd.settings), kd.history.assign(test_top1=top1)
+            if what == "recipe":
+                settings["recipe"]["lr"] = 1e-4
+            if what == "teacher":
+                settings["teacher"]["fingerprint"] = "0" * 16
+            dataclasses.replace(kd, settings=settings, history=history).save(tmp_path / what)
+        found = board.measured_numbers(tmp_path).sort_values("student_alone_top1", na_position="first")
+        assert found["top1"].tolist() == [90, 66, 90] or found["top1"].tolist() == [90, 90, 66]
+        assert found["seeds"].tolist().count(2) == 1 and np.isnan(found["student_alone_top1"].iloc[0])
+
     def test_only_runs_with_the_same_names_are_added(self, own_runs, published):
         numbers = board.find_numbers(PAIR, runs=own_runs, published=published)
         ours = numbers[numbers["source_kind"] == "ours"]

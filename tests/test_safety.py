@@ -394,6 +394,17 @@ def test_malicious_run_folder_gives_one_line_and_runs_no_code(what, finished, tm
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()} and not canary.exists()
 
 
+def test_operations_of_a_recorded_network_are_counted_without_running_its_code(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    canary = tmp_path / "canary"
+    (tmp_path / "evil.py").write_text(f"open({str(canary)!r}, 'w').close()\nclass Net:\n    pass\n")
+    edit_settings(tmp_path / "run", lambda info: info["model"].update(name=f"{tmp_path / 'evil.py'}:Net"))
+    run = pckd.load_run(tmp_path / "run")
+    with pytest.raises(ValueError, match="^cannot count the operations of a network of your own"):
+        pckd.analysis.training_flops(run)
+    assert np.isnan(pckd.analysis.teraflops(run)) and not canary.exists()
+
+
 def test_unchanged_run_folder_can_be_evaluated(finished, capsys):
     assert main(["evaluate", str(finished), "--accelerator", "cpu"]) == 0
     assert "top-1" in capsys.readouterr().out

@@ -380,6 +380,12 @@ def test_own_method_can_be_searched(make, tmp_path, scores):
         chosen_arms(tmp_path / "out")
 
 
+def test_own_method_must_not_have_the_name_of_another_one(make, tmp_path):
+    (tmp_path / "mine.py").write_text("import pckd_nb as pckd\nclass KD(pckd.KD):\n    pass\n")
+    with pytest.raises(ValueError, match=r"mine\.py:KD has the name of a method of this package: rename your class$"):
+        make(f"{tmp_path / 'mine.py'}:KD")
+
+
 def test_figure_shows_every_trial_and_the_best_so_far(make, tmp_path, scores):
     scores.update(trial0=(70.0, 1.0), trial1=(60.0, 2.0), trial2=(None, None), trial3=(80.0, 0.1))
     make("kd,DKD").start()

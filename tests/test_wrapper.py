@@ -257,3 +257,13 @@ def test_a_custom_classifier_may_define_the_names_of_timm(data, recipe, tmp_path
     assert structure_fingerprint(Mine(64)) == structure_fingerprint(model) != structure_fingerprint(Mine(63))
     run = pckd.fit(model, data, recipe, out=tmp_path / "run", accelerator="cpu", progress=False)
     assert run.accuracy > 40
+
+
+def test_images_in_bfloat16_are_resized_as_in_float32(data):
+    network = pckd.with_preprocessing(pckd.create_model("resnet8", data, seed=0), data, mean=[0.4], std=[0.2], size=16)
+    images = torch.rand(2, data.channels, *data.size)
+    expected = network.convert_input(images)
+    assert network.double().convert_input(images.double()).dtype == torch.float64
+    found = network.bfloat16().convert_input(images.bfloat16())
+    assert found.dtype == torch.bfloat16 and found.shape == expected.shape
+    assert torch.allclose(found.float(), expected, atol=0.1)

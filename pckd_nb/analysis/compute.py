@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..models import count_flops, count_flops_by_name
-from ..runs import Run, create_network
+from ..runs import Run, create_network, is_own_network
 
 
 def training_flops(run: Run) -> int:
@@ -58,7 +58,7 @@ def teraflops(run: Run) -> float:
 def _forward_flops(settings: Mapping[str, Any], network: Mapping[str, Any] | None) -> int:
     if network is None:
         return 0
-    if network["name"] is None:
+    if is_own_network(network["name"]):
         raise ValueError(
             "cannot count the operations of a network of your own, only those of networks made by `create_model`"
         )

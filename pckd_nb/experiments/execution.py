@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 import pandas as pd
 
@@ -86,12 +87,13 @@ def run_grid(
         )
     check_cluster(scheduler, slurm, jobs, shard)
     own_points, points = shard_points(grid, shard, jobs), grid.points()
-    missing = [point for point in own_points if not is_finished(point)]
+    finished_points = [point for point in own_points if is_finished(point)]
+    missing = [point for point in own_points if point not in set(finished_points)]
     prefix = f"shard {shard[0]} of {shard[1]}: " if shard[1] > 1 else ""
-    finished = len(own_points) - len(missing)
-    print_fn(f"{prefix}{counted(len(own_points), 'run')}, {finished} finished, {len(missing)} to train")
-    for point in own_points:
-        if point not in missing:
+    runs_text = counted(len(own_points), "run")
+    print_fn(f"{prefix}{runs_text}, {len(finished_points)} finished, {len(missing)} to train")
+    for point in finished_points:
+        with suppress(BlockingIOError):  # another command checks the same run at this moment
             grid.train(point)  # only checks that the finished run has the settings of the grid, before training starts
     grid.check_pairs(missing)
     outcomes: Iterator[Outcome] = iter(())
@@ -114,14 +116,17 @@ def run_grid(
         wait_until_visible([outcome.point for outcome in trained])
     table = results(grid)
     if len(table) < len(points):
-        unfinished = len(points) - len(table)
-        reason = "they belong to other shards" if unfinished > len(failed) else "see the errors above"
-        print_fn(f"not finished in this grid: {counted(unfinished, 'run')}; {reason}")
+        others = len(points) - len(table) - len(failed)
+        reasons = [f"{others} in other shards"] if others else []
+        reasons += [f"{len(failed)} with the errors above"] if failed else []
+        print_fn(f"not finished in this grid: {counted(others + len(failed), 'run')}, {', '.join(reasons)}")
+    grid.out.mkdir(parents=True, exist_ok=True)  # an empty shard has written nothing
     files.write(grid.out / RESULTS, lambda temporary: table.to_csv(temporary, index=False))
     if failed:
         first = f"{failed[0].point}: {failed[0].failure}"
         raise FailedRunsError(
-            f"{len(failed)} of {len(points)} runs failed, all others were trained; first error: {first}"
+            f"{len(failed)} of {runs_text} failed, all others{' of this shard' if prefix else ''} were trained; "
+            f"first error: {first}"
         )
     return table
 

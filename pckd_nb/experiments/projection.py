@@ -50,7 +50,7 @@ def estimate_seconds(grid: Grid, points: Sequence[Point], jobs: int = 1) -> floa
         if kind not in measured and (seconds := _measure_step_seconds(grid, point)):
             measured[kind] = [seconds]
         total += median(measured.get(kind, [0])) * steps  # 0 if the timed training failed
-    return total / jobs
+    return total / max(1, min(jobs, len(points)))
 
 
 def step_kind_and_count(grid: Grid, point: Point) -> tuple[tuple[Path | None, str, str, int, int], int]:

@@ -30,6 +30,7 @@ import torch
 from joblib.externals.loky import get_reusable_executor
 
 from .. import ranks
+from ..catalogue import BASELINES, METHODS
 from ..html import counted
 from ..messages import one_line
 from ..paths import user_path
@@ -156,6 +157,9 @@ class Search:
             raise TypeError("methods must be a list of arms: parse_arm(TEXT) returns one")
         if not self.methods:
             raise ValueError("a search needs at least one method")
+        for arm in self.methods:
+            if arm.source and arm.method.lower() in map(str.lower, (*METHODS, *BASELINES)):
+                raise ValueError(f"{arm.source} has the name of a method of this package: rename your class")
         if not isinstance(self.space, list | tuple):
             raise TypeError(f"space must be a list of texts, got {type(self.space).__name__}")
         chosen = self._read_space()
@@ -390,7 +394,7 @@ def run_search(
     points, total = search.points(), search.trials * len(search.arms)
     print_fn(f"{counted(total, 'trial')}, {total - len(points)} finished, {len(points)} to train")
     if points:
-        seconds = estimate_seconds(search.grid, points, min(jobs, len(points)))
+        seconds = estimate_seconds(search.grid, points, jobs)
         print_fn(f"estimated time: {format_duration(seconds)}")
     parallel = jobs > 1 and len(points) > 1
     outcomes = _train_in_processes(search, len(points), jobs) if parallel else _train_in_turn(search, progress)

@@ -115,7 +115,8 @@ class Preprocessed(Classifier):
             H' and W' are the image size of `training_format`.
         """
         if self.resize_to is not None:
-            x = F.interpolate(x, self.resize_to, mode="bilinear", antialias=True, align_corners=False)
+            wide = x.to(torch.promote_types(x.dtype, torch.float32))  # a CPU cannot resize in bfloat16
+            x = F.interpolate(wide, self.resize_to, mode="bilinear", antialias=True, align_corners=False).to(x.dtype)
         return x * self.scale + self.shift
 
     def features(self, x: Tensor) -> Tensor:
