@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -36,6 +39,15 @@ class Killer(pckd_nb.KD):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(*arguments)
 """
+SAVING = """
+import pckd_nb
+from pckd_nb.training import callbacks
+
+callbacks.MIN_SECONDS_BETWEEN_SAVES, callbacks.MAX_SAVING_SHARE = -1, float("inf")
+
+class Saving(pckd_nb.KD):
+    'KD, with a checkpoint after every step.'
+"""
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +58,20 @@ def larger_teacher(tmp_path_factory) -> Path:
 
 
 def compare(teacher: Path, out: Path, *more: str) -> list[str]:  # noqa: F811
-    words = ["compare", *SIZES, "--teacher", teacher, "--student", "resnet8", "--out", out, "--methods", "kd,pckd"]
-    return [sys.executable, "-m", "pckd_nb", *map(str, words), "--seeds", "0-1", *more]
+    (method := teacher.parent / "saving.py").write_text(SAVING)
+    arms = f"{method}:Saving,{method}:Saving-temperature=2"
+    words = ["compare", *SIZES, "--teacher", teacher, "--student", "resnet8", "--out", out, "--methods", arms]
+    return [
+        sys.executable,
+        "-m",
+        "pckd_nb",
+        *map(str, words),
+        "--seeds",
+        "0-1",
+        "--reference",
+        arms.split(",")[0],
+        *more,
+    ]
 
 
 class Dask:
@@ -115,6 +139,40 @@ def training(out: Path) -> list[Path]:
     return [file.parent for file, status in states(out).items() if status == "running"]
 
 
+class Trained(NamedTuple):
+    """An unfinished run with an epoch and a checkpoint, and the process that trains it.
+
+    seconds: the content of timing.csv.
+    """
+
+    folder: Path
+    process: psutil.Process
+    seconds: str
+
+
+def wait_for_an_epoch(out: Path, command: subprocess.Popen, parents: list[int]) -> Trained:
+    """Wait until a process below one of `parents` has trained an epoch of a run."""
+    found = []
+
+    def look() -> list[Trained]:
+        processes = [child for parent in parents for child in psutil.Process(parent).children(recursive=True)]
+        for process in processes:
+            with suppress(psutil.Error, FileNotFoundError):
+                for file in process.open_files():  # a process that trains has locked its run folder
+                    folder = Path(file.path).parent
+                    if file.path.endswith("/.lock") and folder in training(out) and (folder / "checkpoint.pt").exists():
+                        found.append(Trained(folder, process, (folder / "timing.csv").read_text()))
+        return found
+
+    wait_for(look, command)
+    return found[0]
+
+
+def assert_continued(cut: Trained) -> None:
+    """Check that no epoch that was finished before was trained again: it would take another time."""
+    assert cut.seconds.count("\n") > 1 and (cut.folder / "timing.csv").read_text().startswith(cut.seconds)
+
+
 def assert_complete(out: Path, other: Path) -> None:
     """Check that two grids have the same results and weights, and that no run has an epoch twice."""
     assert (out / "results.csv").read_bytes() == (other / "results.csv").read_bytes()
@@ -141,11 +199,11 @@ def alone(larger_teacher, tmp_path_factory) -> Path:
 def test_a_scheduler_whose_worker_is_killed_gives_the_same_results(larger_teacher, alone, dask, tmp_path):
     began = dask(3)
     process = start(compare(larger_teacher, tmp_path, "--scheduler", began.address))
-    wait_for(lambda: any((folder / "history.csv").exists() for folder in training(tmp_path)), process)
-    time.sleep(0.5)
-    began.kill(began.groups[1])
+    cut = wait_for_an_epoch(tmp_path, process, [worker.pid for worker in began.groups[1:]])
+    began.kill(next(worker for worker in began.groups if worker.pid == os.getpgid(cut.process.pid)))
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
+    assert_continued(cut)
     assert output.splitlines()[:2] == ["4 runs, 0 finished, 4 to train", f"scheduler {began.address}: 3 workers"]
     assert "dashboard: http://127.0.0.1:" in output and "[4/4]" in output
     assert_complete(tmp_path, alone)
@@ -154,11 +212,11 @@ def test_a_scheduler_whose_worker_is_killed_gives_the_same_results(larger_teache
 @slow
 def test_processes_of_which_one_is_killed_give_the_same_results(larger_teacher, alone, tmp_path):
     process = start(compare(larger_teacher, tmp_path, "--jobs", "2"))
-    wait_for(lambda: any((folder / "history.csv").exists() for folder in training(tmp_path)), process)
-    children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "loky_posix"], capture_output=True, text=True)
-    os.kill(int(children.stdout.split()[0]), signal.SIGKILL)
+    cut = wait_for_an_epoch(tmp_path, process, [process.pid])
+    cut.process.kill()
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0 and "[4/4]" in output, errors
+    assert_continued(cut)
     assert_complete(tmp_path, alone)
 
 
@@ -168,8 +226,7 @@ def test_a_command_on_a_scheduler_ends_and_another_one_continues_at_once(number,
     began = dask(2)
     words = compare(larger_teacher, tmp_path, "--scheduler", began.address)
     process = start(words)
-    wait_for(lambda: len(training(tmp_path)) == 2, process)
-    time.sleep(0.5)
+    cut = wait_for_an_epoch(tmp_path, process, [worker.pid for worker in began.groups[1:]])
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     if number == signal.SIGINT:
@@ -178,6 +235,7 @@ def test_a_command_on_a_scheduler_ends_and_another_one_continues_at_once(number,
     again = start(words)
     output, errors = again.communicate(timeout=300)
     assert again.returncode == 0 and "4 runs" in output and not errors, errors
+    assert_continued(cut)
     assert_complete(tmp_path, alone)
 
 
