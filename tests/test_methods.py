@@ -305,3 +305,19 @@ def test_a_custom_method_keeps_its_settings_and_trains(data, student, recipe):
     assert settings == {"scale": {"value": 3.0, "from": "attribute"}}
     run = pckd.distill(student, None, data, mine, recipe, progress=False)
     assert len(run.history["scaled"]) == 2 and run.settings["method"]["title"] == "ThreeLines"
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "preview"])
+def test_preview_on_plain_kd_is_kd_whose_samples_have_weights(strategy, reference):
+    """The control arm pckd-beta_fa=0-beta_ca=0-beta_cc=0-views=1: only L_KD, with the weights of a strategy."""
+    ref = reference("one_view")
+    student, teacher = outputs(ref)
+    batch, epoch = make_batch(ref), int(ref.epoch)
+    control = PCKD(beta_fa=0, beta_ca=0, beta_cc=0, views=1, strategy=strategy)
+    found = control.bind(*(FakeNet(x.centers.shape[1], int(ref.C)) for x in (student, teacher)))(
+        student, teacher, batch, epoch
+    )
+    weight = ref.preview_weight if strategy == "preview" else torch.ones_like(ref.kd)
+    assert relative_error(found.total, ref.cross_entropy.mean() + (weight * ref.kd).mean()) < 1e-6
+    if strategy == "uniform":
+        assert relative_error(found.total, KD()(student, teacher, batch, epoch).total) < 1e-9
