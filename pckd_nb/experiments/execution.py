@@ -49,7 +49,7 @@ def run_grid(
     shard : (int, int)
         (i, n) trains only the i-th of n parts of the grid. All parts have about the same work. Useful for job arrays.
     scheduler : str, optional
-        Address of a Dask scheduler, such as "tcp://node1:8786". Each of its workers trains one point at a time.
+        Address of a Dask scheduler, such as "node1:8786". Each of its workers trains one point at a time.
     slurm : str, optional
         Options of SLURM jobs that train the points, such as "partition=gpu,gpus=1,cores=8,memory=32GB". Each job trains
         one point at a time.
