@@ -211,6 +211,20 @@ def check_outside_images(folder: str | Path, name: str) -> None:
                 raise ValueError(f"'{folder}' is among the images of {name}, in '{images}': choose a folder elsewhere")
 
 
+def is_own_network(name: str) -> bool:
+    """Return whether a name is that of a network of the user: a plugin, and not a network of `LIBRARIES`.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    bool
+    """
+    return name.partition(":")[0] not in LIBRARIES and is_plugin(name)
+
+
 def check_network(name: str) -> None:
     """Check that there is a network of this name.
 
@@ -226,9 +240,9 @@ def check_network(name: str) -> None:
     ValueError
         If the name is unknown. The message contains similar names.
     """
-    library, colon, _ = name.partition(":")
-    if colon and library not in LIBRARIES and is_plugin(name):
+    if is_own_network(name):
         return
+    library, colon, _ = name.partition(":")
     if colon:
         check_library(library)
     else:

@@ -44,8 +44,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from . import files
-from .catalogue import LIBRARIES
+from . import catalogue, files
 from .config import FORMAT, make_config
 from .data import shapes
 from .deprecation import renamed
@@ -54,7 +53,6 @@ from .html import table as html_table
 from .messages import one_line
 from .models import Classifier, SimKDNetwork, TrainingData, create_model, restore_preprocessing
 from .paths import user_path
-from .plugins import is_plugin
 from .validation import check
 
 HEADS_PREFIX, BEST_PREFIX = "method.", "best."  # of names in student.safetensors
@@ -352,8 +350,7 @@ def is_own_network(name: str | None) -> bool:
     -------
     bool
     """
-    library, colon, _ = (name or "").partition(":")
-    return name is None or bool(colon and library not in LIBRARIES and is_plugin(name))
+    return name is None or catalogue.is_own_network(name)
 
 
 def create_network(network: Mapping[str, Any], seed: int | None = None) -> Classifier:

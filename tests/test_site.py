@@ -308,7 +308,9 @@ class TestInABrowser:
                 with Image.open(io.BytesIO(pictures.nth(number).screenshot())) as image:
                     grey = image.convert("L").crop((6, 6, image.width - 6, image.height - 6))
                     shades = sorted(grey.tobytes())
-                assert shades[len(shades) // 50] < shades[-1] - 40  # something is drawn on 2 % of the picture
+                # something is drawn on 5 % of the picture, or 2 % in this figure: a few markers on white
+                share = 50 if "12_compute" in str(pictures.nth(number).get_attribute("src")) else 20
+                assert shades[len(shades) // share] < shades[-1] - 40
                 assert shades[-1] > 245  # on white
             assert not wrong
 

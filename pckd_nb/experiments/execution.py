@@ -87,8 +87,10 @@ def run_grid(
         )
     check_cluster(scheduler, slurm, jobs, shard)
     own_points, points = shard_points(grid, shard, jobs), grid.points()
-    finished_points = [point for point in own_points if is_finished(point)]
-    missing = [point for point in own_points if point not in set(finished_points)]
+    finished_points: list[Point] = []
+    missing: list[Point] = []
+    for point in own_points:
+        (finished_points if is_finished(point) else missing).append(point)
     prefix = f"shard {shard[0]} of {shard[1]}: " if shard[1] > 1 else ""
     runs_text = counted(len(own_points), "run")
     print_fn(f"{prefix}{runs_text}, {len(finished_points)} finished, {len(missing)} to train")

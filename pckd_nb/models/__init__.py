@@ -24,10 +24,10 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import nn
 
-from ..catalogue import LIBRARIES, PAIRS, check_library, find_name
+from ..catalogue import PAIRS, check_library, find_name, is_own_network
 from ..deprecation import renamed
 from ..messages import one_line
-from ..plugins import is_plugin, load_plugin
+from ..plugins import load_plugin
 from ..validation import Count, checked, plain
 from .maps import FeatureMaps
 from .mobilenet_v2 import MobileNetV2
@@ -142,7 +142,7 @@ def create_model(
     in_channels = in_channels if in_channels is not None else getattr(data, "channels", 3)
     library, colon, name_and_options = name.partition(":")
     builder: Callable[..., Classifier]
-    if colon and library not in LIBRARIES and is_plugin(name):
+    if is_own_network(name):
         builder = partial(_build_plugin, name)
     elif colon:
         builder = _library_builder(library, name_and_options)
