@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from pckd_nb.experiments import Grid, Search, chosen_arms, parse_arm, run_search
 from pckd_nb.experiments.journal import JOURNAL, Journal
 from pckd_nb.experiments.search import train_next
 from pckd_nb.experiments.space import default_space, read_values, split_space, values_text
+
+from .test_cluster import KILLER, assert_continued, wait_for_an_epoch
 
 SIZES = {"train_size": 60, "test_size": 30}
 RECIPE = pckd.get_recipe("classroom", epochs=1, batch_size=20)
@@ -54,7 +57,7 @@ def scores(monkeypatch):
     """Replace training: the validation scores of a trial are those in this dict, or random ones by its settings."""
     given = {}
 
-    def train(self, point, progress=False):
+    def train(self, point, progress=False, stop=None):
         top1, cross_entropy = given.get(point.folder.name, (crc32(str(point.arm).encode()) % 100, 1.0))
         if top1 is None:
             raise FloatingPointError("the loss is not finite")
@@ -261,7 +264,7 @@ def test_stopped_search_continues_with_the_same_trials(make, tmp_path, scores):
 
 
 def test_sampler_learns_from_finished_trials(make, tmp_path, monkeypatch, scores):
-    def train(self, point, progress=False):
+    def train(self, point, progress=False, stop=None):
         temperature = dict(point.arm.settings).get("temperature", 4)
         history = pd.DataFrame([{"val_top1": 100 - abs(temperature - 12), "val_cross_entropy": 1.0}])
         return SimpleNamespace(finished=True, history=history)
@@ -309,7 +312,7 @@ def test_trial_with_a_real_non_finite_loss_fails(make, tmp_path):
 
 @pytest.mark.parametrize("error", [ValueError, RuntimeError, KeyboardInterrupt])
 def test_trial_with_another_error_stops_the_search_and_is_repeated(make, tmp_path, scores, monkeypatch, error):
-    def train(self, point, progress=False):
+    def train(self, point, progress=False, stop=None):
         raise error("the disk is on fire")
 
     with monkeypatch.context() as patched:
@@ -604,9 +607,40 @@ def test_jobs_end_with_their_command(teacher, tmp_path, number):
     assert process.returncode == (-number if number == signal.SIGKILL else 130)
     search = tmp_path / "out"
     assert search_trials(search)["status"].tolist() == ["running"] * 2
+    if number == signal.SIGINT:  # both have saved the step where they were stopped
+        assert [runs.read_settings(file.parent)["status"] for file in search.rglob("run.json")] == ["interrupted"] * 2
     before = sorted((file, file.stat().st_mtime_ns) for file in search.rglob("history.csv"))
     time.sleep(1)
     assert sorted((file, file.stat().st_mtime_ns) for file in search.rglob("history.csv")) == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_trial_whose_process_is_killed_is_continued_by_another_one(teacher, tmp_path):
+    more = "--methods", "kd,DKD", "--trials", "2", "--val", "0.2", "--epochs", "60", "--jobs", "2"
+    process = start(words(teacher, tmp_path / "out", *more))
+    cut = wait_for_an_epoch(tmp_path / "out", process, [process.pid])
+    cut.process.kill()
+    output, errors = process.communicate(timeout=400)
+    assert process.returncode == 0 and "[4/4]" in output, errors
+    assert_continued(cut)
+    trials = search_trials(tmp_path / "out")
+    assert trials["status"].tolist() == ["finished"] * 4 and chosen_arms(tmp_path / "out").keys() == {"kd", "DKD"}
+    for file in (tmp_path / "out").rglob("history.csv"):
+        assert pd.read_csv(file)["epoch"].tolist() == list(range(1, 61))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_trial_that_kills_its_process_stops_the_search(teacher, tmp_path):
+    (tmp_path / "killer.py").write_text(KILLER)
+    more = "--methods", f"{tmp_path / 'killer.py'}:Killer", "--trials", "2", "--val", "0.2", "--jobs", "2"
+    process = start(words(teacher, tmp_path / "out", *more))
+    _, errors = process.communicate(timeout=400)
+    lines = [line for line in errors.splitlines() if line.startswith("pckd-nb: ")]
+    assert process.returncode != 0 and len(lines) == 1, errors
+    assert re.search(r"trial \d of Killer.*: its process was killed 3 times: it may need too much memory$", lines[0])
+    assert not (tmp_path / "out" / "chosen.json").exists()
 
 
 # --------------------------------------------------------------------------------------- from the command line

@@ -30,7 +30,7 @@ from ..data import Streamed
 from ..html import counted
 from ..launcher import read_slurm_options
 from ..messages import one_line
-from .engines import MAX_WAIT, Outcome, describe_error, stop_on_ctrl_c, train_point, unpickle_grid
+from .engines import MAX_WAIT, Outcome, describe_error, stop_on_ctrl_c, train_point, unpickle
 from .grid import Grid, Point
 
 if TYPE_CHECKING:
@@ -323,7 +323,7 @@ def train_in_worker(setup: WorkerSetup, point: Point) -> Outcome | None:
 
     with ONE_POINT, same_surroundings(setup):
         torch.set_num_threads(setup.threads or share_of_cores())
-        grid = unpickle_grid(setup.grid)
+        grid: Grid = unpickle(setup.grid)
         if isinstance(grid.loaded.train, Streamed) and multiprocessing.current_process().daemon:
             raise RuntimeError(
                 "this worker may not start processes that read images: start workers with the environment variable "

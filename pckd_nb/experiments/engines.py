@@ -1,11 +1,10 @@
-"""Train the points of a grid on this machine: one after the other, or several at the same time with joblib.
+"""Train runs on this machine: one after the other, or several at the same time with joblib.
 
-A worker process that is killed does not lose its point: joblib starts new processes, and the run is resumed from its
-last checkpoint. All processes of a command share one temporary folder. Its files tell them to stop, which points are
+A worker process that is killed does not lose its run: joblib starts new processes, and the run is resumed from its
+last checkpoint. All processes of a command share one temporary folder. Its files tell them to stop, which runs are
 being trained, and which GPU is taken.
 """
 
-import hashlib
 import os
 import pickle
 import signal
@@ -17,10 +16,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import joblib
 import torch
@@ -35,10 +34,15 @@ MAX_WAIT = 120  # seconds; so long a run folder may stay locked after its proces
 SECONDS_BETWEEN_LOOKS = 0.2
 # Errors whose message explains itself. Messages of other errors need the name of the error's class.
 PLAIN_ERRORS = FloatingPointError, MemoryError, OSError, RuntimeError, ValueError
+KILLED = f"its process was killed {MAX_RETRIES + 1} times: it may need too much memory"
 TAKEN: list[FileLock] = []  # the GPU of this process; the operating system releases the lock when the process ends
 
 # A worker whose memory has grown is replaced when it has finished its point. This is no reason to worry.
 warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Outcome(NamedTuple):
@@ -143,9 +147,6 @@ def train_in_turn(grid: Grid, points: Sequence[Point], progress: bool) -> Iterat
 def train_in_processes(grid: Grid, points: Sequence[Point], jobs: int) -> Iterator[Outcome]:
     """Train several points at the same time, each in its own process.
 
-    A point whose process was killed is trained again from its last checkpoint, at most `MAX_RETRIES` times. joblib then
-    also kills the other processes. So the last attempt of a point has the machine for itself.
-
     Parameters
     ----------
     grid : Grid
@@ -160,46 +161,87 @@ def train_in_processes(grid: Grid, points: Sequence[Point], jobs: int) -> Iterat
 
     Raises
     ------
+    KeyboardInterrupt, RuntimeError
+        As in `run_in_processes`.
+    """
+    task = partial(train_point, grid, max_wait=MAX_WAIT)
+    for point, outcome in run_in_processes(task, points, jobs, assign_gpus(grid, jobs)):
+        yield outcome or Outcome(point, float("nan"), 0, KILLED)
+
+
+def run_in_processes(
+    task: Callable[..., Result | None], items: Sequence[Item], jobs: int, gpus: Sequence[str]
+) -> Iterator[tuple[Item, Result | None]]:
+    """Call a function for several items at the same time, each in its own process.
+
+    An item whose process was killed is tried again, at most `MAX_RETRIES` times. joblib then also kills the other
+    processes. So the last attempt of an item has the machine for itself. After an error of the function, the other
+    processes are asked to stop.
+
+    Parameters
+    ----------
+    task : callable
+        Called as `task(item, stop=…)`. It ends early and returns None if `stop()` returns True. It is pickled, and each
+        process unpickles it once.
+    items : sequence
+        Each item occurs once.
+    jobs : int
+        Number of processes, at least 2.
+    gpus : sequence of str
+        See `assign_gpus`.
+
+    Yields
+    ------
+    item : object
+    result : object
+        What the function returned. None if its process was killed too often.
+
+    Raises
+    ------
     KeyboardInterrupt
-        After Ctrl-C, when all runs are saved.
+        After Ctrl-C, when all processes have stopped.
     RuntimeError
-        If processes end before they train anything.
+        If processes end before they call the function.
     """
     threads = max(1, torch.get_num_threads() // jobs)
-    unfinished, kills = list(points), Counter[Point]()
-    pickled = pickle.dumps(grid)
+    unfinished, kills = dict(enumerate(items)), Counter[int]()
+    pickled = pickle.dumps(task)
     with tempfile.TemporaryDirectory(prefix="pckd-nb-") as folder:
         shared = SharedFolder(Path(folder))
         try:
             with stop_on_ctrl_c(shared.ask_to_stop):
                 while unfinished and not shared.must_stop():
-                    batch = [point for point in unfinished if kills[point] < MAX_RETRIES] or unfinished[:1]
+                    batch = [number for number in unfinished if kills[number] < MAX_RETRIES] or list(unfinished)[:1]
                     pool = joblib.Parallel(
                         jobs, "loky", return_as="generator_unordered", batch_size=1, pre_dispatch="n_jobs",
-                        initializer=start_worker, initargs=(os.getpid(), threads, shared, assign_gpus(grid, jobs)),
+                        initializer=start_worker, initargs=(os.getpid(), threads, shared, gpus),
                     )  # fmt: skip
-                    tasks = (joblib.delayed(train_in_worker)(pickled, point, shared) for point in batch)
+                    calls = (joblib.delayed(_call)(pickled, number, unfinished[number], shared) for number in batch)
                     try:
-                        for outcome in pool(tasks):
-                            if outcome:
-                                unfinished.remove(outcome.point)
-                                yield outcome
+                        for number, result in pool(calls):
+                            if result is not None:
+                                yield unfinished.pop(number), result
                     except BrokenProcessPool:
-                        killed = shared.pop_started(unfinished)
+                        killed = shared.pop_started(list(unfinished))
                         if not killed and not shared.must_stop():
                             raise RuntimeError(
-                                "the processes of this grid end before they train anything: try it with jobs=1"
+                                "the processes of this command end before they train anything: try it with jobs=1"
                             ) from None
                         kills.update(killed)
-                        for point in killed:
-                            if kills[point] > MAX_RETRIES:
-                                unfinished.remove(point)
-                                failure = f"its process was killed {kills[point]} times: it may need too much memory"
-                                yield Outcome(point, float("nan"), 0, failure)
+                        for number in killed:
+                            if kills[number] > MAX_RETRIES:
+                                yield unfinished.pop(number), None
         finally:
+            shared.ask_to_stop()
             get_reusable_executor().shutdown(wait=True)  # joblib would keep the processes for later
     if unfinished:
         raise KeyboardInterrupt
+
+
+def _call(pickled: bytes, number: int, item: Item, shared: "SharedFolder") -> tuple[int, Any]:
+    """Call the function of `run_in_processes` in a process of joblib."""
+    with shared.started(number):
+        return number, unpickle(pickled)(item, stop=shared.must_stop)
 
 
 @contextmanager
@@ -247,38 +289,39 @@ class SharedFolder(NamedTuple):
         return (self.folder / "stop").exists()
 
     @contextmanager
-    def started(self, point: Point) -> Iterator[None]:
-        """Mark a point as being trained inside the block. If the process is killed, the mark stays.
+    def started(self, number: int) -> Iterator[None]:
+        """Mark an item as being processed inside the block. If the process is killed, the mark stays.
 
         Parameters
         ----------
-        point : Point
+        number : int
+            Number of the item.
         """
-        mark = self._mark(point)
+        mark = self._mark(number)
         mark.touch()
         try:
             yield
         finally:
             mark.unlink()
 
-    def pop_started(self, points: Sequence[Point]) -> list[Point]:
-        """Return the points whose process was killed, and remove their marks.
+    def pop_started(self, numbers: Sequence[int]) -> list[int]:
+        """Return the numbers of the items whose process was killed, and remove their marks.
 
         Parameters
         ----------
-        points : sequence of Point
+        numbers : sequence of int
 
         Returns
         -------
-        list of Point
+        list of int
         """
-        killed = [point for point in points if self._mark(point).exists()]
-        for point in killed:
-            self._mark(point).unlink()
+        killed = [number for number in numbers if self._mark(number).exists()]
+        for number in killed:
+            self._mark(number).unlink()
         return killed
 
-    def _mark(self, point: Point) -> Path:
-        return self.folder / f"started-{hashlib.sha256(bytes(point.folder)).hexdigest()[:32]}"
+    def _mark(self, number: int) -> Path:
+        return self.folder / f"started-{number}"
 
     def take_gpu(self, gpus: Sequence[str]) -> str | None:
         """Choose a GPU for this process that no other process has taken, until this process ends.
@@ -344,6 +387,7 @@ def start_worker(parent: int, threads: int, shared: SharedFolder, gpus: Sequence
     if (gpu := shared.take_gpu(gpus)) is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(threads)
+    warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
 
 
 def end_with_parent(parent: int) -> None:
@@ -359,37 +403,17 @@ def end_with_parent(parent: int) -> None:
     os._exit(1)
 
 
-def train_in_worker(pickled: bytes, point: Point, shared: SharedFolder) -> Outcome | None:
-    """Train a point in a process of joblib.
-
-    Parameters
-    ----------
-    pickled : bytes
-        The grid.
-    point : Point
-    shared : SharedFolder
-
-    Returns
-    -------
-    Outcome or None
-        None if the training was interrupted.
-    """
-    with shared.started(point):
-        return train_point(unpickle_grid(pickled), point, stop=shared.must_stop, max_wait=MAX_WAIT)
-
-
 @lru_cache(maxsize=1)
-def unpickle_grid(pickled: bytes) -> Grid:
-    """Return the grid that this process trains. It is the same object for every point, so its data are loaded once.
+def unpickle(pickled: bytes) -> Any:
+    """Return a pickled object. For the same bytes it is the same object, so a grid loads its data once per process.
 
     Parameters
     ----------
     pickled : bytes
-        The grid, as another process of this command has pickled it.
+        From another process of this command.
 
     Returns
     -------
-    Grid
+    object
     """
-    grid: Grid = pickle.loads(pickled)
-    return grid
+    return pickle.loads(pickled)

@@ -13,21 +13,15 @@ A search can be stopped at any time. Several processes, also on several machines
 search in the same folder.
 """
 
-import os
-import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import joblib
 import pandas as pd
-import torch
-from joblib.externals.loky import get_reusable_executor
 
 from .. import ranks
 from ..catalogue import BASELINES, METHODS
@@ -49,7 +43,7 @@ from .choosing import (
     write_record,
     write_results,
 )
-from .engines import end_with_parent
+from .engines import KILLED, assign_gpus, run_in_processes
 from .grid import Grid, Point
 from .journal import JOURNAL, Journal, lock_of
 from .projection import estimate_seconds, format_duration
@@ -377,7 +371,7 @@ def run_search(
     FloatingPointError
         If all trials of a method failed.
     RuntimeError
-        If a process was killed.
+        If the process of a trial was killed several times.
     ValueError
         If `jobs` is not valid, if a launcher such as torchrun has started several processes, or if the folder has
         another search.
@@ -410,7 +404,7 @@ def run_search(
     return summary
 
 
-def train_next(search: Search, progress: bool = False) -> TrialOutcome | None:
+def train_next(search: Search, progress: bool = False, stop: Callable[[], bool] | None = None) -> TrialOutcome | None:
     """Train the next trial of a search: one that was interrupted, or else a new one.
 
     Parameters
@@ -418,6 +412,8 @@ def train_next(search: Search, progress: bool = False) -> TrialOutcome | None:
     search : Search
     progress : bool
         Whether to show a progress bar.
+    stop : callable, optional
+        The training is interrupted when it returns True.
 
     Returns
     -------
@@ -437,7 +433,7 @@ def train_next(search: Search, progress: bool = False) -> TrialOutcome | None:
         return None
     val_top1, failure = float("nan"), ""
     try:
-        run = search.grid.train(search.point(claim.method, claim.arm, claim.number), progress)
+        run = search.grid.train(search.point(claim.method, claim.arm, claim.number), progress, stop)
         if not run.finished:
             raise KeyboardInterrupt
         last = run.history.iloc[-1]
@@ -460,32 +456,22 @@ def _train_in_turn(search: Search, progress: bool) -> Iterator[TrialOutcome]:
 
 def _train_in_processes(search: Search, count: int, jobs: int) -> Iterator[TrialOutcome]:
     """Train at most `count` trials in `jobs` processes. Yield the outcome of each trial when it ends."""
-    threads = max(1, torch.get_num_threads() // jobs)
-    pool = joblib.Parallel(
-        jobs, "loky", return_as="generator_unordered", batch_size=1, initializer=_start_worker,
-        initargs=(search, threads, os.getpid()),
-    )  # fmt: skip
+    for _, outcomes in run_in_processes(
+        partial(_train_any, search), range(count), jobs, assign_gpus(search.grid, jobs)
+    ):
+        if outcomes is None:
+            trials = search_trials(search.grid.out).query("status == 'running'")
+            names = ", ".join(
+                f"trial {trial} of {method}" for method, trial in zip(trials["method"], trials["trial"], strict=True)
+            )
+            raise RuntimeError(f"{names}: {KILLED}")
+        yield from outcomes
+
+
+def _train_any(search: Search, number: int, stop: Callable[[], bool]) -> list[TrialOutcome] | None:
+    """Train the next trial, whatever its number. Return no outcome if none is left, and None after an interruption."""
     try:
-        for outcome in pool(joblib.delayed(_train_next_in_worker)() for _ in range(count)):
-            if outcome:
-                yield outcome
-    except BrokenExecutor as error:
-        raise RuntimeError("a process of this search was killed: start the same command again to continue") from error
-    finally:
-        get_reusable_executor().shutdown(wait=True)  # joblib would keep the processes for later
-
-
-_SEARCH: list[Search] = []  # the search of this worker process, whose data are loaded only once
-
-
-def _start_worker(search: Search, threads: int, parent: int) -> None:
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()  # Ctrl-C in the terminal then reaches only the parent process
-    threading.Thread(target=end_with_parent, args=(parent,), daemon=True).start()
-    torch.set_num_threads(threads)
-    warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
-    _SEARCH.append(search)
-
-
-def _train_next_in_worker() -> TrialOutcome | None:
-    return train_next(_SEARCH[0])
+        outcome = train_next(search, stop=stop)
+    except KeyboardInterrupt:
+        return None
+    return [outcome] if outcome else []
