@@ -161,7 +161,7 @@ def train_in_processes(grid: Grid, points: Sequence[Point], jobs: int) -> Iterat
 
     Raises
     ------
-    KeyboardInterrupt, RuntimeError
+    KeyboardInterrupt, ChildProcessError
         As in `run_in_processes`.
     """
     task = partial(train_point, grid, max_wait=MAX_WAIT)
@@ -200,7 +200,7 @@ def run_in_processes(
     ------
     KeyboardInterrupt
         After Ctrl-C, when all processes have stopped.
-    RuntimeError
+    ChildProcessError
         If processes end before they call the function.
     """
     threads = max(1, torch.get_num_threads() // jobs)
@@ -224,7 +224,7 @@ def run_in_processes(
                     except BrokenProcessPool:
                         killed = shared.pop_started(list(unfinished))
                         if not killed and not shared.must_stop():
-                            raise RuntimeError(
+                            raise ChildProcessError(
                                 "the processes of this command end before they train anything: try it with jobs=1"
                             ) from None
                         kills.update(killed)

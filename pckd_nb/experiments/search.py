@@ -370,7 +370,7 @@ def run_search(
         After Ctrl-C. The trials that are finished are on disk, and the others are resumed later.
     FloatingPointError
         If all trials of a method failed.
-    RuntimeError
+    ChildProcessError
         If the process of a trial was killed several times.
     ValueError
         If `jobs` is not valid, if a launcher such as torchrun has started several processes, or if the folder has
@@ -464,7 +464,7 @@ def _train_in_processes(search: Search, count: int, jobs: int) -> Iterator[Trial
             names = ", ".join(
                 f"trial {trial} of {method}" for method, trial in zip(trials["method"], trials["trial"], strict=True)
             )
-            raise RuntimeError(f"{names}: {KILLED}")
+            raise ChildProcessError(f"{names}: {KILLED}")
         yield from outcomes
 
 
