@@ -7,6 +7,7 @@ in it. If the process is killed, the operating system removes the lock.
 import errno
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -76,8 +77,8 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Lock a run folder for this process, as a context manager.
+def locked(folder: Path, timeout: float = 0) -> Iterator[None]:
+    """Lock a folder for this process, as a context manager.
 
     The folder is created if it does not exist. At the end it is removed if it is empty, and so are the parent folders
     that were created.
@@ -85,23 +86,28 @@ def locked(folder: Path) -> Iterator[None]:
     Parameters
     ----------
     folder : Path
+    timeout : float
+        Seconds to wait for another process that has locked the folder.
 
     Raises
     ------
     BlockingIOError
-        If another process has locked the folder.
+        If another process still has locked the folder.
     """
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-        HELD_LOCKS[folder] = os.stat(folder / LOCK)
-    except (Timeout, FileNotFoundError):  # not found: the other process is just removing it
-        lock.release()
-        raise BlockingIOError(
-            f"another process is training in '{folder}': wait for it, or choose another folder"
-        ) from None
+    lock, end = FileLock(folder / LOCK), time.monotonic() + timeout
+    while True:
+        try:
+            lock.acquire(timeout=max(0, end - time.monotonic()))
+            HELD_LOCKS[folder] = os.stat(folder / LOCK)
+            break
+        except (Timeout, FileNotFoundError):  # not found: the other process is just removing it
+            lock.release()
+            if time.monotonic() >= end:
+                raise BlockingIOError(
+                    f"another process is training in '{folder}': wait for it, or choose another folder"
+                ) from None
     try:
         for leftover in folder.glob(".*.tmp"):  # of a killed process: no other process writes here now
             leftover.unlink()

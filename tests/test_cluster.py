@@ -564,10 +564,16 @@ def test_a_worker_uses_the_folders_of_the_command(tmp_path, monkeypatch):
             pass
 
 
-def test_a_run_that_this_machine_does_not_see_is_one_line(small_grid, monkeypatch):
+def test_runs_that_this_machine_does_not_see_are_failures(small_grid, monkeypatch):
     monkeypatch.setattr(experiments.execution, "MAX_DELAY", 0)
-    with pytest.raises(FileNotFoundError, match="all machines must share this folder"):
-        experiments.execution.wait_until_visible(small_grid.points())
+    points = small_grid.points()
+    outcomes = iter([engines.Outcome(point, 50.0, 1.0) for point in points])
+    monkeypatch.setattr(experiments.execution, "train_on_cluster", lambda *_: outcomes)
+    lines = []
+    with pytest.raises(experiments.FailedRunsError, match=f"{len(points)} of .* failed.*must share this folder"):
+        experiments.run_grid(small_grid, scheduler="127.0.0.1:1", print_fn=lines.append)
+    assert f"{points[0]}: a worker has trained it, but this machine does not see the run" in "\n".join(lines)
+    assert (small_grid.out / "results.csv").exists()
 
 
 # --------------------------------------------------------------------------------------- the page in docs/

@@ -324,10 +324,28 @@ def test_a_teacher_that_is_added_later_changes_no_finished_run(finished, teacher
     grid = grid_of(teachers, tmp_path, "resnet14/seed0", "resnet14/seed1")
     assert list(grid.pair_names.values()) == ["resnet14-resnet8", "resnet14.seed1-resnet8"]
     _, lines = quiet(grid)
-    assert lines[0] == f"4 runs, {len(files)} finished, {4 - len(files)} to train"
+    assert lines[0] == f"3 runs, {len(files)} finished, {3 - len(files)} to train"
     assert {file: file.stat().st_mtime_ns for file in files} == files
     again = grid_of(teachers, tmp_path, "resnet14/seed1", "resnet14/seed0")
-    assert again.pair_names == grid.pair_names and quiet(again)[1] == ["4 runs, 4 finished, 0 to train"]
+    assert again.pair_names == grid.pair_names and quiet(again)[1] == ["3 runs, 3 finished, 0 to train"]
+
+
+def test_pairs_of_a_student_share_its_runs_without_a_teacher(teachers, tmp_path):
+    grid = grid_of(teachers, tmp_path, "resnet14/seed0", "resnet14/seed1", "resnet20/seed0")
+    shared = tmp_path / "resnet8" / "supervised" / "seed0"
+    assert [point.folder for point in grid.points() if str(point.arm) == "supervised"] == [shared]
+    assert len(grid.points()) == 4 and len(grid.points_by_pair()) == 6
+    shards = [point for shard in experiments.split_into_shards(grid, 2) for point in shard]
+    assert sorted(map(str, shards)) == sorted(map(str, grid.points()))
+    table, lines = quiet(grid)
+    assert lines[0] == "4 runs, 0 finished, 4 to train" and len(list(tmp_path.rglob("run.json"))) == 4
+    supervised = table[table["arm"] == "supervised"]
+    assert supervised["pair"].tolist() == list(grid.pair_names.values()) and supervised["top1"].nunique() == 1
+    over_teachers = experiments.comparison_over_teachers(table, "kd").set_index(["pair", "arm"])
+    row = over_teachers.loc["resnet14-resnet8", "supervised"]
+    assert np.isnan([row["sd"], row["low"], row["high"]]).all() and row["mean"] == supervised["top1"].iloc[0]
+    assert row["teachers"] == row["pairs"] == 2 and not np.isnan(over_teachers.loc["resnet14-resnet8", "kd"]["sd"])
+    assert quiet(grid_of(teachers, tmp_path, "resnet20/seed0"))[1] == ["2 runs, 2 finished, 0 to train"]
 
 
 def test_another_teacher_does_not_get_the_runs_of_the_first_one(teachers, tmp_path):

@@ -19,6 +19,7 @@ from .tables import results
 
 MAX_SHARDS = 10_000
 MAX_DELAY = 60  # seconds until this machine sees a run that another machine has finished
+NOT_VISIBLE = "a worker has trained it, but this machine does not see the run: all machines must share this folder"
 
 
 class FailedRunsError(RuntimeError):
@@ -115,15 +116,16 @@ def run_grid(
         print_fn("interrupted: the same command continues this grid")
         raise
     if on_cluster:
-        wait_until_visible([outcome.point for outcome in trained])
-    table = results(grid)
-    if len(table) < len(points):
-        others = len(points) - len(table) - len(failed)
+        for point in wait_until_visible([outcome.point for outcome in trained]):
+            failed.append(Outcome(point, float("nan"), 0, NOT_VISIBLE))
+            print_fn(f"{point}: {NOT_VISIBLE}")
+    with files.locked(grid.out, MAX_DELAY):  # another shard may end at the same time
+        table = results(grid)
+        files.write(grid.out / RESULTS, lambda temporary: table.to_csv(temporary, index=False))
+    if others := sum(not is_finished(point) for point in points) - len(failed):
         reasons = [f"{others} in other shards"] if others else []
         reasons += [f"{len(failed)} with the errors above"] if failed else []
         print_fn(f"not finished in this grid: {counted(others + len(failed), 'run')}, {', '.join(reasons)}")
-    grid.out.mkdir(parents=True, exist_ok=True)  # an empty shard has written nothing
-    files.write(grid.out / RESULTS, lambda temporary: table.to_csv(temporary, index=False))
     if failed:
         first = f"{failed[0].point}: {failed[0].failure}"
         raise FailedRunsError(
@@ -156,27 +158,24 @@ def train_here(
     return train_in_processes(grid, points, jobs) if jobs > 1 else train_in_turn(grid, points, progress)
 
 
-def wait_until_visible(points: Sequence[Point]) -> None:
+def wait_until_visible(points: Sequence[Point]) -> list[Point]:
     """Wait until this machine sees finished runs of other machines. A network file system can take some seconds.
 
     Parameters
     ----------
     points : sequence of Point
 
-    Raises
-    ------
-    FileNotFoundError
-        If one of them is still missing after `MAX_DELAY` seconds.
+    Returns
+    -------
+    list of Point
+        Those that are still missing after `MAX_DELAY` seconds.
     """
     end = time.monotonic() + MAX_DELAY
-    for point in points:
-        while not is_finished(point):
-            if time.monotonic() > end:
-                raise FileNotFoundError(
-                    f"a worker has trained '{point.folder}', but this machine does not see the run: all machines must "
-                    "share this folder"
-                )
-            time.sleep(1)
+    missing = [point for point in points if not is_finished(point)]
+    while missing and time.monotonic() < end:
+        time.sleep(1)
+        missing = [point for point in missing if not is_finished(point)]
+    return missing
 
 
 def shard_points(grid: Grid, shard: tuple[int, int], jobs: int) -> list[Point]:

@@ -21,7 +21,7 @@ from ..training.checks import check_task
 from ..training.prepare import make_task
 from ..validation import Seed, check, checked
 from .arms import Arm, Pair, resolve_settings
-from .pairs import name_pairs, network_name
+from .pairs import folder_name, name_pairs, network_name
 
 # The weights of these strategies do not depend on the preview threshold.
 STRATEGIES_WITHOUT_THRESHOLD = ("uniform", "focal", "constant_focal")
@@ -192,19 +192,49 @@ class Grid:
         return {name: value for name, value in vars(self).items() if name != "loaded"}  # each process loads the data
 
     def points(self) -> list[Point]:
-        """Return the points of the grid.
+        """Return the points of the grid. Each of them is trained once.
+
+        A student that is trained without a teacher is the same in all pairs with this student. So these pairs share its
+        points. They are in a folder that is called after the student, or where they were trained before.
 
         Returns
         -------
         list of Point
             Ordered by seed, so that the arms can be compared even if the grid is interrupted.
         """
+        found: dict[Path, Point] = {}
+        for _, point in self.points_by_pair():
+            found.setdefault(point.folder, point)
+        return list(found.values())
+
+    def points_by_pair(self) -> list[tuple[str, Point]]:
+        """Return the points of every pair, also those that pairs share.
+
+        Returns
+        -------
+        list of (str, Point)
+            Name of the pair, and point.
+        """
         return [
-            Point(*pair, arm, seed, self.out / self.pair_names[pair] / str(arm) / f"seed{seed}")
+            (self.pair_names[pair], Point(*pair, arm, seed, self._folder(pair, arm, seed)))
             for seed in self.seeds
             for pair in self.pairs
             for arm in self.arms
         ]
+
+    @cached_property
+    def _arms_without_teacher(self) -> set[Arm]:
+        return {arm for arm in self.arms if not arm.build(self.recipe)[0].uses_teacher}
+
+    def _folder(self, pair: tuple[Path | None, str], arm: Arm, seed: int) -> Path:
+        own = self.out / self.pair_names[pair] / str(arm) / f"seed{seed}"
+        if arm not in self._arms_without_teacher:
+            return own
+        pairs = [self.pair_names[other] for other in self.pairs if other[1] == pair[1]]
+        shared = self.out / folder_name("", pair[1]) / str(arm) / f"seed{seed}"
+        folders = [*(self.out / name / str(arm) / f"seed{seed}" for name in pairs), shared]
+        new = shared if len(pairs) > 1 else own
+        return next((folder for folder in folders if (folder / "run.json").exists()), new)
 
     def train(self, point: Point, progress: bool = False, stop: Callable[[], bool] | None = None) -> Run:
         """Return the run of a point: load it if it is finished, resume it if it was interrupted, otherwise train it.

@@ -92,9 +92,9 @@ def name_pairs(pairs: Sequence[tuple[Path | None, str]], out: Path) -> dict[tupl
     names: dict[tuple[Path | None, str], str] = {}
     for (network, student), teachers in groups.items():
         for teacher in teachers:
-            names[teacher, student] = _folder_name(network, student)
+            names[teacher, student] = folder_name(network, student)
             if teacher is not None and _needs_seed(teacher, teachers, network, student, out):
-                names[teacher, student] = _folder_name(_with_seed(network, teacher), student)
+                names[teacher, student] = folder_name(_with_seed(network, teacher), student)
     for pair, name in names.items():
         if others := [other for other in names if other != pair and names[other] == name]:
             raise ValueError(
@@ -121,7 +121,7 @@ def _needs_seed(teacher: Path, teachers: Sequence[Path | None], network: str, st
     bool
     """
     plain, seeded = (
-        _recorded_teacher(out / _folder_name(name, student)) for name in (network, _with_seed(network, teacher))
+        _recorded_teacher(out / folder_name(name, student)) for name in (network, _with_seed(network, teacher))
     )
     if seeded is not None and (not seeded or _is_same(teacher, seeded)):
         return True  # it has runs there
@@ -160,7 +160,19 @@ def _with_seed(network: str, teacher: Path) -> str:
     return f"{network}.seed{runs.read_settings(teacher)['seed']}"
 
 
-def _folder_name(network: str, student: str) -> str:
+def folder_name(network: str, student: str) -> str:
+    """Return the name of the folder of a pair.
+
+    Parameters
+    ----------
+    network : str
+        The teacher's network, and its seed if needed. Empty without a teacher.
+    student : str
+
+    Returns
+    -------
+    str
+    """
     return re.sub(r"[^\w.=-]", "_", f"{network}-{student}" if network else student)
 
 

@@ -28,7 +28,8 @@ def results(grid: Grid, compute: bool = False) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per finished point, in the order of the grid. The columns are data, teacher, teacher_run, student, pair,
+        One row per finished point of every pair, in the order of the grid. A run without a teacher has one row in each
+        pair with its student. The columns are data, teacher, teacher_run, student, pair,
         arm, seed, epochs, top1 and top5 (percent), and cross_entropy (nats). With a validation split there is also
         val_top1 (percent). teacher_run is the seed of the teacher's run and the fingerprint of its weights, such as
         "seed1-0123456789abcdef". It is empty for a method without a teacher. Without `compute`, the table does not
@@ -41,7 +42,7 @@ def results(grid: Grid, compute: bool = False) -> pd.DataFrame:
     """
     check(bool, compute=compute)
     rows = []
-    for point in grid.points():
+    for pair, point in grid.points_by_pair():
         if is_finished(point):
             run = runs.load_run(point.folder, tables_only=True)
             row = runs.table([run]).iloc[0]
@@ -57,7 +58,7 @@ def results(grid: Grid, compute: bool = False) -> pd.DataFrame:
                 from ..analysis import teraflops  # slow to import, because of scikit-learn
 
                 scores |= {"teraflops": teraflops(run), "seconds": run.seconds}
-            rows.append({**shared, "pair": point.folder.parts[-3], "arm": str(point.arm), "seed": point.seed, **scores})
+            rows.append({**shared, "pair": pair, "arm": str(point.arm), "seed": point.seed, **scores})
     return pd.DataFrame(rows)
 
 
@@ -161,7 +162,8 @@ def comparison_over_teachers(table: pd.DataFrame, reference: str = "kd") -> pd.D
         - pair: names of teacher and student, as in "resnet20-resnet8",
         - teachers: the number of teachers, in place of seeds,
         - mean, sd, low and high: mean, standard deviation and 95 % interval over the teachers, where the value of a
-          teacher is the mean of its seeds,
+          teacher is the mean of its seeds. An arm without a teacher has no sd and no interval here, because its runs
+          are the same for all teachers: `comparison` shows how they vary with the seed,
         - difference, d_low and d_high: as defined above,
         - pairs: the number of teachers whose students can be compared,
         - p and p_holm: p-values of the t-test of :math:`d_1, \dots, d_K`. NaN for fewer than two teachers.
@@ -192,11 +194,15 @@ def comparison_over_teachers(table: pd.DataFrame, reference: str = "kd") -> pd.D
         raise ValueError(f"the table has several data sets, {', '.join(table['data'].unique())}: select one of them")
     networks = table.groupby("pair")[["teacher", "student"]].first()  # the first name that is not missing
     compared = comparison(table, reference).join(networks, on="pair")
+    has_teacher = table["teacher"].notna().groupby([table["pair"], table["arm"]]).any()
     rows = []
     for (teacher, student, arm), group in compared.groupby(["teacher", "student", "arm"], sort=False):
         differences = group["difference"].dropna().tolist()
         difference = summarise(differences) if differences else None
-        rows.append(_row(f"{teacher}-{student}", arm, summarise(group["mean"].tolist()), difference, group))
+        top1 = summarise(group["mean"].tolist())
+        if not any(has_teacher[pair, arm] for pair in group["pair"]):
+            top1 = top1._replace(sd=float("nan"), low=float("nan"), high=float("nan"))
+        rows.append(_row(f"{teacher}-{student}", arm, top1, difference, group))
     return _with_holm(rows, "teachers")
 
 
