@@ -345,7 +345,7 @@ def measured_numbers(runs: str | Path) -> pd.DataFrame:
     """
     from .runs import load_runs, table  # slow to import, because of torch
 
-    loaded = load_runs(runs, tables_only=True)
+    loaded = load_runs(runs, tables_only=True, skip_damaged=True)
     measured = table(loaded).assign(
         dataset=[_dataset_name(run.settings["data"]["name"]) for run in loaded],
         teacher=[_network_name((run.settings["teacher"] or {}).get("name")) for run in loaded],

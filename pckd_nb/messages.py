@@ -23,3 +23,21 @@ def one_line(error: Exception | str) -> str:
     """
     line = (str(error).splitlines() or [""])[0]
     return "".join(character for character in line if character.isprintable())[:200].strip() or type(error).__name__
+
+
+def error_message(error: Exception) -> str:
+    """Return the message of an error as one line.
+
+    Parameters
+    ----------
+    error : Exception
+
+    Returns
+    -------
+    str
+        The message, without the error number of an OSError. If the message is empty, the name of the error's class.
+    """
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(text.split()) or type(error).__name__

@@ -610,7 +610,7 @@ def summary(runs: list[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def load_runs(folder: str | Path, tables_only: bool = False) -> list[Run]:
+def load_runs(folder: str | Path, tables_only: bool = False, skip_damaged: bool = False) -> list[Run]:
     """Load all finished runs in a folder and its subfolders.
 
     Parameters
@@ -618,6 +618,8 @@ def load_runs(folder: str | Path, tables_only: bool = False) -> list[Run]:
     folder : path
     tables_only : bool
         As in `load_run`.
+    skip_damaged : bool
+        Whether to leave out damaged runs, with a warning for each.
 
     Returns
     -------
@@ -629,11 +631,21 @@ def load_runs(folder: str | Path, tables_only: bool = False) -> list[Run]:
     FileNotFoundError
         If there is no finished run.
     ValueError
-        If a run is damaged.
+        If a run is damaged, unless `skip_damaged` is True.
+    TypeError
+        If an argument has the wrong type.
     """
     folder = user_path(folder, "folder")
-    folders = [file.parent for file in sorted(folder.rglob("run.json"))]
-    found = [load_run(path, tables_only) for path in folders if read_settings(path)["status"] == "finished"]
+    check(bool, skip_damaged=skip_damaged)
+    found = []
+    for path in (file.parent for file in sorted(folder.rglob("run.json"))):
+        try:
+            if read_settings(path)["status"] == "finished":
+                found.append(load_run(path, tables_only))
+        except ValueError as error:
+            if not skip_damaged:
+                raise
+            warnings.warn(f"left out: {one_line(error)}", stacklevel=2)
     if not found:
         raise FileNotFoundError(f"there is no finished run below '{folder}'")
     return found

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import importlib
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -594,6 +595,21 @@ class TestThePage:
         table = make_leaderboard.pair_table(numbers, board.compare(numbers), make_leaderboard.source_addresses(numbers))
         assert "| ours |" in table.splitlines()[0] and "| 66.00 this package |" in table
         assert "has 3 results" in make_leaderboard.ours(numbers)
+
+    def test_a_damaged_run_is_left_out_with_a_note(self, own_runs, published, tmp_path):
+        shutil.copytree(own_runs, tmp_path / "runs")
+        damaged = next(
+            file
+            for file in (tmp_path / "runs").rglob("run.json")
+            if "fingerprint" in (json.loads(file.read_text())["teacher"] or ())
+        )
+        damaged.write_text("{")
+        with pytest.raises(ValueError, match="run.json"):
+            pckd.runs.load_runs(tmp_path / "runs")
+        with pytest.warns(UserWarning, match=f"left out: .*{re.escape(damaged.parent.name)}"):
+            numbers = board.find_numbers(PAIR, runs=tmp_path / "runs", published=published)
+        whole = board.find_numbers(PAIR, runs=own_runs, published=published)
+        assert numbers["seeds"].sum() == whole["seeds"].sum() - 1
 
     def test_its_code_runs(self, page):
         (code,) = re.findall(r"^```python\n(.*?)^```", page, re.S | re.M)

@@ -17,7 +17,16 @@ import pytest
 
 import pckd_nb as pckd
 from pckd_nb import cli, evaluation, experiments, runs
-from pckd_nb.experiments import Grid, Search, chosen_arms, parse_arm, run_search, search_summary, search_trials
+from pckd_nb.experiments import (
+    Grid,
+    Search,
+    chosen_arms,
+    parse_arm,
+    projection,
+    run_search,
+    search_summary,
+    search_trials,
+)
 from pckd_nb.experiments.journal import JOURNAL, Journal
 from pckd_nb.experiments.search import train_next
 from pckd_nb.experiments.space import default_space, read_values, split_space, values_text
@@ -170,6 +179,18 @@ def test_space_replaces_the_whole_default_space_of_its_method(make):
 
 
 # ---------------------------------------------------------------------------------------------------- the trials
+
+
+def test_finished_trials_are_used_for_the_estimate(make, monkeypatch, tmp_path):
+    quiet(make("kd,DKD", trials=1))
+    search = make("kd,DKD", trials=3)
+    assert [point.folder.relative_to(tmp_path / "out").parts[1:] for point in search.trained_points()] == [
+        ("kd", "trial0"), ("DKD", "trial0"),
+    ]  # fmt: skip
+    monkeypatch.setattr(projection, "_measure_step_seconds", lambda *_: pytest.fail("a training was timed"))
+    expected = 2 * sum(pckd.load_run(point.folder, True).seconds for point in search.trained_points())
+    found = projection.estimate_seconds(search.grid, search.points(), 1, search.trained_points())
+    assert found == pytest.approx(expected) and make("kd", "new").trained_points() == []
 
 
 def test_every_method_gets_the_same_number_of_trials(make, tmp_path):

@@ -103,6 +103,7 @@ ENTRIES = {  # function, argument → kind, function that makes the call with a 
     ("load_run", "path"): ("run folder", lambda p, x: pckd.load_run(x)),
     ("load_run", "tables_only"): ("flag", lambda p, x: pckd.load_run("run", tables_only=x)),
     ("load_runs", "folder"): ("run folder", lambda p, x: runs.load_runs(x)),
+    ("load_runs", "skip_damaged"): ("flag", lambda p, x: runs.load_runs(p.run.path, skip_damaged=x)),
     ("load_runs", "tables_only"): ("flag", lambda p, x: runs.load_runs(p.run.path, tables_only=x)),
     ("load_checkpoint", "model"): ("module", lambda p, x: pckd.load_checkpoint(x, "weights.pth")),
     ("load_checkpoint", "source"): ("file of weights", lambda p, x: pckd.load_checkpoint(p.network, x)),

@@ -266,24 +266,6 @@ def cell_text(value: Any) -> str:
     return "-" if math.isnan(value) else f"{value:.2f}"
 
 
-def error_message(error: Exception) -> str:
-    """Return the message of an error as one line.
-
-    Parameters
-    ----------
-    error : Exception
-
-    Returns
-    -------
-    str
-        The message, without the error number of an OSError. If the message is empty, the name of the error's class.
-    """
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(text.split()) or type(error).__name__
-
-
 def printable_line(text: str) -> str:
     """Return a text in one line that is safe to print in a terminal.
 

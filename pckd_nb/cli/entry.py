@@ -9,8 +9,9 @@ from typing import Any
 import typer
 
 from .. import launcher
+from ..messages import error_message
 from .app import app
-from .console import error_message, print_error
+from .console import print_error
 
 # Importing these modules adds their commands to the app, in the order of the help.
 # isort: off

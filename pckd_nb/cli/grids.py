@@ -20,7 +20,7 @@ from .options import GridOptions, GridRequest, Reference, check_names, drop_none
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..experiments import Arm
+    from ..experiments import Arm, Grid
 
 
 class Layout(NamedTuple):
@@ -113,7 +113,8 @@ def compare(
         if parse_arm(reference) not in arms:
             reference = str(found.get(str(parse_arm(reference)), reference))
         arms += found.values()
-        check_same_training(chosen, Grid(**grid.settings, arms=arms))
+        check_same_training(chosen, built := Grid(**grid.settings, arms=arms))
+        return run_grid(grid, built, reference, layout)
     run_grid(grid, arms, reference, layout)
 
 
@@ -173,7 +174,7 @@ def sweep(
     run_grid(grid, arms, method if reference is None else reference, layout)
 
 
-def run_grid(request: GridRequest, arms: "list[Arm]", reference: str, layout: Layout) -> None:
+def run_grid(request: GridRequest, arms: "list[Arm] | Grid", reference: str, layout: Layout) -> None:
     """Train a grid and print the comparison of its arms. With --dry-run, only list its points.
 
     Errors of `experiments.Grid`, `experiments.parse_arm` and `experiments.run_grid` are passed on.
@@ -182,7 +183,8 @@ def run_grid(request: GridRequest, arms: "list[Arm]", reference: str, layout: La
     ----------
     request : GridRequest
         The options of the command line.
-    arms : list of Arm
+    arms : list of Arm, or Grid
+        The arms of the grid, or the grid itself.
     reference : str
         The arm that all others are compared with. If the grid does not have it, a note is printed.
     layout : Layout
@@ -195,7 +197,7 @@ def run_grid(request: GridRequest, arms: "list[Arm]", reference: str, layout: La
     """
     from .. import experiments
 
-    grid = experiments.Grid(**request.settings, arms=arms)
+    grid = experiments.Grid(**request.settings, arms=arms) if isinstance(arms, list) else arms
     reference_arm = experiments.parse_arm(reference)
     reference_arm.build(grid.recipe)
     reference_arm = reference_arm.drop_defaults(grid.recipe, grid.loaded, grid.network_names)
@@ -204,9 +206,10 @@ def run_grid(request: GridRequest, arms: "list[Arm]", reference: str, layout: La
         print(f"note: no differences are shown, because --reference {reference} is not one of {available}",
               file=sys.stderr)  # fmt: skip
     if request.dry_run:
-        points = experiments.shard_points(grid, request.shard, request.jobs)
-        missing = [point for point in points if not experiments.is_finished(point)]
-        print("\n".join(f"{'to train' if point in missing else 'finished'}  {point}" for point in points))
+        points = experiments.shard_points(grid, request.shard)
+        finished = {point: experiments.is_finished(point) for point in points}
+        missing = [point for point in points if not finished[point]]
+        print("\n".join(f"{'finished' if finished[point] else 'to train'}  {point}" for point in points))
         duration = experiments.format_duration(experiments.estimate_seconds(grid, missing, request.jobs))
         print(f"{counted(len(points), 'run')}, {len(missing)} to train, estimated time: {duration}")
         return

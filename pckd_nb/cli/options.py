@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer_injector import Depends
@@ -290,6 +290,61 @@ def training_options(
 TrainingOptions = Annotated[dict[str, Any], Depends(training_options)]
 
 
+class MachineRequest(NamedTuple):
+    """The options of the command line that say how the runs of a grid or of a search are trained.
+
+    Parameters
+    ----------
+    options : dict
+        Arguments of `distill`.
+    teacher_cache : Path or None
+        Folder of the teacher cache. None means OUT/teacher_cache.
+    """
+
+    options: dict[str, Any]
+    teacher_cache: Path | None
+
+    def cache_in(self, out: Path) -> Path | None:
+        """Return the folder of the teacher cache, if OUT is `out`. None means no cache."""
+        if "teacher_cache_gb" not in self.options:
+            return None
+        return self.teacher_cache or out / "teacher_cache"
+
+
+def machine_options(
+    accelerator: Accelerator = "auto",
+    precision: Precision = "auto",
+    compile: Compile = None,
+    teacher_cache: Annotated[
+        Path | None,
+        on_machine(help="Folder for the teacher's features, which all runs share. Default: OUT/teacher_cache."),
+    ] = None,
+    teacher_cache_gb: Annotated[
+        float, on_machine(help="Maximum size of the teacher cache in gigabytes. 0: no cache.")
+    ] = 20,
+) -> MachineRequest:
+    """Return the options that grids and searches share.
+
+    Returns
+    -------
+    MachineRequest
+
+    Raises
+    ------
+    ValueError
+        If an option is not valid.
+    """
+    if not teacher_cache_gb >= 0:
+        raise ValueError(f"--teacher-cache-gb must be 0 or more, got {teacher_cache_gb}")
+    options: dict[str, Any] = dict(accelerator=accelerator, precision=precision, **drop_none(compile=compile))
+    if teacher_cache_gb:
+        options["teacher_cache_gb"] = teacher_cache_gb
+    return MachineRequest(options, teacher_cache)
+
+
+MachineOptions = Annotated[MachineRequest, Depends(machine_options)]
+
+
 @dataclass
 class GridRequest:
     """The options of the command line that describe a grid, without the methods to compare.
@@ -322,6 +377,7 @@ def grid_options(
     ],
     data: DataOptions,
     recipe: RecipeOptions,
+    machine: MachineOptions,
     teacher: Annotated[
         list[Path] | None,
         in_networks(help="Run folder of a teacher. Repeat the option for several. Not needed for supervised training."),
@@ -342,16 +398,6 @@ def grid_options(
     ] = None,
     seeds: Annotated[str, in_grid(help="Seeds, such as 0,1,2 or 0-4.")] = "0-2",
     val: Val = 0,
-    accelerator: Accelerator = "auto",
-    precision: Precision = "auto",
-    compile: Compile = None,
-    teacher_cache: Annotated[
-        Path | None,
-        on_machine(help="Folder for the teacher's features, which all runs share. Default: OUT/teacher_cache."),
-    ] = None,
-    teacher_cache_gb: Annotated[
-        float, on_machine(help="Maximum size of the teacher cache in gigabytes. 0: no cache.")
-    ] = 20,
     jobs: Annotated[int, in_grid(help="Number of runs to train at the same time. They share cores and GPUs.")] = 1,
     shard: Annotated[
         str,
@@ -388,15 +434,12 @@ def grid_options(
     """
     if not (match := re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)):
         raise ValueError(f"--shard must be i/n, such as 2/8, got {shard}")
-    if not teacher_cache_gb >= 0:
-        raise ValueError(f"--teacher-cache-gb must be 0 or more, got {teacher_cache_gb}")
+    from ..validation import Count, check
+
+    check(Count, jobs=jobs)
     part = int(match[1]), int(match[2])
     launcher.check_cluster(scheduler, slurm, jobs, part)
-    options: dict[str, Any] = dict(accelerator=accelerator, precision=precision, **drop_none(compile=compile))
     name, dataset_options = data
-    cache = (teacher_cache or out / "teacher_cache") if teacher_cache_gb else None
-    if cache:
-        options["teacher_cache_gb"] = teacher_cache_gb
     settings = dict(
         data=name,
         pairs=read_pairs(teacher or [], student or [], pairs, teachers),
@@ -404,8 +447,8 @@ def grid_options(
         out=out,
         recipe=recipe,
         data_options={**dataset_options, **({"val": val} if val else {})},
-        options=options,
-        teacher_cache=cache,
+        options=machine.options,
+        teacher_cache=machine.cache_in(out),
     )
     return GridRequest(settings, jobs, part, dict(scheduler=scheduler, slurm=slurm), dry_run)
 

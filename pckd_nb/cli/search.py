@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,18 +10,14 @@ from ..html import counted
 from .app import command
 from .console import cell_text, print_table
 from .options import (
-    Accelerator,
-    Compile,
     DataOptions,
-    Precision,
+    MachineOptions,
     RecipeOptions,
     Val,
     check_names,
-    drop_none,
     in_grid,
     in_method,
     in_networks,
-    on_machine,
 )
 
 if TYPE_CHECKING:
@@ -59,6 +55,7 @@ def search(
     ],
     data: DataOptions,
     recipe: RecipeOptions,
+    machine: MachineOptions,
     methods: Annotated[
         str, in_method(help="Methods whose settings are searched, comma-separated. Settings that follow are fixed.")
     ] = "kd,pckd",
@@ -75,17 +72,7 @@ def search(
     seed: Annotated[
         int, in_grid(min=0, max=2**31 - 1, help="Seed of all trainings, and of the choice of settings.")
     ] = 0,
-    accelerator: Accelerator = "auto",
-    precision: Precision = "auto",
-    compile: Compile = None,
-    teacher_cache: Annotated[
-        Path | None,
-        on_machine(help="Folder for the teacher's features, which all trials share. Default: OUT/teacher_cache."),
-    ] = None,
-    teacher_cache_gb: Annotated[
-        float, on_machine(help="Maximum size of the teacher cache in gigabytes. 0: no cache.")
-    ] = 20,
-    jobs: Annotated[int, in_grid(help="Number of trials to train at the same time. They share the CPU cores.")] = 1,
+    jobs: Annotated[int, in_grid(help="Number of trials to train at the same time. They share cores and GPUs.")] = 1,
     dry_run: Annotated[
         bool, in_grid("--dry-run", help="Only list what is searched, and estimate how long it takes.")
     ] = False,
@@ -105,16 +92,11 @@ def search(
     time, with the same OUT.
     """
     check_names(networks=[student], arms=methods.split(","))
-    if not teacher_cache_gb >= 0:
-        raise ValueError(f"--teacher-cache-gb must be 0 or more, got {teacher_cache_gb}")
     from .. import experiments
     from ..validation import Count, check
 
     check(Count, jobs=jobs)
     name, data_options = data
-    options: dict[str, Any] = dict(accelerator=accelerator, precision=precision, **drop_none(compile=compile))
-    if teacher_cache_gb:
-        options["teacher_cache_gb"] = teacher_cache_gb
     found = experiments.Search(
         name,
         teacher,
@@ -127,8 +109,8 @@ def search(
         space=list(space or ()),
         recipe=recipe,
         data_options=data_options,
-        options=options,
-        teacher_cache=(teacher_cache or out / "teacher_cache") if teacher_cache_gb else None,
+        options=machine.options,
+        teacher_cache=machine.cache_in(out),
     )
     if dry_run:
         print_space(found, jobs)
@@ -157,7 +139,7 @@ def print_space(search: "Search", jobs: int) -> None:
     ]
     print_table([("method", "setting", "values", "first trial"), *rows])
     points = search.points()
-    duration = format_duration(estimate_seconds(search.grid, points, jobs))
+    duration = format_duration(estimate_seconds(search.grid, points, jobs, search.trained_points()))
     count = f"{counted(len(search.arms), 'method')} with {counted(search.trials, 'trial')} each"
     print(f"{count}, {len(points)} to train, estimated time: {duration}")
 

@@ -26,7 +26,7 @@ import torch
 from filelock import FileLock, Timeout
 from joblib.externals.loky import get_reusable_executor
 
-from ..messages import one_line
+from ..messages import error_message
 from .grid import Grid, Point
 
 MAX_RETRIES = 2  # of a point whose process was killed
@@ -113,9 +113,7 @@ def describe_error(error: Exception) -> str:
     -------
     str
     """
-    text, name = one_line(error), type(error).__name__
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        text = f"{error.filename}: {error.strerror}"
+    text, name = error_message(error), type(error).__name__
     return text if isinstance(error, PLAIN_ERRORS) or text == name else f"{name}: {text}"
 
 

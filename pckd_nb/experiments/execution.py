@@ -14,7 +14,7 @@ from ..validation import Count, check
 from .cluster import train_on_cluster
 from .engines import Outcome, assign_gpus, train_in_processes, train_in_turn
 from .grid import RESULTS, Grid, Point, is_finished
-from .projection import estimate_seconds, format_duration, training_flops
+from .projection import estimate_seconds, estimated_work, format_duration
 from .tables import results
 
 MAX_SHARDS = 10_000
@@ -86,8 +86,9 @@ def run_grid(
             "a grid is trained from one process: start it without torchrun or srun; jobs=… or shard=… train several "
             "runs at the same time"
         )
+    check(Count, jobs=jobs)
     check_cluster(scheduler, slurm, jobs, shard)
-    own_points, points = shard_points(grid, shard, jobs), grid.points()
+    own_points, points = shard_points(grid, shard), grid.points()
     finished_points: list[Point] = []
     missing: list[Point] = []
     for point in own_points:
@@ -178,7 +179,7 @@ def wait_until_visible(points: Sequence[Point]) -> list[Point]:
     return missing
 
 
-def shard_points(grid: Grid, shard: tuple[int, int], jobs: int) -> list[Point]:
+def shard_points(grid: Grid, shard: tuple[int, int]) -> list[Point]:
     """Return the points of one shard of a grid.
 
     Parameters
@@ -186,8 +187,6 @@ def shard_points(grid: Grid, shard: tuple[int, int], jobs: int) -> list[Point]:
     grid : Grid
     shard : (int, int)
         (i, n) is the i-th of n parts, 1 ≤ i ≤ n ≤ 10,000.
-    jobs : int
-        Points trained at the same time. This function only checks the value.
 
     Returns
     -------
@@ -196,14 +195,13 @@ def shard_points(grid: Grid, shard: tuple[int, int], jobs: int) -> list[Point]:
     Raises
     ------
     ValueError
-        If `shard` or `jobs` is out of range.
+        If `shard` is out of range.
     TypeError
-        If `shard` is not a pair of whole numbers, or `jobs` not a whole number.
+        If `shard` is not a pair of whole numbers.
     """
     if not isinstance(shard, tuple) or len(shard) != 2:
         raise TypeError(f"shard must be a pair (i, n), got {type(shard).__name__}")
     number, count = shard
-    check(Count, jobs=jobs)
     for value in shard:
         check(int, shard=value)
     if not 1 <= number <= count <= MAX_SHARDS:
@@ -229,7 +227,7 @@ def split_into_shards(grid: Grid, count: int) -> list[list[Point]]:
         One list per shard. Its points are in the order of the grid.
     """
     points = grid.points()
-    work = [training_flops(grid, point) if count > 1 else 1 for point in points]
+    work = [estimated_work(grid, point) if count > 1 else 1 for point in points]
     shards: list[list[int]] = [[] for _ in range(count)]
     load = [0] * count
     # points with equal work are sorted by arm, so that the seeds of an arm go to different shards

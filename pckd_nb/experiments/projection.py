@@ -10,6 +10,7 @@ from statistics import median
 import numpy as np
 
 from .. import runs, training, views
+from ..html import counted
 from ..models import count_flops_by_name, create_model
 from ..recipes import get_recipe
 from .arms import resolve_settings
@@ -19,7 +20,9 @@ from .pairs import network_name
 TIMED_STEPS = 4
 
 
-def estimate_seconds(grid: Grid, points: Sequence[Point], jobs: int = 1) -> float:
+def estimate_seconds(
+    grid: Grid, points: Sequence[Point], jobs: int = 1, trained: Sequence[Point] | None = None
+) -> float:
     """Estimate how long the training of `points` takes.
 
     The estimate is seconds per step times the number of steps. Seconds per step are the median of the finished points
@@ -33,6 +36,9 @@ def estimate_seconds(grid: Grid, points: Sequence[Point], jobs: int = 1) -> floa
         The points to train.
     jobs : int
         Points trained at the same time.
+    trained : sequence of Point, optional
+        Other points, such as the trials of a search. The finished ones are used for the estimate. Default: the points
+        of the grid.
 
     Returns
     -------
@@ -40,7 +46,7 @@ def estimate_seconds(grid: Grid, points: Sequence[Point], jobs: int = 1) -> floa
         Seconds.
     """
     measured: dict[tuple, list[float]] = {}
-    for point in grid.points():
+    for point in grid.points() if trained is None else trained:
         if is_finished(point):
             kind, steps = step_kind_and_count(grid, point)
             measured.setdefault(kind, []).append(runs.load_run(point.folder, tables_only=True).seconds / steps)
@@ -75,11 +81,11 @@ def step_kind_and_count(grid: Grid, point: Point) -> tuple[tuple[Path | None, st
     return kind, views.steps_per_epoch(len(grid.loaded.train), recipe.batch_size) * recipe.epochs
 
 
-def training_flops(grid: Grid, point: Point) -> int:
-    """Return the number of floating-point operations of the networks in the whole training of a point.
+def estimated_work(grid: Grid, point: Point) -> int:
+    """Return the work of a training, to divide a grid into shards: floating-point operations of its networks.
 
-    Forward and backward pass of the student count as three forward passes. A method with a teacher adds one forward
-    pass of the teacher. The savings of a teacher cache are not subtracted, because they are not known in advance.
+    It is `analysis.training_flops`, computed from the names of the networks before the training. Layers that a method
+    adds to the student are not counted.
 
     Parameters
     ----------
@@ -156,4 +162,4 @@ def format_duration(seconds: float) -> str:
     for unit, length in (("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
+    return counted(round(seconds), "second")

@@ -15,7 +15,7 @@ search in the same folder.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -274,6 +274,21 @@ class Search:
                 record = recorded.model_copy(update={"trials": self.trials}) if recorded else self.record()
                 write_record(out / SEARCH, record)
 
+    def trained_points(self) -> list[Point]:
+        """Return the points of the grid that belong to the finished trials.
+
+        Returns
+        -------
+        list of Point
+        """
+        if not (self.grid.out / SEARCH).exists():
+            return []
+        trials = search_trials(self.grid.out).query("status == 'finished'")
+        methods = {str(arm): arm for arm in self.arms}
+        rows = [row for row in trials.itertuples() if row.method in methods]
+        arms = [replace(methods[row.method], settings=parse_arm(row.arm).settings) for row in rows]
+        return [self.point(methods[row.method], arm, row.trial) for row, arm in zip(rows, arms, strict=True)]
+
     def points(self) -> list[Point]:
         """Return the points of the grid that belong to the trials that are not finished yet.
 
@@ -388,7 +403,7 @@ def run_search(
     points, total = search.points(), search.trials * len(search.arms)
     print_fn(f"{counted(total, 'trial')}, {total - len(points)} finished, {len(points)} to train")
     if points:
-        seconds = estimate_seconds(search.grid, points, jobs)
+        seconds = estimate_seconds(search.grid, points, jobs, search.trained_points())
         print_fn(f"estimated time: {format_duration(seconds)}")
     parallel = jobs > 1 and len(points) > 1
     outcomes = _train_in_processes(search, len(points), jobs) if parallel else _train_in_turn(search, progress)
