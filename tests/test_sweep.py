@@ -265,6 +265,7 @@ ENTRIES = {  # function, argument → kind, function that makes the call with a 
     ("search_summary", "folder"): ("run folder", lambda p, x: experiments.search_summary(x)),
     ("read_search", "folder"): ("run folder", lambda p, x: experiments.read_search(x)),
     ("search", "folder"): ("run folder", lambda p, x: pckd.figures.search(x)),
+    ("chosen_settings", "folder"): ("run folder", lambda p, x: pckd.figures.chosen_settings(x, p.run)),
     ("chosen_arms", "folder"): ("run folder", lambda p, x: experiments.chosen_arms(x)),
     ("check_same_training", "folder"): ("run folder", lambda p, x: experiments.check_same_training(x, grid())),
     ("find_pairs", "folder"): ("run folder", lambda p, x: experiments.find_pairs(x, [("resnet56", "resnet8")])),

@@ -35,7 +35,7 @@ from .samples import (
     weights_over_epochs,
 )  # fmt: skip
 from .space import center_geometry, center_map, feature_map, logit_correlation
-from .trials import search
+from .trials import chosen_settings, search
 
 __all__ = [
     "CLASS_COLORS", "COLORS", "Drawing", "MORE_COLORS",
@@ -44,5 +44,5 @@ __all__ = [
     "center_geometry", "center_map", "difficulty_galleries", "logit_correlation", "trajectories", "weights_over_epochs",
     "feature_weight_matrix", "framework", "motivation",
     "accuracy_against_compute", "budget", "comparison_table", "leaderboard", "published_and_measured",
-    "search", "sweep", "sweeps",
+    "chosen_settings", "search", "sweep", "sweeps",
 ]  # fmt: skip
