@@ -247,7 +247,7 @@ def fair_tables(folder: Path, runs: list[pckd.Run]) -> dict[str, str]:
     pairs = [["first", "second", "settings", "first minus second", "95 % interval", "seeds"]]
     for one, other in FAIR_PAIRS:
         for kind, names in (("default", (one, other)), ("chosen", (arms[one], arms[other]))):
-            difference = paired_difference(*(top1[name] for name in names))
+            difference = paired_difference(top1[names[0]], top1[names[1]])
             titles = [described(next(iter(found[name].values()))) for name in (one, other)]
             interval = f"{signed(difference.low)} … {signed(difference.high)}"
             pairs.append([*titles, kind, signed(difference.mean), interval, str(difference.count)])

@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 import scipy.stats
 import torch
+from PIL import Image
 from torch import nn
 
+import pckd_nb as pckd
 from pckd_nb import Dataset, analysis
 
 
@@ -345,3 +347,55 @@ def test_agreement_keeps_the_names_of_images(read_twice):
     test = dataclasses.replace(read_twice.test, ids=np.array(names))
     found = analysis.agreement(ReadsPixels(0), ReadsPixels(1), dataclasses.replace(read_twice, test=test))
     assert found.samples["id"].tolist() == names
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder data set whose images have different sizes, one of them in 16-bit grey."""
+    random = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for number in range(3):
+                pixels = random.integers(0, 256, (16 + number, 20, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "photos" / split / name / f"{number}.png")
+    grey = random.integers(0, 60_000, (16, 16), dtype=np.uint16)
+    Image.fromarray(grey).save(tmp_path / "photos" / "test" / "dog" / "0.png")
+    return tmp_path / "photos"
+
+
+def test_predictions_of_a_folder_are_those_of_the_same_images_as_a_data_set(photos):
+    data = pckd.load_dataset(f"folder:{photos}", image_size=16)
+    run = pckd.fit("resnet8", data, epochs=2, batch_size=3, progress=False, precision="32-true")
+    found = analysis.predict_folder(run, photos / "test", workers=0, precision="32-true")
+    p = pckd.predict(run, data, precision="32-true").logits.double().softmax(1).numpy()
+    assert found["file"].tolist() == [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(3)]
+    assert found["class"].tolist() == [data.classes[label] for label in p.argmax(1)]
+    assert found["second"].tolist() == [data.classes[label] for label in p.argmin(1)]
+    assert found["confidence"].to_numpy() == pytest.approx(p.max(1), abs=1e-5)
+    assert found["entropy"].to_numpy() == pytest.approx(-(p * np.log(p)).sum(1), abs=1e-5)
+    (photos / "test" / "cat" / "0.png").write_text("no image")
+    with pytest.raises(OSError, match=r"cannot read the image .*cat/0\.png \(it is not an image\): replace it"):
+        analysis.predict_folder(run, photos / "test", workers=0)
+    (photos / "new").mkdir()
+    (photos / "new" / "notes.txt").write_text("x")
+    with pytest.raises(ValueError, match="has no images: put files there.*without an image extension"):
+        analysis.predict_folder(run, photos / "new")
+
+
+def test_a_network_for_grey_images_predicts_coloured_ones(tmp_path):
+    data = pckd.load_dataset("digits", train_size=100, test_size=20)
+    run = pckd.fit("resnet8", data, epochs=2, batch_size=20, progress=False, precision="32-true")
+    for number, pixels in enumerate(data.test.images.numpy()):
+        Image.fromarray(np.stack([pixels[0]] * 3, 2)).save(tmp_path / f"{number:02}.png")
+    found = analysis.predict_folder(run, tmp_path, workers=0, precision="32-true")
+    predicted = pckd.predict(run, data, precision="32-true").logits.argmax(1)
+    assert found["class"].tolist() == [data.classes[label] for label in predicted]
+
+
+def test_only_runs_on_square_grey_or_rgb_images_predict_a_folder(tmp_path):
+    images = torch.zeros(8, 3, 8, 16, dtype=torch.uint8).random_(generator=torch.Generator().manual_seed(0))
+    data = Dataset.from_arrays((images, torch.arange(8) % 2), (images[:4] + 1, torch.arange(4) % 2))
+    run = pckd.fit("resnet8", data, epochs=1, batch_size=4, progress=False)
+    with pytest.raises(ValueError, match="was trained on images of 3×8×16: image files can only be read as square"):
+        analysis.predict_folder(run, tmp_path)

@@ -1,12 +1,14 @@
 """Commands that evaluate trained networks."""
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from .. import catalogue
-from ..html import p_value_text
+from .. import catalogue, files
+from ..html import counted, p_value_text
 from .app import command
 from .console import cell_text, print_error, print_table
 from .options import (
@@ -109,6 +111,27 @@ def evaluate(
         raise typer.Exit(print_error(message, 1))
 
 
+def check_new_file(out: Path, overwrite: bool) -> None:
+    """Check that a file can be written, before anything is computed.
+
+    Parameters
+    ----------
+    out : Path
+    overwrite : bool
+        Whether it may exist.
+
+    Raises
+    ------
+    OSError
+        If it is a folder, if it exists and must not be replaced, or if its folder cannot be written.
+    """
+    if out.is_dir():
+        raise IsADirectoryError(f"--out '{out}' is a folder: add the name of a file")
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"--out '{out}' exists: choose another file, or replace it with --overwrite")
+    files.check_writable(out.absolute().parent)
+
+
 def describe_input(network: "Classifier", data: "Dataset", source: str, normalisation: str | None) -> str:
     """Return one line about the size and normalisation of the images that the network sees.
 
@@ -208,6 +231,37 @@ def agree(
     classes = found.classes.sort_values("p", kind="stable")[:MAX_CLASSES]
     classes[["p", "p_holm"]] = classes[["p", "p_holm"]].map(p_value_text)
     print_table([tuple(classes), *(tuple(map(cell_text, row)) for row in classes.itertuples(index=False))])
+
+
+@command()
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of the network.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of images. Sub-folders are read, too.")],
+    out: Annotated[Path | None, typer.Option(help="CSV file to write. Default: print the table.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file in --out.")] = False,
+    workers: Workers = None,
+    accelerator: Accelerator = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Predict the classes of new images.
+
+    The table has one row per image: file, class, confidence (the probability of this class), entropy of all
+    probabilities in nats, and the class with the second largest probability.
+    """
+    if out:
+        check_new_file(out, overwrite)
+    from ..analysis import predict_folder
+
+    table = predict_folder(run, folder, workers=workers, accelerator=accelerator, precision=precision)
+    write: partial[None] = partial(
+        table.to_csv, index=False, lineterminator="\n", float_format="%.6g", errors="backslashreplace"
+    )
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        files.write(out, write)
+        print(f"{out}: {counted(len(table), 'image')}")
+    else:
+        write(sys.stdout)
 
 
 @command()
