@@ -192,6 +192,27 @@ def test_predict(run, teacher, refused, tmp_path):
     refused("there is no folder nothing", "predict", teacher, "nothing")
 
 
+def test_report_and_diff(run, teacher, refused, tmp_path):
+    kd = ["distill", *SMALL, "--student", "resnet8", "--method", "kd", "--teacher", teacher, "--out", "kd"]
+    assert run(*kd)[0] == 0
+    status, out, _ = run("report", "kd")
+    assert status == 0 and re.fullmatch(r"report\.html: [\d.]+ MB\n", out)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert f"{pckd.load_run('kd').accuracy:.1f} %" in page and "Reliability diagram" in page
+    refused("'report.html' exists: .* --overwrite", "report", "kd")
+    assert run("report", teacher, "--overwrite")[0] == 0 and (tmp_path / "report.html").read_text("utf-8") != page
+    status, out, _ = run("diff", "kd", teacher, "--out", "new/pages/diff.html")
+    found = pckd.analysis.agreement("kd", str(teacher), pckd.load_dataset("digits", train_size=60, test_size=40))
+    words = re.sub(r"<[^>]*>|\s+", " ", (tmp_path / "new" / "pages" / "diff.html").read_text("utf-8"))
+    assert status == 0 and f"only A {found.counts['only a']}" in re.sub(" +", " ", words)
+    refused("'nothing' is not a run", "report", "nothing", "--out", "x.html")
+    refused("split must be test, train or val, got all", "diff", "kd", teacher, "--split", "all")
+    (tmp_path / "kd" / "student.safetensors").unlink()
+    assert run("report", "kd", "--out", "without.html")[0] == 0
+    assert "saved without weights" in (tmp_path / "without.html").read_text("utf-8")
+    refused("was saved without weights: train it again", "diff", "kd", teacher, "--out", "y.html")
+
+
 def test_transfer(run, teacher, refused, tmp_path):
     kd = ["distill", *SMALL, "--student", "resnet8", "--method", "kd", "--teacher", teacher, "--out", "kd"]
     assert run(*kd)[0] == 0

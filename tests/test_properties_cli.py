@@ -66,7 +66,7 @@ PUBLISHED_ON = set(list_pairs()["dataset"])  # data sets
 BAD = {  # invalid values of every option
     "--model": bad_network, "--student": bad_network, "--teacher-model": bad_network, "--recipe": bad_recipe,
     "--data": bad_data, "--teacher": bad_run, "--init": bad_run, "source": bad_run, "run_folders": bad_run,
-    "first": bad_run, "second": bad_run, "run": bad_run, "folder": bad_run,
+    "first": bad_run, "second": bad_run, "run_folder": bad_run, "folder": bad_run,
     "--runs": bad_run.filter(lambda value: not value.startswith(("/", ".."))),  # these folders would be searched
     "--method": bad_arm, "--methods": bad_arm, "--reference": bad_arm, "--only": text,
     "name": unknown([*methods.METHODS, *methods.BASELINES]),
@@ -117,7 +117,9 @@ def valid_arguments(command: str, teacher: Path) -> dict[str, str]:  # noqa: F81
         "distill": {**images, "--teacher": str(teacher), "--student": "resnet8", "--teacher-cache": "cache", **outputs},
         "evaluate": {"source": str(teacher)},
         "agree": {"first": str(teacher), "second": str(teacher)},
-        "predict": {"run": str(teacher), "folder": str(PHOTOS), "--workers": "0"},
+        "report": {"run_folder": str(teacher)},
+        "diff": {"first": str(teacher), "second": str(teacher)},
+        "predict": {"run_folder": str(teacher), "folder": str(PHOTOS), "--workers": "0"},
         "transfer": {"run_folders": str(teacher), **sizes},
         "compare": {**grid, "--methods": "kd"},
         "search": {**searched, "--val": "0.2"},

@@ -11,6 +11,7 @@ Examples
 """
 
 from ..deprecation import renamed
+from .calibration import Calibration, calibration
 from .compute import teraflops, training_flops
 from .difficulty import SAMPLE_KINDS, difficulty_vs_truth, kinds_of_samples, last_difficulty
 from .embedding import chance_purity, check_matrix, directions, embed, embed_centers, neighbourhood_purity, tsne_map
@@ -19,11 +20,11 @@ from .predictions import OUTCOMES, Agreement, agreement, predict_folder
 from .statistics import Summary, holm, mcnemar, paired_difference, summarise
 
 __all__ = [
-    "OUTCOMES", "SAMPLE_KINDS", "Agreement", "Summary", "agreement", "center_agreement", "center_cka",
-    "center_similarity", "chance_purity", "check_matrix", "difference_of_pairs", "difficulty_vs_truth", "directions",
-    "embed", "embed_centers", "holm", "kinds_of_samples", "last_difficulty", "logit_correlation", "mcnemar",
-    "neighbourhood_purity", "paired_difference", "predict_folder", "summarise", "teraflops", "training_flops",
-    "tsne_map",
+    "OUTCOMES", "SAMPLE_KINDS", "Agreement", "Calibration", "Summary", "agreement", "calibration", "center_agreement",
+    "center_cka", "center_similarity", "chance_purity", "check_matrix", "difference_of_pairs", "difficulty_vs_truth",
+    "directions", "embed", "embed_centers", "holm", "kinds_of_samples", "last_difficulty", "logit_correlation",
+    "mcnemar", "neighbourhood_purity", "paired_difference", "predict_folder", "summarise", "teraflops",
+    "training_flops", "tsne_map",
 ]  # fmt: skip
 
 __getattr__ = renamed(__name__)

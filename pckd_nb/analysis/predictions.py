@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from ..arguments import Network, as_dataset, as_network, as_run
 from ..data import Dataset
@@ -175,6 +174,8 @@ def predict_folder(
             file
     0  photo.png
     """
+    from torchvision.transforms.v2.functional import rgb_to_grayscale  # slow to import
+
     run, folder, workers = as_run(run), user_path(folder, "folder"), checked(Workers, "workers", workers)
     network, info = run.model(), run.settings["data"]
     height, width = size = tuple(info["image_size"])

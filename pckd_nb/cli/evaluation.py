@@ -10,7 +10,7 @@ import typer
 from .. import catalogue, files
 from ..html import counted, p_value_text
 from .app import command
-from .console import cell_text, print_error, print_table
+from .console import cell_text, check_new_file, print_error, print_table
 from .options import (
     NORMALISATION_HELP,
     Accelerator,
@@ -25,7 +25,7 @@ from .options import (
     in_data,
     in_networks,
 )
-from .sources import load_data_of_run, load_run_unless_checkpoint, make_network
+from .sources import load_common_data, load_data_of_run, load_run_unless_checkpoint, make_network
 
 if TYPE_CHECKING:
     from ..data import Dataset
@@ -111,27 +111,6 @@ def evaluate(
         raise typer.Exit(print_error(message, 1))
 
 
-def check_new_file(out: Path, overwrite: bool) -> None:
-    """Check that a file can be written, before anything is computed.
-
-    Parameters
-    ----------
-    out : Path
-    overwrite : bool
-        Whether it may exist.
-
-    Raises
-    ------
-    OSError
-        If it is a folder, if it exists and must not be replaced, or if its folder cannot be written.
-    """
-    if out.is_dir():
-        raise IsADirectoryError(f"--out '{out}' is a folder: add the name of a file")
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"--out '{out}' exists: choose another file, or replace it with --overwrite")
-    files.check_writable(out.absolute().parent)
-
-
 def describe_input(network: "Classifier", data: "Dataset", source: str, normalisation: str | None) -> str:
     """Return one line about the size and normalisation of the images that the network sees.
 
@@ -203,18 +182,8 @@ def agree(
     from ..runs import load_run
 
     runs = [load_run(folder) for folder in (first, second)]
-    networks = [
-        run.model() for run in runs
-    ]  # if weights are missing, it raises an error now, before the images are read
-    if data is None and runs[0].data_fingerprint != runs[1].data_fingerprint:
-        names = " and ".join(dict.fromkeys(run.settings["data"]["name"] for run in runs))
-        raise ValueError(
-            f"'{first}' and '{second}' were trained on different data, {names}: choose the images to compare on with "
-            "--data"
-        )
-    options = drop_none(test_size=test_size, image_size=image_size, workers=workers)
-    dataset = load_data_of_run(runs[0], data, root, options)
-    a, b = networks
+    a, b = (run.model() for run in runs)  # if weights are missing, it raises an error before the images are read
+    dataset = load_common_data(runs, data, root, drop_none(test_size=test_size, image_size=image_size, workers=workers))
     found = agreement(a, b, dataset, split, accelerator=accelerator, precision=precision)
     both, only_a, only_b, neither = found.counts
     images = len(found.samples)
@@ -235,7 +204,7 @@ def agree(
 
 @command()
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of the network.")],
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of the network.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of images. Sub-folders are read, too.")],
     out: Annotated[Path | None, typer.Option(help="CSV file to write. Default: print the table.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file in --out.")] = False,
@@ -252,7 +221,7 @@ def predict(
         check_new_file(out, overwrite)
     from ..analysis import predict_folder
 
-    table = predict_folder(run, folder, workers=workers, accelerator=accelerator, precision=precision)
+    table = predict_folder(run_folder, folder, workers=workers, accelerator=accelerator, precision=precision)
     write: partial[None] = partial(
         table.to_csv, index=False, lineterminator="\n", float_format="%.6g", errors="backslashreplace"
     )

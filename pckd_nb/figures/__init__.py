@@ -15,6 +15,7 @@ Examples
 
 from .canvas import CLASS_COLORS, COLORS, MORE_COLORS, Drawing, caption, style
 from .diagrams import feature_weight_matrix, framework, motivation
+from .predictions import confusion, reliability
 from .results import (
     accuracy,
     accuracy_against_compute,
@@ -44,5 +45,5 @@ __all__ = [
     "center_geometry", "center_map", "difficulty_galleries", "logit_correlation", "trajectories", "weights_over_epochs",
     "feature_weight_matrix", "framework", "motivation",
     "accuracy_against_compute", "budget", "comparison_table", "leaderboard", "published_and_measured",
-    "chosen_settings", "search", "sweep", "sweeps",
+    "chosen_settings", "confusion", "reliability", "search", "sweep", "sweeps",
 ]  # fmt: skip
