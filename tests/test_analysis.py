@@ -399,3 +399,58 @@ def test_only_runs_on_square_grey_or_rgb_images_predict_a_folder(tmp_path):
     run = pckd.fit("resnet8", data, epochs=1, batch_size=4, progress=False)
     with pytest.raises(ValueError, match="was trained on images of 3×8×16: image files can only be read as square"):
         analysis.predict_folder(run, tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------- attribution
+
+
+def test_grad_cam_of_a_resnet_is_its_class_activation_map():
+    """The last map of a resnet is averaged to the features. So α_k is w_ck / (hw), as in Zhou et al., CVPR 2016."""
+    data = pckd.load_dataset("digits", train_size=40, test_size=20)
+    model = pckd.create_model("resnet8", data, seed=0)
+    rows, classes = [3, 0, 7], [1, 9, 4]
+    found = analysis.grad_cam(model, data, rows, classes)
+    x = pckd.views.normalise(data.test.images[rows], torch.tensor(data.mean), torch.tensor(data.std))
+    with torch.no_grad():
+        (last,) = pckd.models.FeatureMaps(model, x[:1], kind="last")(model.eval(), x).maps
+        expected = (model.head.weight[classes][:, :, None, None] * last).sum(1, keepdim=True).relu()
+        expected = nn.functional.interpolate(expected, data.size, mode="bilinear", align_corners=False)[:, 0]
+    expected /= expected.amax((1, 2), keepdim=True)
+    assert found == pytest.approx(expected.numpy(), abs=1e-5)
+    assert found.max((1, 2)) == pytest.approx(1) and found.min() >= 0
+
+
+def test_grad_cam_takes_the_correct_classes_and_leaves_the_network_as_it_was():
+    data = pckd.load_dataset("digits", train_size=40, test_size=20)
+    model = pckd.create_model("vgg8", data, seed=0).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rows = np.arange(5)
+    labels = data.test.labels[:5].tolist()
+    assert np.array_equal(analysis.grad_cam(model, data, rows), analysis.grad_cam(model, data, rows, labels))
+    assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert analysis.grad_cam(model, data, [39], split="train").shape == (1, 16, 16)
+    for rows, classes, message in (
+        ([20], None, "rows must be from 0 to 19, got 20 to 20"),
+        ([-1, 3], None, "rows must be from 0 to 19, got -1 to 3"),
+        ([0], [0, 1], "there must be one class per image, got 1 images and 2 classes"),
+        ([0], [10], "classes must be from 0 to 9, got 10 to 10"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            analysis.grad_cam(model, data, rows, classes)
+
+
+def test_grad_cam_figure_has_one_row_per_network():
+    data = pckd.load_dataset("digits", train_size=40, test_size=20)
+    runs = [pckd.fit(name, data, epochs=1, progress=False) for name in ("resnet8", "resnet14")]
+    figure = pckd.figures.grad_cam(runs, data, [4, 2, 11])
+    axes = np.array(figure.axes).reshape(3, 3)
+    titles = [ax.get_title(loc="center") or ax.get_title() for ax in axes[0]]
+    assert titles == [data.classes[data.test.labels[row]] for row in (4, 2, 11)]
+    for row, run in zip(axes[1:], runs, strict=True):
+        p = pckd.predict(run, data).logits.softmax(1)[[4, 2, 11]]
+        assert [ax.get_xlabel() for ax in row] == [
+            f"{data.classes[one.argmax()]}\n{100 * one.max():.0f} %" for one in p
+        ]
+        cams = np.stack([np.asarray(ax.images[1].get_array()) for ax in row])
+        assert np.array_equal(cams, analysis.grad_cam(run, data, [4, 2, 11]))

@@ -223,6 +223,11 @@ ENTRIES = {  # function, argument → kind, function that makes the call with a 
     ("agreement", "run_b"): ("network", lambda p, x: analysis.agreement(p.network, x, p.data)),
     ("agreement", "data"): ("data", lambda p, x: analysis.agreement(p.network, p.network, x)),
     ("agreement", "split"): ("split", lambda p, x: analysis.agreement(p.network, p.network, p.data, x)),
+    ("grad_cam", "model"): ("network", lambda p, x: analysis.grad_cam(x, p.data, [0])),
+    ("grad_cam", "data"): ("data", lambda p, x: analysis.grad_cam(p.network, x, [0])),
+    ("grad_cam", "rows"): ("list", lambda p, x: analysis.grad_cam(p.network, p.data, x)),
+    ("grad_cam", "classes"): ("list", lambda p, x: analysis.grad_cam(p.network, p.data, [0], x)),
+    ("grad_cam", "split"): ("split", lambda p, x: analysis.grad_cam(p.network, p.data, [0], split=x)),
     ("predict_folder", "run"): ("run folder", lambda p, x: analysis.predict_folder(x, ".")),
     ("predict_folder", "folder"): ("run folder", lambda p, x: analysis.predict_folder("run", x)),
     ("predict_folder", "workers"): ("count", lambda p, x: analysis.predict_folder("run", ".", workers=x)),
@@ -293,7 +298,7 @@ WORDS = {  # kind of argument → other words that messages use for it
 OTHER_NAMES = {("with_validation", "seed"): "val_seed"}  # as its docstring says
 ACCEPTED = {  # function, argument, value that is valid for it
     ("create_model", "data", "None"),  # refused because num_classes is missing
-    ("find_numbers", "runs", "None"),
+    ("find_numbers", "runs", "None"), ("grad_cam", "rows", "of numbers"),
     ("transfer", "model", "None"), ("from_arrays", "val", "None"), ("from_torch", "val", "None"),
 }  # fmt: skip
 
@@ -314,7 +319,7 @@ TESTED_FUNCTIONS = [
     pckd.load_dataset, pckd.load_run, pckd.predict, pckd.transfer, pckd.transfer_table, pckd.with_preprocessing,
     Dataset.with_validation, Dataset.from_arrays, Dataset.from_torch, Dataset.from_table, runs.load_runs,
     checkpoints.fetch, experiments.Grid, experiments.find_pairs, experiments.parse_arm, collection.draw_all,
-    analysis.agreement, analysis.predict_folder,
+    analysis.agreement, analysis.predict_folder, analysis.grad_cam,
     pckd.load_published, leaderboard.find_numbers, leaderboard.compare, figures.accuracy_against_compute,
     experiments.comparison, experiments.comparison_over_teachers, experiments.format_comparison, experiments.Search,
     experiments.search_trials, experiments.search_summary, experiments.chosen_arms, experiments.check_same_training,

@@ -13,6 +13,7 @@ Examples
 >>> figure.savefig("learning_curves.png")
 """
 
+from .attribution import grad_cam
 from .canvas import CLASS_COLORS, COLORS, MORE_COLORS, Drawing, caption, style
 from .diagrams import feature_weight_matrix, framework, motivation
 from .predictions import confusion, reliability
@@ -45,5 +46,5 @@ __all__ = [
     "center_geometry", "center_map", "difficulty_galleries", "logit_correlation", "trajectories", "weights_over_epochs",
     "feature_weight_matrix", "framework", "motivation",
     "accuracy_against_compute", "budget", "comparison_table", "leaderboard", "published_and_measured",
-    "chosen_settings", "confusion", "reliability", "search", "sweep", "sweeps",
+    "chosen_settings", "confusion", "grad_cam", "reliability", "search", "sweep", "sweeps",
 ]  # fmt: skip
