@@ -454,3 +454,48 @@ def test_grad_cam_figure_has_one_row_per_network():
         ]
         cams = np.stack([np.asarray(ax.images[1].get_array()) for ax in row])
         assert np.array_equal(cams, analysis.grad_cam(run, data, [4, 2, 11]))
+
+
+# ------------------------------------------------------------------------------------------------------ aligned maps
+
+
+@pytest.fixture
+def spread():
+    """Features (60, 6) in six clusters."""
+    random = np.random.default_rng(1)
+    return 4 * np.eye(6)[np.repeat(range(6), 10)] + random.normal(size=(60, 6)) * 0.5
+
+
+def test_aligned_maps_of_rotated_features_are_almost_the_same(spread):
+    rotation = np.linalg.qr(np.random.default_rng(2).normal(size=(6, 6)))[0]
+    one, other = analysis.aligned_maps([spread, spread @ rotation + 3], perplexity=8)
+    alone = analysis.tsne_map(analysis.directions(spread @ rotation), seed=5, perplexity=8)
+    assert np.abs(one - other).mean() < 0.1 * one.std()
+    assert np.abs(one - (alone - alone.mean(0))).mean() > 0.5 * one.std()
+
+
+def test_a_moved_cluster_moves_on_the_aligned_map(spread):
+    moved = spread.copy()
+    moved[:10] = spread[50:]  # the first cluster joins the last one
+    one, other = analysis.aligned_maps([spread, moved], perplexity=8)
+    distance = np.linalg.norm(one - other, axis=1)
+    assert distance[:10].min() > 2 * np.median(distance[10:50])
+
+
+def test_maps_are_aligned_to_the_map_before_or_to_the_first(spread):
+    wide = np.hstack([spread, spread])
+    snapshots = [spread, spread[:, ::-1] ** 2, wide]
+    before, first = (analysis.aligned_maps(snapshots, perplexity=8, to_first=to_first) for to_first in (False, True))
+    assert before.shape == (3, 60, 2) and before.dtype == np.float32
+    assert np.array_equal(before[:2], first[:2]) and not np.array_equal(before[2], first[2])
+    assert np.abs(first[2] - first[0]).mean() < np.abs(before[2] - before[0]).mean()
+    assert np.array_equal(before, analysis.aligned_maps(snapshots, perplexity=8))
+    for wrong, message in (
+        ([], "one matrix of features or more"),
+        ([spread, spread[:50]], "all snapshots must have the same samples, got 60 and 50 rows"),
+        ([[[np.nan, 1]]], "snapshots must be finite numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            analysis.aligned_maps(wrong, perplexity=8)
+    with pytest.raises(ValueError, match="perplexity must be below a third of the 60 points and above 0, got 20"):
+        analysis.aligned_maps([spread], perplexity=20)

@@ -36,14 +36,15 @@ from .samples import (
     trajectories,
     weights_over_epochs,
 )  # fmt: skip
-from .space import center_geometry, center_map, feature_map, logit_correlation
+from .space import aligned_feature_maps, center_geometry, center_map, feature_map, logit_correlation
 from .trials import chosen_settings, search
 
 __all__ = [
     "CLASS_COLORS", "COLORS", "Drawing", "MORE_COLORS",
     "accuracy", "caption", "difficulty_against_truth", "difficulty_gallery", "feature_map", "learning_curves",
     "preview_weights", "style",
-    "center_geometry", "center_map", "difficulty_galleries", "logit_correlation", "trajectories", "weights_over_epochs",
+    "aligned_feature_maps", "center_geometry", "center_map", "difficulty_galleries", "logit_correlation",
+    "trajectories", "weights_over_epochs",
     "feature_weight_matrix", "framework", "motivation",
     "accuracy_against_compute", "budget", "comparison_table", "leaderboard", "published_and_measured",
     "chosen_settings", "confusion", "grad_cam", "reliability", "search", "sweep", "sweeps",
