@@ -19,7 +19,7 @@ PUBLIC = {
     "Methods": ("methods", "losses", "preview"),
     "Training": ("training", "recipes"),
     "Analysis": ("analysis", "evaluation", "transfer"),
-    "Figures and widgets": ("figures", "widgets", "course"),
+    "Figures and widgets": ("figures", "pages", "widgets", "course"),
     "Experiments and runs": ("experiments", "runs", "leaderboard"),
 }
 # Classes of the objects that public functions return. `pckd_nb.__all__` does not list them.

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from . import hardware, ranks, views
 from .arguments import Network, as_dataset, as_network
 from .data import Dataset
 from .data.streaming import explain_worker_errors
-from .models import Classifier, match_input
+from .models import Classifier, Output, match_input
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -144,20 +145,48 @@ def compute_outputs(
     images_of_split = getattr(data, split).to(fabric.device)
     count = len(images_of_split)
     indices = ranks.local_part(torch.arange(count), fabric)  # each process takes a part of the images
-    batch_size = max(1, PIXELS_PER_BATCH // (data.size[0] * data.size[1]))
-    model = model.to(fabric.device).to(memory_format=torch.channels_last)
-    was_training = model.training
-    model.eval()
-    outputs = []
-    with explain_worker_errors():
-        for images in images_of_split.read(indices.split(batch_size)):
-            x = views.normalise(images, mean, std).contiguous(memory_format=torch.channels_last)
-            with fabric.autocast():
-                outputs.append(model(x).float())
-    model.train(was_training)
+    batches = images_of_split.read(indices.split(images_per_batch(data.size)))
+    outputs = list(run_batches(model, batches, mean, std, fabric))
     features = ranks.gather_rows(torch.cat([output.features for output in outputs]), count, fabric)
     logits = ranks.gather_rows(torch.cat([output.logits for output in outputs]), count, fabric)
     return Predictions(features.cpu(), logits.cpu(), images_of_split.labels.cpu())
+
+
+def images_per_batch(size: tuple[int, int]) -> int:
+    """Return how many images of this height and width, in pixels, a network gets at a time when it is evaluated."""
+    return max(1, PIXELS_PER_BATCH // (size[0] * size[1]))
+
+
+@torch.no_grad()
+def run_batches(
+    model: Classifier, batches: Iterable[Tensor], mean: Tensor, std: Tensor, fabric: "Fabric"
+) -> Iterator[Output]:
+    """Yield the outputs of a network in eval mode.
+
+    Parameters
+    ----------
+    model : Classifier
+        It is moved to the device of `fabric`.
+    batches : iterable of uint8 Tensor of shape (B, C, H, W)
+        Images on this device.
+    mean, std : Tensor of shape (C,)
+    fabric : Fabric
+
+    Yields
+    ------
+    Output
+        In float32.
+    """
+    model = model.to(fabric.device).to(memory_format=torch.channels_last)
+    was_training = model.training
+    model.eval()
+    with explain_worker_errors():
+        for images in batches:
+            x = views.normalise(images, mean, std).contiguous(memory_format=torch.channels_last)
+            with fabric.autocast():
+                output = model(x).float()
+            yield output
+    model.train(was_training)
 
 
 @torch.no_grad()

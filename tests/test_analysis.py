@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 import scipy.stats
 import torch
+from PIL import Image
 from torch import nn
 
+import pckd_nb as pckd
 from pckd_nb import Dataset, analysis
 
 
@@ -345,3 +347,155 @@ def test_agreement_keeps_the_names_of_images(read_twice):
     test = dataclasses.replace(read_twice.test, ids=np.array(names))
     found = analysis.agreement(ReadsPixels(0), ReadsPixels(1), dataclasses.replace(read_twice, test=test))
     assert found.samples["id"].tolist() == names
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder data set whose images have different sizes, one of them in 16-bit grey."""
+    random = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for number in range(3):
+                pixels = random.integers(0, 256, (16 + number, 20, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "photos" / split / name / f"{number}.png")
+    grey = random.integers(0, 60_000, (16, 16), dtype=np.uint16)
+    Image.fromarray(grey).save(tmp_path / "photos" / "test" / "dog" / "0.png")
+    return tmp_path / "photos"
+
+
+def test_predictions_of_a_folder_are_those_of_the_same_images_as_a_data_set(photos):
+    data = pckd.load_dataset(f"folder:{photos}", image_size=16)
+    run = pckd.fit("resnet8", data, epochs=2, batch_size=3, progress=False, precision="32-true")
+    found = analysis.predict_folder(run, photos / "test", workers=0, precision="32-true")
+    p = pckd.predict(run, data, precision="32-true").logits.double().softmax(1).numpy()
+    assert found["file"].tolist() == [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(3)]
+    assert found["class"].tolist() == [data.classes[label] for label in p.argmax(1)]
+    assert found["second"].tolist() == [data.classes[label] for label in p.argmin(1)]
+    assert found["confidence"].to_numpy() == pytest.approx(p.max(1), abs=1e-5)
+    assert found["entropy"].to_numpy() == pytest.approx(-(p * np.log(p)).sum(1), abs=1e-5)
+    (photos / "test" / "cat" / "0.png").write_text("no image")
+    with pytest.raises(OSError, match=r"cannot read the image .*cat/0\.png \(it is not an image\): replace it"):
+        analysis.predict_folder(run, photos / "test", workers=0)
+    (photos / "new").mkdir()
+    (photos / "new" / "notes.txt").write_text("x")
+    with pytest.raises(ValueError, match="has no images: put files there.*without an image extension"):
+        analysis.predict_folder(run, photos / "new")
+
+
+def test_a_network_for_grey_images_predicts_coloured_ones(tmp_path):
+    data = pckd.load_dataset("digits", train_size=100, test_size=20)
+    run = pckd.fit("resnet8", data, epochs=2, batch_size=20, progress=False, precision="32-true")
+    for number, pixels in enumerate(data.test.images.numpy()):
+        Image.fromarray(np.stack([pixels[0]] * 3, 2)).save(tmp_path / f"{number:02}.png")
+    found = analysis.predict_folder(run, tmp_path, workers=0, precision="32-true")
+    predicted = pckd.predict(run, data, precision="32-true").logits.argmax(1)
+    assert found["class"].tolist() == [data.classes[label] for label in predicted]
+
+
+def test_only_runs_on_square_grey_or_rgb_images_predict_a_folder(tmp_path):
+    images = torch.zeros(8, 3, 8, 16, dtype=torch.uint8).random_(generator=torch.Generator().manual_seed(0))
+    data = Dataset.from_arrays((images, torch.arange(8) % 2), (images[:4] + 1, torch.arange(4) % 2))
+    run = pckd.fit("resnet8", data, epochs=1, batch_size=4, progress=False)
+    with pytest.raises(ValueError, match="was trained on images of 3×8×16: image files can only be read as square"):
+        analysis.predict_folder(run, tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------- attribution
+
+
+def test_grad_cam_of_a_resnet_is_its_class_activation_map():
+    """The last map of a resnet is averaged to the features. So α_k is w_ck / (hw), as in Zhou et al., CVPR 2016."""
+    data = pckd.load_dataset("digits", train_size=40, test_size=20)
+    model = pckd.create_model("resnet8", data, seed=0)
+    rows, classes = [3, 0, 7], [1, 9, 4]
+    found = analysis.grad_cam(model, data, rows, classes)
+    x = pckd.views.normalise(data.test.images[rows], torch.tensor(data.mean), torch.tensor(data.std))
+    with torch.no_grad():
+        (last,) = pckd.models.FeatureMaps(model, x[:1], kind="last")(model.eval(), x).maps
+        expected = (model.head.weight[classes][:, :, None, None] * last).sum(1, keepdim=True).relu()
+        expected = nn.functional.interpolate(expected, data.size, mode="bilinear", align_corners=False)[:, 0]
+    expected /= expected.amax((1, 2), keepdim=True)
+    assert found == pytest.approx(expected.numpy(), abs=1e-5)
+    assert found.max((1, 2)) == pytest.approx(1) and found.min() >= 0
+
+
+def test_grad_cam_takes_the_correct_classes_and_leaves_the_network_as_it_was():
+    data = pckd.load_dataset("digits", train_size=40, test_size=20)
+    model = pckd.create_model("vgg8", data, seed=0).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rows = np.arange(5)
+    labels = data.test.labels[:5].tolist()
+    assert np.array_equal(analysis.grad_cam(model, data, rows), analysis.grad_cam(model, data, rows, labels))
+    assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert analysis.grad_cam(model, data, [39], split="train").shape == (1, 16, 16)
+    for rows, classes, message in (
+        ([20], None, "rows must be from 0 to 19, got 20 to 20"),
+        ([-1, 3], None, "rows must be from 0 to 19, got -1 to 3"),
+        ([0], [0, 1], "there must be one class per image, got 1 images and 2 classes"),
+        ([0], [10], "classes must be from 0 to 9, got 10 to 10"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            analysis.grad_cam(model, data, rows, classes)
+
+
+def test_grad_cam_figure_has_one_row_per_network():
+    data = pckd.load_dataset("digits", train_size=40, test_size=20)
+    runs = [pckd.fit(name, data, epochs=1, progress=False) for name in ("resnet8", "resnet14")]
+    figure = pckd.figures.grad_cam(runs, data, [4, 2, 11])
+    axes = np.array(figure.axes).reshape(3, 3)
+    titles = [ax.get_title(loc="center") or ax.get_title() for ax in axes[0]]
+    assert titles == [data.classes[data.test.labels[row]] for row in (4, 2, 11)]
+    for row, run in zip(axes[1:], runs, strict=True):
+        p = pckd.predict(run, data).logits.softmax(1)[[4, 2, 11]]
+        assert [ax.get_xlabel() for ax in row] == [
+            f"{data.classes[one.argmax()]}\n{100 * one.max():.0f} %" for one in p
+        ]
+        cams = np.stack([np.asarray(ax.images[1].get_array()) for ax in row])
+        assert np.array_equal(cams, analysis.grad_cam(run, data, [4, 2, 11]))
+
+
+# ------------------------------------------------------------------------------------------------------ aligned maps
+
+
+@pytest.fixture
+def spread():
+    """Features (60, 6) in six clusters."""
+    random = np.random.default_rng(1)
+    return 4 * np.eye(6)[np.repeat(range(6), 10)] + random.normal(size=(60, 6)) * 0.5
+
+
+def test_aligned_maps_of_rotated_features_are_almost_the_same(spread):
+    rotation = np.linalg.qr(np.random.default_rng(2).normal(size=(6, 6)))[0]
+    one, other = analysis.aligned_maps([spread, spread @ rotation + 3], perplexity=8)
+    alone = analysis.tsne_map(analysis.directions(spread @ rotation), seed=5, perplexity=8)
+    assert np.abs(one - other).mean() < 0.1 * one.std()
+    assert np.abs(one - (alone - alone.mean(0))).mean() > 0.5 * one.std()
+
+
+def test_a_moved_cluster_moves_on_the_aligned_map(spread):
+    moved = spread.copy()
+    moved[:10] = spread[50:]  # the first cluster joins the last one
+    one, other = analysis.aligned_maps([spread, moved], perplexity=8)
+    distance = np.linalg.norm(one - other, axis=1)
+    assert distance[:10].min() > 2 * np.median(distance[10:50])
+
+
+def test_maps_are_aligned_to_the_map_before_or_to_the_first(spread):
+    wide = np.hstack([spread, spread])
+    snapshots = [spread, spread[:, ::-1] ** 2, wide]
+    before, first = (analysis.aligned_maps(snapshots, perplexity=8, to_first=to_first) for to_first in (False, True))
+    assert before.shape == (3, 60, 2) and before.dtype == np.float32
+    assert np.array_equal(before[:2], first[:2]) and not np.array_equal(before[2], first[2])
+    assert np.abs(first[2] - first[0]).mean() < np.abs(before[2] - before[0]).mean()
+    assert np.array_equal(before, analysis.aligned_maps(snapshots, perplexity=8))
+    for wrong, message in (
+        ([], "one matrix of features or more"),
+        ([spread, spread[:50]], "all snapshots must have the same samples, got 60 and 50 rows"),
+        ([[[np.nan, 1]]], "snapshots must be finite numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            analysis.aligned_maps(wrong, perplexity=8)
+    with pytest.raises(ValueError, match="perplexity must be below a third of the 60 points and above 0, got 20"):
+        analysis.aligned_maps([spread], perplexity=20)

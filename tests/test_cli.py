@@ -1,5 +1,6 @@
 """The command line. The fixture `run` calls it in this process. A few tests start a separate one."""
 
+import io
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -168,6 +170,47 @@ def test_agree(run, teacher, refused, tmp_path):
     refused("the network has 2 classes, but digits has 10", "agree", "kd", "photos/run", "--data", "digits")
     (tmp_path / "kd" / "student.safetensors").unlink()
     refused("'kd' was saved without weights: train it again", "agree", "kd", teacher)
+
+
+def test_predict(run, teacher, refused, tmp_path):
+    photos = make_photos(tmp_path / "photos")
+    weird = photos / "a, b\n.jpg"
+    (photos / "train" / "cat" / "0.jpg").rename(weird)
+    status, out, _ = run("predict", teacher, photos)
+    table = pd.read_csv(io.StringIO(out), dtype={"class": str, "second": str})
+    assert status == 0 and len(table) == 16 and table["file"][0] == weird.name
+    assert list(table) == ["file", "class", "confidence", "entropy", "second"]
+    expected = pckd.analysis.predict_folder(str(teacher), photos)
+    assert table["class"].tolist() == expected["class"].tolist()
+    assert table["confidence"].to_numpy() == pytest.approx(expected["confidence"].to_numpy(), rel=1e-5)
+    status, out, _ = run("predict", teacher, photos, "--out", "new/table.csv")
+    assert status == 0 and out == "new/table.csv: 16 images\n"
+    assert pd.read_csv("new/table.csv")["entropy"].equals(table["entropy"])
+    refused("'new/table.csv' exists: .* --overwrite", "predict", teacher, photos, "--out", "new/table.csv")
+    assert run("predict", teacher, photos / "test", "--out", "new/table.csv", "--overwrite")[1].endswith("8 images\n")
+    refused("'new' is a folder: add the name of a file", "predict", teacher, photos, "--out", "new")
+    refused("there is no folder nothing", "predict", teacher, "nothing")
+
+
+def test_report_and_diff(run, teacher, refused, tmp_path):
+    kd = ["distill", *SMALL, "--student", "resnet8", "--method", "kd", "--teacher", teacher, "--out", "kd"]
+    assert run(*kd)[0] == 0
+    status, out, _ = run("report", "kd")
+    assert status == 0 and re.fullmatch(r"report\.html: [\d.]+ MB\n", out)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert f"{pckd.load_run('kd').accuracy:.1f} %" in page and "Reliability diagram" in page
+    refused("'report.html' exists: .* --overwrite", "report", "kd")
+    assert run("report", teacher, "--overwrite")[0] == 0 and (tmp_path / "report.html").read_text("utf-8") != page
+    status, out, _ = run("diff", "kd", teacher, "--out", "new/pages/diff.html")
+    found = pckd.analysis.agreement("kd", str(teacher), pckd.load_dataset("digits", train_size=60, test_size=40))
+    words = re.sub(r"<[^>]*>|\s+", " ", (tmp_path / "new" / "pages" / "diff.html").read_text("utf-8"))
+    assert status == 0 and f"only A {found.counts['only a']}" in re.sub(" +", " ", words)
+    refused("'nothing' is not a run", "report", "nothing", "--out", "x.html")
+    refused("split must be test, train or val, got all", "diff", "kd", teacher, "--split", "all")
+    (tmp_path / "kd" / "student.safetensors").unlink()
+    assert run("report", "kd", "--out", "without.html")[0] == 0
+    assert "saved without weights" in (tmp_path / "without.html").read_text("utf-8")
+    refused("was saved without weights: train it again", "diff", "kd", teacher, "--out", "y.html")
 
 
 def test_transfer(run, teacher, refused, tmp_path):

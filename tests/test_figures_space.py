@@ -232,3 +232,28 @@ def test_many_classes_without_groups_have_no_center_map():
     teacher, student = pair(groups={})
     with pytest.raises(ValueError, match="classes of made have no groups"):
         figures.center_map([teacher, student])
+
+
+def test_aligned_maps_draw_the_same_images_with_lines_to_the_first_map():
+    runs = pair()
+    figure = figures.aligned_feature_maps(runs, classes=[0, 3, 7])
+    first, second = figure.axes[:2]
+    shown = np.flatnonzero(np.isin(runs[0].embedding["labels"], [0, 3, 7]))
+    features = [run.embedding["features"][shown] for run in runs]
+    maps = analysis.aligned_maps(features, 0, len(shown) / 4, to_first=True)
+    labels = runs[0].embedding["labels"][shown]
+    for ax, xy in zip((first, second), maps, strict=True):
+        dots = [part.get_offsets() for part in ax.collections if len(part.get_offsets()) > 1]
+        expected = np.concatenate([xy[labels == c] for c in (0, 3, 7)])
+        assert np.asarray(np.concatenate(dots)) == pytest.approx(expected)
+    lines = next(part for part in second.collections if hasattr(part, "get_segments")).get_segments()
+    assert np.stack(lines) == pytest.approx(np.stack([maps[0], maps[1]], 1))
+    assert not any(hasattr(part, "get_segments") for part in first.collections)
+    assert first.get_xlim() == second.get_xlim() and [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "class 0", "class 3", "class 7",
+    ]  # fmt: skip
+    runs[1].embedding["labels"] = runs[1].embedding["labels"][::-1]
+    with pytest.raises(ValueError, match="embeddings of different images: use runs with the same test images"):
+        figures.aligned_feature_maps(runs)
+    with pytest.raises(ValueError, match="classes must be 1 to 10 numbers below 40, got"):
+        figures.aligned_feature_maps(pair(), classes=[40])

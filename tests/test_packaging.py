@@ -85,6 +85,7 @@ FLOORS = [
     {"compiling"},
     {"training", "analysis"},
     {"figures", "experiments", "course", "notebooks"},
+    {"pages"},
     {"cli", "demo", "doctor", "widgets", "__main__", "__init__"},
 ]
 

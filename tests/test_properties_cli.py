@@ -60,12 +60,13 @@ bad_path = st.sampled_from(["notes.txt", "notes.txt/x", "/dev/null", "/dev/null/
 bad_normalisation = text.filter(lambda value: value not in catalogue.NORMALISATIONS and "/" not in value)
 bad_normalisation |= st.sampled_from(["0.5/0", "0.5/-1", "nan/1", "1/inf", "0.5,0.5/1", "1/2/3", "/", "a/b"])
 
+PHOTOS = Path(__file__).parents[1] / "docs" / "images"
 PUBLISHED_ON = set(list_pairs()["dataset"])  # data sets
 
 BAD = {  # invalid values of every option
     "--model": bad_network, "--student": bad_network, "--teacher-model": bad_network, "--recipe": bad_recipe,
     "--data": bad_data, "--teacher": bad_run, "--init": bad_run, "source": bad_run, "run_folders": bad_run,
-    "first": bad_run, "second": bad_run,
+    "first": bad_run, "second": bad_run, "run_folder": bad_run, "folder": bad_run,
     "--runs": bad_run.filter(lambda value: not value.startswith(("/", ".."))),  # these folders would be searched
     "--method": bad_arm, "--methods": bad_arm, "--reference": bad_arm, "--only": text,
     "name": unknown([*methods.METHODS, *methods.BASELINES]),
@@ -116,6 +117,9 @@ def valid_arguments(command: str, teacher: Path) -> dict[str, str]:  # noqa: F81
         "distill": {**images, "--teacher": str(teacher), "--student": "resnet8", "--teacher-cache": "cache", **outputs},
         "evaluate": {"source": str(teacher)},
         "agree": {"first": str(teacher), "second": str(teacher)},
+        "report": {"run_folder": str(teacher)},
+        "diff": {"first": str(teacher), "second": str(teacher)},
+        "predict": {"run_folder": str(teacher), "folder": str(PHOTOS), "--workers": "0"},
         "transfer": {"run_folders": str(teacher), **sizes},
         "compare": {**grid, "--methods": "kd"},
         "search": {**searched, "--val": "0.2"},

@@ -428,6 +428,38 @@ def test_figure_shows_every_trial_and_the_best_so_far(make, tmp_path, scores):
         pckd.figures.search(tmp_path)
 
 
+def test_figure_compares_chosen_and_default_settings_on_test_images(make, teacher, tmp_path):
+    make("kd,kd-views=2", space=["kd:temperature=2,8", "kd-views=2:temperature=2,8"]).start()
+    with pytest.raises(ValueError, match="is not finished"):
+        pckd.figures.chosen_settings(tmp_path / "out", pckd.load_run(teacher))
+    quiet(make("kd,kd-views=2", space=["kd:temperature=2,8", "kd-views=2:temperature=2,8"]))
+    chosen = chosen_arms(tmp_path / "out")
+    arms = [parse_arm("supervised"), *map(parse_arm, chosen), *chosen.values(), parse_arm("kd-beta_kd=3")]
+    grid = Grid("digits", [(teacher, "resnet8")], arms, [0, 1], tmp_path / "grid", RECIPE, SIZES)
+    experiments.run_grid(grid, progress=False, print_fn=lambda line: None)
+    runs = pckd.runs.load_runs(tmp_path / "grid")
+    figure = pckd.figures.chosen_settings(tmp_path / "out", runs)
+    ax, table = figure.axes[0], experiments.comparison(experiments.results(grid)).set_index("arm")
+    drawn = {}
+    for line in ax.lines:
+        if len(line.get_xdata()) == 1:
+            drawn.setdefault(line.get_markerfacecolor() == "white", []).append(line.get_xdata()[0])
+    assert sorted(drawn[True]) == pytest.approx(sorted(table.loc[list(chosen), "mean"]))
+    assert drawn[False] == pytest.approx(sorted(table.loc[[str(arm) for arm in chosen.values()], "mean"]))
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert sorted(labels) == ["KD", "KD, views = 2"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()][2:] == ["supervised"]
+    assert len(figure.runs) == len({run.path for run in runs if run.path.parent.name != "kd-beta_kd=3"})
+    with pytest.raises(ValueError, match="no run has settings that the search in .* chose: train kd"):
+        pckd.figures.chosen_settings(tmp_path / "out", pckd.load_run(teacher))
+    shorter = pckd.get_recipe(RECIPE, epochs=2)
+    other = Grid("digits", [(teacher, "resnet8")], [parse_arm("supervised")], [0], tmp_path / "other", shorter, SIZES)
+    experiments.run_grid(other, progress=False, print_fn=lambda line: None)
+    mixed = [*pckd.runs.load_runs(tmp_path / "other"), *(run for run in runs if run.path.parent.name != "supervised")]
+    with pytest.raises(ValueError, match="the runs have different data, students, recipes or numbers of epochs"):
+        pckd.figures.chosen_settings(tmp_path / "out", mixed)
+
+
 # ------------------------------------------------------------------------------------- the folder of the search
 
 

@@ -224,6 +224,16 @@ ENTRIES = {  # function, argument → kind, function that makes the call with a 
     ("agreement", "run_b"): ("network", lambda p, x: analysis.agreement(p.network, x, p.data)),
     ("agreement", "data"): ("data", lambda p, x: analysis.agreement(p.network, p.network, x)),
     ("agreement", "split"): ("split", lambda p, x: analysis.agreement(p.network, p.network, p.data, x)),
+    ("grad_cam", "model"): ("network", lambda p, x: analysis.grad_cam(x, p.data, [0])),
+    ("grad_cam", "data"): ("data", lambda p, x: analysis.grad_cam(p.network, x, [0])),
+    ("grad_cam", "rows"): ("list", lambda p, x: analysis.grad_cam(p.network, p.data, x)),
+    ("grad_cam", "classes"): ("list", lambda p, x: analysis.grad_cam(p.network, p.data, [0], x)),
+    ("grad_cam", "split"): ("split", lambda p, x: analysis.grad_cam(p.network, p.data, [0], split=x)),
+    ("predict_folder", "run"): ("run folder", lambda p, x: analysis.predict_folder(x, ".")),
+    ("predict_folder", "folder"): ("run folder", lambda p, x: analysis.predict_folder("run", x)),
+    ("predict_folder", "workers"): ("count", lambda p, x: analysis.predict_folder("run", ".", workers=x)),
+    ("predict_folder", "accelerator"): ("choice", lambda p, x: analysis.predict_folder("run", ".", accelerator=x)),
+    ("predict_folder", "precision"): ("choice", lambda p, x: analysis.predict_folder("run", ".", precision=x)),
     ("comparison", "table"): ("data frame", lambda p, x: experiments.comparison(x)),
     ("comparison", "reference"): ("text", lambda p, x: experiments.comparison(RESULTS, x)),
     ("comparison_over_teachers", "table"): ("data frame", lambda p, x: experiments.comparison_over_teachers(x)),
@@ -266,6 +276,7 @@ ENTRIES = {  # function, argument → kind, function that makes the call with a 
     ("search_summary", "folder"): ("run folder", lambda p, x: experiments.search_summary(x)),
     ("read_search", "folder"): ("run folder", lambda p, x: experiments.read_search(x)),
     ("search", "folder"): ("run folder", lambda p, x: pckd.figures.search(x)),
+    ("chosen_settings", "folder"): ("run folder", lambda p, x: pckd.figures.chosen_settings(x, p.run)),
     ("chosen_arms", "folder"): ("run folder", lambda p, x: experiments.chosen_arms(x)),
     ("check_same_training", "folder"): ("run folder", lambda p, x: experiments.check_same_training(x, grid())),
     ("find_pairs", "folder"): ("run folder", lambda p, x: experiments.find_pairs(x, [("resnet56", "resnet8")])),
@@ -288,7 +299,7 @@ WORDS = {  # kind of argument → other words that messages use for it
 OTHER_NAMES = {("with_validation", "seed"): "val_seed"}  # as its docstring says
 ACCEPTED = {  # function, argument, value that is valid for it
     ("create_model", "data", "None"),  # refused because num_classes is missing
-    ("find_numbers", "runs", "None"),
+    ("find_numbers", "runs", "None"), ("grad_cam", "rows", "of numbers"),
     ("transfer", "model", "None"), ("from_arrays", "val", "None"), ("from_torch", "val", "None"),
 }  # fmt: skip
 
@@ -309,7 +320,7 @@ TESTED_FUNCTIONS = [
     pckd.load_dataset, pckd.load_run, pckd.predict, pckd.transfer, pckd.transfer_table, pckd.with_preprocessing,
     Dataset.with_validation, Dataset.from_arrays, Dataset.from_torch, Dataset.from_table, runs.load_runs,
     checkpoints.fetch, experiments.Grid, experiments.find_pairs, experiments.parse_arm, collection.draw_all,
-    analysis.agreement,
+    analysis.agreement, analysis.predict_folder, analysis.grad_cam,
     pckd.load_published, leaderboard.find_numbers, leaderboard.compare, figures.accuracy_against_compute,
     experiments.comparison, experiments.comparison_over_teachers, experiments.format_comparison, experiments.Search,
     experiments.search_trials, experiments.search_summary, experiments.chosen_arms, experiments.check_same_training,

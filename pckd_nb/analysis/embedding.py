@@ -9,7 +9,11 @@ from numbers import Integral, Real
 
 import numpy as np
 from openTSNE import TSNE
+from openTSNE.initialization import rescale
+from scipy.linalg import orthogonal_procrustes
 from sklearn.neighbors import NearestNeighbors
+
+from ..validation import check
 
 
 def check_matrix(name: str, values: np.ndarray) -> None:
@@ -125,9 +129,7 @@ def embed(
             f"features have width {features.shape[1]}, but centers have width {centers.shape[1]}; take both from the "
             "same network"
         )
-    points = len(features) + len(centers)
-    if not isinstance(perplexity, Real) or isinstance(perplexity, bool) or not 0 < perplexity < points / 3:
-        raise ValueError(f"perplexity must be below a third of the {points} points and above 0, got {perplexity!r:.40}")
+    check_perplexity(perplexity, len(features) + len(centers))
     xy = _cached_map(memo, (features, centers), seed, perplexity)
     return xy[: len(features)], xy[len(features) :]
 
@@ -180,7 +182,81 @@ def _cached_map(
     return memo[name]
 
 
-def tsne_map(points: np.ndarray, seed: int = 0, perplexity: float = 30) -> np.ndarray:
+def aligned_maps(
+    snapshots: Sequence[np.ndarray], seed: int = 0, perplexity: float = 30, to_first: bool = False
+) -> np.ndarray:
+    """Compute t-SNE maps of the same samples in several feature spaces, so that the maps can be compared.
+
+    t-SNE may rotate a map, mirror it, and place its clusters anywhere. So two maps that are computed alone look
+    different even if the features are almost the same. Here, t-SNE starts each map from another one, and the new map is
+    then rotated or mirrored to fit that one (orthogonal Procrustes analysis). What still moves has other neighbours.
+
+    Parameters
+    ----------
+    snapshots : sequence of array of shape (N, D_t)
+        Row i is the same sample in every snapshot, for example in several epochs, or of teacher and student. The widths
+        D_t may differ. Features are converted with `directions`.
+    seed : int
+        Seed of t-SNE.
+    perplexity : float
+        As in `embed`. Less than N / 3.
+    to_first : bool
+        Whether all maps are aligned to the first one, as to compare several students with their teacher. By default,
+        each map is aligned to the one before it, as for several epochs.
+
+    Returns
+    -------
+    float32 array of shape (snapshots, N, 2)
+
+    Raises
+    ------
+    ValueError
+        If there is no snapshot, if one of them is not a matrix of finite numbers, if their numbers of rows differ, or
+        if `perplexity` is outside its range.
+    TypeError
+        If `to_first` is not a bool.
+    """
+    check(bool, to_first=to_first)
+    if not len(snapshots):
+        raise ValueError("snapshots must contain one matrix of features or more")
+    for snapshot in snapshots:
+        check_matrix("snapshots", snapshot)
+        if len(snapshot) != len(snapshots[0]):
+            raise ValueError(
+                f"all snapshots must have the same samples, got {len(snapshots[0])} and {len(snapshot)} rows"
+            )
+    check_perplexity(perplexity, len(snapshots[0]))
+    maps: list[np.ndarray] = []
+    for snapshot in snapshots:
+        other = maps[0 if to_first else -1] if maps else None
+        xy = tsne_map(directions(snapshot), seed, perplexity, "pca" if other is None else rescale(other))
+        xy = xy - xy.mean(0)
+        if other is not None:
+            rotation, _ = orthogonal_procrustes(xy, other)
+            xy = xy @ rotation
+        maps.append(xy)
+    return np.stack(maps).astype(np.float32)
+
+
+def check_perplexity(perplexity: float, points: int) -> None:
+    """Raise ValueError unless t-SNE can map this number of points with this perplexity.
+
+    Parameters
+    ----------
+    perplexity : float
+    points : int
+
+    Raises
+    ------
+    ValueError
+    """
+    if not isinstance(perplexity, Real) or isinstance(perplexity, bool) or not 0 < perplexity < points / 3:
+        raise ValueError(f"perplexity must be below a third of the {points} points and above 0, got {perplexity!r:.40}")
+
+
+def tsne_map(
+    points: np.ndarray, seed: int = 0, perplexity: float = 30, initialization: str | np.ndarray = "pca"
+) -> np.ndarray:
     """Compute a t-SNE map of points as they are. The result does not depend on the number of cores.
 
     Parameters
@@ -191,6 +267,9 @@ def tsne_map(points: np.ndarray, seed: int = 0, perplexity: float = 30) -> np.nd
     perplexity : float
         Roughly the number of neighbours whose distances t-SNE tries to preserve.
 
+    initialization : "pca" or array of shape (N, 2)
+        Where the points start.
+
     Returns
     -------
     array of shape (N, 2)
@@ -198,7 +277,7 @@ def tsne_map(points: np.ndarray, seed: int = 0, perplexity: float = 30) -> np.nd
     """
     # openTSNE's maps are as good as scikit-learn's and take less time, see benchmarks/report.md. Approximate
     # neighbours, and therefore the map, would depend on the number of cores. So use exact neighbours and one thread.
-    tsne = TSNE(perplexity=perplexity, initialization="pca", neighbors="exact", random_state=seed, n_jobs=1)
+    tsne = TSNE(perplexity=perplexity, initialization=initialization, neighbors="exact", random_state=seed, n_jobs=1)
     return np.asarray(tsne.fit(points))
 
 

@@ -1,13 +1,21 @@
-"""Compare the predictions of two trained networks, image by image."""
+"""Predictions of trained networks, image by image: for new images, and compared with another network."""
 
+import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 
-from ..arguments import Network, as_dataset, as_network
+from ..arguments import Network, as_dataset, as_network, as_run
 from ..data import Dataset
-from ..evaluation import predict
+from ..data.folders import read_images
+from ..data.own import Workers
+from ..evaluation import images_per_batch, make_fabric, predict, run_batches
+from ..paths import user_path
+from ..runs import Run
+from ..validation import checked
 from .statistics import holm, mcnemar
 
 OUTCOMES = ("both right", "only a", "only b", "both wrong")
@@ -107,3 +115,94 @@ def agreement(run_a: Network, run_b: Network, data: Dataset | str, split: str = 
     counts = samples["outcome"].value_counts(sort=False)
     same = 100 * float((predicted_a == predicted_b).mean())
     return Agreement(samples, counts, mcnemar(only_a.sum(), only_b.sum()), same, classes)
+
+
+def predict_folder(
+    run: Run | str | Path,
+    folder: str | Path,
+    *,
+    workers: int | None = None,
+    accelerator: str = "auto",
+    precision: str = "auto",
+) -> pd.DataFrame:
+    r"""Return the prediction of a trained network for every image in a folder.
+
+    With the logits z of an image, the network gives class c the probability :math:`p_c = e^{z_c} / \sum_k e^{z_k}`. The
+    images are read as in training: turned upright, resized and cropped to the size of the training images. They are
+    converted to grey if the network was trained on grey images.
+
+    Parameters
+    ----------
+    run : Run, str or Path
+        A run with weights, or its folder.
+    folder : path
+        Its sub-folders are read, too.
+    workers : int, optional
+        Number of processes that read images, see `Streamed`.
+    accelerator, precision : str
+        As in `distill`.
+
+    Returns
+    -------
+    DataFrame
+        One row per image, sorted by file within each folder. The columns are:
+
+        - file: path relative to `folder`,
+        - class: name of the class with the largest probability,
+        - confidence: this probability, from 1/C to 1 for C classes,
+        - entropy: :math:`-\sum_c p_c \ln p_c` in nats, from 0 to ln C. It is large if the network is not sure,
+        - second: name of the class with the second largest probability.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder does not exist.
+    ValueError
+        If the folder has no images, if the run has no weights, or if it was trained on images that are not square or
+        have other channels than grey or RGB. Also if `accelerator` or `precision` cannot be used.
+    OSError
+        If an image cannot be read. The message names its file.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> from PIL import Image
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> run = pckd.fit("resnet8", data, epochs=1, progress=False)
+    >>> Image.new("L", (40, 30), "white").save("photo.png")
+    >>> pckd.analysis.predict_folder(run, ".", workers=0)[["file"]]
+            file
+    0  photo.png
+    """
+    from torchvision.transforms.v2.functional import rgb_to_grayscale  # slow to import
+
+    run, folder, workers = as_run(run), user_path(folder, "folder"), checked(Workers, "workers", workers)
+    network, info = run.model(), run.settings["data"]
+    height, width = size = tuple(info["image_size"])
+    channels = len(info["mean"])
+    if height != width or channels not in (1, 3):
+        raise ValueError(
+            f"the run {run.title} was trained on images of {channels}×{height}×{width}: image files can only be "
+            "read as square images with 1 or 3 channels"
+        )
+    is_imagenet = info["name"].split(":")[0] == "imagenet"
+    images = read_images(folder, height, random_crop=is_imagenet, workers=workers)
+    fabric, _ = make_fabric(accelerator, precision)
+    images = images.to(fabric.device)
+    mean, std = (torch.tensor(info[name], dtype=torch.float32, device=fabric.device) for name in ("mean", "std"))
+    batches = images.read(torch.arange(len(images)).split(images_per_batch(size)))
+    batches = batches if channels == 3 else map(rgb_to_grayscale, batches)
+    log_p = torch.cat([output.logits.cpu() for output in run_batches(network, batches, mean, std, fabric)]).log_softmax(
+        1
+    )
+    (confidence, _), (first, second) = log_p.exp().topk(2).values.T, log_p.topk(2).indices.T
+    classes = np.array(info["classes"], dtype=object)
+    return pd.DataFrame(
+        {
+            "file": [os.fsdecode(name) for name in images.names],
+            "class": classes[first],
+            "confidence": confidence,
+            "entropy": -(log_p.exp() * log_p).nan_to_num().sum(1),
+            "second": classes[second],
+        }
+    )

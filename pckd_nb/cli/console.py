@@ -17,7 +17,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from .. import launcher
+from .. import files, launcher
 from ..paths import user_path
 
 GROUPS = ("Arguments", "Networks", "Data", "Method", "Training", "Grid", "Machine", "Options")  # in this order
@@ -307,3 +307,24 @@ def print_error(message: str, status: int) -> int:
         prefix = f"\npckd-nb, process {distributed.get_rank()}" if distributed and connected else "pckd-nb"
         print(f"{prefix}: {printable_line(message)}", file=sys.stderr)
     return status
+
+
+def check_new_file(out: Path, overwrite: bool) -> None:
+    """Check that a file can be written, before anything is computed.
+
+    Parameters
+    ----------
+    out : Path
+    overwrite : bool
+        Whether it may exist.
+
+    Raises
+    ------
+    OSError
+        If it is a folder, if it exists and must not be replaced, or if its folder cannot be written.
+    """
+    if out.is_dir():
+        raise IsADirectoryError(f"--out '{out}' is a folder: add the name of a file")
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"--out '{out}' exists: choose another file, or replace it with --overwrite")
+    files.check_writable(out.absolute().parent)

@@ -22,6 +22,7 @@ from . import grids as grids
 from . import search as search
 from . import drawing as drawing
 from . import leaderboard as leaderboard
+from . import pages as pages
 # isort: on
 
 # Advice in an error message of `TrainingData.check_classes`. It is for Python, so `use_option_names` replaces it.

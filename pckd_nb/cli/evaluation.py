@@ -1,14 +1,16 @@
 """Commands that evaluate trained networks."""
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from .. import catalogue
-from ..html import p_value_text
+from .. import catalogue, files
+from ..html import counted, p_value_text
 from .app import command
-from .console import cell_text, print_error, print_table
+from .console import cell_text, check_new_file, print_error, print_table
 from .options import (
     NORMALISATION_HELP,
     Accelerator,
@@ -23,7 +25,7 @@ from .options import (
     in_data,
     in_networks,
 )
-from .sources import load_data_of_run, load_run_unless_checkpoint, make_network
+from .sources import load_common_data, load_data_of_run, load_run_unless_checkpoint, make_network
 
 if TYPE_CHECKING:
     from ..data import Dataset
@@ -180,18 +182,8 @@ def agree(
     from ..runs import load_run
 
     runs = [load_run(folder) for folder in (first, second)]
-    networks = [
-        run.model() for run in runs
-    ]  # if weights are missing, it raises an error now, before the images are read
-    if data is None and runs[0].data_fingerprint != runs[1].data_fingerprint:
-        names = " and ".join(dict.fromkeys(run.settings["data"]["name"] for run in runs))
-        raise ValueError(
-            f"'{first}' and '{second}' were trained on different data, {names}: choose the images to compare on with "
-            "--data"
-        )
-    options = drop_none(test_size=test_size, image_size=image_size, workers=workers)
-    dataset = load_data_of_run(runs[0], data, root, options)
-    a, b = networks
+    a, b = (run.model() for run in runs)  # if weights are missing, it raises an error before the images are read
+    dataset = load_common_data(runs, data, root, drop_none(test_size=test_size, image_size=image_size, workers=workers))
     found = agreement(a, b, dataset, split, accelerator=accelerator, precision=precision)
     both, only_a, only_b, neither = found.counts
     images = len(found.samples)
@@ -208,6 +200,37 @@ def agree(
     classes = found.classes.sort_values("p", kind="stable")[:MAX_CLASSES]
     classes[["p", "p_holm"]] = classes[["p", "p_holm"]].map(p_value_text)
     print_table([tuple(classes), *(tuple(map(cell_text, row)) for row in classes.itertuples(index=False))])
+
+
+@command()
+def predict(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of the network.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of images. Sub-folders are read, too.")],
+    out: Annotated[Path | None, typer.Option(help="CSV file to write. Default: print the table.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file in --out.")] = False,
+    workers: Workers = None,
+    accelerator: Accelerator = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Predict the classes of new images.
+
+    The table has one row per image: file, class, confidence (the probability of this class), entropy of all
+    probabilities in nats, and the class with the second largest probability.
+    """
+    if out:
+        check_new_file(out, overwrite)
+    from ..analysis import predict_folder
+
+    table = predict_folder(run_folder, folder, workers=workers, accelerator=accelerator, precision=precision)
+    write: partial[None] = partial(
+        table.to_csv, index=False, lineterminator="\n", float_format="%.6g", errors="backslashreplace"
+    )
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        files.write(out, write)
+        print(f"{out}: {counted(len(table), 'image')}")
+    else:
+        write(sys.stdout)
 
 
 @command()

@@ -1,7 +1,7 @@
 """Load the runs and networks that are given on the command line."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,37 @@ def load_data_of_run(run: "Run", data: str | None, root: Path | None, options: M
     if same and not options.keys() & {"test_size", "image_size"} and dataset.fingerprint != info["fingerprint"]:
         print(f"note: {dataset.name} is not the same data that '{run.path}' was trained with", file=sys.stderr)
     return dataset
+
+
+def load_common_data(
+    runs: Sequence["Run"], data: str | None, root: Path | None, options: Mapping[str, Any]
+) -> "Dataset":
+    """Load the data that several networks are compared on.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+    data, root, options
+        As in `load_data_of_run`.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    ValueError
+        If `data` is None and the runs were trained on different data, or if `data.rebuild` raises it.
+    OSError
+        If `data.rebuild` raises it.
+    """
+    if data is None and len({run.data_fingerprint for run in runs}) > 1:
+        folders = " and ".join(f"'{run.path}'" for run in runs)
+        names = " and ".join(dict.fromkeys(run.settings["data"]["name"] for run in runs))
+        raise ValueError(
+            f"{folders} were trained on different data, {names}: choose the images to compare on with --data"
+        )
+    return load_data_of_run(runs[0], data, root, options)
 
 
 def make_network(name: str, data: "Dataset", seed: int, init: str | None, root: Path | None = None) -> "Classifier":

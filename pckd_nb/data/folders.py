@@ -79,6 +79,48 @@ def read_folder(
     return splits, classes
 
 
+def read_images(folder: Path, side: int, **options: Any) -> Streamed:
+    """List all images in a folder and its sub-folders. They have no classes.
+
+    A warning counts the skipped files, as in `read_folder`.
+
+    Parameters
+    ----------
+    folder : Path
+    side : int
+        Height and width in pixels to which images are resized.
+    **options
+        `random_crop` and `workers`, as in `Streamed`.
+
+    Returns
+    -------
+    Streamed
+        All labels are -1.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder does not exist.
+    ValueError
+        If the folder has no images.
+    OSError
+        If an image with 16 bits per pixel cannot be read.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}: give a folder with images")
+    skipped = defaultdict[str, list[str]](list)
+    files = _images_in(folder, skipped)
+    lines = tuple(f"skipped in {folder}: {line}" for line in _describe_skipped(skipped))
+    if not files:
+        reasons = "".join(f"; {line}" for line in lines)
+        raise ValueError(f"{folder} has no images: put files there that end in {', '.join(EXTENSIONS)}{reasons}")
+    for line in lines:
+        warnings.warn(line, stacklevel=3)
+    names = np.array([os.fsencode(name) for name in files])
+    split = Streamed(folder, names, torch.full((len(names),), -1), side, skipped=lines, **options)
+    return with_bit_depth({"images": split})["images"]
+
+
 def read_imagenet(folder: Path, side: int, workers: int | None) -> tuple[Streamed, Streamed, tuple[str, ...]]:
     """List the images of ImageNet in FOLDER/train/CLASS/ and FOLDER/val/CLASS/.
 

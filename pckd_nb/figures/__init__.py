@@ -13,8 +13,10 @@ Examples
 >>> figure.savefig("learning_curves.png")
 """
 
+from .attribution import grad_cam
 from .canvas import CLASS_COLORS, COLORS, MORE_COLORS, Drawing, caption, style
 from .diagrams import feature_weight_matrix, framework, motivation
+from .predictions import confusion, reliability
 from .results import (
     accuracy,
     accuracy_against_compute,
@@ -34,15 +36,16 @@ from .samples import (
     trajectories,
     weights_over_epochs,
 )  # fmt: skip
-from .space import center_geometry, center_map, feature_map, logit_correlation
-from .trials import search
+from .space import aligned_feature_maps, center_geometry, center_map, feature_map, logit_correlation
+from .trials import chosen_settings, search
 
 __all__ = [
     "CLASS_COLORS", "COLORS", "Drawing", "MORE_COLORS",
     "accuracy", "caption", "difficulty_against_truth", "difficulty_gallery", "feature_map", "learning_curves",
     "preview_weights", "style",
-    "center_geometry", "center_map", "difficulty_galleries", "logit_correlation", "trajectories", "weights_over_epochs",
+    "aligned_feature_maps", "center_geometry", "center_map", "difficulty_galleries", "logit_correlation",
+    "trajectories", "weights_over_epochs",
     "feature_weight_matrix", "framework", "motivation",
     "accuracy_against_compute", "budget", "comparison_table", "leaderboard", "published_and_measured",
-    "search", "sweep", "sweeps",
+    "chosen_settings", "confusion", "grad_cam", "reliability", "search", "sweep", "sweeps",
 ]  # fmt: skip

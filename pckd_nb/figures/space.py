@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 
@@ -51,13 +52,7 @@ def feature_map(runs: Run | Sequence[Run], classes: Sequence[int] | None = None,
     """
     runs = check_embeddings(runs)
     info = runs[0].settings["data"]
-    if classes is None:
-        count = len(info["classes"])
-        classes = np.unique(np.linspace(0, count - 1, min(count, len(CLASS_COLORS))).round().astype(int)).tolist()
-    if not 1 <= len(classes) <= len(CLASS_COLORS) or not all(0 <= c < len(info["classes"]) for c in classes):
-        raise ValueError(
-            f"classes must be 1 to {len(CLASS_COLORS)} numbers below {len(info['classes'])}, got {list(classes)!r:.60}"
-        )
+    classes = _checked_classes(classes, len(info["classes"]))
     with new_figure(runs, max(2.05 * len(runs) + 1.4, 5), 3.4) as figure:
         for ax, run in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
             labels = run.embedding["labels"]
@@ -83,6 +78,69 @@ def feature_map(runs: Run | Sequence[Run], classes: Sequence[int] | None = None,
         figure.legend(handles=[*marks, star], loc="outside right upper", handletextpad=0.2)
         figure.suptitle("t-SNE of features and centers", x=0.01, ha="left", fontweight="bold")
     return figure
+
+
+def aligned_feature_maps(runs: Sequence[Run], classes: Sequence[int] | None = None, seed: int = 0) -> Drawing:
+    """Draw one t-SNE map of test features per run, aligned so that the same image has about the same place in all maps.
+
+    The first map is computed alone, and each other map starts from it, see `analysis.aligned_maps`. A thin line shows
+    where an image is in the first map. Pass the teacher first to see which images its students place elsewhere.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        Two or more, with embeddings of the same images.
+    classes : sequence of int, optional
+        1 to 10 classes. By default, 10 classes that are evenly spaced.
+    seed : int
+        Seed of the maps.
+
+    Returns
+    -------
+    Drawing
+
+    Raises
+    ------
+    ValueError
+        If a run has no embedding, if the runs are of different images, or if `classes` is outside its range.
+    """
+    runs = check_embeddings(runs)
+    labels = runs[0].embedding["labels"]
+    if any(not np.array_equal(run.embedding["labels"], labels) for run in runs):
+        raise ValueError("the runs have embeddings of different images: use runs with the same test images")
+    names = runs[0].settings["data"]["classes"]
+    classes = _checked_classes(classes, len(names))
+    shown = np.sort(np.concatenate([np.flatnonzero(labels == c)[:MAX_FEATURES_PER_CLASS] for c in classes]))
+    maps = analysis.aligned_maps(
+        [run.embedding["features"][shown] for run in runs], seed, min(30, len(shown) / 4), True
+    )
+    limit = 1.06 * np.abs(maps).max()
+    with new_figure(runs, max(2.05 * len(runs) + 1.4, 5), 3.2) as figure:
+        for number, (ax, run) in enumerate(zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True)):
+            if number:
+                lines = np.stack([maps[0], maps[number]], 1)
+                ax.add_collection(LineCollection(list(lines), colors=LIGHT_GRAY, linewidths=0.5, zorder=0))
+            for color, c in zip(CLASS_COLORS, classes, strict=False):
+                ax.scatter(*maps[number][labels[shown] == c].T, s=14, color=color, alpha=0.75, linewidth=0)
+            ax.set_title(run_label(run, runs))
+            _draw_frame(ax)
+            ax.set(xlim=(-limit, limit), ylim=(-limit, limit))
+        marks = [
+            Line2D([], [], marker="o", linestyle="", color=color, label=textwrap.shorten(names[c], 24))
+            for color, c in zip(CLASS_COLORS, classes, strict=False)
+        ]
+        figure.legend(handles=marks, loc="outside right upper", handletextpad=0.2)
+        figure.suptitle("Aligned t-SNE maps of test features", x=0.01, ha="left", fontweight="bold")
+    return figure
+
+
+def _checked_classes(classes: Sequence[int] | None, count: int) -> Sequence[int]:
+    """Return the classes of a map: those given, or 10 of `count` classes that are evenly spaced."""
+    if classes is None:
+        return np.unique(np.linspace(0, count - 1, min(count, len(CLASS_COLORS))).round().astype(int)).tolist()
+    if not 1 <= len(classes) <= len(CLASS_COLORS) or not all(0 <= c < count for c in classes):
+        raise ValueError(f"classes must be 1 to {len(CLASS_COLORS)} numbers below {count}, got {list(classes)!r:.60}")
+    return classes
 
 
 def center_map(runs: Run | Sequence[Run], seed: int = 0) -> Drawing:
