@@ -13,6 +13,7 @@ A run folder contains these files::
     previous.pt           the checkpoint before it, in case checkpoint.pt cannot be read; removed as well
     gallery.npz           at most 100 training images, from easy to hard
     embedding.npz         features of test images and the category centers (float16)
+    geometry.npz          class means and category centers (float16) and measures of neural collapse in every epoch
 
 Every file is written as a whole or not at all. `resuming` manages the folder of a run that is being trained.
 
@@ -44,7 +45,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from . import catalogue, files
+from . import catalogue, collapse, files
 from .config import FORMAT, make_config
 from .data import shapes
 from .deprecation import renamed
@@ -99,6 +100,9 @@ class Run:
         At most 100 training images, see `recording.gallery`.
     embedding : dict of str to array
         Features of test images, see `recording.embedding`.
+    geometry : dict of str to array
+        Class means and class centers in every epoch, see `recording.stack_geometry`. They are of the test images, or of
+        the validation images if the run was trained without test images.
     path : Path, optional
         The run folder. None if the run is only in memory.
 
@@ -124,6 +128,7 @@ class Run:
     ids: np.ndarray | Missing = None
     gallery: dict[str, np.ndarray] | Missing = None
     embedding: dict[str, np.ndarray] | Missing = None
+    geometry: dict[str, np.ndarray] | Missing = None
     path: Path | None = None
 
     def __repr__(self) -> str:
@@ -308,7 +313,8 @@ class Run:
         files.write(folder / "history.csv", lambda temporary: self.history.to_csv(temporary, index=False))
         files.write(folder / "timing.csv", lambda temporary: self.timing.to_csv(temporary, index=False))
         samples = {name: getattr(self, name) for name in SAMPLE_ARRAYS}
-        for name, arrays in (("samples", samples), ("gallery", self.gallery), ("embedding", self.embedding)):
+        parts = {"samples": samples, "gallery": self.gallery, "embedding": self.embedding, "geometry": self.geometry}
+        for name, arrays in parts.items():
             arrays = {key: value for key, value in (arrays or {}).items() if value is not None}
             if arrays:
                 files.write(folder / f"{name}.npz", partial(_save_arrays, arrays=arrays))
@@ -332,10 +338,13 @@ def _accuracy_svg(history: pd.DataFrame, split: str) -> str:
 
 
 RUN_FILES = (
-    "run.json", "history.csv", "timing.csv", "samples.npz", "gallery.npz", "embedding.npz", "student.safetensors",
+    "run.json", "history.csv", "timing.csv", "samples.npz", "gallery.npz", "embedding.npz", "geometry.npz",
+    "student.safetensors",
 )  # fmt: skip
 SAMPLE_ARRAYS = ("cross_entropy", "difficulty", "labels", "ground_truth", "ids")  # in samples.npz
-REQUIRED_ARRAYS = {"samples": SAMPLE_ARRAYS[:3], "gallery": ("gallery",), "embedding": ("embedding",)}
+REQUIRED_ARRAYS = {
+    "samples": SAMPLE_ARRAYS[:3], "gallery": ("gallery",), "embedding": ("embedding",), "geometry": ("geometry",),
+}  # fmt: skip
 
 
 def is_own_network(name: str | None) -> bool:
@@ -429,7 +438,7 @@ def require_parts(run: Run, *parts: str) -> Run:
     Parameters
     ----------
     run : Run
-    *parts : {"samples", "gallery", "embedding"}
+    *parts : {"samples", "gallery", "embedding", "geometry"}
         Names of .npz files in the run folder.
 
     Returns
@@ -500,6 +509,7 @@ def load_run(path: str | Path, tables_only: bool = False) -> Run:
                 best_state=best,
                 gallery=_load_arrays(folder / "gallery.npz"),
                 embedding=_load_arrays(folder / "embedding.npz"),
+                geometry=_load_arrays(folder / "geometry.npz"),
                 path=folder,
                 **(_load_arrays(folder / "samples.npz") or {}),
             )
@@ -526,7 +536,8 @@ def _checked(run: Run) -> Run:
     if matrices and any(array.shape != matrices[0].shape[1:] for array in vectors):
         raise ValueError("the arrays in samples.npz have different numbers of samples")
     dtype_kinds = {"gallery": {"images": "u", "labels": "iu", "index": "iu", "difficulty": "f"},
-                   "embedding": {"features": "f", "predictions": "iu", "labels": "iu", "centers": "f"}}  # fmt: skip
+                   "embedding": {"features": "f", "predictions": "iu", "labels": "iu", "centers": "f"},
+                   "geometry": {"epoch": "iu", **dict.fromkeys(collapse.MEASURES, "f")}}  # fmt: skip
     for name, kinds in dtype_kinds.items():
         arrays = getattr(run, name)
         if arrays is None:
@@ -536,6 +547,11 @@ def _checked(run: Run) -> Run:
         if len({len(arrays[key]) for key in kinds if key != "centers"}) != 1:
             raise ValueError(f"{name}.npz has arrays of different lengths")
     count = len(run.settings["data"]["classes"])
+    if run.geometry is not None:
+        found = [run.geometry[name] for name in ("means", "centers") if name in run.geometry]
+        shape = (len(run.geometry["epoch"]), count, *(found[0].shape[2:3] if found else ()))
+        if len(found) == 1 or any(array.shape != shape or array.dtype.kind != "f" for array in found):
+            raise ValueError("means and centers in geometry.npz must be float arrays of shape (epochs, classes, D)")
     for labels in (run.labels, *((arrays or {}).get("labels") for arrays in (run.gallery, run.embedding))):
         if labels is not None and labels.size:
             if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= count:

@@ -11,9 +11,10 @@ Examples
 """
 
 from ..deprecation import renamed
+from ..validation import check_matrix
 from .compute import teraflops, training_flops
 from .difficulty import SAMPLE_KINDS, difficulty_vs_truth, kinds_of_samples, last_difficulty
-from .embedding import chance_purity, check_matrix, directions, embed, embed_centers, neighbourhood_purity, tsne_map
+from .embedding import chance_purity, directions, embed, embed_centers, neighbourhood_purity, tsne_map
 from .geometry import center_agreement, center_cka, center_similarity, difference_of_pairs, logit_correlation
 from .predictions import OUTCOMES, Agreement, agreement
 from .statistics import Summary, holm, mcnemar, paired_difference, summarise

@@ -5,7 +5,8 @@ Class centers are the rows of the last layer's weight, one per class. The paper 
 
 import numpy as np
 
-from .embedding import check_matrix, directions
+from ..validation import check_matrix
+from .embedding import directions
 
 
 def center_similarity(centers: np.ndarray) -> np.ndarray:

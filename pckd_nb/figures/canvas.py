@@ -301,7 +301,7 @@ def check_runs(runs: Run | Sequence[Run], *parts: str, whole_epoch: bool = False
     Parameters
     ----------
     runs : Run or sequence of Run
-    *parts : {"samples", "gallery", "embedding"}
+    *parts : {"samples", "gallery", "embedding", "geometry"}
         Recorded arrays that every run must have. "samples" means cross-entropy and γ of every training sample.
     whole_epoch : bool
         Whether every run must have a complete epoch.
