@@ -326,23 +326,20 @@ def measure_geometry(model: Classifier, predictions: Predictions) -> dict[str, A
     return {"means": torch.from_numpy(means).half(), "centers": centers.half(), **measures}
 
 
-def stack_geometry(rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray] | None:
+def stack_geometry(rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     """Return what `Recorder.record_geometry` recorded as arrays, for geometry.npz.
 
     Parameters
     ----------
     rows : sequence of dict
-        One dict per epoch.
+        One dict per epoch, for one epoch or more.
 
     Returns
     -------
-    dict of str to array, or None
+    dict of str to array
         "epoch" (int32), every measure of `collapse.MEASURES` (float32), "means" and "centers" (float16, E × C × D), for
-        E epochs, C classes and features of length D. None without epochs. Without "means" and "centers" if they were
-        left out.
+        E epochs, C classes and features of length D. Without "means" and "centers" if they were left out.
     """
-    if not rows:
-        return None
     arrays = {"epoch": np.array([row["epoch"] for row in rows], np.int32)}
     arrays |= {name: np.array([row[name] for row in rows], np.float32) for name in collapse.MEASURES}
     vectors = [name for name in ("means", "centers") if all(name in row for row in rows)]

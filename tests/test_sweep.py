@@ -223,6 +223,18 @@ ENTRIES = {  # function, argument → kind, function that makes the call with a 
     ("agreement", "run_b"): ("network", lambda p, x: analysis.agreement(p.network, x, p.data)),
     ("agreement", "data"): ("data", lambda p, x: analysis.agreement(p.network, p.network, x)),
     ("agreement", "split"): ("split", lambda p, x: analysis.agreement(p.network, p.network, p.data, x)),
+    ("fidelity", "student"): ("network", lambda p, x: analysis.fidelity(x, p.network, p.data)),
+    ("fidelity", "teacher"): ("network", lambda p, x: analysis.fidelity(p.network, x, p.data)),
+    ("fidelity", "data"): ("data", lambda p, x: analysis.fidelity(p.network, p.network, x)),
+    ("fidelity", "split"): ("split", lambda p, x: analysis.fidelity(p.network, p.network, p.data, x)),
+    ("class_geometry", "model"): ("network", lambda p, x: analysis.class_geometry(x, p.data)),
+    ("class_geometry", "data"): ("data", lambda p, x: analysis.class_geometry(p.network, x)),
+    ("class_geometry", "split"): ("split", lambda p, x: analysis.class_geometry(p.network, p.data, x)),
+    ("class_gains", "run"): ("network", lambda p, x: analysis.class_gains(x, p.network, p.data)),
+    ("class_gains", "reference"): ("network", lambda p, x: analysis.class_gains(p.network, x, p.data)),
+    ("class_gains", "data"): ("data", lambda p, x: analysis.class_gains(p.network, p.network, x)),
+    ("geometry_table", "run"): ("run folder", lambda p, x: analysis.geometry_table(x)),
+    ("geometry_table", "teacher_geometry"): ("run folder", lambda p, x: analysis.geometry_table(p.run, x)),
     ("comparison", "table"): ("data frame", lambda p, x: experiments.comparison(x)),
     ("comparison", "reference"): ("text", lambda p, x: experiments.comparison(RESULTS, x)),
     ("comparison_over_teachers", "table"): ("data frame", lambda p, x: experiments.comparison_over_teachers(x)),
@@ -288,6 +300,7 @@ OTHER_NAMES = {("with_validation", "seed"): "val_seed"}  # as its docstring says
 ACCEPTED = {  # function, argument, value that is valid for it
     ("create_model", "data", "None"),  # refused because num_classes is missing
     ("find_numbers", "runs", "None"),
+    ("geometry_table", "teacher_geometry", "None"),
     ("transfer", "model", "None"), ("from_arrays", "val", "None"), ("from_torch", "val", "None"),
 }  # fmt: skip
 
@@ -308,7 +321,7 @@ TESTED_FUNCTIONS = [
     pckd.load_dataset, pckd.load_run, pckd.predict, pckd.transfer, pckd.transfer_table, pckd.with_preprocessing,
     Dataset.with_validation, Dataset.from_arrays, Dataset.from_torch, Dataset.from_table, runs.load_runs,
     checkpoints.fetch, experiments.Grid, experiments.find_pairs, experiments.parse_arm, collection.draw_all,
-    analysis.agreement,
+    analysis.agreement, analysis.fidelity, analysis.class_geometry, analysis.class_gains, analysis.geometry_table,
     pckd.load_published, leaderboard.find_numbers, leaderboard.compare, figures.accuracy_against_compute,
     experiments.comparison, experiments.comparison_over_teachers, experiments.format_comparison, experiments.Search,
     experiments.search_trials, experiments.search_summary, experiments.chosen_arms, experiments.check_same_training,

@@ -1,7 +1,7 @@
 """Compute what figures and tables show.
 
-These are t-SNE maps, geometry of class centers, difficulty of samples, statistics over seeds, the agreement of two
-networks, and the compute of a training.
+These are t-SNE maps, geometry of class centers and class means, difficulty of samples, statistics over seeds, the
+agreement of two networks, and the compute of a training.
 
 Examples
 --------
@@ -15,15 +15,27 @@ from ..validation import check_matrix
 from .compute import teraflops, training_flops
 from .difficulty import SAMPLE_KINDS, difficulty_vs_truth, kinds_of_samples, last_difficulty
 from .embedding import chance_purity, directions, embed, embed_centers, neighbourhood_purity, tsne_map
-from .geometry import center_agreement, center_cka, center_similarity, difference_of_pairs, logit_correlation
-from .predictions import OUTCOMES, Agreement, agreement
+from .geometry import (
+    center_agreement,
+    center_angles,
+    center_cka,
+    center_rsa,
+    center_similarity,
+    class_gains,
+    class_geometry,
+    difference_of_pairs,
+    geometry_table,
+    logit_correlation,
+)
+from .predictions import OUTCOMES, Agreement, Fidelity, agreement, fidelity
 from .statistics import Summary, holm, mcnemar, paired_difference, summarise
 
 __all__ = [
-    "OUTCOMES", "SAMPLE_KINDS", "Agreement", "Summary", "agreement", "center_agreement", "center_cka",
-    "center_similarity", "chance_purity", "check_matrix", "difference_of_pairs", "difficulty_vs_truth", "directions",
-    "embed", "embed_centers", "holm", "kinds_of_samples", "last_difficulty", "logit_correlation", "mcnemar",
-    "neighbourhood_purity", "paired_difference", "summarise", "teraflops", "training_flops", "tsne_map",
+    "OUTCOMES", "SAMPLE_KINDS", "Agreement", "Fidelity", "Summary", "agreement", "center_agreement", "center_angles",
+    "center_cka", "center_rsa", "center_similarity", "chance_purity", "check_matrix", "class_gains", "class_geometry",
+    "difference_of_pairs", "difficulty_vs_truth", "directions", "embed", "embed_centers", "fidelity", "geometry_table",
+    "holm", "kinds_of_samples", "last_difficulty", "logit_correlation", "mcnemar", "neighbourhood_purity",
+    "paired_difference", "summarise", "teraflops", "training_flops", "tsne_map",
 ]  # fmt: skip
 
 __getattr__ = renamed(__name__)

@@ -457,7 +457,8 @@ class Trainer:
         )
         if recorder.history and status != "running":
             run.gallery = recording.gallery(data, run.difficulty[len(recorder.history) - 1])
-            run.geometry = recording.stack_geometry(recorder.geometry)
+            if recorder.geometry:  # empty after resuming a finished training of an older version
+                run.geometry = recording.stack_geometry(recorder.geometry)
             if data.test is not None:
                 run.embedding = recording.embedding(model, compute_outputs(model, data, "test", fabric=self.fabric))
         self.call_callbacks("on_save", run)
