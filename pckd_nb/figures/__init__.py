@@ -15,6 +15,7 @@ Examples
 
 from .canvas import CLASS_COLORS, COLORS, MORE_COLORS, Drawing, caption, style
 from .diagrams import feature_weight_matrix, framework, motivation
+from .geometry import center_trajectories, collapse_over_epochs
 from .results import (
     accuracy,
     accuracy_against_compute,
@@ -41,7 +42,8 @@ __all__ = [
     "CLASS_COLORS", "COLORS", "Drawing", "MORE_COLORS",
     "accuracy", "caption", "difficulty_against_truth", "difficulty_gallery", "feature_map", "learning_curves",
     "preview_weights", "style",
-    "center_geometry", "center_map", "difficulty_galleries", "logit_correlation", "trajectories", "weights_over_epochs",
+    "center_geometry", "center_map", "center_trajectories", "collapse_over_epochs", "difficulty_galleries",
+    "logit_correlation", "trajectories", "weights_over_epochs",
     "feature_weight_matrix", "framework", "motivation",
     "accuracy_against_compute", "budget", "comparison_table", "leaderboard", "published_and_measured",
     "search", "sweep", "sweeps",

@@ -16,7 +16,17 @@ from matplotlib.lines import Line2D
 
 from .. import analysis
 from ..runs import Run
-from .canvas import CLASS_COLORS, DARK_GRAY, LIGHT_GRAY, Drawing, check_runs, is_teacher, new_figure, run_label
+from .canvas import (
+    CLASS_COLORS,
+    DARK_GRAY,
+    LIGHT_GRAY,
+    Drawing,
+    check_runs,
+    choose_classes,
+    is_teacher,
+    new_figure,
+    run_label,
+)
 
 PAGE_WIDTH = 7.1  # inches: two columns of a journal
 SMALL_FONT = 6.5  # points, for text next to small panels
@@ -51,13 +61,7 @@ def feature_map(runs: Run | Sequence[Run], classes: Sequence[int] | None = None,
     """
     runs = check_embeddings(runs)
     info = runs[0].settings["data"]
-    if classes is None:
-        count = len(info["classes"])
-        classes = np.unique(np.linspace(0, count - 1, min(count, len(CLASS_COLORS))).round().astype(int)).tolist()
-    if not 1 <= len(classes) <= len(CLASS_COLORS) or not all(0 <= c < len(info["classes"]) for c in classes):
-        raise ValueError(
-            f"classes must be 1 to {len(CLASS_COLORS)} numbers below {len(info['classes'])}, got {list(classes)!r:.60}"
-        )
+    classes = choose_classes(classes, len(info["classes"]))
     with new_figure(runs, max(2.05 * len(runs) + 1.4, 5), 3.4) as figure:
         for ax, run in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
             labels = run.embedding["labels"]
@@ -136,7 +140,7 @@ def center_map(runs: Run | Sequence[Run], seed: int = 0) -> Drawing:
                     x, y = xy[np.array(class_groups) == name].T
                     ax.scatter(x, y, s=17, linewidth=0, alpha=0.9, **style)
                 if not row:
-                    ax.set_title(_panel_title(run, runs), fontsize=8)
+                    ax.set_title(panel_title(run, runs), fontsize=8)
                 ax.set_xlabel(_nearest_share(run, grouping, class_groups), fontsize=SMALL_FONT)
                 _draw_frame(ax)
             side_ax = figure.add_subplot(grid[row, -1])
@@ -163,7 +167,7 @@ def _small_center_map(runs: list[Run]) -> Drawing:
         for ax, run in zip(axes, runs, strict=True):
             similarity = analysis.center_similarity(run.embedding["centers"])
             image = _draw_matrix(ax, similarity, run, names=ax is axes[0])
-            ax.set_title(_panel_title(run, runs), fontsize=8)
+            ax.set_title(panel_title(run, runs), fontsize=8)
             shares = [_nearest_share(run, *grouping) for grouping in info["groups"].items()]
             ax.set_xlabel("\n".join(shares) or _closest_pair(similarity, info["classes"]), fontsize=7)
         bar = figure.colorbar(image, ax=list(axes), shrink=0.8, aspect=25, pad=0.02)
@@ -202,7 +206,7 @@ def logit_correlation(runs: Sequence[Run]) -> Drawing:
     with _two_rows(runs, "Correlation of logits over test images", note) as (figure, axes, corner):
         for ax, run, matrix in zip(axes[0], runs, matrices, strict=True):
             image = _draw_matrix(ax, matrix, run, names=run is teacher)
-            ax.set_title(_panel_title(run, runs), fontsize=8)
+            ax.set_title(panel_title(run, runs), fontsize=8)
         for ax, run, matrix, difference in zip(axes[1][1:], students, matrices[1:], differences, strict=True):
             difference_image = _draw_matrix(ax, difference, run, cmap="PuOr_r", limit=largest)
             mean, correlation = analysis.difference_of_pairs(matrix, matrices[0])
@@ -257,7 +261,7 @@ def center_geometry(runs: Sequence[Run]) -> Drawing:
     with _two_rows(runs, "Similarity of category centers", note) as (figure, axes, corner):
         for ax, run, similarity in zip(axes[0], runs, similarities, strict=True):
             image = _draw_matrix(ax, similarity, run, names=run is teacher)
-            ax.set_title(_panel_title(run, runs), fontsize=8)
+            ax.set_title(panel_title(run, runs), fontsize=8)
         for ax, run, of_student, (correlation, cka) in zip(axes[1][1:], students, pairs[1:], agreements, strict=True):
             for number in range(len(groups) + 1):
                 chosen = shared == number
@@ -364,8 +368,19 @@ def _style_colorbar(bar: Any, name: str) -> None:
     bar.outline.set_visible(False)
 
 
-def _panel_title(run: Run, runs: list[Run]) -> str:
-    """Return the label of a run on several lines: the network, then the variant if there is one."""
+def panel_title(run: Run, runs: Sequence[Run]) -> str:
+    """Return the label of a run on several lines: the network, then the variant if there is one.
+
+    Parameters
+    ----------
+    run : Run
+    runs : sequence of Run
+        All runs of the figure.
+
+    Returns
+    -------
+    str
+    """
     name, *variant = run_label(run, runs).split(", ", 1)
     lines = textwrap.wrap(
         " ".join(variant).replace(" = ", "="), 24
