@@ -52,7 +52,7 @@ class Recorder:
     history, timing : list of dict
         One row of history.csv and timing.csv per complete epoch.
     geometry : list of dict
-        Class means, class centers and measures of neural collapse of every complete epoch, see `measure_geometry`.
+        Class means, class centers and measures of neural collapse of every complete epoch, see `geometry_row`.
     """
 
     cross_entropy: Tensor
@@ -116,23 +116,6 @@ class Recorder:
         self.cross_entropy[self.epoch - 1, index] = terms.cross_entropy.half()
         self.difficulty[self.epoch - 1, index] = terms.difficulty.half()
         self.step += 1
-
-    def record_geometry(self, model: Classifier, predictions: Predictions) -> None:
-        """Record class means, class centers and measures of neural collapse after an epoch.
-
-        The vectors are left out if those of all epochs would need more than 64 MB.
-
-        Parameters
-        ----------
-        model : Classifier
-            The network that made the predictions.
-        predictions : Predictions
-            Outputs for all images of the same split in every epoch.
-        """
-        measured, (classes, width) = measure_geometry(model, predictions), model.head.weight.shape
-        if len(self.cross_entropy) * classes * width * 2 * 2 > MAX_GEOMETRY_BYTES:  # two arrays of float16
-            del measured["means"], measured["centers"]
-        self.geometry.append({"epoch": self.epoch, **measured})
 
     def check_finite(self, batches: Sequence[Tensor]) -> None:
         """Check that all values logged in this epoch are finite.
@@ -326,13 +309,36 @@ def measure_geometry(model: Classifier, predictions: Predictions) -> dict[str, A
     return {"means": torch.from_numpy(means).half(), "centers": centers.half(), **measures}
 
 
+def geometry_row(model: Classifier, predictions: Predictions, epoch: int, epochs: int) -> dict[str, Any]:
+    """Return what geometry.npz keeps of one epoch.
+
+    Parameters
+    ----------
+    model, predictions
+        As in `measure_geometry`. The predictions are for the same images in every epoch.
+    epoch : int
+        Counted from 1.
+    epochs : int
+        Number of epochs of the training. The vectors are left out if those of all epochs would need more than 64 MB.
+
+    Returns
+    -------
+    dict
+        "epoch", and the result of `measure_geometry`, perhaps without "means" and "centers".
+    """
+    measured = measure_geometry(model, predictions)
+    if 2 * epochs * measured["centers"].nbytes > MAX_GEOMETRY_BYTES:  # means and centers
+        del measured["means"], measured["centers"]
+    return {"epoch": epoch, **measured}
+
+
 def stack_geometry(rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Return what `Recorder.record_geometry` recorded as arrays, for geometry.npz.
+    """Return the geometry of all epochs as arrays, for geometry.npz.
 
     Parameters
     ----------
     rows : sequence of dict
-        One dict per epoch, for one epoch or more.
+        The `geometry_row` of one epoch or more.
 
     Returns
     -------

@@ -57,6 +57,7 @@ from .paths import user_path
 from .validation import check
 
 HEADS_PREFIX, BEST_PREFIX = "method.", "best."  # of names in student.safetensors
+TRAIN_PREFIX = "train_"  # of names in geometry.npz, for the training images
 TRAINED_ON = "trained_on"  # metadata of student.safetensors: what the weights were trained on, see `TrainingData`
 SYMBOLS = {f"beta_{term}": f"β_{term}" for term in ("kd", "fa", "ca", "cc")} | {"epsilon": "ε", "temperature": "T"}
 
@@ -102,7 +103,8 @@ class Run:
         Features of test images, see `recording.embedding`.
     geometry : dict of str to array
         Class means and class centers in every epoch, see `recording.stack_geometry`. They are of the test images, or of
-        the validation images if the run was trained without test images.
+        the validation images if the run was trained without test images. The names of arrays of the training images
+        begin with "train_", see `training.RecordTrainGeometry`.
     path : Path, optional
         The run folder. None if the run is only in memory.
 
@@ -458,6 +460,26 @@ def require_parts(run: Run, *parts: str) -> Run:
     return run
 
 
+def geometry_of(geometry: Mapping[str, np.ndarray], train: bool = False) -> dict[str, np.ndarray]:
+    """Return the recorded geometry of the test images, or that of the training images.
+
+    Parameters
+    ----------
+    geometry : dict of str to array
+        See `Run.geometry`.
+    train : bool
+        Whether to return that of the training images.
+
+    Returns
+    -------
+    dict of str to array
+        Without the prefix "train_". Empty if there is none.
+    """
+    if not train:
+        return {name: array for name, array in geometry.items() if not name.startswith(TRAIN_PREFIX)}
+    return {name.removeprefix(TRAIN_PREFIX): array for name, array in geometry.items() if name.startswith(TRAIN_PREFIX)}
+
+
 def load_run(path: str | Path, tables_only: bool = False) -> Run:
     """Read a run folder. The run need not be finished.
 
@@ -548,10 +570,13 @@ def _checked(run: Run) -> Run:
             raise ValueError(f"{name}.npz has arrays of different lengths")
     count = len(run.settings["data"]["classes"])
     if run.geometry is not None:
-        found = [run.geometry[name] for name in ("means", "centers") if name in run.geometry]
-        shape = (len(run.geometry["epoch"]), count, *(found[0].shape[2:3] if found else ()))
-        if len(found) == 1 or any(array.shape != shape or array.dtype.kind != "f" for array in found):
-            raise ValueError("means and centers in geometry.npz must be float arrays of shape (epochs, classes, D)")
+        for part in (geometry_of(run.geometry), geometry_of(run.geometry, train=True)):
+            found = [part[name] for name in ("means", "centers") if name in part]
+            shape = (len(part.get("epoch", ())), count, *(found[0].shape[2:3] if found else ()))
+            if len(found) == 1 or any(array.shape != shape or array.dtype.kind != "f" for array in found):
+                raise ValueError("means and centers in geometry.npz must be float arrays of shape (epochs, classes, D)")
+            if part and any(name not in part or len(part[name]) != shape[0] for name in collapse.MEASURES):
+                raise ValueError(f"geometry.npz must have one value per epoch of {', '.join(collapse.MEASURES)}")
     for labels in (run.labels, *((arrays or {}).get("labels") for arrays in (run.gallery, run.embedding))):
         if labels is not None and labels.size:
             if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= count:

@@ -94,6 +94,15 @@ def test_the_lower_row_needs_the_geometry_of_a_teacher(runs):
     assert len(figures.collapse_over_epochs(runs[0]).axes) == 4  # the teacher alone
 
 
+def test_the_training_images_can_be_shown(runs):
+    with pytest.raises(ValueError, match="no geometry of training images"):
+        figures.collapse_over_epochs(runs[1], train=True)
+    runs[1].geometry |= {f"train_{name}": 3 * array for name, array in runs[1].geometry.items()}
+    figure = figures.collapse_over_epochs(runs[1], train=True)
+    assert np.allclose(figure.axes[0].lines[0].get_ydata(), [3, 6, 9, 12])
+    assert figure._supxlabel.get_text().startswith("Measured on the training images.")
+
+
 def test_trajectories_end_at_the_last_centers_in_the_plane_of_largest_variance(runs):
     centers = np.zeros((EPOCHS, 12, 8))
     centers[:, :, 3] = np.arange(12)  # variance only in one direction

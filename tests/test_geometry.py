@@ -9,8 +9,8 @@ import scipy.stats
 import torch
 
 import pckd_nb as pckd
-from pckd_nb import analysis, collapse, recording, resuming
-from pckd_nb.training import StopWhen
+from pckd_nb import analysis, collapse, recording, resuming, runs
+from pckd_nb.training import RecordTrainGeometry, StopWhen
 
 EXACT = dict(accelerator="cpu", precision="32-true")
 QUIET = dict(progress=False, **EXACT)
@@ -64,17 +64,18 @@ def test_without_test_images_the_validation_images_are_measured(data, recipe, st
 
 
 @pytest.mark.parametrize("steps", [2, 3, 4])
-def test_resumed_run_has_the_same_geometry(steps, run, data, recipe, tmp_path):
+def test_resumed_run_has_the_same_geometry(steps, data, recipe, tmp_path):
     """The training is interrupted within the first epoch, at its end, and within the second epoch."""
     done = []
     stop = StopWhen(lambda: len(done) >= steps)
     stop.on_step_end = lambda trainer: done.append(1) or setattr(trainer, "should_stop", len(done) >= steps)
-    start = pckd.create_model("resnet8", data, seed=2)
-    first = pckd.fit(start, data, recipe, out=tmp_path / "run", callbacks=[stop], **QUIET)
+    starts = [pckd.create_model("resnet8", data, seed=2) for _ in range(3)]
+    whole = pckd.fit(starts[0], data, recipe, callbacks=[RecordTrainGeometry()], **QUIET)
+    first = pckd.fit(starts[1], data, recipe, out=tmp_path / "run", callbacks=[RecordTrainGeometry(), stop], **QUIET)
     assert not first.finished
-    start = pckd.create_model("resnet8", data, seed=2)
-    resumed = pckd.fit(start, data, recipe, out=tmp_path / "run", resume=True, **QUIET)
-    assert resumed.fingerprint == run.fingerprint and same_geometry(resumed, run)
+    options = dict(resume=True, callbacks=[RecordTrainGeometry()], **QUIET)
+    resumed = pckd.fit(starts[2], data, recipe, out=tmp_path / "run", **options)
+    assert resumed.fingerprint == whole.fingerprint and same_geometry(resumed, whole)
 
 
 def test_a_checkpoint_of_an_older_version_can_be_resumed(run, data, recipe, tmp_path):
@@ -110,6 +111,36 @@ def test_features_that_are_not_finite_give_unknown_measures(run, data):
     found = recording.measure_geometry(model, predictions)
     assert all(np.isnan(found[name]) for name in collapse.MEASURES)
     assert found["means"].isnan().all() and found["centers"].isfinite().all()
+
+
+def test_the_callback_adds_the_training_images(run, data, recipe, tmp_path):
+    start = pckd.create_model("resnet8", data, seed=2)
+    both = pckd.fit(start, data, recipe, out=tmp_path / "run", callbacks=[RecordTrainGeometry()], **QUIET)
+    assert both.fingerprint == run.fingerprint and both.history.equals(run.history)
+    assert {name for name in both.geometry if not name.startswith("train_")} == run.geometry.keys()
+    of_train = runs.geometry_of(both.geometry, train=True)
+    expected = analysis.class_geometry(both, data, "train", **EXACT)
+    assert of_train.keys() == expected.keys() and of_train["epoch"].tolist() == [1, 2]
+    for name in ("means", "nc1", "nc4"):
+        assert of_train[name][1] == pytest.approx(expected[name][0], rel=1e-4)
+    table = analysis.geometry_table(tmp_path / "run", both, train=True)
+    assert np.array_equal(table["nc3"].to_numpy(), of_train["nc3"]) and table["rsa_means"][1] == pytest.approx(1)
+    assert not np.array_equal(table["nc1"], analysis.geometry_table(both)["nc1"])
+    with pytest.raises(ValueError, match=r"no geometry of training images: train it with callbacks=\[RecordTrainG"):
+        analysis.geometry_table(run, train=True)
+
+
+def test_the_callback_uses_the_first_images_of_every_class(data, recipe, student):
+    callback = RecordTrainGeometry(images_per_class=2)
+    found = pckd.fit(student, data, recipe, callbacks=[callback], **QUIET)
+    again = pckd.fit(pckd.create_model("resnet8", data, seed=2), data, recipe, callbacks=[callback], **QUIET)
+    assert same_geometry(found, again)
+    first = dataclasses.replace(data, train=data.train.take(np.arange(6)))  # the labels are 0, 1, 2, 0, 1, 2, …
+    expected = analysis.class_geometry(found, first, "train", **EXACT)
+    assert found.geometry["train_nc1"][1] == pytest.approx(expected["nc1"][0], rel=1e-4)
+    for wrong, error in ((1, ValueError), (2.5, TypeError), ("2", TypeError)):
+        with pytest.raises(error, match="images_per_class must be "):
+            RecordTrainGeometry(wrong)
 
 
 # ------------------------------------------------------------------------------------------------------- what follows

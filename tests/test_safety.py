@@ -313,6 +313,7 @@ RUNS = {
     "geometry.npz with objects": lambda f, c: edit_npz(f, "geometry", means=array_of_objects(c)),
     "geometry.npz with words": lambda f, c: edit_npz(f, "geometry", nc1=np.array(["word"])),
     "geometry.npz of other classes": lambda f, c: edit_npz(f, "geometry", centers=np.ones((1, 3, 64), np.float16)),
+    "geometry.npz of some training images": lambda f, c: edit_npz(f, "geometry", train_epoch=np.ones(1, np.int32)),
     "geometry.npz of another length": lambda f, c: edit_npz(f, "geometry", epoch=np.ones(7, np.int32)),
     "samples.npz is a pickle": lambda f, c: (f / "samples.npz").write_bytes(pickle.dumps(touch(c))),
     "samples.npz is one array": lambda f, c: np.save((f / "samples.npz").open("wb"), np.ones(3)),

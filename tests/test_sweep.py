@@ -235,6 +235,7 @@ ENTRIES = {  # function, argument → kind, function that makes the call with a 
     ("class_gains", "data"): ("data", lambda p, x: analysis.class_gains(p.network, p.network, x)),
     ("geometry_table", "run"): ("run folder", lambda p, x: analysis.geometry_table(x)),
     ("geometry_table", "teacher_geometry"): ("run folder", lambda p, x: analysis.geometry_table(p.run, x)),
+    ("geometry_table", "train"): ("flag", lambda p, x: analysis.geometry_table(p.run, train=x)),
     ("comparison", "table"): ("data frame", lambda p, x: experiments.comparison(x)),
     ("comparison", "reference"): ("text", lambda p, x: experiments.comparison(RESULTS, x)),
     ("comparison_over_teachers", "table"): ("data frame", lambda p, x: experiments.comparison_over_teachers(x)),

@@ -16,8 +16,8 @@ from .. import collapse, recording
 from ..arguments import Network, as_dataset, as_network, as_network_or_run, as_run
 from ..data import Dataset
 from ..evaluation import predict
-from ..runs import Run, require_parts
-from ..validation import check_matrix
+from ..runs import Run, geometry_of, require_parts
+from ..validation import check, check_matrix
 from .embedding import directions
 from .predictions import agreement
 
@@ -318,12 +318,14 @@ def class_geometry(model: Network, data: Dataset | str, split: str = "test", **o
 
 
 def geometry_table(
-    run: Run | str | Path, teacher_geometry: Run | str | Path | Mapping[str, np.ndarray] | None = None
+    run: Run | str | Path,
+    teacher_geometry: Run | str | Path | Mapping[str, np.ndarray] | None = None,
+    train: bool = False,
 ) -> pd.DataFrame:
     """Return the geometry of the classes by epoch: neural collapse, and the similarity to the teacher.
 
-    Everything is measured on the test images, or on the validation images of a run without test images. Images of a
-    class, and so its mean, differ between data sets. So compare only runs on the same data.
+    By default, everything is measured on the test images, or on the validation images of a run without test images. The
+    mean of a class depends on the images, so compare only runs on the same data.
 
     Parameters
     ----------
@@ -333,6 +335,9 @@ def geometry_table(
     teacher_geometry : Run, str, Path or dict of str to array, optional
         The teacher's run with recorded geometry, or the result of `class_geometry` for the teacher. Its last row is
         used.
+    train : bool
+        Use the geometry of the training images. It is recorded only with `training.RecordTrainGeometry`. A dict for
+        `teacher_geometry` must then be `class_geometry` with split="train".
 
     Returns
     -------
@@ -371,9 +376,10 @@ def geometry_table(
     >>> table["epoch"].tolist(), float(table["center_angle_to_end"].iloc[-1])
     ([1, 2], 0.0)
     """
-    geometry, teacher = require_parts(as_run(run), "geometry").geometry, None
+    check(bool, train=train)
+    geometry, teacher = _recorded(run, train), None
     if teacher_geometry is not None:
-        teacher = _geometry_of_teacher(teacher_geometry)
+        teacher = _geometry_of_teacher(teacher_geometry, train)
         for name, arrays in (("run", geometry), ("teacher", teacher)):
             if "centers" not in arrays:
                 raise ValueError(
@@ -394,10 +400,19 @@ def geometry_table(
     return table
 
 
-def _geometry_of_teacher(given: object) -> Mapping[str, np.ndarray]:
+def _recorded(given: object, train: bool) -> dict[str, np.ndarray]:
+    run = require_parts(as_run(given), "geometry")
+    geometry = geometry_of(run.geometry, train)
+    if not geometry:
+        raise ValueError(
+            f"the run {run.title} has no geometry of training images: train it with callbacks=[RecordTrainGeometry()]"
+        )
+    return geometry
+
+
+def _geometry_of_teacher(given: object, train: bool) -> Mapping[str, np.ndarray]:
     if isinstance(given, Run | str | Path):
-        recorded: dict[str, np.ndarray] = require_parts(as_run(given), "geometry").geometry
-        return recorded
+        return _recorded(given, train)
     if not isinstance(given, Mapping) or not {"epoch", *collapse.MEASURES} <= given.keys():
         wanted = "a Run, the folder of one, or the result of class_geometry"
         raise TypeError(f"teacher_geometry must be {wanted}, got {type(given).__name__}")

@@ -48,7 +48,9 @@ MIN_SEEDS = 3  # for an interval
 
 
 def collapse_over_epochs(
-    runs: Run | Sequence[Run], teacher_geometry: Run | Mapping[str, np.ndarray] | None = None
+    runs: Run | Sequence[Run],
+    teacher_geometry: Run | Mapping[str, np.ndarray] | None = None,
+    train: bool = False,
 ) -> Drawing:
     """Draw measures of neural collapse by epoch, and the similarity of the classes' geometry to the teacher's.
 
@@ -65,6 +67,8 @@ def collapse_over_epochs(
         With recorded geometry of the same data. The teacher may be one of them.
     teacher_geometry : Run or dict of str to array, optional
         As in `analysis.geometry_table`. By default, the teacher among `runs` is used, if there is one.
+    train : bool
+        Whether to show the training images instead of the test images, as in `analysis.geometry_table`.
 
     Returns
     -------
@@ -81,14 +85,15 @@ def collapse_over_epochs(
     teacher = teacher_geometry if teacher_geometry is not None else next(iter(teachers), None)
     students = [run for run in runs if run not in teachers] if teacher is not None else []
     rows = [(COLLAPSE_PANELS, runs), *([(TEACHER_PANELS, students)] if students else [])]
-    note = "Measured on the test images."
+    note = f"Measured on the {'training' if train else 'test'} images."
     if len(rows) > 1:
         note += " CKA, RSA: similarity to the teacher after its last epoch (1 = the same up to rotation and scale)."
     with new_figure(runs, 2.4 * 4, 2.2 * len(rows) + 0.9, note) as figure:
         figure.set_layout_engine("constrained", h_pad=0.08)
         grid = figure.subplots(len(rows), 4, squeeze=False)
         for axes, (panels, shown) in zip(grid, rows, strict=True):
-            tables = [analysis.geometry_table(run, teacher if panels is TEACHER_PANELS else None) for run in shown]
+            compared = teacher if panels is TEACHER_PANELS else None
+            tables = [analysis.geometry_table(run, compared, train) for run in shown]
             for ax, (column, (title, label)) in zip(axes, panels.items(), strict=True):
                 _draw_lines(ax, shown, runs, [table.set_index("epoch")[column] for table in tables])
                 ax.set(title=title, ylabel=label)

@@ -364,7 +364,8 @@ class Trainer:
             predictions = compute_outputs(model, self.data, split, fabric=self.fabric)
             scores |= {f"{split}_{name}": value for name, value in predictions.scores()._asdict().items()}
             if split == self.data.held_out[0]:  # the test images, or the validation images without them
-                self.recorder.record_geometry(model, predictions)
+                row = recording.geometry_row(model, predictions, self.recorder.epoch, self.recipe.epochs)
+                self.recorder.geometry.append(row)
         seconds = time.perf_counter() - started
         self.recorder.end_epoch(self.optimization.lr, self.method.epsilon, scores, seconds)
 
