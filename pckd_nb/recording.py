@@ -22,7 +22,7 @@ GALLERY_SIZE = 100  # maximum number of training images in gallery.npz
 MAX_GALLERY_SIDE = 96  # pixels; larger images are resized
 MAX_SAMPLES_IN_MESSAGE = 16
 EMBEDDING_SIZE = 2000  # maximum number of test images in embedding.npz
-MAX_GEOMETRY_BYTES = 2**26  # of class means and centers in geometry.npz; beyond it, only their measures are kept
+MAX_GEOMETRY_BYTES = 2**26  # of class means and centers in geometry.npz; above it, only the measures are kept
 
 
 @dataclass
@@ -319,7 +319,7 @@ def geometry_row(model: Classifier, predictions: Predictions, epoch: int, epochs
     epoch : int
         Counted from 1.
     epochs : int
-        Number of epochs of the training. The vectors are left out if those of all epochs would need more than 64 MB.
+        Number of epochs of the training. The vectors are left out if those of all epochs would need more than 64 MiB.
 
     Returns
     -------
