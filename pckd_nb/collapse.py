@@ -111,6 +111,9 @@ def variability(features: np.ndarray, labels: np.ndarray, means: np.ndarray) -> 
     :math:`\Sigma_B^+` is the pseudo-inverse. Directions in which the class means do not differ do not count. Classes
     without features are left out.
 
+    Few images per class make NC1 too small: with n images of each class, :math:`\Sigma_W` is too small by the factor
+    1 − 1/n on average. So compare networks on the same images.
+
     Parameters
     ----------
     features : array of shape (N, D)
@@ -121,7 +124,7 @@ def variability(features: np.ndarray, labels: np.ndarray, means: np.ndarray) -> 
     Returns
     -------
     Variability
-        nc1, and the traces of both covariances. NC1 is NaN if all class means are equal.
+        nc1, and the traces of both covariances. NC1 is NaN if all class means are equal, or if no class has two images.
 
     References
     ----------
@@ -136,7 +139,8 @@ def variability(features: np.ndarray, labels: np.ndarray, means: np.ndarray) -> 
     between = float((singular**2).sum() / len(centred))
     kept = singular > max(centred.shape) * np.finfo(np.float64).eps * np.abs(means[np.isfinite(means)]).max(initial=0)
     spread = np.einsum("kd,de,ke->k", directions[kept], within, directions[kept], optimize=True)
-    nc1 = float((spread / singular[kept] ** 2).sum()) if kept.any() else float("nan")
+    known = kept.any() and len(residuals) > len(centred)  # a class with two images or more
+    nc1 = float((spread / singular[kept] ** 2).sum()) if known else float("nan")
     return Variability(nc1, float(np.trace(within)), between)
 
 

@@ -72,6 +72,11 @@ def test_variability_of_collapsed_features_is_0_and_of_equal_means_unknown():
     assert np.isnan(nc1) and within == pytest.approx(2.5) and between == 0
 
 
+def test_variability_of_one_image_per_class_is_unknown():
+    nc1, within, between = collapse.variability(MEANS, np.array([0, 1]), MEANS)
+    assert np.isnan(nc1) and within == 0 and between == pytest.approx(4.5)
+
+
 def test_equinorm_by_hand():
     assert collapse.equinorm([[1, 0], [0, 3]]) == 0.5  # sd 1, mean 2
     assert collapse.equinorm([[0, 2], [2, 0], [-2, 0]]) == 0

@@ -223,7 +223,7 @@ class RecordTrainGeometry(Callback):
     "train_means" and so on. The images are neither augmented nor rotated, and the network is in eval mode.
 
     This takes time: one more forward pass of the student for each of these images. For all training images, a training
-    without a teacher becomes about a third longer.
+    without a teacher becomes at most about a third longer.
 
     Parameters
     ----------
