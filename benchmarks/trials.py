@@ -53,7 +53,8 @@ SETTINGS = {"negatives": 8, "warmup_epochs": 4, "stage_epochs": 2}
 SIZES = {"digits": (60, 40), "shapes100": (100, 100)}  # training and test images
 EPOCHS, STEPS = 2, 3  # of digits: number of epochs, and of steps per epoch
 KILLED_IN = 2, 2  # epoch and step, counted from 1; the last checkpoint is from the step before
-COMPARED = "student.safetensors", "history.csv", "samples.npz"  # files of a run that are the same after a resume
+# Files of a run that are the same after a resume.
+COMPARED = "student.safetensors", "history.csv", "samples.npz", "geometry.npz"
 FINISHED_FILES = {"run.json", "timing.csv", "gallery.npz", "embedding.npz", *COMPARED}
 
 

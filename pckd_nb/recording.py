@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import files, preview
+from . import collapse, files, preview
 from .data import Dataset
 from .evaluation import Predictions
 from .methods import Terms
@@ -21,6 +22,7 @@ GALLERY_SIZE = 100  # maximum number of training images in gallery.npz
 MAX_GALLERY_SIDE = 96  # pixels; larger images are resized
 MAX_SAMPLES_IN_MESSAGE = 16
 EMBEDDING_SIZE = 2000  # maximum number of test images in embedding.npz
+MAX_GEOMETRY_BYTES = 2**26  # of class means and centers in geometry.npz; above it, only the measures are kept
 
 
 @dataclass
@@ -49,6 +51,8 @@ class Recorder:
         Batch size of every step of this epoch.
     history, timing : list of dict
         One row of history.csv and timing.csv per complete epoch.
+    geometry : list of dict
+        Class means, class centers and measures of neural collapse of every complete epoch, see `geometry_row`.
     """
 
     cross_entropy: Tensor
@@ -61,6 +65,7 @@ class Recorder:
     sizes: list[int] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
     timing: list[dict[str, float]] = field(default_factory=list)
+    geometry: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def empty(cls, epochs: int, samples: int, device: torch.device) -> "Recorder":
@@ -274,3 +279,74 @@ def embedding(model: Classifier, predictions: Predictions) -> dict[str, np.ndarr
         "labels": labels.short().numpy(),
         "centers": model.head.weight.detach().half().cpu().numpy(),
     }
+
+
+def measure_geometry(model: Classifier, predictions: Predictions) -> dict[str, Any]:
+    """Return class means, class centers and measures of neural collapse of a network.
+
+    Parameters
+    ----------
+    model : Classifier
+        The network that made the predictions.
+    predictions : Predictions
+        Outputs for all images of a split.
+
+    Returns
+    -------
+    dict
+        "means" and "centers" (float16 Tensor, C × D): the mean penultimate feature of every class, NaN for a class
+        without images, and the rows of the last layer's weight. All other keys are `collapse.MEASURES`, with one float
+        each. The measures are computed before the vectors are rounded to 16 bit. If a feature or a center is not
+        finite, all measures and means are NaN.
+    """
+    features, logits, labels = (tensor.numpy() for tensor in predictions)
+    centers = model.head.weight.detach().float().cpu()
+    if not (np.isfinite(features).all() and centers.isfinite().all()):
+        unknown = torch.full_like(centers, torch.nan)
+        return {"means": unknown.half(), "centers": centers.half()} | dict.fromkeys(collapse.MEASURES, float("nan"))
+    means = collapse.class_means(features, labels, len(centers))
+    measures = collapse.collapse_measures(features, labels, logits.argmax(1), centers.numpy(), means)
+    return {"means": torch.from_numpy(means).half(), "centers": centers.half(), **measures}
+
+
+def geometry_row(model: Classifier, predictions: Predictions, epoch: int, epochs: int) -> dict[str, Any]:
+    """Return what geometry.npz keeps of one epoch.
+
+    Parameters
+    ----------
+    model, predictions
+        As in `measure_geometry`. The predictions are for the same images in every epoch.
+    epoch : int
+        Counted from 1.
+    epochs : int
+        Number of epochs of the training. The vectors are left out if those of all epochs would need more than 64 MiB.
+
+    Returns
+    -------
+    dict
+        "epoch", and the result of `measure_geometry`, perhaps without "means" and "centers".
+    """
+    measured = measure_geometry(model, predictions)
+    if 2 * epochs * measured["centers"].nbytes > MAX_GEOMETRY_BYTES:  # means and centers
+        del measured["means"], measured["centers"]
+    return {"epoch": epoch, **measured}
+
+
+def stack_geometry(rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Return the geometry of all epochs as arrays, for geometry.npz.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        The `geometry_row` of one epoch or more.
+
+    Returns
+    -------
+    dict of str to array
+        "epoch" (int32), every measure of `collapse.MEASURES` (float32), "means" and "centers" (float16, E × C × D), for
+        E epochs, C classes and features of length D. Without "means" and "centers" if they were left out.
+    """
+    arrays = {"epoch": np.array([row["epoch"] for row in rows], np.int32)}
+    arrays |= {name: np.array([row[name] for row in rows], np.float32) for name in collapse.MEASURES}
+    vectors = [name for name in ("means", "centers") if all(name in row for row in rows)]
+    return arrays | {name: torch.stack([row[name] for row in rows]).numpy() for name in vectors}

@@ -13,6 +13,7 @@ A run folder contains these files::
     previous.pt           the checkpoint before it, in case checkpoint.pt cannot be read; removed as well
     gallery.npz           at most 100 training images, from easy to hard
     embedding.npz         features of test images and the category centers (float16)
+    geometry.npz          class means and category centers (float16) and measures of neural collapse in every epoch
 
 Every file is written as a whole or not at all. `resuming` manages the folder of a run that is being trained.
 
@@ -44,7 +45,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from . import catalogue, files
+from . import catalogue, collapse, files
 from .config import FORMAT, make_config
 from .data import shapes
 from .deprecation import renamed
@@ -56,6 +57,7 @@ from .paths import user_path
 from .validation import check
 
 HEADS_PREFIX, BEST_PREFIX = "method.", "best."  # of names in student.safetensors
+TRAIN_PREFIX = "train_"  # of names in geometry.npz, for the training images
 TRAINED_ON = "trained_on"  # metadata of student.safetensors: what the weights were trained on, see `TrainingData`
 SYMBOLS = {f"beta_{term}": f"β_{term}" for term in ("kd", "fa", "ca", "cc")} | {"epsilon": "ε", "temperature": "T"}
 
@@ -99,6 +101,10 @@ class Run:
         At most 100 training images, see `recording.gallery`.
     embedding : dict of str to array
         Features of test images, see `recording.embedding`.
+    geometry : dict of str to array
+        Class means and class centers in every epoch, see `recording.stack_geometry`. They are of the test images, or of
+        the validation images if the run was trained without test images. The names of arrays of the training images
+        begin with "train_", see `training.RecordTrainGeometry`.
     path : Path, optional
         The run folder. None if the run is only in memory.
 
@@ -124,6 +130,7 @@ class Run:
     ids: np.ndarray | Missing = None
     gallery: dict[str, np.ndarray] | Missing = None
     embedding: dict[str, np.ndarray] | Missing = None
+    geometry: dict[str, np.ndarray] | Missing = None
     path: Path | None = None
 
     def __repr__(self) -> str:
@@ -308,7 +315,8 @@ class Run:
         files.write(folder / "history.csv", lambda temporary: self.history.to_csv(temporary, index=False))
         files.write(folder / "timing.csv", lambda temporary: self.timing.to_csv(temporary, index=False))
         samples = {name: getattr(self, name) for name in SAMPLE_ARRAYS}
-        for name, arrays in (("samples", samples), ("gallery", self.gallery), ("embedding", self.embedding)):
+        parts = {"samples": samples, "gallery": self.gallery, "embedding": self.embedding, "geometry": self.geometry}
+        for name, arrays in parts.items():
             arrays = {key: value for key, value in (arrays or {}).items() if value is not None}
             if arrays:
                 files.write(folder / f"{name}.npz", partial(_save_arrays, arrays=arrays))
@@ -332,10 +340,13 @@ def _accuracy_svg(history: pd.DataFrame, split: str) -> str:
 
 
 RUN_FILES = (
-    "run.json", "history.csv", "timing.csv", "samples.npz", "gallery.npz", "embedding.npz", "student.safetensors",
+    "run.json", "history.csv", "timing.csv", "samples.npz", "gallery.npz", "embedding.npz", "geometry.npz",
+    "student.safetensors",
 )  # fmt: skip
 SAMPLE_ARRAYS = ("cross_entropy", "difficulty", "labels", "ground_truth", "ids")  # in samples.npz
-REQUIRED_ARRAYS = {"samples": SAMPLE_ARRAYS[:3], "gallery": ("gallery",), "embedding": ("embedding",)}
+REQUIRED_ARRAYS = {
+    "samples": SAMPLE_ARRAYS[:3], "gallery": ("gallery",), "embedding": ("embedding",), "geometry": ("geometry",),
+}  # fmt: skip
 
 
 def is_own_network(name: str | None) -> bool:
@@ -429,7 +440,7 @@ def require_parts(run: Run, *parts: str) -> Run:
     Parameters
     ----------
     run : Run
-    *parts : {"samples", "gallery", "embedding"}
+    *parts : {"samples", "gallery", "embedding", "geometry"}
         Names of .npz files in the run folder.
 
     Returns
@@ -447,6 +458,26 @@ def require_parts(run: Run, *parts: str) -> Run:
             hint = "it is written after the first complete epoch" if run.history.empty else "train it again to get it"
             raise ValueError(f"the run {run.title} has no {part} ({part}.npz): {hint}")
     return run
+
+
+def geometry_of(geometry: Mapping[str, np.ndarray], train: bool = False) -> dict[str, np.ndarray]:
+    """Return the recorded geometry of the test images, or that of the training images.
+
+    Parameters
+    ----------
+    geometry : dict of str to array
+        See `Run.geometry`.
+    train : bool
+        Whether to return that of the training images.
+
+    Returns
+    -------
+    dict of str to array
+        Without the prefix "train_". Empty if there is none.
+    """
+    if not train:
+        return {name: array for name, array in geometry.items() if not name.startswith(TRAIN_PREFIX)}
+    return {name.removeprefix(TRAIN_PREFIX): array for name, array in geometry.items() if name.startswith(TRAIN_PREFIX)}
 
 
 def load_run(path: str | Path, tables_only: bool = False) -> Run:
@@ -500,6 +531,7 @@ def load_run(path: str | Path, tables_only: bool = False) -> Run:
                 best_state=best,
                 gallery=_load_arrays(folder / "gallery.npz"),
                 embedding=_load_arrays(folder / "embedding.npz"),
+                geometry=_load_arrays(folder / "geometry.npz"),
                 path=folder,
                 **(_load_arrays(folder / "samples.npz") or {}),
             )
@@ -526,7 +558,8 @@ def _checked(run: Run) -> Run:
     if matrices and any(array.shape != matrices[0].shape[1:] for array in vectors):
         raise ValueError("the arrays in samples.npz have different numbers of samples")
     dtype_kinds = {"gallery": {"images": "u", "labels": "iu", "index": "iu", "difficulty": "f"},
-                   "embedding": {"features": "f", "predictions": "iu", "labels": "iu", "centers": "f"}}  # fmt: skip
+                   "embedding": {"features": "f", "predictions": "iu", "labels": "iu", "centers": "f"},
+                   "geometry": {"epoch": "iu", **dict.fromkeys(collapse.MEASURES, "f")}}  # fmt: skip
     for name, kinds in dtype_kinds.items():
         arrays = getattr(run, name)
         if arrays is None:
@@ -536,6 +569,14 @@ def _checked(run: Run) -> Run:
         if len({len(arrays[key]) for key in kinds if key != "centers"}) != 1:
             raise ValueError(f"{name}.npz has arrays of different lengths")
     count = len(run.settings["data"]["classes"])
+    if run.geometry is not None:
+        for part in (geometry_of(run.geometry), geometry_of(run.geometry, train=True)):
+            found = [part[name] for name in ("means", "centers") if name in part]
+            shape = (len(part.get("epoch", ())), count, *(found[0].shape[2:3] if found else ()))
+            if len(found) == 1 or any(array.shape != shape or array.dtype.kind != "f" for array in found):
+                raise ValueError("means and centers in geometry.npz must be float arrays of shape (epochs, classes, D)")
+            if part and any(name not in part or len(part[name]) != shape[0] for name in collapse.MEASURES):
+                raise ValueError(f"geometry.npz must have one value per epoch of {', '.join(collapse.MEASURES)}")
     for labels in (run.labels, *((arrays or {}).get("labels") for arrays in (run.gallery, run.embedding))):
         if labels is not None and labels.size:
             if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= count:

@@ -5,10 +5,13 @@ A type such as `Positive` says which values are valid: `lr: Positive = 0.05`. Er
 
 import dataclasses
 from functools import cache
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from pydantic_core import PydanticCustomError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def plain(value: Any) -> Any:
@@ -191,3 +194,30 @@ def _model_of(cls: Any) -> type[BaseModel]:
     fields: dict[str, Any] = {field.name: (hints[field.name], ...) for field in dataclasses.fields(cls)}
     model: type[BaseModel] = create_model(cls.__name__, __config__=STRICT, **fields)
     return model
+
+
+def check_matrix(name: str, values: "np.ndarray") -> None:
+    """Raise ValueError unless `values` is a non-empty matrix of finite numbers.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the error message.
+    values : array of shape (rows, columns)
+
+    Raises
+    ------
+    ValueError
+        If the rows have unequal lengths, if there are no values, if the dtype is neither integer nor float, if the
+        array does not have two dimensions, or if a value is not finite.
+    """
+    import numpy as np  # imported here, because commands that need no arrays start faster without it
+
+    try:
+        found = np.asarray(values)
+    except ValueError:  # rows of unequal length
+        raise ValueError(f"{name} must be a matrix: all rows must have the same length") from None
+    if found.dtype.kind not in "fiu" or found.ndim != 2 or not found.size:
+        raise ValueError(f"{name} must be a non-empty matrix of numbers, got {found.dtype} of shape {found.shape}")
+    if not np.isfinite(found).all():
+        raise ValueError(f"{name} must be finite numbers, but some are NaN or infinite")

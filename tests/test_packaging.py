@@ -67,6 +67,7 @@ FLOORS = [
     {
         "losses",
         "preview",
+        "collapse",
         "tensor_checks",
         "files",
         "hardware",

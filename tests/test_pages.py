@@ -51,6 +51,15 @@ def test_the_readme_is_short_and_links_every_notebook():
     assert f"| other methods | {len(pckd.methods.BASELINES) + 1} |" in text  # with KD
 
 
+def test_the_geometry_page_compares_a_student_with_its_teacher(data, monkeypatch, capsys):
+    (code,) = code_blocks("docs/geometry.md")
+    monkeypatch.setattr(pckd, "load_dataset", lambda name: data, raising=False)
+    names = run_block(code)
+    assert len(names["table"]) == 3 and names["table"]["rsa_means"].notna().all()
+    assert "cka_centers" in capsys.readouterr().out and len(names["gains"]) == data.num_classes
+    assert Path("collapse.png").stat().st_size > 10_000 and Path("trajectories.png").stat().st_size > 10_000
+
+
 def test_train_and_compare_shows_what_a_run_has(data, monkeypatch):
     code, _ = code_blocks("docs/experiments.md")
     monkeypatch.setattr(pckd, "load_dataset", lambda name: data, raising=False)

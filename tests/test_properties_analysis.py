@@ -42,8 +42,13 @@ CASES = {
             function, {"a": matrix, "b": matrix[:, :2]},
             {name: (f"{name} must|a and b must", bad_matrix | st.just(np.zeros((2, 3)))) for name in "ab"},
         )
-        for function in (analysis.center_agreement, analysis.center_cka)
+        for function in (analysis.center_agreement, analysis.center_cka, analysis.center_rsa)
     },
+    "center_angles": Case(
+        analysis.center_angles, {"centers": matrix, "target": matrix},
+        {name: (f"{name} must|centers and target must", bad_matrix | st.just(np.zeros((2, 3))))
+         for name in ("centers", "target")},
+    ),
     "logit_correlation": Case(
         analysis.logit_correlation, {"features": matrix, "centers": matrix},
         {"features": ("features|width", bad_matrix | st.just(matrix[:1])), "centers": ("centers", bad_matrix)},

@@ -40,6 +40,7 @@ def test_a_run_folder_has_the_documented_files(run):
         "student.safetensors",
         "gallery.npz",
         "embedding.npz",
+        "geometry.npz",
     }
     assert {file.name for file in run.path.iterdir()} == documented
     assert all(name in runs.__doc__ for name in documented)
@@ -77,11 +78,11 @@ def test_a_run_can_be_saved_without_weights(run, tmp_path):
 
 
 def test_missing_parts_of_a_run_are_named(run):
-    assert runs.require_parts(run, "samples", "gallery", "embedding") is run
-    for part, lacks in (("samples", "difficulty"), ("gallery", "gallery"), ("embedding", "embedding")):
-        bare = dataclasses.replace(run, **{lacks: None})
+    assert runs.require_parts(run, *runs.REQUIRED_ARRAYS) is run
+    for part, arrays in runs.REQUIRED_ARRAYS.items():
+        bare = dataclasses.replace(run, **{arrays[-1]: None})
         with pytest.raises(ValueError, match=rf"PCKD resnet8 has no {part} \({part}\.npz\): train it again"):
-            runs.require_parts(bare, "samples", "gallery", "embedding")
+            runs.require_parts(bare, *runs.REQUIRED_ARRAYS)
         with pytest.raises(ValueError, match=rf"has no {part} .*: it is written after the first complete epoch"):
             runs.require_parts(dataclasses.replace(bare, history=run.history[:0]), part)
 

@@ -234,6 +234,19 @@ ENTRIES = {  # function, argument → kind, function that makes the call with a 
     ("predict_folder", "workers"): ("count", lambda p, x: analysis.predict_folder("run", ".", workers=x)),
     ("predict_folder", "accelerator"): ("choice", lambda p, x: analysis.predict_folder("run", ".", accelerator=x)),
     ("predict_folder", "precision"): ("choice", lambda p, x: analysis.predict_folder("run", ".", precision=x)),
+    ("fidelity", "student"): ("network", lambda p, x: analysis.fidelity(x, p.network, p.data)),
+    ("fidelity", "teacher"): ("network", lambda p, x: analysis.fidelity(p.network, x, p.data)),
+    ("fidelity", "data"): ("data", lambda p, x: analysis.fidelity(p.network, p.network, x)),
+    ("fidelity", "split"): ("split", lambda p, x: analysis.fidelity(p.network, p.network, p.data, x)),
+    ("class_geometry", "model"): ("network", lambda p, x: analysis.class_geometry(x, p.data)),
+    ("class_geometry", "data"): ("data", lambda p, x: analysis.class_geometry(p.network, x)),
+    ("class_geometry", "split"): ("split", lambda p, x: analysis.class_geometry(p.network, p.data, x)),
+    ("class_gains", "run"): ("network", lambda p, x: analysis.class_gains(x, p.network, p.data)),
+    ("class_gains", "reference"): ("network", lambda p, x: analysis.class_gains(p.network, x, p.data)),
+    ("class_gains", "data"): ("data", lambda p, x: analysis.class_gains(p.network, p.network, x)),
+    ("geometry_table", "run"): ("run folder", lambda p, x: analysis.geometry_table(x)),
+    ("geometry_table", "teacher_geometry"): ("run folder", lambda p, x: analysis.geometry_table(p.run, x)),
+    ("geometry_table", "train"): ("flag", lambda p, x: analysis.geometry_table(p.run, train=x)),
     ("comparison", "table"): ("data frame", lambda p, x: experiments.comparison(x)),
     ("comparison", "reference"): ("text", lambda p, x: experiments.comparison(RESULTS, x)),
     ("comparison_over_teachers", "table"): ("data frame", lambda p, x: experiments.comparison_over_teachers(x)),
@@ -300,6 +313,8 @@ OTHER_NAMES = {("with_validation", "seed"): "val_seed"}  # as its docstring says
 ACCEPTED = {  # function, argument, value that is valid for it
     ("create_model", "data", "None"),  # refused because num_classes is missing
     ("find_numbers", "runs", "None"), ("grad_cam", "rows", "of numbers"),
+    ("find_numbers", "runs", "None"),
+    ("geometry_table", "teacher_geometry", "None"),
     ("transfer", "model", "None"), ("from_arrays", "val", "None"), ("from_torch", "val", "None"),
 }  # fmt: skip
 
@@ -321,6 +336,7 @@ TESTED_FUNCTIONS = [
     Dataset.with_validation, Dataset.from_arrays, Dataset.from_torch, Dataset.from_table, runs.load_runs,
     checkpoints.fetch, experiments.Grid, experiments.find_pairs, experiments.parse_arm, collection.draw_all,
     analysis.agreement, analysis.predict_folder, analysis.grad_cam,
+    analysis.agreement, analysis.fidelity, analysis.class_geometry, analysis.class_gains, analysis.geometry_table,
     pckd.load_published, leaderboard.find_numbers, leaderboard.compare, figures.accuracy_against_compute,
     experiments.comparison, experiments.comparison_over_teachers, experiments.format_comparison, experiments.Search,
     experiments.search_trials, experiments.search_summary, experiments.chosen_arms, experiments.check_same_training,

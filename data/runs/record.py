@@ -23,6 +23,7 @@ def trim(run: Run, teacher: bool, arm: str) -> bool:
     """Remove the parts of a run that are not recorded. Return whether the weights are recorded."""
     data, seed = run.settings["data"]["name"], run.settings["seed"]
     main = arm in MAIN and run.settings["model"]["name"] == "resnet8"
+    run.geometry = None
     if not (teacher or (main and seed == 0)):
         run.gallery = run.embedding = None
     main_seeds = data == "shapes100" and main and seed < 3

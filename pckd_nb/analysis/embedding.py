@@ -13,32 +13,7 @@ from openTSNE.initialization import rescale
 from scipy.linalg import orthogonal_procrustes
 from sklearn.neighbors import NearestNeighbors
 
-from ..validation import check
-
-
-def check_matrix(name: str, values: np.ndarray) -> None:
-    """Raise ValueError unless `values` is a non-empty matrix of finite numbers.
-
-    Parameters
-    ----------
-    name : str
-        Name of the argument, for the error message.
-    values : array of shape (rows, columns)
-
-    Raises
-    ------
-    ValueError
-        If the rows have unequal lengths, if there are no values, if the dtype is neither integer nor float, if the
-        array does not have two dimensions, or if a value is not finite.
-    """
-    try:
-        found = np.asarray(values)
-    except ValueError:  # rows of unequal length
-        raise ValueError(f"{name} must be a matrix: all rows must have the same length") from None
-    if found.dtype.kind not in "fiu" or found.ndim != 2 or not found.size:
-        raise ValueError(f"{name} must be a non-empty matrix of numbers, got {found.dtype} of shape {found.shape}")
-    if not np.isfinite(found).all():
-        raise ValueError(f"{name} must be finite numbers, but some are NaN or infinite")
+from ..validation import check, check_matrix
 
 
 def directions(vectors: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 
 from ..arguments import Network, as_dataset, as_network, as_run
 from ..data import Dataset
@@ -55,6 +56,71 @@ class Agreement(NamedTuple):
     p_value: float
     same_prediction: float
     classes: pd.DataFrame
+
+
+class Fidelity(NamedTuple):
+    """How closely a student matches the predictions of its teacher, see `fidelity`.
+
+    Parameters
+    ----------
+    agreement : float
+        Percentage of images for which both predict the same class, right or wrong.
+    kl : float, in nats
+        Mean Kullback-Leibler divergence of the student's probabilities from the teacher's. At least 0.
+    """
+
+    agreement: float
+    kl: float
+
+
+def fidelity(student: Network, teacher: Network, data: Dataset | str, split: str = "test", **options: Any) -> Fidelity:
+    r"""Return how closely a student matches the predictions of its teacher.
+
+    .. math::
+        \text{agreement} = \frac{100}{N} \sum_i
+        \mathbb{1}\left[\operatorname{argmax}_c s_{ic} = \operatorname{argmax}_c t_{ic}\right],
+        \qquad \text{KL} = \frac{1}{N} \sum_i \sum_c t_{ic} \left(\ln t_{ic} - \ln s_{ic}\right)
+
+    s and t are the probabilities of student and teacher, at temperature 1. A student can be accurate without
+    matching its teacher, and the other way round.
+
+    Parameters
+    ----------
+    student, teacher : Classifier, Run, nn.Module, str or Path
+        The networks. A string or Path is the folder of a run.
+    data : Dataset or str
+        A data set, or its name.
+    split : {"test", "train", "val"}
+    **options
+        `accelerator`, `precision` and `fabric`, as in `predict`.
+
+    Returns
+    -------
+    Fidelity
+        agreement in percent, and KL in nats.
+
+    Raises
+    ------
+    ValueError, TypeError, FileNotFoundError
+        As in `predict`. Also if a run was saved without weights.
+
+    References
+    ----------
+    Stanton et al., "Does knowledge distillation really work?", NeurIPS 2021, arXiv 2106.05945.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> network = pckd.create_model("resnet8", data, seed=0)
+    >>> pckd.analysis.fidelity(network, network, data)
+    Fidelity(agreement=100.0, kl=0.0)
+    """
+    networks = as_network("student", student), as_network("teacher", teacher)
+    data = as_dataset(data)
+    s, t = (predict(network, data, split, **options).logits.double() for network in networks)
+    kl = F.kl_div(s.log_softmax(1), t.log_softmax(1), reduction="batchmean", log_target=True)
+    return Fidelity(100 * (s.argmax(1) == t.argmax(1)).double().mean().item(), kl.item())
 
 
 def agreement(run_a: Network, run_b: Network, data: Dataset | str, split: str = "test", **options: Any) -> Agreement:

@@ -16,6 +16,7 @@ Examples
 from .attribution import grad_cam
 from .canvas import CLASS_COLORS, COLORS, MORE_COLORS, Drawing, caption, style
 from .diagrams import feature_weight_matrix, framework, motivation
+from .geometry import center_trajectories, collapse_over_epochs
 from .predictions import confusion, reliability
 from .results import (
     accuracy,
@@ -43,8 +44,8 @@ __all__ = [
     "CLASS_COLORS", "COLORS", "Drawing", "MORE_COLORS",
     "accuracy", "caption", "difficulty_against_truth", "difficulty_gallery", "feature_map", "learning_curves",
     "preview_weights", "style",
-    "aligned_feature_maps", "center_geometry", "center_map", "difficulty_galleries", "logit_correlation",
-    "trajectories", "weights_over_epochs",
+    "aligned_feature_maps", "center_geometry", "center_map", "center_trajectories", "collapse_over_epochs",
+    "difficulty_galleries", "logit_correlation", "trajectories", "weights_over_epochs",
     "feature_weight_matrix", "framework", "motivation",
     "accuracy_against_compute", "budget", "comparison_table", "leaderboard", "published_and_measured",
     "chosen_settings", "confusion", "grad_cam", "reliability", "search", "sweep", "sweeps",

@@ -301,7 +301,7 @@ def check_runs(runs: Run | Sequence[Run], *parts: str, whole_epoch: bool = False
     Parameters
     ----------
     runs : Run or sequence of Run
-    *parts : {"samples", "gallery", "embedding"}
+    *parts : {"samples", "gallery", "embedding", "geometry"}
         Recorded arrays that every run must have. "samples" means cross-entropy and γ of every training sample.
     whole_epoch : bool
         Whether every run must have a complete epoch.
@@ -328,6 +328,32 @@ def check_runs(runs: Run | Sequence[Run], *parts: str, whole_epoch: bool = False
             raise ValueError(f"the run {run.title} has no complete epoch yet; train it for one epoch or more")
         require_parts(run, *parts)
     return runs
+
+
+def choose_classes(classes: Sequence[int] | None, count: int) -> list[int]:
+    """Return the classes that a figure shows, one colour each.
+
+    Parameters
+    ----------
+    classes : sequence of int, optional
+        1 to 10 classes. None means 10 classes that are evenly spaced.
+    count : int
+        Number of classes of the data.
+
+    Returns
+    -------
+    list of int
+
+    Raises
+    ------
+    ValueError
+        If there is no class, if there are more than 10, or if the data does not have one of them.
+    """
+    if classes is None:
+        return np.unique(np.linspace(0, count - 1, min(count, len(CLASS_COLORS))).round().astype(int)).tolist()
+    if not 1 <= len(classes) <= len(CLASS_COLORS) or not all(0 <= c < count for c in classes):
+        raise ValueError(f"classes must be 1 to {len(CLASS_COLORS)} numbers below {count}, got {list(classes)!r:.60}")
+    return list(classes)
 
 
 def is_teacher(run: Run, runs: Sequence[Run]) -> bool:

@@ -17,7 +17,17 @@ from matplotlib.lines import Line2D
 
 from .. import analysis
 from ..runs import Run
-from .canvas import CLASS_COLORS, DARK_GRAY, LIGHT_GRAY, Drawing, check_runs, is_teacher, new_figure, run_label
+from .canvas import (
+    CLASS_COLORS,
+    DARK_GRAY,
+    LIGHT_GRAY,
+    Drawing,
+    check_runs,
+    choose_classes,
+    is_teacher,
+    new_figure,
+    run_label,
+)
 
 PAGE_WIDTH = 7.1  # inches: two columns of a journal
 SMALL_FONT = 6.5  # points, for text next to small panels
@@ -52,7 +62,7 @@ def feature_map(runs: Run | Sequence[Run], classes: Sequence[int] | None = None,
     """
     runs = check_embeddings(runs)
     info = runs[0].settings["data"]
-    classes = _checked_classes(classes, len(info["classes"]))
+    classes = choose_classes(classes, len(info["classes"]))
     with new_figure(runs, max(2.05 * len(runs) + 1.4, 5), 3.4) as figure:
         for ax, run in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
             labels = run.embedding["labels"]
@@ -109,7 +119,7 @@ def aligned_feature_maps(runs: Sequence[Run], classes: Sequence[int] | None = No
     if any(not np.array_equal(run.embedding["labels"], labels) for run in runs):
         raise ValueError("the runs have embeddings of different images: use runs with the same test images")
     names = runs[0].settings["data"]["classes"]
-    classes = _checked_classes(classes, len(names))
+    classes = choose_classes(classes, len(names))
     shown = np.sort(np.concatenate([np.flatnonzero(labels == c)[:MAX_FEATURES_PER_CLASS] for c in classes]))
     maps = analysis.aligned_maps(
         [run.embedding["features"][shown] for run in runs], seed, min(30, len(shown) / 4), True
@@ -132,15 +142,6 @@ def aligned_feature_maps(runs: Sequence[Run], classes: Sequence[int] | None = No
         figure.legend(handles=marks, loc="outside right upper", handletextpad=0.2)
         figure.suptitle("Aligned t-SNE maps of test features", x=0.01, ha="left", fontweight="bold")
     return figure
-
-
-def _checked_classes(classes: Sequence[int] | None, count: int) -> Sequence[int]:
-    """Return the classes of a map: those given, or 10 of `count` classes that are evenly spaced."""
-    if classes is None:
-        return np.unique(np.linspace(0, count - 1, min(count, len(CLASS_COLORS))).round().astype(int)).tolist()
-    if not 1 <= len(classes) <= len(CLASS_COLORS) or not all(0 <= c < count for c in classes):
-        raise ValueError(f"classes must be 1 to {len(CLASS_COLORS)} numbers below {count}, got {list(classes)!r:.60}")
-    return classes
 
 
 def center_map(runs: Run | Sequence[Run], seed: int = 0) -> Drawing:
@@ -194,7 +195,7 @@ def center_map(runs: Run | Sequence[Run], seed: int = 0) -> Drawing:
                     x, y = xy[np.array(class_groups) == name].T
                     ax.scatter(x, y, s=17, linewidth=0, alpha=0.9, **style)
                 if not row:
-                    ax.set_title(_panel_title(run, runs), fontsize=8)
+                    ax.set_title(panel_title(run, runs), fontsize=8)
                 ax.set_xlabel(_nearest_share(run, grouping, class_groups), fontsize=SMALL_FONT)
                 _draw_frame(ax)
             side_ax = figure.add_subplot(grid[row, -1])
@@ -221,7 +222,7 @@ def _small_center_map(runs: list[Run]) -> Drawing:
         for ax, run in zip(axes, runs, strict=True):
             similarity = analysis.center_similarity(run.embedding["centers"])
             image = _draw_matrix(ax, similarity, run, names=ax is axes[0])
-            ax.set_title(_panel_title(run, runs), fontsize=8)
+            ax.set_title(panel_title(run, runs), fontsize=8)
             shares = [_nearest_share(run, *grouping) for grouping in info["groups"].items()]
             ax.set_xlabel("\n".join(shares) or _closest_pair(similarity, info["classes"]), fontsize=7)
         bar = figure.colorbar(image, ax=list(axes), shrink=0.8, aspect=25, pad=0.02)
@@ -260,7 +261,7 @@ def logit_correlation(runs: Sequence[Run]) -> Drawing:
     with _two_rows(runs, "Correlation of logits over test images", note) as (figure, axes, corner):
         for ax, run, matrix in zip(axes[0], runs, matrices, strict=True):
             image = _draw_matrix(ax, matrix, run, names=run is teacher)
-            ax.set_title(_panel_title(run, runs), fontsize=8)
+            ax.set_title(panel_title(run, runs), fontsize=8)
         for ax, run, matrix, difference in zip(axes[1][1:], students, matrices[1:], differences, strict=True):
             difference_image = _draw_matrix(ax, difference, run, cmap="PuOr_r", limit=largest)
             mean, correlation = analysis.difference_of_pairs(matrix, matrices[0])
@@ -315,7 +316,7 @@ def center_geometry(runs: Sequence[Run]) -> Drawing:
     with _two_rows(runs, "Similarity of category centers", note) as (figure, axes, corner):
         for ax, run, similarity in zip(axes[0], runs, similarities, strict=True):
             image = _draw_matrix(ax, similarity, run, names=run is teacher)
-            ax.set_title(_panel_title(run, runs), fontsize=8)
+            ax.set_title(panel_title(run, runs), fontsize=8)
         for ax, run, of_student, (correlation, cka) in zip(axes[1][1:], students, pairs[1:], agreements, strict=True):
             for number in range(len(groups) + 1):
                 chosen = shared == number
@@ -422,8 +423,19 @@ def _style_colorbar(bar: Any, name: str) -> None:
     bar.outline.set_visible(False)
 
 
-def _panel_title(run: Run, runs: list[Run]) -> str:
-    """Return the label of a run on several lines: the network, then the variant if there is one."""
+def panel_title(run: Run, runs: Sequence[Run]) -> str:
+    """Return the label of a run on several lines: the network, then the variant if there is one.
+
+    Parameters
+    ----------
+    run : Run
+    runs : sequence of Run
+        All runs of the figure.
+
+    Returns
+    -------
+    str
+    """
     name, *variant = run_label(run, runs).split(", ", 1)
     lines = textwrap.wrap(
         " ".join(variant).replace(" = ", "="), 24

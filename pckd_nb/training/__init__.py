@@ -28,6 +28,7 @@ from .callbacks import (
     EarlyStopping,
     KeepBest,
     LogMetrics,
+    RecordTrainGeometry,
     SaveCheckpoints,
     ShowProgress,
     StopOnSignal,
@@ -53,8 +54,8 @@ if TYPE_CHECKING:
     from lightning_fabric.loggers.logger import Logger
 
 __all__ = [
-    "Callback", "EarlyStopping", "LogMetrics", "StopWhen", "TrackingLogger", "Trainer", "distill", "fit",
-    "is_same_folder",
+    "Callback", "EarlyStopping", "LogMetrics", "RecordTrainGeometry", "StopWhen", "TrackingLogger", "Trainer",
+    "distill", "fit", "is_same_folder",
 ]  # fmt: skip
 
 

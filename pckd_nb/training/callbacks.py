@@ -6,6 +6,7 @@ callbacks run in each of them.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import signal
 import threading
@@ -13,15 +14,18 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from .. import progress, ranks, resuming, runs
+from .. import progress, ranks, recording, resuming, runs
+from ..evaluation import compute_outputs
 from ..html import counted
 from ..progress import Progress
 from ..provenance import attributes_of, describe
-from ..validation import Count, Real, check, checked
+from ..validation import Count, Real, check, checked, plain
 
 if TYPE_CHECKING:
     from lightning_fabric.loggers.logger import Logger
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from ..runs import Run
     from .trainer import Trainer
 
+ImagesPerClass = Annotated[int, BeforeValidator(plain), Field(ge=2, le=10**9)]
 MIN_SECONDS_BETWEEN_SAVES = 10
 MAX_SAVING_SHARE = 0.05  # maximum share of the training time that is spent on writing checkpoints
 SECONDS_BETWEEN_QUESTIONS = 0.5  # of `StopWhen`, whose question may go to another machine
@@ -208,6 +213,73 @@ class KeepBest(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state that `state_dict` returned."""
         self._best, self._weights = state["best"], state["weights"]
+
+
+class RecordTrainGeometry(Callback):
+    """Record class means, class centers and measures of neural collapse of training images after every epoch.
+
+    Every training records them for the test images, see `Run.geometry`, because these are evaluated anyway. Neural
+    collapse is defined on the training images. With this callback, geometry.npz has them too: its arrays "train_nc1",
+    "train_means" and so on. The images are neither augmented nor rotated, and the network is in eval mode.
+
+    This takes time: one more forward pass of the student for each of these images. For all training images, a training
+    without a teacher becomes at most about a third longer.
+
+    Parameters
+    ----------
+    images_per_class : int, optional
+        Use only the first images of each class. By default, all images are used. With few images, their mean is close
+        to each of them, so NC1 is too small. With n images per class, its numerator is too small by about 1/n.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `images_per_class` is not a whole number of 2 or more.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> from pckd_nb.training import RecordTrainGeometry
+    >>> data = pckd.load_dataset("digits", train_size=40, test_size=16)
+    >>> run = pckd.fit("resnet8", data, epochs=2, callbacks=[RecordTrainGeometry()], progress=False)
+    >>> pckd.analysis.geometry_table(run, train=True)["epoch"].tolist()
+    [1, 2]
+    """
+
+    def __init__(self, images_per_class: int | None = None):
+        self.images_per_class = checked(ImagesPerClass | None, "images_per_class", images_per_class)
+        self._rows: list[dict[str, Any]] = []
+
+    def on_run_start(self, trainer: Trainer) -> None:
+        """Choose the images. Forget those of an earlier run that used this callback."""
+        if (trainer.recorder.epoch, trainer.recorder.step) == (1, 0):  # a resumed run keeps its rows
+            self._rows = []
+        self._data = trainer.data
+        if self.images_per_class:
+            labels = trainer.data.train.labels.cpu().numpy()
+            first = [np.flatnonzero(labels == c)[: self.images_per_class] for c in range(trainer.data.num_classes)]
+            train = trainer.data.train.take(np.sort(np.concatenate(first)))
+            self._data = dataclasses.replace(trainer.data, train=train)
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        """Evaluate the training images."""
+        model, epoch = trainer.optimization.evaluated_model, trainer.recorder.history[-1]["epoch"]
+        predictions = compute_outputs(model, self._data, "train", fabric=trainer.fabric)
+        self._rows.append(recording.geometry_row(model, predictions, int(epoch), trainer.recipe.epochs))
+
+    def on_save(self, trainer: Trainer, run: Run) -> None:
+        """Add the arrays to the run, if it gets the geometry of its test images."""
+        if self._rows and run.geometry is not None:
+            arrays = recording.stack_geometry(self._rows)
+            run.geometry |= {runs.TRAIN_PREFIX + name: array for name, array in arrays.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows of all epochs."""
+        return {"rows": self._rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state that `state_dict` returned."""
+        self._rows = list(state["rows"])
 
 
 class LogMetrics(Callback):

@@ -361,8 +361,11 @@ class Trainer:
         ranks.share_buffers(model, self.fabric)  # so that all ranks evaluate with the same BatchNorm statistics
         scores: dict[str, float] = {}
         for split in self.data.held_out:
-            split_scores = compute_outputs(model, self.data, split, fabric=self.fabric).scores()
-            scores |= {f"{split}_{name}": value for name, value in split_scores._asdict().items()}
+            predictions = compute_outputs(model, self.data, split, fabric=self.fabric)
+            scores |= {f"{split}_{name}": value for name, value in predictions.scores()._asdict().items()}
+            if split == self.data.held_out[0]:  # the test images, or the validation images without them
+                row = recording.geometry_row(model, predictions, self.recorder.epoch, self.recipe.epochs)
+                self.recorder.geometry.append(row)
         seconds = time.perf_counter() - started
         self.recorder.end_epoch(self.optimization.lr, self.method.epsilon, scores, seconds)
 
@@ -455,6 +458,8 @@ class Trainer:
         )
         if recorder.history and status != "running":
             run.gallery = recording.gallery(data, run.difficulty[len(recorder.history) - 1])
+            if recorder.geometry:  # empty after resuming a finished training of an older version
+                run.geometry = recording.stack_geometry(recorder.geometry)
             if data.test is not None:
                 run.embedding = recording.embedding(model, compute_outputs(model, data, "test", fabric=self.fabric))
         self.call_callbacks("on_save", run)

@@ -315,7 +315,7 @@ def check_run(run: Run, *parts: str) -> Run:
     Parameters
     ----------
     run : Run
-    *parts : {"samples", "gallery", "embedding"}
+    *parts : {"samples", "gallery", "embedding", "geometry"}
         Recorded arrays that the run must have.
 
     Returns
