@@ -695,7 +695,7 @@ def table(runs: Iterable[Run]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per run, with these columns:
+        One row per run, with these columns. The name of a data set includes its label noise, see `describe_noise`.
 
         - data, teacher, student, method, variant, epochs, seed,
         - every setting of the methods, NaN if a method does not have it,
@@ -707,7 +707,7 @@ def table(runs: Iterable[Run]) -> pd.DataFrame:
         settings, last_row = run.settings, run.history.iloc[-1] if len(run.history) else {}
         rows.append(
             {
-                "data": settings["data"]["name"],
+                "data": settings["data"]["name"] + describe_noise(settings),
                 "teacher": (settings["teacher"] or {}).get("name"),
                 "student": settings["model"]["name"],
                 "method": settings["method"]["title"],

@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 
 import pckd_nb as pckd
-from pckd_nb import analysis, figures, runs, widgets
+from pckd_nb import analysis, figures, leaderboard, runs, widgets
 from pckd_nb.data import Dataset, Split, Streamed, noise, rebuild
 from pckd_nb.data.dataset import file_fingerprints
 from pckd_nb.data.split import proportional_sample
+from pckd_nb.figures import collection
 
 from .conftest import make_data
 from .test_cache import teacher_calls  # noqa: F401
@@ -385,6 +386,20 @@ def test_galleries_show_the_true_class_too(noisy, data, tmp_path):
 
 
 # --------------------------------------------------------------------------------------------- the command line
+
+
+def test_runs_with_and_without_noise_are_not_mixed(noisy, data, tmp_path):
+    network = pckd.fit("resnet14", data, epochs=1, out=tmp_path / "teacher", **QUIET)
+    for name, dataset in (("clean", data), ("noisy", noisy)):
+        pckd.distill("resnet8", network, dataset, "pckd", epochs=1, out=tmp_path / name, **QUIET)
+    loaded = runs.load_runs(tmp_path)
+    assert runs.table(loaded)["data"].tolist() == ["tiny", "tiny, 25 % wrong labels (uniform)", "tiny"]
+    numbers = leaderboard.measured_numbers(tmp_path)
+    assert sorted(numbers["dataset"]) == ["tiny", "tiny, 25 % wrong labels (uniform)"]
+    galleries = collection.difficulty(runs.table(loaded))
+    texts = [text.get_text() for text in galleries.axes[0].texts]
+    assert sum("25 % wrong labels\n(uniform)" in text for text in texts) == 1
+    collection.draw_all(tmp_path, tmp_path / "figures", only=["04_difficulty"])
 
 
 def test_train_and_evaluate_with_noise(run, refused, tmp_path):  # noqa: F811

@@ -51,7 +51,12 @@ def results(grid: Grid, compute: bool = False) -> pd.DataFrame:
             teacher_run = teacher and f"seed{seed}-{teacher['fingerprint']}"
             options = run.settings["data"]["options"]
             noise = {name: options[name] for name in ("label_noise", "noise") if name in options}
-            names = {"data": row["data"], **noise, "teacher": row["teacher"], "teacher_run": teacher_run}
+            names = {
+                "data": run.settings["data"]["name"],
+                **noise,
+                "teacher": row["teacher"],
+                "teacher_run": teacher_run,
+            }
             shared = {**names, "student": row["student"]}
             scores = {name: row[name] for name in ("epochs", "top1", "top5", "cross_entropy")}
             if "val_top1" in run.history:

@@ -500,7 +500,7 @@ def class_lines(run: Run, sample: int, label: int, width: int, count: int = 2) -
     label : int
         The label of the image.
     width : int
-        Maximum number of characters in a line, unless a word is longer.
+        Maximum number of characters in a line, unless a word is longer. Two more for the true class.
     count : int
         Maximum number of lines of each class.
 
@@ -510,7 +510,7 @@ def class_lines(run: Run, sample: int, label: int, width: int, count: int = 2) -
     """
     lines = textwrap.wrap(run.settings["data"]["classes"][label], width)[:count]
     true_class = run.true_class(sample)
-    return lines if true_class is None else [*lines, *textwrap.wrap(f"true: {true_class}", width)[:count]]
+    return lines if true_class is None else [*lines, *textwrap.wrap(f"true: {true_class}", width + 2)[:count]]
 
 
 def label_epoch_axis(ax: Axes) -> None:

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator
 
 from .. import analysis, preview
-from ..runs import Run, require_parts
+from ..runs import Run, describe_noise, require_parts
 from .canvas import (
     CLASS_COLORS,
     COLORS,
@@ -104,7 +104,7 @@ def difficulty_galleries(runs: Run | Sequence[Run], rows: int = 2, columns: int 
         If two runs are of the same data set, if no run has a gallery, or if `rows` or `columns` is too small.
     """
     runs = [run for run in check_runs(runs) if run.gallery is not None]
-    names = [str(run.settings["data"]["name"]) for run in runs]
+    names = [run.settings["data"]["name"] + describe_noise(run.settings) for run in runs]
     if not runs:
         raise ValueError("none of the runs has a gallery; train one of them for at least one complete epoch")
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
@@ -143,6 +143,7 @@ def difficulty_galleries(runs: Run | Sequence[Run], rows: int = 2, columns: int 
                     true_difficulty = float(run.ground_truth[gallery["index"][i]])
                     ax.text(x + 0.5, y + 1.22, f"known {true_difficulty:.2f}", color="#777777", **style)
             description = [*textwrap.wrap(run_label(run, runs), 16), f"epoch {len(run.history)}"]
+            description += textwrap.wrap(describe_noise(run.settings).removeprefix(", "), 18)
             if run.ground_truth is not None and run.difficulty is not None:
                 description += ["γ and known:", f"ρ = {analysis.difficulty_vs_truth(run):.2f}"]
             name = (
