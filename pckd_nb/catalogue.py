@@ -33,6 +33,7 @@ DATASETS = {
     "split, also PATH/val/CLASS/*.jpg",
 }
 TABLE_FORMATS = ("text", "markdown", "latex", "csv")  # of comparisons
+NOISE_KINDS = ("uniform", "confusable")  # `Dataset.with_label_noise` makes them
 PATH_PREFIXES = ("imagenet:", "folder:")  # of names that contain the path of a folder
 NORMALISATIONS = {  # name → mean and std per channel, for pixels in [0, 1], and their source
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), "CIFAR-10, the usual published values"),
@@ -166,6 +167,23 @@ def read_normalisation(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]
         )
     check_normalisation(mean, std)
     return mean, std
+
+
+def check_noise(kind: str) -> None:
+    """Check that there is label noise of this kind.
+
+    Parameters
+    ----------
+    kind : str
+
+    Raises
+    ------
+    ValueError
+        If it is not in `NOISE_KINDS`.
+    """
+    if not isinstance(kind, str) or kind not in NOISE_KINDS:
+        shown = repr(kind) if isinstance(kind, str | int | float | None) else type(kind).__name__
+        raise ValueError(f"noise must be {' or '.join(NOISE_KINDS)}, got {shown}")
 
 
 def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:

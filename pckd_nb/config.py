@@ -23,7 +23,9 @@ from .validation import Count, Seed, first_error
 
 FORMAT = 1  # version of the format of run folders
 MAX_CHANNELS = 4096  # so that a damaged run.json cannot create a network that fills the memory
-REBUILD_OPTIONS = {"train_size", "test_size", "image_size", "seed", "val", "val_seed", "test"}  # of `data.rebuild`
+REBUILD_OPTIONS = {  # of `data.rebuild`
+    "train_size", "test_size", "image_size", "seed", "val", "val_seed", "label_noise", "noise", "noise_seed", "test",
+}  # fmt: skip
 FORBIDDEN_OPTIONS = {"name", "root", "workers"}  # a run.json must not choose a path or a number of processes
 Channels = Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
 MapShape = Annotated[list[Channels], Field(min_length=3, max_length=3)]  # channels, height and width of a feature map
@@ -207,7 +209,7 @@ class DataConfig(Section):
         for name, value in options.items():
             if name in FORBIDDEN_OPTIONS:
                 raise ValueError(f"data.options.{name} is not allowed in run.json")
-            if name in REBUILD_OPTIONS and not isinstance(value, int | float | None):
+            if name in REBUILD_OPTIONS - {"noise"} and not isinstance(value, int | float | None):
                 raise ValueError(f"data.options.{name} needs a number, got {value!r:.60}")
         return options
 

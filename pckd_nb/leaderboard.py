@@ -325,7 +325,8 @@ def _check_pair(published: pd.DataFrame, teacher: str, student: str, dataset: st
 def measured_numbers(runs: str | Path) -> pd.DataFrame:
     """Return the accuracies of runs of this package, in the form of published ones.
 
-    Runs of several seeds are one row. A network of torchvision or timm has the name that it has there.
+    Runs of several seeds are one row. A data set with label noise counts as another data set. A network of torchvision
+    or timm has the name that it has there.
 
     Parameters
     ----------
@@ -343,11 +344,11 @@ def measured_numbers(runs: str | Path) -> pd.DataFrame:
     FileNotFoundError
         If there is no finished run in the folder.
     """
-    from .runs import load_runs, table  # slow to import, because of torch
+    from .runs import describe_noise, load_runs, table  # slow to import, because of torch
 
     loaded = load_runs(runs, tables_only=True, skip_damaged=True)
     measured = table(loaded).assign(
-        dataset=[_dataset_name(run.settings["data"]["name"]) for run in loaded],
+        dataset=[_dataset_name(run.settings["data"]["name"]) + describe_noise(run.settings) for run in loaded],
         teacher=[_network_name((run.settings["teacher"] or {}).get("name")) for run in loaded],
         student=[_network_name(run.settings["model"]["name"]) for run in loaded],
         teacher_top1=[(run.settings["teacher"] or {}).get("test_top1", float("nan")) for run in loaded],

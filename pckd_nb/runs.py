@@ -6,7 +6,8 @@ A run folder contains these files::
     history.csv           one row per epoch: learning rate, loss terms, accuracies, and the threshold and mean weight of
                           the preview, see `preview`
     timing.csv            seconds per epoch; the only file that differs if the same training is repeated
-    samples.npz           cross-entropy and difficulty of every training image in every epoch (float16), and labels
+    samples.npz           cross-entropy and difficulty of every training image in every epoch (float16), labels, and the
+                          true labels if some labels are known to be wrong
     student.safetensors   weights of the student, of the method's heads (their names begin with "method."), and of the
                           student after its best epoch ("best.")
     checkpoint.pt         everything that resuming needs; removed when the run is finished
@@ -97,6 +98,8 @@ class Run:
         True difficulty of the training images. It is known for synthetic images only, otherwise None.
     ids : array of shape (samples,)
         Names of the images, such as file names, if they have any.
+    true_labels : int64 array of shape (samples,)
+        True classes of the training images. None if no label is known to be wrong.
     gallery : dict of str to array
         At most 100 training images, see `recording.gallery`.
     embedding : dict of str to array
@@ -128,6 +131,7 @@ class Run:
     labels: np.ndarray | Missing = None
     ground_truth: np.ndarray | Missing = None
     ids: np.ndarray | Missing = None
+    true_labels: np.ndarray | Missing = None
     gallery: dict[str, np.ndarray] | Missing = None
     embedding: dict[str, np.ndarray] | Missing = None
     geometry: dict[str, np.ndarray] | Missing = None
@@ -148,7 +152,7 @@ class Run:
         settings, last_row = self.settings, self.history.iloc[-1].to_dict() if len(self.history) else {}
         scores = {name: value for name, value in last_row.items() if name.startswith(f"{self.scored_split}_")}
         rows = {
-            "data": settings["data"]["name"],
+            "data": settings["data"]["name"] + describe_noise(settings),
             "teacher": (settings["teacher"] or {}).get("name") or "none",
             "method": ", ".join(f"{name} = {value_text(value)}" for name, value in self.method_settings.items()),
             "seed": settings["seed"],
@@ -161,6 +165,23 @@ class Run:
     def title(self) -> str:
         """Method and network, as legends of figures show them, such as "PCKD resnet8"."""
         return f"{self.settings['method']['title']} {self.settings['model']['name'] or 'network'}"
+
+    def true_class(self, sample: int) -> str | None:
+        """Return the true class of a training image whose label is known to be wrong.
+
+        Parameters
+        ----------
+        sample : int
+            Position in the training set.
+
+        Returns
+        -------
+        str or None
+            None if the label is right, or if the true labels are not known.
+        """
+        if self.true_labels is None or self.true_labels[sample] == self.labels[sample]:
+            return None
+        return str(self.settings["data"]["classes"][int(self.true_labels[sample])])
 
     @property
     def method_settings(self) -> dict[str, Any]:
@@ -343,7 +364,7 @@ RUN_FILES = (
     "run.json", "history.csv", "timing.csv", "samples.npz", "gallery.npz", "embedding.npz", "geometry.npz",
     "student.safetensors",
 )  # fmt: skip
-SAMPLE_ARRAYS = ("cross_entropy", "difficulty", "labels", "ground_truth", "ids")  # in samples.npz
+SAMPLE_ARRAYS = ("cross_entropy", "difficulty", "labels", "ground_truth", "ids", "true_labels")  # in samples.npz
 REQUIRED_ARRAYS = {
     "samples": SAMPLE_ARRAYS[:3], "gallery": ("gallery",), "embedding": ("embedding",), "geometry": ("geometry",),
 }  # fmt: skip
@@ -412,6 +433,30 @@ def setting_values(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     {'beta_cc': 0.005}
     """
     return {name: setting["value"] for name, setting in settings.items()}
+
+
+def describe_noise(settings: Mapping[str, Any]) -> str:
+    """Return a text about the label noise in a run.json, such as ", 20 % wrong labels (uniform)".
+
+    Parameters
+    ----------
+    settings : dict
+        The content of run.json.
+
+    Returns
+    -------
+    str
+        Empty without label noise.
+
+    Examples
+    --------
+    >>> from pckd_nb.runs import describe_noise
+    >>> describe_noise({"data": {"options": {"label_noise": 0.2, "noise": "uniform", "noise_seed": 0}}})
+    ', 20 % wrong labels (uniform)'
+    """
+    options = settings["data"].get("options", {})
+    rate = options.get("label_noise")
+    return f", {100 * rate:g} % wrong labels ({options.get('noise')})" if isinstance(rate, float) else ""
 
 
 def data_fingerprint(settings: Mapping[str, Any]) -> str:
@@ -577,7 +622,8 @@ def _checked(run: Run) -> Run:
                 raise ValueError("means and centers in geometry.npz must be float arrays of shape (epochs, classes, D)")
             if part and any(name not in part or len(part[name]) != shape[0] for name in collapse.MEASURES):
                 raise ValueError(f"geometry.npz must have one value per epoch of {', '.join(collapse.MEASURES)}")
-    for labels in (run.labels, *((arrays or {}).get("labels") for arrays in (run.gallery, run.embedding))):
+    recorded = ((arrays or {}).get("labels") for arrays in (run.gallery, run.embedding))
+    for labels in (run.labels, run.true_labels, *recorded):
         if labels is not None and labels.size:
             if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= count:
                 raise ValueError(f"its labels must be whole numbers from 0 to {count - 1}")
@@ -702,7 +748,7 @@ def table(runs: Iterable[Run]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per run, with these columns:
+        One row per run, with these columns. The name of a data set includes its label noise, see `describe_noise`.
 
         - data, teacher, student, method, variant, epochs, seed,
         - every setting of the methods, NaN if a method does not have it,
@@ -714,7 +760,7 @@ def table(runs: Iterable[Run]) -> pd.DataFrame:
         settings, last_row = run.settings, run.history.iloc[-1] if len(run.history) else {}
         rows.append(
             {
-                "data": settings["data"]["name"],
+                "data": settings["data"]["name"] + describe_noise(settings),
                 "teacher": (settings["teacher"] or {}).get("name"),
                 "student": settings["model"]["name"],
                 "method": settings["method"]["title"],

@@ -58,7 +58,7 @@ def test_all_imported_packages_are_declared():
                 imported.add(node.module.split(".")[0])
     foreign = {names.get(name, name) for name in imported - set(sys.stdlib_module_names) - {"pckd_nb"}}
     extras = {name for lines in PROJECT["optional-dependencies"].values() for name in requirements(lines)}
-    optional = {"timm", "torchdistill", "distributed", "dask-jobqueue"}
+    optional = {"timm", "torchdistill", "cleanlab", "distributed", "dask-jobqueue"}
     assert foreign - requirements(PROJECT["dependencies"]).keys() == optional <= extras
 
 

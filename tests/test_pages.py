@@ -83,6 +83,16 @@ def test_grids_are_compared_over_their_teachers(tmp_path, capsys):
     )
 
 
+def test_measures_of_wrong_labels_are_compared(capsys):
+    data = pckd.load_dataset("digits", train_size=300, label_noise=0.2)
+    pckd.fit("resnet8", data, epochs=2, out="runs/noisy", progress=False)
+    (code,) = code_blocks("docs/data.md")
+    run_block(code)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["measure", *(f"precision_at_{k}" for k in (50, 100, 200)), "average_precision", "auc"]
+    assert [line.split()[0] for line in lines[1:]] == ["cross-entropy", "confidence"]
+
+
 def test_networks_come_from_three_places(data):
     pytest.importorskip("timm")
     (code,) = code_blocks("docs/networks.md")

@@ -83,6 +83,7 @@ BAD = {  # invalid values of every option
     "--ema": bad_float | st.just("1"), "--label-smoothing": bad_float | st.just("1"),
     "--optimizer": unknown(recipes.OPTIMIZERS), "--schedule": unknown(recipes.SCHEDULES),
     "--mix": unknown(recipes.MIXES), "--augment": text, "--val": bad_float | st.just("1"),
+    "--label-noise": bad_float | st.sampled_from(["1", "20", "1e-9"]), "--noise": unknown(catalogue.NOISE_KINDS),
     "--early-stopping": bad_int(1), "--logger": unknown(["tensorboard", "csv"]),
     **{f"--beta-{term}": bad_float for term in ("kd", "fa", "ca", "cc")},
     "--temperature": bad_positive, "--epsilon": bad_positive, "--views": bad_int(1) | st.integers(5, 99).map(str),

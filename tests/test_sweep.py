@@ -128,9 +128,32 @@ ENTRIES = {  # function, argument → kind, function that makes the call with a 
     ("load_dataset", "seed"): ("count", lambda p, x: pckd.load_dataset("digits", seed=x)),
     ("load_dataset", "val"): ("share", lambda p, x: pckd.load_dataset("digits", val=x)),
     ("load_dataset", "val_seed"): ("count", lambda p, x: pckd.load_dataset("digits", val=0.1, val_seed=x)),
+    ("load_dataset", "label_noise"): ("share", lambda p, x: pckd.load_dataset("digits", label_noise=x)),
+    ("load_dataset", "noise"): ("choice", lambda p, x: pckd.load_dataset("digits", label_noise=0.1, noise=x)),
+    ("load_dataset", "noise_seed"): (
+        "count", lambda p, x: pckd.load_dataset("digits", label_noise=0.1, noise_seed=x),
+    ),
     ("load_dataset", "test"): ("flag", lambda p, x: pckd.load_dataset("digits", val=0.1, test=x)),
     ("with_validation", "share"): ("share", lambda p, x: p.data.with_validation(x)),
     ("with_validation", "seed"): ("count", lambda p, x: p.data.with_validation(0.3, x)),
+    ("with_label_noise", "rate"): ("share", lambda p, x: p.data.with_label_noise(x)),
+    ("with_label_noise", "kind"): ("choice", lambda p, x: p.data.with_label_noise(0.3, x)),
+    ("with_label_noise", "seed"): ("count", lambda p, x: p.data.with_label_noise(0.3, seed=x)),
+    ("noise_detection", "table"): ("data frame", lambda p, x: analysis.noise_detection(x, [True, False], ["ce"], (1,))),
+    ("noise_detection", "flipped"): (
+        "list", lambda p, x: analysis.noise_detection(RESULTS, x, ["top1"], (1,)),
+    ),
+    ("noise_detection", "measures"): (
+        "list", lambda p, x: analysis.noise_detection(RESULTS, [True, False], x, (1,)),
+    ),
+    ("noise_detection", "k"): (
+        "list", lambda p, x: analysis.noise_detection(RESULTS, [True, False], ["top1"], x),
+    ),
+    ("precision_at_k", "scores"): ("list", lambda p, x: analysis.precision_at_k(x, [True, False], 1)),
+    ("precision_at_k", "flipped"): ("list", lambda p, x: analysis.precision_at_k([0.1, 0.2], x, 1)),
+    ("precision_at_k", "k"): ("positive", lambda p, x: analysis.precision_at_k([0.1, 0.2], [True, False], x)),
+    ("confident_learning", "labels"): ("list", lambda p, x: analysis.confident_learning(x, np.eye(3))),
+    ("confident_learning", "probabilities"): ("list", lambda p, x: analysis.confident_learning([0, 1, 2], x)),
     ("from_arrays", "train"): ("arrays", lambda p, x: Dataset.from_arrays(x, (IMAGES, LABELS))),
     ("from_arrays", "test"): ("arrays", lambda p, x: Dataset.from_arrays((IMAGES, LABELS), x)),
     ("from_arrays", "val"): ("arrays", lambda p, x: Dataset.from_arrays(*[(IMAGES, LABELS)] * 2, val=x)),
@@ -309,11 +332,13 @@ WORDS = {  # kind of argument → other words that messages use for it
     "module": ("network", "weights"), "size of a file": ("bytes",), "list": ("labels",), "data": ("nowhere",),
     "run folder": ("folder", "teacher"),
 }  # fmt: skip
-OTHER_NAMES = {("with_validation", "seed"): "val_seed"}  # as its docstring says
+OTHER_NAMES = {  # as their docstrings say
+    ("with_validation", "seed"): "val_seed", ("with_label_noise", "rate"): "label_noise",
+    ("with_label_noise", "kind"): "noise", ("with_label_noise", "seed"): "noise_seed",
+}  # fmt: skip
 ACCEPTED = {  # function, argument, value that is valid for it
     ("create_model", "data", "None"),  # refused because num_classes is missing
     ("find_numbers", "runs", "None"), ("grad_cam", "rows", "of numbers"),
-    ("find_numbers", "runs", "None"),
     ("geometry_table", "teacher_geometry", "None"),
     ("transfer", "model", "None"), ("from_arrays", "val", "None"), ("from_torch", "val", "None"),
 }  # fmt: skip
@@ -333,10 +358,12 @@ NOT_TESTED = {  # function, argument → reason
 TESTED_FUNCTIONS = [
     pckd.as_classifier, pckd.create_model, pckd.distill, pckd.evaluate, pckd.fit, pckd.get_recipe, pckd.load_checkpoint,
     pckd.load_dataset, pckd.load_run, pckd.predict, pckd.transfer, pckd.transfer_table, pckd.with_preprocessing,
-    Dataset.with_validation, Dataset.from_arrays, Dataset.from_torch, Dataset.from_table, runs.load_runs,
+    Dataset.with_validation, Dataset.with_label_noise, Dataset.from_arrays, Dataset.from_torch, Dataset.from_table,
+    runs.load_runs,
     checkpoints.fetch, experiments.Grid, experiments.find_pairs, experiments.parse_arm, collection.draw_all,
     analysis.agreement, analysis.predict_folder, analysis.grad_cam,
-    analysis.agreement, analysis.fidelity, analysis.class_geometry, analysis.class_gains, analysis.geometry_table,
+    analysis.fidelity, analysis.class_geometry, analysis.class_gains, analysis.geometry_table,
+    analysis.confident_learning, analysis.noise_detection, analysis.precision_at_k,
     pckd.load_published, leaderboard.find_numbers, leaderboard.compare, figures.accuracy_against_compute,
     experiments.comparison, experiments.comparison_over_teachers, experiments.format_comparison, experiments.Search,
     experiments.search_trials, experiments.search_summary, experiments.chosen_arms, experiments.check_same_training,

@@ -186,6 +186,16 @@ def data_options(
         int | None, in_data(help="Number of test images to use. Default: all, or 2,000 for shapes100.")
     ] = None,
     image_size: ImageSize = None,
+    label_noise: Annotated[
+        float | None, in_data(help="Fraction of the training images that get a wrong label. Default: 0.")
+    ] = None,
+    noise: Annotated[
+        str | None,
+        in_data(
+            help="With --label-noise: which wrong labels. uniform is any other class, confusable a class that looks "
+            "similar. Default: uniform."
+        ),
+    ] = None,
     workers: Workers = None,
     root: Root = None,
 ) -> tuple[str, dict[str, Any]]:
@@ -201,6 +211,10 @@ def data_options(
         Number of training and test images.
     image_size : int, optional
         Height and width of the images in pixels.
+    label_noise : float, optional
+        Fraction of the training images that get a wrong label.
+    noise : str, optional
+        Kind of the label noise.
     workers : int, optional
         Number of processes that read images.
     root : Path, optional
@@ -215,11 +229,15 @@ def data_options(
     Raises
     ------
     ValueError
-        If there is no data set of this name.
+        If there is no data set or label noise of this name, or if the fraction of wrong labels is not given.
     """
     catalogue.check_dataset(data)
+    if noise is not None:
+        catalogue.check_noise(noise)
+        if not label_noise:
+            raise ValueError("--noise needs the fraction of wrong labels: add --label-noise 0.2")
     sizes = dict(train_size=train_size, test_size=test_size, image_size=image_size)
-    return data, drop_none(**sizes, workers=workers, root=root)
+    return data, drop_none(**sizes, label_noise=label_noise, noise=noise, workers=workers, root=root)
 
 
 DataOptions = Annotated[tuple[str, dict[str, Any]], Depends(data_options)]

@@ -13,11 +13,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from ..catalogue import check_normalisation
+from ..catalogue import check_noise, check_normalisation
 from ..config import FORBIDDEN_OPTIONS
 from ..html import table
 from ..validation import Positive, PositiveFraction, Real, Seed, Views, check, checked
-from . import own
+from . import noise, own
 from .checks import check_class_names
 from .split import Split, hash_split, stratified_sample
 from .streaming import READER_VERSION, Streamed, file_size_fingerprint
@@ -107,8 +107,10 @@ class Dataset:
                 raise ValueError(f"{name} must have one number per channel, {self.channels}, got {len(values)}")
             object.__setattr__(self, name, values)
         check_normalisation(self.mean, self.std)
-        for name in ("train", *self.held_out):
-            labels = getattr(self, name).labels
+        labels_of = {name: getattr(self, name).labels for name in ("train", *self.held_out)}
+        if self.train.true_labels is not None:
+            labels_of["train.true_labels"] = self.train.true_labels
+        for name, labels in labels_of.items():
             if (  # labels on a GPU were usually checked before `to` moved them there
                 labels.device.type == "cpu"
                 and len(labels)
@@ -132,6 +134,9 @@ class Dataset:
 
     def with_validation(self, share: float, seed: int = 0) -> Dataset:
         """Return the same data set, with some training images moved to a new validation split.
+
+        Validation images have their true labels. If the data set has label noise, it is made again for the images that
+        are left, so the order of `with_validation` and `with_label_noise` does not matter.
 
         Error messages call the arguments `val` and `val_seed`, as in `load_dataset`.
 
@@ -161,17 +166,106 @@ class Dataset:
                 f"val={share:g} splits the training images of {self.name} into {len(self.train) - count} + {count}, "
                 f"but both parts need an image of each of the {self.num_classes} classes: change val"
             )
-        counts = torch.bincount(self.train.labels.cpu(), minlength=self.num_classes).tolist()
+        clean = self.with_true_labels()
+        counts = torch.bincount(clean.train.labels.cpu(), minlength=self.num_classes).tolist()
         if min(counts) < 2:
             smallest = counts.index(min(counts))
             raise ValueError(
                 f"val={share:g} needs at least two training images per class, but class {self.classes[smallest]!r} of "
                 f"{self.name} has {counts[smallest]}"
             )
-        chosen = stratified_sample(self.train.labels, count, self.num_classes, seed)
+        chosen = stratified_sample(clean.train.labels, count, self.num_classes, seed)
         rest = np.setdiff1d(np.arange(len(self.train)), chosen)
-        options = {**self.options, "val": share, "val_seed": seed}
-        return dataclasses.replace(self, train=self.train.take(rest), val=self.train.take(chosen), options=options)
+        remakes_noise = self is not clean and "label_noise" in self.options
+        source = clean if remakes_noise else self
+        options = {**source.options, "val": share, "val_seed": seed}
+        data = dataclasses.replace(source, train=source.train.take(rest), val=clean.train.take(chosen), options=options)
+        return data.with_label_noise(*(self.options[name] for name in noise.NOISE_OPTIONS)) if remakes_noise else data
+
+    def with_label_noise(self, rate: float, kind: str = "uniform", seed: int = 0) -> Dataset:
+        """Return the same data set with wrong labels for some training images.
+
+        Test and validation images keep their true labels. The true labels of the training images are in
+        `train.true_labels`. A higher rate with the same seed keeps all wrong labels and adds more.
+
+        Error messages call the arguments `label_noise`, `noise` and `noise_seed`, as in `load_dataset`.
+
+        Parameters
+        ----------
+        rate : float, in (0, 1)
+            Share of the training images whose label is wrong: exactly round(rate · N) of N images, and about the same
+            share of each class.
+        kind : {"uniform", "confusable"}
+            - "uniform": each other class is equally likely. This is called symmetric noise, too.
+            - "confusable": a class that looks similar. If the data set has `groups`, each other class of a group of the
+              image is equally likely, such as the same shape with another pattern. Otherwise, it is the class whose
+              mean image is nearest, see `data.noise.nearest_classes`. Such noise is called asymmetric [1]_.
+        seed : int
+            Decides which labels are wrong.
+
+        Returns
+        -------
+        Dataset
+
+        Raises
+        ------
+        ValueError
+            If an argument is not valid, labels are wrong already, or there is only one class.
+        TypeError
+            If an argument has another type.
+
+        References
+        ----------
+        .. [1] G. Patrini et al., "Making Deep Neural Networks Robust to Label Noise: A Loss Correction Approach",
+           CVPR 2017. In its noise for CIFAR-10, half of the classes keep all their labels. Here, every class has noise.
+
+        Examples
+        --------
+        >>> import pckd_nb as pckd
+        >>> train = pckd.load_dataset("digits", train_size=40).with_label_noise(0.2).train
+        >>> int((train.labels != train.true_labels).sum())
+        8
+        """
+        rate, seed = checked(PositiveFraction, "label_noise", rate), checked(Seed, "noise_seed", seed)
+        check_noise(kind)
+        if self.train.true_labels is not None:
+            raise ValueError(f"labels of {self.name} are wrong already: start from data.with_true_labels()")
+        if self.num_classes < 2:
+            raise ValueError(f"label_noise needs two classes or more, {self.name} has one")
+        if not round(rate * len(self.train)):
+            raise ValueError(
+                f"label_noise={rate:g} makes no label of the {len(self.train):,} training images of {self.name} wrong: "
+                "use a larger value"
+            )
+        if kind == "uniform":
+            wrong_classes = noise.other_classes(self.num_classes)
+        else:
+            wrong_classes = noise.confusable_classes(self.train, self.num_classes, self.groups)
+        labels = noise.flip_labels(self.train.labels, wrong_classes, rate, seed)
+        train = dataclasses.replace(self.train, labels=labels, true_labels=self.train.labels)
+        options = dict(zip(noise.NOISE_OPTIONS, (rate, kind, seed), strict=True))
+        return dataclasses.replace(self, train=train, options={**self.options, **options})
+
+    def with_true_labels(self) -> Dataset:
+        """Return the same data set without label noise.
+
+        Returns
+        -------
+        Dataset
+            The labels of its training images are `train.true_labels`. If no labels are wrong, it is this data set.
+
+        Examples
+        --------
+        >>> import pckd_nb as pckd
+        >>> data = pckd.load_dataset("digits", train_size=40)
+        >>> data.with_label_noise(0.2).with_true_labels().fingerprint == data.fingerprint
+        True
+        """
+        if self.train.true_labels is None:
+            return self
+        train = dataclasses.replace(self.train, labels=self.train.true_labels, true_labels=None)
+        options = {name: value for name, value in self.options.items() if name not in noise.NOISE_OPTIONS}
+        return dataclasses.replace(self, train=train, options=options)
 
     def without_test(self) -> Dataset:
         """Return the same data set without its test images, so that a training cannot see them.
@@ -216,10 +310,19 @@ class Dataset:
             "std": ", ".join(f"{value:.4f}" for value in self.std),
             "mean and std": self.normalisation,
             "views": self.default_views,
+            **self._noise_notes(),
             **self.notes,
             "fingerprint": self.fingerprint,
         }
         return table(self.name, rows)
+
+    def _noise_notes(self) -> dict[str, str]:
+        """Return the row about wrong labels for the table that a notebook shows."""
+        if self.train.true_labels is None:
+            return {}
+        kind = f", {self.options['noise']}" if "noise" in self.options else ""
+        count = int((self.train.labels != self.train.true_labels).sum())
+        return {"wrong labels": f"{count:,} of {len(self.train):,} training images{kind}"}
 
     @property
     def num_classes(self) -> int:
@@ -239,6 +342,8 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of 16 hexadecimal digits that changes with any pixel, label or class name.
+
+        With label noise, the labels that are given to the training count, not the true ones.
 
         For a streamed split, it changes with file names and file sizes, not with pixels.
         """

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import downloads
-from ..catalogue import DATASETS, NORMALISATIONS, PATH_PREFIXES, check_dataset
+from ..catalogue import DATASETS, NORMALISATIONS, PATH_PREFIXES, check_dataset, check_noise
 from ..config import REBUILD_OPTIONS
 from ..deprecation import renamed_arguments
 from ..paths import user_path
 from ..plugins import is_plugin, load_plugin
-from ..validation import Seed, check, checked
+from ..validation import Fraction, Seed, check, checked
 from . import shapes
 from .checks import find_problems
 from .dataset import Dataset
@@ -40,6 +40,9 @@ def load_dataset(
     seed: int = 0,
     val: float = 0,
     val_seed: int = 0,
+    label_noise: float = 0,
+    noise: str = "uniform",
+    noise_seed: int = 0,
     test: bool = True,
 ) -> Dataset:
     """Load a data set by its name.
@@ -74,6 +77,13 @@ def load_dataset(
         its own validation images in PATH/val/CLASS/ instead.
     val_seed : int
         Decides which training images become the validation split.
+    label_noise : float, in [0, 1)
+        Share of the training images that get a wrong label. See `Dataset.with_label_noise`. Test and validation images
+        keep their true labels.
+    noise : {"uniform", "confusable"}
+        Which wrong labels they get: any other class, or a class that looks similar.
+    noise_seed : int
+        Decides which labels are wrong.
     test : bool
         False leaves out the test images, see `Dataset.without_test`.
 
@@ -99,10 +109,13 @@ def load_dataset(
     Dataset('digits': 32 + 16 images of 1×16×16, 10 classes)
     """
     check(bool, test=test)
+    label_noise, noise_seed = checked(Fraction, "label_noise", label_noise), checked(Seed, "noise_seed", noise_seed)
+    check_noise(noise)
     if is_plugin(name) and not name.startswith(PATH_PREFIXES):
         sizes = {"train_size": train_size, "test_size": test_size, "image_size": image_size}
         data = _call_own_function(name, **sizes, workers=workers)
         data = data.with_validation(val, val_seed) if val else data
+        data = data.with_label_noise(label_noise, noise, noise_seed) if label_noise else data
         return data if test else data.without_test()
     root = downloads.default_root() if root is None else user_path(root, "root")
     seed, workers = checked(Seed, "seed", seed), checked(Workers, "workers", workers)
@@ -142,6 +155,7 @@ def load_dataset(
         for problem in find_problems(data):
             warnings.warn(problem, stacklevel=2)
     data = data.with_validation(val, val_seed) if val else data
+    data = data.with_label_noise(label_noise, noise, noise_seed) if label_noise else data
     return data if test else data.without_test()
 
 

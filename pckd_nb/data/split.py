@@ -34,6 +34,8 @@ class Split:
         Difficulty of each image, if it is known.
     ids : array of shape (N,), optional
         Name of each image, such as its file name.
+    true_labels : int64 Tensor of shape (N,), optional
+        The true labels, if some of `labels` are known to be wrong.
 
     Raises
     ------
@@ -55,11 +57,14 @@ class Split:
     labels: torch.Tensor
     difficulty: torch.Tensor | None = None
     ids: np.ndarray | None = None
+    true_labels: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.images, torch.Tensor) or self.images.dtype != torch.uint8 or self.images.ndim != 4:
             raise TypeError(f"images must be a uint8 tensor of shape (N, C, H, W), got {_describe_type(self.images)}")
         object.__setattr__(self, "labels", _checked_labels(self.labels, len(self.images)))
+        if self.true_labels is not None:
+            object.__setattr__(self, "true_labels", _checked_labels(self.true_labels, len(self.images)))
         if self.ids is not None and len(self.ids) != len(self.images):
             raise ValueError(f"there must be one id per image, got {len(self.images)} images and {len(self.ids)} ids")
 
@@ -115,9 +120,11 @@ class Split:
         -------
         Split
         """
-        difficulty = None if self.difficulty is None else self.difficulty.to(device)
         images = self.images.to(device) if self.images.nbytes <= device_memory_limit(device) else self.images
-        return dataclasses.replace(self, images=images, labels=self.labels.to(device), difficulty=difficulty)
+        difficulty = None if self.difficulty is None else self.difficulty.to(device)
+        labels = self.labels.to(device)
+        true_labels = None if self.true_labels is None else self.true_labels.to(device)
+        return dataclasses.replace(self, images=images, labels=labels, difficulty=difficulty, true_labels=true_labels)
 
     def take(self, rows: np.ndarray) -> Split:
         """Return a split with some of the images, in the given order.
@@ -131,14 +138,15 @@ class Split:
         -------
         Split
         """
-        difficulty = None if self.difficulty is None else self.difficulty[rows]
-        ids = None if self.ids is None else self.ids[rows]
-        return dataclasses.replace(
-            self, images=self.images[rows], labels=self.labels[rows], difficulty=difficulty, ids=ids
-        )
+        names = ("images", "labels", "difficulty", "ids", "true_labels")
+        arrays = {name: array for name in names if (array := getattr(self, name)) is not None}
+        chosen: dict[str, Any] = {name: array[rows] for name, array in arrays.items()}
+        return dataclasses.replace(self, **chosen)
 
     def update_hash(self, digest: Any) -> None:
         """Update a hash with all pixels and labels. If the class is your own subclass, its code is added, too.
+
+        `true_labels` are left out: a training does not use them.
 
         Parameters
         ----------
@@ -271,6 +279,36 @@ def stratified_sample(labels: torch.Tensor, count: int, num_classes: int, seed: 
     """
     # The first image of each class has rank 0 and the last one rank 1, so large classes give more images.
     return _sample_by_rank(labels, count, num_classes, seed, partial(np.linspace, 0, 1))
+
+
+def proportional_sample(labels: torch.Tensor, count: int, num_classes: int, seed: int) -> np.ndarray:
+    """Choose a random sample that has the same share of each class, except for rounding.
+
+    A larger sample with the same seed contains all images of a smaller one.
+
+    Parameters
+    ----------
+    labels : int64 Tensor of shape (N,)
+    count : int
+        Number of images to choose.
+    num_classes : int
+    seed : int
+
+    Returns
+    -------
+    int64 array of shape (count,)
+        Positions of the chosen images, in ascending order.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pckd_nb.data.split import proportional_sample
+    >>> labels = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1])
+    >>> labels[proportional_sample(labels, count=4, num_classes=2, seed=0)].tolist()
+    [0, 0, 0, 1]
+    """
+    # The n images of a class have the ranks 1/2n, 3/2n, …, so that a share r of each class has ranks below r.
+    return _sample_by_rank(labels, count, num_classes, seed, lambda n: (np.arange(n) + 0.5) / max(n, 1))
 
 
 def _sample_by_rank(

@@ -73,6 +73,8 @@ class Streamed:
         Lines that say which files in `folder` are not read.
     bits : int
         Bits per pixel of the values in 16-bit grey files, see `with_bit_depth`.
+    true_labels : int64 Tensor of shape (N,), optional
+        The true labels, if some of `labels` are known to be wrong.
 
     Examples
     --------
@@ -95,6 +97,7 @@ class Streamed:
     workers: int | None = None
     skipped: tuple[str, ...] = ()
     bits: int = 16
+    true_labels: Tensor | None = None
     difficulty = None  # `Split` may have it
 
     def __len__(self) -> int:
@@ -132,7 +135,8 @@ class Streamed:
         -------
         Streamed
         """
-        return dataclasses.replace(self, labels=self.labels.to(device))
+        true_labels = None if self.true_labels is None else self.true_labels.to(device)
+        return dataclasses.replace(self, labels=self.labels.to(device), true_labels=true_labels)
 
     def take(self, rows: np.ndarray) -> Streamed:
         """Return a split with some of the images, in the given order.
@@ -146,12 +150,14 @@ class Streamed:
         -------
         Streamed
         """
-        return dataclasses.replace(self, names=self.names[rows], labels=self.labels[rows])
+        true_labels = None if self.true_labels is None else self.true_labels[rows]
+        return dataclasses.replace(self, names=self.names[rows], labels=self.labels[rows], true_labels=true_labels)
 
     def update_hash(self, digest: Any) -> None:
         """Update a hash with file names, file sizes in bytes, labels and shape.
 
-        Pixels are left out because reading all files would take too long.
+        Pixels are left out because reading all files would take too long. `true_labels` are left out because a training
+        does not use them.
 
         Parameters
         ----------
@@ -519,7 +525,7 @@ class _Reader(torch.utils.data.Dataset):
         epoch: int | None,
         augment: Callable[[Tensor, Tensor], Tensor] | None,
     ):
-        self.split = dataclasses.replace(split, labels=torch.empty(0))
+        self.split = dataclasses.replace(split, labels=torch.empty(0), true_labels=None)
         self.transform, self.seed, self.epoch, self.augment = transform, seed, epoch, augment
 
     def __getitems__(self, rows: list[int]) -> Tensor | Exception:

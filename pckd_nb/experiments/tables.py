@@ -31,7 +31,8 @@ def results(grid: Grid, compute: bool = False) -> pd.DataFrame:
         One row per finished point of every pair, in the order of the grid. A run without a teacher has one row in each
         pair with its student. The columns are data, teacher, teacher_run, student, pair,
         arm, seed, epochs, top1 and top5 (percent), and cross_entropy (nats). With a validation split there is also
-        val_top1 (percent). teacher_run is the seed of the teacher's run and the fingerprint of its weights, such as
+        val_top1 (percent). With label noise there are also label_noise, the share of wrong labels, and noise, its kind.
+        teacher_run is the seed of the teacher's run and the fingerprint of its weights, such as
         "seed1-0123456789abcdef". It is empty for a method without a teacher. Without `compute`, the table does not
         depend on when or how fast a point was trained.
 
@@ -49,7 +50,14 @@ def results(grid: Grid, compute: bool = False) -> pd.DataFrame:
             teacher = run.settings["teacher"]
             seed = runs.read_settings(point.teacher)["seed"] if teacher and point.teacher else None
             teacher_run = teacher and f"seed{seed}-{teacher['fingerprint']}"
-            names = {"data": row["data"], "teacher": row["teacher"], "teacher_run": teacher_run}
+            options = run.settings["data"]["options"]
+            noise = {name: options[name] for name in ("label_noise", "noise") if name in options}
+            names = {
+                "data": run.settings["data"]["name"],
+                **noise,
+                "teacher": row["teacher"],
+                "teacher_run": teacher_run,
+            }
             shared = {**names, "student": row["student"]}
             scores = {name: row[name] for name in ("epochs", "top1", "top5", "cross_entropy")}
             if "val_top1" in run.history:

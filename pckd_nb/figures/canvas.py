@@ -21,7 +21,7 @@ from matplotlib.ticker import LogFormatterMathtext, LogFormatterSciNotation, Max
 from matplotlib.transforms import Bbox
 
 from ..html import counted
-from ..runs import Run, require_parts
+from ..runs import Run, describe_noise, require_parts
 
 # Colours of Okabe and Ito, which colour-blind readers can distinguish. Other methods get MORE_COLORS, in order.
 COLORS = {"teacher": "#4D4D4D", "supervised": "#E69F00", "KD": "#0072B2", "PCKD": "#009E73"}
@@ -249,10 +249,11 @@ def caption(runs: Run | Sequence[Run], networks: int | None = None) -> str:
         return separator.join(dict.fromkeys(map(str, values)))
 
     settings = [run.settings for run in runs]
-    sizes = ((info["data"], "×".join(map(str, info["data"]["image_size"]))) for info in settings)
+    sizes = ((info, "×".join(map(str, info["data"]["image_size"]))) for info in settings)
     data = distinct(
-        f"{data['name']}, {data['train_images']:,} training and {data['test_images']:,} test images of {size} pixels"
-        for data, size in sizes
+        f"{info['data']['name']}, {info['data']['train_images']:,} training and {info['data']['test_images']:,} test "
+        f"images of {size} pixels{describe_noise(info)}"
+        for info, size in sizes
     )
     seeds = sorted({info["seed"] for info in settings})
     epochs = sorted({len(run.history) for run in runs})
@@ -512,6 +513,30 @@ def draw_thumbnail(ax: Axes, image: np.ndarray, x: float, y: float) -> None:
         The upper left corner.
     """
     ax.imshow(as_rgb(image), extent=(x, x + 1, y + 1, y), interpolation="nearest")
+
+
+def class_lines(run: Run, sample: int, label: int, width: int, count: int = 2) -> list[str]:
+    """Return the class of a training image in lines of text. If its label is known to be wrong, add the true class.
+
+    Parameters
+    ----------
+    run : Run
+    sample : int
+        Position in the training set.
+    label : int
+        The label of the image.
+    width : int
+        Maximum number of characters in a line, unless a word is longer. Two more for the true class.
+    count : int
+        Maximum number of lines of each class.
+
+    Returns
+    -------
+    list of str
+    """
+    lines = textwrap.wrap(run.settings["data"]["classes"][label], width)[:count]
+    true_class = run.true_class(sample)
+    return lines if true_class is None else [*lines, *textwrap.wrap(f"true: {true_class}", width + 2)[:count]]
 
 
 def label_epoch_axis(ax: Axes) -> None:

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator
 
 from .. import analysis, preview
-from ..runs import Run, require_parts
+from ..runs import Run, describe_noise, require_parts
 from .canvas import (
     CLASS_COLORS,
     COLORS,
@@ -26,6 +26,7 @@ from .canvas import (
     LIGHT_GRAY,
     Drawing,
     check_runs,
+    class_lines,
     draw_thumbnail,
     label_epoch_axis,
     new_figure,
@@ -59,11 +60,11 @@ def difficulty_gallery(run: Run, rows: int = 4, columns: int = 10) -> Drawing:
         If the run has no gallery.
     """
     runs = check_runs(run, "gallery")
-    gallery, classes = run.gallery, run.settings["data"]["classes"]
+    gallery = run.gallery
     shown = np.unique(np.linspace(0, len(gallery["images"]) - 1, rows * columns).round().astype(int))
-    names = ["\n".join(textwrap.wrap(classes[c], 14)[:2]) for c in gallery["labels"]]
+    names = [class_lines(run, *pair, width=14) for pair in zip(gallery["index"], gallery["labels"], strict=True)]
     # The height of a row with its text. The height of an image is 1.
-    row_height = 1.52 if any("\n" in names[i] for i in shown) else 1.4
+    row_height = 1.4 + 0.12 * (max(len(names[i]) for i in shown) - 1)
     row_count = -(-len(shown) // columns)
     with new_figure(runs, columns * 0.96, row_count * row_height * 0.89 + 0.6) as figure:
         ax = figure.subplots()
@@ -72,7 +73,7 @@ def difficulty_gallery(run: Run, rows: int = 4, columns: int = 10) -> Drawing:
             draw_thumbnail(ax, gallery["images"][i], x, y)
             ax.text(x + 0.5, y + 1.05, f"γ = {gallery['difficulty'][i]:.2f}", ha="center", va="top", fontweight="bold",
                     fontsize=8)  # fmt: skip
-            ax.text(x + 0.5, y + 1.2, names[i], ha="center", va="top", fontsize=6.8, linespacing=1.15)
+            ax.text(x + 0.5, y + 1.2, "\n".join(names[i]), ha="center", va="top", fontsize=6.8, linespacing=1.15)
         ax.set(xlim=(-0.02, columns * 1.08 - 0.06), ylim=(row_count * row_height, -0.02), aspect="equal")
         ax.axis("off")
         epoch = len(run.history)
@@ -103,7 +104,7 @@ def difficulty_galleries(runs: Run | Sequence[Run], rows: int = 2, columns: int 
         If two runs are of the same data set, if no run has a gallery, or if `rows` or `columns` is too small.
     """
     runs = [run for run in check_runs(runs) if run.gallery is not None]
-    names = [str(run.settings["data"]["name"]) for run in runs]
+    names = [run.settings["data"]["name"] + describe_noise(run.settings) for run in runs]
     if not runs:
         raise ValueError("none of the runs has a gallery; train one of them for at least one complete epoch")
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
@@ -142,6 +143,7 @@ def difficulty_galleries(runs: Run | Sequence[Run], rows: int = 2, columns: int 
                     true_difficulty = float(run.ground_truth[gallery["index"][i]])
                     ax.text(x + 0.5, y + 1.22, f"known {true_difficulty:.2f}", color="#777777", **style)
             description = [*textwrap.wrap(run_label(run, runs), 16), f"epoch {len(run.history)}"]
+            description += textwrap.wrap(describe_noise(run.settings).removeprefix(", "), 18)
             if run.ground_truth is not None and run.difficulty is not None:
                 description += ["γ and known:", f"ρ = {analysis.difficulty_vs_truth(run):.2f}"]
             name = (
@@ -331,7 +333,7 @@ def _draw_thumbnails(ax: Axes, run: Run, picked: np.ndarray, each: int) -> None:
         else:
             ax.text(x + 0.5, 0.5, "not in the\ngallery", ha="center", va="center", fontsize=SMALL_FONT, color="#777777")
         ax.add_patch(Rectangle((x, 0), 1, 1, fill=False, edgecolor=color, linewidth=2.2))
-        name = textwrap.wrap(run.settings["data"]["classes"][int(run.labels[sample])], 12)[:2]
+        name = class_lines(run, sample, int(run.labels[sample]), width=12)
         ax.text(x + 0.5, 1.08, "\n".join(name), ha="center", va="top", fontsize=SMALL_FONT, linespacing=1.1)
     if not len(picked):
         ax.text(0, 0.5, "none", va="center", fontsize=8)

@@ -346,12 +346,15 @@ def cache_key(config: RunConfig, task: Task, device: torch.device) -> dict[str, 
     dict
     """
     settings, recipe = config.dump(), task.recipe
+    data = settings["data"]["fingerprint"]
+    if task.data.train.true_labels is not None:  # trainings with and without label noise share the features
+        data = task.data.with_true_labels().fingerprint
     key = {
         "teacher": settings["teacher"]["fingerprint"],
         "precision": settings["precision"],
         "exact": settings["teacher"]["exact"],
         "hardware": hardware.describe(device),
-        "data": settings["data"]["fingerprint"],
+        "data": data,
         "normalisation": [settings["data"]["mean"], settings["data"]["std"]],
         "seed": settings["seed"],
         "views": settings["method"]["views"],

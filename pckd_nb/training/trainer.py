@@ -437,7 +437,8 @@ class Trainer:
         Run
         """
         recorder, data, model = self.recorder, self.data, self.optimization.evaluated_model
-        weights, true_difficulty = runs.weights_of(model), data.train.difficulty
+        weights = runs.weights_of(model)
+        true_difficulty, true_labels = data.train.difficulty, data.train.true_labels
         settings = {**self.config.dump(), "status": status, "fingerprint": runs.fingerprint(weights)}
         if self.stages:
             settings["stages"] = self.stages
@@ -454,6 +455,7 @@ class Trainer:
             labels=data.train.labels.cpu().numpy(),
             ground_truth=None if true_difficulty is None else true_difficulty.half().cpu().numpy(),
             ids=data.train.ids,
+            true_labels=None if true_labels is None else true_labels.cpu().numpy(),
             path=self.folder,
         )
         if recorder.history and status != "running":

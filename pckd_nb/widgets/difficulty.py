@@ -1,6 +1,5 @@
 """Browser of training images by difficulty."""
 
-import textwrap
 from collections.abc import Mapping
 from html import escape
 from typing import Any
@@ -8,7 +7,16 @@ from typing import Any
 import ipywidgets
 import numpy as np
 
-from ..figures.canvas import CLASS_COLORS, DARK_GRAY, LIGHT_GRAY, Drawing, as_rgb, draw_thumbnail, label_epoch_axis
+from ..figures.canvas import (
+    CLASS_COLORS,
+    DARK_GRAY,
+    LIGHT_GRAY,
+    Drawing,
+    as_rgb,
+    class_lines,
+    draw_thumbnail,
+    label_epoch_axis,
+)
 from ..runs import Run
 from .explorer import (
     NONE_OPTION,
@@ -148,15 +156,13 @@ def difficulty_page(
     epoch = len(run.history) if epoch is None else epoch
     samples = _page_samples(run, category, epoch, sort, page)
     places = {int(sample): place for place, sample in enumerate(run.gallery["index"])}
-    classes = run.settings["data"]["classes"]
     gamma = run.difficulty[epoch - 1].astype(np.float32)
-    texts = [
-        f"γ {gamma[i]:.2f}\n" + "\n".join(textwrap.wrap(classes[run.gallery["labels"][places[int(i)]]], 17)[:2])
-        for i in samples
-    ]
+    names = [class_lines(run, i, run.gallery["labels"][places[int(i)]], width=17) for i in samples]
+    texts = ["\n".join([f"γ {gamma[i]:.2f}", *name]) for i, name in zip(samples, names, strict=True)]
+    height = 1.48 + 0.12 * max(0, *(len(name) - 2 for name in names))  # of a row, relative to that of an image
     with new_widget_figure([run], 4.15) as figure:
         ax = figure.add_axes((0.01, 0.07, 0.98, 0.85))
-        thumbnails(ax, [run.gallery["images"][places[int(i)]] for i in samples], 6, texts, 1.48, rows=2)
+        thumbnails(ax, [run.gallery["images"][places[int(i)]] for i in samples], 6, texts, height, rows=2)
         ax.set_title(f"Training images, {sort}, epoch {epoch}: page {page} of {_page_count(run, category)}")
     figure.alt = _page_sentence(run, category, epoch, sort, page)
     return figure
@@ -195,7 +201,7 @@ def sample_trajectory(run: Run, sample: int, epoch: int | None = None) -> Drawin
 
 def _draw_trajectory(run: Run, sample: int, epoch: int | None, quartiles: dict[str, np.ndarray]) -> Drawing:
     epochs, color = run.history["epoch"].to_numpy(), CLASS_COLORS[0]
-    name = run.settings["data"]["classes"][int(run.labels[sample])]
+    names = class_lines(run, sample, int(run.labels[sample]), width=16, count=3)
     kept = np.flatnonzero(run.gallery["index"] == sample) if run.gallery else np.empty(0, int)
     values = {
         "cross-entropy (nats)": run.cross_entropy[: len(epochs), sample].astype(np.float32),
@@ -209,7 +215,7 @@ def _draw_trajectory(run: Run, sample: int, epoch: int | None, quartiles: dict[s
         else:
             ax.text(0.5, 0.5, "not in the\ngallery", ha="center", va="center", fontsize=SMALL_FONT, color="#777777")
         ax.set(xlim=(0, 1), ylim=(1, 0), aspect="equal", anchor="N")
-        below = "\n".join([*textwrap.wrap(name, 16)[:3], f"sample {sample}"])
+        below = "\n".join([*names, f"sample {sample}"])
         figure.text(0.075, 0.49, below, ha="center", va="top", fontsize=7.5)
         for left, (label, of_sample) in zip((0.21, 0.64), values.items(), strict=True):
             ax = figure.add_axes((left, 0.27, 0.35, 0.6))
@@ -233,9 +239,8 @@ def _draw_trajectory(run: Run, sample: int, epoch: int | None, quartiles: dict[s
     ce, gamma = values.values()
     first = f"cross-entropy from {ce[0]:.2f} nats in epoch 1 to {ce[-1]:.2f} in epoch {len(ce)}"
     at = f", γ {gamma[epoch - 1]:.2f} in epoch {epoch}" if epoch is not None else ""
-    figure.alt = (
-        f"Sample {sample}, {name}: {first}{at}; highest γ {gamma.max():.2f} in epoch {int(gamma.argmax()) + 1}."
-    )
+    highest = f"highest γ {gamma.max():.2f} in epoch {int(gamma.argmax()) + 1}"
+    figure.alt = f"Sample {sample}, {_class_text(run, sample)}: {first}{at}; {highest}."
     return figure
 
 
@@ -283,8 +288,13 @@ def _page_sentence(run: Run, category: int | None, epoch: int, sort: str, page: 
 
 
 def _sample_label(run: Run, sample: int, epoch: int) -> str:
-    name = run.settings["data"]["classes"][int(run.labels[sample])]
-    return f"sample {sample}: {name}, γ {float(run.difficulty[epoch - 1, sample]):.2f}"
+    return f"sample {sample}: {_class_text(run, sample)}, γ {float(run.difficulty[epoch - 1, sample]):.2f}"
+
+
+def _class_text(run: Run, sample: int) -> str:
+    """Return the class of a sample, and also its true class if its label is known to be wrong."""
+    name, true_class = run.settings["data"]["classes"][int(run.labels[sample])], run.true_class(sample)
+    return name if true_class is None else f"{name} (true: {true_class})"
 
 
 def _quartiles(run: Run) -> dict[str, np.ndarray]:
