@@ -18,7 +18,7 @@ PUBLIC = {
     "Networks": ("models", "checkpoints"),
     "Methods": ("methods", "losses", "preview"),
     "Training": ("training", "recipes"),
-    "Analysis": ("analysis", "evaluation", "transfer"),
+    "Analysis": ("analysis", "measures", "evaluation", "transfer"),
     "Figures and widgets": ("figures", "widgets", "course"),
     "Experiments and runs": ("experiments", "runs", "leaderboard"),
 }

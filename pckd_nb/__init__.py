@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         figures,
         leaderboard,
         losses,
+        measures,
         methods,
         models,
         preview,
@@ -62,8 +63,9 @@ if TYPE_CHECKING:
 __all__ = [
     "KD", "PCKD", "Callback", "Dataset", "EarlyStopping", "Output", "Recipe", "Run", "Supervised", "analysis",
     "as_classifier", "course", "create_model", "data", "distill", "evaluate", "experiments", "figures", "fit",
-    "get_recipe", "leaderboard", "load_checkpoint", "load_dataset", "load_published", "load_run", "losses", "methods",
-    "models", "predict", "preview", "runs", "transfer", "transfer_table", "views", "widgets", "with_preprocessing",
+    "get_recipe", "leaderboard", "load_checkpoint", "load_dataset", "load_published", "load_run", "losses", "measures",
+    "methods", "models", "predict", "preview", "runs", "transfer", "transfer_table", "views", "widgets",
+    "with_preprocessing",
 ]  # fmt: skip
 
 # module → its functions and classes that are also available as pckd.NAME

@@ -67,6 +67,7 @@ FLOORS = [
     {
         "losses",
         "preview",
+        "measures",
         "tensor_checks",
         "files",
         "hardware",
