@@ -176,7 +176,7 @@ class Recorder:
         cross_entropy = F.cross_entropy(logits, labels, reduction="none")
         pairs = (self.teacher_cross_entropy, cross_entropy), (self.teacher_margin, measures.margin(logits, labels))
         for mean, value in pairs:  # a running mean over the epochs; the first value replaces NaN
-            mean[index] = torch.lerp(mean[index].nan_to_num(), value, 1 / self.epoch)
+            mean[index] = torch.lerp(mean[index].nan_to_num(), value.float(), 1 / self.epoch)
         self.teacher_prediction[index] = logits.argmax(1).int()
 
     def check_finite(self, batches: Sequence[Tensor]) -> None:
