@@ -27,6 +27,7 @@ from .results import (
     sweeps,
 )  # fmt: skip
 from .samples import (
+    data_map,
     difficulty_against_truth,
     difficulty_galleries,
     difficulty_gallery,
@@ -41,7 +42,8 @@ __all__ = [
     "CLASS_COLORS", "COLORS", "Drawing", "MORE_COLORS",
     "accuracy", "caption", "difficulty_against_truth", "difficulty_gallery", "feature_map", "learning_curves",
     "preview_weights", "style",
-    "center_geometry", "center_map", "difficulty_galleries", "logit_correlation", "trajectories", "weights_over_epochs",
+    "center_geometry", "center_map", "data_map", "difficulty_galleries", "logit_correlation", "trajectories",
+    "weights_over_epochs",
     "feature_weight_matrix", "framework", "motivation",
     "accuracy_against_compute", "budget", "comparison_table", "leaderboard", "published_and_measured",
     "search", "sweep", "sweeps",
