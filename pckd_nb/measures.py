@@ -36,6 +36,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from .tensor_checks import FLOAT_DTYPES, check_labels, check_whole_number
+
 EL2N_EPOCHS = 20  # `error_norm` is recorded in the first epochs only, because EL2N is a score of early training
 REGIONS = ("easy to learn", "ambiguous", "hard to learn")
 
@@ -77,6 +79,13 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     Tensor of shape (B,)
         m. Its sign bit is not set if the label is the prediction, which is ``logits.argmax(1)``.
 
+    Raises
+    ------
+    TypeError
+        If logits or labels are not tensors.
+    ValueError
+        If a shape, dtype or device is wrong, if there is only one class, or if a label is outside the range of classes.
+
     References
     ----------
     Pleiss et al., "Identifying Mislabeled Data using the Area Under the Margin Ranking", arXiv 2001.10528.
@@ -89,7 +98,7 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     >>> pckd.measures.margin(logits, torch.tensor([0, 1, 1])).tolist()  # the third prediction is 0, not 1
     [2.0, -2.0, -0.0]
     """
-    column = labels[:, None]
+    column = _column_of_labels(logits, labels)
     difference = logits.gather(1, column)[:, 0] - logits.scatter(1, column, -torch.inf).amax(1)
     sign = (logits.argmax(1) == labels).to(logits.dtype) - 0.5
     return torch.copysign(difference, sign)
@@ -114,6 +123,13 @@ def error_norm(logits: Tensor, labels: Tensor) -> Tensor:
     Tensor of shape (B,)
         e, from 0 to √2.
 
+    Raises
+    ------
+    TypeError
+        As in `margin`.
+    ValueError
+        As in `margin`.
+
     References
     ----------
     Paul et al., "Deep Learning on a Data Diet", arXiv 2107.07075.
@@ -125,7 +141,7 @@ def error_norm(logits: Tensor, labels: Tensor) -> Tensor:
     >>> round(pckd.measures.error_norm(torch.zeros(1, 2), torch.tensor([0])).item(), 4)  # both errors are 1/2
     0.7071
     """
-    column = labels[:, None]
+    column = _column_of_labels(logits, labels)
     errors = logits.softmax(1)
     norm: Tensor = errors.scatter_add(1, column, -torch.ones_like(errors[:, :1])).norm(dim=1)
     return norm
@@ -142,7 +158,13 @@ def correct(margin: np.ndarray) -> np.ndarray:
     -------
     bool array of shape (epochs, samples)
         False where the margin is NaN, because the epoch was not reached.
+
+    Raises
+    ------
+    ValueError
+        If `margin` is not a matrix of numbers with at least one epoch and one sample.
     """
+    margin = _by_epoch("margin", margin)
     right: np.ndarray = ~(np.signbit(margin) | np.isnan(margin))
     return right
 
@@ -163,8 +185,13 @@ def confidence(cross_entropy: np.ndarray) -> np.ndarray:
     -------
     float32 array of shape (epochs, samples)
         p, in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If `cross_entropy` is not a matrix of numbers with at least one epoch and one sample.
     """
-    p: np.ndarray = np.exp(-cross_entropy.astype(np.float32))
+    p: np.ndarray = np.exp(-_by_epoch("cross_entropy", cross_entropy).astype(np.float32))
     return p
 
 
@@ -190,6 +217,11 @@ def data_map(cross_entropy: np.ndarray) -> pd.DataFrame:
     -------
     DataFrame
         One row per sample: "confidence" is μ, in [0, 1]. "variability" is σ, in [0, 1/2]. "region" is one of `REGIONS`.
+
+    Raises
+    ------
+    ValueError
+        If `cross_entropy` is not a matrix of numbers with at least one epoch and one sample.
 
     References
     ----------
@@ -228,6 +260,11 @@ def correctness(margin: np.ndarray) -> np.ndarray:
     -------
     float array of shape (samples,), in [0, 1]
 
+    Raises
+    ------
+    ValueError
+        If `margin` is not a matrix of numbers with at least one epoch and one sample.
+
     References
     ----------
     Swayamdipta et al., arXiv 2009.10795.
@@ -254,6 +291,11 @@ def forgetting_events(margin: np.ndarray) -> np.ndarray:
     -------
     int array of shape (samples,)
 
+    Raises
+    ------
+    ValueError
+        If `margin` is not a matrix of numbers with at least one epoch and one sample.
+
     References
     ----------
     Toneva et al., "An Empirical Study of Example Forgetting during Deep Neural Network Learning", arXiv 1812.05159.
@@ -274,6 +316,11 @@ def first_learned(margin: np.ndarray) -> np.ndarray:
     -------
     float array of shape (samples,)
         Counted from 1. NaN for a sample that is never learned.
+
+    Raises
+    ------
+    ValueError
+        If `margin` is not a matrix of numbers with at least one epoch and one sample.
 
     References
     ----------
@@ -300,11 +347,16 @@ def area_under_margin(margin: np.ndarray) -> np.ndarray:
     -------
     float array of shape (samples,)
 
+    Raises
+    ------
+    ValueError
+        If `margin` is not a matrix of numbers with at least one epoch and one sample.
+
     References
     ----------
     Pleiss et al., arXiv 2001.10528.
     """
-    mean: np.ndarray = margin.mean(0, dtype=np.float64)
+    mean: np.ndarray = _by_epoch("margin", margin).mean(0, dtype=np.float64)
     return mean
 
 
@@ -331,19 +383,19 @@ def el2n(error_norms: np.ndarray, first_epoch: int = 1, last_epoch: int | None =
 
     Raises
     ------
+    TypeError
+        If an epoch is not a whole number.
     ValueError
-        If an epoch is not in the array.
+        If an epoch is not in the array, or if `error_norms` is not a matrix of numbers with at least one sample.
 
     References
     ----------
     Paul et al., arXiv 2107.07075.
     """
+    error_norms = _by_epoch("error_norms", error_norms)
+    check_whole_number("first_epoch", first_epoch, 1, len(error_norms))
     last_epoch = len(error_norms) if last_epoch is None else last_epoch
-    if not 1 <= first_epoch <= last_epoch <= len(error_norms):
-        raise ValueError(
-            f"epochs must be from 1 to {len(error_norms)}, which are those with recorded error norms, got first_epoch="
-            f"{first_epoch} and last_epoch={last_epoch}"
-        )
+    check_whole_number("last_epoch", last_epoch, first_epoch, len(error_norms))
     mean: np.ndarray = error_norms[first_epoch - 1 : last_epoch].mean(0, dtype=np.float64)
     return mean
 
@@ -372,9 +424,23 @@ def sample_measures(
         "cross_entropy_mean" are means over the epochs. "confidence", "variability" and "region" are those of
         `data_map`. "correctness", "forgetting_events", "first_learned" and "area_under_margin" need `margin`, and
         "el2n" needs `error_norms`: without them, these columns are left out.
+
+    Raises
+    ------
+    ValueError
+        If an array is not a matrix of numbers with at least one epoch and one sample, or if shapes do not match.
     """
+    optional = {"margin": margin, "error_norms": error_norms}
+    given = {"cross_entropy": cross_entropy, "difficulty": difficulty}
+    given |= {name: values for name, values in optional.items() if values is not None}
+    arrays = {name: _by_epoch(name, values) for name, values in given.items()}
+    if len({values.shape[1] for values in arrays.values()}) > 1:
+        raise ValueError(
+            "the arrays must have the same number of samples, got "
+            + ", ".join(f"{name} of shape {values.shape}" for name, values in arrays.items())
+        )
     columns: dict[str, Any] = {}
-    for name, values in (("gamma", difficulty), ("cross_entropy", cross_entropy)):
+    for name, values in (("gamma", arrays["difficulty"]), ("cross_entropy", arrays["cross_entropy"])):
         columns[name] = values[-1].astype(np.float32)
         columns[f"{name}_mean"] = values.mean(0, dtype=np.float64)
     table = pd.concat([pd.DataFrame(columns), data_map(cross_entropy)], axis=1)
@@ -385,3 +451,28 @@ def sample_measures(
     if error_norms is not None:
         table["el2n"] = el2n(error_norms)
     return table
+
+
+def _column_of_labels(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the labels as a column, after checking them and the logits."""
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"logits must be a tensor, got {type(logits).__name__}")
+    if logits.dtype not in FLOAT_DTYPES or logits.ndim != 2 or not len(logits) or logits.shape[1] < 2:
+        got = f"{logits.dtype} of shape {tuple(logits.shape)}"
+        raise ValueError(f"logits must be floats of shape (B, C) with at least two classes, got {got}")
+    check_labels(labels, logits, num_classes=logits.shape[1])
+    return labels.long()[:, None]
+
+
+def _by_epoch(name: str, values: np.ndarray) -> np.ndarray:
+    """Return values as an array of shape (epochs, samples). Raise ValueError if they are something else."""
+    try:
+        found = np.asarray(values)
+    except ValueError:  # rows of unequal length
+        raise ValueError(f"{name} must have one row per epoch: all rows must have the same length") from None
+    if found.dtype.kind not in "fiu" or found.ndim != 2 or not found.size:
+        raise ValueError(
+            f"{name} must be numbers with one row per epoch and one column per sample, got {found.dtype} of shape "
+            f"{found.shape}"
+        )
+    return found
