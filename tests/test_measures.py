@@ -332,6 +332,14 @@ def test_folders_in_memory_keep_their_file_names(tmp_path, recipe):
     assert table["id"].tolist() == names and table["class"].tolist() == [name[:3] for name in names]
 
 
+def test_torch_data_sets_may_have_names(data):
+    pairs = [torch.utils.data.TensorDataset(split.images, split.labels) for split in (data.train, data.test)]
+    names = [f"{i}.png" for i in range(48)]
+    assert pckd.Dataset.from_torch(*pairs, ids=names).train.ids.tolist() == names
+    with pytest.raises(ValueError, match="one id per image, got 48 images and 3 ids"):
+        pckd.Dataset.from_torch(*pairs, ids=names[:3])
+
+
 def test_names_with_characters_that_utf8_lacks_can_be_written(data, recipe):
     run = pckd.fit("resnet8", data, recipe, progress=False)
     run.ids = np.array([f"caf\udce9 {i}" for i in range(48)])
