@@ -143,8 +143,7 @@ def error_norm(logits: Tensor, labels: Tensor) -> Tensor:
     """
     column = _column_of_labels(logits, labels)
     errors = logits.softmax(1)
-    norm: Tensor = errors.scatter_add(1, column, -torch.ones_like(errors[:, :1])).norm(dim=1)
-    return norm
+    return errors.scatter_add(1, column, -torch.ones_like(errors[:, :1])).norm(dim=1)
 
 
 def correct(margin: np.ndarray) -> np.ndarray:
@@ -165,8 +164,7 @@ def correct(margin: np.ndarray) -> np.ndarray:
         If `margin` is not a matrix of numbers with at least one epoch and one sample.
     """
     margin = _by_epoch("margin", margin)
-    right: np.ndarray = ~(np.signbit(margin) | np.isnan(margin))
-    return right
+    return ~(np.signbit(margin) | np.isnan(margin))
 
 
 def confidence(cross_entropy: np.ndarray) -> np.ndarray:
@@ -191,8 +189,7 @@ def confidence(cross_entropy: np.ndarray) -> np.ndarray:
     ValueError
         If `cross_entropy` is not a matrix of numbers with at least one epoch and one sample.
     """
-    p: np.ndarray = np.exp(-_by_epoch("cross_entropy", cross_entropy).astype(np.float32))
-    return p
+    return np.exp(-_by_epoch("cross_entropy", cross_entropy).astype(np.float32))
 
 
 def data_map(cross_entropy: np.ndarray) -> pd.DataFrame:
@@ -269,8 +266,7 @@ def correctness(margin: np.ndarray) -> np.ndarray:
     ----------
     Swayamdipta et al., arXiv 2009.10795.
     """
-    share: np.ndarray = correct(margin).mean(0)
-    return share
+    return correct(margin).mean(0)
 
 
 def forgetting_events(margin: np.ndarray) -> np.ndarray:
@@ -301,8 +297,7 @@ def forgetting_events(margin: np.ndarray) -> np.ndarray:
     Toneva et al., "An Empirical Study of Example Forgetting during Deep Neural Network Learning", arXiv 1812.05159.
     """
     right = correct(margin)
-    events: np.ndarray = (right[:-1] & ~right[1:]).sum(0)
-    return events
+    return (right[:-1] & ~right[1:]).sum(0)
 
 
 def first_learned(margin: np.ndarray) -> np.ndarray:
@@ -356,8 +351,7 @@ def area_under_margin(margin: np.ndarray) -> np.ndarray:
     ----------
     Pleiss et al., arXiv 2001.10528.
     """
-    mean: np.ndarray = _by_epoch("margin", margin).mean(0, dtype=np.float64)
-    return mean
+    return _by_epoch("margin", margin).mean(0, dtype=np.float64)
 
 
 def el2n(error_norms: np.ndarray, first_epoch: int = 1, last_epoch: int | None = None) -> np.ndarray:
@@ -396,8 +390,7 @@ def el2n(error_norms: np.ndarray, first_epoch: int = 1, last_epoch: int | None =
     check_whole_number("first_epoch", first_epoch, 1, len(error_norms))
     last_epoch = len(error_norms) if last_epoch is None else last_epoch
     check_whole_number("last_epoch", last_epoch, first_epoch, len(error_norms))
-    mean: np.ndarray = error_norms[first_epoch - 1 : last_epoch].mean(0, dtype=np.float64)
-    return mean
+    return error_norms[first_epoch - 1 : last_epoch].mean(0, dtype=np.float64)
 
 
 def sample_measures(

@@ -37,7 +37,7 @@ class Recorder:
     error norm does not follow from the others, but its only use is a score of early training.
 
     The tensors after `difficulty` are None if an earlier version of the package has started the training. Those of the
-    teacher are also None if no teacher runs during the epochs, or if it has other classes than the student.
+    teacher are also None if no teacher runs during the epochs.
 
     Parameters
     ----------
@@ -165,19 +165,17 @@ class Recorder:
             self.error_norms[self.epoch - 1, index] = measures.error_norm(logits, labels).half()
         if self.prediction is not None:
             self.prediction[index] = prediction.int()
-        if teacher_logits is not None and teacher_logits.shape == logits.shape:
-            self._record_teacher(index, labels, teacher_logits)
+        if teacher_logits is not None and self.teacher_prediction is not None:
+            self.teacher_prediction[index] = teacher_logits.argmax(1).int()
+            cross_entropy = F.cross_entropy(teacher_logits, labels, reduction="none")
+            self._update_mean(self.teacher_cross_entropy, index, cross_entropy)
+            self._update_mean(self.teacher_margin, index, measures.margin(teacher_logits, labels))
         self.step += 1
 
-    def _record_teacher(self, index: Tensor, labels: Tensor, logits: Tensor) -> None:
-        """Record what the teacher predicts for a batch. See `record_step`."""
-        if self.teacher_cross_entropy is None or self.teacher_margin is None or self.teacher_prediction is None:
-            return
-        cross_entropy = F.cross_entropy(logits, labels, reduction="none")
-        pairs = (self.teacher_cross_entropy, cross_entropy), (self.teacher_margin, measures.margin(logits, labels))
-        for mean, value in pairs:  # a running mean over the epochs; the first value replaces NaN
-            mean[index] = torch.lerp(mean[index].nan_to_num(), value.float(), 1 / self.epoch)
-        self.teacher_prediction[index] = logits.argmax(1).int()
+    def _update_mean(self, means: Tensor | None, index: Tensor, values: Tensor) -> None:
+        """Add the values of this epoch to means over the epochs. In the first epoch, they replace NaN."""
+        if means is not None:
+            means[index] = torch.lerp(means[index].nan_to_num(), values.float(), 1 / self.epoch)
 
     def check_finite(self, batches: Sequence[Tensor]) -> None:
         """Check that all values logged in this epoch are finite.

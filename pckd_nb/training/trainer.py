@@ -182,8 +182,8 @@ class Trainer:
         self.mix = views.find_mix(recipe.mix, data.num_classes) if recipe.mix else None
         self.steps_per_epoch = views.steps_per_epoch(len(data.train), recipe.batch_size)
         self.optimization = Optimization(self.student, self.method, recipe, self.steps_per_epoch, fabric)
-        runs_teacher = teacher is not None and not method.teacher_only_in_stages
-        self.recorder = Recorder.empty(recipe.epochs, len(data.train), fabric.device, runs_teacher)
+        record_teacher = teacher is not None and not method.teacher_only_in_stages
+        self.recorder = Recorder.empty(recipe.epochs, len(data.train), fabric.device, record_teacher)
         self.callbacks = list(callbacks)
         self.stages: list[dict[str, Any]] = []
         self.should_stop, self.finished_early = False, ""
