@@ -203,11 +203,13 @@ def compare(one: Path, many: Path, arm: str, ranks: int) -> float:
     require(found == (1, ranks), f"the runs used {found} processes, not {(1, ranks)}")
     require(len(ours.history) == RECIPE.epochs, f"{len(ours.history)} epochs are recorded")
     require(np.allclose(theirs.history, ours.history, rtol=1e-5, atol=1e-6), "history.csv differs")
-    for record in ("cross_entropy", "difficulty"):  # stored as float16
+    teacher = [] if theirs.teacher_margin is None else ["teacher_cross_entropy", "teacher_margin"]
+    for record in ("cross_entropy", "difficulty", "margin", "error_norms", *teacher):  # most are stored as float16
         expected, value = (getattr(run, record).astype(float) for run in (theirs, ours))
         require(np.isfinite(value).all(), f"the {record} of an image is not finite")
         require(np.allclose(expected, value, rtol=2e-3, atol=1e-6), f"the {record} of an image differs")
-    require(np.array_equal(theirs.labels, ours.labels), "the labels differ")
+    for record in ("labels", "prediction", *(["teacher_prediction"] if teacher else [])):
+        require(np.array_equal(getattr(theirs, record), getattr(ours, record)), f"the {record} differ")
     return worst
 
 

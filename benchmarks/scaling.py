@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pckd_nb import create_model, get_recipe
 from pckd_nb.losses import _LogSumExpOverOthers
+from pckd_nb.measures import EL2N_EPOCHS
 from pckd_nb.models import Classifier, count_flops
 from pckd_nb.views import steps_per_epoch
 
@@ -254,7 +255,7 @@ def memory(job: Job) -> dict[str, float]:
         - loss: large arrays of all rows that the loss saves for the backward pass,
         - block: one block of similarities,
         - plain: one matrix of all similarities; a plain contrast has several of them,
-        - records: cross-entropy and difficulty of every sample at every epoch.
+        - records: what `recording.Recorder` has about every sample.
     """
     n, width, categories = job.rows, job.student.width + job.teacher.width, job.categories
     present = min(categories, job.images)
@@ -264,7 +265,7 @@ def memory(job: Job) -> dict[str, float]:
         "loss": 4 * arrays,
         "block": 4 * _LogSumExpOverOthers.BLOCK_ROWS * 2 * n,
         "plain": 4 * (2 * n) ** 2,
-        "records": 2 * 2 * job.epochs * job.train_images,
+        "records": (2 * 3 * job.epochs + 2 * min(job.epochs, EL2N_EPOCHS) + 16) * job.train_images,
     }
 
 

@@ -162,8 +162,7 @@ class PackageLoop:
     def step(self) -> None:
         """Do one training step."""
         index, images = self.read()
-        correct, terms = self.trainer.step(images, index, 1, 0)
-        self.trainer.recorder.record_step(index, correct, terms)
+        self.trainer.recorder.record_step(index, *self.trainer.step(images, index, 1, 0))
 
 
 class BareLoop:

@@ -18,7 +18,7 @@ PUBLIC = {
     "Networks": ("models", "checkpoints"),
     "Methods": ("methods", "losses", "preview"),
     "Training": ("training", "recipes"),
-    "Analysis": ("analysis", "collapse", "evaluation", "transfer"),
+    "Analysis": ("analysis", "measures", "collapse", "evaluation", "transfer"),
     "Figures and widgets": ("figures", "pages", "widgets", "course"),
     "Experiments and runs": ("experiments", "runs", "leaderboard"),
 }

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         figures,
         leaderboard,
         losses,
+        measures,
         methods,
         models,
         pages,
@@ -63,8 +64,8 @@ if TYPE_CHECKING:
 __all__ = [
     "KD", "PCKD", "Callback", "Dataset", "EarlyStopping", "Output", "Recipe", "Run", "Supervised", "analysis",
     "as_classifier", "course", "create_model", "data", "distill", "evaluate", "experiments", "figures", "fit",
-    "get_recipe", "leaderboard", "load_checkpoint", "load_dataset", "load_published", "load_run", "losses", "methods",
-    "models", "pages", "predict", "preview", "runs", "transfer", "transfer_table", "views", "widgets",
+    "get_recipe", "leaderboard", "load_checkpoint", "load_dataset", "load_published", "load_run", "losses", "measures",
+    "methods", "models", "pages", "predict", "preview", "runs", "transfer", "transfer_table", "views", "widgets",
     "with_preprocessing",
 ]  # fmt: skip
 

@@ -6,8 +6,9 @@ A run folder contains these files::
     history.csv           one row per epoch: learning rate, loss terms, accuracies, and the threshold and mean weight of
                           the preview, see `preview`
     timing.csv            seconds per epoch; the only file that differs if the same training is repeated
-    samples.npz           cross-entropy and difficulty of every training image in every epoch (float16), labels, and the
-                          true labels if some labels are known to be wrong
+    samples.npz           cross-entropy, difficulty and margin of every training image in every epoch (float16), labels,
+                          file names, what student and teacher predicted, and the true labels if some labels are known
+                          to be wrong; about 6 bytes per image and epoch
     student.safetensors   weights of the student, of the method's heads (their names begin with "method."), and of the
                           student after its best epoch ("best.")
     checkpoint.pt         everything that resuming needs; removed when the run is finished
@@ -30,6 +31,7 @@ Examples
 
 import hashlib
 import json
+import re
 import reprlib
 import warnings
 from collections.abc import Iterable, Mapping
@@ -46,7 +48,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from . import catalogue, collapse, files
+from . import catalogue, collapse, files, measures
 from .config import FORMAT, make_config
 from .data import shapes
 from .deprecation import renamed
@@ -92,6 +94,17 @@ class Run:
     difficulty : float16 array of shape (epochs, samples), at least 0
         Difficulty γ of every training image in every epoch, see `preview.difficulty`. NaN in epochs that were not
         reached.
+    margin : float16 array of shape (epochs, samples)
+        Margin of every training image in every epoch, see `measures.margin`. NaN in epochs that were not reached.
+    error_norms : float16 array of shape (early epochs, samples)
+        `measures.error_norm` of every training image in the first 20 epochs. NaN in epochs that were not reached.
+    prediction : int32 array of shape (samples,)
+        Class that the student predicted when it last saw each training image, before the weights were updated. -1 if it
+        has not seen it.
+    teacher_cross_entropy, teacher_margin : float32 array of shape (samples,)
+        Cross-entropy and margin of the teacher, averaged over the epochs.
+    teacher_prediction : int32 array of shape (samples,)
+        Class that the teacher predicted for each training image in the last epoch.
     labels : int64 array of shape (samples,)
         Classes of the training images.
     ground_truth : float16 array of shape (samples,), in [0, 1]
@@ -128,6 +141,12 @@ class Run:
     best_state: dict[str, Tensor] = field(default_factory=dict)
     cross_entropy: np.ndarray | Missing = None
     difficulty: np.ndarray | Missing = None
+    margin: np.ndarray | Missing = None
+    error_norms: np.ndarray | Missing = None
+    prediction: np.ndarray | Missing = None
+    teacher_cross_entropy: np.ndarray | Missing = None
+    teacher_margin: np.ndarray | Missing = None
+    teacher_prediction: np.ndarray | Missing = None
     labels: np.ndarray | Missing = None
     ground_truth: np.ndarray | Missing = None
     ids: np.ndarray | Missing = None
@@ -249,6 +268,62 @@ class Run:
             preprocessing = preprocessing.get("inner")
         return trained_on
 
+    def samples(self) -> pd.DataFrame:
+        r"""Return a table with one row per training image: its name, its label, and all measures of its difficulty.
+
+        Sort and filter it with pandas: ``run.samples().sort_values("area_under_margin").head(50)``. Only complete
+        epochs count. A column is left out if the run has not recorded what it needs. Runs of earlier versions have no
+        margins and predictions.
+
+        Returns
+        -------
+        DataFrame
+            The index is the position in the training set. The columns are, in this order:
+
+            - "id": the file name or other name of the image, or its position if it has no name. Bytes that are not
+              UTF-8, and characters such as line breaks, are written as ``\xNN`` or ``\n``. `ids` has the original
+              names.
+            - "label" and "class": number and name of its class. "true_label" if it is known that labels are wrong.
+            - "prediction" and "predicted_class": the class that the student predicted when it last saw the image.
+            - "known_difficulty": for synthetic images, from 0 to 1.
+            - the measures of `measures.sample_measures`.
+            - "teacher_cross_entropy", "teacher_margin" and "teacher_prediction".
+
+        Raises
+        ------
+        ValueError
+            If the run has no recorded samples or no complete epoch.
+
+        Examples
+        --------
+        >>> import pckd_nb as pckd
+        >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+        >>> run = pckd.fit("resnet8", data, epochs=2, progress=False)
+        >>> hardest = run.samples().sort_values("cross_entropy_mean", ascending=False).head(5)
+        >>> len(hardest), "area_under_margin" in hardest
+        (5, True)
+        >>> hardest.to_csv("hardest.csv")
+        """
+        require_parts(self, "samples")
+        epochs, classes = len(self.history), np.array(self.settings["data"]["classes"], object)
+        if not epochs:
+            raise ValueError(f"the run {self.title} has no complete epoch: train it for one epoch or more")
+        ids = np.arange(len(self.labels)) if self.ids is None else [_readable(name) for name in self.ids.tolist()]
+        optional = {
+            "true_label": getattr(self, "true_labels", None),
+            "prediction": self.prediction,
+            "predicted_class": None if self.prediction is None else classes[self.prediction],
+            "known_difficulty": None if self.ground_truth is None else self.ground_truth.astype(np.float32),
+        }
+        teacher = {f"teacher_{name}": getattr(self, f"teacher_{name}") for name in TEACHER_COLUMNS}
+        by_epoch: list[Any] = [self.cross_entropy, self.difficulty, self.margin, self.error_norms]
+        by_epoch = [None if values is None else values[:epochs] for values in by_epoch]
+        table = measures.sample_measures(*by_epoch)
+        before = {"id": ids, "label": self.labels, "class": classes[self.labels], **optional}
+        found = ({name: values for name, values in part.items() if values is not None} for part in (before, teacher))
+        left, right = (pd.DataFrame(part, index=table.index) for part in found)
+        return pd.concat([left, table, right], axis=1)
+
     def model(self, which: str = "last") -> Classifier:
         """Return the trained student.
 
@@ -344,6 +419,14 @@ class Run:
         write_settings(folder, self.settings)
 
 
+def _readable(name: Any) -> Any:
+    r"""Return the name of an image as one line of text in UTF-8. Other bytes and control characters become \xNN."""
+    text = name.decode(errors="backslashreplace") if isinstance(name, bytes) else name
+    if not isinstance(text, str):
+        return text
+    return UNREADABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def _accuracy_svg(history: pd.DataFrame, split: str) -> str:
     """Return a small SVG curve of the accuracy on a split by epoch. Empty before the second epoch."""
     if len(history) < 2:
@@ -364,9 +447,16 @@ RUN_FILES = (
     "run.json", "history.csv", "timing.csv", "samples.npz", "gallery.npz", "embedding.npz", "geometry.npz",
     "student.safetensors",
 )  # fmt: skip
-SAMPLE_ARRAYS = ("cross_entropy", "difficulty", "labels", "ground_truth", "ids", "true_labels")  # in samples.npz
+UNREADABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, and bytes that are not UTF-8
+TEACHER_COLUMNS = ("cross_entropy", "margin", "prediction")
+EPOCH_ARRAYS = ("cross_entropy", "difficulty", "margin")  # of shape (epochs, samples)
+SAMPLE_ARRAYS = (
+    *EPOCH_ARRAYS, "error_norms", "labels", "ground_truth", "ids", "true_labels", "prediction",
+    *(f"teacher_{name}" for name in TEACHER_COLUMNS),
+)  # in samples.npz  # fmt: skip
 REQUIRED_ARRAYS = {
-    "samples": SAMPLE_ARRAYS[:3], "gallery": ("gallery",), "embedding": ("embedding",), "geometry": ("geometry",),
+    "samples": ("cross_entropy", "difficulty", "labels"), "gallery": ("gallery",), "embedding": ("embedding",),
+    "geometry": ("geometry",),
 }  # fmt: skip
 
 
@@ -595,12 +685,16 @@ def _checked(run: Run) -> Run:
         for column in columns[name] if len(frame) else ():
             if column not in frame or frame[column].dtype.kind not in "iuf":
                 raise ValueError(f"{name}.csv has no column '{column}' of numbers")
-    sample_arrays = [getattr(run, name) for name in SAMPLE_ARRAYS]
-    matrices = [array for array in sample_arrays[:2] if array is not None]  # of shape (epochs, samples)
-    vectors = [array for array in sample_arrays[2:] if array is not None]  # of shape (samples,)
-    if any(array.ndim != 2 or array.dtype.kind != "f" or array.shape != matrices[0].shape for array in matrices):
-        raise ValueError("cross_entropy and difficulty in samples.npz must be 2D float arrays of the same shape")
-    if matrices and any(array.shape != matrices[0].shape[1:] for array in vectors):
+    sample_arrays = {name: array for name in SAMPLE_ARRAYS if (array := getattr(run, name)) is not None}
+    matrices = [sample_arrays.pop(name) for name in EPOCH_ARRAYS if name in sample_arrays]  # of shape (epochs, samples)
+    if any(array.ndim != 2 or array.dtype.kind != "f" for array in matrices) or len({x.shape for x in matrices}) > 1:
+        raise ValueError(f"{', '.join(EPOCH_ARRAYS)} in samples.npz must be 2D float arrays of the same shape")
+    early = sample_arrays.pop("error_norms", None)
+    if early is not None and (early.ndim != 2 or early.dtype.kind != "f"):
+        raise ValueError("error_norms in samples.npz must be a 2D float array")
+    shapes_of_samples = {array.shape for array in sample_arrays.values()}
+    shapes_of_samples |= {array.shape[1:] for array in (*matrices, early) if array is not None}
+    if matrices and len(shapes_of_samples) > 1:
         raise ValueError("the arrays in samples.npz have different numbers of samples")
     dtype_kinds = {"gallery": {"images": "u", "labels": "iu", "index": "iu", "difficulty": "f"},
                    "embedding": {"features": "f", "predictions": "iu", "labels": "iu", "centers": "f"},
@@ -627,6 +721,10 @@ def _checked(run: Run) -> Run:
         if labels is not None and labels.size:
             if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= count:
                 raise ValueError(f"its labels must be whole numbers from 0 to {count - 1}")
+    for predicted in (run.prediction, run.teacher_prediction):
+        if predicted is not None and predicted.size:
+            if predicted.dtype.kind not in "iu" or predicted.min() < -1 or predicted.max() >= count:
+                raise ValueError(f"its predictions must be whole numbers from -1 to {count - 1}")
     return run
 
 

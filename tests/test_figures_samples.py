@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
 
-from pckd_nb import analysis, figures
+from pckd_nb import analysis, figures, measures
 
 from .test_figures_space import check_texts_fit, made_run, rendered
 
@@ -48,6 +48,14 @@ def run_with_samples(name="made", truth=False, gallery=20, epochs=8, threshold=F
     return run
 
 
+def run_with_margins():
+    """Make a run whose images are right wherever their label has a probability above one half, except image 0."""
+    run = run_with_samples()
+    run.margin = np.where(run.cross_entropy < np.log(2), 1, -1).astype(np.float16)
+    run.margin[:, 0] = -1
+    return run
+
+
 def run_with_weights(strategy, mean, full, seed=0, **chosen):
     history = pd.DataFrame({"epoch": [1, 2, 3], "mean_weight": mean, "full_weight_share": full})
     run = made_run(title="PCKD", history=history, variant=chosen, fingerprint=f"{strategy}{seed}")
@@ -80,6 +88,8 @@ DRAWINGS = {
         [run_with_weights("preview", [1] * 3, [1] * 3, beta_cc=value, beta_fa=2.5, views=1) for value in (0.001, 0.002)]
     ),
     "trajectories": lambda: figures.trajectories(run_with_samples(threshold=True)),
+    "data map": lambda: figures.data_map(run_with_margins()),
+    "data map without margins": lambda: figures.data_map(run_with_samples("folder:/a/name/that/is/long"), marked=0),
     "five trajectories": lambda: figures.trajectories(run_with_samples(gallery=0), each=5),
 }
 
@@ -173,6 +183,55 @@ def test_weights_over_epochs_require_an_epoch():
     empty.history = empty.history[:0]
     with pytest.raises(ValueError, match="no complete epoch"):
         figures.weights_over_epochs(empty)
+
+
+def test_data_map_shows_every_image_and_how_often_it_was_right():
+    run = run_with_margins()
+    ax, bar = figures.data_map(run, marked=3).axes
+    p = np.exp(-run.cross_entropy.astype(float))
+    shown = np.column_stack([ax.collections[0].get_offsets().data, ax.collections[0].get_array()])
+    expected = np.column_stack([p.std(0), p.mean(0), (run.margin > 0).mean(0)])
+    assert np.allclose(shown[np.lexsort(shown.T)], expected[np.lexsort(expected.T)], atol=1e-3)
+    hardest, ambiguous = ax.lines[:2]
+    assert sorted(hardest.get_ydata()) == pytest.approx(np.sort(p.mean(0))[:3], abs=1e-3)
+    assert sorted(ambiguous.get_xdata()) == pytest.approx(np.sort(p.std(0))[-3:], abs=1e-3)
+    assert [line.get_label() for line in (hardest, ambiguous)] == ["the 3 hardest", "the 3 most ambiguous"]
+    assert bar.get_ylabel() == "share of epochs in which it is classified correctly"
+
+
+def test_data_map_says_how_many_images_are_in_every_region():
+    run = run_with_margins()
+    ax = figures.data_map(run).axes[0]
+    regions = measures.data_map(run.cross_entropy)["region"]
+    assert [text.get_text() for text in ax.texts] == [
+        f"{region}:\n{100 * (regions == region).mean():.1f} %" for region in measures.REGIONS
+    ]
+    assert 0 < (regions == "ambiguous").sum() < 50
+    vertical, horizontal = ax.lines[2:]
+    inside = run.cross_entropy[:, regions == "ambiguous"]
+    border = np.exp(-inside.astype(float)).std(0).min()
+    assert vertical.get_xdata() == pytest.approx([border] * 2, abs=1e-4) and list(horizontal.get_ydata()) == [0.5, 0.5]
+
+
+def test_data_map_of_an_older_run_uses_probabilities_and_draws_at_most_some_images(monkeypatch):
+    monkeypatch.setattr(figures.samples, "MAX_POINTS", 20)
+    run = run_with_samples()
+    ax, bar = figures.data_map(run).axes
+    shown = np.linspace(0, 49, 20).round().astype(int)
+    share = (run.cross_entropy < np.log(2)).mean(0)[shown]
+    assert sorted(ax.collections[0].get_array()) == pytest.approx(sorted(share))
+    assert bar.get_ylabel() == "share of epochs in which its label has p > 1/2"
+    assert "50 training images" in figures.data_map(run)._supxlabel.get_text()
+
+
+def test_data_map_needs_two_epochs_samples_and_a_number_of_marks():
+    run = run_with_samples()
+    with pytest.raises(ValueError, match="needs two complete epochs, but the run KD resnet8 has 1"):
+        figures.data_map(dataclasses.replace(run, history=run.history[:1]))
+    with pytest.raises(ValueError, match="has no samples"):
+        figures.data_map(dataclasses.replace(run, cross_entropy=None))
+    with pytest.raises(ValueError, match="marked must be at least 0 images, got -1"):
+        figures.data_map(run, marked=-1)
 
 
 def test_trajectories_show_samples_of_each_kind():

@@ -68,6 +68,7 @@ FLOORS = [
         "losses",
         "preview",
         "collapse",
+        "measures",
         "tensor_checks",
         "files",
         "hardware",

@@ -61,11 +61,23 @@ def test_the_geometry_page_compares_a_student_with_its_teacher(data, monkeypatch
 
 
 def test_train_and_compare_shows_what_a_run_has(data, monkeypatch):
-    code, _ = code_blocks("docs/experiments.md")
+    code, *_ = code_blocks("docs/experiments.md")
     monkeypatch.setattr(pckd, "load_dataset", lambda name: data, raising=False)
     names = run_block(code)
     assert names["run"].finished and len(names["run"].history) == names["run"].settings["recipe"]["epochs"]
     assert names["run"].difficulty.shape == (len(names["run"].history), len(data.train))
+
+
+def test_train_and_compare_explains_every_column_of_the_table_of_samples(data, recipe):
+    networks = [pckd.create_model(name, data, seed=0) for name in ("resnet8", "resnet14")]
+    pckd.distill(*networks, data, pckd.PCKD(), recipe, progress=False, out="runs/pckd")
+    *_, code = code_blocks("docs/experiments.md")
+    table = run_block(code)["samples"]
+    assert len(pd.read_csv("hard.csv")) == (table["region"] == "hard to learn").sum()
+    page = (ROOT / "docs" / "experiments.md").read_text("utf-8")
+    explained = set(re.findall(r"`(\w+)`", page[page.index("| column | what it measures") :].split("\n\n")[0]))
+    described = {"id", "label", "class", "prediction", "predicted_class", "known_difficulty"}
+    assert explained == set(table) - described
 
 
 def test_grids_are_compared_over_their_teachers(tmp_path, capsys):
@@ -75,7 +87,7 @@ def test_grids_are_compared_over_their_teachers(tmp_path, capsys):
         table = table.assign(data="digits", teacher="resnet14", student="resnet8", pair="resnet14-resnet8")
         (tmp_path / "runs" / f"teacher{number}").mkdir(parents=True)
         table.to_csv(tmp_path / "runs" / f"teacher{number}" / "results.csv", index=False)
-    _, code = code_blocks("docs/experiments.md")
+    _, code, _ = code_blocks("docs/experiments.md")
     found = run_block(code)["over_teachers"].set_index("arm").loc["pckd"]
     assert (found["teachers"], found["difference"], found["pairs"]) == (3, 3.0, 3)
     assert (

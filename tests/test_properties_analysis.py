@@ -1,19 +1,25 @@
-"""The functions of `analysis` refuse invalid arguments with an error of one line that names the argument."""
+"""Functions of `analysis` and `measures` refuse invalid arguments with an error of one line that names the argument."""
 
 import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import strategies as st
 
-from pckd_nb import analysis
+from pckd_nb import analysis, measures
 
-from .properties import Case, bad_integer, bad_number, check_bad_values
+from .properties import NON_FLOAT_DTYPES, Case, bad_integer, bad_number, bad_tensor, check_bad_values
 
 bad_matrix = st.sampled_from(
     [None, "x", 3.0, [], np.zeros(3), np.zeros((0, 3)), np.zeros((3, 0)), np.zeros((2, 2, 2)), [[1.0], [2.0, 3.0]]]
     + [np.full((40, 3), value) for value in (math.nan, math.inf)] + [np.full((40, 3), "a"), np.zeros((40, 3), complex)]
 )  # fmt: skip
+bad_by_epoch = st.sampled_from(
+    [None, "x", 3.0, [], np.zeros(3), np.zeros((0, 3)), np.zeros((3, 0)), np.zeros((2, 2, 2)), [[1.0], [2.0, 3.0]]]
+    + [np.full((40, 3), "a"), np.zeros((40, 3), complex), np.zeros((40, 3), bool)]
+)  # fmt: skip
+ARRAYS = "cross_entropy", "difficulty", "margin", "error_norms"
 matrix = np.random.default_rng(0).normal(size=(40, 3))
 BAD_LABELS = [None, "x", 3, np.arange(5), np.zeros((40, 2))]
 BAD_VALUES = [None, "x", 3.0, [], [math.nan], [1, math.inf], ["a"], np.ones((2, 2)), [[1], [1, 2]]]
@@ -76,6 +82,33 @@ CASES = {
         analysis.mcnemar, {"only_a": 1, "only_b": 2},
         {name: (name, bad_integer(0, None)) for name in ("only_a", "only_b")},
     ),
+    **{
+        function.__name__: Case(function, {name: matrix}, {name: (name, bad_by_epoch)})
+        for name, functions in {
+            "cross_entropy": (measures.confidence, measures.data_map),
+            "margin": (measures.correct, measures.correctness, measures.forgetting_events, measures.first_learned,
+                       measures.area_under_margin),
+        }.items()
+        for function in functions
+    },
+    "el2n": Case(
+        measures.el2n, {"error_norms": matrix, "first_epoch": 2, "last_epoch": 3},
+        {"error_norms": ("error_norms", bad_by_epoch), "first_epoch": ("first_epoch", bad_integer(1, 3)),
+         "last_epoch": ("last_epoch", bad_integer(2, 40).filter(lambda value: value is not None))},
+    ),
+    "sample_measures": Case(
+        measures.sample_measures, {name: matrix for name in ARRAYS},
+        {name: (name, (bad_by_epoch | st.just(np.ones((40, 2)))).filter(
+            lambda value, name=name: value is not None or name in ARRAYS[:2])) for name in ARRAYS},
+    ),
+    **{
+        function.__name__: Case(
+            function, {"logits": torch.ones(4, 3), "labels": torch.tensor([0, 1, 2, 0])},
+            {"logits": ("logits", bad_tensor(4, 3, dtypes=NON_FLOAT_DTYPES)),
+             "labels": ("labels", bad_tensor(4, dtypes=(torch.float32, torch.bool)) | st.just(torch.full((4,), 3)))},
+        )
+        for function in (measures.margin, measures.error_norm)
+    },
 }  # fmt: skip
 
 

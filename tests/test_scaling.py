@@ -122,8 +122,8 @@ def test_one_rank_receives_no_messages():
 
 def test_sizes_of_records_checkpoint_and_cache(tmp_path):
     job = make_job(20)
-    recorder = Recorder.empty(job.epochs, job.train_images, torch.device("cpu"))
-    assert scaling.memory(job)["records"] == recorder.cross_entropy.nbytes + recorder.difficulty.nbytes
+    recorder = Recorder.empty(job.epochs, job.train_images, torch.device("cpu"), teacher=True)
+    assert scaling.memory(job)["records"] == sum(array.nbytes for array in recorder.arrays().values())
     weights = [torch.zeros(job.student.parameters, requires_grad=True), *method_of(job)[0].parameters()]
     optimizer = torch.optim.SGD(weights, lr=0.1, momentum=0.9)
     sum(weight.sum() for weight in weights).backward()

@@ -162,6 +162,7 @@ ENTRIES = {  # function, argument → kind, function that makes the call with a 
     ("from_arrays", "mean"): ("constants", lambda p, x: Dataset.from_arrays(*[(IMAGES, LABELS)] * 2, mean=x, std=(1,))),
     ("from_arrays", "std"): ("constants", lambda p, x: Dataset.from_arrays(*[(IMAGES, LABELS)] * 2, mean=(0,), std=x)),
     ("from_arrays", "ids"): ("list", lambda p, x: Dataset.from_arrays(*[(IMAGES, LABELS)] * 2, ids=x)),
+    ("from_torch", "ids"): ("list", lambda p, x: Dataset.from_torch(*[torch_data()] * 2, ids=x)),
     ("from_arrays", "default_views"): (
         "count", lambda p, x: Dataset.from_arrays(*[(IMAGES, LABELS)] * 2, default_views=x),
     ),

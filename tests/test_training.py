@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import pckd_nb as pckd
-from pckd_nb import compiling, faults, recording, training, views
+from pckd_nb import compiling, faults, measures, recording, training, views
 from pckd_nb.methods import KD, PCKD, Supervised, Terms
 from pckd_nb.training.callbacks import StopOnSignal
 
@@ -78,7 +78,13 @@ def test_recorder_stores_values_by_dataset_index():
     recorder = recording.Recorder.empty(2, 5, torch.device("cpu"))
     values = torch.tensor([3.0, 4.0])
     terms = Terms(torch.tensor(1.0), {"cross_entropy": torch.tensor(1.0)}, values, values * 2, torch.tensor([1.0, 0.5]))
-    recorder.record_step(torch.tensor([4, 1]), torch.tensor([True, False]), terms)
+    logits, teacher_logits = torch.tensor([[0.5, 2.0, 1.0]] * 2), torch.tensor([[3.0, 0.0, 1.0]] * 2)
+    recorder.record_step(torch.tensor([4, 1]), torch.tensor([1, 2]), logits, terms, teacher_logits)
+    assert recorder.margin[0].nan_to_num(-9).tolist() == [-9, -1, -9, -9, 1]
+    assert recorder.prediction.tolist() == [-1, 1, -1, -1, 1]
+    norms = measures.error_norm(logits, torch.tensor([1, 2])).half()
+    assert recorder.error_norms[0].nan_to_num(-9).tolist() == [-9, norms[1], -9, -9, norms[0]]
+    assert recorder.teacher_cross_entropy is None and recorder.margin[1].isnan().all()
     assert recorder.cross_entropy[0].nan_to_num(-1).tolist() == [-1, 4, -1, -1, 3]
     assert recorder.difficulty[0].nan_to_num(-1).tolist() == [-1, 8, -1, -1, 6]
     assert dict(zip(recorder.columns, recorder.log[0].tolist(), strict=True)) == {
@@ -91,7 +97,8 @@ def test_epoch_means_weight_batches_by_their_size():
     for index, value in (([0, 1], 1.0), ([2], 4.0)):
         some = torch.full((len(index),), value)
         terms = Terms(torch.tensor(value), {"cross_entropy": torch.tensor(value)}, some, some, some)
-        recorder.record_step(torch.tensor(index), torch.ones(len(index), dtype=torch.bool), terms)
+        labels = torch.zeros(len(index), dtype=torch.int64)
+        recorder.record_step(torch.tensor(index), labels, torch.tensor([[1.0, 0.0]] * len(index)), terms)
     recorder.end_epoch(0.1, 2.0, {"test_top1": 50.0}, 0.0)
     assert recorder.history == [
         {"epoch": 1, "lr": 0.1, "threshold": 2.0, "total": 2.0, "cross_entropy": 2.0, "train_top1": 100.0,

@@ -59,7 +59,8 @@ def from_arrays(
         Number of views (rotated copies) of each image in training, unless the user chooses another number. Use 4 if
         the class stays the same when an image is rotated by 90 degrees, else 1. Always 1 if height ≠ width.
     ids : sequence of str, optional
-        Name of each training image. A run of `distill` stores these names.
+        Name of each training image, such as its file name. A run of `distill` stores these names, and `Run.samples`
+        shows them.
 
     Returns
     -------
@@ -89,17 +90,13 @@ def from_arrays(
     classes = _class_names(labels, classes)
     numbers = _label_numbers(labels, classes)
     splits = {split_name: Split(images, numbers[split_name]) for split_name, (images, _) in arrays.items()}
-    if ids is not None:
-        if isinstance(ids, str) or not isinstance(ids, Iterable):
-            raise TypeError(f"ids must be a list with one name per training image, got {type(ids).__name__}")
-        splits["train"] = dataclasses.replace(splits["train"], ids=np.asarray(ids))
-    return _build(cls, name, splits, classes, mean, std, default_views)
+    return _build(cls, name, _with_ids(splits, ids), classes, mean, std, default_views)
 
 
 def from_torch(
     cls: type[Dataset], train: Any, test: Any, *, val: Any = None, classes: Sequence[str] | None = None,
     name: str | None = None, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
-    default_views: int = 4,
+    default_views: int = 4, ids: Sequence[str] | None = None,
 ) -> Dataset:  # fmt: skip
     """Build a data set from objects of `torch.utils.data.Dataset`, and read all images into memory.
 
@@ -111,8 +108,9 @@ def from_torch(
     classes : sequence of str, optional
         Default: `train.classes` if it exists, else as in `from_arrays`. If a split has its own `classes`, its labels
         are positions in that list.
-    name, mean, std, default_views
-        As in `from_arrays`. Default of name: the class name of `train`.
+    name, mean, std, default_views, ids
+        As in `from_arrays`. Default of name: the class name of `train`. For torchvision's `ImageFolder`, the file names
+        are ``ids=[path for path, _ in train.imgs]``.
 
     Returns
     -------
@@ -147,6 +145,7 @@ def from_torch(
         class_names = names["train"]  # in this order, and with classes that have no images
     numbers = _label_numbers(labels, class_names)
     splits = {split_name: Split(images[split_name], numbers[split_name]) for split_name in given}
+    splits = _with_ids(splits, ids)
     return _build(cls, name or type(train).__name__, splits, class_names, mean, std, default_views)
 
 
@@ -232,6 +231,15 @@ def from_table(
     splits = with_bit_depth(streamed)
     notes = reading_notes(*splits.values())
     return _build(cls, name or "table", load_if_memory_allows(splits), class_names, mean, std, default_views, notes)
+
+
+def _with_ids(splits: dict[str, Split], ids: Sequence[str] | None) -> dict[str, Split]:
+    """Return the splits with the names of the training images. Raise TypeError if `ids` is not a list."""
+    if ids is None:
+        return splits
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise TypeError(f"ids must be a list with one name per training image, got {type(ids).__name__}")
+    return {**splits, "train": dataclasses.replace(splits["train"], ids=np.asarray(ids))}
 
 
 def _build(

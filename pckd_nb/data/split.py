@@ -33,7 +33,7 @@ class Split:
     difficulty : float32 Tensor of shape (N,), in [0, 1], optional
         Difficulty of each image, if it is known.
     ids : array of shape (N,), optional
-        Name of each image, such as its file name.
+        Name of each image, such as its file name. Python objects, such as paths, are converted to text.
     true_labels : int64 Tensor of shape (N,), optional
         The true labels, if some of `labels` are known to be wrong.
 
@@ -65,6 +65,8 @@ class Split:
         object.__setattr__(self, "labels", _checked_labels(self.labels, len(self.images)))
         if self.true_labels is not None:
             object.__setattr__(self, "true_labels", _checked_labels(self.true_labels, len(self.images)))
+        if self.ids is not None and (ids := np.asarray(self.ids)).dtype == object:  # a run folder has no objects
+            object.__setattr__(self, "ids", ids.astype(str))
         if self.ids is not None and len(self.ids) != len(self.images):
             raise ValueError(f"there must be one id per image, got {len(self.images)} images and {len(self.ids)} ids")
 

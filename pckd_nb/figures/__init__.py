@@ -30,6 +30,7 @@ from .results import (
     sweeps,
 )  # fmt: skip
 from .samples import (
+    data_map,
     difficulty_against_truth,
     difficulty_galleries,
     difficulty_gallery,
@@ -44,7 +45,7 @@ __all__ = [
     "CLASS_COLORS", "COLORS", "Drawing", "MORE_COLORS",
     "accuracy", "caption", "difficulty_against_truth", "difficulty_gallery", "feature_map", "learning_curves",
     "preview_weights", "style",
-    "aligned_feature_maps", "center_geometry", "center_map", "center_trajectories", "collapse_over_epochs",
+    "aligned_feature_maps", "center_geometry", "center_map", "center_trajectories", "collapse_over_epochs", "data_map",
     "difficulty_galleries", "logit_correlation", "trajectories", "weights_over_epochs",
     "feature_weight_matrix", "framework", "motivation",
     "accuracy_against_compute", "budget", "comparison_table", "leaderboard", "published_and_measured",

@@ -130,6 +130,11 @@ def difficulty_truth(table: pd.DataFrame) -> Drawing:
     return samples.difficulty_against_truth(_default_pckd_run(table, "ground_truth"))
 
 
+def data_map(table: pd.DataFrame) -> Drawing:
+    """Draw `figures.data_map` of the main PCKD run."""
+    return samples.data_map(_default_pckd_run(table, "cross_entropy"))
+
+
 def sweeps(table: pd.DataFrame) -> Drawing:
     """Draw `figures.sweeps` of all runs."""
     return results.sweeps(list(table["run"]))
@@ -196,6 +201,7 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Drawing]] = {
     "03_feature_weight_matrix": feature_weight_matrix,
     "04_difficulty": difficulty,
     "04_difficulty_truth": difficulty_truth,
+    "04_data_map": data_map,
     "05_sweeps": sweeps,
     "06_feature_map": feature_map,
     "06_center_map": center_map,
@@ -231,6 +237,12 @@ CAPTIONS = {
         "Does the difficulty score γ measure real difficulty? The figure shows γ in the last epoch against the "
         "difficulty with which each image was generated. If the median rises, the images that are hard to see are also "
         "hard for the network."
+    ),
+    "04_data_map": (
+        "Data map (dataset cartography): every dot is a training image. Confidence is the mean probability of its "
+        "label over the epochs, and variability is the standard deviation. The third of the images with the highest "
+        "variability is called ambiguous. Of the others, those with a confidence of at least one half are easy to "
+        "learn. Wrong labels are often among the images that are hard to learn."
     ),
     "05_sweeps": (
         "Top-1 accuracy against (a) β_cc, (b) β_fa, (c) β_ca and (d) ε. These are the weights of center contrast, "

@@ -13,11 +13,13 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator
 
-from .. import analysis, preview
+from .. import analysis, measures, preview
 from ..runs import Run, describe_noise, require_parts
 from .canvas import (
     CLASS_COLORS,
@@ -36,6 +38,8 @@ from .canvas import (
 
 PAGE_WIDTH = 7.1  # inches: two columns of a journal
 SMALL_FONT = 6.5  # points, for text next to small images
+MAX_POINTS = 25_000  # of a map; more points hide each other
+WRONG_TO_RIGHT = LinearSegmentedColormap.from_list("wrong to right", ("#D55E00", "#A8A8A8", "#0072B2"))
 
 
 def difficulty_gallery(run: Run, rows: int = 4, columns: int = 10) -> Drawing:
@@ -399,6 +403,85 @@ def preview_weights(run: Run) -> Drawing:
             place: dict[str, Any] = dict(xycoords=("data", "axes fraction"), textcoords="offset points")
             above.annotate(f"ε_t = {threshold:.2f}", (threshold, 0.9), (shift, 0), ha=side, **place)
         figure.suptitle(f"{run.title}: weights of the strategy {name}", x=0.01, ha="left", fontweight="bold")
+    return figure
+
+
+def data_map(run: Run, marked: int = 10) -> Drawing:
+    """Draw the data map (dataset cartography) of the training images: confidence against variability.
+
+    Confidence and variability are the mean and the standard deviation, over the epochs, of the probability of the
+    label. The colour is the share of epochs in which the image was classified correctly. If the run has no margins, it
+    is the share of epochs in which the label had a probability above one half. Dotted lines are the borders of the
+    regions, see `measures.data_map`. At most 25,000 images are drawn, evenly spaced over the training set.
+
+    Parameters
+    ----------
+    run : Run
+        With recorded samples of two complete epochs or more.
+    marked : int
+        How many of the hardest images (lowest confidence) and of the most ambiguous ones (highest variability) are
+        marked. At least 0.
+
+    Returns
+    -------
+    Drawing
+
+    Raises
+    ------
+    ValueError
+        If `marked` is negative, or if the run has fewer than two complete epochs or no recorded samples.
+
+    References
+    ----------
+    Swayamdipta et al., arXiv 2009.10795.
+    """
+    runs = check_runs(run, "samples")
+    run, epochs = runs[0], len(runs[0].history)
+    if marked < 0:
+        raise ValueError(f"marked must be at least 0 images, got {marked}")
+    if epochs < 2:
+        raise ValueError(f"a data map needs two complete epochs, but the run {run.title} has {epochs}: train it longer")
+    cross_entropy = run.cross_entropy[:epochs]
+    places = measures.data_map(cross_entropy)
+    x, y, count = places["variability"].to_numpy(), places["confidence"].to_numpy(), len(places)
+    if run.margin is None:
+        share, meaning = (measures.confidence(cross_entropy) > 0.5).mean(0), "its label has p > 1/2"
+    else:
+        share, meaning = measures.correctness(run.margin[:epochs]), "it is classified correctly"
+    drawn = np.linspace(0, count - 1, min(count, MAX_POINTS)).round().astype(int)
+    drawn = drawn[np.argsort(-share[drawn], kind="stable")]  # the few images that are often wrong are drawn on top
+    note = (
+        f"{count:,} training images. Confidence and variability: mean and standard deviation of the probability p of "
+        f"the label over {epochs} epochs."
+    )
+    with new_figure(runs, 6.5, 4.6, note) as figure:
+        ax = figure.subplots()
+        ax.scatter(
+            x[drawn], y[drawn], 9, share[drawn], cmap=WRONG_TO_RIGHT, vmin=0, vmax=1, alpha=0.7, linewidths=0,
+            rasterized=True,
+        )  # fmt: skip
+        colors = ScalarMappable(Normalize(0, 1), WRONG_TO_RIGHT)  # not those of the dots, which are transparent
+        bar = figure.colorbar(colors, ax=ax, shrink=0.8, aspect=25, pad=0.02)
+        bar.set_label(f"share of epochs in which {meaning}", fontsize=8)
+        bar.outline.set_visible(False)
+        for order, shape, name in ((y, "v", "hardest"), (-x, "s", "most ambiguous")):
+            if chosen := np.argsort(order, kind="stable")[:marked].tolist():
+                ax.plot(x[chosen], y[chosen], shape, color=DARK_GRAY, markersize=7, fillstyle="none",
+                        label=f"the {len(chosen)} {name}")  # fmt: skip
+        line: dict[str, Any] = dict(color=DARK_GRAY, linewidth=1, linestyle=":")
+        ambiguous = places["region"] == "ambiguous"
+        border = float(x[ambiguous].min()) if ambiguous.any() else 0.52
+        ax.plot([border, border], [0, 1], **line)
+        ax.plot([0, border], [0.5, 0.5], **line)
+        percent = 100 * places["region"].value_counts(normalize=True)
+        heights = (0.98, "top"), (0.5, "center"), (0.02, "bottom")
+        for (region, value), (height, side) in zip(percent.reindex(measures.REGIONS).items(), heights, strict=True):
+            text = f"{region}:\n{value:.1f} %"
+            ax.text(0.99, height, text, transform=ax.transAxes, ha="right", va=side, fontsize=8)
+        ax.set(xlim=(-0.01, 0.6), ylim=(-0.02, 1.02), xlabel="variability", ylabel="confidence")
+        ax.set_title(f"{run.title}: data map of {run.settings['data']['name']}")
+        if marked:
+            figure.legend(loc="outside upper left", ncols=2, fontsize=8)
     return figure
 
 

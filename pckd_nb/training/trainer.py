@@ -83,8 +83,8 @@ class Learner(nn.Module):
 
         Returns
         -------
-        correct : bool Tensor of shape (B,)
-            Whether the student classified each image correctly.
+        logits : float Tensor of shape (B, classes)
+            Logits of the student for the upright view of each image, without gradient.
         terms : Terms
             The total loss, its terms, and one cross-entropy, difficulty and preview weight per image.
 
@@ -97,13 +97,12 @@ class Learner(nn.Module):
         with self.fabric.autocast():
             output = self.student_forward(x).float()  # the loss is computed in float32
         output = ranks.gather(output, len(batch.labels), self.fabric)
-        upright_logits = output.logits[: len(batch.labels)]  # the first view is the image without rotation
-        correct = upright_logits.argmax(1) == batch.labels
+        upright_logits = output.logits[: len(batch.labels)].detach()  # the first view is the image without rotation
         terms = self.method(output, teacher, batch, epoch)
         if not isinstance(terms, Terms):
             kind = type(terms).__name__
             raise TypeError(f"forward of {type(self.method).__name__} must return methods.Terms(...), got {kind}")
-        return correct, terms
+        return upright_logits, terms
 
 
 class Trainer:
@@ -183,7 +182,8 @@ class Trainer:
         self.mix = views.find_mix(recipe.mix, data.num_classes) if recipe.mix else None
         self.steps_per_epoch = views.steps_per_epoch(len(data.train), recipe.batch_size)
         self.optimization = Optimization(self.student, self.method, recipe, self.steps_per_epoch, fabric)
-        self.recorder = Recorder.empty(recipe.epochs, len(data.train), fabric.device)
+        record_teacher = teacher is not None and not method.teacher_only_in_stages
+        self.recorder = Recorder.empty(recipe.epochs, len(data.train), fabric.device, record_teacher)
         self.callbacks = list(callbacks)
         self.stages: list[dict[str, Any]] = []
         self.should_stop, self.finished_early = False, ""
@@ -217,8 +217,8 @@ class Trainer:
                 self.call_callbacks("on_epoch_start")
                 self.timer_started = time.perf_counter()
                 for images, index in self.batches(recorder.epoch):
-                    correct, terms = self.step(images, index, recorder.epoch, recorder.step)
-                    recorder.record_step(index, correct, terms)
+                    step = self.step(images, index, recorder.epoch, recorder.step)
+                    recorder.record_step(index, *step)
                     self.call_callbacks("on_step_end")
                     if stopped := ranks.any_rank(self.should_stop, recorder.step, self.fabric):
                         break
@@ -288,7 +288,7 @@ class Trainer:
         for index, images in zip(batches, train.read(batches, seed=self.seed, epoch=epoch), strict=True):
             yield augment(images, index)
 
-    def step(self, images: Tensor, index: Tensor, epoch: int, step: int) -> tuple[Tensor, Terms]:
+    def step(self, images: Tensor, index: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor, Terms, Tensor | None]:
         """Run one training step: compute the loss of a batch, its gradients, and update the weights.
 
         Parameters
@@ -304,10 +304,14 @@ class Trainer:
 
         Returns
         -------
-        correct : bool Tensor of shape (B,)
-            Whether the student classified each image correctly.
+        labels : int64 Tensor of shape (B,)
+            Classes of the images.
+        logits : float Tensor of shape (B, classes)
+            Logits of the student for the upright view of each image, without gradient.
         terms : Terms
             The total loss, its terms, and one cross-entropy, difficulty and preview weight per image.
+        teacher_logits : float Tensor of shape (B, classes), or None
+            The same logits of the teacher. None if no teacher runs in this step.
         """
         # Each step has a seed of its own, so that dropout and MixUp get the same random numbers in a resumed run.
         views.seed_everything(views.step_seed(self.seed, epoch, step, self.fabric.global_rank))
@@ -316,11 +320,12 @@ class Trainer:
         teacher_output = teacher.batch_output(x, index) if teacher else None
         batch = Batch(self.data.train.labels[index], index, targets)
         with self.torch_workaround:  # see `faults`; it has no effect on GPUs
-            correct, terms = self.learner(x, teacher_output, batch, epoch)
+            logits, terms = self.learner(x, teacher_output, batch, epoch)
             self.optimization.zero_grad()
             self.fabric.backward(terms.total)
         self.optimization.step()
-        return correct, terms
+        teacher_logits = None if teacher_output is None else teacher_output.logits[: len(index)]
+        return batch.labels, logits, terms, teacher_logits
 
     def make_inputs(self, images: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Normalise and rotate images, and compute soft labels if the recipe smooths labels or mixes images.
@@ -450,8 +455,7 @@ class Trainer:
             timing=recorder.timing_table(),
             student_state=weights,
             method_state=runs.weights_of(self.method),
-            cross_entropy=recorder.cross_entropy.cpu().numpy(),
-            difficulty=recorder.difficulty.cpu().numpy(),
+            **recorder.arrays(),
             labels=data.train.labels.cpu().numpy(),
             ground_truth=None if true_difficulty is None else true_difficulty.half().cpu().numpy(),
             ids=data.train.ids,
