@@ -55,6 +55,7 @@ HARD_IS = {
     "area_under_margin": -1,
     "el2n": 1,
 }
+TEACHER_HARD_IS = {"teacher_cross_entropy": 1, "teacher_margin": -1}  # the same for the teacher's view in `Run.samples`
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:

@@ -192,6 +192,29 @@ def test_predict(run, teacher, refused, tmp_path):
     refused("there is no folder nothing", "predict", teacher, "nothing")
 
 
+def test_rank(run, refused, tmp_path):
+    train = ["train", *SMALL, "--label-noise", "0.2", "--model", "resnet8", "--epochs", "3", "--out", "noisy"]
+    assert run(*train)[0] == 0
+    table = pckd.analysis.rank_samples(pckd.load_run("noisy"), top=5)
+    status, out, err = run("rank", "noisy", "--top", "5")
+    lines = [line.split() for line in out.splitlines()]
+    assert status == 0 and not err and lines[0][:3] == ["id", "class", "predicted_class"]
+    assert [line[0] for line in lines[1:6]] == table["id"].astype(str).tolist()
+    assert out.splitlines()[-1] == "5 images. Hard images have large values of cross_entropy_mean."
+    files = ["--csv", "new/rank.csv", "--html", "new/rank.html"]
+    status, out, _ = run("rank", "noisy", "--by", "area_under_margin", "--suspects", "--top", "9", *files)
+    found = pd.read_csv("new/rank.csv", index_col="position")
+    assert status == 0 and (found["area_under_margin"] < 0).all() and len(found) == 9
+    assert (tmp_path / "new" / "rank.html").read_text("utf-8").count("<img") == 9
+    refused("--csv 'new/rank.csv' exists: .* --overwrite", "rank", "noisy", "--csv", "new/rank.csv")
+    refused("--html 'new' is a folder", "rank", "noisy", "--html", "new")
+    refused("unknown measure 'loss': choose from gamma", "rank", "noisy", "--by", "loss")
+    refused("unknown class 'cat'", "rank", "noisy", "--class", "cat")
+    assert run("rank", "noisy", "--class", "3", "--class", "4", "--per-class", "--top", "1")[1].endswith(
+        "2 images. Hard images have large values of cross_entropy_mean.\n"
+    )
+
+
 def test_report_and_diff(run, teacher, refused, tmp_path):
     kd = ["distill", *SMALL, "--student", "resnet8", "--method", "kd", "--teacher", teacher, "--out", "kd"]
     assert run(*kd)[0] == 0

@@ -101,6 +101,7 @@ BAD = {  # invalid values of every option
     "--format": unknown(catalogue.TABLE_FORMATS),
     "--factor": text.filter(lambda value: value.partition("=")[0] not in experiments.SWEEPS),
     "--out": bad_path, "--teacher-cache": bad_path,
+    "--by": text, "--top": bad_int(1), "--class": text, "--csv": bad_path, "--html": bad_path,
     "--trials": bad_int(1), "--space": text, "--show": bad_run, "--chosen": bad_run,
 }  # fmt: skip
 NEVER_WRONG = {"--root"}  # only matters for data sets that are downloaded
@@ -119,6 +120,7 @@ def valid_arguments(command: str, teacher: Path) -> dict[str, str]:  # noqa: F81
         "evaluate": {"source": str(teacher)},
         "agree": {"first": str(teacher), "second": str(teacher)},
         "report": {"run_folder": str(teacher)},
+        "rank": {"run_folder": str(teacher)},
         "diff": {"first": str(teacher), "second": str(teacher)},
         "predict": {"run_folder": str(teacher), "folder": str(PHOTOS), "--workers": "0"},
         "transfer": {"run_folders": str(teacher), **sizes},

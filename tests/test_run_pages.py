@@ -1,16 +1,23 @@
 """Pages about runs: they are whole, need nothing else, escape all names, and show the numbers that were computed."""
 
+import base64
+import dataclasses
+import io
+import json
 import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from jinja2 import UndefinedError
+from PIL import Image
 
 import pckd_nb as pckd
 from pckd_nb import Dataset, figures, pages
 from pckd_nb.evaluation import Predictions
+from pckd_nb.measures import HARD_IS
 from pckd_nb.pages.rendering import Sample, cell_text, render, thumbnail
 
 BAD_NAME = "<script>alert('a & b')</script>"
@@ -140,6 +147,100 @@ def test_tables_and_thumbnails():
     with pytest.raises(UndefinedError, match="'a' is undefined"):
         render("difference.html", title="x")
     assert Sample(grey, ("a",)).lines == ("a",)
+
+
+# ------------------------------------------------------------------------------------------------------ ranking
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+    """A run on digits of which a fifth have wrong labels."""
+    data = pckd.load_dataset("digits", train_size=200, test_size=20, label_noise=0.2)
+    out = tmp_path_factory.mktemp("noisy") / "run"
+    return pckd.fit("resnet8", data, epochs=6, batch_size=20, out=out, progress=False, precision="32-true"), data
+
+
+def test_samples_are_ranked_from_hard_to_easy(noisy):
+    run, data = noisy
+    table = run.samples()
+    for by, sign in {**HARD_IS}.items():
+        found = pckd.analysis.rank_samples(run, by)
+        values = sign * found[by].astype(float).fillna(sign * np.inf).to_numpy()
+        assert len(found) == 200 and (np.diff(values[np.isfinite(values)]) <= 0).all(), by
+        assert np.isinf(values[: np.isinf(values).sum()]).all()  # never learned: first
+    top = pckd.analysis.rank_samples(run, "area_under_margin", 7)
+    assert top.index.tolist() == table["area_under_margin"].sort_values(kind="stable").index[:7].tolist()
+    pd.testing.assert_frame_equal(top, table.loc[top.index])
+    suspects = pckd.analysis.rank_samples(run, suspects=True)
+    assert sorted(suspects.index) == table.index[table["area_under_margin"] < 0].tolist()
+    wrong = table["label"] != table["true_label"]
+    assert wrong.sum() == 40 and wrong[top.index].mean() > 2 * wrong.mean()
+    by_class = pckd.analysis.rank_samples(run, "gamma", 2, per_class=True, classes=["3", "7"])
+    assert by_class["class"].tolist() == ["3", "3", "7", "7"]
+    for name in ("3", "7"):
+        own = table[table["class"] == name].sort_values("gamma", ascending=False, kind="stable")
+        assert by_class.index[by_class["class"] == name].tolist() == own.index[:2].tolist()
+    for arguments, message in {
+        ("loss",): "unknown measure 'loss': choose from gamma, gamma_mean",
+        ("teacher_margin",): "this run has not recorded teacher_margin: choose from",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            pckd.analysis.rank_samples(run, *arguments)
+    with pytest.raises(ValueError, match="unknown class '11': choose from 0, 1"):
+        pckd.analysis.rank_samples(run, classes=["11"])
+    old = dataclasses.replace(run, margin=None)
+    with pytest.raises(ValueError, match="suspects need recorded margins"):
+        pckd.analysis.rank_samples(old, suspects=True)
+
+
+def test_ranking_page_shows_every_image_in_order(noisy, runs, data):
+    run, digits = noisy
+    table = pckd.analysis.rank_samples(run, "cross_entropy_mean", 12)
+    html = pages.ranking_page(run, table, digits, "cross_entropy_mean")
+    page = Page(re.sub(r"<script>.*?</script>", "", html, flags=re.S))
+    items = [attributes for tag, attributes in page.tags if tag == "li"]
+    assert [item["data-name"] for item in items] == table["id"].astype(str).tolist()
+    assert [item["data-label"] for item in items] == table["class"].tolist()
+    assert json.loads(items[0]["data-values"])["gamma"] == pytest.approx(table["gamma"].iloc[0])
+    for image, row in zip(page.images, table.index, strict=True):
+        content = base64.b64decode(image["src"].removeprefix("data:image/png;base64,"))
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), digits.train.images[row, 0])
+    wrong = table[table["label"] != table["true_label"]]
+    assert html.count("true label: ") == len(wrong) > 0
+    # names are escaped, and teachers are shown
+    _, student = runs
+    html = pages.ranking_page(student, pckd.analysis.rank_samples(student, top=5), data, "cross_entropy_mean")
+    assert html.count("<script") == 1 and BAD_NAME not in html and html.count("teacher: ") == 5
+    with pytest.raises(ValueError, match="the run has 200 training images, but photos & more has 40: use the data of"):
+        pages.ranking_page(run, table, data, "gamma")
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_ranking_page_sorts_and_filters_in_a_browser(noisy, tmp_path):
+    from .browser import chromium, watched_page
+
+    run, digits = noisy
+    table = pckd.analysis.rank_samples(run, "cross_entropy_mean", 30)
+    html = pages.ranking_page(run, table, digits, "cross_entropy_mean")
+    shown = "[...document.querySelectorAll('#samples li')].filter(i => !i.hidden).map(i => i.dataset.name)"
+    with chromium(tmp_path / "home") as browser, watched_page(browser) as (page, wrong):
+        page.set_content(html)
+        assert page.evaluate(shown) == table["id"].astype(str).tolist()
+        page.get_by_label("Sort by").select_option("area_under_margin")
+        expected = table.sort_values("area_under_margin", kind="stable")["id"].astype(str).tolist()
+        assert page.evaluate(shown) == expected
+        page.get_by_label("Order").select_option("easy")
+        assert page.evaluate(shown)[0] == expected[-1]
+        label = table["class"].iloc[0]
+        page.get_by_label("Label").select_option(label)
+        count = int((table["class"] == label).sum())
+        assert len(page.evaluate(shown)) == count and page.get_by_role("status").inner_text() == f"{count} of 30 images"
+        page.get_by_label("Name contains").fill("no such name")
+        assert page.evaluate(shown) == []
+        page.set_viewport_size({"width": 400, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        assert not wrong
 
 
 # ---------------------------------------------------------------------------------------- calibration and confusion

@@ -14,7 +14,7 @@ from ..deprecation import renamed
 from ..validation import check_matrix
 from .attribution import grad_cam
 from .compute import teraflops, training_flops
-from .difficulty import SAMPLE_KINDS, difficulty_vs_truth, kinds_of_samples, last_difficulty
+from .difficulty import SAMPLE_KINDS, difficulty_vs_truth, kinds_of_samples, last_difficulty, rank_samples
 from .embedding import aligned_maps, chance_purity, directions, embed, embed_centers, neighbourhood_purity, tsne_map
 from .geometry import (
     center_agreement,
@@ -39,7 +39,8 @@ __all__ = [
     "chance_purity", "check_matrix", "class_gains", "class_geometry", "confident_learning", "difference_of_pairs",
     "difficulty_vs_truth", "directions", "embed", "embed_centers", "fidelity", "geometry_table", "grad_cam", "holm",
     "kinds_of_samples", "last_difficulty", "logit_correlation", "mcnemar", "neighbourhood_purity", "noise_detection",
-    "paired_difference", "precision_at_k", "predict_folder", "summarise", "teraflops", "training_flops", "tsne_map",
+    "paired_difference", "precision_at_k", "predict_folder", "rank_samples", "summarise", "teraflops",
+    "training_flops", "tsne_map",
 ]  # fmt: skip
 
 __getattr__ = renamed(__name__)

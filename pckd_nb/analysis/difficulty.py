@@ -5,11 +5,18 @@ shapes100 is generated with a difficulty from 0 (easy) to 1 (hard), which is sto
 difficulty*. The *recorded samples* of a run are the cross-entropy and γ of every training sample in every epoch.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 from scipy.stats import spearmanr
 
+from ..arguments import as_run
 from ..html import counted
+from ..measures import HARD_IS, TEACHER_HARD_IS
 from ..runs import Run
+from ..validation import Count, check, checked
 
 
 def difficulty_vs_truth(run: Run) -> float:
@@ -103,3 +110,80 @@ def kinds_of_samples(run: Run) -> dict[str, np.ndarray]:
     late = ~learned[epoch <= -(-epochs // 2)].any(0) & learned[epoch > 0.75 * epochs].all(0)
     chosen_by_kind = learned[epoch > epochs / 3].all(0), late, ~learned.any(0)
     return {kind: np.flatnonzero(chosen) for kind, chosen in zip(SAMPLE_KINDS, chosen_by_kind, strict=True)}
+
+
+def rank_samples(
+    run: Run | str | Path,
+    by: str = "cross_entropy_mean",
+    top: int | None = None,
+    *,
+    classes: Sequence[str] = (),
+    per_class: bool = False,
+    suspects: bool = False,
+) -> pd.DataFrame:
+    """Return the training images of a run, the hardest first.
+
+    Parameters
+    ----------
+    run : Run, str or Path
+        With recorded samples, or its folder.
+    by : str
+        A measure of `measures.HARD_IS`, or "teacher_cross_entropy" or "teacher_margin". Images that were never learned
+        come first in the order of "first_learned".
+    top : int, optional
+        Number of images to return. With `per_class`, the number for every class. Default: all.
+    classes : sequence of str
+        Only images with these labels. Default: all classes.
+    per_class : bool
+        Whether to sort by class first. The classes are in the order of the data set.
+    suspects : bool
+        Only images whose label is probably wrong: those with a negative area under the margin. During the training,
+        another class had a larger logit than the label, on average.
+
+    Returns
+    -------
+    DataFrame
+        Rows of `Run.samples`.
+
+    Raises
+    ------
+    ValueError
+        If the run has not recorded the measure, or if a class is unknown.
+    TypeError
+        If an argument has the wrong type.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> run = pckd.fit("resnet8", data, epochs=2, progress=False)
+    >>> hardest = pckd.analysis.rank_samples(run, "area_under_margin", top=3)
+    >>> len(hardest), hardest["area_under_margin"].is_monotonic_increasing
+    (3, True)
+    """
+    run = as_run(run)
+    check(bool, per_class=per_class, suspects=suspects)
+    check(str, by=by)
+    if isinstance(classes, str) or not isinstance(classes, Sequence):
+        raise TypeError(f"classes must be a list of names, got {type(classes).__name__}")
+    for name in classes:
+        check(str, classes=name)
+    top = checked(Count | None, "top", top)
+    table, names = run.samples(), run.settings["data"]["classes"]
+    directions = {**HARD_IS, **TEACHER_HARD_IS}
+    known = [name for name in directions if name in table]
+    if by not in known:
+        reason = f"this run has not recorded {by}" if by in directions else f"unknown measure {by!r}"
+        raise ValueError(f"{reason}: choose from {', '.join(known)}")
+    if unknown := [name for name in classes if name not in names]:
+        raise ValueError(f"unknown class {unknown[0]!r}: choose from {', '.join(names):.200}")
+    if classes:
+        table = table[table["class"].isin(classes)]
+    if suspects:
+        if "area_under_margin" not in table:
+            raise ValueError("suspects need recorded margins, which runs of earlier versions lack: train the run again")
+        table = table[table["area_under_margin"] < 0]
+    table = table.sort_values(by, ascending=directions[by] < 0, kind="stable", na_position="first")
+    if per_class:
+        return table.sort_values("label", kind="stable").groupby("label").head(top or len(table))
+    return table if top is None else table.head(top)

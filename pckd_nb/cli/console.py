@@ -20,7 +20,9 @@ from typer.core import TyperCommand, TyperGroup
 from .. import files, launcher
 from ..paths import user_path
 
-GROUPS = ("Arguments", "Networks", "Data", "Method", "Training", "Grid", "Machine", "Options")  # in this order
+GROUPS = (  # in this order
+    "Arguments", "Networks", "Data", "Method", "Training", "Grid", "Ranking", "Machine", "Options",
+)  # fmt: skip
 MAX_NAME_WIDTH = 30  # characters; after a longer name, the explanation starts on the next line
 NBSP = "\u00a0"  # a non-breaking space; printed as a plain space
 
@@ -309,7 +311,7 @@ def print_error(message: str, status: int) -> int:
     return status
 
 
-def check_new_file(out: Path, overwrite: bool) -> None:
+def check_new_file(out: Path, overwrite: bool, option: str = "--out") -> None:
     """Check that a file can be written, before anything is computed.
 
     Parameters
@@ -317,6 +319,8 @@ def check_new_file(out: Path, overwrite: bool) -> None:
     out : Path
     overwrite : bool
         Whether it may exist.
+    option : str
+        The option that names the file, for error messages.
 
     Raises
     ------
@@ -324,7 +328,7 @@ def check_new_file(out: Path, overwrite: bool) -> None:
         If it is a folder, if it exists and must not be replaced, or if its folder cannot be written.
     """
     if out.is_dir():
-        raise IsADirectoryError(f"--out '{out}' is a folder: add the name of a file")
+        raise IsADirectoryError(f"{option} '{out}' is a folder: add the name of a file")
     if out.exists() and not overwrite:
-        raise FileExistsError(f"--out '{out}' exists: choose another file, or replace it with --overwrite")
+        raise FileExistsError(f"{option} '{out}' exists: choose another file, or replace it with --overwrite")
     files.check_writable(out.absolute().parent)

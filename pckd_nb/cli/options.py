@@ -37,6 +37,7 @@ in_data = partial(typer.Option, rich_help_panel="Data")
 in_method = partial(typer.Option, rich_help_panel="Method")
 in_training = partial(typer.Option, rich_help_panel="Training")
 in_grid = partial(typer.Option, rich_help_panel="Grid")
+in_ranking = partial(typer.Option, rich_help_panel="Ranking")
 on_machine = partial(typer.Option, rich_help_panel="Machine")
 
 Data = Annotated[str, in_data(help="Name of a data set. `pckd-nb datasets` lists them.")]

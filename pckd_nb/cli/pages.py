@@ -1,15 +1,29 @@
 """Commands that write a page about runs, as one HTML file."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .. import files
+from ..html import counted
+from ..validation import checked
 from .app import command
-from .console import check_new_file
+from .console import cell_text, check_new_file, print_table
 from .evaluation import Split, check_split
-from .options import Accelerator, ImageSize, Precision, Root, TestSize, Workers, check_names, drop_none, in_data
+from .options import (
+    Accelerator,
+    ImageSize,
+    Precision,
+    Root,
+    TestSize,
+    Workers,
+    check_names,
+    drop_none,
+    in_data,
+    in_ranking,
+)
 from .sources import load_common_data, load_data_of_run
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file in --out.")]
@@ -42,6 +56,69 @@ def report(
     options = drop_none(test_size=test_size, image_size=image_size, workers=workers)
     dataset = load_data_of_run(run, data, root, options) if run.student_state else None
     write_page(out, report_page(run, dataset, accelerator=accelerator, precision=precision))
+
+
+@command()
+def rank(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    by: Annotated[
+        str,
+        in_ranking(
+            help="Measure of difficulty, such as cross_entropy_mean, area_under_margin, forgetting_events or "
+            "teacher_cross_entropy. A wrong name lists all of them."
+        ),
+    ] = "cross_entropy_mean",
+    top: Annotated[int, in_ranking(help="Number of images. With --per-class: for every class.")] = 20,
+    classes: Annotated[
+        list[str] | None, in_ranking("--class", help="Only images with this label. Repeat the option for several.")
+    ] = None,
+    per_class: Annotated[bool, in_ranking("--per-class", help="Rank the images of every class.")] = False,
+    suspects: Annotated[
+        bool,
+        in_ranking(
+            "--suspects",
+            help="Only images whose label is probably wrong: in training, another class had a larger logit on average.",
+        ),
+    ] = False,
+    csv: Annotated[Path | None, typer.Option(help="CSV file to write, with all measures.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Page to write, with the images.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files in --csv and --html.")] = False,
+    workers: Workers = None,
+    root: Root = None,
+) -> None:
+    """Rank the training images of a run, the hardest first.
+
+    With --html, the images are shown on a page, where they can be sorted by other measures.
+    """
+    for option, path in (("--csv", csv), ("--html", html)):
+        if path:
+            check_new_file(path, overwrite, option)
+    from ..analysis import rank_samples
+    from ..data.own import Workers as WorkerCount
+    from ..measures import HARD_IS, TEACHER_HARD_IS
+    from ..runs import load_run
+
+    checked(WorkerCount, "workers", workers)
+    run = load_run(run_folder)
+    table = rank_samples(run, by, top, classes=classes or (), per_class=per_class, suspects=suspects)
+    if csv:
+        csv.parent.mkdir(parents=True, exist_ok=True)
+        write_csv = partial(table.to_csv, index_label="position", lineterminator="\n", float_format="%.6g")
+        files.write(csv, write_csv)
+        print(f"{csv}: {counted(len(table), 'image')}")
+    if html:
+        from ..pages import ranking_page
+
+        data = load_data_of_run(run, None, root, drop_none(workers=workers))
+        write_page(html, ranking_page(run, table, data, by))
+    if not csv and not html:
+        shown = ["id", "class", *(["predicted_class"] if "predicted_class" in table else []), by]
+        more = [name for name in ("cross_entropy_mean", "area_under_margin") if name in table and name not in shown]
+        rows = [tuple(map(cell_text, row)) for row in table[[*shown, *more]].itertuples(index=False)]
+        right = range(len(shown) - 1, len(shown) + len(more))
+        print_table([(*shown, *more), *rows], right=tuple(right))
+        kind = "large" if {**HARD_IS, **TEACHER_HARD_IS}[by] > 0 else "small"
+        print(f"{counted(len(table), 'image')}. Hard images have {kind} values of {by}.")
 
 
 @command("diff")

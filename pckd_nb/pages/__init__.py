@@ -5,6 +5,7 @@ phone.
 """
 
 from .difference import difference_page
+from .ranking import ranking_page
 from .report import report_page
 
-__all__ = ["difference_page", "report_page"]
+__all__ = ["difference_page", "ranking_page", "report_page"]

@@ -88,7 +88,9 @@ def _data_address(file: BytesIO) -> str:
 
 
 def cell_text(value: Any) -> str:
-    """Return the text of a table cell: a float with one decimal, or three digits below 1. A dash for NaN."""
+    """Return the text of a table cell: a float with one decimal, or three digits below 1. A dash for None and NaN."""
+    if value is None:
+        return "–"
     if not isinstance(value, float):
         return f"{value:,}" if isinstance(value, int) else str(value)
     return "–" if math.isnan(value) else f"{value:.3g}" if abs(value) < 1 else f"{value:.1f}"
@@ -114,7 +116,7 @@ def read_images(split: Split | Streamed, rows: np.ndarray) -> list[np.ndarray]:
     """
     if not len(rows):
         return []
-    batches = split.read(torch.from_numpy(np.asarray(rows, np.int64)).split(50))
+    batches = split.read(torch.tensor(rows, dtype=torch.int64).split(50))
     return [image for images in batches for image in images.cpu().numpy()]
 
 

@@ -1,0 +1,84 @@
+"""The contact sheet: training images of a run in the order of a measure of difficulty."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..arguments import as_dataset, as_run
+from ..data import Dataset
+from ..html import counted
+from ..measures import HARD_IS, TEACHER_HARD_IS
+from ..runs import Run
+from .rendering import read_images, render
+
+
+def ranking_page(run: Run | str | Path, table: pd.DataFrame, data: Dataset | str, by: str) -> str:
+    """Return a page with the images of a ranking. In the browser, they can be sorted and filtered.
+
+    Parameters
+    ----------
+    run : Run, str or Path
+        A run, or its folder.
+    table : DataFrame
+        Rows of `Run.samples`, in the order of the page, as `analysis.rank_samples` returns them.
+    data : Dataset or str
+        The data set of the run. Its training images are shown.
+    by : str
+        The measure by which the table is sorted.
+
+    Returns
+    -------
+    str
+        HTML.
+
+    Raises
+    ------
+    ValueError
+        If the data set has another number of training images than the run.
+    TypeError
+        If an argument has the wrong type.
+
+    Examples
+    --------
+    >>> import pckd_nb as pckd
+    >>> data = pckd.load_dataset("digits", train_size=32, test_size=16)
+    >>> run = pckd.fit("resnet8", data, epochs=1, progress=False)
+    >>> hardest = pckd.analysis.rank_samples(run, "gamma", top=5)
+    >>> page = pckd.pages.ranking_page(run, hardest, data, "gamma")
+    >>> page.count("<img")
+    5
+    """
+    run, data = as_run(run), as_dataset(data)
+    recorded, found = run.settings["data"]["train_images"], len(data.train)
+    if recorded != found:
+        raise ValueError(
+            f"the run has {recorded:,} training images, but {data.name} has {found:,}: use the data of the run"
+        )
+    directions = {name: sign for name, sign in {**HARD_IS, **TEACHER_HARD_IS}.items() if name in table}
+    images = read_images(data.train, table.index.to_numpy())
+    samples = [
+        _sample(row, image, list(directions), data) for (_, row), image in zip(table.iterrows(), images, strict=True)
+    ]
+    return render(
+        "ranking.html",
+        title=f"{counted(len(table), 'training image')} of {data.name}",
+        run=run,
+        samples=samples,
+        measures=list(directions),
+        directions=directions,
+        by=by,
+        classes=sorted(set(table["class"])),
+    )
+
+
+def _sample(row: pd.Series, image: Any, shown: list[str], data: Dataset) -> dict[str, Any]:
+    values = {name: None if pd.isna(row[name]) else float(row[name]) for name in shown}
+    lines = []
+    if "predicted_class" in row:
+        lines.append(f"predicted: {row['predicted_class']}")
+    if row.get("teacher_prediction", -1) >= 0:
+        lines.append(f"teacher: {data.classes[int(row['teacher_prediction'])]}")
+    if "true_label" in row and row["true_label"] != row["label"]:
+        lines.append(f"true label: {data.classes[int(row['true_label'])]}")
+    return {"id": str(row["id"]), "label": row["class"], "image": image, "values": values, "lines": lines}
