@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import pckd_nb as pckd
-from pckd_nb import analysis, figures, leaderboard, runs, widgets
+from pckd_nb import analysis, figures, leaderboard, measures, runs, widgets
 from pckd_nb.data import Dataset, Split, Streamed, noise, rebuild
 from pckd_nb.data.dataset import file_fingerprints
 from pckd_nb.data.split import proportional_sample
@@ -454,6 +454,17 @@ def test_precision_at_k_of_ties_is_the_mean_over_all_orders():
     scores, flipped = rng.integers(0, 4, 40), rng.random(40) < 0.3
     found = [flipped[np.lexsort((rng.random(40), -scores))][:17].mean() for _ in range(4000)]
     assert analysis.precision_at_k(scores, flipped, 17) == pytest.approx(np.mean(found), abs=0.005)
+
+
+def test_noise_detection_takes_all_measures_of_a_run():
+    data = pckd.load_dataset("digits", train_size=200, test_size=20, label_noise=0.2)
+    trained = pckd.fit("resnet8", data, epochs=8, batch_size=20, progress=False, precision="32-true")
+    table, wrong = trained.samples(), trained.labels != trained.true_labels
+    assert table["first_learned"].isna().any()
+    found = analysis.noise_detection(table, wrong, k=(20,)).set_index("measure")
+    assert list(found.index) == list(measures.HARD_IS)
+    one = analysis.noise_detection(table, wrong, {"area_under_margin": -1}, k=(20,)).iloc[0]
+    assert found.loc["area_under_margin", "auc"] == one["auc"] > 0.8
 
 
 def test_noise_detection_by_hand():

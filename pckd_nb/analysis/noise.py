@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from ..measures import HARD_IS, TEACHER_HARD_IS
 from ..messages import one_line
 from ..validation import Count, checked
 
@@ -62,7 +63,7 @@ def precision_at_k(
 def noise_detection(
     table: pd.DataFrame,
     flipped: Sequence[bool] | np.ndarray | pd.Series,
-    measures: Mapping[str, int] | Sequence[str],
+    measures: Mapping[str, int] | Sequence[str] | None = None,
     k: Sequence[int] = (50, 100, 200),
 ) -> pd.DataFrame:
     """Compare how well several measures find wrong labels.
@@ -73,9 +74,10 @@ def noise_detection(
         One row per training image, and a column for each measure.
     flipped : bool array of shape (samples,)
         Whether the label of each image is wrong: ``run.labels != run.true_labels``.
-    measures : dict of str to {1, -1}, or sequence of str
+    measures : dict of str to {1, -1}, or sequence of str, optional
         Names of columns. 1 means that high values are suspicious, such as a high cross-entropy. -1 means that low
-        values are suspicious, such as a low confidence. In a sequence, all are 1.
+        values are suspicious, such as a low confidence. In a sequence, all are 1. By default, all
+        measures of `Run.samples` that the table has. Images that were never learned then count as learned last.
     k : sequence of int
         For each number k, the precision at k is computed, see `precision_at_k`.
 
@@ -122,8 +124,13 @@ def noise_detection(
     if isinstance(k, str) or not isinstance(k, Sequence | np.ndarray):
         raise TypeError(f"k must be a list of whole numbers, got {type(k).__name__}")
     sizes = [_checked_k(number, len(wrong)) for number in k]
+    if measures is None:
+        directions = {name: sign for name, sign in {**HARD_IS, **TEACHER_HARD_IS}.items() if name in table}
+        table = table[list(directions)].astype(float).fillna({"first_learned": np.inf})
+    else:
+        directions = _directions(measures)
     rows = []
-    for name, sign in _directions(measures).items():
+    for name, sign in directions.items():
         if name not in table:
             columns = one_line(", ".join(map(str, table.columns)))
             raise ValueError(f"measures must be columns of the table, got {name!r}, its columns are {columns}")
