@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Make the recorded runs, from which all figures and tables are drawn: first teachers, then grids of students.
 # Finished runs are skipped, and interrupted ones are resumed, so you can stop this script at any time and start it again.
-# On two CPU cores it takes most of a night.
+# On two CPU cores it takes about two nights.
 #
 #   source .venv/bin/activate
 #   data/runs/make.sh [FOLDER]       The default folder is runs/recorded.
 #   python data/runs/record.py FOLDER data/runs
 #   python data/runs/record.py FOLDER_other_teachers data/other_teachers --tables-only
+#   python data/runs/record.py FOLDER_fair_comparison data/fair_comparison --tables-only --teachers data/runs/teachers
+#   python data/runs/record.py FOLDER_paper_schedule data/paper_schedule
 #
 # Environment variables:
 #   JOBS=2                           number of runs trained at the same time, with one thread each
@@ -15,7 +17,7 @@
 set -euo pipefail
 folder=${1:-runs/recorded}
 jobs=${JOBS:-2}
-studies=${STUDIES:-shapes100 other_teachers digits fashion_mnist cifar10}
+studies=${STUDIES:-shapes100 other_teachers fair_comparison digits fashion_mnist cifar10 paper_schedule}
 export OMP_NUM_THREADS=1
 
 teacher() { pckd-nb train --seed "${teacher_seed:-0}" --out "$folder/teachers/$1" --resume "${@:2}"; }
@@ -62,6 +64,27 @@ for study in $studies; do
         done
         folder=$main
         ;;
+    fair_comparison) # every method with the same number of trials, then the chosen settings; needs the study shapes100
+        data=(--data shapes100 --train-size 4000 --test-size 2000)
+        preview_on_kd=pckd-beta_fa=0-beta_ca=0-beta_cc=0-views=1
+        methods=kd,dkd,dist,crd,reviewkd,$preview_on_kd,kd-views=4,sskd,pckd
+        pckd-nb search --out "${folder}_fair_comparison/search" --teacher "$folder/teachers/shapes100" --student resnet8 \
+            "${data[@]}" --methods $methods --trials 8 --val 0.25
+        pckd-nb compare --out "${folder}_fair_comparison/shapes100" --teacher "$folder/teachers/shapes100" --student resnet8 \
+            "${data[@]}" --seeds 0-4 --jobs "$jobs" --chosen "${folder}_fair_comparison/search" \
+            --methods supervised,$methods,kd-ce_weight=0.1-beta_kd=0.9
+        ;;
+    paper_schedule) # 240 epochs on 5,000 photographs, as many per class as CIFAR-100 has
+        if [ -z "${CIFAR10:-}" ]; then
+            echo "paper_schedule is left out: set CIFAR10=PATH to the folder of its images" >&2
+            continue
+        fi
+        data=(--data "folder:$CIFAR10" --train-size 5000 --recipe cifar100_paper)
+        main=$folder folder=${folder}_paper_schedule
+        teacher cifar10 "${data[@]}" --model resnet32
+        grid compare cifar10 "${data[@]}" --seeds 0 --methods supervised,kd,kd-views=4,pckd,pckd-strategy=uniform
+        folder=$main
+        ;;
     digits) # only a teacher, to start a class with
         teacher digits --data digits --model resnet20
         ;;
@@ -84,7 +107,7 @@ for study in $studies; do
         student=timm:mobilenetv3_small_050 grid compare cifar10 "${data[@]}" --train-size 10000 --epochs 30 --methods supervised,kd,pckd --seeds 0-2
         ;;
     *)
-        echo "there is no study '$study': choose from shapes100, other_teachers, digits, fashion_mnist, cifar10" >&2
+        echo "there is no study '$study': choose from shapes100, other_teachers, fair_comparison, digits, fashion_mnist, cifar10, paper_schedule" >&2
         exit 2
         ;;
     esac

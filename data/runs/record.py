@@ -1,19 +1,20 @@
 """Copy finished runs into data/runs, without the parts that no figure needs.
 
-    python data/runs/record.py FROM TO [--tables-only]
+    python data/runs/record.py FROM TO [--tables-only] [--teachers FOLDER]
 
 Weights are kept only for teachers on data sets of this package, so that a class can start without training one.
 The first seed of the main methods with resnet8 keeps its per-sample records, thumbnails and features. Two more seeds
 on shapes100 keep their per-sample records. Images that we may not publish are removed, and so are their folders' names.
 With --tables-only, a run keeps only settings, history and timing. The runs in data/other_teachers are made that way.
+With --teachers, the teachers are in this folder already, under their names in FROM.
 """
 
+import argparse
 import os
-import sys
 from pathlib import Path
 
 import pckd_nb as pckd
-from pckd_nb.runs import Run
+from pckd_nb.runs import SAMPLE_ARRAYS, Run
 
 MAIN = ("supervised", "kd", "pckd")
 EMBEDDED = ("shapes100", "digits")  # data sets that come with the package
@@ -29,14 +30,16 @@ def trim(run: Run, teacher: bool, arm: str) -> bool:
     main_seeds = data == "shapes100" and main and seed < 3
     other_strategy = data == "shapes100" and arm.startswith("pckd-strategy") and seed == 0
     if teacher or not (main_seeds or other_strategy or (main and arm == "pckd" and seed == 0)):
-        run.cross_entropy = run.difficulty = run.labels = run.ground_truth = None
+        for name in SAMPLE_ARRAYS:
+            setattr(run, name, None)
+    run.geometry = None
     if data.startswith("folder:"):
         run.gallery = None
         run.settings["data"]["name"] = f"folder:{Path(data.removeprefix('folder:')).name}"
     return teacher and data in EMBEDDED
 
 
-def main(source: Path, target: Path, tables_only: bool = False) -> None:
+def main(source: Path, target: Path, tables_only: bool = False, teachers: Path | None = None) -> None:
     """Copy every finished run below `source` to the same place below `target`."""
     for file in sorted(source.rglob("run.json")):
         where = target / file.parent.relative_to(source)
@@ -47,7 +50,8 @@ def main(source: Path, target: Path, tables_only: bool = False) -> None:
         teacher = file.parent.parent.name == "teachers"
         keep_weights = trim(run, teacher, file.parent.parent.name) and not tables_only
         if teacher_info := run.settings["teacher"]:
-            teacher_folder = target / os.path.relpath(file.parent / teacher_info["run"], source)
+            original = file.parent / teacher_info["run"]
+            teacher_folder = teachers / original.name if teachers else target / os.path.relpath(original, source)
             teacher_info["run"] = Path(os.path.relpath(teacher_folder, where)).as_posix()
         run.method_state = {}
         # compute the t-SNE maps now: another kind of processor would draw them differently
@@ -60,4 +64,9 @@ def main(source: Path, target: Path, tables_only: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), "--tables-only" in sys.argv[3:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, metavar="FROM")
+    parser.add_argument("target", type=Path, metavar="TO")
+    parser.add_argument("--tables-only", action="store_true")
+    parser.add_argument("--teachers", type=Path, metavar="FOLDER")
+    main(**vars(parser.parse_args()))
