@@ -123,7 +123,6 @@ def pair_table(numbers: pd.DataFrame, table: pd.DataFrame, addresses: dict[str, 
     """Return the table of one pair, with a link for the source of every number."""
     kinds = ["own", "reproduced", "copied", *(["ours"] if table["ours_count"].any() else [])]
     lines = [["method", "marks", *kinds, "gain", "student alone", "teacher"]]
-    lines.append(["---"] * len(lines[0]))
     for _, row in table.iterrows():
         of_method = numbers[numbers["method"] == row["method"]]
         cells = [values(of_method[of_method["source_kind"] == kind], addresses) for kind in kinds]
@@ -148,7 +147,7 @@ def values(numbers: pd.DataFrame, addresses: dict[str, int]) -> str:
 
 def sources_table(numbers: pd.DataFrame, addresses: dict[str, int]) -> str:
     """Return the table of all sources, with links to the paper and to the place where the numbers were seen."""
-    lines = [["source", "year", "paper", "seen in", "numbers"], ["---"] * 5]
+    lines = [["source", "year", "paper", "seen in", "numbers"]]
     published = numbers[numbers["link"] != ""]
     for source, rows in sorted(published.groupby("source"), key=lambda item: item[0].lower()):
         paper = re.search(r"arXiv (\d+\.\d+)", source)

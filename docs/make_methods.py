@@ -106,7 +106,7 @@ def tables() -> dict[str, str]:
 def family_table(infos: list[MethodInfo], measured: dict[str, Any]) -> str:
     """Return the table of one family: what the methods compare, need and cost."""
     header = ["method", "what it compares", "takes from the teacher", "needs", "time × KD", "memory × KD", "paper"]
-    lines = [header, ["---"] * len(header)]
+    lines = [header]
     costs = measured["pairs"][SHOWN_PAIR]["methods"]
     for info in infos:
         cost = costs.get(info.name, {})
@@ -129,7 +129,7 @@ def family_table(infos: list[MethodInfo], measured: dict[str, Any]) -> str:
 
 def equation_table(infos: list[MethodInfo]) -> str:
     """Return the equations and the published settings of all methods."""
-    lines = [["method", "loss term", "published settings"], ["---"] * 3]
+    lines = [["method", "loss term", "published settings"]]
     for family in FAMILIES:
         lines += [[info.title, equation(info), info.weight] for info in infos if info.family == family]
     return rows_of(lines)
@@ -188,7 +188,7 @@ def link(source: str) -> str:
 def published_table(infos: list[MethodInfo]) -> str:
     """Return the settings that were published for pairs of networks, one row per pair and one column per method."""
     shown = [info for info in infos if info.published]
-    lines = [["teacher → student", *(info.title for info in shown)], ["---"] * (len(shown) + 1)]
+    lines = [["teacher → student", *(info.title for info in shown)]]
     for teacher, student in CIFAR_PAIRS:
         cells = [settings_text(info.published.get((teacher, student), {})) for info in shown]
         if any(cells):
@@ -198,7 +198,7 @@ def published_table(infos: list[MethodInfo]) -> str:
 
 def reference_table(infos: list[MethodInfo]) -> str:
     """Return for every method the code that the tests compare it with."""
-    lines = [["method", "compared with", "test"], ["---"] * 3]
+    lines = [["method", "compared with", "test"]]
     by_hand = re.findall(r"^def (test_\w+)", TESTS_BY_HAND.read_text("utf-8"), re.M)
     for info in infos:
         codes, tests = [], []
@@ -263,7 +263,7 @@ def measured_text(measured: dict[str, Any]) -> str:
 
 def trial_table(infos: list[MethodInfo], tried: dict[str, Any]) -> str:
     """Return the results of `benchmarks.trials`: one row per method, one column per entry of `TRIALS`."""
-    lines = [["method", *TRIALS], ["---"] * (len(TRIALS) + 1)]
+    lines = [["method", *TRIALS]]
     for info in infos:
         results = tried["methods"].get(info.name, {"trials": {}})["trials"]
         cells = [[results.get(key, {}) for key in keys] for keys in TRIALS.values()]

@@ -122,8 +122,11 @@ class Recorder:
 
     def to(self, device: torch.device) -> "Recorder":
         """Return the same recorder with its tensors on `device`."""
+        required = "cross_entropy", "difficulty"  # of a damaged checkpoint they may be anything
         tensors: dict[str, Any] = {
-            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if name in required or isinstance(value, Tensor)
         }
         return replace(self, **tensors, log=[row.to(device) for row in self.log])
 

@@ -26,7 +26,7 @@ import torch
 from filelock import FileLock, Timeout
 from joblib.externals.loky import get_reusable_executor
 
-from ..messages import error_message
+from ..messages import error_message, one_line
 from .grid import Grid, Point
 
 MAX_RETRIES = 2  # of a point whose process was killed
@@ -113,7 +113,8 @@ def describe_error(error: Exception) -> str:
     -------
     str
     """
-    text, name = error_message(error), type(error).__name__
+    text = error_message(error) if isinstance(error, OSError) else one_line(error)
+    name = type(error).__name__
     return text if isinstance(error, PLAIN_ERRORS) or text == name else f"{name}: {text}"
 
 

@@ -123,10 +123,11 @@ def run_grid(
     with files.locked(grid.out, MAX_DELAY):  # another shard may end at the same time
         table = results(grid)
         files.write(grid.out / RESULTS, lambda temporary: table.to_csv(temporary, index=False))
-    if others := sum(not is_finished(point) for point in points) - len(failed):
+    if unfinished := sum(not is_finished(point) for point in points):
+        others = unfinished - len(failed)
         reasons = [f"{others} in other shards"] if others else []
         reasons += [f"{len(failed)} with the errors above"] if failed else []
-        print_fn(f"not finished in this grid: {counted(others + len(failed), 'run')}, {', '.join(reasons)}")
+        print_fn(f"not finished in this grid: {counted(unfinished, 'run')}, {', '.join(reasons)}")
     if failed:
         first = f"{failed[0].point}: {failed[0].failure}"
         raise FailedRunsError(

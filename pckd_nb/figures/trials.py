@@ -111,8 +111,8 @@ def chosen_settings(folder: str | Path, runs: Run | Sequence[Run]) -> Drawing:
     folder : path
         Folder of a finished search.
     runs : Run or sequence of Run
-        The runs of `pckd-nb compare --chosen FOLDER --with-defaults`, as `runs.load_runs` returns them. A run belongs
-        to the arm that its folder is named after. Runs of other arms are left out.
+        The runs of a grid with the default settings of every method and the chosen ones, as `runs.load_runs` returns
+        them. A run belongs to the arm that its folder is named after. Runs of other arms are left out.
 
     Returns
     -------
