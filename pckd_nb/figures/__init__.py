@@ -17,6 +17,7 @@ from .attribution import grad_cam
 from .canvas import CLASS_COLORS, COLORS, MORE_COLORS, Drawing, caption, style
 from .diagrams import feature_weight_matrix, framework, motivation
 from .geometry import center_trajectories, collapse_over_epochs
+from .noise import noise_curves, precision_at_k
 from .predictions import confusion, reliability
 from .results import (
     accuracy,
@@ -49,5 +50,6 @@ __all__ = [
     "difficulty_galleries", "logit_correlation", "trajectories", "weights_over_epochs",
     "feature_weight_matrix", "framework", "motivation",
     "accuracy_against_compute", "budget", "comparison_table", "leaderboard", "published_and_measured",
-    "chosen_settings", "confusion", "grad_cam", "reliability", "search", "sweep", "sweeps",
+    "chosen_settings", "confusion", "grad_cam", "noise_curves", "precision_at_k", "reliability", "search",
+    "sweep", "sweeps",
 ]  # fmt: skip
