@@ -8,7 +8,7 @@
 #   python data/runs/record.py FOLDER data/runs
 #   python data/runs/record.py FOLDER_other_teachers data/other_teachers --tables-only
 #   python data/runs/record.py FOLDER_fair_comparison data/fair_comparison --tables-only --teachers data/runs/teachers
-#   python data/runs/record.py FOLDER_paper_schedule data/paper_schedule
+#   python data/runs/record.py FOLDER_paper_schedule data/paper_schedule --weights
 #
 # Environment variables:
 #   JOBS=2                           number of runs trained at the same time, with one thread each

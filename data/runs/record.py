@@ -1,12 +1,13 @@
 """Copy finished runs into data/runs, without the parts that no figure needs.
 
-    python data/runs/record.py FROM TO [--tables-only] [--teachers FOLDER]
+    python data/runs/record.py FROM TO [--tables-only] [--teachers FOLDER] [--weights]
 
 Weights are kept only for teachers on data sets of this package, so that a class can start without training one.
 The first seed of the main methods with resnet8 keeps its per-sample records, thumbnails and features. Two more seeds
 on shapes100 keep their per-sample records. Images that we may not publish are removed, and so are their folders' names.
 With --tables-only, a run keeps only settings, history and timing. The runs in data/other_teachers are made that way.
-With --teachers, the teachers are in this folder already, under their names in FROM.
+With --teachers, the teachers are in this folder already, under their names in FROM. With --weights, the weights of
+teachers are kept for all data sets.
 """
 
 import argparse
@@ -39,7 +40,9 @@ def trim(run: Run, teacher: bool, arm: str) -> bool:
     return teacher and data in EMBEDDED
 
 
-def main(source: Path, target: Path, tables_only: bool = False, teachers: Path | None = None) -> None:
+def main(
+    source: Path, target: Path, tables_only: bool = False, teachers: Path | None = None, weights: bool = False
+) -> None:
     """Copy every finished run below `source` to the same place below `target`."""
     for file in sorted(source.rglob("run.json")):
         where = target / file.parent.relative_to(source)
@@ -48,7 +51,7 @@ def main(source: Path, target: Path, tables_only: bool = False, teachers: Path |
             continue
         run = pckd.load_run(file.parent, tables_only)
         teacher = file.parent.parent.name == "teachers"
-        keep_weights = trim(run, teacher, file.parent.parent.name) and not tables_only
+        keep_weights = (trim(run, teacher, file.parent.parent.name) or (teacher and weights)) and not tables_only
         if teacher_info := run.settings["teacher"]:
             original = file.parent / teacher_info["run"]
             teacher_folder = teachers / original.name if teachers else target / os.path.relpath(original, source)
@@ -69,4 +72,5 @@ if __name__ == "__main__":
     parser.add_argument("target", type=Path, metavar="TO")
     parser.add_argument("--tables-only", action="store_true")
     parser.add_argument("--teachers", type=Path, metavar="FOLDER")
+    parser.add_argument("--weights", action="store_true")
     main(**vars(parser.parse_args()))
