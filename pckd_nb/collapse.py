@@ -3,12 +3,13 @@ r"""Neural collapse: how tightly features gather around class means, and how reg
 Towards the end of training, four things often happen together. They are called neural collapse:
 
 - NC1, variability collapse: the features of a class approach their mean.
-- NC2, simplex equiangular tight frame: all class means have the same length, and all pairs of them the same angle,
-  after the mean over the classes is subtracted. The same holds for the class centers.
+- NC2, simplex equiangular tight frame: C vectors of equal length, whose pairwise angles are all as large as possible.
+  These are the class means minus their mean, and also the class centers, without subtracting a mean.
 - NC3, self-duality: class means and class centers become equal, up to a common scale.
 - NC4, nearest class mean: the network predicts the class whose mean is nearest.
 
-Each number here is 0 if the collapse is complete, except `nearest_mean_agreement`, which is 100 %.
+The measures of NC1, NC2 and NC3, and `within_variance`, are 0 if the collapse is complete. Then
+`nearest_mean_agreement` is 100 %. `between_variance` has no fixed value.
 
 Class centers are the rows of the last layer's weight. The paper of PCKD calls them category centers. Notation: features
 :math:`h_i` of the images i, labels :math:`y_i`, class means :math:`\mu_c`, their mean :math:`\mu_G` over the C classes,
@@ -262,7 +263,7 @@ def self_duality(centers: np.ndarray, means: np.ndarray) -> float:
 
     References
     ----------
-    Papyan, Han and Donoho 2020, figure 5.
+    Papyan, Han and Donoho 2020. Figure 5 shows the square of this number.
 
     Examples
     --------
@@ -319,7 +320,8 @@ def nearest_mean_agreement(features: np.ndarray, means: np.ndarray, predictions:
 
     References
     ----------
-    Papyan, Han and Donoho 2020, figure 7, which shows the share of disagreement.
+    Papyan, Han and Donoho 2020, figure 7. It shows the share of disagreement on test images, with the class means of
+    the training images. Here, the means are those that you pass.
     """
     return 100 * float((nearest_mean(features, means) == np.asarray(predictions)).mean())
 

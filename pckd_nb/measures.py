@@ -16,7 +16,7 @@ as a table, and `Run.samples` adds names, labels and predictions.
 
 Values are recorded as float16, with a relative error of at most 0.05 %. A confidence is then wrong by less than 0.0002.
 The cross-entropy of samples that are easy for a network can be exactly 0, because it is computed in float32. So ranks
-by cross-entropy have ties among the easiest samples. Margins do not have them.
+by cross-entropy have ties among the easiest samples. Margins have far fewer ties.
 
 Examples
 --------
@@ -277,8 +277,8 @@ def forgetting_events(margin: np.ndarray) -> np.ndarray:
 
         f_i = \sum_t \mathbb{1}[\mathrm{acc}_{t, i} > \mathrm{acc}_{t + 1, i}]
 
-    acc is 1 if the sample is classified correctly in the step that trains on it. A sample that is never learned has no
-    forgetting event either. The paper counts such samples as forgotten infinitely often. `first_learned` finds them.
+    acc is 1 if the sample is classified correctly in the step that trains on it. As in the paper, a sample that is
+    never classified correctly counts as forgotten infinitely often.
 
     Parameters
     ----------
@@ -286,7 +286,8 @@ def forgetting_events(margin: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    int array of shape (samples,)
+    float array of shape (samples,)
+        Whole numbers, or infinity.
 
     Raises
     ------
@@ -298,7 +299,7 @@ def forgetting_events(margin: np.ndarray) -> np.ndarray:
     Toneva et al., "An Empirical Study of Example Forgetting during Deep Neural Network Learning", arXiv 1812.05159.
     """
     right = correct(margin)
-    return (right[:-1] & ~right[1:]).sum(0)
+    return np.where(right.any(0), (right[:-1] & ~right[1:]).sum(0), np.inf)
 
 
 def first_learned(margin: np.ndarray) -> np.ndarray:

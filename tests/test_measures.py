@@ -83,7 +83,7 @@ LEARNED = {
     "learned and kept": ([0, 0, 1, 1, 1, 1], 0, 3, 4 / 6),
     "forgotten at the end": ([0, 1, 1, 1, 1, 0], 1, 2, 4 / 6),
     "forgotten three times": ([1, 0, 1, 0, 1, 0], 3, 1, 3 / 6),
-    "never learned": ([0, 0, 0, 0, 0, 0], 0, math.nan, 0),
+    "never learned": ([0, 0, 0, 0, 0, 0], math.inf, math.nan, 0),
 }
 
 

@@ -1,4 +1,4 @@
-"""Attribution: which parts of an image a network uses for its decision."""
+"""Grad-CAM: a coarse map of the places that raise the logit of a class."""
 
 from collections.abc import Sequence
 
@@ -42,7 +42,8 @@ def grad_cam(
     rows : sequence of int
         Positions of the images in the split.
     classes : sequence of int, optional
-        One class per image, counted from 0. By default, the correct classes.
+        One class per image, counted from 0. By default, the correct classes. Pass the predicted classes to explain the
+        decisions of a network.
     split : {"test", "train", "val"}
 
     Returns

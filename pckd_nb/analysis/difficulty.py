@@ -126,7 +126,7 @@ def rank_samples(
     Parameters
     ----------
     run : Run, str or Path
-        With recorded samples, or its folder.
+        A run with recorded samples, or its folder.
     by : str
         A measure of `measures.HARD_IS`, or "teacher_cross_entropy" or "teacher_margin". Images that were never learned
         come first in the order of "first_learned".
@@ -137,8 +137,9 @@ def rank_samples(
     per_class : bool
         Whether to sort by class first. The classes are in the order of the data set.
     suspects : bool
-        Only images whose label is probably wrong: those with a negative area under the margin. During the training,
-        another class had a larger logit than the label, on average.
+        Only images with a negative area under the margin: averaged over the epochs, the largest other logit was above
+        the logit of the label. The label may be wrong, or the image may be hard. After a short training, most images
+        can be suspects.
 
     Returns
     -------

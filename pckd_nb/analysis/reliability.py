@@ -1,4 +1,4 @@
-"""Calibration: whether a network's probabilities are as large as the shares of its correct predictions."""
+"""Calibration: whether a network with a confidence of 80 % is right in 80 % of the cases."""
 
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ class Calibration(NamedTuple):
     bins : DataFrame
         One row per bin of confidence. The columns are:
 
-        - low and high: the bin has the confidences from low, without low itself, to high, in percent,
+        - low and high: limits of the bin in percent, low < confidence ≤ high,
         - images: number of images,
         - confidence and accuracy: mean of these images in percent. NaN in an empty bin.
     """
@@ -35,7 +35,7 @@ class Calibration(NamedTuple):
 
 
 def calibration(predictions: Predictions, bins: int = 15) -> Calibration:
-    r"""Return how well a network's confidence predicts whether it is right.
+    r"""Return how well a network's confidence matches its accuracy: the expected calibration error (ECE).
 
     The confidence of a prediction is the probability of the predicted class. The images are sorted into M bins of equal
     width by their confidence. With :math:`n_b` of N images in bin b,

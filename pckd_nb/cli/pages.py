@@ -65,19 +65,20 @@ def rank(
         str,
         in_ranking(
             help="Measure of difficulty, such as cross_entropy_mean, area_under_margin, forgetting_events or "
-            "teacher_cross_entropy. A wrong name lists all of them."
+            "teacher_cross_entropy. An unknown name prints the list."
         ),
     ] = "cross_entropy_mean",
     top: Annotated[int, in_ranking(help="Number of images. With --per-class: for every class.")] = 20,
     classes: Annotated[
         list[str] | None, in_ranking("--class", help="Only images with this label. Repeat the option for several.")
     ] = None,
-    per_class: Annotated[bool, in_ranking("--per-class", help="Rank the images of every class.")] = False,
+    per_class: Annotated[bool, in_ranking("--per-class", help="Rank the images of each class separately.")] = False,
     suspects: Annotated[
         bool,
         in_ranking(
             "--suspects",
-            help="Only images whose label is probably wrong: in training, another class had a larger logit on average.",
+            help="Only images with a negative area under the margin: in training, the largest other logit was above "
+            "that of the label, on average. The label may be wrong, or the image hard.",
         ),
     ] = False,
     csv: Annotated[Path | None, typer.Option(help="CSV file to write, with all measures.")] = None,
@@ -88,7 +89,7 @@ def rank(
 ) -> None:
     """Rank the training images of a run, the hardest first.
 
-    With --html, the images are shown on a page, where they can be sorted by other measures.
+    With --html, these images are shown on a page, where they can be sorted by other measures.
     """
     for option, path in (("--csv", csv), ("--html", html)):
         if path:
@@ -139,7 +140,7 @@ def difference(
     """Write a page that compares two networks image by image, as one HTML file.
 
     It shows images on which only one of the networks is right, the accuracy of both by class, and the settings that
-    differ. The command agree prints the numbers.
+    differ. The command agree prints the numbers as text.
     """
     check_new_file(out, overwrite)
     check_split(split)

@@ -87,7 +87,8 @@ def collapse_over_epochs(
     rows = [(COLLAPSE_PANELS, runs), *([(TEACHER_PANELS, students)] if students else [])]
     note = f"Measured on the {'training' if train else 'test'} images."
     if len(rows) > 1:
-        note += " CKA, RSA: similarity to the teacher after its last epoch (1 = the same up to rotation and scale)."
+        note += " Similarity to the teacher after its last epoch. CKA = 1: the same up to rotation and scale. "
+        note += "RSA = 1: the same order of similarities."
     with new_figure(runs, 2.4 * 4, 2.2 * len(rows) + 0.9, note) as figure:
         figure.set_layout_engine("constrained", h_pad=0.08)
         grid = figure.subplots(len(rows), 4, squeeze=False)

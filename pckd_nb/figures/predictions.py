@@ -1,4 +1,4 @@
-"""Figures of a network's predictions: which classes it confuses, and how well its confidence fits.
+"""Figures of a network's predictions: which classes it confuses, and whether its confidence matches its accuracy.
 
 Unlike other figures, they need predictions for the images of a data set, as `predict` returns them.
 """
@@ -25,7 +25,7 @@ CONFUSED_PAIRS = 12  # of the list beside a matrix without numbers
 
 
 def confusion(run: Run, predictions: Predictions) -> Drawing:
-    """Draw the confusion matrix: what share of the images of each class the network takes for each other class.
+    """Draw the confusion matrix: for each class, the share of its images that the network assigns to every class.
 
     For more than 12 classes, a list beside the matrix names the pairs that are confused most often.
 
@@ -52,7 +52,7 @@ def confusion(run: Run, predictions: Predictions) -> Drawing:
     images = matrix.sum(1, keepdims=True)
     share = 100 * matrix / np.maximum(images, 1)
     with_list = count > MAX_CELLS
-    note = f"{len(predictions.labels):,} images. A row shows where the images of one class go."
+    note = f"{len(predictions.labels):,} images. A row shows how the images of one class are classified."
     with new_figure(runs, 8.2 if with_list else 5.6, 5.0, note) as figure:
         axes = figure.subplots(1, 1 + with_list, width_ratios=(3, 1.6)[: 1 + with_list], squeeze=False)[0]
         ax = axes[0]
@@ -119,10 +119,9 @@ def reliability(run: Run, predictions: Predictions, bins: int = 15) -> Drawing:
     found = analysis.calibration(predictions, bins)
     table = found.bins[found.bins["images"] > 0]
     color = run_color(run, runs)
-    kind = "overconfident" if found.confidence > found.accuracy else "underconfident"
     note = (
         f"{counted(len(predictions.labels), 'image')}, {counted(bins, 'bin')} of confidence. Mean confidence "
-        f"{found.confidence:.1f} %, accuracy {found.accuracy:.1f} %: {kind}."
+        f"{found.confidence:.1f} %, accuracy {found.accuracy:.1f} %."
     )
     with new_figure(runs, 4.6, 5.0, note) as figure:
         ax, below = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)

@@ -10,7 +10,7 @@ from ..analysis import agreement
 from ..arguments import as_dataset, as_run
 from ..data import Dataset
 from ..evaluation import predict
-from ..html import p_value_text, value_text
+from ..html import counted, p_value_text, value_text
 from ..runs import Run
 from .rendering import Sample, image_names, percent, read_images, render
 
@@ -63,9 +63,11 @@ def difference_page(
         chosen = np.flatnonzero(found.samples["outcome"] == outcome)
         order = chosen[np.argsort(-gap[chosen], kind="stable")][:SHOWN_SAMPLES]
         if len(order):
-            text = f"{len(chosen):,} images."
+            text = f"{counted(len(chosen), 'image')}."
             if len(chosen) > len(order):
-                text += f" Shown are the {len(order)} on which A and B differ most in the probability of the label."
+                text += (
+                    f" The page shows the {len(order)} on which A and B differ most in the probability of the label."
+                )
             samples = _samples(data, split, order, (p_a, p_b))
             groups.append({"title": title, "text": text, "samples": samples})
     both, only_a, only_b, neither = map(int, found.counts)
@@ -83,8 +85,8 @@ def difference_page(
     classes = classes.rename(columns={"a": "A", "b": "B", "difference": "A − B"}).sort_values("p", kind="stable")
     classes[["p", "p (Holm)"]] = classes[["p", "p (Holm)"]].map(p_value_text)
     test = (
-        f"McNemar's test of all images: p {p_value_text(found.p_value)}. It says whether one of these two networks is "
-        "right more often than chance explains. It says nothing about other seeds of the same methods."
+        f"McNemar's test on all images: p {p_value_text(found.p_value)}. It says whether the difference in accuracy is "
+        "larger than expected by chance. It says nothing about other seeds of the same methods."
     )
     values = dict(a=a, b=b, numbers=numbers, groups=groups, classes=classes, test=test, settings=_differences(a, b))
     return render(

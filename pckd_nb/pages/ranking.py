@@ -1,8 +1,9 @@
-"""The contact sheet: training images of a run in the order of a measure of difficulty."""
+"""The page with training images, sorted by a measure of difficulty."""
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..arguments import as_dataset, as_run
@@ -21,7 +22,7 @@ def ranking_page(run: Run | str | Path, table: pd.DataFrame, data: Dataset | str
     run : Run, str or Path
         A run, or its folder.
     table : DataFrame
-        Rows of `Run.samples`, in the order of the page, as `analysis.rank_samples` returns them.
+        Rows of `Run.samples`, as `analysis.rank_samples` returns them. The page shows them in this order at first.
     data : Dataset or str
         The data set of the run. Its training images are shown.
     by : str
@@ -73,7 +74,7 @@ def ranking_page(run: Run | str | Path, table: pd.DataFrame, data: Dataset | str
 
 
 def _sample(row: pd.Series, image: Any, shown: list[str], data: Dataset) -> dict[str, Any]:
-    values = {name: None if pd.isna(row[name]) else float(row[name]) for name in shown}
+    values = {name: float(row[name]) if pd.notna(row[name]) and np.isfinite(row[name]) else None for name in shown}
     lines = []
     if "predicted_class" in row:
         lines.append(f"predicted: {row['predicted_class']}")

@@ -52,7 +52,7 @@ class ReportSection:
 
 
 def report_page(run: Run | str | Path, data: Dataset | str | None = None, **options: Any) -> str:
-    """Return a page about one run: curves, confusion matrix, accuracy by class, calibration, hardest images and maps.
+    """Return a page about one run: learning curves, confusion matrix, calibration, mistakes, maps and settings.
 
     Parameters
     ----------
@@ -147,9 +147,10 @@ def _calibration(run: Run, predictions: Predictions) -> ReportSection:
     found = calibration(predictions)
     difference = found.confidence - found.accuracy
     kind = "overconfident" if difference > 0 else "underconfident"
+    kind = f"{kind} by {abs(difference):.1f} points" if abs(difference) >= 0.05 else "neither over- nor underconfident"
     text = (
         f"The mean confidence is {found.confidence:.1f} %, and the accuracy {found.accuracy:.1f} %. So the network is "
-        f"{kind} by {abs(difference):.1f} points. The expected calibration error is {found.ece:.1f} points."
+        f"{kind} on average. The expected calibration error is {found.ece:.1f} points."
     )
     return ReportSection("Calibration", [text], {"Reliability diagram": figures.reliability(run, predictions)})
 
@@ -193,5 +194,8 @@ def _maps(run: Run) -> ReportSection | None:
     drawn: dict[str, Figure] = {"t-SNE map of test images and class centers": figures.feature_map(run)}
     if len(run.settings["data"]["classes"]) >= MANY_CLASSES:
         drawn["Map of the class centers"] = figures.center_map(run)
-    text = "Each point is a test image. Images are close to each other if their features are similar."
+    text = (
+        "Each point is a test image, and each star a class center. Points that are close to each other have similar "
+        "features. Large distances and the sizes of groups mean little in t-SNE."
+    )
     return ReportSection("Maps", [text], drawn)
