@@ -11,8 +11,8 @@ as a table, and `Run.samples` adds names, labels and predictions.
 - **MixUp and CutMix** mix every image with another one. All numbers are then those of the mixed image, for the label of
   its first part. A sample counts as wrong if the other part wins. Do not compare such measures with those of a training
   without mixing.
-- **Own methods** may record something else as cross-entropy in `Terms`. Then `confidence` has no meaning. The margin is
-  always computed from the logits.
+- **Your own methods** may record something else as cross-entropy in `Terms`. Then `confidence` has no meaning. The
+  margin is always computed from the logits.
 
 Values are recorded as float16, with a relative error of at most 0.05 %. A confidence is then wrong by less than 0.0002.
 The cross-entropy of samples that are easy for a network can be exactly 0, because it is computed in float32. So ranks
@@ -178,7 +178,7 @@ def confidence(cross_entropy: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     cross_entropy : float array of shape (epochs, samples), in nats
-        CE of the label. Not of soft targets, and not weighted.
+        Cross-entropy with the label, not with soft targets, and without a weight.
 
     Returns
     -------
@@ -200,8 +200,9 @@ def data_map(cross_entropy: np.ndarray) -> pd.DataFrame:
 
         \mu_i = \frac{1}{E} \sum_t p_{t, i}, \qquad \sigma_i = \sqrt{\frac{1}{E} \sum_t (p_{t, i} - \mu_i)^2}
 
-    p is the `confidence`, and E is the number of epochs. The paper names three regions, which overlap, and leaves
-    their borders open. Here every sample is in one region:
+    p is the `confidence` of an epoch, and E is the number of epochs. Here p is recorded in the step that trains on the
+    augmented sample. In the paper, it is computed at the end of an epoch, with fixed weights. The paper names three
+    regions, which overlap, and leaves their borders open. Here every sample is in one region:
 
     - "ambiguous": σ is in the highest third of all samples.
     - "easy to learn": of the others, those with μ of at least 1/2.

@@ -21,7 +21,7 @@ def precision_at_k(
 ) -> float:
     """Return the share of wrong labels among the k images with the highest scores.
 
-    If images with equal scores compete for the last places, the result is the mean over all their orders.
+    If scores are tied at place k, the result is the average over all ways to break the tie.
 
     Parameters
     ----------
@@ -88,11 +88,11 @@ def noise_detection(
 
         - measure,
         - precision_at_K for each number in `k`,
-        - average_precision: the mean precision over all wrong labels that are found one after the other, see
+        - average_precision: the precision at the rank of each wrong label, averaged over all wrong labels, see
           `sklearn.metrics.average_precision_score`,
         - auc: the probability that a wrong label has a higher score than a right one, the area under the ROC curve.
 
-        For scores at random, precision and average precision are near the share of wrong labels, and auc is near 0.5.
+        For random scores, precision and average precision are near the share of wrong labels, and auc is near 0.5.
 
     Raises
     ------
@@ -150,9 +150,11 @@ def noise_detection(
 def confident_learning(labels: Sequence[int] | np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Return scores of the confident learning of the library cleanlab: how suspicious each label is.
 
-    cleanlab estimates which labels are wrong. These come first, and all labels are ordered by the difference between
-    the probability of the label and the largest other probability. So the scores can be compared with other measures in
-    `noise_detection`.
+    Confident learning estimates, for each pair of classes, how many images have label i but belong to class j. An image
+    counts for class j if its probability of j is above the mean probability of j among the images with label j. The
+    labels that cleanlab calls wrong by this estimate come first. Within both groups, labels are ordered by the
+    difference between the probability of the label and the largest other probability. So the scores can be compared
+    with other measures in `noise_detection`.
 
     cleanlab expects probabilities of networks that were not trained on the images themselves, as in cross-validation.
     A network that was trained on an image with a wrong label may have learned that label. So with the probabilities of

@@ -94,7 +94,7 @@ def compare(
 
     Finished runs are kept, and interrupted ones are resumed.
 
-    With --chosen, the method of --reference has its chosen settings, unless its default settings are compared, too.
+    With --chosen, the reference has its chosen settings, unless its default settings are compared, too.
     """
     if with_defaults and not chosen:
         raise ValueError("--with-defaults needs --chosen, the folder of a search")

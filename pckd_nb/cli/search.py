@@ -57,7 +57,11 @@ def search(
     recipe: RecipeOptions,
     machine: MachineOptions,
     methods: Annotated[
-        str, in_method(help="Methods whose settings are searched, comma-separated. Settings that follow are fixed.")
+        str,
+        in_method(
+            help="Methods whose settings are searched, comma-separated. Settings can follow, as in pckd-views=1: they "
+            "keep this value."
+        ),
     ] = "kd,pckd",
     space: Annotated[
         list[str] | None,

@@ -1,7 +1,6 @@
 """Label noise: wrong labels of training images, to study how a training copes with them.
 
-`Dataset.with_label_noise` adds it to a data set. The images with wrong labels, and the wrong labels, are the same on
-all processors.
+`Dataset.with_label_noise` adds it to a data set. The result is the same on all machines.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def flip_labels(labels: torch.Tensor, wrong_classes: Sequence[np.ndarray], rate:
     labels : int64 Tensor of shape (N,)
         The true labels.
     wrong_classes : sequence of int64 array
-        The labels that may replace each class, at least one. They are chosen with equal probability.
+        For each class, one or more labels that may replace it, with equal probability.
     rate : float, in (0, 1)
         Share of the labels to replace: exactly round(rate · N) of them, and about the same share of each class.
     seed : int
@@ -92,7 +91,7 @@ def confusable_classes(
     train : Split or Streamed
     num_classes : int
     groups : mapping of str to sequence of str
-        As `Dataset.groups`.
+        For each grouping, the group of every class, such as the superclasses of CIFAR-100. See `Dataset.groups`.
 
     Returns
     -------
