@@ -46,7 +46,7 @@ from .choosing import (
 from .engines import KILLED, assign_gpus, run_in_processes
 from .grid import Grid, Point
 from .journal import JOURNAL, Journal, lock_of
-from .projection import estimate_seconds, format_duration
+from .projection import estimate_seconds, format_duration, name_stages
 from .space import default_settings, default_space, read_values, split_space, values_text
 
 
@@ -404,7 +404,7 @@ def run_search(
     print_fn(f"{counted(total, 'trial')}, {total - len(points)} finished, {len(points)} to train")
     if points:
         seconds = estimate_seconds(search.grid, points, jobs, search.trained_points())
-        print_fn(f"estimated time: {format_duration(seconds)}")
+        print_fn(f"estimated time: {format_duration(seconds)}{name_stages(search.arms, search.grid.recipe)}")
     parallel = jobs > 1 and len(points) > 1
     outcomes = _train_in_processes(search, len(points), jobs) if parallel else _train_in_turn(search, progress)
     for number, outcome in enumerate(outcomes, 1):
