@@ -388,6 +388,18 @@ def test_estimated_time_is_proportional_to_the_steps(teacher, tmp_path, monkeypa
     assert experiments.estimate_seconds(grid, [longer]) == pytest.approx(3 * seconds)
 
 
+def test_stages_that_the_estimate_leaves_out_are_named(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments.execution, "estimate_seconds", lambda *_: 180)
+    monkeypatch.setattr(experiments.execution, "train_in_turn", lambda grid, points, progress: iter(points))
+    for arms, note in (
+        ("kd", ""),
+        ("kd,FT,FT-weight=100,FSP", ", without the stages of FT, FSP before the first epoch"),
+    ):
+        grid, lines = make_grid(teacher, tmp_path, arms, [0]), []
+        assert list(experiments.execution.train_here(grid, grid.points(), 1, False, lines.append)) == grid.points()
+        assert lines == [f"estimated time: 3.0 minutes{note}"]
+
+
 def test_durations_use_the_largest_unit_that_fits_twice():
     lines = [experiments.format_duration(seconds) for seconds in (4.4, 119, 120, 7199, 7200)]
     assert lines == ["4 seconds", "119 seconds", "2.0 minutes", "120.0 minutes", "2.0 hours"]

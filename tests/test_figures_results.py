@@ -397,6 +397,20 @@ def test_learning_curves_show_mean_and_band_over_seeds(trained):
     assert legend_texts(figure) == ["KD resnet8", "PCKD resnet8"]
 
 
+def test_learning_curves_do_not_merge_teachers_and_show_validation_accuracy(trained):
+    other = {"teacher": {"fingerprint": "0" * 16}}
+    runs = [variant_of(trained["KD"], 70), variant_of(trained["KD"], 80, 1, parts=other)]
+    found = panels(results.learning_curves(runs))
+    assert [line.get_ydata()[-1] for line in found["accuracy on test images"].lines] == [70, 80]
+    for run in runs[:1]:
+        run.history = run.history.assign(val_top1=[50.0, 97.0], val_top5=99.0, val_cross_entropy=1.0)
+    with_val = panels(results.learning_curves(runs))
+    assert with_val.keys() == found.keys() | {"accuracy on validation images"}
+    ax = with_val["accuracy on validation images"]
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[50, 97]] and ax.get_ylabel() == "top-1 accuracy (%)"
+    assert ax.get_ylim()[1] >= 97
+
+
 def test_labels_distinguish_variants_and_lengths(trained):
     plain, off, longer = (
         variant_of(trained["PCKD"], 1),

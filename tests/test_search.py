@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -565,10 +564,25 @@ def test_trial_of_a_living_process_is_left_alone(make, tmp_path, scores):
     first.release(a)  # as if its process had been killed
     again = second.claim(*arguments)
     assert (again.number, again.arm) == (0, a.arm)
+    assert search.missing_trials() == [(search.arms[0], 0), (search.arms[0], 1)]
     for claim in (b, again):
         second.finish(claim, val_top1=50.0, val_cross_entropy=1.0)
         second.release(claim)
     assert second.claim(*arguments) is None and quiet(search)[0]["trials"].tolist() == [2]
+
+
+def test_a_process_can_choose_its_trial(make, tmp_path, scores):
+    search = make("kd,DKD", trials=3)
+    search.start()
+    kd, dkd = search.arms
+    arguments, journal = (search.arms, search.spaces, search.defaults, search.trials, 0), Journal(tmp_path / "out")
+    for _ in range(2):
+        journal.release(journal.claim(*arguments))  # kd 0, as if its process had been killed
+    claims = [journal.claim(*arguments, first) for first in ((dkd, 0), (kd, 1), (kd, 0), (kd, 0))]
+    # DKD 0 and kd 1 are new, so kd 0 is left to others. At last, another process trains it, so another one is begun.
+    assert [claim[:2] for claim in claims] == [(dkd, 0), (kd, 1), (kd, 0), (dkd, 1)]
+    journal.finish(claims[2], val_top1=50.0, val_cross_entropy=1.0)
+    assert search.missing_trials() == [(dkd, 0), (kd, 1), (dkd, 1), (kd, 2), (dkd, 2)]
 
 
 START = """
@@ -687,12 +701,13 @@ def test_a_trial_whose_process_is_killed_is_continued_by_another_one(teacher, tm
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_trial_that_kills_its_process_stops_the_search(teacher, tmp_path):
     (tmp_path / "killer.py").write_text(KILLER)
-    more = "--methods", f"{tmp_path / 'killer.py'}:Killer", "--trials", "2", "--val", "0.2", "--jobs", "2"
+    more = "--methods", f"{tmp_path / 'killer.py'}:Killer,kd", "--trials", "1", "--val", "0.2", "--jobs", "2"
     process = start(words(teacher, tmp_path / "out", *more))
     _, errors = process.communicate(timeout=400)
     lines = [line for line in errors.splitlines() if line.startswith("pckd-nb: ")]
     assert process.returncode != 0 and len(lines) == 1, errors
-    assert re.fullmatch(r"pckd-nb: trial \d of Killer.*: its process was killed 3 times: it may .* memory", lines[0])
+    assert lines == ["pckd-nb: Killer trial 0: its process was killed 3 times: it may need too much memory"]
+    assert search_trials(tmp_path / "out")["status"].tolist() == ["running", "finished"]  # Killer, kd
     assert not (tmp_path / "out" / "chosen.json").exists()
 
 

@@ -461,6 +461,7 @@ def test_what_does_not_fit_is_refused(data):
         ({"loss": 3}, TypeError, "loss of the stage x must be a function, got 3"),
         ({"lr_decay": 0}, ValueError, "lr_decay must be greater than 0, got 0"),
         ({"milestones": [-1]}, ValueError, "milestones"),
+        ({"milestones": [0.5, 30]}, ValueError, "milestones"),
     ],
 )
 def test_wrong_fields_of_a_stage(fields, error, message):
@@ -486,6 +487,11 @@ WRONG_STAGES = {
         lambda method, *_: [Stage("x", 1, [method.first], lambda student, teacher, batch: teacher.features.mean())],
         ValueError,
         "the loss of the stage x does not depend on the modules that it trains",
+    ),
+    "student": (
+        lambda method, *_: [Stage("x", 1, [method.first], lambda student, teacher, batch: student.features.mean())],
+        ValueError,
+        "the loss of the stage x uses an output that is None: if it needs the student, create the stage with",
     ),
     "rotations": (
         lambda method, *_: [Stage("x", 1, [method.first], print, views=2)],

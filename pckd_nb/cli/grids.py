@@ -196,6 +196,7 @@ def run_grid(request: GridRequest, arms: "list[Arm] | Grid", reference: str, lay
         If points failed. The finished points are compared first.
     """
     from .. import experiments
+    from ..experiments.projection import name_stages
 
     grid = experiments.Grid(**request.settings, arms=arms) if isinstance(arms, list) else arms
     reference_arm = experiments.parse_arm(reference)
@@ -211,6 +212,7 @@ def run_grid(request: GridRequest, arms: "list[Arm] | Grid", reference: str, lay
         missing = [point for point in points if not finished[point]]
         print("\n".join(f"{'finished' if finished[point] else 'to train'}  {point}" for point in points))
         duration = experiments.format_duration(experiments.estimate_seconds(grid, missing, request.jobs))
+        duration += name_stages([point.arm for point in missing], grid.recipe)
         print(f"{counted(len(points), 'run')}, {len(missing)} to train, estimated time: {duration}")
         return
     options: dict[str, Any] = dict(

@@ -134,6 +134,7 @@ def print_space(search: "Search", jobs: int) -> None:
         Number of trials at the same time.
     """
     from ..experiments import estimate_seconds, format_duration
+    from ..experiments.projection import name_stages
     from ..experiments.space import number_text
 
     rows = [
@@ -144,6 +145,7 @@ def print_space(search: "Search", jobs: int) -> None:
     print_table([("method", "setting", "values", "first trial"), *rows])
     points = search.points()
     duration = format_duration(estimate_seconds(search.grid, points, jobs, search.trained_points()))
+    duration += name_stages(search.arms, search.grid.recipe)
     count = f"{counted(len(search.arms), 'method')} with {counted(search.trials, 'trial')} each"
     print(f"{count}, {len(points)} to train, estimated time: {duration}")
 

@@ -14,7 +14,7 @@ from ..validation import Count, check
 from .cluster import train_on_cluster
 from .engines import Outcome, assign_gpus, train_in_processes, train_in_turn
 from .grid import RESULTS, Grid, Point, is_finished
-from .projection import estimate_seconds, estimated_work, format_duration
+from .projection import estimate_seconds, estimated_work, format_duration, name_stages
 from .tables import results
 
 MAX_SHARDS = 10_000
@@ -154,7 +154,8 @@ def train_here(
     iterator of Outcome
     """
     jobs = min(jobs, len(points))
-    print_fn(f"estimated time: {format_duration(estimate_seconds(grid, points, jobs))}")
+    duration = format_duration(estimate_seconds(grid, points, jobs))
+    print_fn(f"estimated time: {duration}{name_stages([point.arm for point in points], grid.recipe)}")
     if 0 < (gpus := len(set(assign_gpus(grid, jobs)))) < jobs:
         print_fn(f"{jobs} jobs share {counted(gpus, 'GPU')}: every run uses one of them")
     return train_in_processes(grid, points, jobs) if jobs > 1 else train_in_turn(grid, points, progress)

@@ -172,6 +172,7 @@ class Journal:
         defaults: Mapping[str, Mapping[str, Any]],
         count: int,
         seed: int,
+        first: tuple[Arm, int] | None = None,
     ) -> Claim | None:
         """Return the next trial to train.
 
@@ -188,6 +189,8 @@ class Journal:
         count : int
             Number of trials per method.
         seed : int
+        first : (Arm, int), optional
+            Method and number of the trial to return, if it is a new one or its process has ended.
 
         Returns
         -------
@@ -203,14 +206,18 @@ class Journal:
 
         with self.locked():
             trials = {method: self.study(method).get_trials() for method in methods}
-            for method in methods:
-                for trial in trials[method]:
-                    lock = self._lock_trial(method, trial.number) if trial.state == TrialState.RUNNING else None
-                    if lock:
-                        settings = parse_arm(trial.user_attrs[ARM]).settings
-                        return Claim(method, trial.number, dataclasses.replace(method, settings=settings), lock)
-            method = min(methods, key=lambda method: len(trials[method]))
-            if (number := len(trials[method])) >= count:
+            running = [
+                (method, trial) for method in methods for trial in trials[method] if trial.state == TrialState.RUNNING
+            ]
+            new_method = min(methods, key=lambda method: len(trials[method]))
+            if first and first[1] == len(trials[first[0]]):
+                running, new_method = [], first[0]
+            for method, trial in sorted(running, key=lambda found: (found[0], found[1].number) != first):
+                if lock := self._lock_trial(method, trial.number):
+                    settings = parse_arm(trial.user_attrs[ARM]).settings
+                    return Claim(method, trial.number, dataclasses.replace(method, settings=settings), lock)
+            method, number = new_method, len(trials[new_method])
+            if number >= count:
                 return None
             if (lock := self._lock_trial(method, number)) is None:
                 raise ValueError(f"trial {number} of {method} is missing")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
@@ -11,9 +11,10 @@ import numpy as np
 
 from .. import runs, training, views
 from ..html import counted
+from ..methods import Method
 from ..models import count_flops_by_name, create_model
-from ..recipes import get_recipe
-from .arms import resolve_settings
+from ..recipes import Recipe, get_recipe
+from .arms import Arm, resolve_settings
 from .grid import Grid, Point, is_finished
 from .pairs import network_name
 
@@ -27,7 +28,8 @@ def estimate_seconds(
 
     The estimate is seconds per step times the number of steps. Seconds per step are the median of the finished points
     of the same kind. If there are none, a few training steps are timed. The estimate leaves out the evaluation after
-    every epoch, the time that a teacher cache saves, and the slowdown by parallel jobs.
+    every epoch, the stages of a method before the first epoch, the time that a teacher cache saves, and the slowdown by
+    parallel jobs.
 
     Parameters
     ----------
@@ -139,6 +141,25 @@ def _measure_step_seconds(grid: Grid, point: Point) -> float:
             raise KeyboardInterrupt  # Ctrl-C
         return float(run.timing["seconds"].iloc[-1]) / views.steps_per_epoch(images, recipe.batch_size)
     return 0.0
+
+
+def name_stages(arms: Iterable[Arm], recipe: Recipe) -> str:
+    """Return which stages `estimate_seconds` leaves out, as the end of a sentence.
+
+    Parameters
+    ----------
+    arms : iterable of Arm
+    recipe : Recipe
+        The recipe of the grid.
+
+    Returns
+    -------
+    str
+        Such as ", without the stages of FT before the first epoch". Empty if no method has stages.
+    """
+    found = {arm.method: type(arm.build(recipe)[0]) for arm in arms}
+    names = [name for name, kind in found.items() if issubclass(kind, Method) and kind.stages is not Method.stages]
+    return f", without the stages of {', '.join(names)} before the first epoch" if names else ""
 
 
 def format_duration(seconds: float) -> str:

@@ -46,7 +46,7 @@ from .choosing import (
 from .engines import KILLED, assign_gpus, run_in_processes
 from .grid import Grid, Point
 from .journal import JOURNAL, Journal, lock_of
-from .projection import estimate_seconds, format_duration
+from .projection import estimate_seconds, format_duration, name_stages
 from .space import default_settings, default_space, read_values, split_space, values_text
 
 
@@ -289,24 +289,29 @@ class Search:
         arms = [replace(methods[row.method], settings=parse_arm(row.arm).settings) for row in rows]
         return [self.point(methods[row.method], arm, row.trial) for row, arm in zip(rows, arms, strict=True)]
 
+    def missing_trials(self) -> list[tuple[Arm, int]]:
+        """Return the trials that have not ended yet.
+
+        Returns
+        -------
+        list of (Arm, int)
+            Method, and number of the trial.
+        """
+        ended: set[tuple[str, int]] = set()
+        if (self.grid.out / SEARCH).exists():
+            trials = search_trials(self.grid.out).query("status != 'running'")
+            ended = set(zip(trials["method"], trials["trial"], strict=True))
+        return [(arm, number) for number in range(self.trials) for arm in self.arms if (str(arm), number) not in ended]
+
     def points(self) -> list[Point]:
-        """Return the points of the grid that belong to the trials that are not finished yet.
+        """Return the points of the grid that belong to the trials that have not ended yet.
 
         Returns
         -------
         list of Point
             The settings of a trial are not known yet. Its point has those of the first trial, to estimate its duration.
         """
-        ended: dict[str, int] = {}
-        if (self.grid.out / SEARCH).exists():
-            trials = search_trials(self.grid.out)
-            ended = trials[trials["status"] != "running"]["method"].value_counts().to_dict()
-        return [
-            self.point(arm, arm, number)
-            for number in range(self.trials)
-            for arm in self.arms
-            if number >= ended.get(str(arm), 0)
-        ]
+        return [self.point(arm, arm, number) for arm, number in self.missing_trials()]
 
     def point(self, method: Arm, arm: Arm, number: int) -> Point:
         """Return the point of the grid that trains a trial.
@@ -386,7 +391,7 @@ def run_search(
     FloatingPointError
         If all trials of a method failed.
     ChildProcessError
-        If the process of a trial was killed several times.
+        If the process of a trial was killed several times. All other trials are trained.
     ValueError
         If `jobs` is not valid, if a launcher such as torchrun has started several processes, or if the folder has
         another search.
@@ -404,12 +409,16 @@ def run_search(
     print_fn(f"{counted(total, 'trial')}, {total - len(points)} finished, {len(points)} to train")
     if points:
         seconds = estimate_seconds(search.grid, points, jobs, search.trained_points())
-        print_fn(f"estimated time: {format_duration(seconds)}")
-    parallel = jobs > 1 and len(points) > 1
-    outcomes = _train_in_processes(search, len(points), jobs) if parallel else _train_in_turn(search, progress)
-    for number, outcome in enumerate(outcomes, 1):
-        result = outcome.failure or f"{outcome.val_top1:.2f} % on validation images, {outcome.seconds:.0f} s"
-        print_fn(f"[{number}/{len(points)}] {outcome.text}: {result} ({outcome.arm})")
+        print_fn(f"estimated time: {format_duration(seconds)}{name_stages(search.arms, search.grid.recipe)}")
+    jobs = min(jobs, len(points))
+    outcomes = _train_in_processes(search, jobs) if jobs > 1 else _train_in_turn(search, progress)
+    try:
+        for number, outcome in enumerate(outcomes, 1):
+            result = outcome.failure or f"{outcome.val_top1:.2f} % on validation images, {outcome.seconds:.0f} s"
+            print_fn(f"[{number}/{len(points)}] {outcome.text}: {result} ({outcome.arm})")
+    except KeyboardInterrupt:
+        print_fn("interrupted: the same command continues this search")
+        raise
     summary = write_results(search.grid.out)
     if running := int((search_trials(search.grid.out)["status"] == "running").sum()):
         print_fn(f"not finished: {counted(running, 'trial')} of other processes; start this command again later")
@@ -419,7 +428,12 @@ def run_search(
     return summary
 
 
-def train_next(search: Search, progress: bool = False, stop: Callable[[], bool] | None = None) -> TrialOutcome | None:
+def train_next(
+    search: Search,
+    progress: bool = False,
+    stop: Callable[[], bool] | None = None,
+    first: tuple[Arm, int] | None = None,
+) -> TrialOutcome | None:
     """Train the next trial of a search: one that was interrupted, or else a new one.
 
     Parameters
@@ -429,6 +443,8 @@ def train_next(search: Search, progress: bool = False, stop: Callable[[], bool] 
         Whether to show a progress bar.
     stop : callable, optional
         The training is interrupted when it returns True.
+    first : (Arm, int), optional
+        The trial to train if no other process trains it, see `Journal.claim`.
 
     Returns
     -------
@@ -442,8 +458,10 @@ def train_next(search: Search, progress: bool = False, stop: Callable[[], bool] 
     ValueError
         As in `distill`, or if the journal is damaged.
     """
+    if stop and stop():
+        raise KeyboardInterrupt
     journal, started = Journal(search.grid.out), time.monotonic()
-    claim = journal.claim(search.arms, search.spaces, search.defaults, search.trials, search.grid.seeds[0])
+    claim = journal.claim(search.arms, search.spaces, search.defaults, search.trials, search.grid.seeds[0], first)
     if claim is None:
         return None
     val_top1, failure = float("nan"), ""
@@ -469,24 +487,23 @@ def _train_in_turn(search: Search, progress: bool) -> Iterator[TrialOutcome]:
         yield outcome
 
 
-def _train_in_processes(search: Search, count: int, jobs: int) -> Iterator[TrialOutcome]:
-    """Train at most `count` trials in `jobs` processes. Yield the outcome of each trial when it ends."""
-    for _, outcomes in run_in_processes(
-        partial(_train_any, search), range(count), jobs, assign_gpus(search.grid, jobs)
-    ):
+def _train_in_processes(search: Search, jobs: int) -> Iterator[TrialOutcome]:
+    """Train the missing trials in `jobs` processes. Yield the outcome of each trial when it ends."""
+    killed = ""
+    trials, gpus = search.missing_trials(), assign_gpus(search.grid, jobs)
+    for (method, number), outcomes in run_in_processes(partial(_train_trial, search), trials, jobs, gpus):
         if outcomes is None:
-            trials = search_trials(search.grid.out).query("status == 'running'")
-            names = ", ".join(
-                f"trial {trial} of {method}" for method, trial in zip(trials["method"], trials["trial"], strict=True)
-            )
-            raise ChildProcessError(f"{names}: {KILLED}")
-        yield from outcomes
+            killed = killed or f"{method} trial {number}: {KILLED}"
+        else:
+            yield from outcomes
+    if killed:
+        raise ChildProcessError(killed)
 
 
-def _train_any(search: Search, number: int, stop: Callable[[], bool]) -> list[TrialOutcome] | None:
-    """Train the next trial, whatever its number. Return no outcome if none is left, and None after an interruption."""
+def _train_trial(search: Search, trial: tuple[Arm, int], stop: Callable[[], bool]) -> list[TrialOutcome] | None:
+    """Train a trial, or another one if it is taken. Return [] if none is left, and None after an interruption."""
     try:
-        outcome = train_next(search, stop=stop)
+        outcome = train_next(search, stop=stop, first=trial)
     except KeyboardInterrupt:
         return None
     return [outcome] if outcome else []

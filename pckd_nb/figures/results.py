@@ -56,7 +56,7 @@ __all__ = [
 
 # Column of the history → title of its panel, or title and axis label. Other columns are loss terms of other methods.
 # They are drawn as well.
-ACCURACY_PANELS = {"test_top1": "test images", "train_top1": "training crops"}
+ACCURACY_PANELS = {"test_top1": "test images", "val_top1": "validation images", "train_top1": "training crops"}
 LOSS_TERMS = {
     "total": ("objective (sum of β · term)", "L"),
     "cross_entropy": ("cross-entropy", "L_CE (nats)"),
@@ -75,7 +75,7 @@ def learning_curves(runs: Run | Sequence[Run]) -> Drawing:
     """Draw accuracy and every loss term by epoch, in one panel each.
 
     Runs that differ only in the seed share a line. It shows their mean, and a band shows one standard deviation to each
-    side.
+    side. Students of different teachers have lines of their own, also if the teachers differ only in their weights.
 
     The loss terms have the units that are written at their axes. A nat is the unit of a cross-entropy with the natural
     logarithm. T is the temperature of KD. τ and τ₀ are the temperature and the base temperature of
@@ -96,17 +96,23 @@ def learning_curves(runs: Run | Sequence[Run]) -> Drawing:
     """
     runs = check_runs(runs, whole_epoch=True)
     terms = [
-        name for run in runs for name in run.history if name not in NOT_LOSS_TERMS and not name.startswith("test_")
+        name
+        for run in runs
+        for name in run.history
+        if name not in NOT_LOSS_TERMS and not name.startswith(("test_", "val_"))
     ]
     if set(terms) == {"total", "cross_entropy"}:
         terms = ["cross_entropy"]  # the total has the same values
-    panels = [*ACCURACY_PANELS, *sorted(dict.fromkeys(terms), key=[*LOSS_TERMS, *terms].index)]
-    top = min(100.5, 1.05 * max(run.history[name].max() for run in runs for name in ACCURACY_PANELS) + 1)
+    accuracies = [name for name in ACCURACY_PANELS if any(name in run.history for run in runs)]
+    panels = [*accuracies, *sorted(dict.fromkeys(terms), key=[*LOSS_TERMS, *terms].index)]
+    highest = max(run.history[name].max() for run in runs for name in accuracies if name in run.history)
+    top = min(100.5, 1.05 * highest + 1)
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
     groups: dict[Hashable, tuple[dict[str, Any], list[Run]]] = {}
     for line, run in zip(line_styles(runs), runs, strict=True):
-        groups.setdefault((line["label"], len(run.history), study_key(run)), (line, []))[1].append(run)
+        teacher = (run.settings["teacher"] or {}).get("fingerprint")
+        groups.setdefault((line["label"], len(run.history), study_key(run), teacher), (line, []))[1].append(run)
     with new_figure(runs, 2.4 * columns, 2.2 * rows + 0.7) as figure:
         figure.set_layout_engine("constrained", h_pad=0.08)
         axes = figure.subplots(rows, columns, squeeze=False).ravel()

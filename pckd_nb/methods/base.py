@@ -21,7 +21,7 @@ from ..models.maps import MapKind
 from ..provenance import code_fingerprint, describe, public_attributes, structure_fingerprint
 from ..short_help import ShortHelpModule
 from ..tensor_checks import FLOAT_DTYPES, TEMPERATURE_RANGE, check_labels
-from ..validation import Count, NotNegative, Positive, Views, check, plain
+from ..validation import Count, Fraction, NotNegative, Positive, Views, check, plain
 
 P = ParamSpec("P")
 Temperature = Annotated[Positive, Field(ge=TEMPERATURE_RANGE[0], le=TEMPERATURE_RANGE[1])]
@@ -108,14 +108,14 @@ class Stage:
         Takes the output of the student, the output of the teacher, and the `Batch`, and returns a scalar Tensor. The
         outputs have V·B rows. An output is None if the network is not needed.
     needs_student : bool
-        Whether the loss needs the output of the student.
+        Whether the loss needs the output of the student. If not, the student does not run.
     frozen : sequence of nn.Module
         Parts of `modules` that are not trained.
     views : int, from 1 to 4
         V, number of views of every image in this stage.
     lr : float, optional
         Learning rate for SGD. None means the recipe's, which is also used with any other optimizer.
-    milestones : sequence of float
+    milestones : sequence of float, in [0, 1)
         When the learning rate is multiplied by `lr_decay`, as fractions of `epochs`.
     lr_decay : float
 
@@ -162,7 +162,7 @@ class Stage:
         check(Views, views=self.views)
         check(Positive | None, lr=self.lr)
         check(Positive, lr_decay=self.lr_decay)
-        check(Sequence[NotNegative], milestones=self.milestones)
+        check(Sequence[Fraction], milestones=self.milestones)
         for field in ("modules", "frozen"):
             modules: object = getattr(self, field)
             is_list = isinstance(modules, list | tuple | nn.ModuleList)

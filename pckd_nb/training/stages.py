@@ -67,14 +67,23 @@ class StageLearner(nn.Module):
         TypeError
             If the loss of the stage is not a scalar tensor.
         ValueError
-            If the loss does not depend on what the stage trains.
+            If the loss does not depend on what the stage trains, or uses the output of a student that it does not
+            need.
         """
         student = None
         if self.stage.needs_student:
             with self.fabric.autocast():
                 student = self.student_forward(x).float()
             student = ranks.gather(student, len(batch.labels), self.fabric)
-        loss: object = self.stage.loss(student, teacher, batch)
+        try:
+            loss: object = self.stage.loss(student, teacher, batch)
+        except (AttributeError, TypeError) as error:
+            if student is None and "NoneType" in str(error):
+                raise ValueError(
+                    f"the loss of the stage {self.stage.name} uses an output that is None: if it needs the student, "
+                    "create the stage with needs_student=True"
+                ) from error
+            raise
         if not isinstance(loss, Tensor) or loss.ndim:
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise TypeError(f"the loss of the stage {self.stage.name} must be a scalar tensor, got {got}")
