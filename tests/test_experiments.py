@@ -170,10 +170,18 @@ def test_grid_trains_the_same_run_as_distill(teacher, tmp_path, data):
     alone = pckd.distill(student, pckd.load_run(teacher), data, method, grid.recipe, seed=3, progress=False)
     point = pckd.load_run(grid.points()[0].folder)
     assert point.fingerprint == alone.fingerprint and point.history.equals(alone.history)
-    assert projection.estimated_work(grid, grid.points()[0]) == training_flops(point)
+    assert projection.training_flops(grid, grid.points()[0]) == training_flops(point)
     (with_compute,) = experiments.results(grid, compute=True).to_dict("records")
     assert with_compute["teraflops"] == training_flops(point) / 1e12 and with_compute["seconds"] == point.seconds
     assert not {"teraflops", "seconds"} & set(experiments.results(grid))
+
+
+def test_operations_of_points_are_those_of_their_runs(wide_teacher, tmp_path):
+    recipe = pckd.get_recipe("classroom", epochs=2, batch_size=25)  # the last batch of an epoch is smaller
+    arms = [parse_arm(text) for text in ("supervised", "kd", "pckd-views=4", "SimKD")]
+    grid = Grid("digits", [(wide_teacher, "resnet8")], arms, [0], tmp_path, recipe, SIZES)
+    found = [projection.training_flops(grid, point) for point in grid.points()]
+    assert found == [training_flops(grid.train(point)) for point in grid.points()] and len(set(found)) == 4
 
 
 @pytest.mark.slow
@@ -208,7 +216,7 @@ def test_shards_have_about_the_same_work(teacher, tmp_path):
     one, other = experiments.split_into_shards(grid, 2)  # two seeds, so each shard has every arm once
     assert {point.arm for point in one} == {point.arm for point in other} == set(grid.arms)
     work = [
-        sum(projection.estimated_work(grid, point) for point in part) for part in experiments.split_into_shards(grid, 3)
+        sum(projection.training_flops(grid, point) for point in part) for part in experiments.split_into_shards(grid, 3)
     ]
     assert max(work) <= 1.1 * sum(work) / 3
 

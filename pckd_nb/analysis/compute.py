@@ -1,6 +1,6 @@
 """The compute of a training: floating-point operations of its networks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..models import count_flops, count_flops_by_name
@@ -31,10 +31,27 @@ def training_flops(run: Run) -> int:
     ValueError
         If a network was not made by `create_model`.
     """
-    settings = run.settings
-    student, teacher = (_forward_flops(settings, network) for network in (settings["model"], settings["teacher"]))
-    views_seen = len(run.history) * settings["data"]["train_images"] * settings["method"]["views"]
-    return views_seen * (3 * student + teacher)
+    settings, size = run.settings, run.settings["data"]["image_size"]
+    images = len(run.history) * settings["data"]["train_images"] * settings["method"]["views"]
+    student, teacher = (forward_flops(network, size) for network in (settings["model"], settings["teacher"]))
+    return total_flops(images, student, teacher)
+
+
+def total_flops(images: int, student: int, teacher: int) -> int:
+    """Return the operations of a training, see `training_flops`.
+
+    Parameters
+    ----------
+    images : int
+        Number of images, with all views, in all epochs.
+    student, teacher : int
+        Operations of one forward pass for one image. `teacher` is 0 if there is none.
+
+    Returns
+    -------
+    int
+    """
+    return images * (3 * student + teacher)
 
 
 def teraflops(run: Run) -> float:
@@ -55,14 +72,33 @@ def teraflops(run: Run) -> float:
         return float("nan")
 
 
-def _forward_flops(settings: Mapping[str, Any], network: Mapping[str, Any] | None) -> int:
+def forward_flops(network: Mapping[str, Any] | None, size: Sequence[int]) -> int:
+    """Return how many floating-point operations one forward pass of a network needs for one image.
+
+    Parameters
+    ----------
+    network : dict or None
+        The entry "model" or "teacher" of a run.json. None means no network.
+    size : (int, int)
+        Height and width of the images.
+
+    Returns
+    -------
+    int
+        A multiplication and an addition count as two operations.
+
+    Raises
+    ------
+    ValueError
+        If the network was not made by `create_model`.
+    """
     if network is None:
         return 0
     if is_own_network(network["name"]):
         raise ValueError(
             "cannot count the operations of a network of your own, only those of networks made by `create_model`"
         )
-    shape = network["in_channels"], *settings["data"]["image_size"]
+    shape = network["in_channels"], *size
     if "projector" in network:
         return count_flops(create_network(network), shape)
     return count_flops_by_name(network["name"], network["num_classes"], shape)

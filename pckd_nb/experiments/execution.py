@@ -14,7 +14,7 @@ from ..validation import Count, check
 from .cluster import train_on_cluster
 from .engines import Outcome, assign_gpus, train_in_processes, train_in_turn
 from .grid import RESULTS, Grid, Point, is_finished
-from .projection import estimate_seconds, estimated_work, format_duration, name_stages
+from .projection import estimate_seconds, format_duration, name_stages, training_flops
 from .tables import results
 
 MAX_SHARDS = 10_000
@@ -229,7 +229,9 @@ def split_into_shards(grid: Grid, count: int) -> list[list[Point]]:
         One list per shard. Its points are in the order of the grid.
     """
     points = grid.points()
-    work = [estimated_work(grid, point) if count > 1 else 1 for point in points]
+    kinds = {(point.teacher, point.student, point.arm): point for point in points if count > 1}
+    flops = {kind: training_flops(grid, point) for kind, point in kinds.items()}  # the same for all seeds
+    work = [flops.get((point.teacher, point.student, point.arm), 1) for point in points]
     shards: list[list[int]] = [[] for _ in range(count)]
     load = [0] * count
     # points with equal work are sorted by arm, so that the seeds of an arm go to different shards

@@ -6,17 +6,19 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
+import torch
 
 from .. import runs, training, views
+from ..data import Dataset
 from ..html import counted
 from ..methods import Method
-from ..models import count_flops_by_name, create_model
+from ..models import count_flops, count_flops_by_name, create_model
 from ..recipes import Recipe, get_recipe
 from .arms import Arm, resolve_settings
 from .grid import Grid, Point, is_finished
-from .pairs import network_name
 
 TIMED_STEPS = 4
 
@@ -83,11 +85,8 @@ def step_kind_and_count(grid: Grid, point: Point) -> tuple[tuple[Path | None, st
     return kind, views.steps_per_epoch(len(grid.loaded.train), recipe.batch_size) * recipe.epochs
 
 
-def estimated_work(grid: Grid, point: Point) -> int:
-    """Return the work of a training, to divide a grid into shards: floating-point operations of its networks.
-
-    It is `analysis.training_flops`, computed from the names of the networks before the training. Layers that a method
-    adds to the student are not counted.
+def training_flops(grid: Grid, point: Point) -> int:
+    """Return the number of floating-point operations in the training of a point, see `analysis.training_flops`.
 
     Parameters
     ----------
@@ -97,19 +96,28 @@ def estimated_work(grid: Grid, point: Point) -> int:
     Returns
     -------
     int
-        A multiplication and an addition count as two operations.
     """
-    (*_, view_count, batch_size), steps = step_kind_and_count(grid, point)
-    networks = [point.student] * 3
-    if point.arm.build(grid.recipe)[0].uses_teacher:
-        networks.append(str(network_name(point.teacher)))
-    shape = grid.loaded.channels, *grid.loaded.size
-    return (
-        steps
-        * batch_size
-        * view_count
-        * sum(count_flops_by_name(name, len(grid.loaded.classes), shape) for name in networks)
+    from ..analysis.compute import forward_flops, total_flops  # slow to import, because of scikit-learn
+
+    (*_, view_count, _), _ = step_kind_and_count(grid, point)
+    method, recipe = point.arm.build(grid.recipe)
+    data, teacher = grid.loaded, None
+    if method.uses_teacher and point.teacher:
+        teacher = {**runs.read_settings(point.teacher)["model"], "in_channels": data.channels}
+    return total_flops(
+        recipe.epochs * len(data.train) * view_count,
+        _student_flops(point.student, teacher, method, data),
+        forward_flops(teacher, data.size),
     )
+
+
+def _student_flops(student: str, teacher: dict[str, Any] | None, method: Method, data: Dataset) -> int:
+    """Return the operations of one forward pass of the network that a method trains, for one image."""
+    shape = data.channels, *data.size
+    if teacher is None or type(method).wrap_student is Method.wrap_student:
+        return count_flops_by_name(student, len(data.classes), shape)
+    networks = create_model(student, data, seed=0), runs.create_network(teacher)
+    return count_flops(method.wrap_student(*networks, torch.zeros(1, *shape)), shape)
 
 
 def _measure_step_seconds(grid: Grid, point: Point) -> float:
