@@ -1,6 +1,8 @@
 """The commands compare, ablate, sweep and figures."""
 
 import io
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -193,3 +195,29 @@ def test_figures_need_finished_runs(refused):  # noqa: F811
 
 def test_seeds_are_parsed():
     assert parse_seeds("0,1,5-7") == [0, 1, 5, 6, 7]
+
+
+# --------------------------------------------------------------------------------------------------------- help
+
+
+def help_of(command, capsys, monkeypatch) -> str:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli.main([command, "--help"]) == 0
+    return capsys.readouterr().out
+
+
+def test_help_and_pages_name_the_folders_of_runs_in_the_same_way(capsys, monkeypatch):
+    texts = [help_of(command, capsys, monkeypatch) for command in ("search", "compare", "ablate", "sweep")]
+    texts += [
+        (Path(__file__).parents[1] / "docs" / name).read_text("utf-8") for name in ("experiments.md", "cluster.md")
+    ]
+    found = set(re.findall(r"OUT/[\w-]+/[\w/-]+", "\n".join(texts)))
+    assert found == {"OUT/TEACHER-STUDENT/ARM/seedN", "OUT/TEACHER-STUDENT/ARM/trialN"}
+
+
+def test_grids_and_searches_have_the_same_machine_options(capsys, monkeypatch):
+    sections = [
+        re.search(r"^Machine:\n((?:  .*\n)+)", help_of(command, capsys, monkeypatch), re.M)[1].split()
+        for command in ("search", "compare", "ablate", "sweep")
+    ]
+    assert sections[0].count("--teacher-cache") == 1 and sections == [sections[0]] * 4

@@ -160,9 +160,9 @@ def check_split(split: str) -> None:
 
 @command()
 def agree(
-    first: Annotated[Path, typer.Argument(metavar="A", help="Run folder of the first network, A.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Run folder of the second network, B.")],
-    data: Annotated[str | None, in_data(help="Data set to compare on. Default: that of both runs.")] = None,
+    first: Annotated[Path, typer.Argument(metavar="A", help="Run folder of the first network.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Run folder of the second network.")],
+    data: Annotated[str | None, in_data(help="Data set to compare on. Default: the data set of both runs.")] = None,
     split: Split = "test",
     test_size: TestSize = None,
     image_size: ImageSize = None,
@@ -173,8 +173,8 @@ def agree(
 ) -> None:
     """Compare two trained networks image by image, to see on which images only one of them is right.
 
-    McNemar's test says whether one of these two networks is right more often than chance explains. To compare methods,
-    train several seeds with the command compare.
+    McNemar's test says whether chance can explain that one of these two networks is right more often. It says nothing
+    about methods. To compare methods, train several seeds with the command compare.
     """
     check_split(split)
     check_names(data=data)

@@ -41,12 +41,12 @@ def layout_options(
     format: Annotated[
         str,
         in_grid(
-            help=f"How to print the comparison: {', '.join(catalogue.TABLE_FORMATS)}. With all but text, everything "
-            "else is printed to stderr."
+            help=f"How to print the comparison: {', '.join(catalogue.TABLE_FORMATS)}. If it is not text, only the "
+            "table is printed to stdout, and everything else to stderr."
         ),
     ] = "text",
     pivot: Annotated[
-        bool, in_grid("--pivot", help="Print one row per method and one column per pair, as in most papers.")
+        bool, in_grid("--pivot", help="Print one row per arm and one column per pair, as in most papers.")
     ] = False,
 ) -> Layout:
     """Return how the comparison is printed.
@@ -75,14 +75,14 @@ def compare(
         str | None,
         in_method(
             help="Methods to compare, comma-separated. Settings can follow, as in pckd-strategy=uniform. Default: "
-            "supervised,kd,pckd, or with --chosen none."
+            "supervised,kd,pckd. With --chosen: none."
         ),
     ] = None,
     chosen: Annotated[
         Path | None,
         in_method(
-            help="Folder of a finished search: also compare the settings that it chose. Data, teacher, student and "
-            "recipe must be those of the search."
+            help="Folder of a finished search. The settings that it chose are compared, too. Data, teacher, student "
+            "and recipe must be those of the search."
         ),
     ] = None,
     with_defaults: Annotated[
@@ -94,7 +94,8 @@ def compare(
 
     Finished runs are kept, and interrupted ones are resumed.
 
-    With --chosen, the reference has its chosen settings, unless its default settings are compared, too.
+    With --chosen, the reference is a method with the settings that the search chose for it. If its default settings
+    are compared, too, the reference has the default settings.
     """
     if with_defaults and not chosen:
         raise ValueError("--with-defaults needs --chosen, the folder of a search")

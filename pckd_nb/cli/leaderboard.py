@@ -41,8 +41,8 @@ def show_leaderboard(
     sort: Annotated[
         str | None,
         typer.Option(
-            help="With --pair: own sorts by what the authors published, reproduced by the median of what others "
-            "measured, gain by the median gain. Default: own."
+            help="With --pair: which method comes first. own: the highest number of the authors. reproduced: the "
+            "highest median of what others measured. gain: the highest median gain. Default: own."
         ),
     ] = None,
     sources: Annotated[bool, typer.Option("--sources", help="With --pair: show every number with its source.")] = False,
@@ -52,7 +52,7 @@ def show_leaderboard(
         in_data(
             "--runs",
             help="With --pair: folder of your runs. Those with the same data set, teacher and student are added. "
-            f"Default: {DEFAULT_RUNS}, if there is one.",
+            f"Damaged ones are left out. Default: {DEFAULT_RUNS}, if there is one.",
         ),
     ] = None,
 ) -> None:

@@ -336,7 +336,7 @@ def machine_options(
     compile: Compile = None,
     teacher_cache: Annotated[
         Path | None,
-        on_machine(help="Folder for the teacher's features, which all runs share. Default: OUT/teacher_cache."),
+        on_machine(help="Folder for the outputs of the teacher, which all runs share. Default: OUT/teacher_cache."),
     ] = None,
     teacher_cache_gb: Annotated[
         float, on_machine(help="Maximum size of the teacher cache in gigabytes. 0: no cache.")
@@ -392,7 +392,10 @@ class GridRequest:
 def grid_options(
     out: Annotated[
         Path,
-        in_grid(help="Folder for all runs, OUT/PAIR/METHOD/seedN, and for the table of results, OUT/results.csv."),
+        in_grid(
+            help="Folder for all runs, OUT/TEACHER-STUDENT/ARM/seedN, and for the table of results, OUT/results.csv. "
+            "An arm is a method with its settings."
+        ),
     ],
     data: DataOptions,
     recipe: RecipeOptions,
@@ -407,13 +410,15 @@ def grid_options(
     pairs: Annotated[
         str | None,
         in_networks(
-            help="Instead of --teacher and --student: TEACHER:STUDENT, comma-separated, such as "
-            "resnet56:resnet20,vgg13:vgg8. paper means the 13 usual pairs on CIFAR-100."
+            help="Networks of teacher and student, comma-separated, such as resnet56:resnet20,vgg13:vgg8. The word "
+            "paper stands for the 13 usual pairs on CIFAR-100. Needs --teachers. Replaces --teacher and --student."
         ),
     ] = None,
     teachers: Annotated[
         Path | None,
-        in_networks(help="Folder with the runs of the teachers of --pairs. All finished supervised runs are used."),
+        in_networks(
+            help="Folder with the trained teachers of --pairs. All finished supervised runs of their networks are used."
+        ),
     ] = None,
     seeds: Annotated[str, in_grid(help="Seeds, such as 0,1,2 or 0-4.")] = "0-2",
     val: Val = 0,
@@ -421,8 +426,8 @@ def grid_options(
     shard: Annotated[
         str,
         in_grid(
-            help="i/n, such as 2/8: train only part i of n. All parts have about the same work. Useful for job arrays "
-            "on a cluster."
+            help="Train only one part of the runs: 2/8 means part 2 of 8. All parts have about the same work. Useful "
+            "for job arrays on a cluster."
         ),
     ] = "1/1",
     scheduler: Annotated[
@@ -432,8 +437,9 @@ def grid_options(
     slurm: Annotated[
         str | None,
         in_grid(
-            help="Train the runs in --jobs SLURM jobs with these options: NAME=VALUE, comma-separated. cores and "
-            "memory are required. Others are partition, walltime, gpus, and any long option of sbatch."
+            help="Submit SLURM jobs that train the runs. --jobs is their number. Their options are NAME=VALUE, "
+            "comma-separated. The names cores and memory are required. Others are partition, walltime, gpus, and any "
+            "long option of sbatch."
         ),
     ] = None,
     dry_run: Annotated[bool, in_grid("--dry-run", help="Only list the runs, and estimate how long they take.")] = False,

@@ -51,7 +51,11 @@ def search(
     teacher: Annotated[Path, in_networks(help="Run folder of the teacher.")],
     student: Annotated[str, in_networks(help="Network to train.")],
     out: Annotated[
-        Path, in_grid(help="Folder for all trials, OUT/PAIR/METHOD/trialN, and for the result, OUT/chosen.json.")
+        Path,
+        in_grid(
+            help="Folder with OUT/TEACHER-STUDENT/ARM/trialN for every trial, and OUT/chosen.json for the result. An "
+            "arm is a method with its settings."
+        ),
     ],
     data: DataOptions,
     recipe: RecipeOptions,
@@ -59,16 +63,16 @@ def search(
     methods: Annotated[
         str,
         in_method(
-            help="Methods whose settings are searched, comma-separated. Settings can follow, as in pckd-views=1: they "
-            "keep this value."
+            help="Methods to search settings for, comma-separated. A setting that follows, as in pckd-views=1, is the "
+            "same in all trials."
         ),
     ] = "kd,pckd",
     space: Annotated[
         list[str] | None,
         in_method(
-            help="A setting to search, and its values: METHOD:SETTING=LOW..HIGH, the same with :log at the end for a "
-            "logarithmic scale, or METHOD:SETTING=A,B,C. Repeat the option for several settings. Default: the loss "
-            "weights and the temperature. --dry-run lists them."
+            help="A setting to search, and its values. METHOD:SETTING=LOW..HIGH is a range. With :log at the end, it "
+            "has a logarithmic scale. METHOD:SETTING=A,B,C is a list of values. Repeat the option for several "
+            "settings. Default: the loss weights and the temperature of every method. --dry-run lists them."
         ),
     ] = None,
     trials: Annotated[int, in_grid(help="Number of trials per method. The first one has the default settings.")] = 20,
@@ -83,14 +87,16 @@ def search(
     show: Annotated[
         Path | None,
         in_grid(
-            is_eager=True, callback=show_search, help="Only show what the search in this folder has chosen so far."
+            is_eager=True,
+            callback=show_search,
+            help="Only show what the search in this folder has chosen so far. Needs no other option.",
         ),
     ] = None,
 ) -> None:
     """Search for good settings of several methods, on validation images only.
 
-    Every method gets the same number of trials. Test images are not used. Then retrain the chosen settings with compare
-    --chosen OUT.
+    Every method gets the same number of trials. A trial is one training. Test images are not used. Then train with the
+    chosen settings on all training images, and compare on the test images: pckd-nb compare --chosen OUT.
 
     Finished trials are kept, and interrupted ones are resumed. Several machines can run the same command at the same
     time, with the same OUT.

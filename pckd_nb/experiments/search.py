@@ -4,10 +4,10 @@ A search trains every method with the same number of settings (*trials*). It cho
 the validation images. The data set that it trains on has no test images. So the comparison on test images, which comes
 later, is not biased by the choice.
 
-    OUT/<teacher>-<student>/<method>/trial<n>   run folder of one trial
-    OUT/search.json                             what all trials have in common
-    OUT/journal.jsonl                           the trials that were started, and how they ended
-    OUT/trials.csv, OUT/chosen.json             the results
+    OUT/<teacher>-<student>/<arm>/trial<n>   run folder of one trial
+    OUT/search.json                          what all trials have in common
+    OUT/journal.jsonl                        the trials that were started, and how they ended
+    OUT/trials.csv, OUT/chosen.json          the results
 
 A search can be stopped at any time. Several processes, also on several machines, can join one search: they run the same
 search in the same folder.
