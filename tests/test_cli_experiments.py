@@ -73,6 +73,12 @@ def test_several_teachers_give_a_second_table(capsys):
     assert kd.split()[:3] == ["resnet20-resnet8", "kd", "2"]
     assert distilled.split()[1:9] == ["pckd", "2", "65.00", "±", "2.12", "+4.50", "[-14.56,", "23.56]"]
     assert "vgg13" not in over_teachers  # it has one teacher
+    assert "teachers 0" not in over_teachers
+    alone = table.query("arm == 'pckd' and pair != 'c'").assign(arm="supervised", teacher=None, top1=[50, 52] * 2)
+    print_comparison(pd.concat([table, alone]), "kd", Layout("text", False))
+    over_teachers = capsys.readouterr().out.split("over teachers: ")[1]
+    assert "teachers 0: a method without a teacher, over its seeds." in over_teachers
+    assert over_teachers.splitlines()[-1].split()[1:6] == ["supervised", "0", "51.00", "±", "1.41"]
     print_comparison(table.query("pair != 'b'"), "kd", Layout("text", False))
     assert "over teachers" not in capsys.readouterr().out
     print_comparison(table, "kd", Layout("csv", False))

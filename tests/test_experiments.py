@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 import pckd_nb as pckd
 from pckd_nb import experiments, runs, training
@@ -351,9 +352,21 @@ def test_pairs_of_a_student_share_its_runs_without_a_teacher(teachers, tmp_path)
     assert supervised["pair"].tolist() == list(grid.pair_names.values()) and supervised["top1"].nunique() == 1
     over_teachers = experiments.comparison_over_teachers(table, "kd").set_index(["pair", "arm"])
     row = over_teachers.loc["resnet14-resnet8", "supervised"]
-    assert np.isnan([row["sd"], row["low"], row["high"]]).all() and row["mean"] == supervised["top1"].iloc[0]
-    assert row["teachers"] == row["pairs"] == 2 and not np.isnan(over_teachers.loc["resnet14-resnet8", "kd"]["sd"])
+    assert (
+        np.isnan([row["sd"], row["low"], row["high"]]).all() and row["mean"] == supervised["top1"].iloc[0]
+    )  # one seed
+    assert row["teachers"] == row["pairs"] == 0 and not np.isnan(over_teachers.loc["resnet14-resnet8", "kd"]["sd"])
     assert quiet(grid_of(teachers, tmp_path, "resnet20/seed0"))[1] == ["2 runs, 2 finished, 0 to train"]
+
+
+def test_a_finished_run_without_a_teacher_comes_before_an_interrupted_one(teachers, tmp_path):
+    grid = grid_of(teachers, tmp_path, "resnet14/seed0", "resnet20/seed0", arms="supervised")
+    first, second = (tmp_path / grid.pair_names[pair] / "supervised" / "seed0" for pair in grid.pairs)
+    stop = [training.StopWhen(lambda: True)]
+    assert not pckd.fit("resnet8", grid.loaded, grid.recipe, out=first, callbacks=stop, progress=False).finished
+    assert [point.folder for point in grid.points()] == [first]
+    pckd.fit("resnet8", grid.loaded, grid.recipe, out=second, progress=False)
+    assert [point.folder for point in grid.points()] == [second]
 
 
 def test_another_teacher_does_not_get_the_runs_of_the_first_one(teachers, tmp_path):
@@ -508,10 +521,33 @@ def test_over_teachers_every_teacher_counts_once():
     assert row["d_high"] == pytest.approx(2 + 4.3027 * 3.25**0.5 / 3**0.5, abs=1e-3)
     assert row["teachers"] == 3 and row["mean"] == pytest.approx(np.mean([62.5, 75, 260 / 3]))
     supervised = found.loc[("resnet20-resnet8", "supervised")]
-    assert supervised["teachers"] == supervised["pairs"] == 2 and supervised["difference"] == np.mean([-11, -20])
+    assert supervised["teachers"] == supervised["pairs"] == 0
     assert row["p_holm"] == pytest.approx(holm([row["p"], supervised["p"]])[0])
     one = found.loc[("vgg13-resnet8", "pckd")]
     assert (one["teachers"], one["difference"]) == (1, 80) and np.isnan([one["d_low"], one["p"], one["p_holm"]]).all()
+
+
+def test_over_teachers_an_arm_without_a_teacher_is_compared_over_its_seeds():
+    alone = {"supervised": [50, 52, 54], "supervised-lr=0.1": [51, 54, 54]}  # the same runs in both pairs
+    scores = {"first": {**alone, "kd": [60, 61, 62]}, "second": {**alone, "kd": [64, 65, 66]}}
+    table = rows_of(scores, teacher="resnet20", student="resnet8")
+    table.loc[table["arm"] != "kd", "teacher"] = None
+    found = experiments.comparison_over_teachers(table).set_index("arm")
+    assert found["teachers"].to_dict() == {"supervised": 0, "supervised-lr=0.1": 0, "kd": 2}
+    row = found.loc["supervised"]
+    assert tuple(row[["mean", "sd", "low", "high"]]) == summarise([50, 52, 54])[:4]
+    # 52 − 63, with variance 4/3 + 8/2 and 4.6875²/(1.3333²/2 + 4²/1) degrees of freedom
+    assert row["difference"] == -11 and row["pairs"] == 0
+    freedom = (4 / 3 + 8 / 2) ** 2 / ((4 / 3) ** 2 / 2 + (8 / 2) ** 2)
+    half = stats.t.ppf(0.975, freedom) * (4 / 3 + 8 / 2) ** 0.5
+    assert tuple(row[["d_low", "d_high"]]) == pytest.approx((-11 - half, -11 + half))
+    assert row["p"] == pytest.approx(2 * stats.t.sf(11 / (4 / 3 + 8 / 2) ** 0.5, freedom))
+    by_reference = experiments.comparison_over_teachers(table, "supervised").set_index("arm")
+    assert by_reference.loc["kd", "difference"] == 11 and by_reference.loc["kd", "p"] == pytest.approx(row["p"])
+    other = by_reference.loc["supervised-lr=0.1"]
+    assert (other["difference"], other["pairs"], other["d_high"]) == (1, 3, summarise([1, 2, 0]).high)
+    one_seed = experiments.comparison_over_teachers(table[table["seed"] == 0]).set_index("arm").loc["supervised"]
+    assert one_seed["difference"] == 50 - 62 and np.isnan(one_seed[["sd", "d_low", "p"]].astype(float)).all()
 
 
 def test_many_seeds_of_one_teacher_do_not_narrow_the_interval_over_teachers():

@@ -248,7 +248,8 @@ def print_comparison(table: "pd.DataFrame", reference: str, layout: Layout) -> N
     from .. import experiments
 
     compared = experiments.comparison(table, reference)
-    over_teachers = experiments.comparison_over_teachers(table, reference).query("teachers > 1")
+    over_teachers = experiments.comparison_over_teachers(table, reference)
+    over_teachers = over_teachers[over_teachers.groupby("pair")["teachers"].transform("max") > 1]
     explained = partial(print, file=sys.stdout if layout.format == "text" else sys.stderr)
     explained("\ntop-1 %: mean accuracy over seeds ± standard deviation")
     if not layout.pivot:
@@ -259,6 +260,10 @@ def print_comparison(table: "pd.DataFrame", reference: str, layout: Layout) -> N
     print(experiments.format_comparison(compared, layout.format, reference, layout.pivot))
     if len(over_teachers) and layout.format != "csv":  # a CSV file has one table
         explained("\nover teachers: every teacher counts once, with the mean of its seeds")
+        if not over_teachers["teachers"].all():
+            explained(
+                "teachers 0: a method without a teacher, over its seeds. Its p is Welch's t-test, if it is unpaired"
+            )
         if not layout.pivot:
             explained(_explain_p_values(over_teachers, reference))
         print(experiments.format_comparison(over_teachers, layout.format, reference, layout.pivot))

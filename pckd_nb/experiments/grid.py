@@ -234,7 +234,8 @@ class Grid:
         shared = self.out / folder_name("", pair[1]) / str(arm) / f"seed{seed}"
         folders = [*(self.out / name / str(arm) / f"seed{seed}" for name in pairs), shared]
         new = shared if len(pairs) > 1 else own
-        return next((folder for folder in folders if (folder / "run.json").exists()), new)
+        found = [folder for folder in folders if (folder / "run.json").exists()]
+        return min(found, key=lambda folder: runs.read_settings(folder)["status"] != "finished", default=new)
 
     def train(self, point: Point, progress: bool = False, stop: Callable[[], bool] | None = None) -> Run:
         """Return the run of a point: load it if it is finished, resume it if it was interrupted, otherwise train it.

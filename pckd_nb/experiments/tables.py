@@ -1,9 +1,11 @@
 """The results of a grid as tables, and their statistics."""
 
+import warnings
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
+from scipy.stats import ttest_ind
 
 from .. import runs
 from ..validation import check
@@ -153,12 +155,17 @@ def comparison_over_teachers(table: pd.DataFrame, reference: str = "kd") -> pd.D
 
     with the 97.5 % quantile :math:`t_{K-1}` of Student's t-distribution with K − 1 degrees of freedom.
 
+    An arm without a teacher does not depend on the teachers, however many there are. Its mean, standard deviation and
+    interval are over its seeds. Its difference to a reference with a teacher is the mean over the seeds minus the mean
+    over the teachers. Both vary independently, so interval and p-value are those of Welch's t-test. They are missing if
+    there is only one seed or one teacher. Two arms without a teacher are compared seed by seed.
+
     Parameters
     ----------
     table : DataFrame
         The table of `results`, or any table with the columns pair, arm, seed, top1, teacher and student. Pairs with the
-        same names of teacher and student count as different teachers of one architecture. In the rows of students
-        without a teacher, the column teacher may be empty.
+        same names of teacher and student count as different teachers of one architecture. The column teacher is empty
+        in the rows of arms without a teacher.
     reference : str
         The arm that all others are compared with.
 
@@ -168,13 +175,14 @@ def comparison_over_teachers(table: pd.DataFrame, reference: str = "kd") -> pd.D
         One row per arm of every architecture. The columns are those of `comparison`, with these meanings:
 
         - pair: names of teacher and student, as in "resnet20-resnet8",
-        - teachers: the number of teachers, in place of seeds,
+        - teachers: the number of teachers, in place of seeds. 0 for an arm without a teacher,
         - mean, sd, low and high: mean, standard deviation and 95 % interval over the teachers, where the value of a
-          teacher is the mean of its seeds. An arm without a teacher has no sd and no interval here, because its runs
-          are the same for all teachers: `comparison` shows how they vary with the seed,
+          teacher is the mean of its seeds. For an arm without a teacher, over its seeds,
         - difference, d_low and d_high: as defined above,
-        - pairs: the number of teachers whose students can be compared,
-        - p and p_holm: p-values of the t-test of :math:`d_1, \dots, d_K`. NaN for fewer than two teachers.
+        - pairs: the number of teachers whose students can be compared. Of two arms without a teacher, the number of
+          seeds. 0 if only one of the arms has a teacher,
+        - p and p_holm: p-values of the t-test of :math:`d_1, \dots, d_K`, or of Welch's t-test. NaN for fewer than two
+          teachers.
 
     Raises
     ------
@@ -195,23 +203,70 @@ def comparison_over_teachers(table: pd.DataFrame, reference: str = "kd") -> pd.D
     0  vgg13-vgg8    kd         2         NaN      0   NaN
     1  vgg13-vgg8  pckd         2         3.5      2  0.09
     """
-    from ..analysis import summarise
+    from ..analysis import paired_difference, summarise
 
     _check_table(table, "pair", "arm", "seed", "top1", "teacher", "student")
     if "data" in table and table["data"].nunique() > 1:
         raise ValueError(f"the table has several data sets, {', '.join(table['data'].unique())}: select one of them")
     networks = table.groupby("pair")[["teacher", "student"]].first()  # the first name that is not missing
     compared = comparison(table, reference).join(networks, on="pair")
-    has_teacher = table["teacher"].notna().groupby([table["pair"], table["arm"]]).any()
+    empty = table["teacher"].isna().groupby([table["pair"], table["arm"]]).all().rename("alone")
+    compared = compared.join(empty, on=["pair", "arm"])
     rows = []
-    for (teacher, student, arm), group in compared.groupby(["teacher", "student", "arm"], sort=False):
-        differences = group["difference"].dropna().tolist()
-        difference = summarise(differences) if differences else None
-        top1 = summarise(group["mean"].tolist())
-        if not any(has_teacher[pair, arm] for pair in group["pair"]):
-            top1 = top1._replace(sd=float("nan"), low=float("nan"), high=float("nan"))
-        rows.append(_row(f"{teacher}-{student}", arm, top1, difference, group))
+    difference: Summary | Unpaired | None
+    for (teacher, student), group in compared.groupby(["teacher", "student"], sort=False):
+        values, alone = {}, {}
+        for arm, of_arm in group.groupby("arm", sort=False):
+            found = table[table["pair"].isin(of_arm["pair"]) & (table["arm"] == arm)]
+            alone[arm] = bool(of_arm["alone"].all())
+            values[arm] = found.groupby("seed" if alone[arm] else "pair", sort=False)["top1"].mean()
+        for arm, of_arm in group.groupby("arm", sort=False):
+            difference = None
+            if arm == reference or reference not in values:
+                pass
+            elif alone[arm] and alone[reference]:
+                if values[arm].index.intersection(values[reference].index).size:
+                    difference = paired_difference(values[arm], values[reference])
+            elif alone[arm] or alone[reference]:
+                difference = _unpaired_difference(values[arm], values[reference])
+            elif differences := of_arm["difference"].dropna().tolist():
+                difference = summarise(differences)
+            row = _row(f"{teacher}-{student}", arm, summarise(values[arm].tolist()), difference, of_arm)
+            rows.append({**row, "count": 0} if alone[arm] else row)
     return _with_holm(rows, "teachers")
+
+
+class Unpaired(NamedTuple):
+    """Difference of the means of two independent samples, with the names of `analysis.Summary`.
+
+    Parameters
+    ----------
+    mean : float
+    low, high : float
+        Bounds of its 95 % interval.
+    p_value : float
+        Of Welch's t-test.
+    count : int
+        Number of pairs, which is 0.
+    """
+
+    mean: float
+    low: float = float("nan")
+    high: float = float("nan")
+    p_value: float = float("nan")
+    count: int = 0  # type: ignore[assignment]  # replaces tuple.count, which counts values
+
+
+def _unpaired_difference(a: pd.Series, b: pd.Series) -> Unpaired:
+    """Return mean(a) − mean(b). Interval and p-value are NaN if a sample has one value, or if no sample varies."""
+    difference = float(a.mean() - b.mean())
+    if min(len(a), len(b)) < 2 or a.nunique() == b.nunique() == 1:
+        return Unpaired(difference)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # all seeds of one sample may have the same accuracy
+        welch = ttest_ind(a, b, equal_var=False)
+    interval = welch.confidence_interval()
+    return Unpaired(difference, float(interval.low), float(interval.high), float(welch.pvalue))
 
 
 def _check_table(table: pd.DataFrame, *columns: str) -> None:
@@ -225,7 +280,7 @@ def _check_table(table: pd.DataFrame, *columns: str) -> None:
 
 
 def _row(
-    pair: Hashable, arm: Hashable, top1: "Summary", difference: "Summary | None", group: pd.DataFrame
+    pair: Hashable, arm: Hashable, top1: "Summary", difference: "Summary | Unpaired | None", group: pd.DataFrame
 ) -> dict[str, Any]:
     """Return a row of a comparison, without p_holm. `group` may have the columns `COMPUTE`."""
     row: dict[str, Any] = {"pair": pair, "arm": arm, "count": top1.count, "pairs": 0}
