@@ -23,6 +23,7 @@ GALLERY_SIZE = 100  # maximum number of training images in gallery.npz
 MAX_GALLERY_SIDE = 96  # pixels; larger images are resized
 MAX_SAMPLES_IN_MESSAGE = 16
 EMBEDDING_SIZE = 2000  # maximum number of test images in embedding.npz
+VECTORS = ("means", "centers")  # in geometry.npz
 MAX_GEOMETRY_BYTES = 2**26  # of class means and centers in geometry.npz; above it, only the measures are kept
 
 
@@ -72,7 +73,7 @@ class Recorder:
     history, timing : list of dict
         One row of history.csv and timing.csv per complete epoch.
     geometry : list of dict
-        Class means, class centers and measures of neural collapse of every complete epoch, see `geometry_row`.
+        Class means, class centers and measures of neural collapse of every complete epoch, see `add_geometry`.
     """
 
     cross_entropy: Tensor
@@ -399,13 +400,33 @@ def geometry_row(model: Classifier, predictions: Predictions, epoch: int, epochs
     return {"epoch": epoch, **measured}
 
 
+def add_geometry(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
+    """Add the geometry of an epoch to that of the earlier ones.
+
+    The last row has the class means and centers of all epochs, as one tensor each. So the number of tensors in memory
+    does not grow with the number of epochs.
+
+    Parameters
+    ----------
+    rows : list of dict
+        It is changed.
+    row : dict
+        As `geometry_row` returns it.
+    """
+    for name in VECTORS:
+        if name in row:
+            earlier = [rows[-1].pop(name)] if rows and name in rows[-1] else []
+            row[name] = torch.cat([*earlier, row[name][None]])
+    rows.append(row)
+
+
 def stack_geometry(rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     """Return the geometry of all epochs as arrays, for geometry.npz.
 
     Parameters
     ----------
     rows : sequence of dict
-        The `geometry_row` of one epoch or more.
+        One epoch or more, as `add_geometry` has added them.
 
     Returns
     -------
@@ -415,5 +436,4 @@ def stack_geometry(rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     """
     arrays = {"epoch": np.array([row["epoch"] for row in rows], np.int32)}
     arrays |= {name: np.array([row[name] for row in rows], np.float32) for name in collapse.MEASURES}
-    vectors = [name for name in ("means", "centers") if all(name in row for row in rows)]
-    return arrays | {name: torch.stack([row[name] for row in rows]).numpy() for name in vectors}
+    return arrays | {name: rows[-1][name].numpy() for name in VECTORS if name in rows[-1]}

@@ -30,7 +30,7 @@ from pckd_nb.experiments.journal import JOURNAL, Journal
 from pckd_nb.experiments.search import train_next
 from pckd_nb.experiments.space import default_space, read_values, split_space, values_text
 
-from .test_cluster import KILLER, assert_continued, wait_for_an_epoch
+from .test_cluster import KILLER, SAVING, assert_continued, wait_for_an_epoch
 
 SIZES = {"train_size": 60, "test_size": 30}
 RECIPE = pckd.get_recipe("classroom", epochs=1, batch_size=20)
@@ -684,15 +684,16 @@ def test_jobs_end_with_their_command(teacher, tmp_path, number):
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_trial_whose_process_is_killed_is_continued_by_another_one(teacher, tmp_path):
-    more = "--methods", "kd,DKD", "--trials", "2", "--val", "0.2", "--epochs", "60", "--jobs", "2"
+    (tmp_path / "saving.py").write_text(SAVING)
+    method = f"{tmp_path / 'saving.py'}:Saving"
+    more = "--methods", method, "--trials", "3", "--val", "0.2", "--epochs", "60", "--jobs", "2"
     process = start(words(teacher, tmp_path / "out", *more))
     cut = wait_for_an_epoch(tmp_path / "out", process, [process.pid])
     cut.process.kill()
     output, errors = process.communicate(timeout=400)
-    assert process.returncode == 0 and "[4/4]" in output, errors
+    assert process.returncode == 0 and "[3/3]" in output, errors
     assert_continued(cut)
-    trials = search_trials(tmp_path / "out")
-    assert trials["status"].tolist() == ["finished"] * 4 and chosen_arms(tmp_path / "out").keys() == {"kd", "DKD"}
+    assert search_trials(tmp_path / "out")["status"].tolist() == ["finished"] * 3
     for file in (tmp_path / "out").rglob("history.csv"):
         assert pd.read_csv(file)["epoch"].tolist() == list(range(1, 61))
 

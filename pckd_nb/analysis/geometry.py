@@ -314,7 +314,9 @@ def class_geometry(model: Network, data: Dataset | str, split: str = "test", **o
     network = found.model() if isinstance(found, Run) else found
     measured = recording.measure_geometry(network, predict(network, as_dataset(data), split, **options))
     epoch = len(found.history) if isinstance(found, Run) else 0
-    return recording.stack_geometry([{"epoch": epoch, **measured}])
+    rows: list[dict[str, Any]] = []
+    recording.add_geometry(rows, {"epoch": epoch, **measured})
+    return recording.stack_geometry(rows)
 
 
 def geometry_table(

@@ -265,7 +265,8 @@ class RecordTrainGeometry(Callback):
         """Evaluate the training images."""
         model, epoch = trainer.optimization.evaluated_model, trainer.recorder.history[-1]["epoch"]
         predictions = compute_outputs(model, self._data, "train", fabric=trainer.fabric)
-        self._rows.append(recording.geometry_row(model, predictions, int(epoch), trainer.recipe.epochs))
+        row = recording.geometry_row(model, predictions, int(epoch), trainer.recipe.epochs)
+        recording.add_geometry(self._rows, row)
 
     def on_save(self, trainer: Trainer, run: Run) -> None:
         """Add the arrays to the run, if it gets the geometry of its test images."""

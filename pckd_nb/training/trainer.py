@@ -370,7 +370,7 @@ class Trainer:
             scores |= {f"{split}_{name}": value for name, value in predictions.scores()._asdict().items()}
             if split == self.data.held_out[0]:  # the test images, or the validation images without them
                 row = recording.geometry_row(model, predictions, self.recorder.epoch, self.recipe.epochs)
-                self.recorder.geometry.append(row)
+                recording.add_geometry(self.recorder.geometry, row)
         seconds = time.perf_counter() - started
         self.recorder.end_epoch(self.optimization.lr, self.method.epsilon, scores, seconds)
 
