@@ -308,7 +308,7 @@ class Run:
         epochs, classes = len(self.history), np.array(self.settings["data"]["classes"], object)
         if not epochs:
             raise ValueError(f"the run {self.title} has no complete epoch: train it for one epoch or more")
-        ids = np.arange(len(self.labels)) if self.ids is None else [_readable(name) for name in self.ids.tolist()]
+        ids = np.arange(len(self.labels)) if self.ids is None else [readable_name(name) for name in self.ids.tolist()]
         optional = {
             "true_label": getattr(self, "true_labels", None),
             "prediction": self.prediction,
@@ -419,7 +419,7 @@ class Run:
         write_settings(folder, self.settings)
 
 
-def _readable(name: Any) -> Any:
+def readable_name(name: Any) -> Any:
     r"""Return the name of an image as one line of text in UTF-8. Other bytes and control characters become \xNN."""
     text = name.decode(errors="backslashreplace") if isinstance(name, bytes) else name
     if not isinstance(text, str):

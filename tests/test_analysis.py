@@ -430,6 +430,11 @@ def test_grad_cam_takes_the_correct_classes_and_leaves_the_network_as_it_was():
     assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert analysis.grad_cam(model, data, [39], split="train").shape == (1, 16, 16)
+    with torch.no_grad():
+        assert analysis.grad_cam(model, data, [0]).shape == (1, 16, 16)
+    other = pckd.load_dataset("shapes100", train_size=100, test_size=100)
+    with pytest.raises(ValueError, match="the network has 10 classes, but shapes100 has 100"):
+        analysis.grad_cam(model, other, [0])
     for rows, classes, message in (
         ([20], None, "rows must be from 0 to 19, got 20 to 20"),
         ([-1, 3], None, "rows must be from 0 to 19, got -1 to 3"),

@@ -174,11 +174,11 @@ def test_agree(run, teacher, refused, tmp_path):
 
 def test_predict(run, teacher, refused, tmp_path):
     photos = make_photos(tmp_path / "photos")
-    weird = photos / "a, b\n.jpg"
+    weird = photos / "a, b\n\r.jpg"
     (photos / "train" / "cat" / "0.jpg").rename(weird)
     status, out, _ = run("predict", teacher, photos)
     table = pd.read_csv(io.StringIO(out), dtype={"class": str, "second": str})
-    assert status == 0 and len(table) == 16 and table["file"][0] == weird.name
+    assert status == 0 and len(table) == 16 and table["file"][0] == r"a, b\n\r.jpg"
     assert list(table) == ["file", "class", "confidence", "entropy", "second"]
     expected = pckd.analysis.predict_folder(str(teacher), photos)
     assert table["class"].tolist() == expected["class"].tolist()
@@ -207,6 +207,10 @@ def test_rank(run, refused, tmp_path):
     assert status == 0 and (found["area_under_margin"] < 0).all() and len(found) == 9
     assert (tmp_path / "new" / "rank.html").read_text("utf-8").count("<img") == 9
     refused("--csv 'new/rank.csv' exists: .* --overwrite", "rank", "noisy", "--csv", "new/rank.csv")
+    refused("--data needs --html", "rank", "noisy", "--data", "digits")
+    refused("--csv and --html must be different files", "rank", "noisy", "--csv", "x", "--html", "x")
+    refused("unknown data set 'other'", "rank", "noisy", "--data", "other", "--csv", "x.csv", "--html", "x.html")
+    assert not list(tmp_path.glob("x*"))
     refused("--html 'new' is a folder", "rank", "noisy", "--html", "new")
     refused("unknown measure 'loss': choose from gamma", "rank", "noisy", "--by", "loss")
     refused("unknown class 'cat'", "rank", "noisy", "--class", "cat")

@@ -1,5 +1,6 @@
 """Figures of the geometry of classes by epoch, on made-up runs with known answers."""
 
+import copy
 import dataclasses
 import io
 
@@ -143,6 +144,14 @@ def test_runs_that_cannot_be_drawn_are_refused(runs):
     assert len(figures.collapse_over_epochs(small).axes) == 4
     with pytest.raises(ValueError, match="the run has recorded no class centers"):
         figures.collapse_over_epochs([runs[0], small])
+    second = copy.deepcopy(runs[0])
+    second.settings["fingerprint"] = "second"
+    of_second = copy.deepcopy(runs[1])
+    of_second.settings["teacher"]["fingerprint"] = "second"
+    with pytest.raises(ValueError, match="several teachers: draw the students of one teacher at a time"):
+        figures.collapse_over_epochs([*runs, second, of_second])
+    twice = figures.collapse_over_epochs([runs[0], copy.deepcopy(runs[0]), runs[1]])
+    assert len(twice.axes) == 8
     for wrong in ([], [12], range(11)):
         with pytest.raises(ValueError, match="classes must be 1 to 10 numbers below 12"):
             figures.center_trajectories(runs, wrong)

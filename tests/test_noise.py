@@ -465,6 +465,10 @@ def test_noise_detection_takes_all_measures_of_a_run():
     assert list(found.index) == list(measures.HARD_IS)
     one = analysis.noise_detection(table, wrong, {"area_under_margin": -1}, k=(20,)).iloc[0]
     assert found.loc["area_under_margin", "auc"] == one["auc"] > 0.8
+    assert "precision_at_200" in analysis.noise_detection(table, wrong)
+    assert "precision_at_100" not in analysis.noise_detection(table[:60], wrong[:60])
+    with pytest.raises(ValueError, match=r"another index than the table: pass flipped\[table.index\], or an array"):
+        analysis.noise_detection(table.sort_values("gamma"), pd.Series(wrong))
 
 
 def test_noise_detection_by_hand():

@@ -112,11 +112,34 @@ def test_report_shows_the_numbers_of_the_run(runs, data):
 def test_report_says_what_is_left_out(runs, data, tmp_path):
     teacher, student = runs
     page = check_alone(pages.report_page(student))
-    assert "Left out: confusion matrix, calibration and mistakes, because they need the images." in page.words
+    assert "Left out: confusion matrix, calibration and mistakes: they need the images" in page.words
     student_alone = pckd.load_run(student.path)
     student_alone.save(tmp_path / "run", weights=False)
     page = check_alone(pages.report_page(tmp_path / "run", data))
-    assert "because this run was saved without weights." in page.words and "Mistakes" not in page.words
+    assert "this run was saved without weights" in page.words and "Mistakes" not in page.words
+
+
+def test_report_leaves_out_what_a_run_cannot_show(tmp_path):
+    noisy = pckd.load_dataset("digits", train_size=60, test_size=20, val=0.2, label_noise=0.3)
+    trial = pckd.fit("resnet8", noisy.without_test(), epochs=1, batch_size=10, progress=False)
+    page = check_alone(pages.report_page(trial, noisy.without_test()))
+    assert "learning curves: the run supervised resnet8 was trained without test images" in page.words
+    assert "30 % wrong labels (uniform)" in page.words and "label noise 0.3 data" in page.words
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (80, 4, 8, 8), generator=random, dtype=torch.uint8)
+    labels = torch.arange(80) % 40
+    many = Dataset.from_arrays((images[:40], labels[:40]), (images[40:], labels[40:]), mean=(0.5,) * 4, std=(0.3,) * 4)
+    run = pckd.fit("resnet8", many, epochs=1, batch_size=10, progress=False)
+    page = check_alone(pages.report_page(run, many))  # 40 classes without groups, and four channels
+    assert "Left out" not in page.words and "Maps" in page.words
+
+
+def test_report_says_if_its_parts_are_of_different_images(noisy):
+    run, data = noisy
+    few = pckd.load_dataset("digits", train_size=200, test_size=10, label_noise=0.2)
+    page = check_alone(pages.report_page(run, few))
+    assert "Classes, calibration and mistakes are of 10 images of digits. The accuracies above are" in page.words
+    assert "The accuracies above" not in check_alone(pages.report_page(run, data)).words
 
 
 def test_difference_page_shows_the_images_on_which_one_network_is_right(runs, data):
@@ -129,6 +152,10 @@ def test_difference_page_shows_the_images_on_which_one_network_is_right(runs, da
     assert ("Only A is right" in page.words) == (only_a > 0) and ("Only B is right" in page.words) == (only_b > 0)
     assert "method supervised PCKD" in page.words and "beta_fa – 20" in page.words
     assert "momentum" not in page.words  # the same in both
+    noise = pckd.load_dataset("digits", train_size=60, test_size=20, label_noise=0.3)
+    clean = pckd.load_dataset("digits", train_size=60, test_size=20)
+    pair = [pckd.fit("resnet8", found, epochs=1, batch_size=20, progress=False) for found in (clean, noise)]
+    assert "data: label_noise – 0.3" in check_alone(pages.difference_page(*pair, clean)).words
     same = check_alone(pages.difference_page(runs[0], runs[0], data, precision="32-true"))
     assert "None." in same.words and "Only A is right" not in same.words
 
@@ -213,6 +240,9 @@ def test_ranking_page_shows_every_image_in_order(noisy, runs, data):
     assert html.count("<script") == 1 and BAD_NAME not in html and html.count("teacher: ") == 5
     with pytest.raises(ValueError, match="the run has 200 training images, but photos & more has 40: use the data of"):
         pages.ranking_page(run, table, data, "gamma")
+    clean = pckd.load_dataset("digits", train_size=200, test_size=20)
+    with pytest.raises(ValueError, match="the images of digits are not those that the run was trained with"):
+        pages.ranking_page(run, table, clean, "gamma")
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from ..arguments import Network, as_dataset, as_network
 from ..data import Dataset
-from ..evaluation import pixel_statistics
+from ..evaluation import check_input, pixel_statistics
 from ..models import FeatureMaps, match_input
 from ..views import normalise
 
@@ -80,7 +80,12 @@ def grad_cam(
     targets = labels[index] if classes is None else _positions("classes", classes, data.num_classes)
     if len(targets) != len(index):
         raise ValueError(f"there must be one class per image, got {len(index)} images and {len(targets)} classes")
+    if network.num_classes != data.num_classes:
+        raise ValueError(f"the network has {network.num_classes} classes, but {data.name} has {data.num_classes}")
+    if network.trained_on:
+        network.trained_on.check_classes(data, "network")
     network = match_input(network, data)
+    check_input(network, "network", data)
     device = next(network.parameters()).device
     mean, std = pixel_statistics(data, device)
     was_training = network.training
@@ -91,10 +96,11 @@ def grad_cam(
     found = []
     try:
         for images, wanted in zip(images_of_split.read(index.split(50)), targets.split(50), strict=True):
-            output = maps(network, normalise(images.to(device), mean, std).requires_grad_())
-            (last,) = output.maps
-            logits = output.logits.gather(1, wanted.to(device)[:, None]).sum()
-            (gradient,) = torch.autograd.grad(logits, last)
+            with torch.enable_grad():
+                output = maps(network, normalise(images.to(device), mean, std).requires_grad_())
+                (last,) = output.maps
+                logits = output.logits.gather(1, wanted.to(device)[:, None]).sum()
+                (gradient,) = torch.autograd.grad(logits, last)
             cam = (gradient.mean((2, 3), keepdim=True) * last).sum(1, keepdim=True).relu().detach()
             cam = F.interpolate(cam.float(), data.size, mode="bilinear", align_corners=False)[:, 0]
             found.append((cam / cam.amax((1, 2), keepdim=True).clamp(min=1e-12)).cpu().numpy())

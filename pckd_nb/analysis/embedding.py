@@ -164,7 +164,8 @@ def aligned_maps(
 
     t-SNE may rotate a map, mirror it, and place its clusters anywhere. So two maps that are computed alone look
     different even if the features are almost the same. Here, t-SNE starts each map from another one, and the new map is
-    then rotated or mirrored to fit that one (orthogonal Procrustes analysis). What still moves has other neighbours.
+    then rotated or mirrored to fit that one (orthogonal Procrustes analysis). Small movements mean nothing. Points that
+    move far have other neighbours.
 
     Parameters
     ----------

@@ -15,6 +15,8 @@ from ..measures import HARD_IS, TEACHER_HARD_IS
 from ..messages import one_line
 from ..validation import Count, checked
 
+DEFAULT_K = (50, 100, 200)
+
 
 def precision_at_k(
     scores: Sequence[float] | np.ndarray | pd.Series, flipped: Sequence[bool] | np.ndarray | pd.Series, k: int
@@ -64,7 +66,7 @@ def noise_detection(
     table: pd.DataFrame,
     flipped: Sequence[bool] | np.ndarray | pd.Series,
     measures: Mapping[str, int] | Sequence[str] | None = None,
-    k: Sequence[int] = (50, 100, 200),
+    k: Sequence[int] | None = None,
 ) -> pd.DataFrame:
     """Compare how well several measures find wrong labels.
 
@@ -78,8 +80,9 @@ def noise_detection(
         Names of columns. 1 means that high values are suspicious, such as a high cross-entropy. -1 means that low
         values are suspicious, such as a low confidence. In a sequence, all are 1. By default, all
         measures of `Run.samples` that the table has. Images that were never learned then count as learned last.
-    k : sequence of int
-        For each number k, the precision at k is computed, see `precision_at_k`.
+    k : sequence of int, optional
+        For each number k, the precision at k is computed, see `precision_at_k`. Default: those of 50, 100 and 200 that
+        are not larger than the number of images.
 
     Returns
     -------
@@ -116,7 +119,10 @@ def noise_detection(
 
     if not isinstance(table, pd.DataFrame):
         raise TypeError(f"table must be a DataFrame, got {type(table).__name__}")
+    if isinstance(flipped, pd.Series) and not flipped.index.equals(table.index):
+        raise ValueError("flipped has another index than the table: pass flipped[table.index], or an array")
     wrong = _checked_flipped(flipped)
+    k = [number for number in DEFAULT_K if number <= len(table)] if k is None else k
     if len(wrong) != len(table):
         raise ValueError(f"flipped must have one value per row of the table, {len(table)}, got {len(wrong)}")
     if wrong.all() or not wrong.any():

@@ -1,6 +1,5 @@
 """Predictions of trained networks, image by image: for new images, and compared with another network."""
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from ..data.folders import read_images
 from ..data.own import Workers
 from ..evaluation import images_per_batch, make_fabric, predict, run_batches
 from ..paths import user_path
-from ..runs import Run
+from ..runs import Run, readable_name
 from ..validation import checked
 from .statistics import holm, mcnemar
 
@@ -213,7 +212,7 @@ def predict_folder(
     DataFrame
         One row per image, sorted by file within each folder. The columns are:
 
-        - file: path relative to `folder`,
+        - file: path relative to `folder`. Bytes that are not UTF-8 and control characters are written as ``\\xNN``,
         - class: name of the class with the largest probability,
         - confidence: this probability, from 1/C to 1 for C classes,
         - entropy: :math:`-\sum_c p_c \ln p_c` in nats, from 0 to ln C. It is large if the network is not sure,
@@ -265,7 +264,7 @@ def predict_folder(
     classes = np.array(info["classes"], dtype=object)
     return pd.DataFrame(
         {
-            "file": [os.fsdecode(name) for name in images.names],
+            "file": [readable_name(name) for name in images.names.tolist()],
             "class": classes[first],
             "confidence": confidence,
             "entropy": -(log_p.exp() * log_p).nan_to_num().sum(1),

@@ -10,7 +10,7 @@ from .. import files
 from ..html import counted
 from ..validation import checked
 from .app import command
-from .console import cell_text, check_new_file, print_table
+from .console import cell_text, check_new_file, print_table, printable_line
 from .evaluation import Split, check_split
 from .options import (
     Accelerator,
@@ -84,6 +84,9 @@ def rank(
     csv: Annotated[Path | None, typer.Option(help="CSV file to write, with all measures.")] = None,
     html: Annotated[Path | None, typer.Option(help="Page to write, with the images.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files in --csv and --html.")] = False,
+    data: Annotated[
+        str | None, in_data(help="Data set of the run, for --html. Only needed if it is your own file.py:NAME.")
+    ] = None,
     workers: Workers = None,
     root: Root = None,
 ) -> None:
@@ -91,6 +94,11 @@ def rank(
 
     With --html, these images are shown on a page, where they can be sorted by other measures.
     """
+    check_names(data=data)
+    if data is not None and html is None:
+        raise ValueError("--data needs --html: it is the data set whose images the page shows")
+    if csv and html and csv.absolute() == html.absolute():
+        raise ValueError("--csv and --html must be different files")
     for option, path in (("--csv", csv), ("--html", html)):
         if path:
             check_new_file(path, overwrite, option)
@@ -102,20 +110,25 @@ def rank(
     checked(WorkerCount, "workers", workers)
     run = load_run(run_folder)
     table = rank_samples(run, by, top, classes=classes or (), per_class=per_class, suspects=suspects)
+    page = ""
+    if html:
+        from ..pages import ranking_page
+
+        page = ranking_page(run, table, load_data_of_run(run, data, root, drop_none(workers=workers)), by)
     if csv:
         csv.parent.mkdir(parents=True, exist_ok=True)
         write_csv = partial(table.to_csv, index_label="position", lineterminator="\n", float_format="%.6g")
         files.write(csv, write_csv)
         print(f"{csv}: {counted(len(table), 'image')}")
     if html:
-        from ..pages import ranking_page
-
-        data = load_data_of_run(run, None, root, drop_none(workers=workers))
-        write_page(html, ranking_page(run, table, data, by))
+        write_page(html, page)
     if not csv and not html:
         shown = ["id", "class", *(["predicted_class"] if "predicted_class" in table else []), by]
         more = [name for name in ("cross_entropy_mean", "area_under_margin") if name in table and name not in shown]
-        rows = [tuple(map(cell_text, row)) for row in table[[*shown, *more]].itertuples(index=False)]
+        rows = [
+            tuple(printable_line(cell_text(cell)) for cell in row)
+            for row in table[[*shown, *more]].itertuples(index=False)
+        ]
         right = range(len(shown) - 1, len(shown) + len(more))
         print_table([(*shown, *more), *rows], right=tuple(right))
         kind = "large" if {**HARD_IS, **TEACHER_HARD_IS}[by] > 0 else "small"

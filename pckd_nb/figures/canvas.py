@@ -491,6 +491,8 @@ def add_legend(figure: Figure, runs: list[Run]) -> None:
 def as_rgb(image: np.ndarray) -> np.ndarray:
     """Return an image with the channels last. A grey image gets three equal channels.
 
+    Of an image that has neither one nor three channels, the first channel is shown.
+
     Parameters
     ----------
     image : array of shape (channels, height, width)
@@ -499,6 +501,7 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
     -------
     array of shape (height, width, 3)
     """
+    image = image if len(image) == 3 else image[:1]
     return np.broadcast_to(image.transpose(1, 2, 0), (*image.shape[1:], 3))
 
 

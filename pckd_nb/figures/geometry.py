@@ -82,8 +82,10 @@ def collapse_over_epochs(
     """
     runs = _check_geometry(runs)
     teachers = [run for run in runs if is_teacher(run, runs)]
+    if teacher_geometry is None and len({run.fingerprint for run in teachers}) > 1:
+        raise ValueError("the runs have several teachers: draw the students of one teacher at a time")
     teacher = teacher_geometry if teacher_geometry is not None else next(iter(teachers), None)
-    students = [run for run in runs if run not in teachers] if teacher is not None else []
+    students = [run for run in runs if not any(run is other for other in teachers)] if teacher is not None else []
     rows = [(COLLAPSE_PANELS, runs), *([(TEACHER_PANELS, students)] if students else [])]
     note = f"Measured on the {'training' if train else 'test'} images."
     if len(rows) > 1:

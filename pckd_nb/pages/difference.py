@@ -126,7 +126,9 @@ def _all_settings(run: Run) -> dict[str, str]:
     values = {
         "data": settings["data"]["name"],
         "training images": settings["data"]["train_images"],
+        **{f"data: {name}": value for name, value in settings["data"].get("options", {}).items()},
         "network": settings["model"]["name"],
+        "initial weights": settings["model"].get("weights_from") or settings["model"].get("start"),
         "teacher": teacher.get("name"),
         "teacher's weights": teacher.get("fingerprint"),
         "method": settings["method"]["title"],

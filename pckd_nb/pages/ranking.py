@@ -36,7 +36,7 @@ def ranking_page(run: Run | str | Path, table: pd.DataFrame, data: Dataset | str
     Raises
     ------
     ValueError
-        If the data set has another number of training images than the run.
+        If the data set has other images than the run was trained with.
     TypeError
         If an argument has the wrong type.
 
@@ -55,6 +55,11 @@ def ranking_page(run: Run | str | Path, table: pd.DataFrame, data: Dataset | str
     if recorded != found:
         raise ValueError(
             f"the run has {recorded:,} training images, but {data.name} has {found:,}: use the data of the run"
+        )
+    if data.fingerprint != run.data_fingerprint:
+        raise ValueError(
+            f"the images of {data.name} are not those that the run was trained with: they have changed since, or it is "
+            "another data set"
         )
     directions = {name: sign for name, sign in {**HARD_IS, **TEACHER_HARD_IS}.items() if name in table}
     images = read_images(data.train, table.index.to_numpy())

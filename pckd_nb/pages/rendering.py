@@ -14,6 +14,7 @@ from pandas.api.types import is_numeric_dtype
 from PIL import Image
 
 from ..data import Split, Streamed
+from ..runs import readable_name
 
 DPI = 150  # of figures
 MAX_SIDE = 160  # pixels; larger thumbnails are resized
@@ -134,4 +135,4 @@ def image_names(split: Split | Streamed, rows: np.ndarray) -> list[str]:
     """
     if split.ids is None:
         return [f"image {row}" for row in rows]
-    return [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in split.ids[rows]]
+    return [str(readable_name(name)) for name in split.ids[rows].tolist()]

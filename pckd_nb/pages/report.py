@@ -16,7 +16,8 @@ from ..arguments import as_dataset, as_run
 from ..data import Dataset
 from ..evaluation import Predictions, predict
 from ..html import counted, value_text
-from ..runs import Run
+from ..messages import one_line
+from ..runs import Run, describe_noise
 from .rendering import Sample, image_names, percent, read_images, render
 
 SHOWN_SAMPLES = 24
@@ -88,30 +89,64 @@ def report_page(run: Run | str | Path, data: Dataset | str | None = None, **opti
     run = as_run(run)
     dataset = None if data is None else as_dataset(data)
     last = run.history.iloc[-1].to_dict() if len(run.history) else {}
-    numbers = {"epochs": str(len(run.history))}
+    numbers, notes = {"epochs": str(len(run.history))}, list[str]()
     for split in ("test", "val"):
         if f"{split}_top1" in last:
             numbers |= {f"{split} top-1": f"{last[f'{split}_top1']:.1f} %"}
             numbers |= {f"{split} top-5": f"{last[f'{split}_top5']:.1f} %"} if f"{split}_top5" in last else {}
     numbers["parameters"] = f"{run.parameters:,}"
-    sections, missing = [_curves(run)], ""
+    sections: list[ReportSection | None] = []
+    missing: list[str] = []
+    _add(sections, missing, "learning curves", _curves, run)
     if dataset is not None and run.student_state:
         predictions = predict(run, dataset, run.scored_split, **options)
         numbers["calibration error"] = f"{calibration(predictions).ece:.1f} points"
-        sections += [_confusion(run, predictions), _calibration(run, predictions), _mistakes(run, dataset, predictions)]
+        _add(sections, missing, "classes", lambda run: _confusion(run, predictions), run)
+        _add(sections, missing, "calibration", lambda run: _calibration(run, predictions), run)
+        sections.append(_mistakes(run, dataset, predictions))
+        same = dataset.fingerprint == run.data_fingerprint and len(predictions.labels) == run.settings["data"].get(
+            f"{run.scored_split}_images", len(predictions.labels)
+        )
+        if not same:
+            note = f"{len(predictions.labels):,} images of {dataset.name}"
+            notes = [
+                f"Classes, calibration and mistakes are of {note}. The accuracies above are those of the training."
+            ]
     elif not run.student_state:
-        missing = "confusion matrix, calibration and mistakes, because this run was saved without weights."
+        missing.append("confusion matrix, calibration and mistakes: this run was saved without weights")
     else:
-        missing = "confusion matrix, calibration and mistakes, because they need the images."
-    sections += [section for section in (_difficulty(run), _maps(run), _settings(run)) if section]
+        missing.append("confusion matrix, calibration and mistakes: they need the images")
+    _add(sections, missing, "difficulty", _difficulty, run)
+    _add(sections, missing, "maps", _maps, run)
+    sections.append(_settings(run))
     teacher = (run.settings["teacher"] or {}).get("name")
-    values = dict(run=run, teacher=teacher, numbers=numbers, sections=sections, missing=missing)
+    shown = [section for section in sections if section]
+    name = run.settings["data"]["name"] + describe_noise(run.settings)
+    values = dict(run=run, data=name, teacher=teacher, numbers=numbers, sections=shown, missing=missing, notes=notes)
     return render("report.html", title=f"{run.title} on {run.settings['data']['name']}", **values)
+
+
+def _add(
+    sections: list[ReportSection | None],
+    missing: list[str],
+    name: str,
+    make: Callable[[Run], ReportSection | None],
+    run: Run,
+) -> None:
+    """Add a section, or the reason why it cannot be made from this run."""
+    try:
+        sections.append(make(run))
+    except ValueError as error:
+        missing.append(f"{name}: {one_line(error)}")
 
 
 def _settings(run: Run) -> ReportSection:
     settings, recipe = run.settings["method"]["settings"], run.settings["recipe"]
     rows = [(name, value_text(entry["value"]), entry["from"]) for name, entry in settings.items()]
+    options = run.settings["data"].get("options", {})
+    rows += [
+        (name.replace("_", " "), value_text(value), "data") for name, value in options.items() if value is not None
+    ]
     rows += [
         (name.replace("_", " "), value_text(value), "recipe")
         for name, value in recipe.items()
@@ -192,7 +227,7 @@ def _maps(run: Run) -> ReportSection | None:
     if not run.embedding:
         return None
     drawn: dict[str, Figure] = {"t-SNE map of test images and class centers": figures.feature_map(run)}
-    if len(run.settings["data"]["classes"]) >= MANY_CLASSES:
+    if run.settings["data"]["groups"] and len(run.settings["data"]["classes"]) >= MANY_CLASSES:
         drawn["Map of the class centers"] = figures.center_map(run)
     text = (
         "Each point is a test image, and each star a class center. Points that are close to each other have similar "
