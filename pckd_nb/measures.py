@@ -24,7 +24,7 @@ Examples
 >>> import pckd_nb as pckd
 >>> margin = np.array([[-1.0, 2.0], [0.5, 3.0], [-0.5, 4.0]])  # three epochs, two samples
 >>> pckd.measures.forgetting_events(margin).tolist()
-[1, 0]
+[1.0, 0.0]
 >>> pckd.measures.area_under_margin(margin).round(2).tolist()
 [-0.33, 3.0]
 """
