@@ -38,11 +38,15 @@ type_variables = [
     "ranks.T",
     "data.streaming.T",
     "methods.terms.numerics.R",
+    "experiments.engines.Item",
+    "experiments.engines.Result",
 ]
 nitpick_ignore = [("py:class", f"pckd_nb.{name}") for name in without_docstring + type_variables]
 nitpick_ignore += [("py:class", "P")]  # a ParamSpec
 # In a module that imports some names for type checkers only, annotations stay text.
-nitpick_ignore += [("py:class", name) for name in ("ImagesAndLabels", "Logger", "Path", "nn.Module", "pd.DataFrame")]
+nitpick_ignore += [
+    ("py:class", name) for name in ("ImagesAndLabels", "Logger", "Path", "nn.Module", "np.ndarray", "pd.DataFrame")
+]
 nitpick_ignore += [("py:class", name) for name in ("BaseDistribution", "FrozenTrial", "Study")]  # of optuna
 
 highlight_language = "none"
