@@ -120,7 +120,7 @@ class Run:
     geometry : dict of str to array
         Class means and class centers in every epoch, see `recording.stack_geometry`. They are of the test images, or of
         the validation images if the run was trained without test images. The names of arrays of the training images
-        begin with "train_", see `training.RecordTrainGeometry`.
+        begin with ``train_``, see `training.RecordTrainGeometry`.
     path : Path, optional
         The run folder. None if the run is only in memory.
 
@@ -608,7 +608,7 @@ def geometry_of(geometry: Mapping[str, np.ndarray], train: bool = False) -> dict
     Returns
     -------
     dict of str to array
-        Without the prefix "train_". Empty if there is none.
+        Without the prefix ``train_``. Empty if there is none.
     """
     if not train:
         return {name: array for name, array in geometry.items() if not name.startswith(TRAIN_PREFIX)}
