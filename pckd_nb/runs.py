@@ -271,9 +271,8 @@ class Run:
     def samples(self) -> pd.DataFrame:
         r"""Return a table with one row per training image: its name, its label, and all measures of its difficulty.
 
-        Sort and filter it with pandas: ``run.samples().sort_values("area_under_margin").head(50)``. Only complete
-        epochs count. A column is left out if the run has not recorded what it needs. Runs of earlier versions have no
-        margins and predictions.
+        Sort and filter it with pandas, as in the example. Only complete epochs count. A column is left out if the run
+        has not recorded what it needs. Runs of earlier versions have no margins and predictions.
 
         Returns
         -------
