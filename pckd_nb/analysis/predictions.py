@@ -12,7 +12,7 @@ from ..arguments import Network, as_dataset, as_network, as_run
 from ..data import Dataset
 from ..data.folders import read_images
 from ..data.own import Workers
-from ..evaluation import images_per_batch, make_fabric, predict, run_batches
+from ..evaluation import Predictions, images_per_batch, make_fabric, predict, run_batches
 from ..paths import user_path
 from ..runs import Run, readable_name
 from ..validation import checked
@@ -161,6 +161,23 @@ def agreement(run_a: Network, run_b: Network, data: Dataset | str, split: str = 
     networks = as_network("run_a", run_a), as_network("run_b", run_b)
     data = as_dataset(data)
     a, b = (predict(network, data, split, **options) for network in networks)
+    return compare_predictions(a, b, data, split)
+
+
+def compare_predictions(a: Predictions, b: Predictions, data: Dataset, split: str) -> Agreement:
+    """Return the `agreement` of two networks whose predictions are known.
+
+    Parameters
+    ----------
+    a, b : Predictions
+        Of both networks for the same split.
+    data : Dataset
+    split : {"test", "train", "val"}
+
+    Returns
+    -------
+    Agreement
+    """
     labels, predicted_a, predicted_b = (found.numpy() for found in (a.labels, a.logits.argmax(1), b.logits.argmax(1)))
     right_a, right_b = predicted_a == labels, predicted_b == labels
     only_a, only_b = right_a & ~right_b, right_b & ~right_a

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..analysis import agreement
+from ..analysis.predictions import compare_predictions
 from ..arguments import as_dataset, as_run
 from ..data import Dataset
 from ..evaluation import predict
@@ -53,8 +53,9 @@ def difference_page(
     '<!DOCTYPE html>'
     """
     a, b, data = as_run(run_a), as_run(run_b), as_dataset(data)
-    found = agreement(a, b, data, split, **options)
-    p_a, p_b = (predict(run, data, split, **options).logits.double().softmax(1).numpy() for run in (a, b))
+    of_a, of_b = (predict(run, data, split, **options) for run in (a, b))
+    found = compare_predictions(of_a, of_b, data, split)
+    p_a, p_b = (outputs.logits.double().softmax(1).numpy() for outputs in (of_a, of_b))
     labels = found.samples["label"].to_numpy()
     rows = np.arange(len(labels))
     gap = np.abs(p_a[rows, labels] - p_b[rows, labels])
