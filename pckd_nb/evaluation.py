@@ -116,6 +116,24 @@ def predict(
     (torch.Size([16, 64]), torch.Size([16, 10]))
     """
     network, data = as_network("model", model), as_dataset(data)
+    check_classes(network, data)
+    network = match_input(network, data)
+    check_input(network, "network", data)
+    return compute_outputs(network, data, split, accelerator, precision, fabric)
+
+
+def check_classes(network: Classifier, data: Dataset) -> None:
+    """Raise ValueError unless a network was made for the classes of a data set, as far as this is known.
+
+    Parameters
+    ----------
+    network : Classifier
+    data : Dataset
+
+    Raises
+    ------
+    ValueError
+    """
     if network.num_classes != data.num_classes:
         raise ValueError(
             f"the network has {network.num_classes} classes, but {data.name} has {data.num_classes}: give a network "
@@ -123,9 +141,22 @@ def predict(
         )
     if network.trained_on:
         network.trained_on.check_classes(data, "network")
-    network = match_input(network, data)
-    check_input(network, "network", data)
-    return compute_outputs(network, data, split, accelerator, precision, fabric)
+
+
+def check_split(data: Dataset, split: str) -> None:
+    """Raise ValueError unless a data set has a split of this name.
+
+    Parameters
+    ----------
+    data : Dataset
+    split : str
+
+    Raises
+    ------
+    ValueError
+    """
+    if split not in ("train", *data.held_out):
+        raise ValueError(f"split must be {', '.join(map(repr, ('train', *data.held_out)))}, got {split!r}")
 
 
 @torch.no_grad()
@@ -138,8 +169,7 @@ def compute_outputs(
     fabric: "Fabric | None" = None,
 ) -> Predictions:
     """Return the same as `predict`, but do not check classes, image size or normalisation, and convert nothing."""
-    if split not in ("train", *data.held_out):
-        raise ValueError(f"split must be {', '.join(map(repr, ('train', *data.held_out)))}, got {split!r}")
+    check_split(data, split)
     fabric = fabric or make_fabric(accelerator, precision)[0]
     mean, std = pixel_statistics(data, fabric.device)
     images_of_split = getattr(data, split).to(fabric.device)

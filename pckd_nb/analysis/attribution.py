@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from ..arguments import Network, as_dataset, as_network
 from ..data import Dataset
-from ..evaluation import check_input, pixel_statistics
+from ..evaluation import check_classes, check_input, check_split, pixel_statistics
 from ..models import FeatureMaps, match_input
 from ..views import normalise
 
@@ -72,18 +72,14 @@ def grad_cam(
     (2, 16, 16)
     """
     network, data = as_network("model", model), as_dataset(data)
-    if split not in ("train", *data.held_out):
-        raise ValueError(f"split must be {', '.join(map(repr, ('train', *data.held_out)))}, got {split!r}")
+    check_split(data, split)
     images_of_split = getattr(data, split)
     index = _positions("rows", rows, len(images_of_split))
     labels = images_of_split.labels.cpu()
     targets = labels[index] if classes is None else _positions("classes", classes, data.num_classes)
     if len(targets) != len(index):
         raise ValueError(f"there must be one class per image, got {len(index)} images and {len(targets)} classes")
-    if network.num_classes != data.num_classes:
-        raise ValueError(f"the network has {network.num_classes} classes, but {data.name} has {data.num_classes}")
-    if network.trained_on:
-        network.trained_on.check_classes(data, "network")
+    check_classes(network, data)
     network = match_input(network, data)
     check_input(network, "network", data)
     device = next(network.parameters()).device
