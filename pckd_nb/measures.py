@@ -56,6 +56,7 @@ HARD_IS = {
     "el2n": 1,
 }
 TEACHER_HARD_IS = {"teacher_cross_entropy": 1, "teacher_margin": -1}  # the same for the teacher's view in `Run.samples`
+DIRECTIONS = {**HARD_IS, **TEACHER_HARD_IS}
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -472,3 +473,28 @@ def _by_epoch(name: str, values: np.ndarray) -> np.ndarray:
             f"{found.shape}"
         )
     return found
+
+
+def hardness(table: pd.DataFrame, name: str) -> np.ndarray:
+    """Return a measure of a table of samples such that harder samples always have larger values.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The table of `Run.samples`.
+    name : str
+        A column, one of `DIRECTIONS`.
+
+    Returns
+    -------
+    float64 array of shape (samples,)
+        The measure, times -1 if hard samples have small values. Infinity for samples that were never learned.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import pckd_nb as pckd
+    >>> pckd.measures.hardness(pd.DataFrame({"confidence": [0.9, 0.2]}), "confidence").tolist()
+    [-0.9, -0.2]
+    """
+    return (DIRECTIONS[name] * table[name].astype("Float64")).to_numpy(float, na_value=np.inf)

@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 
 from ..arguments import as_run
 from ..html import counted
-from ..measures import HARD_IS, TEACHER_HARD_IS
+from ..measures import DIRECTIONS, hardness
 from ..runs import Run
 from ..validation import Count, check, checked
 
@@ -128,7 +128,7 @@ def rank_samples(
     run : Run, str or Path
         A run with recorded samples, or its folder.
     by : str
-        A measure of `measures.HARD_IS`, or "teacher_cross_entropy" or "teacher_margin". Images that were never learned
+        A measure of `measures.DIRECTIONS`. Images that were never learned
         come first in the order of "first_learned".
     top : int, optional
         Number of images to return. With `per_class`, the number for every class. Default: all.
@@ -171,10 +171,9 @@ def rank_samples(
         check(str, classes=name)
     top = checked(Count | None, "top", top)
     table, names = run.samples(), run.settings["data"]["classes"]
-    directions = {**HARD_IS, **TEACHER_HARD_IS}
-    known = [name for name in directions if name in table]
+    known = [name for name in DIRECTIONS if name in table]
     if by not in known:
-        reason = f"this run has not recorded {by}" if by in directions else f"unknown measure {by!r}"
+        reason = f"this run has not recorded {by}" if by in DIRECTIONS else f"unknown measure {by!r}"
         raise ValueError(f"{reason}: choose from {', '.join(known)}")
     if unknown := [name for name in classes if name not in names]:
         raise ValueError(f"unknown class {unknown[0]!r}: choose from {', '.join(names):.200}")
@@ -184,7 +183,7 @@ def rank_samples(
         if "area_under_margin" not in table:
             raise ValueError("suspects need recorded margins, which runs of earlier versions lack: train the run again")
         table = table[table["area_under_margin"] < 0]
-    table = table.sort_values(by, ascending=directions[by] < 0, kind="stable", na_position="first")
+    table = table.iloc[np.argsort(-hardness(table, by), kind="stable")]
     if per_class:
         return table.sort_values("label", kind="stable").groupby("label").head(top or len(table))
     return table if top is None else table.head(top)

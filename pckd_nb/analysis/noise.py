@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from ..measures import HARD_IS, TEACHER_HARD_IS
+from ..measures import DIRECTIONS, hardness
 from ..messages import one_line
 from ..validation import Count, checked
 
@@ -131,8 +131,8 @@ def noise_detection(
         raise TypeError(f"k must be a list of whole numbers, got {type(k).__name__}")
     sizes = [_checked_k(number, len(wrong)) for number in k]
     if measures is None:
-        directions = {name: sign for name, sign in {**HARD_IS, **TEACHER_HARD_IS}.items() if name in table}
-        table = table[list(directions)].astype(float).fillna({"first_learned": np.inf})
+        known = [name for name in DIRECTIONS if name in table]
+        table, directions = pd.DataFrame({name: hardness(table, name) for name in known}), dict.fromkeys(known, 1)
     else:
         directions = _directions(measures)
     rows = []

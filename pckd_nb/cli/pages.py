@@ -104,7 +104,7 @@ def rank(
             check_new_file(path, overwrite, option)
     from ..analysis import rank_samples
     from ..data.own import Workers as WorkerCount
-    from ..measures import HARD_IS, TEACHER_HARD_IS
+    from ..measures import DIRECTIONS
     from ..runs import load_run
 
     checked(WorkerCount, "workers", workers)
@@ -131,7 +131,7 @@ def rank(
         ]
         right = range(len(shown) - 1, len(shown) + len(more))
         print_table([(*shown, *more), *rows], right=tuple(right))
-        kind = "large" if {**HARD_IS, **TEACHER_HARD_IS}[by] > 0 else "small"
+        kind = "large" if DIRECTIONS[by] > 0 else "small"
         print(f"{counted(len(table), 'image')}. Hard images have {kind} values of {by}.")
 
 

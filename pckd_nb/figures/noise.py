@@ -8,7 +8,7 @@ import numpy as np
 from .. import analysis
 from ..analysis import summarise
 from ..html import counted
-from ..measures import HARD_IS, TEACHER_HARD_IS
+from ..measures import DIRECTIONS, hardness
 from ..runs import Run, describe_noise, require_parts
 from .arms import RunsBySeed, accuracies, teacher_name, unique_runs
 from .canvas import CLASS_COLORS, COLORS, DARK_GRAY, MORE_COLORS, Drawing, check_runs, new_figure
@@ -30,7 +30,7 @@ def precision_at_k(runs: Run | Sequence[Run], measures: Sequence[str] = SHOWN_ME
     runs : Run or sequence of Run
         Trainings with label noise and recorded samples: one method, with several seeds.
     measures : sequence of str
-        Columns of `Run.samples`, from `measures.HARD_IS` or `measures.TEACHER_HARD_IS`.
+        Columns of `Run.samples`, from `measures.DIRECTIONS`.
 
     Returns
     -------
@@ -43,9 +43,8 @@ def precision_at_k(runs: Run | Sequence[Run], measures: Sequence[str] = SHOWN_ME
         have different numbers of images or of wrong labels.
     """
     runs = check_runs(runs, whole_epoch=True)
-    directions = {**HARD_IS, **TEACHER_HARD_IS}
-    if unknown := [name for name in measures if name not in directions]:
-        raise ValueError(f"unknown measure {unknown[0]!r}: choose from {', '.join(directions)}")
+    if unknown := [name for name in measures if name not in DIRECTIONS]:
+        raise ValueError(f"unknown measure {unknown[0]!r}: choose from {', '.join(DIRECTIONS)}")
     tables, wrong = [], []
     for run in runs:
         require_parts(run, "samples")
@@ -65,7 +64,7 @@ def precision_at_k(runs: Run | Sequence[Run], measures: Sequence[str] = SHOWN_ME
         ax = figure.subplots()
         for color, name in zip(CLASS_COLORS, measures, strict=False):
             curves = [
-                [analysis.precision_at_k(_scores(table[name], directions[name]), flipped, int(k)) for k in sizes]
+                [analysis.precision_at_k(hardness(table, name), flipped, int(k)) for k in sizes]
                 for table, flipped in zip(tables, wrong, strict=True)
             ]
             points = [summarise(values) for values in zip(*curves, strict=True)]
@@ -80,12 +79,6 @@ def precision_at_k(runs: Run | Sequence[Run], measures: Sequence[str] = SHOWN_ME
         ax.set_title("Precision at k: which measure finds wrong labels?")
         figure.legend(loc="outside right upper")
     return figure
-
-
-def _scores(values: Sequence[float], direction: int) -> np.ndarray:
-    """Return suspicion: the larger, the more suspicious. Images that were never learned come first."""
-    scores = direction * np.asarray(values, float)
-    return np.where(np.isnan(scores), np.inf, scores)
 
 
 def noise_curves(runs: Run | Sequence[Run]) -> Drawing:

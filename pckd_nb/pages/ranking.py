@@ -9,7 +9,7 @@ import pandas as pd
 from ..arguments import as_dataset, as_run
 from ..data import Dataset
 from ..html import counted
-from ..measures import HARD_IS, TEACHER_HARD_IS
+from ..measures import DIRECTIONS
 from ..runs import Run
 from .rendering import read_images, render
 
@@ -61,7 +61,7 @@ def ranking_page(run: Run | str | Path, table: pd.DataFrame, data: Dataset | str
             f"the images of {data.name} are not those that the run was trained with: they have changed since, or it is "
             "another data set"
         )
-    directions = {name: sign for name, sign in {**HARD_IS, **TEACHER_HARD_IS}.items() if name in table}
+    directions = {name: sign for name, sign in DIRECTIONS.items() if name in table}
     images = read_images(data.train, table.index.to_numpy())
     samples = [
         _sample(row, image, list(directions), data) for (_, row), image in zip(table.iterrows(), images, strict=True)
