@@ -121,12 +121,17 @@ def center_rsa(a: np.ndarray, b: np.ndarray) -> float:
 
 def _similarities_of_pairs(a: np.ndarray, b: np.ndarray) -> list[np.ndarray]:
     """Return the `center_similarity` of two networks for all pairs of different classes."""
+    _check_same_classes(a, b)
+    pairs = np.triu_indices(len(a), 1)
+    return [center_similarity(centers)[pairs] for centers in (a, b)]
+
+
+def _check_same_classes(a: np.ndarray, b: np.ndarray) -> None:
+    """Raise ValueError unless both are matrices with the same number of rows, 3 or more."""
     check_matrix("a", a)
     check_matrix("b", b)
     if len(a) != len(b) or len(a) < 3:
         raise ValueError(f"a and b must have the same number of rows (classes), 3 or more, got {len(a)} and {len(b)}")
-    pairs = np.triu_indices(len(a), 1)
-    return [center_similarity(centers)[pairs] for centers in (a, b)]
 
 
 def center_cka(a: np.ndarray, b: np.ndarray) -> float:
@@ -158,10 +163,7 @@ def center_cka(a: np.ndarray, b: np.ndarray) -> float:
     ----------
     Kornblith et al., Similarity of Neural Network Representations Revisited, arXiv 1905.00414.
     """
-    check_matrix("a", a)
-    check_matrix("b", b)
-    if len(a) != len(b) or len(a) < 3:
-        raise ValueError(f"a and b must have the same number of rows (classes), 3 or more, got {len(a)} and {len(b)}")
+    _check_same_classes(a, b)
     a, b = (np.asarray(centers, np.float64) - np.asarray(centers, np.float64).mean(0) for centers in (a, b))
     numerator, denominator = np.linalg.norm(a.T @ b) ** 2, np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)
     return float(numerator / denominator) if denominator else float("nan")

@@ -87,6 +87,8 @@ def collapse_over_epochs(
     teacher = teacher_geometry if teacher_geometry is not None else next(iter(teachers), None)
     students = [run for run in runs if not any(run is other for other in teachers)] if teacher is not None else []
     rows = [(COLLAPSE_PANELS, runs), *([(TEACHER_PANELS, students)] if students else [])]
+    compared = {id(run) for run in students}
+    tables = {id(run): analysis.geometry_table(run, teacher if id(run) in compared else None, train) for run in runs}
     note = f"Measured on the {'training' if train else 'test'} images."
     if len(rows) > 1:
         note += " Similarity to the teacher after its last epoch. CKA = 1: the same up to rotation and scale. "
@@ -95,10 +97,8 @@ def collapse_over_epochs(
         figure.set_layout_engine("constrained", h_pad=0.08)
         grid = figure.subplots(len(rows), 4, squeeze=False)
         for axes, (panels, shown) in zip(grid, rows, strict=True):
-            compared = teacher if panels is TEACHER_PANELS else None
-            tables = [analysis.geometry_table(run, compared, train) for run in shown]
             for ax, (column, (title, label)) in zip(axes, panels.items(), strict=True):
-                _draw_lines(ax, shown, runs, [table.set_index("epoch")[column] for table in tables])
+                _draw_lines(ax, shown, runs, [tables[id(run)].set_index("epoch")[column] for run in shown])
                 ax.set(title=title, ylabel=label)
                 label_epoch_axis(ax)
                 if column == "nc1":

@@ -67,7 +67,7 @@ def feature_map(runs: Run | Sequence[Run], classes: Sequence[int] | None = None,
         for ax, run in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
             labels = run.embedding["labels"]
             chosen = np.isin(labels, classes)
-            shown = np.sort(np.concatenate([np.flatnonzero(labels == c)[:MAX_FEATURES_PER_CLASS] for c in classes]))
+            shown = _first_features(labels, classes)
             features, centers = run.embedding["features"][shown], run.embedding["centers"][classes]
             perplexity = min(30, (len(features) + len(centers)) / 4)
             xy, xy_centers = analysis.embed(features, centers, seed, perplexity, memo=run.embedding)
@@ -79,10 +79,7 @@ def feature_map(runs: Run | Sequence[Run], classes: Sequence[int] | None = None,
             ax.set_title(run_label(run, runs))
             ax.set_xlabel(f"{100 * purity:.0f} % of {k} nearest\nneighbours share the class")
             _draw_frame(ax)
-        marks = [
-            Line2D([], [], marker="o", linestyle="", color=color, label=textwrap.shorten(info["classes"][c], 24))
-            for color, c in zip(CLASS_COLORS, classes, strict=False)
-        ]
+        marks = _class_marks(info["classes"], classes)
         star = Line2D([], [], marker="*", linestyle="", color="white", markeredgecolor="black", markersize=12)
         star.set_label("category center")
         figure.legend(handles=[*marks, star], loc="outside right upper", handletextpad=0.2)
@@ -120,7 +117,7 @@ def aligned_feature_maps(runs: Sequence[Run], classes: Sequence[int] | None = No
         raise ValueError("the runs have embeddings of different images: use runs with the same test images")
     names = runs[0].settings["data"]["classes"]
     classes = choose_classes(classes, len(names))
-    shown = np.sort(np.concatenate([np.flatnonzero(labels == c)[:MAX_FEATURES_PER_CLASS] for c in classes]))
+    shown = _first_features(labels, classes)
     maps = analysis.aligned_maps(
         [run.embedding["features"][shown] for run in runs], seed, min(30, len(shown) / 4), True
     )
@@ -135,13 +132,22 @@ def aligned_feature_maps(runs: Sequence[Run], classes: Sequence[int] | None = No
             ax.set_title(run_label(run, runs))
             _draw_frame(ax)
             ax.set(xlim=(-limit, limit), ylim=(-limit, limit))
-        marks = [
-            Line2D([], [], marker="o", linestyle="", color=color, label=textwrap.shorten(names[c], 24))
-            for color, c in zip(CLASS_COLORS, classes, strict=False)
-        ]
-        figure.legend(handles=marks, loc="outside right upper", handletextpad=0.2)
+        figure.legend(handles=_class_marks(names, classes), loc="outside right upper", handletextpad=0.2)
         figure.suptitle("Aligned t-SNE maps of test features", x=0.01, ha="left", fontweight="bold")
     return figure
+
+
+def _first_features(labels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+    """Return the positions of the features that a map shows: the first ones of each class."""
+    return np.sort(np.concatenate([np.flatnonzero(labels == c)[:MAX_FEATURES_PER_CLASS] for c in classes]))
+
+
+def _class_marks(names: Sequence[str], classes: Sequence[int]) -> list[Line2D]:
+    """Return the entries of a legend with one colour per class."""
+    return [
+        Line2D([], [], marker="o", linestyle="", color=color, label=textwrap.shorten(names[c], 24))
+        for color, c in zip(CLASS_COLORS, classes, strict=False)
+    ]
 
 
 def center_map(runs: Run | Sequence[Run], seed: int = 0) -> Drawing:

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .. import figures
-from ..analysis import calibration
+from ..analysis import Calibration, calibration
 from ..arguments import as_dataset, as_run
 from ..data import Dataset
 from ..evaluation import Predictions, predict
@@ -95,14 +95,14 @@ def report_page(run: Run | str | Path, data: Dataset | str | None = None, **opti
             numbers |= {f"{split} top-1": f"{last[f'{split}_top1']:.1f} %"}
             numbers |= {f"{split} top-5": f"{last[f'{split}_top5']:.1f} %"} if f"{split}_top5" in last else {}
     numbers["parameters"] = f"{run.parameters:,}"
-    sections: list[ReportSection | None] = []
-    missing: list[str] = []
+    sections, missing = list[ReportSection](), list[str]()
     _add(sections, missing, "learning curves", _curves, run)
     if dataset is not None and run.student_state:
         predictions = predict(run, dataset, run.scored_split, **options)
-        numbers["calibration error"] = f"{calibration(predictions).ece:.1f} points"
+        calibrated = calibration(predictions)
+        numbers["calibration error"] = f"{calibrated.ece:.1f} points"
         _add(sections, missing, "classes", lambda run: _confusion(run, predictions), run)
-        _add(sections, missing, "calibration", lambda run: _calibration(run, predictions), run)
+        _add(sections, missing, "calibration", lambda run: _calibration(run, predictions, calibrated), run)
         sections.append(_mistakes(run, dataset, predictions))
         same = dataset.fingerprint == run.data_fingerprint and len(predictions.labels) == run.settings["data"].get(
             f"{run.scored_split}_images", len(predictions.labels)
@@ -120,22 +120,22 @@ def report_page(run: Run | str | Path, data: Dataset | str | None = None, **opti
     _add(sections, missing, "maps", _maps, run)
     sections.append(_settings(run))
     teacher = (run.settings["teacher"] or {}).get("name")
-    shown = [section for section in sections if section]
     name = run.settings["data"]["name"] + describe_noise(run.settings)
-    values = dict(run=run, data=name, teacher=teacher, numbers=numbers, sections=shown, missing=missing, notes=notes)
+    values = dict(run=run, data=name, teacher=teacher, numbers=numbers, sections=sections, missing=missing, notes=notes)
     return render("report.html", title=f"{run.title} on {run.settings['data']['name']}", **values)
 
 
 def _add(
-    sections: list[ReportSection | None],
+    sections: list[ReportSection],
     missing: list[str],
     name: str,
     make: Callable[[Run], ReportSection | None],
     run: Run,
 ) -> None:
-    """Add a section, or the reason why it cannot be made from this run."""
+    """Add a section if the run has what it shows, or the reason why it cannot be made from this run."""
     try:
-        sections.append(make(run))
+        if section := make(run):
+            sections.append(section)
     except ValueError as error:
         missing.append(f"{name}: {one_line(error)}")
 
@@ -178,8 +178,7 @@ def _confusion(run: Run, predictions: Predictions) -> ReportSection:
     )
 
 
-def _calibration(run: Run, predictions: Predictions) -> ReportSection:
-    found = calibration(predictions)
+def _calibration(run: Run, predictions: Predictions, found: Calibration) -> ReportSection:
     difference = found.confidence - found.accuracy
     kind = "overconfident" if difference > 0 else "underconfident"
     kind = f"{kind} by {abs(difference):.1f} points" if abs(difference) >= 0.05 else "neither over- nor underconfident"
