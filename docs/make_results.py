@@ -5,7 +5,7 @@ Run it with `python docs/make_results.py`.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +13,7 @@ from typing import NamedTuple
 import pandas as pd
 
 import pckd_nb as pckd
-from pckd_nb.analysis import paired_difference, summarise, teraflops
-from pckd_nb.experiments import chosen_arms, comparison, search_summary
+from pckd_nb.analysis import paired_difference, summarise
 from pckd_nb.figures import collection
 from pckd_nb.figures.arms import METHODS
 from pckd_nb.figures.results import comparison_table
@@ -30,11 +29,6 @@ TUNED = "β_fa = 5, β_ca = 100, views = 1"  # chosen on seed 0
 VARIANTS_BY_TEACHER = ("", TUNED)
 SEEDS_PER_TEACHER = 3  # all teachers have students of seeds 0, 1 and 2
 MIN_TEACHERS_FOR_MEAN = 3
-PREVIEW_ON_KD = "pckd-beta_fa=0-beta_ca=0-beta_cc=0-views=1"
-# Methods of the search whose accuracies are compared: the first minus the second.
-FAIR_PAIRS = [
-    ("pckd", "kd"), ("pckd", "kd-views=4"), ("pckd", "SSKD"), (PREVIEW_ON_KD, "kd"), ("kd-views=4", "kd"),
-]  # fmt: skip
 
 
 class Arm(NamedTuple):
@@ -194,94 +188,6 @@ def markdown(rows: pd.DataFrame, *more: str) -> str:
         around = f"{low} … {high}" if row["paired_n"] > 1 else ""
         lines.append([*(cells[name] for name in more), method, accuracy, interval, minus, around, str(row["n"] or "")])
     return rows_of(lines)
-
-
-def fair_tables(folder: Path, runs: list[pckd.Run]) -> dict[str, str]:
-    """Return the tables of the fair comparison in Markdown, by name.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of the search.
-    runs : list of Run
-        All runs of its grid, from several folders. The folder above a run is named after its arm.
-    """
-    arms = {method: str(arm) for method, arm in chosen_arms(folder).items()}
-    found: dict[str, dict[int, pckd.Run]] = defaultdict(dict)
-    for run in runs:
-        if run.path:
-            found[run.path.parent.name][run.settings["seed"]] = run
-    top1 = {arm: {seed: run.accuracy for seed, run in seeds.items()} for arm, seeds in found.items()}
-    compared = ["supervised", *arms.values()]
-    rows = [("fair", arm, seed, value) for arm in compared for seed, value in top1[arm].items()]
-    table = pd.DataFrame(rows, columns=["pair", "arm", "seed", "top1"])
-    tuned = comparison(table, arms["kd"]).set_index("arm")
-    summary = search_summary(folder).set_index("method")
-    header = [
-        "method",
-        "compute",
-        "default settings",
-        "chosen settings",
-        "minus KD, paired",
-        "95 % interval",
-        "p (Holm)",
-    ]
-    chosen = [["method", "chosen settings", "validation, default", "validation, chosen"]]
-    lines = [header]
-    for method, arm in {"supervised": "supervised", **arms}.items():
-        row, first, default = tuned.loc[arm], next(iter(found[arm].values())), top1.get(method, {})
-        title = described(next(iter(found[method].values())) if found[method] else first)
-        minus = (
-            []
-            if arm == arms["kd"]
-            else [signed(row["difference"]), f"{signed(row['d_low'])} … {signed(row['d_high'])}"]
-        )
-        minus += [p_text(row["p_holm"])] if minus else ["", "", ""]
-        scores = [score(default.values()), score(top1[arm].values()) if method != "supervised" else ""]
-        lines.append([title, f"{teraflops(first):.1f}", *scores, *minus])
-        if method in summary.index:
-            found_settings = settings_text(first, next(iter(found[method].values()), None))
-            accuracy = (summary.loc[method, name] for name in ("default", "best"))
-            chosen.append([title, found_settings, *(f"{value:.1f}" for value in accuracy)])
-    order = sorted(lines[1:], key=lambda line: -float((line[3] or line[2]).split(" ")[0]))
-    pairs = [["first", "second", "settings", "first minus second", "95 % interval", "seeds"]]
-    for one, other in FAIR_PAIRS:
-        for kind, names in (("default", (one, other)), ("chosen", (arms[one], arms[other]))):
-            difference = paired_difference(top1[names[0]], top1[names[1]])
-            titles = [described(next(iter(found[name].values()))) for name in (one, other)]
-            interval = f"{signed(difference.low)} … {signed(difference.high)}"
-            pairs.append([*titles, kind, signed(difference.mean), interval, str(difference.count)])
-    return {
-        "fair": rows_of([header, *order]),
-        "fair_chosen": rows_of(chosen),
-        "fair_pairs": rows_of(pairs),
-    }
-
-
-def described(run: pckd.Run) -> str:
-    """Return the method of a run and its chosen settings."""
-    return ", ".join(part for part in (run.settings["method"]["title"], run.variant) if part)
-
-
-def settings_text(run: pckd.Run, default: pckd.Run | None) -> str:
-    """Return the settings of a run that differ from those of another run of the same method."""
-    before = default.chosen_settings if default else {}
-    settings = {name: value for name, value in run.chosen_settings.items() if before.get(name) != value}
-    return ", ".join(f"{pckd.runs.SYMBOLS.get(name, name)} = {value:g}" for name, value in settings.items())
-
-
-def score(values: Iterable[float]) -> str:
-    """Return mean and standard deviation of accuracies as text. Empty if there are none."""
-    found = list(values)
-    if not found:
-        return ""
-    one = summarise(found)
-    return f"{one.mean:.1f} ± {one.sd:.1f}" if one.count > 1 else f"{one.mean:.1f}"
-
-
-def p_text(p: float) -> str:
-    """Return a p-value with three decimals."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def signed(value: float) -> str:
