@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -332,3 +332,24 @@ def check_new_file(out: Path, overwrite: bool, option: str = "--out") -> None:
     if out.exists() and not overwrite:
         raise FileExistsError(f"{option} '{out}' exists: choose another file, or replace it with --overwrite")
     files.check_writable(out.absolute().parent)
+
+
+def write_new_file(out: Path, writer: Callable[[Path], Any], size: str) -> None:
+    """Write a file as a whole, in a folder that is created if necessary, and print its name and size.
+
+    Parameters
+    ----------
+    out : Path
+    writer : callable
+        As in `files.write`.
+    size : str
+        Such as "20 images".
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    files.write(out, writer)
+    print(f"{out}: {size}")

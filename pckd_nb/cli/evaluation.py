@@ -7,21 +7,18 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from .. import catalogue, files
+from .. import catalogue
 from ..html import counted, p_value_text
 from .app import command
-from .console import cell_text, check_new_file, print_error, print_table
+from .console import cell_text, check_new_file, print_error, print_table, write_new_file
 from .options import (
     NORMALISATION_HELP,
     Accelerator,
     DataOptions,
-    ImageSize,
+    EvaluationOptions,
     Precision,
-    Root,
-    TestSize,
     Workers,
     check_names,
-    drop_none,
     in_data,
     in_networks,
 )
@@ -42,6 +39,7 @@ def evaluate(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="A run folder, or with --model a checkpoint file or URL.")
     ],
+    shared: EvaluationOptions,
     data: Annotated[str | None, in_data(help="Data set to evaluate on. Default: that of the run.")] = None,
     model: Annotated[str | None, in_networks(help="Network of the checkpoint, if SOURCE is one.")] = None,
     expect: Annotated[
@@ -61,12 +59,6 @@ def evaluate(
         ),
     ] = False,
     split: Split = "test",
-    test_size: TestSize = None,
-    image_size: ImageSize = None,
-    workers: Workers = None,
-    root: Root = None,
-    accelerator: Accelerator = "auto",
-    precision: Precision = "auto",
 ) -> None:
     """Measure the accuracy of a trained network. Use --expect to check a published accuracy."""
     if expect is not None and not 0 <= expect <= 100:
@@ -83,7 +75,7 @@ def evaluate(
     run = load_run_unless_checkpoint(model, source, "--model")
     if data is None and run is None:
         raise ValueError("a checkpoint needs --data, the data set to evaluate it on")
-    options = drop_none(test_size=test_size, image_size=image_size, workers=workers)
+    options, root, machine = shared
     if run:
         dataset, network = load_data_of_run(run, data, root, options), run.model()
     else:
@@ -99,9 +91,9 @@ def evaluate(
         network.trained_on = network.trained_on.without_classes()
     if mean_and_std:
         network = with_preprocessing(network, dataset, mean=mean_and_std[0], std=mean_and_std[1])
-    if expect is not None and precision == "auto":
-        precision = "32-true"  # published accuracies were measured in float32
-    scores = evaluate_model(network, dataset, split, accelerator=accelerator, precision=precision)
+    if expect is not None and machine["precision"] == "auto":
+        machine = {**machine, "precision": "32-true"}  # published accuracies were measured in float32
+    scores = evaluate_model(network, dataset, split, **machine)
     title = run.title if run else f"{model} from {source}"
     print(f"{title} on {len(getattr(dataset, split)):,} {split} images of {dataset.name}:")
     print(f"top-1 {scores.top1:.2f} %, top-5 {scores.top5:.2f} %, cross-entropy {scores.cross_entropy:.4f}")
@@ -162,14 +154,9 @@ def check_split(split: str) -> None:
 def agree(
     first: Annotated[Path, typer.Argument(metavar="A", help="Run folder of the first network.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Run folder of the second network.")],
+    shared: EvaluationOptions,
     data: Annotated[str | None, in_data(help="Data set to compare on. Default: the data set of both runs.")] = None,
     split: Split = "test",
-    test_size: TestSize = None,
-    image_size: ImageSize = None,
-    workers: Workers = None,
-    root: Root = None,
-    accelerator: Accelerator = "auto",
-    precision: Precision = "auto",
 ) -> None:
     """Compare two trained networks image by image, to see on which images only one of them is right.
 
@@ -183,8 +170,8 @@ def agree(
 
     runs = [load_run(folder) for folder in (first, second)]
     a, b = (run.model() for run in runs)  # if weights are missing, it raises an error before the images are read
-    dataset = load_common_data(runs, data, root, drop_none(test_size=test_size, image_size=image_size, workers=workers))
-    found = agreement(a, b, dataset, split, accelerator=accelerator, precision=precision)
+    dataset = load_common_data(runs, data, shared.root, shared.data)
+    found = agreement(a, b, dataset, split, **shared.machine)
     both, only_a, only_b, neither = found.counts
     images = len(found.samples)
     print(f"A: {runs[0].title}, {first}\nB: {runs[1].title}, {second}")
@@ -226,9 +213,7 @@ def predict(
         table.to_csv, index=False, lineterminator="\n", float_format="%.6g", errors="backslashreplace"
     )
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        files.write(out, write)
-        print(f"{out}: {counted(len(table), 'image')}")
+        write_new_file(out, write, counted(len(table), "image"))
     else:
         write(sys.stdout)
 

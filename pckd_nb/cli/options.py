@@ -309,6 +309,45 @@ def training_options(
 TrainingOptions = Annotated[dict[str, Any], Depends(training_options)]
 
 
+class EvaluationRequest(NamedTuple):
+    """The options of the command line that say which images a network is evaluated on, and how.
+
+    Parameters
+    ----------
+    data : dict
+        Arguments of `load_dataset` that were given.
+    root : Path or None
+        Folder of the data sets.
+    machine : dict
+        Arguments of `evaluation.predict`.
+    """
+
+    data: dict[str, Any]
+    root: Path | None
+    machine: dict[str, str]
+
+
+def evaluation_options(
+    test_size: TestSize = None,
+    image_size: ImageSize = None,
+    workers: Workers = None,
+    root: Root = None,
+    accelerator: Accelerator = "auto",
+    precision: Precision = "auto",
+) -> EvaluationRequest:
+    """Return the options that commands share if they evaluate trained networks.
+
+    Returns
+    -------
+    EvaluationRequest
+    """
+    data = drop_none(test_size=test_size, image_size=image_size, workers=workers)
+    return EvaluationRequest(data, root, {"accelerator": accelerator, "precision": precision})
+
+
+EvaluationOptions = Annotated[EvaluationRequest, Depends(evaluation_options)]
+
+
 class MachineRequest(NamedTuple):
     """The options of the command line that say how the runs of a grid or of a search are trained.
 

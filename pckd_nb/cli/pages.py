@@ -6,18 +6,14 @@ from typing import Annotated
 
 import typer
 
-from .. import files
 from ..html import counted
 from ..validation import checked
 from .app import command
-from .console import cell_text, check_new_file, print_table, printable_line
+from .console import cell_text, check_new_file, print_table, printable_line, write_new_file
 from .evaluation import Split, check_split
 from .options import (
-    Accelerator,
-    ImageSize,
-    Precision,
+    EvaluationOptions,
     Root,
-    TestSize,
     Workers,
     check_names,
     drop_none,
@@ -32,15 +28,10 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file i
 @command()
 def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    shared: EvaluationOptions,
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
     overwrite: Overwrite = False,
     data: Annotated[str | None, in_data(help="Data set to evaluate on. Default: that of the run.")] = None,
-    test_size: TestSize = None,
-    image_size: ImageSize = None,
-    workers: Workers = None,
-    root: Root = None,
-    accelerator: Accelerator = "auto",
-    precision: Precision = "auto",
 ) -> None:
     """Write a page about one run, as one HTML file.
 
@@ -53,9 +44,8 @@ def report(
     from ..runs import load_run
 
     run = load_run(run_folder)
-    options = drop_none(test_size=test_size, image_size=image_size, workers=workers)
-    dataset = load_data_of_run(run, data, root, options) if run.student_state else None
-    write_page(out, report_page(run, dataset, accelerator=accelerator, precision=precision))
+    dataset = load_data_of_run(run, data, shared.root, shared.data) if run.student_state else None
+    write_page(out, report_page(run, dataset, **shared.machine))
 
 
 @command()
@@ -116,10 +106,8 @@ def rank(
 
         page = ranking_page(run, table, load_data_of_run(run, data, root, drop_none(workers=workers)), by)
     if csv:
-        csv.parent.mkdir(parents=True, exist_ok=True)
         write_csv = partial(table.to_csv, index_label="position", lineterminator="\n", float_format="%.6g")
-        files.write(csv, write_csv)
-        print(f"{csv}: {counted(len(table), 'image')}")
+        write_new_file(csv, write_csv, counted(len(table), "image"))
     if html:
         write_page(html, page)
     if not csv and not html:
@@ -139,16 +127,11 @@ def rank(
 def difference(
     first: Annotated[Path, typer.Argument(metavar="A", help="Run folder of the first network, A.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Run folder of the second network, B.")],
+    shared: EvaluationOptions,
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("difference.html"),
     overwrite: Overwrite = False,
     data: Annotated[str | None, in_data(help="Data set to compare on. Default: that of both runs.")] = None,
     split: Split = "test",
-    test_size: TestSize = None,
-    image_size: ImageSize = None,
-    workers: Workers = None,
-    root: Root = None,
-    accelerator: Accelerator = "auto",
-    precision: Precision = "auto",
 ) -> None:
     """Write a page that compares two networks image by image, as one HTML file.
 
@@ -164,8 +147,8 @@ def difference(
     runs = load_run(first), load_run(second)
     for run in runs:
         run.model()  # if weights are missing, it raises an error before the images are read
-    dataset = load_common_data(runs, data, root, drop_none(test_size=test_size, image_size=image_size, workers=workers))
-    write_page(out, difference_page(*runs, dataset, split, accelerator=accelerator, precision=precision))
+    dataset = load_common_data(runs, data, shared.root, shared.data)
+    write_page(out, difference_page(*runs, dataset, split, **shared.machine))
 
 
 def write_page(out: Path, page: str) -> None:
@@ -182,6 +165,4 @@ def write_page(out: Path, page: str) -> None:
     OSError
         If the file cannot be written.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    files.write(out, lambda temporary: temporary.write_text(page, encoding="utf-8"))
-    print(f"{out}: {len(page) / 1e6:.1f} MB")
+    write_new_file(out, lambda temporary: temporary.write_text(page, encoding="utf-8"), f"{len(page) / 1e6:.1f} MB")
