@@ -517,6 +517,26 @@ def test_half_written_line_of_the_journal_is_removed(make, tmp_path, scores):
         assert isinstance(json.loads(line), dict)
 
 
+def test_reading_a_search_changes_nothing_in_its_folder(make, tmp_path, scores):
+    quiet(make("kd,DKD"))
+    folder = tmp_path / "out"
+    (folder / ".lock").unlink()  # as in a copy of a recorded search
+
+    def files():
+        return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+    before = files()
+    assert len(search_trials(folder)) == 4 and len(search_summary(folder)) == 2 and len(chosen_arms(folder)) == 2
+    assert files() == before
+
+
+def test_journal_has_every_study_once(make, tmp_path, scores):
+    quiet(make("kd,DKD"))
+    quiet(make("kd,DKD", trials=3))
+    lines = [json.loads(line) for line in (tmp_path / "out" / JOURNAL).read_text().splitlines()]
+    assert [line["study_name"] for line in lines if "study_name" in line] == ["kd", "DKD"]
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [

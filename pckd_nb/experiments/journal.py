@@ -109,7 +109,7 @@ class Journal:
             def release(self) -> None:
                 lock.release()
 
-        with self.locked():
+        with self._damage_reported():
             self.storage = JournalStorage(JournalFileBackend(str(path), lock_obj=SystemLock(str(path))))
 
     @contextmanager
@@ -121,24 +121,40 @@ class Journal:
         ValueError
             If the journal is damaged.
         """
-        with self.lock:
-            try:
-                yield
-            except (ValueError, KeyError, TypeError, IndexError) as error:
-                reason = one_line(repr(error))
-                raise ValueError(f"'{self.path}' is damaged: {reason}; search in another folder") from error
+        with self.lock, self._damage_reported():
+            yield
+
+    @contextmanager
+    def _damage_reported(self) -> Iterator[None]:
+        """Raise ValueError with the name of the file if optuna cannot read what the journal contains."""
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            reason = one_line(repr(error))
+            raise ValueError(f"'{self.path}' is damaged: {reason}; search in another folder") from error
+
+    def find_study(self, method: Arm | str) -> "Study | None":
+        """Return the study of a method, or None if it does not exist."""
+        import optuna
+
+        try:
+            return optuna.load_study(storage=self.storage, study_name=str(method))
+        except KeyError:
+            return None
 
     def study(self, method: Arm | str) -> "Study":
         """Return the study of a method. It is created if it does not exist."""
         import optuna
 
+        if study := self.find_study(method):  # optuna writes a line whenever a study is created, also if it exists
+            return study
         with _quiet():
-            return optuna.create_study(
-                storage=self.storage, study_name=str(method), direction="maximize", load_if_exists=True
-            )
+            return optuna.create_study(storage=self.storage, study_name=str(method), direction="maximize")
 
     def trials(self, method: Arm | str) -> list[Ended]:
         """Return how far the trials of a method are.
+
+        This only reads the journal. Nothing in the folder is written or locked.
 
         Parameters
         ----------
@@ -154,8 +170,9 @@ class Journal:
         ValueError
             If the journal is damaged.
         """
-        with self.locked():
-            study = self.study(method)
+        with self._damage_reported():
+            if (study := self.find_study(method)) is None:
+                return []
             return [
                 Ended(
                     trial.user_attrs[ARM],
